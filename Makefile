@@ -1,0 +1,39 @@
+# `make demo` and `make test` need Python 3.11+ and nothing installed before.
+PYTHON ?= python3
+BIN := .venv/bin
+UV := 0.13.9
+# One waiting thread must not spin while another process needs the core.
+export OMP_WAIT_POLICY := PASSIVE
+
+.PHONY: setup demo test test-slow check format clean
+
+setup: .venv/ready
+
+.venv/ready: pyproject.toml constraints.txt
+	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "autospike needs Python 3.11 or newer, this is " + sys.version.split()[0] + "; set PYTHON=...")'
+	test -x $(BIN)/python || $(PYTHON) -m venv .venv
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check uv==$(UV)
+	$(BIN)/uv pip install --python $(BIN)/python --constraint constraints.txt --editable '.[dev]'
+	touch $@
+
+demo: setup
+	$(BIN)/autospike run experiments/digits.yaml --run runs/digits
+
+test: check
+	$(BIN)/python -m pytest
+
+test-slow: setup
+	$(BIN)/python -m pytest -m slow
+
+check: setup
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+format: setup
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+clean:
+	rm -rf .venv runs build *.egg-info

@@ -1,0 +1,14 @@
+"""One-shot architecture search for spiking vision transformers."""
+
+import importlib
+
+from wrapt import when_imported
+
+__version__ = "0.1.0"
+
+
+# `timm.create_model("local-dir:RUN/export")` must work after `import autospike` alone, and `autospike --help` must not wait for
+# torch: so our models register themselves at the moment timm is imported, now if it already is.
+@when_imported("timm")
+def _register_models(_timm: object) -> None:
+    importlib.import_module("autospike.models")

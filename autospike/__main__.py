@@ -1,0 +1,5 @@
+"""`python -m autospike` is `autospike`."""
+
+from autospike.cli import main
+
+main()

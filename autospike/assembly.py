@@ -1,0 +1,106 @@
+"""From an experiment to its parts: data, batches, supernets, evaluators."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+
+from autospike.architecture import digest
+from autospike.config import Experiment
+from autospike.data.batches import FixedBatches, TrainingBatches
+from autospike.data.images import Images, SplitName, load_images
+from autospike.energy import SPIKFORMER
+from autospike.errors import UserError
+from autospike.evaluation.evaluator import Evaluator
+from autospike.randomness import keyed_seed
+from autospike.space import SearchSpace
+from autospike.supernet import Supernet
+from autospike.training.checkpoint import Checkpoints
+from autospike.training.trainer import Progress, train
+
+
+@dataclass(frozen=True, kw_only=True)
+class Assembly:
+    """The parts of one experiment, sharing one source of images."""
+
+    experiment: Experiment
+    images: Images
+
+    @classmethod
+    def of(cls, experiment: Experiment) -> Assembly:
+        """Raises:
+        UserError: the data cannot be opened.
+        """
+        return cls(experiment=experiment, images=load_images(experiment.data, seed=experiment.seed))
+
+    def supernet(self, space: SearchSpace) -> Supernet:
+        """A fresh supernet; its initial parameters depend on the experiment's seed alone."""
+        with torch.random.fork_rng():
+            torch.manual_seed(keyed_seed(self.experiment.seed, "initial parameters"))
+            return Supernet(space, num_classes=len(self.images.classes), in_chans=self.images.channels)
+
+    def train(self, space: SearchSpace, folder: Path, report: Callable[[Progress], None]) -> None:
+        """Train a supernet of `space` to the end; its checkpoints go to `folder`."""
+        config = self.experiment.training
+        train(self.supernet(space), self._training_batches(), config, Checkpoints(folder=folder), report, seed=self.experiment.seed)
+
+    def training_steps(self) -> int:
+        return self.experiment.training.epochs * self._training_batches().per_epoch
+
+    def trained(self, space: SearchSpace, folder: Path) -> Supernet:
+        """The supernet of a finished training.
+
+        Raises:
+            UserError: the training has not finished.
+        """
+        checkpoints = Checkpoints(folder=folder)
+        record = checkpoints.record
+        if record is None or not record.finished:
+            raise UserError(f"{folder}: training has not finished; run: autospike train EXPERIMENT --run {folder.parent}")
+        supernet = self.supernet(space)
+        checkpoints.load(supernet)
+        return supernet
+
+    def evaluator(self, supernet: Supernet) -> Evaluator:
+        config = self.experiment.evaluation
+        return Evaluator(
+            supernet=supernet,
+            calibration=self.fixed_batches("train", limit=config.calibration_images),
+            search=self.fixed_batches("search"),
+            config=config,
+        )
+
+    def fixed_batches(self, split: SplitName, limit: int | None = None) -> FixedBatches:
+        channels, size = self.images.channels, self.experiment.data.image_size
+        return FixedBatches(split=self.images.splits[split], channels=channels, image_size=size, limit=limit)
+
+    def protocol_id(self, folder: Path) -> str:
+        """Names everything that a score depends on besides the architecture."""
+        record = Checkpoints(folder=folder).record
+        return digest(
+            {
+                "weights": record and record.sha256,
+                "data": self.experiment.data.model_dump(mode="json"),
+                "splits": {name: [split.indices, split.labels] for name, split in self.images.splits.items() if name != "test"},
+                "calibration": [self.experiment.evaluation.calibration_images, self.experiment.evaluation.calibration_batch_size],
+                "time_steps": max(self.experiment.search_space.time_steps.values),
+                "convention": SPIKFORMER.name,
+            }
+        )
+
+    def _training_batches(self) -> TrainingBatches:
+        config = self.experiment.training
+        return TrainingBatches(
+            split=self.images.splits["train"],
+            num_classes=len(self.images.classes),
+            channels=self.images.channels,
+            image_size=self.experiment.data.image_size,
+            batch_size=config.batch_size,
+            augmentation=config.augmentation,
+            smoothing=config.smoothing,
+            workers=config.workers,
+            seed=self.experiment.seed,
+        )

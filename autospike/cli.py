@@ -1,0 +1,149 @@
+"""The command line. Each command reads its arguments here and is told in `autospike.commands`, imported when it is called."""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.console import Console
+
+from autospike.errors import UserError
+
+app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, rich_markup_mode="markdown")
+
+ExperimentPath = Annotated[
+    Path, typer.Argument(metavar="EXPERIMENT", help="The experiment's YAML file, as experiments/digits.yaml.")
+]
+RunFolder = Annotated[Path, typer.Argument(metavar="RUN", help="The folder of a run that `autospike train` began.")]
+NewRunFolder = Annotated[
+    Path, typer.Option("--run", help="Folder of the run: made if absent, gone on with if it holds this experiment.")
+]
+Overrides = Annotated[
+    list[str] | None,
+    typer.Option("--set", metavar="A.B=C", help="Override a field of the experiment, as training.epochs=20. May be repeated."),
+]
+
+
+@app.callback()
+def about() -> None:
+    """Search spiking vision transformers for accuracy and energy: supernet, evolution, export, Pareto plots."""
+
+
+@app.command()
+def train(experiment: ExperimentPath, run: NewRunFolder, overrides: Overrides = None) -> None:
+    """Train the supernet, and the hand-made architecture to compare with."""
+    from autospike.commands.train import train
+    from autospike.rundir import Run
+
+    train(Run.start(experiment, run, overrides or []))
+
+
+@app.command()
+def search(run: RunFolder, overrides: Overrides = None) -> None:
+    """Search the trained supernet for subnets; every candidate goes to RUN/archive.sqlite."""
+    from autospike.commands.search import search
+    from autospike.rundir import Run
+
+    search(Run.resume(run, overrides or []))
+
+
+@app.command()
+def export(
+    run: RunFolder,
+    pick: Annotated[
+        str | None,
+        typer.Option(
+            help="knee, best-accuracy, least-energy, best-faeb, or a candidate's id. Default: the experiment's export.pick."
+        ),
+    ] = None,
+    min_accuracy: Annotated[
+        float | None, typer.Option(help="Pick among candidates of at least this accuracy on the search split.")
+    ] = None,
+    out: Annotated[Path | None, typer.Option(help="Folder to write to. Default: RUN/export.")] = None,
+) -> None:
+    """Write the picked subnet as a timm model, measured on the test split."""
+    from autospike.commands.export import export
+    from autospike.rundir import Run
+
+    chosen = {"pick": pick, "min_accuracy": min_accuracy}
+    resumed = Run.resume(run, [f"export.{name}={value}" for name, value in chosen.items() if value is not None])
+    export(resumed, out or resumed.export)
+
+
+@app.command()
+def plot(run: RunFolder) -> None:
+    """Draw the Pareto front, the course of the search and the genes of the front to RUN/report."""
+    from autospike.commands.plot import plot
+    from autospike.rundir import Run
+
+    plot(Run.resume(run))
+
+
+@app.command(name="run")
+def run_all(experiment: ExperimentPath, run: NewRunFolder, overrides: Overrides = None) -> None:
+    """Train, search, export and plot; go on where an earlier call stopped."""
+    from autospike.commands.export import export
+    from autospike.commands.plot import plot
+    from autospike.commands.search import search
+    from autospike.commands.train import train
+    from autospike.rundir import Run
+
+    started = Run.start(experiment, run, overrides or [])
+    train(started)
+    search(started)
+    plot(started)
+    export(started, started.export)
+
+
+@app.command()
+def describe(
+    path: Annotated[
+        Path, typer.Argument(metavar="ARCHITECTURE-OR-SPACE", help="A search space (YAML) or an architecture (YAML or JSON).")
+    ],
+    image_size: Annotated[int, typer.Option(min=1, help="Height and width of the images in pixels.")] = 32,
+    channels: Annotated[int, typer.Option(min=1, help="Channels of the images.")] = 3,
+    classes: Annotated[int, typer.Option(min=1, help="Number of classes.")] = 10,
+) -> None:
+    """Size of a search space, and parameters, dense MACs and T of its smallest and largest subnet."""
+    from autospike.commands.describe import InputShape, describe
+
+    describe(path, InputShape(image_size=image_size, channels=channels, classes=classes))
+
+
+def main() -> None:
+    """Entry point: bad input is one line on standard error and exit code 2."""
+    _prepare_process()
+    try:
+        code = app(standalone_mode=False)
+    except UserError as error:
+        _fail(str(error))
+    except KeyboardInterrupt:
+        _fail("interrupted; run the same command again to go on", code=130)
+    except Exception as error:
+        if not hasattr(error, "format_message"):  # not one of the command line parser's own
+            raise
+        _fail(f"{error.format_message()} See: autospike --help")
+    sys.exit(code or 0)
+
+
+def _fail(message: str, code: int = 2) -> None:
+    Console(stderr=True, soft_wrap=True, highlight=False).print(f"[bold red]error:[/] {' '.join(message.split())}", markup=True)
+    sys.exit(code)
+
+
+def _prepare_process() -> None:
+    """Settings that must stand before torch is loaded: threads that wait briefly, memory that is kept.
+
+    A thread of libgomp that spins without end starves its neighbour on a busy machine; glibc's malloc that gives large blocks back
+    to the system after every step costs up to a third of an evaluation's time.
+    """
+    os.environ.setdefault("GOMP_SPINCOUNT", "20000")
+    if sys.platform == "linux":
+        mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
+        if mallopt is not None:
+            mallopt(-1, 1 << 30)  # M_TRIM_THRESHOLD: keep up to 1 GiB that is free
+            mallopt(-3, 32 << 20)  # M_MMAP_THRESHOLD: the largest that glibc accepts

@@ -1,0 +1,73 @@
+"""`autospike describe`: what an architecture or a search space amounts to, before anything is trained."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+
+from autospike.architecture import Architecture
+from autospike.commands.display import table
+from autospike.counting import Counter
+from autospike.errors import UserError
+from autospike.models import build_model
+from autospike.space import SearchSpace, read_yaml
+
+
+@dataclass(frozen=True, kw_only=True)
+class InputShape:
+    """What a model would see and answer."""
+
+    image_size: int
+    channels: int
+    classes: int
+
+
+def describe(path: Path, shape: InputShape) -> None:
+    """Size of a space, and its smallest and largest subnet; or one architecture.
+
+    Raises:
+        UserError: the file is neither a search space nor an architecture.
+    """
+    written = read_yaml(path)
+    if not isinstance(written, dict) or "stages" not in written:
+        raise UserError(f"{path}: neither a search space nor an architecture (no `stages`); see search_spaces/ for examples")
+    if isinstance(written["stages"], list) and written["stages"] and "depth" not in written["stages"][0]:
+        architecture = Architecture.from_dict(written, source=str(path))
+        _show(f"{path}: one architecture", [("it", architecture)], shape)
+        return
+    space = SearchSpace.from_dict(written, source=str(path))
+    size = space.size()
+    count = f"{size:.4g} architectures" if size != float("inf") else "infinitely many architectures (a gene is continuous)"
+    _show(f"{path}: {count}", [("smallest", space.smallest()), ("largest", space.largest())], shape)
+
+
+def _show(title: str, named: list[tuple[str, Architecture]], shape: InputShape) -> None:
+    rows = []
+    for name, architecture in named:
+        params, macs = cost(architecture, shape)
+        width = architecture.stages[-1].embed_dim
+        rows.append(
+            [
+                f"{name} ({architecture.id})",
+                str(architecture.time_steps),
+                str(architecture.depth),
+                str(width),
+                f"{params:,}",
+                f"{macs / 1e6:,.2f}",
+            ]
+        )
+    columns = ["", "T", "depth", "width", "parameters", "dense MACs per step (M)"]
+    shown = f"for {shape.channels} x {shape.image_size} x {shape.image_size} images, {shape.classes} classes"
+    table(title, columns, rows, shown)
+
+
+@torch.no_grad()
+def cost(architecture: Architecture, shape: InputShape) -> tuple[int, int]:
+    """Parameters, and dense MACs of one time step, of one image."""
+    model = build_model(architecture, num_classes=shape.classes, in_chans=shape.channels).eval()
+    counter = Counter()
+    with counter.watch(model):
+        model(torch.zeros(1, shape.channels, shape.image_size, shape.image_size))
+    return sum(p.numel() for p in model.parameters()), sum(count.macs for count in counter.counts())

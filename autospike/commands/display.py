@@ -1,0 +1,46 @@
+"""What a person sees while a command works: progress bars, short notes, tables. Everything goes through one console."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.table import Table
+
+console = Console()
+
+Bar = Callable[[int, str], None]
+
+
+@contextmanager
+def progress(title: str, *, total: int, unit: str) -> Iterator[Bar]:
+    """A bar with count, elapsed and remaining time. Call it with how far the work is, and a word on its state."""
+    columns = (
+        TextColumn("[bold]{task.description:<16}"),
+        BarColumn(bar_width=None),
+        MofNCompleteColumn(),
+        TextColumn(f"{unit}s"),
+        TimeElapsedColumn(),
+        TextColumn("left"),
+        TimeRemainingColumn(),
+        TextColumn("{task.fields[state]}"),
+    )
+    with Progress(*columns, console=console) as bars:
+        task = bars.add_task(title, total=total, state="")
+        yield lambda completed, state: bars.update(task, completed=completed, state=state)
+
+
+def note(text: str) -> None:
+    console.print(f"[dim]{text}[/dim]", highlight=False, soft_wrap=True)
+
+
+def table(title: str, columns: list[str], rows: list[list[str]], caption: str = "") -> None:
+    """A table whose first column names the rows."""
+    drawn = Table(title=title, caption=caption or None, title_justify="left", caption_justify="left")
+    for i, column in enumerate(columns):
+        drawn.add_column(column, justify="left" if i == 0 else "right")
+    for row in rows:
+        drawn.add_row(*row)
+    console.print(drawn)

@@ -1,0 +1,106 @@
+"""`autospike export`: pick a candidate, open the test split, write the subnet and its report."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from autospike import files
+from autospike.architecture import Architecture
+from autospike.assembly import Assembly
+from autospike.commands.display import note, table
+from autospike.counting import FiringRates
+from autospike.data.batches import FixedBatches
+from autospike.energy import PJ_PER_AC, PJ_PER_MAC, to_rows
+from autospike.evaluation.evaluator import score
+from autospike.export import write_model
+from autospike.models.contract import SpikingModel
+from autospike.rundir import Run
+from autospike.search.archive import Archive, Evaluation
+from autospike.search.selection import pick
+from autospike.space import SearchSpace
+
+UJ_PER_MJ = 1000
+
+
+def export(run: Run, out: Path) -> None:
+    """Export the candidate that `export.pick` names.
+
+    Raises:
+        UserError: nothing was trained or searched yet, or the pick names no candidate.
+    """
+    assembly, config = Assembly.of(run.experiment), run.experiment.export
+    protocol_id = assembly.protocol_id(run.supernet)
+    chosen = pick(_archived(run, protocol_id), config.pick, min_accuracy=config.min_accuracy)
+    architecture = chosen.measurement.architecture
+    provenance = {"run": str(run.folder), "pick": config.pick, "min_accuracy": config.min_accuracy, "protocol_id": protocol_id}
+    report_path = out / "report.json"
+    if report_path.exists() and _same(files.read_json(report_path), architecture, provenance):
+        note(f"export: {out} holds this subnet already")
+    else:
+        report = _export(run, assembly, chosen, out) | {"provenance": provenance}
+        files.write_json(report_path, report)  # last: a folder with a report is complete
+        run.log("exported", architecture_id=architecture.id, folder=str(out))
+    show(files.read_json(report_path), out)
+
+
+def _archived(run: Run, protocol_id: str) -> list[Evaluation]:
+    archive = Archive(run.archive, protocol_id)
+    evaluations = archive.all()
+    archive.close()
+    return evaluations
+
+
+def _same(report: dict[str, Any], architecture: Architecture, provenance: dict[str, object]) -> bool:
+    return report["architecture_id"] == architecture.id and report["provenance"] == provenance
+
+
+def _export(run: Run, assembly: Assembly, chosen: Evaluation, out: Path) -> dict[str, Any]:
+    architecture, baseline = chosen.measurement.architecture, run.experiment.baseline_architecture
+    subnet = assembly.evaluator(assembly.trained(run.experiment.search_space, run.supernet)).calibrated(architecture)
+    alone = assembly.evaluator(assembly.trained(SearchSpace.of(baseline), run.baseline)).calibrated(baseline)
+    size = run.experiment.data.image_size
+    write_model(out, subnet, architecture, classes=assembly.images.classes, in_chans=assembly.images.channels, image_size=size)
+    run.log("test split opened", images=len(assembly.images.splits["test"]))
+    test, batch_size = assembly.fixed_batches("test"), run.experiment.evaluation.batch_size
+    return {
+        "architecture_id": architecture.id,
+        "search_accuracy": chosen.measurement.score.accuracy,
+        "f_aeb": chosen.f_aeb,
+        "generation": chosen.generation,
+        **_final(subnet, architecture, test, batch_size),
+        "baseline": _final(alone, baseline, test, batch_size),
+    }
+
+
+def _final(model: SpikingModel, architecture: Architecture, test: FixedBatches, batch_size: int) -> dict[str, Any]:
+    """The final measurement of a calibrated model."""
+    firing = FiringRates()
+    final = score(model, test, batch_size=batch_size, firing=firing)
+    return {
+        "architecture": architecture.to_dict(),
+        "test_accuracy": final.accuracy,
+        "test_images": final.images,
+        "energy_mj": final.energy.energy_mj,
+        "macs": final.energy.macs,
+        "acs": final.energy.acs,
+        "convention": final.energy.convention,
+        "pj_per_mac": PJ_PER_MAC,
+        "pj_per_ac": PJ_PER_AC,
+        "params": sum(p.numel() for p in model.parameters()),
+        "time_steps": architecture.time_steps,
+        "firing_rates": firing.rates(),
+        "layers": to_rows(final.counts),
+    }
+
+
+def show(report: dict[str, Any], out: Path) -> None:
+    """The closing table: the exported subnet beside the hand-made one."""
+    rows = [
+        [name, f"{r['test_accuracy']:.4f}", f"{r['energy_mj'] * UJ_PER_MJ:.3f}", f"{r['params']:,}", str(r["time_steps"])]
+        for name, r in (("exported subnet", report), ("hand-made Spikformer", report["baseline"]))
+    ]
+    columns = ["", "test accuracy", "energy (uJ/image)", "parameters", "T"]
+    ratio = report["energy_mj"] / report["baseline"]["energy_mj"]
+    caption = f"{report['test_images']} test images, opened for this measurement alone. The subnet needs {ratio:.0%} of the energy."
+    table(f"{out}: subnet {report['architecture_id']}", columns, rows, caption)

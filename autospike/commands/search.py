@@ -1,0 +1,46 @@
+"""`autospike search`: evolve subnets of the trained supernet, every measurement in the archive."""
+
+from __future__ import annotations
+
+from collections import deque
+
+from autospike.assembly import Assembly
+from autospike.commands.display import note, progress
+from autospike.rundir import Run
+from autospike.search.archive import Archive, Evaluation
+from autospike.search.evolution import Search
+
+
+def search(run: Run) -> None:
+    """Search to the configured generation; what the archive knows is not measured again.
+
+    Raises:
+        UserError: the supernet is not trained, or the archive cannot be opened.
+    """
+    assembly, config = Assembly.of(run.experiment), run.experiment.search
+    supernet = assembly.trained(run.experiment.search_space, run.supernet)
+    archive = Archive(run.archive, assembly.protocol_id(run.supernet))
+    with progress(f"search {config.algorithm}", total=config.population * config.generations, unit="candidate") as bar:
+        seen: deque[Evaluation] = deque()
+        fresh: deque[Evaluation] = deque()
+
+        def measured(evaluation: Evaluation, now: bool) -> None:
+            seen.append(evaluation)
+            if now:
+                fresh.append(evaluation)
+            best = max(seen, key=lambda e: e.f_aeb)
+            bar(len(seen), f"generation {len(seen) // config.population}, best F_AEB {best.f_aeb:.3f}")
+
+        run.log("search started", algorithm=config.algorithm, archived=len(archive.all()))
+        Search(
+            space=run.experiment.search_space,
+            anchors=(run.experiment.baseline_architecture,),
+            executor=assembly.evaluator(supernet),
+            archive=archive,
+            config=config,
+            seed=run.experiment.seed,
+            measured=measured,
+        ).run()
+    run.log("search finished", algorithm=config.algorithm, candidates=len(seen), measured_now=len(fresh))
+    note(f"search: {len(seen)} candidates, {len(fresh)} measured now, {len(seen) - len(fresh)} known from the archive")
+    archive.close()

@@ -1,0 +1,73 @@
+"""`autospike train`: the supernet, then the hand-made architecture alone by the same recipe."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from autospike import files
+from autospike.assembly import Assembly
+from autospike.commands.display import note, progress
+from autospike.measurement import Measurement
+from autospike.rundir import Run
+from autospike.space import SearchSpace
+from autospike.training.checkpoint import Checkpoints
+from autospike.training.trainer import Progress
+
+LOG_EVERY_STEPS = 10
+
+
+def train(run: Run) -> None:
+    """Train what is not trained yet, from the newest checkpoints.
+
+    Raises:
+        UserError: the data or a checkpoint cannot be read.
+    """
+    assembly = Assembly.of(run.experiment)
+    baseline = SearchSpace.of(run.experiment.baseline_architecture)
+    _train(run, assembly, run.experiment.search_space, run.supernet, "supernet")
+    _train(run, assembly, baseline, run.baseline, "hand-made")
+    _measure_baseline(run, assembly, baseline)
+
+
+def _train(run: Run, assembly: Assembly, space: SearchSpace, folder: Path, name: str) -> None:
+    record = Checkpoints(folder=folder).record
+    if record is not None and record.finished:
+        note(f"{name}: trained already, {record.step} steps")
+        return
+    with progress(f"train {name}", total=assembly.training_steps(), unit="step") as bar:
+
+        def report(now: Progress) -> None:
+            bar(now.step, f"loss {now.loss:.3f}")
+            if now.step % LOG_EVERY_STEPS == 0 or now.step == now.steps:
+                details = {"step": now.step, "loss": now.loss, "learning_rate": now.learning_rate, "seconds": now.seconds}
+                run.log("train", network=name, **details)
+
+        run.log("train started", network=name, from_step=record.step if record else 0)
+        assembly.train(space, folder, report)
+    run.log("train finished", network=name)
+
+
+def _measure_baseline(run: Run, assembly: Assembly, space: SearchSpace) -> None:
+    """Score the hand-made architecture on the search split, as candidates are."""
+    path = run.baseline / "measurement.json"
+    if path.exists():
+        return
+    evaluator = assembly.evaluator(assembly.trained(space, run.baseline))
+    (measurement,) = evaluator([run.experiment.baseline_architecture])
+    files.write_json(path, summary(measurement))
+
+
+def summary(measurement: Measurement) -> dict[str, object]:
+    """A measurement in the archive's words."""
+    total = measurement.score.energy
+    return {
+        "architecture_id": measurement.architecture.id,
+        "architecture": measurement.architecture.to_dict(),
+        "accuracy": measurement.score.accuracy,
+        "energy_mj": total.energy_mj,
+        "convention": total.convention,
+        "macs": total.macs,
+        "acs": total.acs,
+        "params": measurement.params,
+        "time_steps": measurement.architecture.time_steps,
+    }

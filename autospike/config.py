@@ -1,0 +1,235 @@
+"""An experiment: everything that a run depends on, in one YAML file, read strictly.
+
+Each field is documented where it stands; `--set a.b=c` overrides any of them. A run keeps the resolved experiment, its search space
+written out in full, as `RUN/experiment.yaml`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from autospike.architecture import Architecture
+from autospike.errors import UserError, first_problem
+from autospike.space import SearchSpace, read_yaml
+
+Share = Annotated[float, Field(gt=0, lt=1)]
+Fraction = Annotated[float, Field(ge=0, le=1)]
+Count = Annotated[int, Field(ge=1)]
+
+
+class Section(BaseModel):
+    """A part of an experiment: frozen, and strict about keys and types."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class DataConfig(Section):
+    name: Literal["digits", "folder", "cifar10", "cifar100"]
+    """Where the images come from; see `autospike.data.images`."""
+    root: Path | None = None
+    """Folder of the images, relative to where the command runs."""
+    image_size: Count
+    """Height and width in pixels that every image is brought to."""
+    search_share: Share = 0.2
+    """Share of the images (of the training images, where there is a test folder) that scores candidates."""
+    test_share: Share = 0.2
+    """Share of the images held back for the final measurement, where the source has no test split of its own."""
+
+
+class AugmentationConfig(Section):
+    """timm's training augmentation. The defaults do nothing."""
+
+    min_scale: Annotated[float, Field(gt=0, le=1)] = 1.0
+    """A random crop covers at least this share of the image."""
+    flip: Fraction = 0.0
+    """Probability of a horizontal flip."""
+    color_jitter: Annotated[float, Field(ge=0)] = 0.0
+    auto_augment: str | None = None
+    """timm's policy string, as `rand-m9-n1-mstd0.4-inc1`."""
+    erasing: Fraction = 0.0
+    """Probability of erasing a random rectangle."""
+    mixup: Annotated[float, Field(ge=0)] = 0.0
+    """Alpha of mixup; 0 is off."""
+
+
+class TrainingConfig(Section):
+    sampling: Literal["single-path", "sandwich"] = "single-path"
+    """Which subnets a step trains: one uniform draw (Auto-Spikformer), or the largest, the smallest and two draws."""
+    epochs: Count
+    batch_size: Annotated[int, Field(ge=2)] = 128
+    learning_rate: Annotated[float, Field(gt=0)] = 5e-4
+    min_learning_rate: Annotated[float, Field(ge=0)] = 1e-5
+    weight_decay: Annotated[float, Field(ge=0)] = 0.06
+    warmup_epochs: Annotated[int, Field(ge=0)] = 20
+    smoothing: Fraction = 0.1
+    """Label smoothing."""
+    augmentation: AugmentationConfig = AugmentationConfig()
+    workers: Annotated[int, Field(ge=0)] = 0
+    """Processes that decode and augment; 0 does it in the training process."""
+    checkpoint_epochs: Count = 10
+    """Epochs between checkpoints."""
+
+
+class EvaluationConfig(Section):
+    calibration_images: Annotated[int, Field(ge=2)] = 512
+    """Training images on which a subnet's normalisation is calibrated before it is scored."""
+    calibration_batch_size: Annotated[int, Field(ge=2)] = 128
+    """Statistics are those of batches of this size, averaged: part of the protocol, unlike `batch_size`."""
+    batch_size: Count = 128
+    """Images a forward pass; changes speed and memory, never a result."""
+
+
+class FitnessConfig(Section):
+    """F_AEB, the accuracy-energy-balanced fitness. The paper's formula could not be read; both forms are ours."""
+
+    form: Literal["power", "weighted"] = "power"
+    beta: Annotated[float, Field(ge=0)] = 0.07
+    """power: accuracy * (energy / reference) ** -beta."""
+    alpha: Fraction = 0.5
+    """weighted: alpha * accuracy + (1 - alpha) * (1 - energy / reference)."""
+
+
+class SearchConfig(Section):
+    algorithm: Literal["nsga2", "aeb", "random"] = "nsga2"
+    """NSGA-II over the objectives, the paper's evolution on F_AEB, or uniform draws as a baseline."""
+    objectives: tuple[str, ...] = ("accuracy", "energy_mj")
+    """What NSGA-II trades off; any of `autospike.search.fitness.OBJECTIVES`."""
+    population: Annotated[int, Field(ge=4)] = 50
+    generations: Count = 20
+    parents: Annotated[int, Field(ge=2)] = 10
+    """aeb: how many of the best breed."""
+    block_mutation: Fraction = 0.2
+    """Probability that a gene of a block mutates."""
+    global_mutation: Fraction = 0.4
+    """Probability that depth, width, time steps or a gene of the stem mutates."""
+    fitness: FitnessConfig = FitnessConfig()
+
+
+class ExportConfig(Section):
+    pick: str = "knee"
+    """knee, best-accuracy, least-energy, best-faeb, or the id of a candidate."""
+    min_accuracy: Fraction = 0.0
+    """Pick among candidates of at least this accuracy on the search split."""
+
+
+class Experiment(Section):
+    seed: Annotated[int, Field(ge=0)] = 0
+    space: dict[str, Any]
+    """A search space, or in the file that is read the path of one, relative to that file."""
+    baseline: dict[str, Any] | None = None
+    """The hand-made architecture to compare with, trained alone by the same recipe; the space's largest unless given."""
+    data: DataConfig
+    training: TrainingConfig
+    evaluation: EvaluationConfig = EvaluationConfig()
+    search: SearchConfig = SearchConfig()
+    export: ExportConfig = ExportConfig()
+
+    @property
+    def search_space(self) -> SearchSpace:
+        return SearchSpace.from_dict(self.space, source="space")
+
+    @property
+    def baseline_architecture(self) -> Architecture:
+        if self.baseline is None:
+            return self.search_space.largest()
+        return Architecture.from_dict(self.baseline, source="baseline")
+
+    def to_yaml(self) -> str:
+        text: str = yaml.safe_dump(self.model_dump(mode="json"), sort_keys=False)
+        return text
+
+
+# Once trained, weights depend on these; a later command may change the rest.
+FIXED_BY_TRAINING = ("seed", "space", "baseline", "data", "training")
+
+
+def load_experiment(path: Path, overrides: Sequence[str] = ()) -> Experiment:
+    """Read an experiment and apply `--set` overrides, each `a.b=c` with c in YAML.
+
+    Raises:
+        UserError: anything that does not fit, in one line that names the field.
+    """
+    written = read_yaml(path)
+    if not isinstance(written, dict):
+        raise UserError(f"{path}: an experiment is a mapping of fields, got {type(written).__name__}")
+    for override in overrides:
+        _apply(written, override)
+    return _parse(_with_space(written, path), str(path))
+
+
+def continued(held: Experiment, changed: Experiment, *, source: str) -> Experiment:
+    """`changed`, if it may go on with what `held` trained.
+
+    Raises:
+        UserError: a field differs that the trained weights depend on.
+    """
+    for name in FIXED_BY_TRAINING:
+        if getattr(changed, name) != getattr(held, name):
+            raise UserError(f"{source}: {name} differs from the experiment that this run began with; use another --run folder")
+    return changed
+
+
+def _with_space(written: dict[str, Any], path: Path) -> dict[str, Any]:
+    if isinstance(written.get("space"), str):
+        space_path = path.parent / written["space"]
+        SearchSpace.load(space_path)  # for an error that names the file
+        return {**written, "space": read_yaml(space_path)}
+    return written
+
+
+def _parse(written: dict[str, Any], source: str) -> Experiment:
+    try:
+        experiment = Experiment.model_validate(written)
+    except ValidationError as error:
+        raise first_problem(error, source) from None
+    _check(experiment, source)
+    return experiment
+
+
+def _check(experiment: Experiment, source: str) -> None:
+    space, baseline = experiment.search_space, experiment.baseline_architecture
+    if baseline.family != space.family:
+        raise UserError(f"{source}: baseline: its family {baseline.family} is not the space's, {space.family}")
+    if experiment.data.search_share + experiment.data.test_share >= 1:
+        raise UserError(f"{source}: data: search_share and test_share leave nothing to train on; their sum must be less than 1")
+    halvings = 2 ** max(space.stem.pools.values)
+    if experiment.data.image_size < halvings:
+        raise UserError(
+            f"{source}: data.image_size: {experiment.data.image_size} pixels cannot be halved as often as stem.pools says"
+        )
+    if experiment.search.parents > experiment.search.population:
+        raise UserError(f"{source}: search.parents: {experiment.search.parents} of a population of {experiment.search.population}")
+
+
+def _apply(written: dict[str, Any], override: str) -> None:
+    path, equals, text = override.partition("=")
+    keys = path.split(".")
+    if not equals or not all(keys):
+        raise UserError(f"--set {override}: write it as a.b=c, for example training.epochs=20")
+    try:
+        value = yaml.safe_load(text)
+    except yaml.YAMLError:
+        raise UserError(f"--set {override}: {text!r} is not YAML") from None
+    target: Any = written
+    for i, key in enumerate(keys[:-1]):
+        target = _step(target, key, override)
+        if not isinstance(target, dict | list):
+            raise UserError(f"--set {override}: {'.'.join(keys[: i + 1])} is {target!r}, which has no fields")
+    if isinstance(target, list):
+        _step(target, keys[-1], override)
+        target[int(keys[-1])] = value
+    else:
+        target[keys[-1]] = value
+
+
+def _step(target: Any, key: str, override: str) -> Any:
+    if isinstance(target, dict):
+        return target.setdefault(key, {})
+    if not key.isdigit() or int(key) >= len(target):
+        raise UserError(f"--set {override}: {key} is no index of a list of {len(target)}")
+    return target[int(key)]

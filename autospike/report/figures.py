@@ -1,0 +1,119 @@
+"""The figures, from the numbers of `autospike.report.tables`."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import matplotlib as mpl
+import pandas as pd
+from matplotlib.figure import Figure
+
+from autospike import files
+from autospike.pareto import knee
+from autospike.report.tables import Course, front
+
+INK, MUTED, ACCENT, CONTRAST = "#1f2933", "#9aa5b1", "#0b69a3", "#d64545"
+UJ_PER_MJ = 1000
+STYLE: dict[Any, Any] = {
+    "font.size": 10,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.edgecolor": MUTED,
+    "axes.labelcolor": INK,
+    "axes.grid": True,
+    "axes.axisbelow": True,
+    "grid.color": "#e4e7eb",
+    "text.color": INK,
+    "xtick.color": INK,
+    "ytick.color": INK,
+    "legend.frameon": False,
+    "savefig.bbox": "tight",
+    "svg.hashsalt": "autospike",
+}
+
+
+def pareto(table: pd.DataFrame, baseline: Mapping[str, Any], title: str) -> Figure:
+    """Every candidate, the front, its knee, and the hand-made architecture: accuracy over energy, energy on a logarithmic axis.
+
+    Args:
+        table: as `tables.candidates` gives it.
+        baseline: `accuracy` and `energy_mj` of the hand-made architecture, trained alone.
+    """
+    best = front(table)
+    at_knee = best.iloc[knee(list(zip(best["accuracy"], best["energy_mj"], strict=True)))]
+    with mpl.rc_context(STYLE):
+        figure = Figure(figsize=(7.2, 4.5))
+        ax = figure.add_subplot()
+        ax.scatter(
+            table["energy_mj"] * UJ_PER_MJ, table["accuracy"], s=14, color=MUTED, alpha=0.6, label=f"{len(table)} subnets, measured"
+        )
+        ax.plot(best["energy_mj"] * UJ_PER_MJ, best["accuracy"], "o-", color=ACCENT, ms=5, lw=1.5, label="Pareto front")
+        ax.plot(
+            at_knee["energy_mj"] * UJ_PER_MJ,
+            at_knee["accuracy"],
+            "o",
+            ms=11,
+            mfc="none",
+            mec=ACCENT,
+            mew=1.8,
+            label=f"knee, {at_knee['id']}",
+        )
+        ax.plot(
+            baseline["energy_mj"] * UJ_PER_MJ, baseline["accuracy"], "*", color=CONTRAST, ms=14, label="hand-made, trained alone"
+        )
+        ax.set(
+            xscale="log",
+            xlabel="energy per image (uJ, counted; 4.6 pJ per MAC, 0.9 pJ per AC)",
+            ylabel="accuracy on the search split",
+        )
+        ax.set_title(title, loc="left")
+        ax.xaxis.set_major_formatter("{x:g}")
+        ax.legend(loc="lower right")
+    return figure
+
+
+def search(courses: Sequence[Course]) -> Figure:
+    """Hypervolume and best F_AEB by generation, a line for each search of the archive."""
+    with mpl.rc_context(STYLE):
+        figure = Figure(figsize=(9, 3.6), layout="constrained")
+        left, right = figure.subplots(1, 2)
+        for one in courses:
+            left.plot(one.hypervolume, "o-", ms=3, label=one.search_id)
+            right.plot(one.best_f_aeb, "o-", ms=3, label=one.search_id)
+        left.set(xlabel="generation", ylabel="hypervolume (share of accuracy x energy box)")
+        right.set(xlabel="generation", ylabel="best F_AEB (our form)")
+        left.legend(loc="lower right")
+    return figure
+
+
+def genes(all_shares: Mapping[str, Mapping[str, float]], front_shares: Mapping[str, Mapping[str, float]]) -> Figure:
+    """How the values of each gene spread over the front, beside how they spread over all candidates."""
+    with mpl.rc_context(STYLE):
+        columns = 3
+        rows = max(1, -(-len(front_shares) // columns))
+        figure = Figure(figsize=(3.4 * columns, 2.5 * rows), layout="constrained")
+        axes = figure.subplots(rows, columns, squeeze=False).flat
+        for ax, name in zip(axes, front_shares, strict=False):
+            places = range(len(front_shares[name]))
+            ax.bar([p - 0.2 for p in places], list(all_shares[name].values()), width=0.4, color=MUTED, label="all measured")
+            ax.bar([p + 0.2 for p in places], list(front_shares[name].values()), width=0.4, color=ACCENT, label="on the front")
+            ax.set_xticks(list(places), list(front_shares[name]))
+            ax.set_title(name, loc="left", fontsize=10)
+            ax.set_ylim(0, 1)
+            ax.grid(axis="x", visible=False)
+        for ax in list(figure.axes)[len(front_shares) :]:
+            ax.set_axis_off()
+        figure.axes[0].set_ylabel("share")
+        figure.axes[0].legend(fontsize=8)
+    return figure
+
+
+def save(figure: Figure, *paths: Path) -> None:
+    """Write a figure to each path, in the format of its ending."""
+    for path in paths:
+        with files.replacing(path) as temporary, mpl.rc_context(STYLE):
+            figure.savefig(
+                temporary, format=path.suffix.removeprefix("."), dpi=150, metadata={"Date": None} if path.suffix == ".svg" else None
+            )

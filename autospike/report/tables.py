@@ -1,0 +1,94 @@
+"""The numbers behind the figures: every candidate as a row, and the course of each search."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import pandas as pd
+
+from autospike.pareto import hypervolume, on_front
+from autospike.search.archive import Evaluation
+from autospike.search.selection import accuracy_and_energy
+from autospike.space import Choice, Range, SearchSpace
+
+COLUMNS = ["id", "accuracy", "energy_mj", "params", "time_steps", "f_aeb", "generation", "on_front", "architecture"]
+
+
+def candidates(evaluations: Sequence[Evaluation]) -> pd.DataFrame:
+    """One row for each candidate, in the order of measurement; columns as `COLUMNS`."""
+    flags = on_front(accuracy_and_energy(evaluations))
+    rows = [
+        {
+            "id": e.measurement.architecture.id,
+            "accuracy": e.measurement.score.accuracy,
+            "energy_mj": e.measurement.score.energy.energy_mj,
+            "params": e.measurement.params,
+            "time_steps": e.measurement.architecture.time_steps,
+            "f_aeb": e.f_aeb,
+            "generation": e.generation,
+            "on_front": flag,
+            "architecture": e.measurement.architecture.to_json(),
+        }
+        for e, flag in zip(evaluations, flags, strict=True)
+    ]
+    return pd.DataFrame(rows, columns=COLUMNS)
+
+
+def front(table: pd.DataFrame) -> pd.DataFrame:
+    """The rows on the Pareto front, by rising energy."""
+    return table[table["on_front"]].sort_values("energy_mj")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Course:
+    """How a search went, generation by generation."""
+
+    search_id: str
+    hypervolume: list[float]
+    best_f_aeb: list[float]
+
+
+def course(search_id: str, generations: Sequence[Sequence[str]], table: pd.DataFrame, *, reference_mj: float) -> Course:
+    """Hypervolume and best F_AEB of all that a search had asked for by the end of each generation."""
+    known = table.set_index("id")
+    so_far: list[str] = []
+    volumes, best = [], []
+    for asked in generations:
+        so_far += [name for name in asked if name in known.index]
+        rows = known.loc[so_far]
+        points = list(zip(rows["accuracy"], rows["energy_mj"], strict=True))
+        volumes.append(hypervolume(points, energy_reference=reference_mj))
+        best.append(float(rows["f_aeb"].max()))
+    return Course(search_id=search_id, hypervolume=volumes, best_f_aeb=best)
+
+
+def gene_shares(space: SearchSpace, evaluations: Sequence[Evaluation]) -> dict[str, dict[str, float]]:
+    """For each gene with a choice, the share of each value among the architectures. Blocks are pooled; a range is cut in five."""
+    found: dict[str, list[str]] = {}
+    levels: dict[str, list[str]] = {}
+    for e in evaluations:
+        for gene in space.genes(e.measurement.architecture):
+            if gene.gene.size == 1:
+                continue
+            name = ".".join(str(part) for part in gene.path if not isinstance(part, int) and part not in ("stages", "blocks"))
+            levels.setdefault(name, _levels(gene.gene))
+            found.setdefault(name, []).append(_level(gene.gene, gene.value))
+    return {name: {level: found[name].count(level) / len(found[name]) for level in levels[name]} for name in found}
+
+
+BINS = 5
+
+
+def _levels(gene: Choice | Range) -> list[str]:
+    if isinstance(gene, Choice):
+        return [f"{value:g}" for value in gene.values]
+    width = (gene.high - gene.low) / BINS
+    return [f"{gene.low + i * width:.3g} to {gene.low + (i + 1) * width:.3g}" for i in range(BINS)]
+
+
+def _level(gene: Choice | Range, value: float) -> str:
+    if isinstance(gene, Choice):
+        return f"{value:g}"
+    place = int((value - gene.low) / (gene.high - gene.low) * BINS)
+    return _levels(gene)[min(place, BINS - 1)]

@@ -1,0 +1,122 @@
+"""A run on disk: the contract that other programs rely on.
+
+RUN/experiment.yaml     resolved, search space and all
+RUN/environment.json    versions, seed, machine
+RUN/log.jsonl           what happened, one event a line
+RUN/supernet/           checkpoints of the supernet        RUN/baseline/   the same of the hand-made architecture
+RUN/archive.sqlite      every candidate ever measured
+RUN/export/             the exported subnet
+RUN/report/             figures and tables
+"""
+
+from __future__ import annotations
+
+import os
+import platform
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from importlib.metadata import version
+from pathlib import Path
+
+from autospike import files
+from autospike.config import Experiment, continued, load_experiment
+from autospike.errors import UserError
+
+RECORDED_PACKAGES = (
+    "autospike",
+    "torch",
+    "torchvision",
+    "timm",
+    "spikingjelly",
+    "deap",
+    "numpy",
+    "pandas",
+    "scikit-learn",
+    "matplotlib",
+)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Run:
+    """An experiment and the folder in which it happens."""
+
+    folder: Path
+    experiment: Experiment
+
+    @classmethod
+    def start(cls, experiment_path: Path, folder: Path, overrides: Sequence[str]) -> Run:
+        """Begin a run, or go on with one that the same experiment began.
+
+        Raises:
+            UserError: the experiment does not fit, or the folder holds a run of a different one.
+        """
+        experiment = load_experiment(experiment_path, overrides)
+        if not (folder / "experiment.yaml").exists():
+            return cls._record(folder, experiment)
+        held = load_experiment(folder / "experiment.yaml")
+        return cls._record(folder, continued(held, experiment, source=str(folder)))
+
+    @classmethod
+    def resume(cls, folder: Path, overrides: Sequence[str] = ()) -> Run:
+        """Open the run in a folder, with fields changed that training did not fix.
+
+        Raises:
+            UserError: the folder holds no run, or an override does not fit.
+        """
+        if not (folder / "experiment.yaml").exists():
+            raise UserError(
+                f"{folder}: no run here (no experiment.yaml); start one with: autospike train EXPERIMENT --run {folder}"
+            )
+        held = load_experiment(folder / "experiment.yaml")
+        changed = load_experiment(folder / "experiment.yaml", overrides)
+        return cls._record(folder, continued(held, changed, source=str(folder)))
+
+    @classmethod
+    def _record(cls, folder: Path, experiment: Experiment) -> Run:
+        files.write_text(folder / "experiment.yaml", experiment.to_yaml())
+        if not (folder / "environment.json").exists():
+            files.write_json(folder / "environment.json", _environment(experiment.seed))
+        return cls(folder=folder, experiment=experiment)
+
+    @property
+    def supernet(self) -> Path:
+        return self.folder / "supernet"
+
+    @property
+    def baseline(self) -> Path:
+        return self.folder / "baseline"
+
+    @property
+    def archive(self) -> Path:
+        return self.folder / "archive.sqlite"
+
+    @property
+    def export(self) -> Path:
+        return self.folder / "export"
+
+    @property
+    def report(self) -> Path:
+        return self.folder / "report"
+
+    def log(self, event: str, **details: object) -> None:
+        """Append to `log.jsonl`."""
+        now = datetime.now(UTC).isoformat(timespec="milliseconds")
+        files.append_jsonl(self.folder / "log.jsonl", time=now, event=event, **details)
+
+
+def _environment(seed: int) -> dict[str, object]:
+    return {
+        "started_at": datetime.now(UTC).isoformat(timespec="seconds"),
+        "seed": seed,
+        "python": sys.version.split()[0],
+        "packages": {name: version(name) for name in RECORDED_PACKAGES},
+        "machine": {"system": platform.platform(), "processor": _processor(), "cores": os.cpu_count()},
+    }
+
+
+def _processor() -> str:
+    cpuinfo = Path("/proc/cpuinfo")
+    lines = cpuinfo.read_text().splitlines() if cpuinfo.exists() else []
+    return next((line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")), platform.processor())

@@ -1,0 +1,162 @@
+"""The archive is the memory of a search: one SQLite file, one row for every candidate ever measured, committed at once.
+
+Table `evaluations`, one row per (architecture, protocol); a protocol is what a score depends on besides the architecture: weights,
+splits, calibration, counting convention. Table `proposals` says which search asked for whom, in which generation.
+"""
+
+from __future__ import annotations
+
+import json
+import sqlite3
+import zlib
+from collections.abc import Callable
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+
+from autospike.architecture import Architecture
+from autospike.energy import from_rows, to_rows
+from autospike.errors import UserError
+from autospike.measurement import Measurement, Score
+
+SCHEMA = """
+CREATE TABLE IF NOT EXISTS evaluations (
+    architecture_id TEXT NOT NULL,   -- digest of the architecture
+    protocol_id     TEXT NOT NULL,   -- digest of what else the score depends on
+    architecture    TEXT NOT NULL,   -- canonical JSON
+    accuracy        REAL NOT NULL,   -- on the search split, a fraction
+    correct         INTEGER NOT NULL,
+    images          INTEGER NOT NULL,
+    energy_mj       REAL NOT NULL,   -- per image, under the convention
+    convention      TEXT NOT NULL,
+    macs            REAL NOT NULL,   -- per image, over all time steps
+    acs             REAL NOT NULL,
+    params          INTEGER NOT NULL,
+    time_steps      INTEGER NOT NULL,
+    f_aeb           REAL NOT NULL,
+    generation      INTEGER NOT NULL, -- in which it was first measured
+    seconds         REAL NOT NULL,
+    measured_at     TEXT NOT NULL,   -- UTC
+    counts          BLOB NOT NULL,   -- per layer and time step: zlib of JSON (autospike.energy.LayerCount)
+    PRIMARY KEY (architecture_id, protocol_id)
+);
+CREATE TABLE IF NOT EXISTS proposals (
+    search_id       TEXT NOT NULL,   -- algorithm and digest of its settings
+    generation      INTEGER NOT NULL,
+    position        INTEGER NOT NULL,
+    architecture_id TEXT NOT NULL,
+    protocol_id     TEXT NOT NULL,
+    PRIMARY KEY (search_id, protocol_id, generation, position)
+);
+"""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Evaluation:
+    """A row: a measurement, its fitness, and when in the search it was made."""
+
+    measurement: Measurement
+    f_aeb: float
+    generation: int
+
+
+class Archive:
+    """The archive of one run, seen under one protocol.
+
+    Raises:
+        UserError: the file is no archive.
+    """
+
+    def __init__(self, path: Path, protocol_id: str) -> None:
+        self.path, self.protocol_id = path, protocol_id
+        try:
+            self._db = sqlite3.connect(path, isolation_level=None, timeout=60)
+            self._db.execute("PRAGMA journal_mode = WAL")
+            self._db.executescript(SCHEMA)
+        except sqlite3.DatabaseError as error:
+            raise UserError(f"{path}: cannot be opened as an archive ({error}); move it away to start a new one") from None
+
+    def get(self, architecture: Architecture) -> Evaluation | None:
+        """The row of an architecture, if it was measured under this protocol."""
+        rows = self._select("WHERE architecture_id = ? AND protocol_id = ?", architecture.id, self.protocol_id)
+        return rows[0] if rows else None
+
+    def all(self) -> list[Evaluation]:
+        """Every row of this protocol, in the order of measurement."""
+        return self._select("WHERE protocol_id = ? ORDER BY rowid", self.protocol_id)
+
+    def add(self, evaluation: Evaluation) -> None:
+        """Commit one row."""
+        m, total = evaluation.measurement, evaluation.measurement.score.energy
+        row = {
+            "architecture_id": m.architecture.id,
+            "protocol_id": self.protocol_id,
+            "architecture": m.architecture.to_json(),
+            "accuracy": m.score.accuracy,
+            "correct": m.score.correct,
+            "images": m.score.images,
+            "energy_mj": total.energy_mj,
+            "convention": total.convention,
+            "macs": total.macs,
+            "acs": total.acs,
+            "params": m.params,
+            "time_steps": m.architecture.time_steps,
+            "f_aeb": evaluation.f_aeb,
+            "generation": evaluation.generation,
+            "seconds": m.seconds,
+            "measured_at": datetime.now(UTC).isoformat(timespec="seconds"),
+            "counts": zlib.compress(json.dumps(to_rows(m.score.counts)).encode()),
+        }
+        marks = ", ".join(f":{name}" for name in row)
+        self._db.execute(f"INSERT INTO evaluations ({', '.join(row)}) VALUES ({marks})", row)
+
+    def refit(self, fitness: Callable[[float, float], float]) -> None:
+        """Set every row's F_AEB to `fitness(accuracy, energy_mj)`: a new fitness re-uses all that was measured."""
+        rows = self._db.execute(
+            "SELECT accuracy, energy_mj, architecture_id, protocol_id FROM evaluations WHERE protocol_id = ?", (self.protocol_id,)
+        )
+        updates = [(fitness(accuracy, energy_mj), *key) for accuracy, energy_mj, *key in rows.fetchall()]
+        self._db.execute("BEGIN")
+        self._db.executemany("UPDATE evaluations SET f_aeb = ? WHERE architecture_id = ? AND protocol_id = ?", updates)
+        self._db.execute("COMMIT")
+
+    def propose(self, search_id: str, generation: int, architectures: list[Architecture]) -> None:
+        """Note who a search asks for. Noting the same again changes nothing."""
+        rows = [(search_id, generation, i, a.id, self.protocol_id) for i, a in enumerate(architectures)]
+        self._db.execute("BEGIN")
+        self._db.executemany("INSERT OR IGNORE INTO proposals VALUES (?, ?, ?, ?, ?)", rows)
+        self._db.execute("COMMIT")
+
+    def proposals(self) -> dict[str, list[list[str]]]:
+        """Architecture ids by search and generation."""
+        found: dict[str, list[list[str]]] = {}
+        query = "SELECT search_id, generation, architecture_id FROM proposals WHERE protocol_id = ? ORDER BY rowid"
+        for search_id, generation, architecture_id in self._db.execute(query, (self.protocol_id,)):
+            generations = found.setdefault(search_id, [])
+            while len(generations) <= generation:
+                generations.append([])
+            generations[generation].append(architecture_id)
+        return found
+
+    def close(self) -> None:
+        self._db.close()
+
+    def _select(self, where: str, *values: object) -> list[Evaluation]:
+        columns = "architecture, correct, images, counts, params, seconds, f_aeb, generation"
+        return [_evaluation(*row) for row in self._db.execute(f"SELECT {columns} FROM evaluations {where}", values)]
+
+
+def _evaluation(
+    architecture: str, correct: int, images: int, counts: bytes, params: int, seconds: float, f_aeb: float, generation: int
+) -> Evaluation:
+    score = Score(correct=correct, images=images, counts=from_rows(json.loads(zlib.decompress(counts))))
+    measurement = Measurement(architecture=Architecture.from_json(architecture), score=score, params=params, seconds=seconds)
+    return Evaluation(measurement=measurement, f_aeb=f_aeb, generation=generation)
+
+
+def newest_protocol(path: Path) -> str:
+    """The protocol of the last measurement in an archive; empty where there is none."""
+    archive = Archive(path, "")
+    row = archive._db.execute("SELECT protocol_id FROM evaluations ORDER BY rowid DESC LIMIT 1").fetchone()
+    archive.close()
+    return row[0] if row else ""

@@ -1,0 +1,72 @@
+"""Which candidate of an archive to export."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+from autospike.errors import UserError
+from autospike.pareto import knee, on_front
+from autospike.search.archive import Evaluation
+
+Points = list[tuple[float, float]]
+
+
+def accuracy_and_energy(evaluations: Sequence[Evaluation]) -> Points:
+    return [(e.measurement.score.accuracy, e.measurement.score.energy.energy_mj) for e in evaluations]
+
+
+def _most_accurate(evaluations: Sequence[Evaluation]) -> Evaluation:
+    """Of equally accurate candidates, the one that needs least energy."""
+    return max(zip(evaluations, accuracy_and_energy(evaluations), strict=True), key=lambda pair: (pair[1][0], -pair[1][1]))[0]
+
+
+def _least_energy(evaluations: Sequence[Evaluation]) -> Evaluation:
+    return min(zip(evaluations, accuracy_and_energy(evaluations), strict=True), key=lambda pair: (pair[1][1], -pair[1][0]))[0]
+
+
+def _best_faeb(evaluations: Sequence[Evaluation]) -> Evaluation:
+    return max(evaluations, key=lambda e: e.f_aeb)
+
+
+def _knee(evaluations: Sequence[Evaluation]) -> Evaluation:
+    return evaluations[knee(accuracy_and_energy(evaluations))]
+
+
+RULES: dict[str, Callable[[Sequence[Evaluation]], Evaluation]] = {
+    "knee": _knee,
+    "best-accuracy": _most_accurate,
+    "least-energy": _least_energy,
+    "best-faeb": _best_faeb,
+}
+
+
+def pick(evaluations: Sequence[Evaluation], rule: str, *, min_accuracy: float = 0.0) -> Evaluation:
+    """The candidate that a rule names, or the one with that id (or a unique beginning of it).
+
+    Raises:
+        UserError: the archive is empty, no candidate is accurate enough, or the rule is neither known nor an id.
+    """
+    if not evaluations:
+        raise UserError("the archive holds no candidate of this supernet; run: autospike search RUN")
+    if rule not in RULES:
+        return _by_id(evaluations, rule)
+    enough = [e for e in evaluations if e.measurement.score.accuracy >= min_accuracy]
+    if not enough:
+        best = max(e.measurement.score.accuracy for e in evaluations)
+        raise UserError(f"no candidate reaches accuracy {min_accuracy:g} on the search split; the best has {best:.4f}")
+    return RULES[rule](enough)
+
+
+def front(evaluations: Sequence[Evaluation]) -> list[Evaluation]:
+    """The candidates that no other dominates, by rising energy."""
+    points = accuracy_and_energy(evaluations)
+    kept = [(point[1], e) for point, e, flag in zip(points, evaluations, on_front(points), strict=True) if flag]
+    return [e for _, e in sorted(kept, key=lambda pair: pair[0])]
+
+
+def _by_id(evaluations: Sequence[Evaluation], given: str) -> Evaluation:
+    matches = [e for e in evaluations if e.measurement.architecture.id.startswith(given)]
+    if len(matches) != 1:
+        found = f"{len(matches)} candidates' ids begin so" if matches else "no candidate has that id"
+        raise UserError(f"--pick {given}: {found}; choose {', '.join(RULES)}, or an id from RUN/report/candidates.csv")
+    return matches[0]

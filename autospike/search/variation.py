@@ -1,0 +1,33 @@
+"""Mutation and crossover: new architectures from old ones, inside the space by construction.
+
+Depth comes first. Blocks that a new depth cuts off are forgotten, blocks that it adds are drawn afresh, and every other block keeps
+its place; so a child is valid at every depth.
+"""
+
+from __future__ import annotations
+
+import random
+from typing import Any
+
+from autospike.architecture import Architecture
+from autospike.config import SearchConfig
+from autospike.space import Gene, Path_, SearchSpace, walk
+
+
+def mutate(space: SearchSpace, parent: Architecture, rng: random.Random, config: SearchConfig) -> Architecture:
+    """Genes of blocks change with probability `block_mutation`, the others with `global_mutation` (Auto-Spikformer: 0.2, 0.4)."""
+
+    def visit(gene: Gene, path: Path_, *value: Any) -> Any:
+        if not value:
+            return gene.sample(rng)
+        probability = config.block_mutation if "blocks" in path else config.global_mutation
+        return gene.mutate(value[0], rng) if rng.random() < probability else value[0]
+
+    child: Architecture = walk(space, visit, parent)
+    return child
+
+
+def crossover(space: SearchSpace, mother: Architecture, father: Architecture, rng: random.Random) -> Architecture:
+    """Each gene comes from either parent with equal chance; a block that only one parent has comes from that one."""
+    child: Architecture = walk(space, lambda _gene, _path, *values: rng.choice(values), mother, father)
+    return child

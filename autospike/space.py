@@ -1,0 +1,411 @@
+"""A search space mirrors an architecture, with a gene at every leaf.
+
+Where an `Architecture` has a value, its `SearchSpace` has a gene: a `Choice` among values (a single value is a choice of one) or,
+for neuron parameters, a continuous `Range`. `walk` visits the genes and rebuilds an architecture from what the visitor answers;
+sampling, mutation, crossover, membership and size are all walks, so each is valid by construction for every depth.
+"""
+
+from __future__ import annotations
+
+import math
+import random
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, fields, is_dataclass
+from functools import partial
+from pathlib import Path
+from typing import Annotated, Any, get_type_hints
+
+import yaml
+from pydantic import BeforeValidator, ConfigDict, StrictFloat, TypeAdapter, ValidationError
+
+from autospike.architecture import (
+    Architecture,
+    Block,
+    Family,
+    Neuron,
+    NeuronGroups,
+    NeuronOverride,
+    Stage,
+    Stem,
+    check_divides,
+)  # fmt: skip
+from autospike.errors import UserError, first_problem
+
+STRICT = ConfigDict(extra="forbid")  # the genes check the types of what is written themselves
+type_ = type
+
+
+@dataclass(frozen=True, kw_only=True)
+class Choice:
+    """A gene with finitely many values."""
+
+    values: tuple[Any, ...]
+
+    def sample(self, rng: random.Random) -> Any:
+        return rng.choice(self.values)
+
+    def mutate(self, value: Any, rng: random.Random) -> Any:
+        """Another of the values, where there is one."""
+        others = [v for v in self.values if v != value]
+        return rng.choice(others) if others else value
+
+    def contains(self, value: Any) -> bool:
+        return value in self.values
+
+    def nearest(self, value: float) -> Any:
+        return min(self.values, key=lambda v: abs(v - value))
+
+    @property
+    def size(self) -> int:
+        return len(self.values)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Range:
+    """A gene with a continuous range; it mutates by a Gaussian step of standard deviation `sigma`, kept inside the range."""
+
+    __pydantic_config__ = STRICT
+    low: StrictFloat
+    high: StrictFloat
+    sigma: StrictFloat
+
+    def __post_init__(self) -> None:
+        if not self.low < self.high:
+            raise ValueError(f"low must be less than high, got low {self.low:g} and high {self.high:g}")
+        if self.sigma <= 0:
+            raise ValueError(f"sigma must be greater than 0, got {self.sigma:g}")
+
+    def sample(self, rng: random.Random) -> float:
+        return round(rng.uniform(self.low, self.high), 6)
+
+    def mutate(self, value: float, rng: random.Random) -> float:
+        return min(self.high, max(self.low, round(rng.gauss(value, self.sigma), 6)))
+
+    def contains(self, value: Any) -> bool:
+        return isinstance(value, int | float) and self.low <= value <= self.high
+
+    def nearest(self, value: float) -> float:
+        return min(self.high, max(self.low, value))
+
+    @property
+    def values(self) -> tuple[float, float]:
+        return (self.low, self.high)
+
+    @property
+    def size(self) -> float:
+        return math.inf
+
+
+Gene = Choice | Range
+
+
+def _choice(kind: type_, written: object) -> object:
+    """A YAML list is a choice, a scalar is a choice of one."""
+    if isinstance(written, Choice):
+        return written
+    values = written if isinstance(written, list) else [written]
+    if not values:
+        raise ValueError("a choice needs at least one value, got []")
+    for value in values:
+        if isinstance(value, bool) or not isinstance(value, (int, float) if kind is float else kind):
+            raise ValueError(f"expected {_noun(kind)} or a list of them, got {value!r}")
+    if len(set(values)) < len(values):
+        raise ValueError(f"each value of a choice may stand once, got {values}")
+    return Choice(values=tuple(sorted(kind(v) for v in values)))
+
+
+def _gene(written: object) -> object:
+    """As `_choice`, and a mapping {low, high, sigma} is a range."""
+    if isinstance(written, Range):
+        return written
+    return TypeAdapter(Range).validate_python(written) if isinstance(written, dict) else _choice(float, written)
+
+
+def _noun(kind: type_) -> str:
+    return {int: "a whole number", float: "a number"}[kind]
+
+
+Integer = Annotated[Choice, BeforeValidator(partial(_choice, int))]
+Number = Annotated[Choice, BeforeValidator(partial(_choice, float))]
+Continuous = Annotated[Choice | Range, BeforeValidator(_gene)]
+FOLLOW = Choice(values=(None,))
+
+
+def only(value: Any) -> Choice:
+    """The gene with one value."""
+    return Choice(values=(value,))
+
+
+# Published neuron parameters (Spikformer's code): the reference point of spaces that search neurons.
+PUBLISHED = {"v_threshold": 1.0, "tau": 2.0}
+
+
+def _check_neurons(space: NeuronSpace | NeuronOverrideSpace) -> None:
+    for name in PUBLISHED:
+        for value in getattr(space, name).values:
+            NeuronOverride(**{name: value})
+
+
+@dataclass(frozen=True, kw_only=True)
+class NeuronSpace:
+    __pydantic_config__ = STRICT
+    builds = Neuron
+    v_threshold: Continuous = only(1.0)
+    tau: Continuous = only(2.0)
+
+    def __post_init__(self) -> None:
+        _check_neurons(self)
+
+
+@dataclass(frozen=True, kw_only=True)
+class NeuronOverrideSpace:
+    __pydantic_config__ = STRICT
+    builds = NeuronOverride
+    v_threshold: Continuous = FOLLOW
+    tau: Continuous = FOLLOW
+
+    def __post_init__(self) -> None:
+        _check_neurons(self)
+
+
+@dataclass(frozen=True, kw_only=True)
+class NeuronGroupsSpace:
+    __pydantic_config__ = STRICT
+    builds = NeuronGroups
+    q: NeuronOverrideSpace = NeuronOverrideSpace()
+    k: NeuronOverrideSpace = NeuronOverrideSpace()
+    v: NeuronOverrideSpace = NeuronOverrideSpace()
+    attention: NeuronOverrideSpace = NeuronOverrideSpace()
+    projection: NeuronOverrideSpace = NeuronOverrideSpace()
+    fc1: NeuronOverrideSpace = NeuronOverrideSpace()
+    fc2: NeuronOverrideSpace = NeuronOverrideSpace()
+
+
+@dataclass(frozen=True, kw_only=True)
+class BlockSpace:
+    __pydantic_config__ = STRICT
+    builds = Block
+    num_heads: Integer = only(8)
+    mlp_ratio: Number = only(4.0)
+    neuron: NeuronSpace = NeuronSpace()
+    groups: NeuronGroupsSpace = NeuronGroupsSpace()
+
+
+@dataclass(frozen=True, kw_only=True)
+class StemSpace:
+    __pydantic_config__ = STRICT
+    builds = Stem
+    pools: Integer = only(2)
+    neuron: NeuronSpace = NeuronSpace()
+
+    def __post_init__(self) -> None:
+        for pools in self.pools.values:
+            Stem(pools=pools)
+
+
+@dataclass(frozen=True, kw_only=True)
+class StageSpace:
+    """A stage whose blocks all choose from `block`, or block i from `blocks[i]` where positions differ."""
+
+    __pydantic_config__ = STRICT
+    embed_dim: Integer
+    depth: Integer
+    block: BlockSpace = BlockSpace()
+    blocks: tuple[BlockSpace, ...] = ()
+
+    def __post_init__(self) -> None:
+        if min(self.depth.values) < 1:
+            raise ValueError(f"depth must be at least 1, got {min(self.depth.values)}")
+        if self.blocks and len(self.blocks) != max(self.depth.values):
+            raise ValueError(f"blocks lists {len(self.blocks)} blocks, but the largest depth is {max(self.depth.values)}")
+        for embed_dim in self.embed_dim.values:
+            Stage(embed_dim=embed_dim, blocks=(Block(num_heads=1),))
+            for block in self.blocks or (self.block,):
+                for num_heads in block.num_heads.values:
+                    check_divides(embed_dim, num_heads)
+
+    def block_at(self, index: int) -> BlockSpace:
+        return self.blocks[index] if self.blocks else self.block
+
+
+@dataclass(frozen=True, kw_only=True)
+class SearchSpace:
+    """What a search may choose from. A space with one choice everywhere is a single architecture."""
+
+    __pydantic_config__ = STRICT
+    builds = Architecture
+    family: Family = "spikformer"
+    time_steps: Integer = only(4)
+    stem: StemSpace = StemSpace()
+    stages: tuple[StageSpace, ...]
+
+    def __post_init__(self) -> None:
+        for time_steps in self.time_steps.values:
+            if time_steps < 1:
+                raise ValueError(f"time_steps must be at least 1, got {time_steps}")
+        if len(self.stages) != 1:
+            raise ValueError(f"the spikformer family has exactly one stage, got {len(self.stages)}")
+
+    @classmethod
+    def load(cls, path: str | Path) -> SearchSpace:
+        """Read a YAML file, strictly.
+
+        Raises:
+            UserError: the file is missing or is not YAML, a key is unknown, a type is wrong, a head count does not divide a width.
+        """
+        return cls.from_dict(read_yaml(path), source=str(path))
+
+    @classmethod
+    def from_dict(cls, value: object, *, source: str = "search space") -> SearchSpace:
+        try:
+            return _adapter.validate_python(value)
+        except ValidationError as error:
+            raise first_problem(error, source) from None
+
+    @classmethod
+    def of(cls, architecture: Architecture) -> SearchSpace:
+        """The space that holds this architecture alone: retraining and hand-made baselines use the code of a supernet."""
+        space: SearchSpace = _singleton(SearchSpace, architecture)
+        return space
+
+    def sample(self, rng: random.Random) -> Architecture:
+        return self._walk(lambda gene, _path: gene.sample(rng))
+
+    def largest(self) -> Architecture:
+        """Every size at its largest; neurons at the choice nearest to the published one (threshold 1, tau 2)."""
+        return self._walk(partial(_extreme, max))
+
+    def smallest(self) -> Architecture:
+        """Every size at its smallest; neurons as in `largest`."""
+        return self._walk(partial(_extreme, min))
+
+    def genes(self, architecture: Architecture) -> list[GeneValue]:
+        """Every gene of the space with its value in one of the space's architectures."""
+        return list(_genes(self, architecture, ()))
+
+    def contains(self, architecture: Architecture) -> bool:
+        alike = architecture.family == self.family and len(architecture.stages) == len(self.stages)
+        return alike and all(found.gene.contains(found.value) for found in _genes(self, architecture, ()))
+
+    def size(self) -> int | float:
+        """How many architectures the space holds; infinite with a continuous gene."""
+        return _size(self)
+
+    def _walk(self, visit: Visitor) -> Architecture:
+        architecture: Architecture = walk(self, visit)
+        return architecture
+
+
+Path_ = tuple[str | int, ...]
+Visitor = Callable[..., Any]
+
+
+@dataclass(frozen=True, kw_only=True)
+class GeneValue:
+    """A gene, where it stands (`("stages", 0, "blocks", 2, "neuron", "tau")`), and its value in an architecture."""
+
+    path: Path_
+    gene: Gene
+    value: Any
+
+
+def walk(space: Any, visit: Visitor, *values: Any, path: Path_ = ()) -> Any:
+    """Build a value of `space`, asking `visit(gene, path, *values)` at every leaf.
+
+    `values` are architectures of the space (or the corresponding parts of some); each leaf is visited with their values at that
+    leaf. A block that only some of them have is visited with the values of those; one that none has, with no values.
+    """
+    if isinstance(space, Choice | Range):
+        return visit(space, path, *values)
+    if isinstance(space, StageSpace):
+        return _walk_stage(space, visit, values, path)
+    if isinstance(space, tuple):
+        return tuple(walk(s, visit, *(v[i] for v in values), path=(*path, i)) for i, s in enumerate(space))
+    if not is_dataclass(space):  # the family, which is no gene
+        return space
+    built = {
+        f.name: walk(getattr(space, f.name), visit, *(getattr(v, f.name) for v in values), path=(*path, f.name))
+        for f in fields(space)
+    }
+    builds: Any = space.builds  # type: ignore[union-attr]
+    return builds(**built)
+
+
+def _walk_stage(space: StageSpace, visit: Visitor, stages: tuple[Stage, ...], path: Path_) -> Stage:
+    embed_dim = visit(space.embed_dim, (*path, "embed_dim"), *(s.embed_dim for s in stages))
+    depth = visit(space.depth, (*path, "depth"), *(len(s.blocks) for s in stages))
+    blocks = []
+    for i in range(depth):
+        owners = (s.blocks[i] for s in stages if i < len(s.blocks))
+        blocks.append(walk(space.block_at(i), visit, *owners, path=(*path, "blocks", i)))
+    return Stage(embed_dim=embed_dim, blocks=tuple(blocks))
+
+
+def _genes(space: Any, value: Any, path: Path_) -> Iterator[GeneValue]:
+    if isinstance(space, Choice | Range):
+        yield GeneValue(path=path, gene=space, value=value)
+    elif isinstance(space, StageSpace):
+        yield GeneValue(path=(*path, "embed_dim"), gene=space.embed_dim, value=value.embed_dim)
+        yield GeneValue(path=(*path, "depth"), gene=space.depth, value=len(value.blocks))
+        for i, block in enumerate(value.blocks[: max(space.depth.values)]):
+            yield from _genes(space.block_at(i), block, (*path, "blocks", i))
+    elif isinstance(space, tuple):
+        for i, (part, part_value) in enumerate(zip(space, value, strict=True)):
+            yield from _genes(part, part_value, (*path, i))
+    elif is_dataclass(space):
+        for f in fields(space):
+            yield from _genes(getattr(space, f.name), getattr(value, f.name), (*path, f.name))
+
+
+def _size(space: Any) -> int | float:
+    if isinstance(space, Choice | Range):
+        return space.size
+    if isinstance(space, StageSpace):
+        per_depth = (math.prod(_size(space.block_at(i)) for i in range(depth)) for depth in space.depth.values)
+        return space.embed_dim.size * sum(per_depth)
+    if isinstance(space, tuple):
+        return math.prod(_size(part) for part in space)
+    if not is_dataclass(space):
+        return 1
+    return math.prod(_size(getattr(space, f.name)) for f in fields(space))
+
+
+def _singleton(space: type_, value: Any) -> Any:
+    """The space of type `space` whose only member is `value`."""
+    if space is StageSpace:
+        blocks = tuple(_singleton(BlockSpace, block) for block in value.blocks)
+        return StageSpace(embed_dim=only(value.embed_dim), depth=only(len(blocks)), block=blocks[0], blocks=blocks)
+    hints = get_type_hints(space)
+    return space(**{f.name: _singleton_field(hints[f.name], getattr(value, f.name)) for f in fields(space)})
+
+
+def _singleton_field(hint: Any, value: Any) -> Any:
+    if isinstance(value, tuple):
+        return tuple(_singleton(StageSpace, stage) for stage in value)
+    if is_dataclass(hint) and isinstance(hint, type_):
+        return only(value) if hint is Choice else _singleton(hint, value)
+    return value if hint is Family else only(value)
+
+
+def _extreme(pick: Callable[[Any], Any], gene: Gene, path: Path_) -> Any:
+    name = path[-1]
+    if gene.values == (None,):
+        return None
+    return gene.nearest(PUBLISHED[name]) if name in PUBLISHED else pick(gene.values)
+
+
+def read_yaml(path: str | Path) -> Any:
+    """A YAML file's content.
+
+    Raises:
+        UserError: the file is missing or is not YAML.
+    """
+    try:
+        return yaml.safe_load(Path(path).read_text(encoding="utf-8"))
+    except OSError as error:
+        raise UserError(f"{path}: cannot be read ({error.strerror}); check the path") from None
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise UserError(f"{path}: not YAML: {' '.join(str(error).split())}") from None
+
+
+_adapter = TypeAdapter(SearchSpace)

@@ -1,0 +1,94 @@
+"""A supernet is a parameter store; a subnet is a view of it.
+
+The store holds the parameters of the largest architecture of a space. A subnet runs the plain model of its own architecture on
+the leading corner of each parameter of the same name, `shared[name][:s0, :s1, ...]`: that one rule is weight entanglement
+(Auto-Spikformer, arXiv 2306.00807). Normalisation statistics are nobody's to share: in training a subnet uses those of its batch; an
+extracted subnet has buffers of its own, to be calibrated before it is scored.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from functools import lru_cache
+from typing import TypeVar
+
+import torch
+from torch import Tensor, nn
+from torch.func import functional_call
+from torch.nn.modules.batchnorm import _BatchNorm
+
+from autospike.architecture import Architecture
+from autospike.models import build_model
+from autospike.models.contract import SpikingModel
+from autospike.space import SearchSpace
+
+M = TypeVar("M", bound=nn.Module)
+
+
+class Supernet(nn.Module):
+    """The shared parameters of every architecture of a space.
+
+    Args:
+        space: what the supernet spans; its largest architecture sets the shapes.
+        num_classes: outputs of every subnet.
+        in_chans: channels of an image.
+    """
+
+    def __init__(self, space: SearchSpace, *, num_classes: int, in_chans: int) -> None:
+        super().__init__()
+        self.space = space
+        self.num_classes = num_classes
+        self.in_chans = in_chans
+        self.shared = build_model(space.largest(), num_classes=num_classes, in_chans=in_chans)
+        _without_statistics(self.shared)
+
+    def forward(self, x: Tensor, architectures: Sequence[Architecture]) -> list[Tensor]:
+        """Run several subnets on one batch, normalising by its statistics.
+
+        Shape: `x` `[B, C, H, W]` to one `[B, num_classes]` for each architecture, in order.
+        """
+        return [functional_call(self._template(architecture), self.view(architecture), (x,)) for architecture in architectures]
+
+    def view(self, architecture: Architecture) -> dict[str, Tensor]:
+        """The subnet's parameters: leading corners that share the store's memory, and pass gradients to it."""
+        shared = dict(self.shared.named_parameters())
+        return {name: corner(shared[name], p.shape) for name, p in self._template(architecture).named_parameters()}
+
+    def extract(self, architecture: Architecture) -> SpikingModel:
+        """The subnet as a plain model with a copy of its parameters. Its normalisation is not calibrated yet."""
+        model = build_model(architecture, num_classes=self.num_classes, in_chans=self.in_chans)
+        model.load_state_dict({name: p.detach() for name, p in self.view(architecture).items()}, strict=False)
+        return model.eval()
+
+    def _template(self, architecture: Architecture) -> SpikingModel:
+        return _template(architecture, self.num_classes, self.in_chans)
+
+
+@lru_cache(maxsize=128)
+def _template(architecture: Architecture, num_classes: int, in_chans: int) -> SpikingModel:
+    """A plain model without memory or statistics, through which views are run."""
+    with torch.device("meta"):
+        return _without_statistics(build_model(architecture, num_classes=num_classes, in_chans=in_chans))
+
+
+def corner(tensor: Tensor, shape: Sequence[int]) -> Tensor:
+    """`tensor[:s0, :s1, ...]`.
+
+    Raises:
+        ValueError: the shape does not fit into the tensor; a family broke the corner rule.
+    """
+    if len(shape) != tensor.dim() or any(size > limit for size, limit in zip(shape, tensor.shape, strict=True)):
+        raise ValueError(f"a subnet's parameter of shape {tuple(shape)} is not a corner of the shared {tuple(tensor.shape)}")
+    return tensor[tuple(slice(size) for size in shape)]
+
+
+def batch_norms(model: nn.Module) -> list[_BatchNorm]:
+    return [module for module in model.modules() if isinstance(module, _BatchNorm)]
+
+
+def _without_statistics(model: M) -> M:
+    """Normalise by the batch, and keep no running statistics."""
+    for bn in batch_norms(model):
+        bn.track_running_stats = False
+        bn.running_mean = bn.running_var = bn.num_batches_tracked = None
+    return model

@@ -1,0 +1,95 @@
+"""Supernet training: each step draws subnets, adds up their losses on one batch, and updates the shared parameters.
+
+A step depends on (seed, step), the parameters and the optimizer's state alone, so a training resumed from a checkpoint ends at the
+same bits as one that was never stopped. AdamW decays the corners that a step did not draw, for their gradient is zero, not absent.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from timm.optim import create_optimizer_v2
+from timm.scheduler import CosineLRScheduler
+from torch.optim import Optimizer
+
+from autospike.config import TrainingConfig
+from autospike.data.batches import Batch, TrainingBatches
+from autospike.randomness import keyed
+from autospike.supernet import Supernet
+from autospike.training.checkpoint import Checkpoints
+from autospike.training.sampling import SAMPLING
+
+
+@dataclass(frozen=True, kw_only=True)
+class Progress:
+    """Where a training stands, after each step. `loss` is the mean over the step's subnets."""
+
+    step: int
+    steps: int
+    loss: float
+    learning_rate: float
+    seconds: float
+
+
+def train(
+    supernet: Supernet,
+    batches: TrainingBatches,
+    config: TrainingConfig,
+    checkpoints: Checkpoints,
+    report: Callable[[Progress], None],
+    *,
+    seed: int,
+) -> None:
+    """Train to the end, from the newest checkpoint if there is one.
+
+    Raises:
+        FloatingPointError: the loss is no longer finite; the newest checkpoint is from before.
+        UserError: a checkpoint cannot be read or written.
+    """
+    steps, interval = config.epochs * batches.per_epoch, config.checkpoint_epochs * batches.per_epoch
+    optimizer = create_optimizer_v2(supernet, opt="adamw", lr=config.learning_rate, weight_decay=config.weight_decay)
+    schedule = _schedule(optimizer, config, batches.per_epoch, steps)
+    start = checkpoints.load(supernet, optimizer)
+    supernet.train()
+    for step, batch in zip(range(start, steps), batches(start, steps), strict=True):
+        started = time.perf_counter()
+        schedule.step_update(step)
+        loss = _step(supernet, batch, optimizer, config, seed, step)
+        done = step + 1
+        if done % interval == 0 or done == steps:
+            checkpoints.save(done, supernet, optimizer, finished=done == steps)
+        learning_rate = optimizer.param_groups[0]["lr"]
+        report(Progress(step=done, steps=steps, loss=loss, learning_rate=learning_rate, seconds=time.perf_counter() - started))
+
+
+def _step(supernet: Supernet, batch: Batch, optimizer: Optimizer, config: TrainingConfig, seed: int, step: int) -> float:
+    architectures = SAMPLING[config.sampling](supernet.space, keyed(seed, "sampling", step))
+    total = 0.0
+    for architecture in architectures:  # one backward pass each: memory for one subnet at a time
+        (logits,) = supernet(batch.images, [architecture])
+        loss = F.cross_entropy(logits, batch.targets) / len(architectures)
+        total += loss.item()
+        if not torch.isfinite(loss):
+            raise FloatingPointError(f"the loss is {loss.item()} at step {step}, subnet {architecture.to_json()}")
+        loss.backward()
+    optimizer.step()
+    optimizer.zero_grad()
+    return total
+
+
+def _schedule(optimizer: Optimizer, config: TrainingConfig, per_epoch: int, steps: int) -> Any:
+    """Linear warm-up from the smallest rate, then half a cosine down to it."""
+    return CosineLRScheduler(
+        optimizer,
+        t_initial=steps,
+        lr_min=config.min_learning_rate,
+        warmup_t=config.warmup_epochs * per_epoch,
+        warmup_lr_init=config.min_learning_rate,
+        warmup_prefix=False,
+        t_in_epochs=False,
+    )
