@@ -202,8 +202,6 @@ def _check(experiment: Experiment, source: str) -> None:
         raise UserError(
             f"{source}: data.image_size: {experiment.data.image_size} pixels cannot be halved as often as stem.pools says"
         )
-    if experiment.search.parents > experiment.search.population:
-        raise UserError(f"{source}: search.parents: {experiment.search.parents} of a population of {experiment.search.population}")
 
 
 def _apply(written: dict[str, Any], override: str) -> None:

@@ -66,7 +66,6 @@ class Tally:
 class Counter:
     """Totals by layer. Run batches through the model inside `with counter.watch(model)`, then read `counts`."""
 
-    images: int = 0
     layers: dict[str, list[Tally]] = field(default_factory=dict)
 
     @contextmanager
@@ -76,21 +75,20 @@ class Counter:
                 rule = RULES.get(type(module))
                 if rule is not None:
                     hooks.callback(module.register_forward_pre_hook(partial(self._count_call, rule, name)).remove)
-            hooks.callback(model.register_forward_pre_hook(self._count_images).remove)
             yield
 
-    def counts(self) -> tuple[LayerCount, ...]:
+    def counts(self, *, images: int) -> tuple[LayerCount, ...]:
         """One count for each layer, in the order in which they run; attention's two products are `.kv` and `.qkv`.
+
+        Args:
+            images: how many images ran; counts are means over them.
 
         Raises:
             ValueError: no batch was counted.
         """
-        if not self.images:
+        if not self.layers:
             raise ValueError("no batch was counted: call the model inside `with counter.watch(model)` first")
-        return tuple(tally.count(self.images) for tallies in self.layers.values() for tally in _sparser_operand(tallies))
-
-    def _count_images(self, _module: nn.Module, args: tuple[Any, ...]) -> None:
-        self.images += _images(args[0])
+        return tuple(tally.count(images) for tallies in self.layers.values() for tally in _sparser_operand(tallies))
 
     def _count_call(self, rule: Rule, name: str, module: nn.Module, args: tuple[Any, ...]) -> None:
         with torch.no_grad():
@@ -187,11 +185,6 @@ def _kind(x: Tensor) -> InputKind:
     if not torch.equal(x, x.round()):
         return "real"
     return "binary" if float(x.max()) <= 1 else "integer"
-
-
-def _images(x: Tensor) -> int:
-    """Images `[B, C, H, W]` or frames `[T, B, C, H, W]`."""
-    return x.shape[0] if x.dim() == 4 else x.shape[1]
 
 
 @dataclass(kw_only=True)

@@ -53,7 +53,7 @@ class Run:
             UserError: the experiment does not fit, or the folder holds a run of a different one.
         """
         experiment = load_experiment(experiment_path, overrides)
-        if not (folder / "experiment.yaml").exists():
+        if not (folder / "supernet" / "checkpoint.json").exists():  # nothing trained yet that a change could spoil
             return cls._record(folder, experiment)
         held = load_experiment(folder / "experiment.yaml")
         return cls._record(folder, continued(held, experiment, source=str(folder)))
@@ -91,6 +91,16 @@ class Run:
     @property
     def archive(self) -> Path:
         return self.folder / "archive.sqlite"
+
+    def searched(self) -> Path:
+        """The archive of a search that was begun.
+
+        Raises:
+            UserError: there is none.
+        """
+        if not self.archive.exists():
+            raise UserError(f"{self.folder}: no archive yet; run: autospike search {self.folder}")
+        return self.archive
 
     @property
     def export(self) -> Path:

@@ -190,6 +190,12 @@ class BlockSpace:
     neuron: NeuronSpace = NeuronSpace()
     groups: NeuronGroupsSpace = NeuronGroupsSpace()
 
+    def __post_init__(self) -> None:
+        overrides = [getattr(self.groups, f.name) for f in fields(self.groups)]
+        for name in PUBLISHED:
+            if getattr(self.neuron, name).size > 1 and all(getattr(override, name) != FOLLOW for override in overrides):
+                raise ValueError(f"neuron.{name} has choices but no effect: every neuron group overrides it; fix it to one value")
+
 
 @dataclass(frozen=True, kw_only=True)
 class StemSpace:

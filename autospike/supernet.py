@@ -2,8 +2,8 @@
 
 The store holds the parameters of the largest architecture of a space. A subnet runs the plain model of its own architecture on
 the leading corner of each parameter of the same name, `shared[name][:s0, :s1, ...]`: that one rule is weight entanglement
-(Auto-Spikformer, arXiv 2306.00807). Normalisation statistics are nobody's to share: in training a subnet uses those of its batch; an
-extracted subnet has buffers of its own, to be calibrated before it is scored.
+(Auto-Spikformer, arXiv 2306.00807). Normalisation statistics are nobody's to share: in training a subnet uses those of its batch;
+an extracted subnet has buffers of its own, to be calibrated before it is scored.
 """
 
 from __future__ import annotations

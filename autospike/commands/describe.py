@@ -70,4 +70,4 @@ def cost(architecture: Architecture, shape: InputShape) -> tuple[int, int]:
     counter = Counter()
     with counter.watch(model):
         model(torch.zeros(1, shape.channels, shape.image_size, shape.image_size))
-    return sum(p.numel() for p in model.parameters()), sum(count.macs for count in counter.counts())
+    return sum(p.numel() for p in model.parameters()), sum(count.macs for count in counter.counts(images=1))

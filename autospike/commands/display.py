@@ -36,11 +36,13 @@ def note(text: str) -> None:
     console.print(f"[dim]{text}[/dim]", highlight=False, soft_wrap=True)
 
 
-def table(title: str, columns: list[str], rows: list[list[str]], caption: str = "") -> None:
-    """A table whose first column names the rows."""
-    drawn = Table(title=title, caption=caption or None, title_justify="left", caption_justify="left")
+def table(title: str, columns: list[str], rows: list[list[str]], caption: str) -> None:
+    """A table whose first column names the rows, with a line above it and one below."""
+    drawn = Table()
     for i, column in enumerate(columns):
         drawn.add_column(column, justify="left" if i == 0 else "right")
     for row in rows:
         drawn.add_row(*row)
+    console.print(f"[bold]{title}[/bold]", highlight=False, soft_wrap=True)
     console.print(drawn)
+    console.print(caption, highlight=False, soft_wrap=True)

@@ -45,7 +45,7 @@ def export(run: Run, out: Path) -> None:
 
 
 def _archived(run: Run, protocol_id: str) -> list[Evaluation]:
-    archive = Archive(run.archive, protocol_id)
+    archive = Archive(run.searched(), protocol_id)
     evaluations = archive.all()
     archive.close()
     return evaluations

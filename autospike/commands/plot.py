@@ -17,9 +17,7 @@ def plot(run: Run) -> None:
     Raises:
         UserError: nothing was searched yet.
     """
-    if not run.archive.exists():
-        raise UserError(f"{run.folder}: no archive yet; run: autospike search {run.folder}")
-    archive = Archive(run.archive, newest_protocol(run.archive))
+    archive = Archive(run.searched(), newest_protocol(run.archive))
     evaluations, proposals = archive.all(), archive.proposals()
     archive.close()
     if not evaluations:

@@ -15,6 +15,7 @@ from torch.utils.data import DataLoader, Dataset
 
 from autospike.config import AugmentationConfig
 from autospike.data.images import Split
+from autospike.errors import UserError
 from autospike.randomness import keyed, keyed_seed
 
 # Pixels 0..1 become -1..1 on every channel, whatever the source: the first normalisation of a network learns the rest.
@@ -86,6 +87,21 @@ class _Augmented(Dataset[tuple[Tensor, int]]):
 
 
 def _transform(augmentation: AugmentationConfig, image_size: int) -> Any:
+    """timm's training transform.
+
+    Raises:
+        UserError: timm does not know the policy.
+    """
+    try:
+        return _timm_transform(augmentation, image_size)
+    except (AssertionError, ValueError, KeyError) as error:
+        policy = augmentation.auto_augment
+        raise UserError(
+            f"training.augmentation.auto_augment: timm does not take {policy!r} ({error}); write it as rand-m9-n2-mstd0.5-inc1"
+        ) from None
+
+
+def _timm_transform(augmentation: AugmentationConfig, image_size: int) -> Any:
     return create_transform(
         image_size,
         is_training=True,

@@ -35,7 +35,7 @@ def score(model: SpikingModel, batches: FixedBatches, *, batch_size: int, firing
         for batch in batches(batch_size):
             correct += int((model(batch.images).argmax(dim=1) == batch.targets).sum())
             images += len(batch.targets)
-    return Score(correct=correct, images=images, counts=counter.counts())
+    return Score(correct=correct, images=images, counts=counter.counts(images=images))
 
 
 @dataclass(frozen=True, kw_only=True)

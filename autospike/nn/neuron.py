@@ -13,9 +13,9 @@
 | v_threshold | firing threshold                          | as v             |
 
 Training passes the step through with the derivative of a sigmoid of slope 4, `ds/dh = 4 g (1 - g)` where
-`g = sigmoid(4 (h - v_threshold))`; the reset is detached. (Spikformer, Spike-driven Transformer and Meta-SpikeFormer share this neuron.) On CUDA the arithmetic is
-spikingjelly's, which picks a fused kernel. On CPU, where spikingjelly has a slow reference only, it is `VectorLIF` below: the same
-operations in the same order, so the same bits, without the reference's temporary tensors.
+`g = sigmoid(4 (h - v_threshold))`; the reset is detached. (Spikformer, Spike-driven Transformer and Meta-SpikeFormer share this
+neuron.) On CUDA the arithmetic is spikingjelly's, which picks a fused kernel. On CPU, where spikingjelly has a slow reference only,
+it is `VectorLIF` below: the same operations in the same order, so the same spikes, without the reference's temporary tensors.
 """
 
 from __future__ import annotations

@@ -9,6 +9,7 @@ from typing import Any
 import matplotlib as mpl
 import pandas as pd
 from matplotlib.figure import Figure
+from matplotlib.ticker import LogLocator, NullFormatter
 
 from autospike import files
 from autospike.pareto import knee
@@ -69,7 +70,9 @@ def pareto(table: pd.DataFrame, baseline: Mapping[str, Any], title: str) -> Figu
             ylabel="accuracy on the search split",
         )
         ax.set_title(title, loc="left")
+        ax.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
         ax.xaxis.set_major_formatter("{x:g}")
+        ax.xaxis.set_minor_formatter(NullFormatter())
         ax.legend(loc="lower right")
     return figure
 

@@ -1,0 +1,141 @@
+"""What the command line answers to bad input: one line on standard error that says what to do, exit code 2, nothing written."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import yaml
+from commands import autospike
+from conftest import TINY_EXPERIMENT, TINY_SPACE
+
+Capsys = pytest.CaptureFixture[str]
+
+
+def written(path: Path, value: object) -> Path:
+    path.write_text(value if isinstance(value, str) else yaml.safe_dump(value))
+    return path
+
+
+@pytest.mark.parametrize(
+    ("settings", "words"),
+    [
+        (["training.epoch=3"], "training.epoch: unknown key"),
+        (["training.epochs=many"], "training.epochs: input should be a valid integer"),
+        (["training.epochs=0"], "training.epochs: input should be greater than or equal to 1"),
+        (["search.algorithm=nsga3"], "search.algorithm: input should be 'nsga2', 'aeb' or 'random'"),
+        (["data.name=imagenet"], "data.name"),
+        (["data.name=folder"], "data.root: required"),
+        (["data.name=folder", "data.root=/nowhere"], "/nowhere is no folder"),
+        (["data.image_size=1"], "cannot be halved"),
+        (["space.stages.0.block.num_heads=[3]"], "num_heads 3 does not divide embed_dim 8"),
+        (["space.stages.0.depth=0"], "depth must be at least 1"),
+        (["space.stages.7.depth=1"], "7 is no index"),
+        (["nonsense"], "write it as a.b=c"),
+        (["search.objectives=[accuracy, beauty]"], "search.objectives"),
+        (["baseline={stages: [{embed_dim: 12, blocks: [{}]}]}"], "multiple of 8"),
+        (["training.augmentation.auto_augment=rand-q9"], "auto_augment"),
+    ],
+)
+def test_a_setting_that_does_not_fit(
+    tmp_path: Path, tiny_experiment: Path, capsys: Capsys, settings: list[str], words: str
+) -> None:
+    flags = [part for setting in settings for part in ("--set", setting)]
+    outcome = autospike(capsys, "run", tiny_experiment, "--run", tmp_path / "run", *flags)
+    assert outcome.code == 2
+    assert words in outcome.err
+    assert outcome.err.count("\n") == 1
+    assert "Traceback" not in outcome.err
+    assert not (tmp_path / "run" / "supernet").exists()
+
+
+@pytest.mark.parametrize(
+    ("args", "words"),
+    [
+        (["train", "missing.yaml", "--run", "r"], "missing.yaml: cannot be read (No such file or directory)"),
+        (["search", "nowhere"], "nowhere: no run here"),
+        (["export", "nowhere"], "nowhere: no run here"),
+        (["plot", "nowhere"], "nowhere: no run here"),
+        (["describe", "missing.yaml"], "missing.yaml: cannot be read"),
+        (["train"], "Missing argument 'EXPERIMENT'"),
+        (["fly"], "No such command 'fly'"),
+        (["plot", "nowhere", "--fast"], "No such option"),
+    ],
+)
+def test_a_call_that_does_not_fit(capsys: Capsys, args: list[str], words: str) -> None:
+    outcome = autospike(capsys, *args)
+    assert (outcome.code, outcome.err.count("\n"), outcome.out) == (2, 1, "")
+    assert words in outcome.err
+
+
+@pytest.mark.parametrize("text", ["- a\n- list\n", "just words", "a: [1\n", "", "\x00"])
+def test_a_file_that_is_no_experiment(tmp_path: Path, capsys: Capsys, text: str) -> None:
+    path = written(tmp_path / "experiment.yaml", text)
+    outcome = autospike(capsys, "train", path, "--run", tmp_path / "run")
+    assert (outcome.code, outcome.err.count("\n")) == (2, 1)
+    assert "experiment.yaml" in outcome.err
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_run_of_another_experiment_is_not_touched(tmp_path: Path, tiny_experiment: Path, capsys: Capsys) -> None:
+    run = tmp_path / "run"
+    run.mkdir()
+    other = written(run / "experiment.yaml", {**TINY_EXPERIMENT, "seed": 99})
+    (run / "supernet").mkdir()
+    written(run / "supernet" / "checkpoint.json", "{}")
+    before = other.read_text()
+    outcome = autospike(capsys, "train", tiny_experiment, "--run", run)
+    assert outcome.code == 2
+    assert "seed differs" in outcome.err
+    assert other.read_text() == before
+
+
+def test_an_experiment_may_be_mended_until_something_is_trained(tmp_path: Path, tiny_experiment: Path, capsys: Capsys) -> None:
+    flags = ["--run", tmp_path, "--set", "data.name=folder", "--set"]
+    for root in ("/nowhere", "/elsewhere"):
+        outcome = autospike(capsys, "train", tiny_experiment, *flags, f"data.root={root}")
+        assert f"{root} is no folder" in outcome.err
+
+
+def test_search_before_training_says_what_to_run(tmp_path: Path, capsys: Capsys) -> None:
+    written(tmp_path / "experiment.yaml", TINY_EXPERIMENT)
+    outcome = autospike(capsys, "search", tmp_path)
+    assert outcome.code == 2
+    assert "autospike train" in outcome.err
+
+
+@pytest.mark.parametrize("command", ["export", "plot"])
+def test_export_and_plot_before_search_say_what_to_run(tmp_path: Path, capsys: Capsys, command: str) -> None:
+    written(tmp_path / "experiment.yaml", TINY_EXPERIMENT)
+    outcome = autospike(capsys, command, tmp_path)
+    assert outcome.code == 2
+    assert "run: autospike" in outcome.err
+    assert not (tmp_path / "archive.sqlite").exists()
+
+
+def test_describe_a_space(tmp_path: Path, capsys: Capsys) -> None:
+    """The tiny space: 2 T x 2 widths x (16 + 16^2) blocks = 1088."""
+    path = written(tmp_path / "space.yaml", TINY_SPACE)
+    outcome = autospike(capsys, "describe", path, "--image-size", 8, "--channels", 1)
+    assert outcome.code == 0
+    assert "1088 architectures" in outcome.out
+    assert "smallest" in outcome.out
+    assert "largest" in outcome.out
+
+
+def test_describe_an_architecture(capsys: Capsys, tmp_path: Path) -> None:
+    """Spikformer-2-384 on CIFAR-10: 5,765,050 parameters as published."""
+    blocks = [{"num_heads": 12}, {"num_heads": 12}]
+    path = written(tmp_path / "architecture.yaml", {"time_steps": 4, "stages": [{"embed_dim": 384, "blocks": blocks}]})
+    outcome = autospike(capsys, "describe", path)
+    assert outcome.code == 0
+    assert "5,765,050" in outcome.out
+
+
+def test_help_names_every_option(capsys: Capsys) -> None:
+    for command in ("train", "search", "export", "plot", "run", "describe"):
+        outcome = autospike(capsys, command, "--help")
+        assert outcome.code == 0
+        options = [line for line in outcome.out.splitlines() if "--" in line]
+        assert options
+        assert all(len(line.split()) > 3 for line in options)

@@ -1,0 +1,141 @@
+"""Splits are disjoint and fixed; training batches depend on (seed, step) alone."""
+
+from __future__ import annotations
+
+import random
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from autospike.config import AugmentationConfig, DataConfig
+from autospike.data.batches import Batch, TrainingBatches
+from autospike.data.images import load_images
+from autospike.errors import UserError
+
+DIGITS = DataConfig(name="digits", image_size=8)
+
+
+def image_folder(root: Path, classes: dict[str, int], size: int = 12) -> Path:
+    rng = np.random.default_rng(0)
+    for name, count in classes.items():
+        (root / name).mkdir(parents=True)
+        for i in range(count):
+            Image.fromarray(rng.integers(0, 256, (size, size + 3, 3), dtype=np.uint8)).save(root / name / f"{i}.png")
+    return root
+
+
+def batches(**changes: Any) -> TrainingBatches:
+    images = load_images(DIGITS, seed=0)
+    settings: dict[str, Any] = {
+        "split": images.splits["train"],
+        "num_classes": 10,
+        "channels": 1,
+        "image_size": 8,
+        "batch_size": 64,
+        "augmentation": AugmentationConfig(min_scale=0.5, flip=0.5, erasing=0.5, mixup=0.5, auto_augment="rand-m5-n2-inc1"),
+        "smoothing": 0.1,
+        "workers": 0,
+        "seed": 0,
+    }
+    return TrainingBatches(**{**settings, **changes})
+
+
+def same(a: Batch, b: Batch) -> bool:
+    return torch.equal(a.images, b.images) and torch.equal(a.targets, b.targets)
+
+
+def test_digits_are_split_once_and_for_all() -> None:
+    images = load_images(DIGITS, seed=0)
+    sizes = {name: len(split) for name, split in images.splits.items()}
+    assert sizes == {"train": 1077, "search": 360, "test": 360}
+    assert sorted(i for split in images.splits.values() for i in split.indices) == list(range(1797))
+    assert load_images(DIGITS, seed=0).splits["test"].indices == images.splits["test"].indices
+    assert load_images(DIGITS, seed=1).splits["test"].indices != images.splits["test"].indices
+
+
+def test_every_split_holds_every_class_in_proportion() -> None:
+    for split in load_images(DIGITS, seed=0).splits.values():
+        counts = Counter(split.labels)
+        assert len(counts) == 10
+        assert max(counts.values()) - min(counts.values()) <= max(3, len(split) // 100 + 1)
+
+
+def test_a_flat_folder_is_drawn_from_the_whole(tmp_path: Path) -> None:
+    root = image_folder(tmp_path / "images", {"cat": 10, "dog": 20})
+    images = load_images(DataConfig(name="folder", root=root, image_size=8), seed=0)
+    assert images.classes == ("cat", "dog")
+    assert {name: len(split) for name, split in images.splits.items()} == {"train": 18, "search": 6, "test": 6}
+    assert images.splits["test"].image(0).mode == "RGB"
+
+
+@pytest.mark.parametrize("held_out", ["test", "val"])
+def test_a_folder_s_own_test_images_stay_its_test_split(tmp_path: Path, held_out: str) -> None:
+    image_folder(tmp_path / "train", {"cat": 10, "dog": 10})
+    image_folder(tmp_path / held_out, {"cat": 2, "dog": 3})
+    images = load_images(DataConfig(name="folder", root=tmp_path, image_size=8), seed=0)
+    assert {name: len(split) for name, split in images.splits.items()} == {"train": 16, "search": 4, "test": 5}
+
+
+@pytest.mark.parametrize(
+    ("build", "message"),
+    [
+        (lambda _root: None, "is no folder"),
+        (lambda root: root.mkdir(), "is no image folder"),
+        (lambda root: image_folder(root, {"cat": 1, "dog": 5}), "cannot be drawn"),
+        (lambda root: image_folder(root / "train", {"cat": 5}), "neither test/ nor val/"),
+        (lambda root: (image_folder(root / "train", {"a": 5}), image_folder(root / "test", {"b": 5})), "the same classes"),
+    ],
+)
+def test_a_folder_that_does_not_fit_is_one_clear_line(tmp_path: Path, build: Any, message: str) -> None:
+    build(tmp_path / "images")
+    with pytest.raises(UserError, match=message) as error:
+        load_images(DataConfig(name="folder", root=tmp_path / "images", image_size=8), seed=0)
+    assert "\n" not in str(error.value)
+
+
+def test_a_batch_depends_on_its_step_alone() -> None:
+    whole = list(batches()(0, 20))
+    assert all(same(a, b) for a, b in zip(batches()(13, 20), whole[13:], strict=True))
+    random.seed(1)
+    np.random.seed(1)
+    torch.manual_seed(1)
+    assert same(next(iter(batches()(0, 1))), whole[0])
+    assert not same(whole[0], whole[1])
+    assert not same(next(iter(batches(seed=1)(0, 1))), whole[0])
+
+
+@pytest.mark.slow
+def test_workers_make_the_same_batches() -> None:
+    assert all(same(a, b) for a, b in zip(batches(workers=2)(5, 9), batches()(5, 9), strict=True))
+
+
+def test_an_epoch_is_a_permutation() -> None:
+    plain = batches(augmentation=AugmentationConfig(), batch_size=8, split=load_images(DIGITS, seed=0).splits["search"])
+    assert plain.per_epoch == 45
+    positions = [position for step in range(45) for position, _ in plain._keys(step)]
+    assert sorted(positions) == list(range(360))
+    assert positions != [position for step in range(45, 90) for position, _ in plain._keys(step)]
+
+
+def test_targets_are_smoothed() -> None:
+    batch = next(iter(batches(augmentation=AugmentationConfig(), smoothing=0.2)(0, 1)))
+    assert batch.targets.shape == (64, 10)
+    torch.testing.assert_close(batch.targets.max(dim=1).values, torch.full((64,), 0.8 + 0.02))
+    torch.testing.assert_close(batch.targets.sum(dim=1), torch.ones(64))
+
+
+def test_without_augmentation_the_pixels_are_the_image_s() -> None:
+    plain = batches(augmentation=AugmentationConfig())
+    batch, keys = next(iter(plain(0, 1))), plain._keys(0)
+    expected = torch.tensor(np.asarray(plain.split.image(keys[3][0])), dtype=torch.float32) / 127.5 - 1
+    torch.testing.assert_close(batch.images[3, 0], expected)
+
+
+def test_an_unknown_policy_is_one_clear_line() -> None:
+    with pytest.raises(UserError, match="auto_augment"):
+        next(iter(batches(augmentation=AugmentationConfig(auto_augment="rand-q9"))(0, 1)))

@@ -1,0 +1,246 @@
+"""A whole run on real digits, tiny: what it leaves behind, what it may read, and that nothing is done twice."""
+
+from __future__ import annotations
+
+import json
+import sqlite3
+from pathlib import Path
+
+import pandas as pd
+import pytest
+import timm
+import torch
+import yaml
+from commands import autospike
+
+from autospike.architecture import Architecture
+from autospike.config import load_experiment
+from autospike.data.images import Split, load_images
+from autospike.pareto import on_front
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory: pytest.TempPathFactory, tiny_experiment: Path) -> Path:
+    """A finished run, made by the four commands one after another."""
+    folder = tmp_path_factory.mktemp("runs") / "tiny"
+    for command in (
+        ["train", tiny_experiment, "--run", folder],
+        ["search", folder],
+        ["plot", folder],
+        ["export", folder, "--pick", "knee"],
+    ):
+        call(*command)
+    return folder
+
+
+def call(*args: object) -> None:
+    """Run a command that must succeed."""
+    from autospike.cli import app
+
+    app([str(arg) for arg in args], standalone_mode=False)
+
+
+def rows(run: Path) -> list[sqlite3.Row]:
+    db = sqlite3.connect(run / "archive.sqlite")
+    db.row_factory = sqlite3.Row
+    return db.execute("SELECT * FROM evaluations ORDER BY rowid").fetchall()
+
+
+def test_the_run_folder_holds_what_its_contract_names(run: Path) -> None:
+    expected = [
+        *("experiment.yaml", "environment.json", "log.jsonl", "archive.sqlite"),
+        *("supernet/checkpoint.json", "baseline/checkpoint.json"),
+        *("export/model.safetensors", "export/config.json", "export/architecture.json", "export/report.json"),
+        *("report/pareto.png", "report/pareto.svg", "report/search.png", "report/genes.png"),
+        *("report/candidates.csv", "report/front.csv"),
+    ]
+    assert [name for name in expected if not (run / name).is_file()] == []
+    assert not list(run.rglob("*.part"))
+
+
+def test_the_resolved_experiment_stands_alone(run: Path, tiny_experiment: Path) -> None:
+    assert load_experiment(run / "experiment.yaml") == load_experiment(tiny_experiment)
+    assert isinstance(yaml.safe_load((run / "experiment.yaml").read_text())["space"], dict)
+
+
+def test_the_environment_names_versions_seed_and_machine(run: Path) -> None:
+    environment = json.loads((run / "environment.json").read_text())
+    assert environment["seed"] == 3
+    assert environment["packages"]["torch"] == torch.__version__.split("+")[0]
+    assert environment["machine"]["cores"] > 0
+
+
+def test_the_log_tells_the_story_in_order(run: Path) -> None:
+    events = [json.loads(line)["event"] for line in (run / "log.jsonl").read_text().splitlines()]
+    milestones = [event for event in events if event != "train"]
+    assert milestones == [
+        *["train started", "train finished"] * 2,
+        "search started",
+        "search finished",
+        "test split opened",
+        "exported",
+    ]
+
+
+def test_every_candidate_is_one_row(run: Path) -> None:
+    found = rows(run)
+    assert len(found) == len({row["architecture_id"] for row in found}) == 6 * 3
+    for row in found:
+        architecture = Architecture.from_json(row["architecture"])
+        assert architecture.id == row["architecture_id"]
+        assert row["time_steps"] == architecture.time_steps
+        assert row["accuracy"] == row["correct"] / row["images"]
+        assert row["energy_mj"] == pytest.approx((4.6 * row["macs"] + 0.9 * row["acs"]) * 1e-9)
+    assert {row["generation"] for row in found} == {0, 1, 2}
+
+
+def test_tables_hold_the_documented_columns(run: Path) -> None:
+    columns = ["id", "accuracy", "energy_mj", "params", "time_steps", "f_aeb", "generation", "on_front", "architecture"]
+    candidates, front = (pd.read_csv(run / "report" / name) for name in ("candidates.csv", "front.csv"))
+    assert list(candidates.columns) == list(front.columns) == columns
+    assert len(candidates) == len(rows(run))
+    flags = on_front(list(zip(candidates["accuracy"], candidates["energy_mj"], strict=True)))
+    assert candidates["on_front"].tolist() == flags
+    assert set(front["id"]) == set(candidates["id"][flags])
+
+
+def test_timm_opens_the_export_with_the_reported_accuracy(run: Path) -> None:
+    """Score the exported model by hand on the test split: the report's accuracy, and so the scored model's logits."""
+    report = json.loads((run / "export" / "report.json").read_text())
+    model = timm.create_model(f"local-dir:{run / 'export'}", pretrained=True).eval()
+    experiment = load_experiment(run / "experiment.yaml")
+    test = load_images(experiment.data, seed=experiment.seed).splits["test"]
+    pixels = [torch.tensor(list(test.image(i).tobytes())).view(1, 8, 8) / 127.5 - 1 for i in range(len(test))]
+    with torch.no_grad():
+        answers = model(torch.stack(pixels)).argmax(dim=1)
+    right = (answers == torch.tensor(test.labels)).float().mean().item()
+    assert report["test_accuracy"] == pytest.approx(right)
+    assert report["test_images"] == len(test)
+    assert report["params"] == sum(p.numel() for p in model.parameters())
+
+
+def test_the_report_compares_with_the_hand_made_architecture(run: Path) -> None:
+    report = json.loads((run / "export" / "report.json").read_text())
+    experiment = load_experiment(run / "experiment.yaml")
+    assert Architecture.from_dict(report["baseline"]["architecture"]) == experiment.search_space.largest()
+    for part in (report, report["baseline"]):
+        assert part["energy_mj"] == pytest.approx((4.6 * part["macs"] + 0.9 * part["acs"]) * 1e-9)
+        assert all(0 <= rate <= 1 for rate in part["firing_rates"].values())
+        assert len(part["layers"]) >= len(part["firing_rates"])
+    assert report["provenance"]["pick"] == "knee"
+
+
+def test_the_export_can_be_trained_on(run: Path) -> None:
+    model = timm.create_model(f"local-dir:{run / 'export'}", pretrained=True, num_classes=3).train()
+    loss = torch.nn.functional.cross_entropy(model(torch.rand(8, 1, 8, 8)), torch.arange(8) % 3)
+    loss.backward()
+    assert all(p.grad is not None for p in model.parameters())
+
+
+def test_no_test_image_is_read_before_export(tmp_path: Path, tiny_experiment: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    read: list[tuple[str, int]] = []
+    original = Split.image
+
+    def spy(self: Split, position: int) -> object:
+        read.append((self.name, position))
+        return original(self, position)
+
+    monkeypatch.setattr(Split, "image", spy)
+    call("train", tiny_experiment, "--run", tmp_path, "--set", "training.epochs=1")
+    call("search", tmp_path, "--set", "search.generations=1")
+    call("plot", tmp_path)
+    assert {name for name, _ in read} == {"train", "search"}
+    read.clear()
+    call("export", tmp_path)
+    assert sorted(position for name, position in read if name == "test") == list(range(180))
+
+
+def test_the_same_seed_gives_the_same_front(run: Path, tmp_path: Path, tiny_experiment: Path) -> None:
+    call("run", tiny_experiment, "--run", tmp_path)
+    assert (tmp_path / "report" / "candidates.csv").read_text() == (run / "report" / "candidates.csv").read_text()
+    assert (tmp_path / "report" / "front.csv").read_text() == (run / "report" / "front.csv").read_text()
+
+
+def test_nothing_is_done_twice(run: Path, tiny_experiment: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Run everything again on a finished run, with all work barred: no step is trained, nothing is calibrated or scored."""
+    before = [tuple(row) for row in rows(run)]
+    files = {path: path.stat().st_mtime_ns for folder in ("supernet", "baseline", "export") for path in (run / folder).iterdir()}
+
+    def barred(*_args: object, **_kwargs: object) -> None:
+        raise AssertionError("work was done again")
+
+    monkeypatch.setattr("autospike.training.trainer._step", barred)
+    monkeypatch.setattr("autospike.evaluation.evaluator.calibrate", barred)
+    monkeypatch.setattr("autospike.commands.export.score", barred)
+    call("run", tiny_experiment, "--run", run)
+    assert [tuple(row) for row in rows(run)] == before
+    assert {path: path.stat().st_mtime_ns for path in files} == files
+
+
+def test_a_search_killed_in_the_middle_ends_at_the_same_front(
+    run: Path, tmp_path: Path, tiny_experiment: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    call("train", tiny_experiment, "--run", tmp_path)
+    for survive in (4, 5):
+        kill_after(monkeypatch, survive, tmp_path)
+    call("search", tmp_path)
+    call("plot", tmp_path)
+    assert len(rows(tmp_path)) == 18
+    assert (tmp_path / "report" / "candidates.csv").read_text() == (run / "report" / "candidates.csv").read_text()
+
+
+def kill_after(monkeypatch: pytest.MonkeyPatch, candidates: int, run: Path) -> None:
+    """Search until `candidates` more are measured, then die."""
+    from autospike.evaluation import evaluator
+
+    original, left = evaluator.score, [candidates]
+
+    def dying(*args: object, **kwargs: object) -> object:
+        left[0] -= 1
+        if left[0] < 0:
+            raise ZeroDivisionError
+        return original(*args, **kwargs)  # type: ignore[arg-type]
+
+    with monkeypatch.context() as patch, pytest.raises(ZeroDivisionError):
+        patch.setattr(evaluator, "score", dying)
+        call("search", run)
+
+
+def test_a_finished_search_goes_on_for_more_generations(tmp_path: Path, tiny_experiment: Path) -> None:
+    call("train", tiny_experiment, "--run", tmp_path, "--set", "training.epochs=1")
+    call("search", tmp_path, "--set", "search.generations=1")
+    first = [tuple(row) for row in rows(tmp_path)]
+    call("search", tmp_path, "--set", "search.generations=2")
+    assert [tuple(row) for row in rows(tmp_path)][: len(first)] == first
+    assert len(rows(tmp_path)) == 12
+
+
+def test_two_algorithms_share_an_archive(tmp_path: Path, tiny_experiment: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    settings = ["--set", "training.epochs=1", "--set", "search.generations=1"]
+    call("train", tiny_experiment, "--run", tmp_path, *settings)
+    call("search", tmp_path)
+    assert autospike(capsys, "search", tmp_path, "--set", "search.algorithm=random").code == 0
+    assert autospike(capsys, "search", tmp_path, "--set", "search.algorithm=aeb").code == 0
+    searches = sqlite3.connect(tmp_path / "archive.sqlite").execute("SELECT DISTINCT search_id FROM proposals").fetchall()
+    assert {name.split("-")[0] for (name,) in searches} == {"nsga2", "random", "aeb"}
+    assert len(rows(tmp_path)) == 6  # the first generation is the same for all three
+    assert autospike(capsys, "plot", tmp_path).code == 0
+
+
+@pytest.mark.parametrize("pick", ["best-accuracy", "least-energy", "best-faeb", "knee"])
+def test_each_pick_exports_what_it_names(run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], pick: str) -> None:
+    table = pd.read_csv(run / "report" / "candidates.csv")
+    assert autospike(capsys, "export", run, "--pick", pick, "--out", tmp_path).code == 0
+    report = json.loads((tmp_path / "report.json").read_text())
+    chosen = table.set_index("id").loc[report["architecture_id"]]
+    best = {"best-accuracy": ("accuracy", "max"), "least-energy": ("energy_mj", "min"), "best-faeb": ("f_aeb", "max")}
+    if pick in best:
+        column, extreme = best[pick]
+        assert chosen[column] == table[column].agg(extreme)
+    assert bool(chosen["on_front"]) or pick == "best-faeb"
+
+
+def test_a_candidate_can_be_picked_by_id(run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    name = rows(run)[7]["architecture_id"]
+    assert autospike(capsys, "export", run, "--pick", name, "--out", tmp_path).code == 0
+    assert json.loads((tmp_path / "report.json").read_text())["architecture_id"] == name

@@ -1,0 +1,201 @@
+"""Training: resumed equals uninterrupted, bit for bit; checkpoints are complete or not there."""
+
+from __future__ import annotations
+
+import random
+import signal
+import subprocess
+import sys
+import time
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from autospike.config import AugmentationConfig, DataConfig, TrainingConfig
+from autospike.data.batches import TrainingBatches
+from autospike.data.images import load_images
+from autospike.errors import UserError
+from autospike.randomness import keyed
+from autospike.space import SearchSpace
+from autospike.supernet import Supernet
+from autospike.training.checkpoint import Checkpoints
+from autospike.training.sampling import sandwich, single_path
+from autospike.training.trainer import Progress, train
+
+CONFIG = TrainingConfig(epochs=4, batch_size=32, learning_rate=0.01, warmup_epochs=1, checkpoint_epochs=1)
+
+
+class KilledError(Exception):
+    """Stands for a kill at a step."""
+
+
+def supernet(space: SearchSpace) -> Supernet:
+    torch.manual_seed(2)
+    return Supernet(space, num_classes=10, in_chans=1)
+
+
+def batches(config: TrainingConfig) -> TrainingBatches:
+    """Four steps an epoch, at the batch size of `CONFIG`."""
+    split = load_images(DataConfig(name="digits", image_size=8), seed=0).splits["train"]
+    return TrainingBatches(
+        split=replace(split, indices=split.indices[:128], labels=split.labels[:128]),
+        num_classes=10,
+        channels=1,
+        image_size=8,
+        batch_size=config.batch_size,
+        augmentation=AugmentationConfig(min_scale=0.6, mixup=0.2),
+        smoothing=0.1,
+        workers=0,
+        seed=0,
+    )
+
+
+def run(space: SearchSpace, folder: Path, config: TrainingConfig = CONFIG, kill_at: int | None = None) -> list[Progress]:
+    """Train in `folder`; at step `kill_at`, die after the update and before the next one."""
+    steps: list[Progress] = []
+
+    def report(now: Progress) -> None:
+        steps.append(now)
+        if now.step == kill_at:
+            raise KilledError
+
+    train(supernet(space), batches(config), config, Checkpoints(folder=folder), report, seed=0)
+    return steps
+
+
+def weights(folder: Path) -> dict[str, torch.Tensor]:
+    record = Checkpoints(folder=folder).record
+    assert record is not None
+    assert record.finished
+    return load_file(folder / record.file)
+
+
+@pytest.mark.parametrize("sampling", ["single-path", "sandwich"])
+@pytest.mark.parametrize("kill_at", [[1], [6], [4, 9, 13]])
+def test_a_killed_training_resumes_to_the_same_bits(
+    tmp_path: Path, tiny_space: SearchSpace, sampling: str, kill_at: list[int]
+) -> None:
+    config = CONFIG.model_copy(update={"sampling": sampling})
+    whole = run(tiny_space, tmp_path / "whole", config)
+    for step in kill_at:
+        with pytest.raises(KilledError):
+            run(tiny_space, tmp_path / "killed", config, kill_at=step)
+    rest = run(tiny_space, tmp_path / "killed", config)
+    expected, found = weights(tmp_path / "whole"), weights(tmp_path / "killed")
+    assert expected.keys() == found.keys()
+    assert all(torch.equal(found[name], tensor) for name, tensor in expected.items())
+    assert [now.loss for now in rest] == [now.loss for now in whole[-len(rest) :]]
+    assert rest[0].step == kill_at[-1] // 4 * 4 + 1  # four steps an epoch, a checkpoint each
+
+
+@pytest.mark.slow
+def test_sigkill_at_random_moments_changes_nothing(tmp_path: Path, tiny_experiment: Path) -> None:
+    def command(folder: str) -> list[str]:
+        settings = ["--set", "training.epochs=12", "--set", "training.batch_size=128"]
+        return [sys.executable, "-m", "autospike", "train", str(tiny_experiment), "--run", str(tmp_path / folder), *settings]
+
+    subprocess.run(command("whole"), check=True, capture_output=True)
+    rng = random.Random(0)
+    for _ in range(4):
+        process = subprocess.Popen(command("killed"), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+        time.sleep(rng.uniform(6, 12))
+        process.send_signal(signal.SIGKILL)
+        process.wait()
+    subprocess.run(command("killed"), check=True, capture_output=True)
+    for network in ("supernet", "baseline"):
+        expected, found = weights(tmp_path / "whole" / network), weights(tmp_path / "killed" / network)
+        assert all(torch.equal(found[name], tensor) for name, tensor in expected.items())
+
+
+def test_a_finished_training_does_nothing(tmp_path: Path, tiny_space: SearchSpace) -> None:
+    run(tiny_space, tmp_path)
+    assert run(tiny_space, tmp_path) == []
+
+
+def test_training_learns(tmp_path: Path, tiny_space: SearchSpace) -> None:
+    config = CONFIG.model_copy(update={"epochs": 30})
+    steps = run(SearchSpace.of(tiny_space.largest()), tmp_path, config)
+    first, last = (sum(now.loss for now in part) / 10 for part in (steps[:10], steps[-10:]))
+    assert last < 0.85 * first
+
+
+def test_the_learning_rate_warms_up_and_falls_as_a_cosine(tmp_path: Path, tiny_space: SearchSpace) -> None:
+    rates = [now.learning_rate for now in run(tiny_space, tmp_path)]
+    assert rates[0] == pytest.approx(1e-5)
+    assert rates[2] == pytest.approx((1e-5 + 0.01) / 2, rel=1e-3)  # half-way through the warm-up of four steps
+    assert rates[8] == pytest.approx((1e-5 + 0.01) / 2, rel=1e-3)  # half-way through all sixteen
+    assert rates[4:] == sorted(rates[4:], reverse=True)
+
+
+def test_a_loss_that_is_not_finite_stops_before_the_update(tmp_path: Path, tiny_space: SearchSpace) -> None:
+    network = supernet(tiny_space)
+    with torch.no_grad():
+        network.shared.head.weight.fill_(float("inf"))
+    before = {name: p.clone() for name, p in network.named_parameters()}
+    with pytest.raises(FloatingPointError, match="at step 0, subnet"):
+        train(network, batches(CONFIG), CONFIG, Checkpoints(folder=tmp_path), lambda _now: None, seed=0)
+    assert all(torch.equal(p, before[name]) for name, p in network.named_parameters())
+
+
+def test_one_subnet_a_step_or_a_sandwich(tiny_space: SearchSpace) -> None:
+    for step in range(20):
+        (alone,) = single_path(tiny_space, keyed(0, step))
+        largest, smallest, *drawn = sandwich(tiny_space, keyed(0, step))
+        assert (largest, smallest) == (tiny_space.largest(), tiny_space.smallest())
+        assert len(drawn) == 2
+        assert all(tiny_space.contains(architecture) for architecture in (alone, *drawn))
+
+
+def test_uniform_sampling_draws_every_depth_and_width(tiny_space: SearchSpace) -> None:
+    drawn = [single_path(tiny_space, keyed(0, step))[0] for step in range(400)]
+    for choose in (lambda a: a.depth, lambda a: a.stages[0].embed_dim, lambda a: a.time_steps):
+        values = [choose(architecture) for architecture in drawn]
+        assert all(150 < values.count(value) < 250 for value in set(values))
+        assert len(set(values)) == 2
+
+
+def saved(folder: Path, space: SearchSpace, *steps: int) -> tuple[Supernet, Checkpoints]:
+    network, checkpoints = supernet(space), Checkpoints(folder=folder)
+    optimizer = torch.optim.AdamW(network.parameters())
+    for step in steps:
+        network(torch.rand(4, 1, 8, 8), [space.largest()])[0].sum().backward()
+        optimizer.step()
+        checkpoints.save(step, network, optimizer, finished=False)
+    return network, checkpoints
+
+
+def test_only_the_newest_checkpoint_is_kept(tmp_path: Path, tiny_space: SearchSpace) -> None:
+    saved(tmp_path, tiny_space, 3, 6)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["checkpoint.json", "step-00000006.safetensors"]
+
+
+def test_a_kill_before_the_record_leaves_the_checkpoint_before(
+    tmp_path: Path, tiny_space: SearchSpace, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    network, checkpoints = saved(tmp_path, tiny_space, 3)
+    expected = {name: p.clone() for name, p in network.state_dict().items()}
+    with monkeypatch.context() as patch, pytest.raises(KilledError):
+        patch.setattr("autospike.training.checkpoint.write_json", raise_killed)
+        with torch.no_grad():
+            network.shared.head.bias.add_(1)
+        checkpoints.save(6, network, torch.optim.AdamW(network.parameters()), finished=False)
+    restored = supernet(tiny_space)
+    assert checkpoints.load(restored) == 3
+    assert all(torch.equal(p, expected[name]) for name, p in restored.state_dict().items())
+
+
+def raise_killed(*_args: Any) -> None:
+    raise KilledError
+
+
+@pytest.mark.parametrize("damage", [lambda path: path.write_bytes(path.read_bytes()[:1000]), lambda path: path.unlink()])
+def test_a_damaged_checkpoint_is_one_clear_line(tmp_path: Path, tiny_space: SearchSpace, damage: Any) -> None:
+    _, checkpoints = saved(tmp_path, tiny_space, 3)
+    damage(tmp_path / "step-00000003.safetensors")
+    with pytest.raises(UserError, match="cannot be restored") as error:
+        checkpoints.load(supernet(tiny_space))
+    assert "\n" not in str(error.value)
