@@ -28,19 +28,29 @@ class Assembly:
 
     experiment: Experiment
     images: Images
+    device: torch.device
 
     @classmethod
     def of(cls, experiment: Experiment) -> Assembly:
-        """Raises:
-        UserError: the data cannot be opened.
+        """Open the data, choose the device, and set torch's threads for this process.
+
+        Raises:
+            UserError: the data cannot be opened, or there is no such device.
         """
-        return cls(experiment=experiment, images=load_images(experiment.data, seed=experiment.seed))
+        if experiment.threads is not None:
+            torch.set_num_threads(experiment.threads)
+        return cls(
+            experiment=experiment,
+            images=load_images(experiment.data, seed=experiment.seed),
+            device=_device(experiment.device),
+        )
 
     def supernet(self, space: SearchSpace) -> Supernet:
         """A fresh supernet; its initial parameters depend on the experiment's seed alone."""
         with torch.random.fork_rng():
             torch.manual_seed(keyed_seed(self.experiment.seed, "initial parameters"))
-            return Supernet(space, num_classes=len(self.images.classes), in_chans=self.images.channels)
+            supernet = Supernet(space, num_classes=len(self.images.classes), in_chans=self.images.channels)
+        return supernet.to(self.device)
 
     def train(self, space: SearchSpace, folder: Path, report: Callable[[Progress], None]) -> None:
         """Train a supernet of `space` to the end; its checkpoints go to `folder`."""
@@ -75,7 +85,7 @@ class Assembly:
 
     def fixed_batches(self, split: SplitName, limit: int | None = None) -> FixedBatches:
         channels, size = self.images.channels, self.experiment.data.image_size
-        return FixedBatches(split=self.images.splits[split], channels=channels, image_size=size, limit=limit)
+        return FixedBatches(split=self.images.splits[split], channels=channels, image_size=size, limit=limit, device=self.device)
 
     def protocol_id(self, folder: Path) -> str:
         """Names everything that a score depends on besides the architecture."""
@@ -88,6 +98,7 @@ class Assembly:
                 "calibration": [self.experiment.evaluation.calibration_images, self.experiment.evaluation.calibration_batch_size],
                 "time_steps": max(self.experiment.search_space.time_steps.values),
                 "convention": SPIKFORMER.name,
+                "device": self.device.type,
             }
         )
 
@@ -103,4 +114,11 @@ class Assembly:
             smoothing=config.smoothing,
             workers=config.workers,
             seed=self.experiment.seed,
+            device=self.device,
         )
+
+
+def _device(name: str) -> torch.device:
+    if name == "cuda" and not torch.cuda.is_available():
+        raise UserError("device: no CUDA device here; choose cpu or auto")
+    return torch.device("cuda" if name == "cuda" or (name == "auto" and torch.cuda.is_available()) else "cpu")

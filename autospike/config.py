@@ -119,6 +119,10 @@ class ExportConfig(Section):
 
 class Experiment(Section):
     seed: Annotated[int, Field(ge=0)] = 0
+    device: Literal["auto", "cpu", "cuda"] = "auto"
+    """Where networks run; auto takes CUDA if there is one."""
+    threads: Count | None = None
+    """CPU threads of torch; its own choice unless given. One is best for small networks: two on a busy core wait for each other."""
     space: dict[str, Any]
     """A search space, or in the file that is read the path of one, relative to that file."""
     baseline: dict[str, Any] | None = None
@@ -145,7 +149,7 @@ class Experiment(Section):
 
 
 # Once trained, weights depend on these; a later command may change the rest.
-FIXED_BY_TRAINING = ("seed", "space", "baseline", "data", "training")
+FIXED_BY_TRAINING = ("seed", "device", "space", "baseline", "data", "training")
 
 
 def load_experiment(path: Path, overrides: Sequence[str] = ()) -> Experiment:
@@ -158,6 +162,8 @@ def load_experiment(path: Path, overrides: Sequence[str] = ()) -> Experiment:
     if not isinstance(written, dict):
         raise UserError(f"{path}: an experiment is a mapping of fields, got {type(written).__name__}")
     for override in overrides:
+        if override.startswith("space."):
+            written = _with_space(written, path)
         _apply(written, override)
     return _parse(_with_space(written, path), str(path))
 

@@ -122,7 +122,7 @@ def _conv(name: str, module: SpikingConv, x: Tensor, time_steps: int | None = No
     """`x` is `[T, B, C, H, W]`, or `[1, B, C, H, W]` with `time_steps` for an image that is the same at every step."""
     conv, steps = module.conv, time_steps or len(x)
     height, width = x.shape[-2:]
-    fan_out = conv_fan_out(conv, (height, width))
+    fan_out = conv_fan_out(conv, (height, width)).to(x.device)
     by_position = x.sum(dim=2).sum(dim=1, dtype=torch.float64)
     return [
         Tally(

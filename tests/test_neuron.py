@@ -13,7 +13,19 @@ from spikingjelly.activation_based import surrogate
 from torch import Tensor
 
 from autospike.architecture import Neuron
+from autospike.nn import neuron as neuron_module
+from autospike.nn.kernel import lif_kernel
 from autospike.nn.neuron import LIF
+
+
+@pytest.fixture(autouse=True, params=["compiled", "vector"])
+def implementation(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
+    """Every test runs with the compiled kernel and with the fallback."""
+    if request.param == "vector":
+        monkeypatch.setattr(neuron_module, "lif_kernel", lambda: None)
+    elif lif_kernel() is None:
+        pytest.skip("no C compiler here")
+    return str(request.param)
 
 
 def run(x: Tensor, v_threshold: float = 1.0, tau: float = 2.0) -> Tensor:
@@ -64,6 +76,28 @@ def test_spikes_equal_spikingjelly_and_gradients_agree(tau: float, v_threshold: 
     (ours_grad,) = torch.autograd.grad(ours, x, cotangent)
     (theirs_grad,) = torch.autograd.grad(theirs, x, cotangent)
     torch.testing.assert_close(ours_grad, theirs_grad, rtol=1e-5, atol=1e-6)
+
+
+def test_an_input_that_is_the_same_at_every_step_may_be_a_broadcast_view() -> None:
+    x = torch.randn(1, 3, 50).mul_(2).requires_grad_()
+    expanded, copied = run(x.expand(4, 3, 50)), run(x.expand(4, 3, 50).contiguous())
+    assert torch.equal(expanded, copied)
+    grads = [torch.autograd.grad(spikes.cumsum(0).sum(), x)[0] for spikes in (expanded, copied)]
+    assert torch.equal(*grads)
+
+
+@pytest.mark.parametrize("neurons", [1, 127, 128, 129, 300])
+def test_every_neuron_counts_for_itself(neurons: int) -> None:
+    """As many at once as a kernel's block holds, one more, one less: each as if alone."""
+    x = torch.randn(3, neurons, generator=torch.Generator().manual_seed(0)) * 2
+    together = run(x)
+    assert torch.equal(together, torch.cat([run(x[:, i : i + 1].contiguous()) for i in range(neurons)], dim=1))
+
+
+def test_layouts_in_memory_do_not_matter() -> None:
+    x = torch.randn(4, 6, 5) * 2
+    assert torch.equal(run(x.transpose(1, 2)).transpose(1, 2), run(x))
+    assert torch.equal(run(x.double()).float(), run(x))
 
 
 def test_reference_vectors(vectors: Path) -> None:

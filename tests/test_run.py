@@ -19,6 +19,9 @@ from autospike.data.images import Split, load_images
 from autospike.pareto import on_front
 
 
+EXPERIMENTS = Path(__file__).parents[1] / "experiments"
+
+
 @pytest.fixture(scope="module")
 def run(tmp_path_factory: pytest.TempPathFactory, tiny_experiment: Path) -> Path:
     """A finished run, made by the four commands one after another."""
@@ -153,6 +156,31 @@ def test_no_test_image_is_read_before_export(tmp_path: Path, tiny_experiment: Pa
     read.clear()
     call("export", tmp_path)
     assert sorted(position for name, position in read if name == "test") == list(range(180))
+
+
+def test_a_folder_of_one_s_own_images(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """The README's experiment for ImageFolders, on a folder of digits, cut short."""
+    whole = load_images(load_experiment(EXPERIMENTS / "digits.yaml").data, seed=0).splits["train"]
+    for i in range(60):
+        path = tmp_path / "images" / f"digit {whole.labels[i] % 2}" / f"{i}.png"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        whole.image(i).resize((20, 16)).save(path)
+    short = {
+        "data.root": tmp_path / "images",
+        "data.image_size": 16,
+        "training.epochs": 1,
+        "training.batch_size": 16,
+        "search.generations": 1,
+        "search.population": 4,
+        "space.stages.0.embed_dim": [16],
+        "space.stages.0.depth": [1, 2],
+    }
+    settings = [part for key, value in short.items() for part in ("--set", f"{key}={value}")]
+    outcome = autospike(capsys, "run", EXPERIMENTS / "folder.yaml", "--run", tmp_path / "run", *settings)
+    assert outcome.code == 0, outcome.err
+    config = json.loads((tmp_path / "run" / "export" / "config.json").read_text())
+    assert config["label_names"] == ["digit 0", "digit 1"]
+    assert config["pretrained_cfg"]["input_size"] == [3, 16, 16]
 
 
 def test_the_same_seed_gives_the_same_front(run: Path, tmp_path: Path, tiny_experiment: Path) -> None:

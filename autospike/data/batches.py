@@ -21,6 +21,8 @@ from autospike.randomness import keyed, keyed_seed
 # Pixels 0..1 become -1..1 on every channel, whatever the source: the first normalisation of a network learns the rest.
 MEAN = STD = 0.5
 
+CPU = torch.device("cpu")
+
 
 @dataclass(frozen=True, kw_only=True)
 class Batch:
@@ -46,6 +48,7 @@ class TrainingBatches:
     smoothing: float
     workers: int
     seed: int
+    device: torch.device = CPU
 
     @property
     def per_epoch(self) -> int:
@@ -60,7 +63,8 @@ class TrainingBatches:
         mixup = Mixup(alpha or 1.0, prob=float(alpha > 0), label_smoothing=self.smoothing, num_classes=self.num_classes)
         for step, (images, labels) in zip(range(start, stop), loader, strict=True):
             with _numpy_random(self.seed, "mixup", step):
-                yield Batch(**dict(zip(("images", "targets"), mixup(images, labels), strict=True)))
+                mixed_images, mixed_labels = mixup(images.to(self.device), labels.to(self.device))
+            yield Batch(images=mixed_images, targets=mixed_labels)
 
     def _keys(self, step: int) -> list[tuple[int, int]]:
         """The positions in the split, and the seeds of their augmentation, of one step's images."""
@@ -127,6 +131,7 @@ class FixedBatches:
     channels: int
     image_size: int
     limit: int | None = None
+    device: torch.device = CPU
     _pixels: Tensor | None = field(default=None, repr=False)
 
     def __len__(self) -> int:
@@ -138,7 +143,8 @@ class FixedBatches:
         labels = torch.tensor(self.split.labels[: len(self)])
         starts = list(range(0, max(1, len(self) - 1), max(2, batch_size)))
         for start, stop in zip(starts, [*starts[1:], len(self)], strict=True):
-            yield Batch(images=(self._pixels[start:stop].float() / 255 - MEAN) / STD, targets=labels[start:stop])
+            pixels = self._pixels[start:stop].to(self.device)
+            yield Batch(images=(pixels.float() / 255 - MEAN) / STD, targets=labels[start:stop].to(self.device))
 
     def _decode(self, position: int) -> Tensor:
         """Shorter side to `image_size`, then the centre: `[C, image_size, image_size]` bytes."""

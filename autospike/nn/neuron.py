@@ -14,8 +14,8 @@
 
 Training passes the step through with the derivative of a sigmoid of slope 4, `ds/dh = 4 g (1 - g)` where
 `g = sigmoid(4 (h - v_threshold))`; the reset is detached. (Spikformer, Spike-driven Transformer and Meta-SpikeFormer share this
-neuron.) On CUDA the arithmetic is spikingjelly's, which picks a fused kernel. On CPU, where spikingjelly has a slow reference only,
-it is `VectorLIF` below: the same operations in the same order, so the same spikes, without the reference's temporary tensors.
+neuron.) On CUDA the arithmetic is spikingjelly's, which picks a fused kernel. On CPU, where spikingjelly has a slow reference only, it
+is a compiled kernel (`lif.c`) or, without a compiler, vector operations: the same arithmetic in the same order, the same spikes.
 """
 
 from __future__ import annotations
@@ -27,6 +27,7 @@ from spikingjelly.activation_based import functional, surrogate
 from torch import Tensor, nn
 
 from autospike.architecture import Neuron
+from autospike.nn.kernel import LIFKernel, lif_kernel, takes
 
 SURROGATE_SLOPE = 4.0
 
@@ -46,7 +47,8 @@ class LIF(nn.Module):
         tau, v_threshold = self.neuron.tau, self.neuron.v_threshold
         if x.is_cuda:
             return _spikingjelly_lif(x, tau, v_threshold, self.surrogate)
-        spikes: Tensor = VectorLIF.apply(x, tau, v_threshold)
+        kernel = lif_kernel() if takes(x) else None
+        spikes: Tensor = CompiledLIF.apply(x, tau, v_threshold, kernel) if kernel else VectorLIF.apply(x, tau, v_threshold)
         return spikes
 
     def extra_repr(self) -> str:
@@ -60,6 +62,22 @@ def _spikingjelly_lif(x: Tensor, tau: float, v_threshold: float, surrogate_funct
         x, rest, tau, v_threshold=v_threshold, v_reset=0.0, surrogate_function=surrogate_function, detach_reset=True
     )
     return spikes
+
+
+class CompiledLIF(torch.autograd.Function):
+    """The neuron by the compiled kernel; backward keeps the input and nothing else."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, tau: float, v_threshold: float, kernel: LIFKernel) -> Tensor:
+        ctx.save_for_backward(x)
+        ctx.tau, ctx.v_threshold, ctx.kernel = tau, v_threshold, kernel
+        return kernel.forward(x, tau, v_threshold)
+
+    @staticmethod
+    def backward(ctx: Any, *grad_outputs: Tensor) -> tuple[Tensor, None, None, None]:
+        (grad_spikes,) = grad_outputs
+        (x,) = ctx.saved_tensors
+        return ctx.kernel.backward(x, grad_spikes, ctx.tau, ctx.v_threshold, SURROGATE_SLOPE), None, None, None
 
 
 class VectorLIF(torch.autograd.Function):
