@@ -2,8 +2,6 @@
 PYTHON ?= python3
 BIN := .venv/bin
 UV := 0.13.9
-# One waiting thread must not spin while another process needs the core.
-export OMP_WAIT_POLICY := PASSIVE
 
 .PHONY: setup demo test test-slow check format clean
 
@@ -13,7 +11,8 @@ setup: .venv/ready
 	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "autospike needs Python 3.11 or newer, this is " + sys.version.split()[0] + "; set PYTHON=...")'
 	test -x $(BIN)/python || $(PYTHON) -m venv .venv
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check uv==$(UV)
-	$(BIN)/uv pip install --python $(BIN)/python --constraint constraints.txt --editable '.[dev]'
+	$(BIN)/uv pip install --python $(BIN)/python --constraint constraints.txt --editable '.[dev]' \
+	  || $(BIN)/python -m pip install --constraint constraints.txt --editable '.[dev]'  # behind a mirror that only pip knows
 	touch $@
 
 demo: setup

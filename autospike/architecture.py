@@ -8,13 +8,14 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 from dataclasses import asdict, dataclass
 from functools import cached_property
 from typing import Any, Literal
 
 from pydantic import ConfigDict, TypeAdapter, ValidationError
 
-from autospike.errors import first_problem
+from autospike.errors import UserError, first_problem
 
 Family = Literal["spikformer"]
 
@@ -29,6 +30,8 @@ def _as_floats(value: object, *names: str) -> None:
     for name in names:
         given = getattr(value, name)
         if given is not None:
+            if not math.isfinite(given):
+                raise ValueError(f"{name} must be a finite number, got {given:g}")
             object.__setattr__(value, name, float(given))
 
 
@@ -138,6 +141,8 @@ class Stage:
             )
         for block in self.blocks:
             check_divides(self.embed_dim, block.num_heads)
+            if not self.hidden_features(block):
+                raise ValueError(f"mlp_ratio {block.mlp_ratio:g} of embed_dim {self.embed_dim} leaves an MLP without neurons")
 
     def hidden_features(self, block: Block) -> int:
         """Width of a block's MLP."""
@@ -186,6 +191,8 @@ class Architecture:
         """
         try:
             return _adapter.validate_json(json.dumps(value, default=str))
+        except TypeError:
+            raise UserError(f"{source}: keys must be words") from None
         except ValidationError as error:
             raise first_problem(error, source) from None
 

@@ -11,11 +11,11 @@ import torch
 from autospike.architecture import digest
 from autospike.config import Experiment
 from autospike.data.batches import FixedBatches, TrainingBatches
-from autospike.data.images import Images, SplitName, load_images
+from autospike.data.images import Images, Split, load_images
 from autospike.energy import SPIKFORMER
 from autospike.errors import UserError
 from autospike.evaluation.evaluator import Evaluator
-from autospike.randomness import keyed_seed
+from autospike.randomness import keyed, keyed_seed
 from autospike.space import SearchSpace
 from autospike.supernet import Supernet
 from autospike.training.checkpoint import Checkpoints
@@ -78,14 +78,23 @@ class Assembly:
         config = self.experiment.evaluation
         return Evaluator(
             supernet=supernet,
-            calibration=self.fixed_batches("train", limit=config.calibration_images),
-            search=self.fixed_batches("search"),
+            calibration=self.fixed_batches(self._calibration_split()),
+            search=self.fixed_batches(self.images.splits["search"]),
             config=config,
         )
 
-    def fixed_batches(self, split: SplitName, limit: int | None = None) -> FixedBatches:
-        channels, size = self.images.channels, self.experiment.data.image_size
-        return FixedBatches(split=self.images.splits[split], channels=channels, image_size=size, limit=limit, device=self.device)
+    def test_batches(self) -> FixedBatches:
+        """The test split, for the final measurement alone."""
+        return self.fixed_batches(self.images.splits["test"])
+
+    def fixed_batches(self, split: Split) -> FixedBatches:
+        return FixedBatches(
+            split=split, channels=self.images.channels, image_size=self.experiment.data.image_size, device=self.device
+        )
+
+    def _calibration_split(self) -> Split:
+        count = self.experiment.evaluation.calibration_images
+        return self.images.splits["train"].drawn(count, keyed(self.experiment.seed, "calibration"))
 
     def protocol_id(self, folder: Path) -> str:
         """Names everything that a score depends on besides the architecture."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+import json
 import os
 import sys
 from pathlib import Path
@@ -10,6 +11,7 @@ from typing import Annotated
 
 import typer
 from rich.console import Console
+from rich.markup import escape
 
 from autospike.errors import UserError
 
@@ -70,7 +72,7 @@ def export(
     from autospike.rundir import Run
 
     chosen = {"pick": pick, "min_accuracy": min_accuracy}
-    resumed = Run.resume(run, [f"export.{name}={value}" for name, value in chosen.items() if value is not None])
+    resumed = Run.resume(run, [f"export.{name}={json.dumps(value)}" for name, value in chosen.items() if value is not None])
     export(resumed, out or resumed.export)
 
 
@@ -131,7 +133,7 @@ def main() -> None:
 
 
 def _fail(message: str, code: int = 2) -> None:
-    Console(stderr=True, soft_wrap=True, highlight=False).print(f"[bold red]error:[/] {' '.join(message.split())}", markup=True)
+    Console(stderr=True, soft_wrap=True, highlight=False).print("[bold red]error:[/] " + escape(" ".join(message.split())))
     sys.exit(code)
 
 

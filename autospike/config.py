@@ -11,11 +11,12 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 
 from autospike.architecture import Architecture
 from autospike.errors import UserError, first_problem
-from autospike.space import SearchSpace, read_yaml
+from autospike.search.objectives import OBJECTIVES
+from autospike.space import SearchSpace, parse_yaml, read_yaml
 
 Share = Annotated[float, Field(gt=0, lt=1)]
 Fraction = Annotated[float, Field(ge=0, le=1)]
@@ -23,9 +24,16 @@ Count = Annotated[int, Field(ge=1)]
 
 
 class Section(BaseModel):
-    """A part of an experiment: frozen, and strict about keys and types."""
+    """A part of an experiment: frozen, and strict about keys. Numbers may be written as text, for YAML 1.1 reads 5e-4 as text."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
+
+    @field_validator("*", mode="before")
+    @classmethod
+    def _no_switches(cls, value: object) -> object:
+        if isinstance(value, bool):
+            raise ValueError(f"no field is a switch, got {str(value).lower()}")
+        return value
 
 
 class DataConfig(Section):
@@ -98,7 +106,7 @@ class SearchConfig(Section):
     algorithm: Literal["nsga2", "aeb", "random"] = "nsga2"
     """NSGA-II over the objectives, the paper's evolution on F_AEB, or uniform draws as a baseline."""
     objectives: tuple[str, ...] = ("accuracy", "energy_mj")
-    """What NSGA-II trades off; any of `autospike.search.fitness.OBJECTIVES`."""
+    """What NSGA-II trades off; any of `autospike.search.objectives.OBJECTIVES`."""
     population: Annotated[int, Field(ge=4)] = 50
     generations: Count = 20
     parents: Annotated[int, Field(ge=2)] = 10
@@ -108,6 +116,13 @@ class SearchConfig(Section):
     global_mutation: Fraction = 0.4
     """Probability that depth, width, time steps or a gene of the stem mutates."""
     fitness: FitnessConfig = FitnessConfig()
+
+    @field_validator("objectives")
+    @classmethod
+    def _known(cls, names: tuple[str, ...]) -> tuple[str, ...]:
+        if not names or len(set(names)) < len(names) or not set(names) <= OBJECTIVES.keys():
+            raise ValueError(f"choose different ones from {', '.join(OBJECTIVES)}; got {', '.join(names) or 'none'}")
+        return names
 
 
 class ExportConfig(Section):
@@ -149,7 +164,7 @@ class Experiment(Section):
 
 
 # Once trained, weights depend on these; a later command may change the rest.
-FIXED_BY_TRAINING = ("seed", "device", "space", "baseline", "data", "training")
+FIXED_BY_TRAINING = ("seed", "space", "baseline", "data", "training")
 
 
 def load_experiment(path: Path, overrides: Sequence[str] = ()) -> Experiment:
@@ -198,12 +213,13 @@ def _parse(written: dict[str, Any], source: str) -> Experiment:
 
 
 def _check(experiment: Experiment, source: str) -> None:
-    space, baseline = experiment.search_space, experiment.baseline_architecture
+    space = SearchSpace.from_dict(experiment.space, source=f"{source}: space")
+    baseline = Architecture.from_dict(experiment.baseline, source=f"{source}: baseline") if experiment.baseline else space.largest()
     if baseline.family != space.family:
         raise UserError(f"{source}: baseline: its family {baseline.family} is not the space's, {space.family}")
     if experiment.data.search_share + experiment.data.test_share >= 1:
         raise UserError(f"{source}: data: search_share and test_share leave nothing to train on; their sum must be less than 1")
-    halvings = 2 ** max(space.stem.pools.values)
+    halvings = 2 ** max(*space.stem.pools.values, baseline.stem.pools)
     if experiment.data.image_size < halvings:
         raise UserError(
             f"{source}: data.image_size: {experiment.data.image_size} pixels cannot be halved as often as stem.pools says"
@@ -216,8 +232,8 @@ def _apply(written: dict[str, Any], override: str) -> None:
     if not equals or not all(keys):
         raise UserError(f"--set {override}: write it as a.b=c, for example training.epochs=20")
     try:
-        value = yaml.safe_load(text)
-    except yaml.YAMLError:
+        value = parse_yaml(text)
+    except ValueError:
         raise UserError(f"--set {override}: {text!r} is not YAML") from None
     target: Any = written
     for i, key in enumerate(keys[:-1]):

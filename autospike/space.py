@@ -16,9 +16,10 @@ from pathlib import Path
 from typing import Annotated, Any, get_type_hints
 
 import yaml
-from pydantic import BeforeValidator, ConfigDict, StrictFloat, TypeAdapter, ValidationError
+from pydantic import AllowInfNan, BeforeValidator, ConfigDict, StrictFloat, TypeAdapter, ValidationError
 
 from autospike.architecture import (
+    RELATIVE_THRESHOLD,
     Architecture,
     Block,
     Family,
@@ -31,6 +32,7 @@ from autospike.architecture import (
 )  # fmt: skip
 from autospike.errors import UserError, first_problem
 
+Finite = Annotated[StrictFloat, AllowInfNan(False)]
 STRICT = ConfigDict(extra="forbid")  # the genes check the types of what is written themselves
 type_ = type
 
@@ -65,9 +67,9 @@ class Range:
     """A gene with a continuous range; it mutates by a Gaussian step of standard deviation `sigma`, kept inside the range."""
 
     __pydantic_config__ = STRICT
-    low: StrictFloat
-    high: StrictFloat
-    sigma: StrictFloat
+    low: Finite
+    high: Finite
+    sigma: Finite
 
     def __post_init__(self) -> None:
         if not self.low < self.high:
@@ -76,10 +78,15 @@ class Range:
             raise ValueError(f"sigma must be greater than 0, got {self.sigma:g}")
 
     def sample(self, rng: random.Random) -> float:
-        return round(rng.uniform(self.low, self.high), 6)
+        return self.nearest(round(rng.uniform(self.low, self.high), 6))
 
     def mutate(self, value: float, rng: random.Random) -> float:
-        return min(self.high, max(self.low, round(rng.gauss(value, self.sigma), 6)))
+        moved = rng.gauss(value, self.sigma)
+        if moved < self.low:  # reflect, so that a value at a bound moves as often as any other
+            moved = 2 * self.low - moved
+        elif moved > self.high:
+            moved = 2 * self.high - moved
+        return self.nearest(round(moved, 6))
 
     def contains(self, value: Any) -> bool:
         return isinstance(value, int | float) and self.low <= value <= self.high
@@ -191,6 +198,10 @@ class BlockSpace:
     groups: NeuronGroupsSpace = NeuronGroupsSpace()
 
     def __post_init__(self) -> None:
+        for num_heads in self.num_heads.values:
+            Block(num_heads=num_heads)
+        for mlp_ratio in self.mlp_ratio.values:
+            Block(mlp_ratio=mlp_ratio)
         overrides = [getattr(self.groups, f.name) for f in fields(self.groups)]
         for name in PUBLISHED:
             if getattr(self.neuron, name).size > 1 and all(getattr(override, name) != FOLLOW for override in overrides):
@@ -229,6 +240,7 @@ class StageSpace:
             for block in self.blocks or (self.block,):
                 for num_heads in block.num_heads.values:
                     check_divides(embed_dim, num_heads)
+                Stage(embed_dim=embed_dim, blocks=(Block(num_heads=1, mlp_ratio=min(block.mlp_ratio.values)),))
 
     def block_at(self, index: int) -> BlockSpace:
         return self.blocks[index] if self.blocks else self.block
@@ -397,6 +409,8 @@ def _extreme(pick: Callable[[Any], Any], gene: Gene, path: Path_) -> Any:
     name = path[-1]
     if gene.values == (None,):
         return None
+    if name == "v_threshold":
+        return gene.nearest(PUBLISHED[name] * RELATIVE_THRESHOLD.get(str(path[-2]), 1.0))
     return gene.nearest(PUBLISHED[name]) if name in PUBLISHED else pick(gene.values)
 
 
@@ -407,11 +421,34 @@ def read_yaml(path: str | Path) -> Any:
         UserError: the file is missing or is not YAML.
     """
     try:
-        return yaml.safe_load(Path(path).read_text(encoding="utf-8"))
+        return parse_yaml(Path(path).read_text(encoding="utf-8"))
     except OSError as error:
         raise UserError(f"{path}: cannot be read ({error.strerror}); check the path") from None
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise UserError(f"{path}: not YAML: {' '.join(str(error).split())}") from None
+    except ValueError as error:
+        raise UserError(f"{path}: not YAML: {error}") from None
+
+
+def parse_yaml(text: str) -> Any:
+    """YAML whose mappings hold each key once.
+
+    Raises:
+        ValueError: it is not, in one line.
+    """
+    try:
+        return yaml.load(text, Loader=_UniqueKeys)
+    except yaml.YAMLError as error:
+        raise ValueError(" ".join(str(error).split())) from None
+
+
+class _UniqueKeys(yaml.SafeLoader):
+    """PyYAML takes the last of two equal keys in silence."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+        keys = [self.construct_object(key, deep=True) for key, _ in node.value]
+        twice = [key for i, key in enumerate(keys) if key in keys[:i]]
+        if twice:
+            raise ValueError(f"the key {twice[0]!r} stands twice in one mapping, line {node.start_mark.line + 1}")
+        return super().construct_mapping(node, deep)
 
 
 _adapter = TypeAdapter(SearchSpace)

@@ -31,6 +31,10 @@ def written(path: Path, value: object) -> Path:
         (["space.stages.0.block.num_heads=[3]"], "num_heads 3 does not divide embed_dim 8"),
         (["space.stages.0.depth=0"], "depth must be at least 1"),
         (["space.stages.7.depth=1"], "7 is no index"),
+        (["seed=true"], "no field is a switch"),
+        (["seed=2020-13-45"], "is not YAML"),
+        (["space.stages.0.block.num_heads=[0, 1]"], "num_heads must be at least 1"),
+        (["space.stages.0.block.neuron.tau=.nan"], "tau must be a finite number"),
         (["nonsense"], "write it as a.b=c"),
         (["search.objectives=[accuracy, beauty]"], "search.objectives"),
         (["baseline={stages: [{embed_dim: 12, blocks: [{}]}]}"], "multiple of 8"),
@@ -57,6 +61,7 @@ def test_a_setting_that_does_not_fit(
         (["export", "nowhere"], "nowhere: no run here"),
         (["plot", "nowhere"], "nowhere: no run here"),
         (["describe", "missing.yaml"], "missing.yaml: cannot be read"),
+        (["plot", "[/x] [red]y"], "[/x] [red]y: no run here"),
         (["train"], "Missing argument 'EXPERIMENT'"),
         (["fly"], "No such command 'fly'"),
         (["plot", "nowhere", "--fast"], "No such option"),
@@ -68,7 +73,7 @@ def test_a_call_that_does_not_fit(capsys: Capsys, args: list[str], words: str) -
     assert words in outcome.err
 
 
-@pytest.mark.parametrize("text", ["- a\n- list\n", "just words", "a: [1\n", "", "\x00"])
+@pytest.mark.parametrize("text", ["- a\n- list\n", "seed: 1\nseed: 2\n", "seed: 2020-13-45\n", "just words", "a: [1\n", "", "\x00"])
 def test_a_file_that_is_no_experiment(tmp_path: Path, capsys: Capsys, text: str) -> None:
     path = written(tmp_path / "experiment.yaml", text)
     outcome = autospike(capsys, "train", path, "--run", tmp_path / "run")

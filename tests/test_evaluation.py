@@ -11,20 +11,20 @@ from PIL import Image
 
 from autospike.config import DataConfig, EvaluationConfig
 from autospike.data.batches import FixedBatches
-from autospike.data.images import Split, load_images
+from autospike.data.images import Split, SplitName, load_images
 from autospike.evaluation.calibration import UncalibratedError, calibrate
 from autospike.evaluation.evaluator import Evaluator, score
 from autospike.space import SearchSpace
 from autospike.supernet import Supernet, batch_norms
 
 
-def digits(split: str, limit: int | None = None) -> FixedBatches:
+def digits(split: SplitName, count: int) -> FixedBatches:
     images = load_images(DataConfig(name="digits", image_size=8), seed=0)
-    return FixedBatches(split=images.splits[split], channels=1, image_size=8, limit=limit)
+    return FixedBatches(split=images.splits[split].drawn(count, random.Random(0)), channels=1, image_size=8)
 
 
 def reordered(batches: FixedBatches, seed: int) -> FixedBatches:
-    """The first `limit` images of a split in another order."""
+    """The same images in another order."""
     order = list(range(len(batches)))
     random.Random(seed).shuffle(order)
     split = batches.split

@@ -18,7 +18,6 @@ from autospike.config import load_experiment
 from autospike.data.images import Split, load_images
 from autospike.pareto import on_front
 
-
 EXPERIMENTS = Path(__file__).parents[1] / "experiments"
 
 
@@ -266,6 +265,14 @@ def test_each_pick_exports_what_it_names(run: Path, tmp_path: Path, capsys: pyte
         column, extreme = best[pick]
         assert chosen[column] == table[column].agg(extreme)
     assert bool(chosen["on_front"]) or pick == "best-faeb"
+
+
+@pytest.mark.parametrize("name", ["0123", "12", "no", "1e5", "nobody"])
+def test_a_pick_that_names_nobody(run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], name: str) -> None:
+    outcome = autospike(capsys, "export", run, "--pick", name, "--out", tmp_path / "out")
+    assert outcome.code == 2
+    assert f"--pick {name}: " in outcome.err
+    assert not (tmp_path / "out").exists()
 
 
 def test_a_candidate_can_be_picked_by_id(run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 from rich.console import Console
+from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from rich.table import Table
 
@@ -33,7 +34,7 @@ def progress(title: str, *, total: int, unit: str) -> Iterator[Bar]:
 
 
 def note(text: str) -> None:
-    console.print(f"[dim]{text}[/dim]", highlight=False, soft_wrap=True)
+    console.print(text, style="dim", markup=False, highlight=False, soft_wrap=True)
 
 
 def table(title: str, columns: list[str], rows: list[list[str]], caption: str) -> None:
@@ -42,7 +43,7 @@ def table(title: str, columns: list[str], rows: list[list[str]], caption: str) -
     for i, column in enumerate(columns):
         drawn.add_column(column, justify="left" if i == 0 else "right")
     for row in rows:
-        drawn.add_row(*row)
-    console.print(f"[bold]{title}[/bold]", highlight=False, soft_wrap=True)
+        drawn.add_row(*map(escape, row))
+    console.print(title, style="bold", markup=False, highlight=False, soft_wrap=True)
     console.print(drawn)
-    console.print(caption, highlight=False, soft_wrap=True)
+    console.print(caption, markup=False, highlight=False, soft_wrap=True)

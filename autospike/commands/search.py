@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections import deque
-
 from autospike.assembly import Assembly
 from autospike.commands.display import note, progress
 from autospike.rundir import Run
@@ -20,18 +18,16 @@ def search(run: Run) -> None:
     assembly, config = Assembly.of(run.experiment), run.experiment.search
     supernet = assembly.trained(run.experiment.search_space, run.supernet)
     archive = Archive(run.archive, assembly.protocol_id(run.supernet))
+    before = len(archive.all())
     with progress(f"search {config.algorithm}", total=config.population * config.generations, unit="candidate") as bar:
-        seen: deque[Evaluation] = deque()
-        fresh: deque[Evaluation] = deque()
+        seen: list[Evaluation] = []
 
-        def measured(evaluation: Evaluation, now: bool) -> None:
+        def measured(evaluation: Evaluation) -> None:
             seen.append(evaluation)
-            if now:
-                fresh.append(evaluation)
-            best = max(seen, key=lambda e: e.f_aeb)
-            bar(len(seen), f"generation {len(seen) // config.population}, best F_AEB {best.f_aeb:.3f}")
+            best = max(e.f_aeb for e in seen)
+            bar(len(seen), f"generation {(len(seen) - 1) // config.population}, best F_AEB {best:.3f}")
 
-        run.log("search started", algorithm=config.algorithm, archived=len(archive.all()))
+        run.log("search started", algorithm=config.algorithm, archived=before)
         Search(
             space=run.experiment.search_space,
             anchors=(run.experiment.baseline_architecture,),
@@ -41,6 +37,7 @@ def search(run: Run) -> None:
             seed=run.experiment.seed,
             measured=measured,
         ).run()
-    run.log("search finished", algorithm=config.algorithm, candidates=len(seen), measured_now=len(fresh))
-    note(f"search: {len(seen)} candidates, {len(fresh)} measured now, {len(seen) - len(fresh)} known from the archive")
+    now = len(archive.all()) - before
+    run.log("search finished", algorithm=config.algorithm, candidates=len(seen), measured_now=now)
+    note(f"search: {len(seen)} candidates, {now} measured now, {len(seen) - now} known from the archive")
     archive.close()

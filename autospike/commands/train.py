@@ -9,7 +9,6 @@ from autospike.assembly import Assembly
 from autospike.commands.display import note, progress
 from autospike.measurement import Measurement
 from autospike.rundir import Run
-from autospike.search.fitness import objectives
 from autospike.space import SearchSpace
 from autospike.training.checkpoint import Checkpoints
 from autospike.training.trainer import Progress
@@ -23,7 +22,6 @@ def train(run: Run) -> None:
     Raises:
         UserError: the data or a checkpoint cannot be read.
     """
-    objectives(run.experiment.search.objectives)  # a search that cannot start should say so now, not after the training
     assembly = Assembly.of(run.experiment)
     baseline = SearchSpace.of(run.experiment.baseline_architecture)
     _train(run, assembly, run.experiment.search_space, run.supernet, "supernet")

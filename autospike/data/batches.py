@@ -130,17 +130,16 @@ class FixedBatches:
     split: Split
     channels: int
     image_size: int
-    limit: int | None = None
     device: torch.device = CPU
     _pixels: Tensor | None = field(default=None, repr=False)
 
     def __len__(self) -> int:
-        return min(len(self.split), self.limit or len(self.split))
+        return len(self.split)
 
     def __call__(self, batch_size: int) -> Iterator[Batch]:
         if self._pixels is None:
             self._pixels = torch.stack([self._decode(i) for i in range(len(self))])
-        labels = torch.tensor(self.split.labels[: len(self)])
+        labels = torch.tensor(self.split.labels)
         starts = list(range(0, max(1, len(self) - 1), max(2, batch_size)))
         for start, stop in zip(starts, [*starts[1:], len(self)], strict=True):
             pixels = self._pixels[start:stop].to(self.device)

@@ -10,8 +10,9 @@
 
 from __future__ import annotations
 
+import random
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
 
@@ -39,6 +40,11 @@ class Split:
 
     def image(self, position: int) -> Image.Image:
         return self.read(self.indices[position])
+
+    def drawn(self, count: int, rng: random.Random) -> Split:
+        """At most `count` of the images, drawn at random: folders come sorted by class, so the first ones would be of one kind."""
+        positions = rng.sample(range(len(self)), min(count, len(self)))
+        return replace(self, indices=tuple(self.indices[p] for p in positions), labels=tuple(self.labels[p] for p in positions))
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -14,8 +14,8 @@
 
 Training passes the step through with the derivative of a sigmoid of slope 4, `ds/dh = 4 g (1 - g)` where
 `g = sigmoid(4 (h - v_threshold))`; the reset is detached. (Spikformer, Spike-driven Transformer and Meta-SpikeFormer share this
-neuron.) On CUDA the arithmetic is spikingjelly's, which picks a fused kernel. On CPU, where spikingjelly has a slow reference only, it
-is a compiled kernel (`lif.c`) or, without a compiler, vector operations: the same arithmetic in the same order, the same spikes.
+neuron.) On CUDA the arithmetic is spikingjelly's, which picks a fused kernel. On CPU, where spikingjelly has a slow reference only,
+it is a compiled kernel (`lif.c`) or, without a compiler, vector operations: the same arithmetic in the same order, the same spikes.
 """
 
 from __future__ import annotations

@@ -108,8 +108,9 @@ def genes(all_shares: Mapping[str, Mapping[str, float]], front_shares: Mapping[s
             ax.grid(axis="x", visible=False)
         for ax in list(figure.axes)[len(front_shares) :]:
             ax.set_axis_off()
-        figure.axes[0].set_ylabel("share")
-        figure.axes[0].legend(fontsize=8)
+        if front_shares:
+            figure.axes[0].set_ylabel("share")
+            figure.axes[0].legend(fontsize=8)
     return figure
 
 

@@ -10,7 +10,7 @@ import pandas as pd
 from autospike.pareto import hypervolume, on_front
 from autospike.search.archive import Evaluation
 from autospike.search.selection import accuracy_and_energy
-from autospike.space import Choice, Range, SearchSpace
+from autospike.space import Choice, Path_, Range, SearchSpace
 
 COLUMNS = ["id", "accuracy", "energy_mj", "params", "time_steps", "f_aeb", "generation", "on_front", "architecture"]
 
@@ -65,16 +65,19 @@ def course(search_id: str, generations: Sequence[Sequence[str]], table: pd.DataF
 
 def gene_shares(space: SearchSpace, evaluations: Sequence[Evaluation]) -> dict[str, dict[str, float]]:
     """For each gene with a choice, the share of each value among the architectures. Blocks are pooled; a range is cut in five."""
-    found: dict[str, list[str]] = {}
-    levels: dict[str, list[str]] = {}
+    levels: dict[str, dict[str, None]] = {}
+    for found in space.genes(space.largest()):  # it has a block at every position
+        levels.setdefault(_name(found.path), {}).update(dict.fromkeys(_levels(found.gene)))
+    values: dict[str, list[str]] = {}
     for e in evaluations:
-        for gene in space.genes(e.measurement.architecture):
-            if gene.gene.size == 1:
-                continue
-            name = ".".join(str(part) for part in gene.path if not isinstance(part, int) and part not in ("stages", "blocks"))
-            levels.setdefault(name, _levels(gene.gene))
-            found.setdefault(name, []).append(_level(gene.gene, gene.value))
-    return {name: {level: found[name].count(level) / len(found[name]) for level in levels[name]} for name in found}
+        for found in space.genes(e.measurement.architecture):
+            if found.gene.size > 1:
+                values.setdefault(_name(found.path), []).append(_level(found.gene, found.value))
+    return {name: {level: taken.count(level) / len(taken) for level in levels[name]} for name, taken in values.items()}
+
+
+def _name(path: Path_) -> str:
+    return ".".join(str(part) for part in path if not isinstance(part, int) and part not in ("stages", "blocks"))
 
 
 BINS = 5
@@ -82,9 +85,9 @@ BINS = 5
 
 def _levels(gene: Choice | Range) -> list[str]:
     if isinstance(gene, Choice):
-        return [f"{value:g}" for value in gene.values]
+        return [f"{value:g}" for value in gene.values if value is not None]
     width = (gene.high - gene.low) / BINS
-    return [f"{gene.low + i * width:.3g} to {gene.low + (i + 1) * width:.3g}" for i in range(BINS)]
+    return [f"{gene.low + i * width:.6g} to {gene.low + (i + 1) * width:.6g}" for i in range(BINS)]
 
 
 def _level(gene: Choice | Range, value: float) -> str:

@@ -1,7 +1,8 @@
 """The archive is the memory of a search: one SQLite file, one row for every candidate ever measured, committed at once.
 
 Table `evaluations`, one row per (architecture, protocol); a protocol is what a score depends on besides the architecture: weights,
-splits, calibration, counting convention. Table `proposals` says which search asked for whom, in which generation.
+splits, calibration, counting convention. Table `searches` names the searches that were run, `proposals` whom each asked for in each
+generation.
 """
 
 from __future__ import annotations
@@ -40,8 +41,15 @@ CREATE TABLE IF NOT EXISTS evaluations (
     counts          BLOB NOT NULL,   -- per layer and time step: zlib of JSON (autospike.energy.LayerCount)
     PRIMARY KEY (architecture_id, protocol_id)
 );
-CREATE TABLE IF NOT EXISTS proposals (
+CREATE TABLE IF NOT EXISTS searches (
     search_id       TEXT NOT NULL,   -- algorithm and digest of its settings
+    protocol_id     TEXT NOT NULL,
+    settings        TEXT NOT NULL,   -- JSON
+    begun_at        TEXT NOT NULL,   -- UTC; of the last time that it was begun or resumed
+    PRIMARY KEY (search_id, protocol_id)
+);
+CREATE TABLE IF NOT EXISTS proposals (
+    search_id       TEXT NOT NULL,
     generation      INTEGER NOT NULL,
     position        INTEGER NOT NULL,
     architecture_id TEXT NOT NULL,
@@ -86,7 +94,7 @@ class Archive:
         return self._select("WHERE protocol_id = ? ORDER BY rowid", self.protocol_id)
 
     def add(self, evaluation: Evaluation) -> None:
-        """Commit one row."""
+        """Commit one row. A row that another search added meanwhile stays: it holds the same numbers."""
         m, total = evaluation.measurement, evaluation.measurement.score.energy
         row = {
             "architecture_id": m.architecture.id,
@@ -108,7 +116,7 @@ class Archive:
             "counts": zlib.compress(json.dumps(to_rows(m.score.counts)).encode()),
         }
         marks = ", ".join(f":{name}" for name in row)
-        self._db.execute(f"INSERT INTO evaluations ({', '.join(row)}) VALUES ({marks})", row)
+        self._db.execute(f"INSERT OR IGNORE INTO evaluations ({', '.join(row)}) VALUES ({marks})", row)
 
     def refit(self, fitness: Callable[[float, float], float]) -> None:
         """Set every row's F_AEB to `fitness(accuracy, energy_mj)`: a new fitness re-uses all that was measured."""
@@ -119,6 +127,11 @@ class Archive:
         self._db.execute("BEGIN")
         self._db.executemany("UPDATE evaluations SET f_aeb = ? WHERE architecture_id = ? AND protocol_id = ?", updates)
         self._db.execute("COMMIT")
+
+    def begin(self, search_id: str, settings: str) -> None:
+        """Note that a search begins, or goes on."""
+        row = (search_id, self.protocol_id, settings, datetime.now(UTC).isoformat())
+        self._db.execute("INSERT OR REPLACE INTO searches VALUES (?, ?, ?, ?)", row)
 
     def propose(self, search_id: str, generation: int, architectures: list[Architecture]) -> None:
         """Note who a search asks for. Noting the same again changes nothing."""
@@ -155,8 +168,8 @@ def _evaluation(
 
 
 def newest_protocol(path: Path) -> str:
-    """The protocol of the last measurement in an archive; empty where there is none."""
+    """The protocol of the search that was begun or resumed last; empty where there is none."""
     archive = Archive(path, "")
-    row = archive._db.execute("SELECT protocol_id FROM evaluations ORDER BY rowid DESC LIMIT 1").fetchone()
+    row = archive._db.execute("SELECT protocol_id FROM searches ORDER BY rowid DESC LIMIT 1").fetchone()
     archive.close()
     return row[0] if row else ""

@@ -16,7 +16,8 @@ from autospike.measurement import Measurement
 from autospike.randomness import keyed
 from autospike.search.algorithms import ALGORITHMS, Individual, Turn, fitness_of
 from autospike.search.archive import Archive, Evaluation
-from autospike.search.fitness import f_aeb, objectives
+from autospike.search.fitness import f_aeb
+from autospike.search.objectives import OBJECTIVES
 from autospike.space import SearchSpace
 
 Executor = Callable[[Iterable[Architecture]], Iterator[Measurement]]
@@ -32,7 +33,7 @@ class Search:
     Args:
         anchors: architectures that the first generation must hold, such as the hand-made one; those outside the space are ignored.
         executor: measures architectures and gives their measurements in the order of the requests.
-        measured: told of every candidate, with whether it had to be measured now.
+        measured: told of every candidate, in the order in which it was asked for.
     """
 
     space: SearchSpace
@@ -41,7 +42,7 @@ class Search:
     archive: Archive
     config: SearchConfig
     seed: int
-    measured: Callable[[Evaluation, bool], None]
+    measured: Callable[[Evaluation], None]
 
     @property
     def id(self) -> str:
@@ -51,7 +52,8 @@ class Search:
 
     def run(self) -> None:
         """Search to the last generation, or until the algorithm finds no candidate that it has not seen."""
-        algorithm, targets = ALGORITHMS[self.config.algorithm](), objectives(self.config.objectives)
+        algorithm, targets = ALGORITHMS[self.config.algorithm](), [OBJECTIVES[name] for name in self.config.objectives]
+        self.archive.begin(self.id, self.config.model_dump_json())
         reference_mj = self._reference_mj()
         self.archive.refit(
             lambda accuracy, energy_mj: f_aeb(accuracy, energy_mj, reference_mj=reference_mj, config=self.config.fitness)
@@ -102,7 +104,7 @@ class Search:
         largest = self.space.largest()
         known = self.archive.get(largest)
         measurement = known.measurement if known else next(self.executor([largest]))
-        if not known:
+        if not known:  # its F_AEB follows from the reference that it is: `refit` sets it
             self.archive.add(Evaluation(measurement=measurement, f_aeb=measurement.score.accuracy, generation=0))
         return measurement.score.energy.energy_mj
 
@@ -112,8 +114,11 @@ class Search:
         for candidate in candidates:
             evaluation = known[candidate]
             if evaluation is None:
-                evaluation = self._archived(next(missing), generation, reference_mj)
-            self.measured(evaluation, known[candidate] is None)
+                measurement = next(missing)
+                if measurement.architecture != candidate:
+                    raise RuntimeError("the executor gave its measurements in another order than it was asked for them")
+                evaluation = self._archived(measurement, generation, reference_mj)
+            self.measured(evaluation)
             yield evaluation
 
     def _archived(self, measurement: Measurement, generation: int, reference_mj: float) -> Evaluation:

@@ -1,0 +1,206 @@
+"""The archive: one row for every candidate, committed at once, under one protocol."""
+
+from __future__ import annotations
+
+import json
+import sqlite3
+import zlib
+from pathlib import Path
+
+import pytest
+from builders import analytic, architectures, few, measurement, one_line_error, small
+from hypothesis import given
+
+from autospike.architecture import Architecture, Block
+from autospike.measurement import Measurement
+from autospike.search.archive import Archive, Evaluation, newest_protocol
+
+# Other programs read this table: names, types and order are a contract.
+COLUMNS = {
+    "architecture_id": "TEXT",
+    "protocol_id": "TEXT",
+    "architecture": "TEXT",
+    "accuracy": "REAL",
+    "correct": "INTEGER",
+    "images": "INTEGER",
+    "energy_mj": "REAL",
+    "convention": "TEXT",
+    "macs": "REAL",
+    "acs": "REAL",
+    "params": "INTEGER",
+    "time_steps": "INTEGER",
+    "f_aeb": "REAL",
+    "generation": "INTEGER",
+    "seconds": "REAL",
+    "measured_at": "TEXT",
+    "counts": "BLOB",
+}
+
+ONE, TWO, THREE = (small(blocks=(Block(num_heads=heads),)) for heads in (1, 2, 4))
+
+
+def evaluation(architecture: Architecture = ONE, *, correct: int = 80, f_aeb: float = 0.5, generation: int = 0) -> Evaluation:
+    measured = measurement(architecture, correct=correct, macs=10, acs=30)
+    return Evaluation(measurement=measured, f_aeb=f_aeb, generation=generation)
+
+
+@pytest.fixture
+def path(tmp_path: Path) -> Path:
+    return tmp_path / "archive.sqlite"
+
+
+def test_columns_are_the_contract(path: Path) -> None:
+    Archive(path, "p")
+    info = sqlite3.connect(path).execute("PRAGMA table_info(evaluations)").fetchall()
+    assert [(name, kind) for _, name, kind, *_ in info] == list(COLUMNS.items())
+    assert all(not_null for *_, not_null, _, _ in info)
+    assert [name for _, name, *_, key in info if key] == ["architecture_id", "protocol_id"]
+
+
+def test_a_row_says_what_was_measured(path: Path) -> None:
+    Archive(path, "p").add(evaluation(generation=3))
+    db = sqlite3.connect(path)
+    db.row_factory = sqlite3.Row
+    row = dict(db.execute("SELECT * FROM evaluations").fetchone())
+    counts = json.loads(zlib.decompress(row.pop("counts")))
+    assert [count["layer"] for count in counts] == ["stem", "blocks.0"]
+    assert counts[1]["acs"] == [15.0, 15.0]
+    assert row.pop("measured_at").endswith("+00:00")
+    assert row == {
+        "architecture_id": ONE.id,
+        "protocol_id": "p",
+        "architecture": ONE.to_json(),
+        "accuracy": 0.8,
+        "correct": 80,
+        "images": 100,
+        "energy_mj": pytest.approx((4.6 * 20 + 0.9 * 30) * 1e-9, rel=1e-12),
+        "convention": "spikformer",
+        "macs": 20.0,
+        "acs": 30.0,
+        "params": 7,
+        "time_steps": 2,
+        "f_aeb": 0.5,
+        "generation": 3,
+        "seconds": 0.5,
+    }
+
+
+@few
+@given(architectures())
+def test_a_measurement_round_trips(architecture: Architecture) -> None:
+    archive = Archive(Path(":memory:"), "p")
+    kept = Evaluation(measurement=measurement(architecture, correct=77, macs=3, acs=1 / 3), f_aeb=1 / 7, generation=2)
+    archive.add(kept)
+    assert archive.get(architecture) == kept
+    assert archive.all() == [kept]
+    archive.close()
+
+
+def test_a_measurement_outlives_its_archive(path: Path) -> None:
+    archive = Archive(path, "p")
+    archive.add(evaluation())
+    archive.close()
+    assert Archive(path, "p").get(ONE) == evaluation()
+
+
+def test_what_was_not_measured_is_not_there(path: Path) -> None:
+    archive = Archive(path, "p")
+    assert archive.get(ONE) is None
+    archive.add(evaluation())
+    assert archive.get(TWO) is None
+
+
+def test_a_row_is_committed_at_once(path: Path) -> None:
+    archive = Archive(path, "p")
+    other = sqlite3.connect(path)
+    for number, architecture in enumerate((ONE, TWO, THREE), start=1):
+        archive.add(evaluation(architecture))
+        assert other.execute("SELECT count(*) FROM evaluations").fetchone() == (number,)
+
+
+def test_rows_come_in_the_order_of_measurement(path: Path) -> None:
+    archive = Archive(path, "p")
+    for architecture in (THREE, ONE, TWO):
+        archive.add(evaluation(architecture))
+    assert [e.measurement.architecture for e in archive.all()] == [THREE, ONE, TWO]
+
+
+def test_protocols_do_not_mix(path: Path) -> None:
+    archive, other = Archive(path, "p"), Archive(path, "q")
+    archive.add(evaluation(correct=80))
+    assert other.get(ONE) is None
+    other.add(evaluation(correct=60))
+    other.add(evaluation(TWO))
+    archive.propose("s", 0, [ONE])
+    assert archive.get(ONE) == evaluation(correct=80)
+    assert other.get(ONE) == evaluation(correct=60)
+    assert archive.all() == [evaluation(correct=80)]
+    assert other.all() == [evaluation(correct=60), evaluation(TWO)]
+    assert other.proposals() == {}
+
+
+def test_refit_sets_the_fitness_of_its_protocol(path: Path) -> None:
+    archive, other = Archive(path, "p"), Archive(path, "q")
+    archive.add(evaluation(ONE, correct=80))
+    archive.add(evaluation(TWO, correct=40))
+    other.add(evaluation(ONE, f_aeb=0.25))
+    archive.refit(lambda accuracy, energy_mj: accuracy + energy_mj * 1e9)
+    picojoules = 4.6 * 20 + 0.9 * 30
+    assert [e.f_aeb for e in Archive(path, "p").all()] == pytest.approx([0.8 + picojoules, 0.4 + picojoules], rel=1e-12)
+    assert [e.measurement for e in archive.all()] == [e.measurement for e in (evaluation(ONE), evaluation(TWO, correct=40))]
+    assert [e.f_aeb for e in other.all()] == [0.25]
+
+
+def test_refit_of_nothing(path: Path) -> None:
+    archive = Archive(path, "p")
+    archive.refit(lambda _accuracy, _energy_mj: 1.0)
+    assert archive.all() == []
+
+
+def test_proposals_by_search_and_generation(path: Path) -> None:
+    archive = Archive(path, "p")
+    archive.propose("nsga2-1", 0, [ONE, TWO])
+    archive.propose("aeb-2", 0, [TWO])
+    archive.propose("nsga2-1", 1, [THREE])
+    assert archive.proposals() == {"nsga2-1": [[ONE.id, TWO.id], [THREE.id]], "aeb-2": [[TWO.id]]}
+
+
+def test_proposing_again_changes_nothing(path: Path) -> None:
+    archive = Archive(path, "p")
+    archive.propose("s", 0, [TWO, ONE])
+    archive.propose("s", 1, [THREE])
+    archive.propose("s", 0, [TWO, ONE])
+    assert archive.proposals() == {"s": [[TWO.id, ONE.id], [THREE.id]]}
+    assert sqlite3.connect(path).execute("SELECT count(*) FROM proposals").fetchone() == (3,)
+
+
+def test_the_newest_protocol(path: Path) -> None:
+    assert newest_protocol(path) == ""
+    Archive(path, "old").begin("nsga2-1", "{}")
+    Archive(path, "new").begin("nsga2-1", "{}")
+    Archive(path, "empty")
+    assert newest_protocol(path) == "new"
+    Archive(path, "old").begin("nsga2-1", "{}")
+    assert newest_protocol(path) == "old"
+
+
+def test_what_is_no_database(path: Path) -> None:
+    path.write_text("accuracy,energy\n0.9,1\n" * 100)
+    message = one_line_error(lambda: Archive(path, "p"))
+    assert message.startswith(f"{path}: ")
+    assert path.read_text().startswith("accuracy")
+
+
+def test_a_folder_that_does_not_exist(tmp_path: Path) -> None:
+    gone = tmp_path / "gone" / "archive.sqlite"
+    assert one_line_error(lambda: Archive(gone, "p")).startswith(f"{gone}: ")
+
+
+def test_what_is_scored_again_from_counts_agrees(path: Path) -> None:
+    archive = Archive(path, "p")
+    measured: Measurement = analytic(THREE)
+    archive.add(Evaluation(measurement=measured, f_aeb=0.1, generation=0))
+    stored = sqlite3.connect(path).execute("SELECT accuracy, energy_mj, macs, acs FROM evaluations").fetchone()
+    (again,) = archive.all()
+    total = again.measurement.score.energy
+    assert stored == (again.measurement.score.accuracy, total.energy_mj, total.macs, total.acs)

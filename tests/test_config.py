@@ -1,0 +1,319 @@
+"""Experiments: defaults, overrides, strictness, and what a run may change once it is trained."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from builders import edited, one_line_error
+
+from autospike.architecture import Architecture, Block, Stage
+from autospike.config import Experiment, continued, load_experiment
+from autospike.rundir import Run
+from autospike.space import SearchSpace
+
+SPACE: dict[str, Any] = {
+    "time_steps": [2, 3],
+    "stages": [{"embed_dim": [8, 16], "depth": [1, 2], "block": {"num_heads": [1, 2], "neuron": {"tau": [1.5, 2]}}}],
+}
+BASELINE: dict[str, Any] = {"time_steps": 4, "stages": [{"embed_dim": 24, "blocks": [{"num_heads": 3}]}]}
+WRITTEN: dict[str, Any] = {"space": SPACE, "data": {"name": "digits", "image_size": 8}, "training": {"epochs": 5}}
+
+
+def saved(path: Path, written: object = WRITTEN) -> Path:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(yaml.safe_dump(written))
+    return path
+
+
+def load(tmp_path: Path, *overrides: str, written: object = WRITTEN) -> Experiment:
+    return load_experiment(saved(tmp_path / "experiment.yaml", written), overrides)
+
+
+def test_defaults_are_the_published_settings(tmp_path: Path) -> None:
+    experiment = load(tmp_path)
+    assert experiment.seed == 0
+    assert experiment.baseline is None
+    search, training = experiment.search, experiment.training
+    assert (search.population, search.generations, search.parents) == (50, 20, 10)
+    assert (search.block_mutation, search.global_mutation) == (0.2, 0.4)
+    assert (search.algorithm, search.objectives) == ("nsga2", ("accuracy", "energy_mj"))
+    assert (search.fitness.form, search.fitness.beta) == ("power", 0.07)
+    assert (training.sampling, training.batch_size, training.warmup_epochs) == ("single-path", 128, 20)
+    assert (training.learning_rate, training.min_learning_rate, training.weight_decay) == (5e-4, 1e-5, 0.06)
+    assert training.smoothing == 0.1
+
+
+def test_what_is_written_is_read(tmp_path: Path) -> None:
+    written = {**WRITTEN, "seed": 4, "search": {"algorithm": "aeb", "fitness": {"form": "weighted", "alpha": 0.3}}}
+    experiment = load(tmp_path, written=written)
+    assert (experiment.seed, experiment.training.epochs, experiment.data.image_size) == (4, 5, 8)
+    assert (experiment.search.algorithm, experiment.search.fitness.alpha) == ("aeb", 0.3)
+    assert experiment.search_space == SearchSpace.from_dict(SPACE)
+
+
+def test_the_baseline_is_the_largest_unless_given(tmp_path: Path) -> None:
+    largest = Block(num_heads=2)
+    assert load(tmp_path).baseline_architecture == Architecture(
+        time_steps=3, stages=(Stage(embed_dim=16, blocks=(largest, largest)),)
+    )
+    given = load(tmp_path, written={**WRITTEN, "baseline": BASELINE}).baseline_architecture
+    assert given == Architecture(stages=(Stage(embed_dim=24, blocks=(Block(num_heads=3),)),))
+
+
+def test_a_space_is_found_beside_the_experiment(tmp_path: Path) -> None:
+    saved(tmp_path / "spaces" / "small.yaml", SPACE)
+    path = saved(tmp_path / "experiments" / "one.yaml", {**WRITTEN, "space": "../spaces/small.yaml"})
+    experiment = load_experiment(path)
+    assert experiment.search_space == SearchSpace.from_dict(SPACE)
+    assert experiment.space == SPACE
+    changed = load_experiment(path, ["seed=2", "space.stages.0.depth=1", "space.time_steps.1=5"])
+    assert (changed.seed, changed.space) == (2, edited(edited(SPACE, "stages.0.depth", 1), "time_steps", [2, 5]))
+
+
+@pytest.mark.parametrize(
+    ("override", "path", "value"),
+    [
+        ("seed=7", "seed", 7),
+        ("training.epochs=9", "training.epochs", 9),
+        ("training.learning_rate=1e-3", "training.learning_rate", 0.001),
+        ("training.augmentation.flip=0.5", "training.augmentation.flip", 0.5),
+        ("training.augmentation={flip: 0.25, mixup: 1}", "training.augmentation.flip", 0.25),
+        ("search.fitness.form=weighted", "search.fitness.form", "weighted"),
+        ("search.objectives=[accuracy, params]", "search.objectives", ["accuracy", "params"]),
+        ("data.root=some/folder", "data.root", "some/folder"),
+        ("data.root=null", "data.root", None),
+        ("space.time_steps=[1, 4]", "space.time_steps", [1, 4]),
+        ("space.stages.0.depth=3", "space.stages.0.depth", 3),
+        ("space.stages.0.embed_dim.1=32", "space.stages.0.embed_dim", [8, 32]),
+        (
+            "space.stages.0.block.neuron.v_threshold={low: 0.5, high: 2, sigma: 0.1}",
+            "space.stages.0.block.neuron.v_threshold.high",
+            2,
+        ),
+        ("export.pick=best-faeb", "export.pick", "best-faeb"),
+        ("export.pick=a=b", "export.pick", "a=b"),
+    ],
+)
+def test_overrides(override: str, path: str, value: object, tmp_path: Path) -> None:
+    found: Any = load(tmp_path, override).model_dump(mode="json")
+    for key in path.split("."):
+        found = found[int(key)] if isinstance(found, list) else found[key]
+    assert found == value
+
+
+def test_an_override_changes_its_field_alone(tmp_path: Path) -> None:
+    plain, changed = (load(tmp_path, *overrides).model_dump(mode="json") for overrides in ((), ("training.epochs=9",)))
+    assert changed == edited(plain, "training.epochs", 9)
+
+
+def test_the_last_override_wins(tmp_path: Path) -> None:
+    assert load(tmp_path, "seed=1", "training.epochs=2", "seed=3").seed == 3
+
+
+@pytest.mark.parametrize(
+    ("override", "field"),
+    [
+        ("sead=1", "sead"),
+        ("training.epoch=1", "training.epoch"),
+        ("training.augmentation.flips=1", "training.augmentation.flips"),
+        ("search.fitness.gamma=1", "search.fitness.gamma"),
+        ("training.epochs=many", "training.epochs"),
+        ("training.epochs=2.5", "training.epochs"),
+        ("training.epochs=0", "training.epochs"),
+        ("training.epochs=", "training.epochs"),
+        ("training.batch_size=1", "training.batch_size"),
+        ("training.learning_rate=0", "training.learning_rate"),
+        ("training.smoothing=1.5", "training.smoothing"),
+        ("training.sampling=all", "training.sampling"),
+        ("training.augmentation.min_scale=0", "training.augmentation.min_scale"),
+        ("training=3", "training"),
+        ("seed=-1", "seed"),
+        ("seed.a=1", "seed"),
+        ("data.name=imagenet", "data.name"),
+        ("data.image_size=0", "data.image_size"),
+        ("data.search_share=1", "data.search_share"),
+        ("data.test_share=0.8", "test_share"),
+        ("data.image_size=3", "data.image_size"),
+        ("search.algorithm=tpe", "search.algorithm"),
+        ("search.population=3", "search.population"),
+        ("search.block_mutation=1.1", "search.block_mutation"),
+        ("search.objectives=[accuracy, joules]", "search.objectives"),
+        ("search.objectives=[]", "search.objectives"),
+        ("search.objectives=[accuracy, accuracy]", "search.objectives"),
+        ("export.min_accuracy=2", "export.min_accuracy"),
+        ("space=3", "space"),
+        ("space.time_stepz=3", "space: time_stepz"),
+        ("space.stages.0.block.num_heads=3", "space: stages[0]: num_heads 3"),
+        ("baseline=3", "baseline"),
+        ("baseline.family=resnet", "baseline: family"),
+        ("baseline.stages=[]", "baseline: "),
+        ("baseline.stages.0.blocks=[{num_heads: 5}]", "baseline: stages[0]: num_heads 5"),
+        ("baseline.stem={pools: 4}", "pools"),
+    ],
+)
+def test_what_does_not_fit_is_one_line_that_names_the_field(override: str, field: str, tmp_path: Path) -> None:
+    assert field in one_line_error(lambda: load(tmp_path, override, written={**WRITTEN, "baseline": BASELINE}))
+
+
+@pytest.mark.parametrize(
+    "override",
+    [
+        "training.epochs",
+        "=3",
+        "training..epochs=3",
+        ".seed=3",
+        "",
+        "seed=[1",
+        "seed=2020-13-45",
+        "training.epochs.x=1",
+        "space.stages.1.depth=2",
+        "space.stages.first.depth=2",
+        "space.stages.-1.depth=2",
+        "space.stages.0.embed_dim.2=8",
+    ],
+)
+def test_what_cannot_be_set_is_one_line_that_repeats_it(override: str, tmp_path: Path) -> None:
+    assert f"--set {override}:" in one_line_error(lambda: load(tmp_path, override))
+
+
+def test_a_mistake_in_the_file_names_the_file(tmp_path: Path) -> None:
+    path = saved(tmp_path / "one.yaml", {**WRITTEN, "trainig": {}})
+    assert one_line_error(lambda: load_experiment(path)).startswith(f"{path}: trainig: ")
+
+
+@pytest.mark.parametrize("missing", ["space", "data", "training"])
+def test_required_sections(missing: str, tmp_path: Path) -> None:
+    written = {name: section for name, section in WRITTEN.items() if name != missing}
+    assert f"{missing}: required" in one_line_error(lambda: load(tmp_path, written=written))
+
+
+@pytest.mark.parametrize("content", ["", "- 1", "word", "a: [1", "\t- a"])
+def test_what_is_no_experiment_names_the_file(content: str, tmp_path: Path) -> None:
+    path = tmp_path / "one.yaml"
+    path.write_text(content)
+    assert one_line_error(lambda: load_experiment(path)).startswith(f"{path}: ")
+
+
+def test_missing_files_are_named(tmp_path: Path) -> None:
+    assert one_line_error(lambda: load_experiment(tmp_path / "gone.yaml")).startswith(f"{tmp_path / 'gone.yaml'}: ")
+    message = one_line_error(lambda: load(tmp_path, written={**WRITTEN, "space": "gone.yaml"}))
+    assert message.startswith(f"{tmp_path / 'gone.yaml'}: ")
+
+
+def test_a_mistake_in_the_file_of_the_space_names_that_file(tmp_path: Path) -> None:
+    space = saved(tmp_path / "space.yaml", edited(SPACE, "stages.0.depth", 0))
+    message = one_line_error(lambda: load(tmp_path, written={**WRITTEN, "space": "space.yaml"}))
+    assert message.startswith(f"{space}: ")
+    assert "depth" in message
+
+
+@pytest.mark.parametrize("overrides", [(), ("seed=3", "data.root=here", "training.learning_rate=1e-5", "search.algorithm=aeb")])
+def test_the_resolved_experiment_round_trips(overrides: tuple[str, ...], tmp_path: Path) -> None:
+    saved(tmp_path / "space.yaml", SPACE)
+    experiment = load(tmp_path, *overrides, written={**WRITTEN, "space": "space.yaml", "baseline": BASELINE})
+    resolved = tmp_path / "elsewhere" / "resolved.yaml"
+    resolved.parent.mkdir()
+    resolved.write_text(experiment.to_yaml())
+    assert load_experiment(resolved) == experiment
+    assert load_experiment(resolved).to_yaml() == experiment.to_yaml()
+    assert yaml.safe_load(experiment.to_yaml())["space"] == SPACE
+
+
+FIXED = [
+    "seed=1",
+    "space.time_steps=2",
+    "data.search_share=0.3",
+    "training.epochs=6",
+    "training.augmentation.flip=0.5",
+    "baseline={}",
+]
+FREE = ["search.generations=3", "search.algorithm=aeb", "evaluation.batch_size=7", "export.pick=best-faeb"]
+
+
+def changed_by(override: str, tmp_path: Path) -> tuple[Experiment, Experiment]:
+    """An experiment, and what an override makes of it."""
+    override = override.replace("baseline={}", f"baseline={json.dumps(BASELINE)}")
+    return load(tmp_path), load(tmp_path, override)
+
+
+@pytest.mark.parametrize("override", FIXED)
+def test_what_training_fixed_may_not_change(override: str, tmp_path: Path) -> None:
+    held, changed = changed_by(override, tmp_path)
+    message = one_line_error(lambda: continued(held, changed, source="runs/a"))
+    assert message.startswith(f"runs/a: {override.split('.')[0].split('=')[0]} differs")
+
+
+@pytest.mark.parametrize("override", FREE)
+def test_the_rest_may_change(override: str, tmp_path: Path) -> None:
+    held, changed = changed_by(override, tmp_path)
+    assert changed != held
+    assert continued(held, changed, source="runs/a") == changed
+
+
+def test_a_run_keeps_its_experiment(tmp_path: Path) -> None:
+    path, folder = saved(tmp_path / "one.yaml"), tmp_path / "runs" / "a"
+    started = Run.start(path, folder, ["seed=5"])
+    assert started.experiment.seed == 5
+    assert load_experiment(folder / "experiment.yaml") == started.experiment
+    environment = json.loads((folder / "environment.json").read_text())
+    assert environment["seed"] == 5
+    assert {"torch", "timm", "spikingjelly", "autospike"} <= set(environment["packages"])
+
+
+def trained(folder: Path) -> None:
+    """What the first checkpoint leaves behind."""
+    (folder / "supernet").mkdir()
+    (folder / "supernet" / "checkpoint.json").write_text("{}")
+
+
+def test_a_trained_run_goes_on_with_its_experiment_alone(tmp_path: Path) -> None:
+    path, folder = saved(tmp_path / "one.yaml"), tmp_path / "runs" / "a"
+    Run.start(path, folder, [])
+    kept = (folder / "environment.json").read_text()
+    trained(folder)
+    assert Run.start(path, folder, ["search.generations=3"]).experiment.search.generations == 3
+    assert "training differs" in one_line_error(lambda: Run.start(path, folder, ["training.epochs=6"]))
+    assert load_experiment(folder / "experiment.yaml").training.epochs == 5
+    assert (folder / "environment.json").read_text() == kept
+
+
+def test_a_run_that_has_not_trained_may_begin_anew(tmp_path: Path) -> None:
+    path, folder = saved(tmp_path / "one.yaml"), tmp_path / "runs" / "a"
+    Run.start(path, folder, [])
+    Run.start(path, folder, ["training.epochs=6"])
+    assert load_experiment(folder / "experiment.yaml").training.epochs == 6
+
+
+def test_a_run_is_resumed_without_its_first_file(tmp_path: Path) -> None:
+    path, folder = saved(tmp_path / "one.yaml"), tmp_path / "runs" / "a"
+    Run.start(path, folder, ["seed=5"])
+    path.unlink()
+    assert Run.resume(folder).experiment.seed == 5
+    assert Run.resume(folder, ["search.algorithm=random"]).experiment.search.algorithm == "random"
+    assert "seed differs" in one_line_error(lambda: Run.resume(folder, ["seed=6"]))
+
+
+def test_a_folder_without_a_run_is_named(tmp_path: Path) -> None:
+    message = one_line_error(lambda: Run.resume(tmp_path))
+    assert message.startswith(f"{tmp_path}: ")
+    assert "autospike train" in message
+
+
+def test_the_log_is_one_event_a_line(tmp_path: Path) -> None:
+    run = Run.start(saved(tmp_path / "one.yaml"), tmp_path / "a", [])
+    run.log("began", step=1)
+    run.log("ended")
+    events = [json.loads(line) for line in (tmp_path / "a" / "log.jsonl").read_text().splitlines()]
+    assert [event["event"] for event in events] == ["began", "ended"]
+    assert events[0]["step"] == 1
+    assert all(event["time"].endswith("+00:00") for event in events)
+
+
+@pytest.mark.parametrize("path", sorted(Path(__file__).parents[1].glob("experiments/*.yaml")), ids=lambda path: path.stem)
+def test_the_experiments_we_ship_fit(path: Path) -> None:
+    experiment = load_experiment(path)
+    assert experiment.search_space.contains(experiment.search_space.largest())

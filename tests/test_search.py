@@ -1,0 +1,492 @@
+"""The search, on a made-up network: resumed as uninterrupted, better than chance, and no candidate measured twice."""
+
+from __future__ import annotations
+
+import random
+import sqlite3
+import tempfile
+from collections.abc import Callable, Iterable, Iterator
+from functools import cache
+from itertools import chain, islice
+from pathlib import Path
+from statistics import mean
+from typing import Any
+
+import pytest
+from builders import analytic, edited, measurement, one_line_error, permits, small
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from autospike.architecture import Architecture
+from autospike.config import SearchConfig
+from autospike.measurement import Measurement
+from autospike.pareto import hypervolume
+from autospike.randomness import global_random, keyed
+from autospike.search.algorithms import ALGORITHMS, Individual, Turn, fitness_of
+from autospike.search.archive import Archive, Evaluation
+from autospike.search.evolution import Executor, Search
+from autospike.search.selection import front, pick
+from autospike.space import SearchSpace
+
+NAMES = sorted(ALGORITHMS)
+
+# 25 million architectures: 3 numbers of steps, 4 widths, and 128 blocks, up to three deep.
+WIDE: dict[str, Any] = {
+    "time_steps": [1, 2, 3],
+    "stages": [
+        {
+            "embed_dim": [16, 32, 48, 64],
+            "depth": [1, 2, 3],
+            "block": {
+                "num_heads": [1, 2, 4, 8],
+                "mlp_ratio": [1, 2, 3, 4],
+                "neuron": {"v_threshold": [0.6, 1.0, 1.4, 1.8], "tau": [1.25, 2]},
+            },
+        }
+    ],
+}
+
+
+class KilledError(Exception):
+    """Stands for a signal that ends the process."""
+
+
+def executor(measured: list[Architecture], *, after: float = float("inf"), wait: bool = True) -> Executor:
+    """Measures as `analytic` does and notes who it measured; dies after some, and hands out one by one unless told not to wait."""
+
+    def one_by_one(architectures: Iterable[Architecture]) -> Iterator[Measurement]:
+        for architecture in architectures:
+            if len(measured) >= after:
+                raise KilledError
+            measured.append(architecture)
+            yield analytic(architecture)
+
+    return one_by_one if wait else lambda architectures: iter(list(one_by_one(architectures)))
+
+
+def settings_of(algorithm: str, **changed: object) -> SearchConfig:
+    return SearchConfig.model_validate({"algorithm": algorithm, "population": 6, "generations": 4, "parents": 3, **changed})
+
+
+def prepared(
+    archive: Archive,
+    config: SearchConfig,
+    run: Executor,
+    *,
+    written: dict[str, Any] = WIDE,
+    seed: int = 0,
+    anchors: tuple[Architecture, ...] = (),
+    measured: Callable[[Evaluation], None] = lambda _evaluation: None,
+) -> Search:
+    space = SearchSpace.from_dict(written)
+    return Search(space=space, anchors=anchors, executor=run, archive=archive, config=config, seed=seed, measured=measured)
+
+
+def search(archive: Archive, config: SearchConfig, run: Executor, **rest: Any) -> None:
+    prepared(archive, config, run, **rest).run()
+
+
+def searched(config: SearchConfig, *, written: dict[str, Any] = WIDE, seed: int = 0) -> list[Evaluation]:
+    """All that a search from nothing measures."""
+    archive = Archive(Path(":memory:"), "p")
+    search(archive, config, executor([]), written=written, seed=seed)
+    evaluations = archive.all()
+    archive.close()
+    return evaluations
+
+
+def contents(path: Path) -> tuple[list[Any], list[Any]]:
+    """Every row of both tables in order, without what a clock says."""
+    db = sqlite3.connect(path)
+    names = [row[1] for row in db.execute("PRAGMA table_info(evaluations)") if row[1] not in ("seconds", "measured_at")]
+    rows = db.execute(f"SELECT {', '.join(names)} FROM evaluations ORDER BY rowid").fetchall()
+    proposals = db.execute("SELECT * FROM proposals ORDER BY rowid").fetchall()
+    db.close()
+    return rows, proposals
+
+
+def architectures_of(evaluations: Iterable[Evaluation]) -> list[Architecture]:
+    return [e.measurement.architecture for e in evaluations]
+
+
+@cache
+def uninterrupted(algorithm: str, generations: int = 4) -> tuple[list[Any], list[Any]]:
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "archive.sqlite"
+        archive = Archive(path, "p")
+        search(archive, settings_of(algorithm, generations=generations), executor([]))
+        archive.close()
+        return contents(path)
+
+
+@pytest.mark.parametrize("algorithm", NAMES)
+def test_the_same_seed_finds_the_same_front(algorithm: str) -> None:
+    first, second = (searched(settings_of(algorithm), seed=7) for _ in range(2))
+    assert second == first
+    assert front(second) == front(first)
+
+
+@pytest.mark.parametrize("algorithm", NAMES)
+def test_another_seed_asks_for_others(algorithm: str) -> None:
+    one, other = (set(architectures_of(searched(settings_of(algorithm), seed=seed))) for seed in (7, 8))
+    assert len(one & other) < len(one) / 2
+
+
+@settings(max_examples=20, deadline=None)
+@given(st.sampled_from(NAMES), st.integers(0, 23), st.booleans())
+def test_a_killed_search_ends_as_an_uninterrupted_one(algorithm: str, killed_after: int, wait: bool) -> None:
+    measured: list[Architecture] = []
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "archive.sqlite"
+        archive = Archive(path, "p")
+        with pytest.raises(KilledError):
+            search(archive, settings_of(algorithm), executor(measured, after=killed_after))
+        assert [row[0] for row in contents(path)[0]] == [architecture.id for architecture in measured]
+        archive.close()
+        archive = Archive(path, "p")
+        search(archive, settings_of(algorithm), executor(measured, wait=wait))
+        archive.close()
+        assert contents(path) == uninterrupted(algorithm)
+    assert len(measured) == len(set(measured)) == 24
+
+
+@pytest.mark.parametrize("algorithm", NAMES)
+def test_a_search_killed_again_and_again(algorithm: str, tmp_path: Path) -> None:
+    measured: list[Architecture] = []
+    for killed_after in (1, 2, 6, 7, 13, 23, 100):
+        archive = Archive(tmp_path / "archive.sqlite", "p")
+        try:
+            search(archive, settings_of(algorithm), executor(measured, after=killed_after))
+        except KilledError:
+            assert len(measured) == killed_after
+        archive.close()
+    assert contents(tmp_path / "archive.sqlite") == uninterrupted(algorithm)
+    assert len(measured) == len(set(measured)) == 24
+
+
+@pytest.mark.parametrize("algorithm", NAMES)
+def test_a_finished_search_measures_nothing_again(algorithm: str, tmp_path: Path) -> None:
+    archive = Archive(tmp_path / "archive.sqlite", "p")
+    search(archive, settings_of(algorithm), executor([]))
+    search(archive, settings_of(algorithm), executor([], after=0))
+    assert contents(tmp_path / "archive.sqlite") == uninterrupted(algorithm)
+
+
+@pytest.mark.parametrize("algorithm", NAMES)
+def test_more_generations_lengthen_a_search(algorithm: str, tmp_path: Path) -> None:
+    measured: list[Architecture] = []
+    archive = Archive(tmp_path / "archive.sqlite", "p")
+    for generations in (1, 2, 4):
+        search(archive, settings_of(algorithm, generations=generations), executor(measured))
+        assert len(measured) == len(set(measured)) == 6 * generations
+    assert contents(tmp_path / "archive.sqlite") == uninterrupted(algorithm)
+    assert list(archive.proposals()) == list({row[0] for row in uninterrupted(algorithm)[1]})
+
+
+@pytest.mark.parametrize("algorithm", NAMES)
+def test_the_archive_does_not_depend_on_when_results_arrive(algorithm: str, tmp_path: Path) -> None:
+    archive = Archive(tmp_path / "archive.sqlite", "p")
+    search(archive, settings_of(algorithm), executor([], wait=False))
+    assert contents(tmp_path / "archive.sqlite") == uninterrupted(algorithm)
+
+
+def test_searches_share_what_is_measured(tmp_path: Path) -> None:
+    archive = Archive(tmp_path / "archive.sqlite", "p")
+    measured: list[Architecture] = []
+    for algorithm in NAMES:
+        search(archive, settings_of(algorithm), executor(measured))
+    assert len(measured) == len(set(measured)) == len(archive.all())
+    first = [generations[0] for generations in archive.proposals().values()]
+    assert len(first) == 3  # one search each
+    assert first[0] == first[1] == first[2]  # which begin alike, so the first generation is measured once
+    assert len(measured) <= 3 * 24 - 2 * 6
+
+
+def test_another_protocol_measures_anew(tmp_path: Path) -> None:
+    measured: list[Architecture] = []
+    for protocol in ("p", "q"):
+        search(Archive(tmp_path / "archive.sqlite", protocol), settings_of("nsga2"), executor(measured))
+    assert measured[:24] == measured[24:]
+
+
+class TestAlgorithm:
+    """What every algorithm owes."""
+
+    @pytest.fixture(params=NAMES)
+    def algorithm(self, request: pytest.FixtureRequest) -> str:
+        return str(request.param)
+
+    def test_candidates_are_distinct_members_in_the_right_number(self, algorithm: str) -> None:
+        found = architectures_of(searched(settings_of(algorithm, population=10, generations=5), seed=3))
+        assert len(found) == len(set(found)) == 50
+        assert all(permits(WIDE, architecture) for architecture in found)
+
+    def test_generations_are_of_the_population(self, algorithm: str, tmp_path: Path) -> None:
+        archive = Archive(tmp_path / "archive.sqlite", "p")
+        search(archive, settings_of(algorithm, population=7, generations=3), executor([]))
+        (generations,) = archive.proposals().values()
+        assert [len(generation) for generation in generations] == [7, 7, 7]
+        assert [e.generation for e in archive.all()] == [0] * 7 + [1] * 7 + [2] * 7
+        assert [architecture.id for architecture in architectures_of(archive.all())] == list(chain(*generations))
+
+    def test_the_first_generation_holds_the_anchors(self, algorithm: str) -> None:
+        archive = Archive(Path(":memory:"), "p")
+        space = SearchSpace.from_dict(WIDE)
+        inside = space.sample(random.Random(99))
+        outside = small(embed_dim=128)
+        search(archive, settings_of(algorithm), executor([]), anchors=(outside, inside))
+        found = architectures_of(archive.all())
+        assert set(found[:6]) >= {space.largest(), space.smallest(), inside}
+        assert outside not in found
+
+    def test_it_asks_as_long_as_it_is_asked(self, algorithm: str) -> None:
+        for number in (1, 2, 3, 5, 9):
+            turn, population = a_turn(algorithm), individuals(number)
+            population = ALGORITHMS[algorithm]().tell([], population, turn)
+            asked = list(islice(ALGORITHMS[algorithm]().ask(population, turn), 40))
+            assert len(asked) == 40
+            assert all(permits(WIDE, architecture) for architecture in asked)
+
+    def test_survivors_are_of_those_it_was_told(self, algorithm: str) -> None:
+        told = individuals(20)
+        survivors = ALGORITHMS[algorithm]().tell(told[:10], told[10:], a_turn(algorithm))
+        assert survivors
+        assert {id(survivor) for survivor in survivors} <= {id(individual) for individual in told}
+        assert len({id(survivor) for survivor in survivors}) == len(survivors)
+
+    def test_it_leaves_the_global_generator_as_it_was(self, algorithm: str) -> None:
+        random.seed(5)
+        expected = random.random()
+        random.seed(5)
+        searched(settings_of(algorithm))
+        assert random.random() == expected
+
+    def test_it_does_not_depend_on_the_global_generator(self, algorithm: str) -> None:
+        random.seed(1)
+        first = searched(settings_of(algorithm))
+        random.seed(2)
+        assert searched(settings_of(algorithm)) == first
+
+    def test_everyone_is_told_of_once(self, algorithm: str) -> None:
+        told: list[Evaluation] = []
+        archive = Archive(Path(":memory:"), "p")
+        search(archive, settings_of(algorithm), executor([]), measured=told.append)
+        assert told == archive.all()
+
+    @pytest.mark.parametrize("size", [1, 2, 3, 7])
+    def test_a_small_space_is_exhausted(self, algorithm: str, size: int) -> None:
+        thresholds = [round(0.5 + i / 10, 1) for i in range(size)]
+        block = {"num_heads": 1, "neuron": {"v_threshold": thresholds}}
+        written = {"stages": [{"embed_dim": 8, "depth": 1, "block": block}]}
+        found = searched(settings_of(algorithm, population=4, generations=10), written=written)
+        assert sorted(a.stages[0].blocks[0].neuron.v_threshold for a in architectures_of(found)) == thresholds
+
+    def test_a_small_space_of_several_genes_is_exhausted(self, algorithm: str) -> None:
+        written = {"time_steps": [1, 2], "stages": [{"embed_dim": [8, 16], "depth": [1, 2], "block": {"num_heads": [1, 2]}}]}
+        found = searched(settings_of(algorithm, population=5, generations=20), written=written)
+        assert len(set(architectures_of(found))) == len(found) == 2 * 2 * (2 + 4)
+
+    def test_a_new_fitness_scores_all_again_without_measuring(self, algorithm: str) -> None:
+        archive = Archive(Path(":memory:"), "p")
+        search(archive, settings_of(algorithm, generations=1), executor([]))
+        weighted = settings_of(algorithm, generations=1, fitness={"form": "weighted", "alpha": 0.25})
+        search(archive, weighted, executor([], after=0))
+        reference = analytic(SearchSpace.from_dict(WIDE).largest()).score.energy.energy_mj
+        scores = [e.measurement.score for e in archive.all()]
+        expected = [0.25 * score.accuracy + 0.75 * (1 - score.energy.energy_mj / reference) for score in scores]
+        assert [e.f_aeb for e in archive.all()] == pytest.approx(expected, rel=1e-12)
+
+
+def individuals(number: int) -> list[Individual]:
+    space, rng = SearchSpace.from_dict(WIDE), random.Random(0)
+    measured = [analytic(space.sample(rng)) for _ in range(number)]
+    return [
+        Individual(
+            architecture=m.architecture,
+            f_aeb=m.score.accuracy,
+            fitness=fitness_of([m.score.accuracy, m.score.energy.energy_mj], [True, False]),
+        )
+        for m in measured
+    ]
+
+
+def a_turn(algorithm: str) -> Turn:
+    return Turn(space=SearchSpace.from_dict(WIDE), config=settings_of(algorithm), rng=random.Random(0), key=(0, "deap", 1))
+
+
+@pytest.mark.parametrize("algorithm", NAMES)
+def test_f_aeb_is_relative_to_the_largest(algorithm: str) -> None:
+    evaluations = searched(settings_of(algorithm, fitness={"beta": 0.5}))
+    reference = analytic(SearchSpace.from_dict(WIDE).largest()).score.energy.energy_mj
+    scores = [e.measurement.score for e in evaluations]
+    expected = [score.accuracy * (reference / score.energy.energy_mj) ** 0.5 for score in scores]
+    assert [e.f_aeb for e in evaluations] == pytest.approx(expected, rel=1e-9)
+
+
+@pytest.mark.parametrize("algorithm", ["nsga2", "random"])
+def test_what_does_not_select_by_fitness_measures_nothing_for_a_new_one(algorithm: str) -> None:
+    archive = Archive(Path(":memory:"), "p")
+    search(archive, settings_of(algorithm), executor([]))
+    search(archive, settings_of(algorithm, fitness={"beta": 0.5}), executor([], after=0))
+    assert len(archive.all()) == 24
+
+
+def test_the_best_by_faeb_breed() -> None:
+    told = individuals(20)
+    survivors = ALGORITHMS["aeb"]().tell(told[:10], told[10:], a_turn("aeb"))
+    assert [s.f_aeb for s in survivors] == sorted((i.f_aeb for i in told), reverse=True)[:3]
+
+
+def test_survivors_of_nsga2_are_the_front_first() -> None:
+    told = individuals(30)
+    found = {(i.fitness.values, i.architecture) for i in told}
+    undominated = {
+        architecture
+        for (accuracy, energy), architecture in found
+        if not any(a >= accuracy and e <= energy and (a, e) != (accuracy, energy) for (a, e), _ in found)
+    }
+    survivors = {i.architecture for i in ALGORITHMS["nsga2"]().tell(told[:15], told[15:], a_turn("nsga2"))}
+    assert len(survivors) == 6
+    assert survivors <= undominated or undominated <= survivors
+
+
+def test_objectives_steer_nsga2() -> None:
+    # With the number of steps as the one objective, all that is left after a few generations takes one step.
+    archive = Archive(Path(":memory:"), "p")
+    config = settings_of("nsga2", objectives=("time_steps",), generations=8, global_mutation=0.1)
+    search(archive, config, executor([]))
+    last = [e.measurement.architecture.time_steps for e in archive.all() if e.generation == 7]
+    assert mean(last) < 1.5
+
+
+def share(evaluations: list[Evaluation]) -> float:
+    scores = [e.measurement.score for e in evaluations]
+    reference = analytic(SearchSpace.from_dict(WIDE).largest()).score.energy.energy_mj
+    return hypervolume([(score.accuracy, score.energy.energy_mj) for score in scores], energy_reference=reference)
+
+
+BUDGET = {"population": 16, "generations": 10, "parents": 8}
+
+
+@cache
+def volumes_and_best(algorithm: str) -> tuple[list[float], list[float]]:
+    """Of six seeds, on one budget: the hypervolume of all that was measured, and the best F_AEB."""
+    runs = [searched(settings_of(algorithm, **BUDGET, fitness={"beta": 0.3}), seed=seed) for seed in range(6)]
+    assert [len(evaluations) for evaluations in runs] == [160] * 6
+    return [share(evaluations) for evaluations in runs], [max(e.f_aeb for e in evaluations) for evaluations in runs]
+
+
+def test_nsga2_finds_a_larger_hypervolume_than_chance() -> None:
+    found, drawn = volumes_and_best("nsga2")[0], volumes_and_best("random")[0]
+    assert mean(found) > mean(drawn) + 0.03
+
+
+def test_aeb_finds_a_better_fitness_than_chance() -> None:
+    found, drawn = volumes_and_best("aeb")[1], volumes_and_best("random")[1]
+    assert mean(found) > mean(drawn) * 1.05
+    assert min(found) > mean(drawn)
+
+
+@pytest.mark.parametrize("algorithm", NAMES)
+def test_the_front_is_what_nothing_dominates(algorithm: str) -> None:
+    evaluations = searched(settings_of(algorithm, population=12, generations=6))
+    points = {e.measurement.architecture: (e.measurement.score.correct, e.measurement.score.energy.energy_mj) for e in evaluations}
+    undominated = {
+        architecture
+        for architecture, (correct, energy) in points.items()
+        if not any(c >= correct and e <= energy and (c, e) != (correct, energy) for c, e in points.values())
+    }
+    best = architectures_of(front(evaluations))
+    assert {points[architecture] for architecture in best} == {points[architecture] for architecture in undominated}
+    assert [points[a][1] for a in best] == sorted(points[a][1] for a in best)
+    assert [points[a][0] for a in best] == sorted(points[a][0] for a in best)
+
+
+def test_the_id_of_a_search_names_its_settings_but_not_its_length() -> None:
+    def identity(algorithm: str = "nsga2", *, seed: int = 0, **changed: object) -> str:
+        return prepared(Archive(Path(":memory:"), "p"), settings_of(algorithm, **changed), executor([]), seed=seed).id
+
+    base = identity()
+    assert base.startswith("nsga2-")
+    assert identity(generations=2) == base
+    others = [identity("random"), identity(seed=1), identity(population=8), identity(block_mutation=0.3)]
+    others += [identity(global_mutation=0.3), identity(objectives=("accuracy", "params")), identity(fitness={"beta": 0.1})]
+    assert len({base, *others}) == 1 + len(others)
+
+
+def test_a_search_in_a_continuous_space_does_not_run_dry() -> None:
+    written = edited(WIDE, "stages.0.block.neuron.tau", {"low": 1.1, "high": 4.0, "sigma": 0.3})
+    for algorithm in NAMES:
+        found = searched(settings_of(algorithm), written=written)
+        assert len(found) == 24
+        assert all(permits(written, architecture) for architecture in architectures_of(found))
+
+
+def test_a_key_names_a_generator() -> None:
+    assert keyed(3, "search", 1).random() == keyed(3, "search", 1).random()
+    assert len({keyed(*key).random() for key in [(3, "search", 1), (3, "search", 2), (4, "search", 1), (3, "training", 1)]}) == 4
+
+
+def test_the_global_generator_is_lent() -> None:
+    random.seed(1)
+    with global_random(5, "deap"):
+        first = random.random()
+    with pytest.raises(KilledError), global_random(5, "deap"):
+        assert random.random() == first
+        raise KilledError
+    expected = random.Random(1).random()
+    assert random.random() == expected
+
+
+# Correct of 100, accumulations, F_AEB. The worse of a tie stands before the better.
+OFFERED = {
+    "worse": (40, 10.0, 0.1),
+    "cheap": (50, 10.0, 0.3),
+    "middle": (88, 30.0, 0.1),
+    "wasteful": (90, 2000.0, 0.15),
+    "costly": (90, 1000.0, 0.2),
+    "bad": (50, 500.0, 0.4),
+}
+
+
+def offered() -> dict[str, Evaluation]:
+    return {
+        name: Evaluation(measurement=measurement(small(embed_dim=8 * i), correct=correct, acs=acs), f_aeb=f_aeb, generation=0)
+        for i, (name, (correct, acs, f_aeb)) in enumerate(OFFERED.items(), start=1)
+    }
+
+
+@pytest.mark.parametrize(
+    ("rule", "min_accuracy", "expected"),
+    [
+        ("knee", 0.0, "middle"),
+        ("best-accuracy", 0.0, "costly"),
+        ("least-energy", 0.0, "cheap"),
+        ("least-energy", 0.5, "cheap"),
+        ("least-energy", 0.501, "middle"),
+        ("best-faeb", 0.0, "bad"),
+        ("best-faeb", 0.6, "costly"),
+    ],
+)
+def test_pick(rule: str, min_accuracy: float, expected: str) -> None:
+    candidates = offered()
+    assert pick(list(candidates.values()), rule, min_accuracy=min_accuracy) == candidates[expected]
+
+
+def test_pick_by_id() -> None:
+    candidates = offered()
+    for evaluation in candidates.values():
+        name = evaluation.measurement.architecture.id
+        assert pick(list(candidates.values()), name) == evaluation
+        assert pick(list(candidates.values()), name[:8], min_accuracy=1.0) == evaluation
+
+
+@pytest.mark.parametrize(
+    ("rule", "min_accuracy", "names"), [("best", 0.0, "best-accuracy"), ("", 0.0, "least-energy"), ("knee", 0.95, "0.9000")]
+)
+def test_pick_what_is_not_there(rule: str, min_accuracy: float, names: str) -> None:
+    assert names in one_line_error(lambda: pick(list(offered().values()), rule, min_accuracy=min_accuracy))
+
+
+def test_pick_from_nothing() -> None:
+    assert "autospike search" in one_line_error(lambda: pick([], "knee"))
