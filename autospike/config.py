@@ -15,8 +15,9 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_valida
 
 from autospike.architecture import Architecture
 from autospike.errors import UserError, first_problem
+from autospike.files import parse_yaml, read_yaml
 from autospike.search.objectives import OBJECTIVES
-from autospike.space import SearchSpace, parse_yaml, read_yaml
+from autospike.space import SearchSpace
 
 Share = Annotated[float, Field(gt=0, lt=1)]
 Fraction = Annotated[float, Field(ge=0, le=1)]

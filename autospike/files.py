@@ -10,6 +10,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import yaml
+
 from autospike.errors import UserError
 
 
@@ -63,3 +65,40 @@ def append_jsonl(path: Path, **event: object) -> None:
 def sha256(path: Path) -> str:
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def read_yaml(path: str | Path) -> Any:
+    """A YAML file's content.
+
+    Raises:
+        UserError: the file is missing or is not YAML.
+    """
+    try:
+        return parse_yaml(Path(path).read_text(encoding="utf-8"))
+    except OSError as error:
+        raise UserError(f"{path}: cannot be read ({error.strerror}); check the path") from None
+    except ValueError as error:
+        raise UserError(f"{path}: not YAML: {error}") from None
+
+
+def parse_yaml(text: str) -> Any:
+    """YAML whose mappings hold each key once.
+
+    Raises:
+        ValueError: it is not, in one line.
+    """
+    try:
+        return yaml.load(text, Loader=_UniqueKeys)
+    except yaml.YAMLError as error:
+        raise ValueError(" ".join(str(error).split())) from None
+
+
+class _UniqueKeys(yaml.SafeLoader):
+    """PyYAML takes the last of two equal keys in silence."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+        keys = [self.construct_object(key, deep=True) for key, _ in node.value]
+        twice = [key for i, key in enumerate(keys) if key in keys[:i]]
+        if twice:
+            raise ValueError(f"the key {twice[0]!r} stands twice in one mapping, line {node.start_mark.line + 1}")
+        return super().construct_mapping(node, deep)

@@ -13,10 +13,9 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, fields, is_dataclass
 from functools import partial
 from pathlib import Path
-from typing import Annotated, Any, get_type_hints
+from typing import Any, get_type_hints
 
-import yaml
-from pydantic import AllowInfNan, BeforeValidator, ConfigDict, StrictFloat, TypeAdapter, ValidationError
+from pydantic import TypeAdapter, ValidationError
 
 from autospike.architecture import (
     RELATIVE_THRESHOLD,
@@ -29,119 +28,10 @@ from autospike.architecture import (
     Stage,
     Stem,
     check_divides,
-)  # fmt: skip
-from autospike.errors import UserError, first_problem
-
-Finite = Annotated[StrictFloat, AllowInfNan(False)]
-STRICT = ConfigDict(extra="forbid")  # the genes check the types of what is written themselves
-type_ = type
-
-
-@dataclass(frozen=True, kw_only=True)
-class Choice:
-    """A gene with finitely many values."""
-
-    values: tuple[Any, ...]
-
-    def sample(self, rng: random.Random) -> Any:
-        return rng.choice(self.values)
-
-    def mutate(self, value: Any, rng: random.Random) -> Any:
-        """Another of the values, where there is one."""
-        others = [v for v in self.values if v != value]
-        return rng.choice(others) if others else value
-
-    def contains(self, value: Any) -> bool:
-        return value in self.values
-
-    def nearest(self, value: float) -> Any:
-        return min(self.values, key=lambda v: abs(v - value))
-
-    @property
-    def size(self) -> int:
-        return len(self.values)
-
-
-@dataclass(frozen=True, kw_only=True)
-class Range:
-    """A gene with a continuous range; it mutates by a Gaussian step of standard deviation `sigma`, kept inside the range."""
-
-    __pydantic_config__ = STRICT
-    low: Finite
-    high: Finite
-    sigma: Finite
-
-    def __post_init__(self) -> None:
-        if not self.low < self.high:
-            raise ValueError(f"low must be less than high, got low {self.low:g} and high {self.high:g}")
-        if self.sigma <= 0:
-            raise ValueError(f"sigma must be greater than 0, got {self.sigma:g}")
-
-    def sample(self, rng: random.Random) -> float:
-        return self.nearest(round(rng.uniform(self.low, self.high), 6))
-
-    def mutate(self, value: float, rng: random.Random) -> float:
-        moved = rng.gauss(value, self.sigma)
-        if moved < self.low:  # reflect, so that a value at a bound moves as often as any other
-            moved = 2 * self.low - moved
-        elif moved > self.high:
-            moved = 2 * self.high - moved
-        return self.nearest(round(moved, 6))
-
-    def contains(self, value: Any) -> bool:
-        return isinstance(value, int | float) and self.low <= value <= self.high
-
-    def nearest(self, value: float) -> float:
-        return min(self.high, max(self.low, value))
-
-    @property
-    def values(self) -> tuple[float, float]:
-        return (self.low, self.high)
-
-    @property
-    def size(self) -> float:
-        return math.inf
-
-
-Gene = Choice | Range
-
-
-def _choice(kind: type_, written: object) -> object:
-    """A YAML list is a choice, a scalar is a choice of one."""
-    if isinstance(written, Choice):
-        return written
-    values = written if isinstance(written, list) else [written]
-    if not values:
-        raise ValueError("a choice needs at least one value, got []")
-    for value in values:
-        if isinstance(value, bool) or not isinstance(value, (int, float) if kind is float else kind):
-            raise ValueError(f"expected {_noun(kind)} or a list of them, got {value!r}")
-    if len(set(values)) < len(values):
-        raise ValueError(f"each value of a choice may stand once, got {values}")
-    return Choice(values=tuple(sorted(kind(v) for v in values)))
-
-
-def _gene(written: object) -> object:
-    """As `_choice`, and a mapping {low, high, sigma} is a range."""
-    if isinstance(written, Range):
-        return written
-    return TypeAdapter(Range).validate_python(written) if isinstance(written, dict) else _choice(float, written)
-
-
-def _noun(kind: type_) -> str:
-    return {int: "a whole number", float: "a number"}[kind]
-
-
-Integer = Annotated[Choice, BeforeValidator(partial(_choice, int))]
-Number = Annotated[Choice, BeforeValidator(partial(_choice, float))]
-Continuous = Annotated[Choice | Range, BeforeValidator(_gene)]
-FOLLOW = Choice(values=(None,))
-
-
-def only(value: Any) -> Choice:
-    """The gene with one value."""
-    return Choice(values=(value,))
-
+)
+from autospike.errors import first_problem
+from autospike.files import read_yaml
+from autospike.genes import FOLLOW, STRICT, Choice, Continuous, Gene, Integer, Number, Range, only
 
 # Published neuron parameters (Spikformer's code): the reference point of spaces that search neurons.
 PUBLISHED = {"v_threshold": 1.0, "tau": 2.0}
@@ -314,7 +204,7 @@ class SearchSpace:
         return architecture
 
 
-Path_ = tuple[str | int, ...]
+GenePath = tuple[str | int, ...]
 Visitor = Callable[..., Any]
 
 
@@ -322,12 +212,12 @@ Visitor = Callable[..., Any]
 class GeneValue:
     """A gene, where it stands (`("stages", 0, "blocks", 2, "neuron", "tau")`), and its value in an architecture."""
 
-    path: Path_
+    path: GenePath
     gene: Gene
     value: Any
 
 
-def walk(space: Any, visit: Visitor, *values: Any, path: Path_ = ()) -> Any:
+def walk(space: Any, visit: Visitor, *values: Any, path: GenePath = ()) -> Any:
     """Build a value of `space`, asking `visit(gene, path, *values)` at every leaf.
 
     `values` are architectures of the space (or the corresponding parts of some); each leaf is visited with their values at that
@@ -349,7 +239,7 @@ def walk(space: Any, visit: Visitor, *values: Any, path: Path_ = ()) -> Any:
     return builds(**built)
 
 
-def _walk_stage(space: StageSpace, visit: Visitor, stages: tuple[Stage, ...], path: Path_) -> Stage:
+def _walk_stage(space: StageSpace, visit: Visitor, stages: tuple[Stage, ...], path: GenePath) -> Stage:
     embed_dim = visit(space.embed_dim, (*path, "embed_dim"), *(s.embed_dim for s in stages))
     depth = visit(space.depth, (*path, "depth"), *(len(s.blocks) for s in stages))
     blocks = []
@@ -359,7 +249,7 @@ def _walk_stage(space: StageSpace, visit: Visitor, stages: tuple[Stage, ...], pa
     return Stage(embed_dim=embed_dim, blocks=tuple(blocks))
 
 
-def _genes(space: Any, value: Any, path: Path_) -> Iterator[GeneValue]:
+def _genes(space: Any, value: Any, path: GenePath) -> Iterator[GeneValue]:
     if isinstance(space, Choice | Range):
         yield GeneValue(path=path, gene=space, value=value)
     elif isinstance(space, StageSpace):
@@ -388,7 +278,7 @@ def _size(space: Any) -> int | float:
     return math.prod(_size(getattr(space, f.name)) for f in fields(space))
 
 
-def _singleton(space: type_, value: Any) -> Any:
+def _singleton(space: type, value: Any) -> Any:
     """The space of type `space` whose only member is `value`."""
     if space is StageSpace:
         blocks = tuple(_singleton(BlockSpace, block) for block in value.blocks)
@@ -400,55 +290,18 @@ def _singleton(space: type_, value: Any) -> Any:
 def _singleton_field(hint: Any, value: Any) -> Any:
     if isinstance(value, tuple):
         return tuple(_singleton(StageSpace, stage) for stage in value)
-    if is_dataclass(hint) and isinstance(hint, type_):
+    if is_dataclass(hint) and isinstance(hint, type):
         return only(value) if hint is Choice else _singleton(hint, value)
     return value if hint is Family else only(value)
 
 
-def _extreme(pick: Callable[[Any], Any], gene: Gene, path: Path_) -> Any:
+def _extreme(pick: Callable[[Any], Any], gene: Gene, path: GenePath) -> Any:
     name = path[-1]
     if gene.values == (None,):
         return None
     if name == "v_threshold":
         return gene.nearest(PUBLISHED[name] * RELATIVE_THRESHOLD.get(str(path[-2]), 1.0))
     return gene.nearest(PUBLISHED[name]) if name in PUBLISHED else pick(gene.values)
-
-
-def read_yaml(path: str | Path) -> Any:
-    """A YAML file's content.
-
-    Raises:
-        UserError: the file is missing or is not YAML.
-    """
-    try:
-        return parse_yaml(Path(path).read_text(encoding="utf-8"))
-    except OSError as error:
-        raise UserError(f"{path}: cannot be read ({error.strerror}); check the path") from None
-    except ValueError as error:
-        raise UserError(f"{path}: not YAML: {error}") from None
-
-
-def parse_yaml(text: str) -> Any:
-    """YAML whose mappings hold each key once.
-
-    Raises:
-        ValueError: it is not, in one line.
-    """
-    try:
-        return yaml.load(text, Loader=_UniqueKeys)
-    except yaml.YAMLError as error:
-        raise ValueError(" ".join(str(error).split())) from None
-
-
-class _UniqueKeys(yaml.SafeLoader):
-    """PyYAML takes the last of two equal keys in silence."""
-
-    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
-        keys = [self.construct_object(key, deep=True) for key, _ in node.value]
-        twice = [key for i, key in enumerate(keys) if key in keys[:i]]
-        if twice:
-            raise ValueError(f"the key {twice[0]!r} stands twice in one mapping, line {node.start_mark.line + 1}")
-        return super().construct_mapping(node, deep)
 
 
 _adapter = TypeAdapter(SearchSpace)

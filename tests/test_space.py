@@ -15,7 +15,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from autospike.architecture import Architecture, Block, Neuron, NeuronGroups, NeuronOverride, Stage, Stem
-from autospike.space import Choice, Range, SearchSpace
+from autospike.genes import Choice, Range
+from autospike.space import SearchSpace
 
 SMALL_5 = Path(__file__).parents[1] / "search_spaces" / "auto_spikformer_small_5.yaml"
 

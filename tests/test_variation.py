@@ -12,8 +12,9 @@ from hypothesis import strategies as st
 
 from autospike.architecture import Architecture
 from autospike.config import SearchConfig
+from autospike.genes import Range
 from autospike.search.variation import crossover, mutate
-from autospike.space import Range, SearchSpace
+from autospike.space import SearchSpace
 
 SPACES = {name: SearchSpace.from_dict(written) for name, written in WRITTEN.items()}
 DEPTHS = {"choices": (1, 2, 3), "ranges": (1, 3), "positions": (1, 2)}

@@ -11,8 +11,9 @@ from autospike.architecture import Architecture
 from autospike.commands.display import table
 from autospike.counting import Counter
 from autospike.errors import UserError
+from autospike.files import read_yaml
 from autospike.models import build_model
-from autospike.space import SearchSpace, read_yaml
+from autospike.space import SearchSpace
 
 
 @dataclass(frozen=True, kw_only=True)

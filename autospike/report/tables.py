@@ -7,10 +7,11 @@ from dataclasses import dataclass
 
 import pandas as pd
 
+from autospike.genes import Choice, Range
 from autospike.pareto import hypervolume, on_front
 from autospike.search.archive import Evaluation
 from autospike.search.selection import accuracy_and_energy
-from autospike.space import Choice, Path_, Range, SearchSpace
+from autospike.space import GenePath, SearchSpace
 
 COLUMNS = ["id", "accuracy", "energy_mj", "params", "time_steps", "f_aeb", "generation", "on_front", "architecture"]
 
@@ -76,7 +77,7 @@ def gene_shares(space: SearchSpace, evaluations: Sequence[Evaluation]) -> dict[s
     return {name: {level: taken.count(level) / len(taken) for level in levels[name]} for name, taken in values.items()}
 
 
-def _name(path: Path_) -> str:
+def _name(path: GenePath) -> str:
     return ".".join(str(part) for part in path if not isinstance(part, int) and part not in ("stages", "blocks"))
 
 

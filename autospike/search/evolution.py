@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
+from functools import partial
 from itertools import chain, islice
 
 from autospike.architecture import Architecture, digest
@@ -21,6 +22,7 @@ from autospike.search.objectives import OBJECTIVES
 from autospike.space import SearchSpace
 
 Executor = Callable[[Iterable[Architecture]], Iterator[Measurement]]
+Fitness = Callable[[float, float], float]  # of accuracy and energy in mJ
 
 # How often an algorithm may repeat itself before its generation is taken to be complete.
 DRAWS_PER_CANDIDATE = 50
@@ -52,35 +54,33 @@ class Search:
 
     def run(self) -> None:
         """Search to the last generation, or until the algorithm finds no candidate that it has not seen."""
-        algorithm, targets = ALGORITHMS[self.config.algorithm](), [OBJECTIVES[name] for name in self.config.objectives]
         self.archive.begin(self.id, self.config.model_dump_json())
-        reference_mj = self._reference_mj()
-        self.archive.refit(
-            lambda accuracy, energy_mj: f_aeb(accuracy, energy_mj, reference_mj=reference_mj, config=self.config.fitness)
-        )
+        fitness = partial(f_aeb, reference_mj=self._reference_mj(), config=self.config.fitness)
+        self.archive.refit(fitness)
+        algorithm = ALGORITHMS[self.config.algorithm]()
         population: list[Individual] = []
         seen: set[Architecture] = set()
         for generation in range(self.config.generations):
-            turn = Turn(
-                space=self.space,
-                config=self.config,
-                rng=keyed(self.seed, "search", generation),
-                key=(self.seed, "deap", generation),
-            )
+            turn = self._turn(generation)
             asked = algorithm.ask(population, turn) if generation else self._first_generation(turn)
             candidates = list(self._unseen(asked, seen))
             if not candidates:
                 return
             self.archive.propose(self.id, generation, candidates)
-            offspring = [
-                Individual(
-                    architecture=e.measurement.architecture,
-                    f_aeb=e.f_aeb,
-                    fitness=fitness_of([t.value(e.measurement) for t in targets], [t.maximise for t in targets]),
-                )
-                for e in self._measure(candidates, generation, reference_mj)
-            ]
+            offspring = [self._individual(e) for e in self._measure(candidates, generation, fitness)]
             population = algorithm.tell(population, offspring, turn)
+
+    def _turn(self, generation: int) -> Turn:
+        rng, key = keyed(self.seed, "search", generation), (self.seed, "deap", generation)
+        return Turn(space=self.space, config=self.config, rng=rng, key=key)
+
+    def _individual(self, evaluation: Evaluation) -> Individual:
+        targets = [OBJECTIVES[name] for name in self.config.objectives]
+        return Individual(
+            architecture=evaluation.measurement.architecture,
+            f_aeb=evaluation.f_aeb,
+            fitness=fitness_of([t.value(evaluation.measurement) for t in targets], [t.maximise for t in targets]),
+        )
 
     def _first_generation(self, turn: Turn) -> Iterator[Architecture]:
         anchors = (self.space.largest(), self.space.smallest(), *(a for a in self.anchors if self.space.contains(a)))
@@ -108,22 +108,19 @@ class Search:
             self.archive.add(Evaluation(measurement=measurement, f_aeb=measurement.score.accuracy, generation=0))
         return measurement.score.energy.energy_mj
 
-    def _measure(self, candidates: list[Architecture], generation: int, reference_mj: float) -> Iterator[Evaluation]:
+    def _measure(self, candidates: list[Architecture], generation: int, fitness: Fitness) -> Iterator[Evaluation]:
         known = {candidate: self.archive.get(candidate) for candidate in candidates}
         missing = self.executor([candidate for candidate in candidates if known[candidate] is None])
         for candidate in candidates:
-            evaluation = known[candidate]
-            if evaluation is None:
-                measurement = next(missing)
-                if measurement.architecture != candidate:
-                    raise RuntimeError("the executor gave its measurements in another order than it was asked for them")
-                evaluation = self._archived(measurement, generation, reference_mj)
+            evaluation = known[candidate] or self._archived(next(missing), candidate, generation, fitness)
             self.measured(evaluation)
             yield evaluation
 
-    def _archived(self, measurement: Measurement, generation: int, reference_mj: float) -> Evaluation:
+    def _archived(self, measurement: Measurement, asked: Architecture, generation: int, fitness: Fitness) -> Evaluation:
+        if measurement.architecture != asked:
+            raise RuntimeError("the executor gave its measurements in another order than it was asked for them")
         score = measurement.score
-        fitness = f_aeb(score.accuracy, score.energy.energy_mj, reference_mj=reference_mj, config=self.config.fitness)
-        evaluation = Evaluation(measurement=measurement, f_aeb=fitness, generation=generation)
+        f_aeb = fitness(score.accuracy, score.energy.energy_mj)
+        evaluation = Evaluation(measurement=measurement, f_aeb=f_aeb, generation=generation)
         self.archive.add(evaluation)
         return evaluation

@@ -11,13 +11,14 @@ from typing import Any
 
 from autospike.architecture import Architecture
 from autospike.config import SearchConfig
-from autospike.space import Gene, Path_, SearchSpace, walk
+from autospike.genes import Gene
+from autospike.space import GenePath, SearchSpace, walk
 
 
 def mutate(space: SearchSpace, parent: Architecture, rng: random.Random, config: SearchConfig) -> Architecture:
     """Genes of blocks change with probability `block_mutation`, the others with `global_mutation` (Auto-Spikformer: 0.2, 0.4)."""
 
-    def visit(gene: Gene, path: Path_, *value: Any) -> Any:
+    def visit(gene: Gene, path: GenePath, *value: Any) -> Any:
         if not value:
             return gene.sample(rng)
         probability = config.block_mutation if "blocks" in path else config.global_mutation
