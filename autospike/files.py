@@ -1,4 +1,4 @@
-"""Files that are either as they were or complete, never half-written."""
+"""Files: written whole or not at all, read with errors that say what to do."""
 
 from __future__ import annotations
 

@@ -16,13 +16,12 @@ Bar = Callable[[int, str], None]
 
 
 @contextmanager
-def progress(title: str, *, total: int, unit: str) -> Iterator[Bar]:
-    """A bar with count, elapsed and remaining time. Call it with how far the work is, and a word on its state."""
+def progress(title: str, *, total: int) -> Iterator[Bar]:
+    """A bar with count, elapsed and remaining time, in 80 columns. Call it with how far the work is, and a word on its state."""
     columns = (
-        TextColumn("[bold]{task.description:<16}"),
-        BarColumn(bar_width=None),
+        TextColumn("[bold]{task.description:<15}"),
+        BarColumn(bar_width=10),
         MofNCompleteColumn(),
-        TextColumn(f"{unit}s"),
         TimeElapsedColumn(),
         TextColumn("left"),
         TimeRemainingColumn(),

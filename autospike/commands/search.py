@@ -19,13 +19,13 @@ def search(run: Run) -> None:
     supernet = assembly.trained(run.experiment.search_space, run.supernet)
     archive = Archive(run.archive, assembly.protocol_id(run.supernet))
     before = len(archive.all())
-    with progress(f"search {config.algorithm}", total=config.population * config.generations, unit="candidate") as bar:
+    with progress(f"search {config.algorithm}", total=config.population * config.generations) as bar:
         seen: list[Evaluation] = []
 
         def measured(evaluation: Evaluation) -> None:
             seen.append(evaluation)
             best = max(e.f_aeb for e in seen)
-            bar(len(seen), f"generation {(len(seen) - 1) // config.population}, best F_AEB {best:.3f}")
+            bar(len(seen), f"gen {(len(seen) - 1) // config.population}, F_AEB {best:.3f}")
 
         run.log("search started", algorithm=config.algorithm, archived=before)
         Search(

@@ -34,7 +34,7 @@ def _train(run: Run, assembly: Assembly, space: SearchSpace, folder: Path, name:
     if record is not None and record.finished:
         note(f"{name}: trained already, {record.step} steps")
         return
-    with progress(f"train {name}", total=assembly.training_steps(), unit="step") as bar:
+    with progress(f"train {name}", total=assembly.training_steps()) as bar:
 
         def report(now: Progress) -> None:
             bar(now.step, f"loss {now.loss:.3f}")
