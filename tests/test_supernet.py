@@ -160,9 +160,10 @@ def test_an_export_opened_by_timm_has_the_same_bits(tmp_path: Path) -> None:
     supernet, architecture = Supernet(space, num_classes=4, in_chans=1), space.sample(random.Random(11))
     model = calibrated(supernet.extract(architecture))
     write_model(tmp_path, model, architecture, classes=("a", "b", "c", "d"), in_chans=1, image_size=8)
-    opened = timm.create_model(f"local-dir:{tmp_path}", pretrained=True).eval()
-    with torch.no_grad():
-        assert torch.equal(opened(images()), model(images()))
+    for said in ({}, {"pretrained": True}):
+        opened = timm.create_model(f"local-dir:{tmp_path}", **said).eval()
+        with torch.no_grad():
+            assert torch.equal(opened(images()), model(images()))
     assert opened.architecture == architecture
     assert opened.pretrained_cfg["input_size"] == (1, 8, 8)
 

@@ -192,7 +192,15 @@ def raise_killed(*_args: Any) -> None:
     raise KilledError
 
 
-@pytest.mark.parametrize("damage", [lambda path: path.write_bytes(path.read_bytes()[:1000]), lambda path: path.unlink()])
+def flip_a_bit(path: Path) -> None:
+    content = bytearray(path.read_bytes())
+    content[-5] ^= 1
+    path.write_bytes(content)
+
+
+@pytest.mark.parametrize(
+    "damage", [lambda path: path.write_bytes(path.read_bytes()[:1000]), lambda path: path.unlink(), flip_a_bit]
+)
 def test_a_damaged_checkpoint_is_one_clear_line(tmp_path: Path, tiny_space: SearchSpace, damage: Any) -> None:
     _, checkpoints = saved(tmp_path, tiny_space, 3)
     damage(tmp_path / "step-00000003.safetensors")

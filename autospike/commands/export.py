@@ -38,8 +38,9 @@ def export(run: Run, out: Path) -> None:
     if report_path.exists() and _same(files.read_json(report_path), architecture, provenance):
         note(f"export: {out} holds this subnet already")
     else:
+        report_path.unlink(missing_ok=True)  # a folder with a report is complete
         report = _export(run, assembly, chosen, out) | {"provenance": provenance}
-        files.write_json(report_path, report)  # last: a folder with a report is complete
+        files.write_json(report_path, report)
         run.log("exported", architecture_id=architecture.id, folder=str(out))
     show(files.read_json(report_path), out)
 

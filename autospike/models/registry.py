@@ -36,10 +36,14 @@ default_cfgs = generate_default_cfgs(
 
 
 @register_model
-def autospike_subnet(pretrained: bool = False, **kwargs: Any) -> SpikingModel:
+def autospike_subnet(pretrained: bool = False, pretrained_cfg: Any = None, **kwargs: Any) -> SpikingModel:
     """Any architecture of this package as a timm model: `timm.create_model("autospike_subnet", architecture={...})`.
 
-    An exported subnet names this entry in its `config.json`, with its architecture as `model_args`.
+    An exported subnet names this entry in its `config.json`, with its architecture as `model_args`. A folder that was exported is
+    opened with its weights, whether `pretrained` is said or not: without them it would be another network.
     """
-    model: SpikingModel = build_model_with_cfg(_build_from_dict, "autospike_subnet", pretrained, **kwargs)
+    exported = isinstance(pretrained_cfg, dict) and pretrained_cfg.get("source") == "local-dir"
+    model: SpikingModel = build_model_with_cfg(
+        _build_from_dict, ENTRY_POINT, pretrained or exported, pretrained_cfg=pretrained_cfg, **kwargs
+    )
     return model

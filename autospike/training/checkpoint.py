@@ -65,9 +65,11 @@ class Checkpoints:
             return 0
         path = self.folder / record.file
         try:
+            if sha256(path) != record.sha256:
+                raise ValueError("its content is not what was written")
             tensors = load_file(path)
             model.load_state_dict(_under(tensors, "model."))
-        except (OSError, SafetensorError, RuntimeError) as error:
+        except (OSError, SafetensorError, RuntimeError, ValueError) as error:
             reason = str(error).splitlines()[0]
             raise UserError(f"{path}: cannot be restored ({reason}); delete {self.folder} to train again") from None
         if optimizer is not None:
