@@ -146,7 +146,7 @@ class Stage:
 
     def hidden_features(self, block: Block) -> int:
         """Width of a block's MLP."""
-        return int(self.embed_dim * block.mlp_ratio)
+        return round(self.embed_dim * block.mlp_ratio)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -16,6 +16,7 @@ from autospike.energy import SPIKFORMER
 from autospike.errors import UserError
 from autospike.evaluation.evaluator import Evaluator
 from autospike.randomness import keyed, keyed_seed
+from autospike.rundir import Run
 from autospike.space import SearchSpace
 from autospike.supernet import Supernet
 from autospike.training.checkpoint import Checkpoints
@@ -31,19 +32,18 @@ class Assembly:
     device: torch.device
 
     @classmethod
-    def of(cls, experiment: Experiment) -> Assembly:
+    def of(cls, run: Run) -> Assembly:
         """Open the data, choose the device, and set torch's threads for this process.
 
         Raises:
-            UserError: the data cannot be opened, or there is no such device.
+            UserError: the data cannot be opened, is not the data that the run was trained on, or there is no such device.
         """
+        experiment = run.experiment
         if experiment.threads is not None:
             torch.set_num_threads(experiment.threads)
-        return cls(
-            experiment=experiment,
-            images=load_images(experiment.data, seed=experiment.seed),
-            device=_device(experiment.device),
-        )
+        images, device = load_images(experiment.data, seed=experiment.seed), _device(experiment.device)
+        run.check_data(images.fingerprint)
+        return cls(experiment=experiment, images=images, device=device)
 
     def supernet(self, space: SearchSpace) -> Supernet:
         """A fresh supernet; its initial parameters depend on the experiment's seed alone."""
@@ -102,8 +102,9 @@ class Assembly:
         return digest(
             {
                 "weights": record and record.sha256,
-                "data": self.experiment.data.model_dump(mode="json"),
-                "splits": {name: [split.indices, split.labels] for name, split in self.images.splits.items() if name != "test"},
+                "image_size": self.experiment.data.image_size,
+                "images": self.images.fingerprint,
+                "torch": torch.__version__,
                 "calibration": [self.experiment.evaluation.calibration_images, self.experiment.evaluation.calibration_batch_size],
                 "time_steps": max(self.experiment.search_space.time_steps.values),
                 "convention": SPIKFORMER.name,

@@ -15,6 +15,8 @@ from rich.markup import escape
 
 from autospike.errors import UserError
 
+INTERRUPTED = 130  # what the parser makes of Ctrl-C
+
 app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, rich_markup_mode="markdown")
 
 ExperimentPath = Annotated[
@@ -66,13 +68,15 @@ def export(
         float | None, typer.Option(help="Pick among candidates of at least this accuracy on the search split.")
     ] = None,
     out: Annotated[Path | None, typer.Option(help="Folder to write to. Default: RUN/export.")] = None,
+    overrides: Overrides = None,
 ) -> None:
     """Write the picked subnet as a timm model, measured on the test split."""
     from autospike.commands.export import export
     from autospike.rundir import Run
 
     chosen = {"pick": pick, "min_accuracy": min_accuracy}
-    resumed = Run.resume(run, [f"export.{name}={json.dumps(value)}" for name, value in chosen.items() if value is not None])
+    picked = [f"export.{name}={json.dumps(value)}" for name, value in chosen.items() if value is not None]
+    resumed = Run.resume(run, [*(overrides or []), *picked])
     export(resumed, out or resumed.export)
 
 
@@ -123,12 +127,12 @@ def main() -> None:
         code = app(standalone_mode=False)
     except UserError as error:
         _fail(str(error))
-    except KeyboardInterrupt:
-        _fail("interrupted; run the same command again to go on", code=130)
     except Exception as error:
         if not hasattr(error, "format_message"):  # not one of the command line parser's own
             raise
         _fail(f"{error.format_message()} See: autospike --help")
+    if code == INTERRUPTED:
+        _fail("interrupted; run the same command again to go on", code)
     sys.exit(code or 0)
 
 

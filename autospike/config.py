@@ -70,11 +70,12 @@ class TrainingConfig(Section):
     sampling: Literal["single-path", "sandwich"] = "single-path"
     """Which subnets a step trains: one uniform draw (Auto-Spikformer), or the largest, the smallest and two draws."""
     epochs: Count
-    batch_size: Annotated[int, Field(ge=2)] = 128
+    batch_size: Annotated[int, Field(ge=2, multiple_of=2)] = 128
     learning_rate: Annotated[float, Field(gt=0)] = 5e-4
     min_learning_rate: Annotated[float, Field(ge=0)] = 1e-5
     weight_decay: Annotated[float, Field(ge=0)] = 0.06
-    warmup_epochs: Annotated[int, Field(ge=0)] = 20
+    warmup_epochs: Annotated[int, Field(ge=0)] | None = None
+    """Epochs of linear warm-up. Unless given: 20 (Auto-Spikformer's), or a fifth of the epochs where that is less."""
     smoothing: Fraction = 0.1
     """Label smoothing."""
     augmentation: AugmentationConfig = AugmentationConfig()
@@ -82,6 +83,10 @@ class TrainingConfig(Section):
     """Processes that decode and augment; 0 does it in the training process."""
     checkpoint_epochs: Count = 10
     """Epochs between checkpoints."""
+
+    @property
+    def warmup(self) -> int:
+        return min(20, self.epochs // 5) if self.warmup_epochs is None else self.warmup_epochs
 
 
 class EvaluationConfig(Section):
@@ -191,9 +196,16 @@ def continued(held: Experiment, changed: Experiment, *, source: str) -> Experime
         UserError: a field differs that the trained weights depend on.
     """
     for name in FIXED_BY_TRAINING:
-        if getattr(changed, name) != getattr(held, name):
+        if _fixed(changed, name) != _fixed(held, name):
             raise UserError(f"{source}: {name} differs from the experiment that this run began with; use another --run folder")
     return changed
+
+
+def _fixed(experiment: Experiment, name: str) -> Any:
+    """A field's value, less what changes no weight: where the images lie, who decodes them, how often a checkpoint is written."""
+    value = experiment.model_dump(mode="json")[name]
+    free = {"data": ("root",), "training": ("workers", "checkpoint_epochs")}.get(name, ())
+    return {key: v for key, v in value.items() if key not in free} if isinstance(value, dict) else value
 
 
 def _with_space(written: dict[str, Any], path: Path) -> dict[str, Any]:
@@ -220,6 +232,11 @@ def _check(experiment: Experiment, source: str) -> None:
         raise UserError(f"{source}: baseline: its family {baseline.family} is not the space's, {space.family}")
     if experiment.data.search_share + experiment.data.test_share >= 1:
         raise UserError(f"{source}: data: search_share and test_share leave nothing to train on; their sum must be less than 1")
+    training = experiment.training
+    if training.warmup >= training.epochs:
+        raise UserError(f"{source}: training.warmup_epochs: {training.warmup} of {training.epochs} epochs; warm up for fewer")
+    if training.min_learning_rate > training.learning_rate:
+        raise UserError(f"{source}: training.min_learning_rate: {training.min_learning_rate:g} is more than learning_rate")
     halvings = 2 ** max(*space.stem.pools.values, baseline.stem.pools)
     if experiment.data.image_size < halvings:
         raise UserError(

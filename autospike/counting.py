@@ -6,7 +6,7 @@ per time step. Totals are integers held in float64, exact below 2^53, so batches
     linear       value x out_features
     convolution  value x out_channels x kernel positions that stay inside the image; zero padding is never counted
     q (k^T v)    k^T v: min(sum of k, sum of v) x head_dim: each spike of the sparser operand adds a row of the other;
-                 q (.): sum of q x head_dim
+                 q (.): sum of q x head_dim; the convention, also where (q k^T) v runs because tokens are few
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ import math
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
-from functools import partial
+from functools import lru_cache, partial
 from typing import Any
 
 import torch
@@ -25,7 +25,7 @@ from torch.nn.grad import conv2d_input
 
 from autospike.energy import InputKind, LayerCount
 from autospike.nn.attention import AttentionProduct, Heads
-from autospike.nn.layers import SpikingConv
+from autospike.nn.layers import SpikingConv, SpikingLinear
 from autospike.nn.neuron import LIF
 
 KINDS: tuple[InputKind, ...] = ("binary", "integer", "real")
@@ -73,7 +73,7 @@ class Counter:
         with ExitStack() as hooks:
             for name, module in model.named_modules():
                 rule = RULES.get(type(module))
-                if rule is not None:
+                if rule is not None and not name.endswith(".linear"):  # a spiking layer counts its linear map itself
                     hooks.callback(module.register_forward_pre_hook(partial(self._count_call, rule, name)).remove)
             yield
 
@@ -103,23 +103,30 @@ class Counter:
 Rule = Callable[..., list[Tally]]
 
 
-def _linear(name: str, module: nn.Linear, x: Tensor) -> list[Tally]:
-    """`x` is `[T, B, ..., in_features]`."""
+def _linear(name: str, module: SpikingLinear, x: Tensor) -> list[Tally]:
+    """Tokens `[T, B, N, in_features]`."""
+    return [_dense(f"{name}.linear", module.linear, x, _kind(x))]
+
+
+def _readout(name: str, module: nn.Linear, x: Tensor) -> list[Tally]:
+    """A bare linear layer is the head, whose input is a mean over tokens: real, even where it happens to be whole. `[T, B, D]`."""
+    return [_dense(name, module, x, "real")]
+
+
+def _dense(layer: str, module: nn.Linear, x: Tensor, kind: InputKind) -> Tally:
     values, elements = _per_step(x), math.prod(x.shape[2:])
-    return [
-        Tally(
-            layer=name,
-            macs=elements * module.out_features,
-            elements=elements,
-            values=values,
-            fan_out=values * module.out_features,
-            kind=_kind(x),
-        )
-    ]
+    return Tally(
+        layer=layer,
+        macs=elements * module.out_features,
+        elements=elements,
+        values=values,
+        fan_out=values * module.out_features,
+        kind=kind,
+    )
 
 
 def _conv(name: str, module: SpikingConv, x: Tensor, time_steps: int | None = None) -> list[Tally]:
-    """`x` is `[T, B, C, H, W]`, or `[1, B, C, H, W]` with `time_steps` for an image that is the same at every step."""
+    """`x` is `[T, B, C, H, W]`, or `[1, B, C, H, W]` with `time_steps`: a still image, real even if its pixels are whole."""
     conv, steps = module.conv, time_steps or len(x)
     height, width = x.shape[-2:]
     fan_out = conv_fan_out(conv, (height, width)).to(x.device)
@@ -131,7 +138,7 @@ def _conv(name: str, module: SpikingConv, x: Tensor, time_steps: int | None = No
             elements=x[0, 0].numel(),
             values=by_position.sum(dim=(1, 2)).expand(steps),
             fan_out=(by_position * fan_out).sum(dim=(1, 2)).expand(steps),
-            kind=_kind(x),
+            kind=_kind(x) if time_steps is None else "real",
         )
     ]
 
@@ -155,7 +162,12 @@ def _attention(name: str, _module: AttentionProduct, heads: Heads) -> list[Tally
     return tallies
 
 
-RULES: dict[type[nn.Module], Rule] = {nn.Linear: _linear, SpikingConv: _conv, AttentionProduct: _attention}
+RULES: dict[type[nn.Module], Rule] = {
+    SpikingLinear: _linear,
+    SpikingConv: _conv,
+    AttentionProduct: _attention,
+    nn.Linear: _readout,
+}
 
 
 def _sparser_operand(tallies: list[Tally]) -> list[Tally]:
@@ -167,13 +179,15 @@ def _sparser_operand(tallies: list[Tally]) -> list[Tally]:
 
 def conv_fan_out(conv: nn.Conv2d, size: tuple[int, int]) -> Tensor:
     """How many outputs each input position of one channel reaches: `[H, W]`, float64."""
-    ones = torch.ones(1, 1, *size, dtype=torch.float64)
-    kernel = torch.ones(1, 1, *conv.kernel_size, dtype=torch.float64)
-    outputs = F.conv2d(ones, kernel, None, conv.stride, conv.padding, conv.dilation)
-    reached = conv2d_input(
-        ones.shape, kernel, torch.ones_like(outputs), conv.stride, conv.padding, conv.dilation
-    )  # fmt: skip
-    return reached[0, 0] * (conv.out_channels // conv.groups)
+    return _reached(size, conv.kernel_size, conv.stride, conv.padding, conv.dilation) * (conv.out_channels // conv.groups)
+
+
+@lru_cache(maxsize=64)
+def _reached(size: tuple[int, int], kernel_size: Any, stride: Any, padding: Any, dilation: Any) -> Tensor:
+    """As `conv_fan_out`, of one output channel."""
+    ones, kernel = torch.ones(1, 1, *size, dtype=torch.float64), torch.ones(1, 1, *kernel_size, dtype=torch.float64)
+    outputs = F.conv2d(ones, kernel, None, stride, padding, dilation)
+    return conv2d_input(ones.shape, kernel, torch.ones_like(outputs), stride, padding, dilation)[0, 0]
 
 
 def _per_step(x: Tensor) -> Tensor:
@@ -182,7 +196,7 @@ def _per_step(x: Tensor) -> Tensor:
 
 
 def _kind(x: Tensor) -> InputKind:
-    if not torch.equal(x, x.round()):
+    if float(x.min()) < 0 or not torch.equal(x, x.round()):
         return "real"
     return "binary" if float(x.max()) <= 1 else "integer"
 

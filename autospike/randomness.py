@@ -10,6 +10,8 @@ import random
 from collections.abc import Iterator
 from contextlib import contextmanager
 
+import numpy as np
+
 Key = int | str
 
 
@@ -25,10 +27,15 @@ def keyed(*key: Key) -> random.Random:
 
 @contextmanager
 def global_random(*key: Key) -> Iterator[None]:
-    """Seed Python's global generator, which DEAP draws from, for the length of a block; afterwards it is as it was before."""
-    state = random.getstate()
-    random.seed(keyed_seed(*key))
+    """Seed the global generators of Python and numpy, which DEAP and timm draw from, for the length of a block.
+
+    Afterwards they are as they were before.
+    """
+    python, numpy, seed = random.getstate(), np.random.get_state(), keyed_seed(*key)
+    random.seed(seed)
+    np.random.seed(seed)
     try:
         yield
     finally:
-        random.setstate(state)
+        random.setstate(python)
+        np.random.set_state(numpy)

@@ -47,20 +47,19 @@ class Run:
 
     @classmethod
     def start(cls, experiment_path: Path, folder: Path, overrides: Sequence[str]) -> Run:
-        """Begin a run, or go on with one that the same experiment began.
+        """Begin a run, or go on with one that the same experiment began. Nothing is written before `record`.
 
         Raises:
             UserError: the experiment does not fit, or the folder holds a run of a different one.
         """
         experiment = load_experiment(experiment_path, overrides)
-        if not (folder / "supernet" / "checkpoint.json").exists():  # nothing trained yet that a change could spoil
-            return cls._record(folder, experiment)
-        held = load_experiment(folder / "experiment.yaml")
-        return cls._record(folder, continued(held, experiment, source=str(folder)))
+        if (folder / "supernet" / "checkpoint.json").exists():  # before that, nothing is trained that a change could spoil
+            experiment = continued(load_experiment(folder / "experiment.yaml"), experiment, source=str(folder))
+        return cls(folder=folder, experiment=experiment)
 
     @classmethod
     def resume(cls, folder: Path, overrides: Sequence[str] = ()) -> Run:
-        """Open the run in a folder, with fields changed that training did not fix.
+        """Open the run in a folder, with fields changed that training did not fix. Nothing is written before `record`.
 
         Raises:
             UserError: the folder holds no run, or an override does not fit.
@@ -71,14 +70,27 @@ class Run:
             )
         held = load_experiment(folder / "experiment.yaml")
         changed = load_experiment(folder / "experiment.yaml", overrides)
-        return cls._record(folder, continued(held, changed, source=str(folder)))
+        return cls(folder=folder, experiment=continued(held, changed, source=str(folder)))
 
-    @classmethod
-    def _record(cls, folder: Path, experiment: Experiment) -> Run:
-        files.write_text(folder / "experiment.yaml", experiment.to_yaml())
-        if not (folder / "environment.json").exists():
-            files.write_json(folder / "environment.json", _environment(experiment.seed))
-        return cls(folder=folder, experiment=experiment)
+    def record(self) -> None:
+        """Make this the run's experiment, once it is known to work: a rejected option must not come back by itself."""
+        files.write_text(self.folder / "experiment.yaml", self.experiment.to_yaml())
+        if not (self.folder / "environment.json").exists():
+            files.write_json(self.folder / "environment.json", _environment(self.experiment.seed))
+
+    def check_data(self, fingerprint: str) -> None:
+        """Hold the run to the images, and the splits, that it began with.
+
+        Raises:
+            UserError: they changed; images that were trained on could be searched or tested on.
+        """
+        path = self.folder / "data.json"
+        if not self.supernet.exists():
+            files.write_json(path, {"fingerprint": fingerprint})
+        elif files.read_json(path)["fingerprint"] != fingerprint:
+            raise UserError(
+                f"{self.folder}: the images are not those that this run was trained on; bring them back, or start a new run"
+            )
 
     @property
     def supernet(self) -> Path:

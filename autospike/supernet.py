@@ -56,9 +56,12 @@ class Supernet(nn.Module):
 
     def extract(self, architecture: Architecture) -> SpikingModel:
         """The subnet as a plain model with a copy of its parameters. Its normalisation is not calibrated yet."""
-        model = build_model(architecture, num_classes=self.num_classes, in_chans=self.in_chans)
-        model.to(next(self.shared.parameters()).device)
+        with torch.device("meta"):
+            model = build_model(architecture, num_classes=self.num_classes, in_chans=self.in_chans)
+        model.to_empty(device=next(self.shared.parameters()).device)
         model.load_state_dict({name: p.detach() for name, p in self.view(architecture).items()}, strict=False)
+        for bn in batch_norms(model):
+            bn.reset_running_stats()
         return model.eval()
 
     def _template(self, architecture: Architecture) -> SpikingModel:

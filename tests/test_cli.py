@@ -35,6 +35,9 @@ def written(path: Path, value: object) -> Path:
         (["seed=2020-13-45"], "is not YAML"),
         (["space.stages.0.block.num_heads=[0, 1]"], "num_heads must be at least 1"),
         (["space.stages.0.block.neuron.tau=.nan"], "tau must be a finite number"),
+        (["training.warmup_epochs=2"], "warm up for fewer"),
+        (["training.min_learning_rate=1"], "is more than learning_rate"),
+        (["training.batch_size=31"], "multiple of 2"),
         (["nonsense"], "write it as a.b=c"),
         (["search.objectives=[accuracy, beauty]"], "search.objectives"),
         (["baseline={stages: [{embed_dim: 12, blocks: [{}]}]}"], "multiple of 8"),
@@ -116,6 +119,23 @@ def test_export_and_plot_before_search_say_what_to_run(tmp_path: Path, capsys: C
     assert outcome.code == 2
     assert "run: autospike" in outcome.err
     assert not (tmp_path / "archive.sqlite").exists()
+
+
+def test_an_interrupt_says_how_to_go_on(
+    tmp_path: Path, tiny_experiment: Path, capsys: Capsys, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def interrupted(*_args: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("autospike.commands.train.train", interrupted)
+    outcome = autospike(capsys, "train", tiny_experiment, "--run", tmp_path)
+    assert (outcome.code, outcome.err) == (130, "error: interrupted; run the same command again to go on\n")
+
+
+@pytest.mark.parametrize("stages", [[1], 3, [], [{"blocks": 2}], [{"embed_dim": 16, "blocks": []}]])
+def test_describe_what_is_neither(tmp_path: Path, capsys: Capsys, stages: object) -> None:
+    outcome = autospike(capsys, "describe", written(tmp_path / "x.yaml", {"stages": stages}))
+    assert (outcome.code, outcome.err.count("\n")) == (2, 1)
 
 
 def test_describe_a_space(tmp_path: Path, capsys: Capsys) -> None:

@@ -42,7 +42,7 @@ def test_defaults_are_the_published_settings(tmp_path: Path) -> None:
     assert (search.block_mutation, search.global_mutation) == (0.2, 0.4)
     assert (search.algorithm, search.objectives) == ("nsga2", ("accuracy", "energy_mj"))
     assert (search.fitness.form, search.fitness.beta) == ("power", 0.07)
-    assert (training.sampling, training.batch_size, training.warmup_epochs) == ("single-path", 128, 20)
+    assert (training.sampling, training.batch_size, training.model_copy(update={"epochs": 1000}).warmup) == ("single-path", 128, 20)
     assert (training.learning_rate, training.min_learning_rate, training.weight_decay) == (5e-4, 1e-5, 0.06)
     assert training.smoothing == 0.1
 
@@ -257,6 +257,8 @@ def test_the_rest_may_change(override: str, tmp_path: Path) -> None:
 def test_a_run_keeps_its_experiment(tmp_path: Path) -> None:
     path, folder = saved(tmp_path / "one.yaml"), tmp_path / "runs" / "a"
     started = Run.start(path, folder, ["seed=5"])
+    assert not folder.exists()
+    started.record()
     assert started.experiment.seed == 5
     assert load_experiment(folder / "experiment.yaml") == started.experiment
     environment = json.loads((folder / "environment.json").read_text())
@@ -272,7 +274,7 @@ def trained(folder: Path) -> None:
 
 def test_a_trained_run_goes_on_with_its_experiment_alone(tmp_path: Path) -> None:
     path, folder = saved(tmp_path / "one.yaml"), tmp_path / "runs" / "a"
-    Run.start(path, folder, [])
+    Run.start(path, folder, []).record()
     kept = (folder / "environment.json").read_text()
     trained(folder)
     assert Run.start(path, folder, ["search.generations=3"]).experiment.search.generations == 3
@@ -283,14 +285,14 @@ def test_a_trained_run_goes_on_with_its_experiment_alone(tmp_path: Path) -> None
 
 def test_a_run_that_has_not_trained_may_begin_anew(tmp_path: Path) -> None:
     path, folder = saved(tmp_path / "one.yaml"), tmp_path / "runs" / "a"
-    Run.start(path, folder, [])
-    Run.start(path, folder, ["training.epochs=6"])
+    Run.start(path, folder, []).record()
+    Run.start(path, folder, ["training.epochs=6"]).record()
     assert load_experiment(folder / "experiment.yaml").training.epochs == 6
 
 
 def test_a_run_is_resumed_without_its_first_file(tmp_path: Path) -> None:
     path, folder = saved(tmp_path / "one.yaml"), tmp_path / "runs" / "a"
-    Run.start(path, folder, ["seed=5"])
+    Run.start(path, folder, ["seed=5"]).record()
     path.unlink()
     assert Run.resume(folder).experiment.seed == 5
     assert Run.resume(folder, ["search.algorithm=random"]).experiment.search.algorithm == "random"
@@ -305,6 +307,7 @@ def test_a_folder_without_a_run_is_named(tmp_path: Path) -> None:
 
 def test_the_log_is_one_event_a_line(tmp_path: Path) -> None:
     run = Run.start(saved(tmp_path / "one.yaml"), tmp_path / "a", [])
+    run.record()
     run.log("began", step=1)
     run.log("ended")
     events = [json.loads(line) for line in (tmp_path / "a" / "log.jsonl").read_text().splitlines()]

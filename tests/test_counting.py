@@ -12,7 +12,7 @@ from autospike.counting import Counter, FiringRates, conv_fan_out
 from autospike.energy import LayerCount
 from autospike.models import build_model
 from autospike.nn.attention import AttentionProduct, Heads
-from autospike.nn.layers import SpikingConv
+from autospike.nn.layers import SpikingConv, SpikingLinear
 from autospike.space import SearchSpace
 
 
@@ -40,14 +40,24 @@ def spikes(*shape: int, high: int = 2) -> Tensor:
 
 def test_linear_counts_values_times_outputs() -> None:
     x = torch.tensor([[[[0.0, 1, 1], [2, 0, 0]]], [[[0, 0, 0], [0, 0, 1]]]])  # T = 2, B = 1, N = 2, 3 features
-    (found,) = count(nn.Linear(3, 5), x)
+    (found,) = count(SpikingLinear(3, 5, Neuron()), x)
     assert found.acs == (4 * 5, 1 * 5)
     assert (found.macs, found.input, found.rate) == (2 * 3 * 5, "integer", (4 / 6, 1 / 6))
 
 
 def test_real_values_are_multiplied() -> None:
-    (found,) = count(nn.Linear(3, 5), torch.full((2, 1, 4, 3), 0.3))
+    (found,) = count(SpikingLinear(3, 5, Neuron()), torch.full((2, 1, 4, 3), 0.3))
     assert (found.input, found.macs, found.acs, found.rate) == ("real", 4 * 3 * 5, (), ())
+
+
+@pytest.mark.parametrize("pixels", [[-1.0, 1.0], [0.0, 1.0]])
+def test_black_and_white_pixels_are_no_spikes(tiny_space: SearchSpace, pixels: list[float]) -> None:
+    model, counter = build_model(tiny_space.largest(), num_classes=10, in_chans=1).eval(), Counter()
+    images = torch.tensor(pixels)[torch.randint(0, 2, (4, 1, 8, 8), generator=torch.Generator().manual_seed(0))]
+    with torch.no_grad(), counter.watch(model):
+        model(images)
+    real = {found.layer for found in counter.counts(images=4) if found.input == "real"}
+    assert real == {"stem.stages.0.conv", "head"}
 
 
 def test_convolution_counts_what_each_spike_reaches() -> None:
@@ -128,7 +138,9 @@ def test_a_still_image_counts_once_per_step_though_it_is_convolved_once(tiny_spa
         model(image)
     with torch.no_grad(), frames.watch(model):
         model(image.expand(2, *image.shape))
-    assert still.counts(images=2) == frames.counts(images=2)
+    first, *rest = still.counts(images=2)
+    assert rest == list(frames.counts(images=2)[1:])  # frames' own values are spikes; a still image's pixels are real
+    assert (first.input, first.macs, first.time_steps) == ("real", 8 * 8 * 9, 2)
 
 
 def test_nothing_counted_is_an_error() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pickle
 import random
 from collections import Counter
 from pathlib import Path
@@ -14,7 +15,7 @@ from PIL import Image
 
 from autospike.config import AugmentationConfig, DataConfig
 from autospike.data.batches import Batch, TrainingBatches
-from autospike.data.images import load_images
+from autospike.data.images import Split, load_images
 from autospike.errors import UserError
 
 DIGITS = DataConfig(name="digits", image_size=8)
@@ -74,6 +75,31 @@ def test_a_draw_from_a_folder_sorted_by_class_holds_every_class(tmp_path: Path) 
     assert drawn == train.drawn(12, random.Random(0))
     assert all(train.labels[train.indices.index(i)] == label for i, label in zip(drawn.indices, drawn.labels, strict=True))
     assert len(train.drawn(500, random.Random(0))) == len(train)
+
+
+def test_a_split_goes_to_any_worker(tmp_path: Path) -> None:
+    root = image_folder(tmp_path / "images", {"cat": 10, "dog": 10})
+    for images in (load_images(DIGITS, seed=0), load_images(DataConfig(name="folder", root=root, image_size=8), seed=0)):
+        split = images.splits["train"]
+        assert pickle.loads(pickle.dumps(split)).image(3).tobytes() == split.image(3).tobytes()
+
+
+def test_the_fingerprint_follows_the_files(tmp_path: Path) -> None:
+    config = DataConfig(name="folder", root=image_folder(tmp_path / "images", {"cat": 10, "dog": 10}), image_size=8)
+    before = load_images(config, seed=0).fingerprint
+    assert load_images(config, seed=0).fingerprint == before
+    (tmp_path / "images" / "cat" / "0.png").rename(tmp_path / "images" / "cat" / "00.png")
+    assert load_images(config, seed=0).fingerprint != before
+    assert load_images(DIGITS, seed=0).fingerprint != load_images(DIGITS, seed=1).fingerprint
+
+
+def test_without_augmentation_training_sees_the_geometry_of_measurement() -> None:
+    """A wide image: the shorter side is fitted, nothing is squeezed; the window's place along the other side is drawn."""
+    stripes = Image.fromarray(np.tile(np.arange(0, 160, 10, dtype=np.uint8), (8, 1)))
+    split = Split(name="train", indices=(0, 1), labels=(0, 1), read=lambda _i: stripes)
+    batch = next(iter(batches(split=split, augmentation=AugmentationConfig(), batch_size=2)(0, 1)))
+    rows = (batch.images[:, 0, 0] + 1) * 127.5
+    torch.testing.assert_close(rows.diff(dim=1), torch.full((2, 7), 10.0), rtol=0, atol=1.5)  # a squeezed image would step by 20
 
 
 def test_a_flat_folder_is_drawn_from_the_whole(tmp_path: Path) -> None:

@@ -130,6 +130,7 @@ def test_the_report_compares_with_the_hand_made_architecture(run: Path) -> None:
         assert all(0 <= rate <= 1 for rate in part["firing_rates"].values())
         assert len(part["layers"]) >= len(part["firing_rates"])
     assert report["provenance"]["pick"] == "knee"
+    assert report["provenance"]["run"] == str(run.resolve())
 
 
 def test_the_export_can_be_trained_on(run: Path) -> None:
@@ -157,24 +158,56 @@ def test_no_test_image_is_read_before_export(tmp_path: Path, tiny_experiment: Pa
     assert sorted(position for name, position in read if name == "test") == list(range(180))
 
 
-def test_a_folder_of_one_s_own_images(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """The README's experiment for ImageFolders, on a folder of digits, cut short."""
+SHORT = {
+    "data.image_size": 16,
+    "training.epochs": 1,
+    "training.warmup_epochs": 0,
+    "training.batch_size": 16,
+    "search.generations": 1,
+    "search.population": 4,
+    "space.stages.0.embed_dim": [16],
+    "space.stages.0.depth": [1, 2],
+}
+
+
+def own_images(folder: Path) -> list[str]:
+    """Sixty digits as a folder of images of two classes, and the settings that make the README's experiment a short run on it."""
     whole = load_images(load_experiment(EXPERIMENTS / "digits.yaml").data, seed=0).splits["train"]
     for i in range(60):
-        path = tmp_path / "images" / f"digit {whole.labels[i] % 2}" / f"{i}.png"
+        path = folder / f"digit {whole.labels[i] % 2}" / f"{i}.png"
         path.parent.mkdir(parents=True, exist_ok=True)
         whole.image(i).resize((20, 16)).save(path)
-    short = {
-        "data.root": tmp_path / "images",
-        "data.image_size": 16,
-        "training.epochs": 1,
-        "training.batch_size": 16,
-        "search.generations": 1,
-        "search.population": 4,
-        "space.stages.0.embed_dim": [16],
-        "space.stages.0.depth": [1, 2],
-    }
-    settings = [part for key, value in short.items() for part in ("--set", f"{key}={value}")]
+    return [part for key, value in {"data.root": folder, **SHORT}.items() for part in ("--set", f"{key}={value}")]
+
+
+def test_a_folder_that_changed_after_training_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    settings = own_images(tmp_path / "images")
+    assert autospike(capsys, "train", EXPERIMENTS / "folder.yaml", "--run", tmp_path / "run", *settings).code == 0
+    (tmp_path / "images" / "digit 0" / "new.png").write_bytes(next((tmp_path / "images" / "digit 1").iterdir()).read_bytes())
+    outcome = autospike(capsys, "search", tmp_path / "run")
+    assert outcome.code == 2
+    assert "not those that this run was trained on" in outcome.err
+
+
+def test_a_folder_may_move_after_training(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    settings = own_images(tmp_path / "images")
+    assert autospike(capsys, "train", EXPERIMENTS / "folder.yaml", "--run", tmp_path / "run", *settings).code == 0
+    (tmp_path / "images").rename(tmp_path / "moved")
+    assert autospike(capsys, "search", tmp_path / "run", "--set", f"data.root={tmp_path / 'moved'}").code == 0
+
+
+def test_a_file_that_is_no_image_is_one_clear_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    settings = own_images(tmp_path / "images")
+    for path in (tmp_path / "images" / "digit 0").iterdir():
+        path.write_bytes(b"nothing")
+    outcome = autospike(capsys, "train", EXPERIMENTS / "folder.yaml", "--run", tmp_path / "run", *settings)
+    assert (outcome.code, outcome.err.count("\n")) == (2, 1)
+    assert "no image that can be read" in outcome.err
+
+
+def test_a_folder_of_one_s_own_images(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """The README's experiment for ImageFolders, cut short."""
+    settings = own_images(tmp_path / "images")
     outcome = autospike(capsys, "run", EXPERIMENTS / "folder.yaml", "--run", tmp_path / "run", *settings)
     assert outcome.code == 0, outcome.err
     config = json.loads((tmp_path / "run" / "export" / "config.json").read_text())
@@ -265,6 +298,38 @@ def test_each_pick_exports_what_it_names(run: Path, tmp_path: Path, capsys: pyte
         column, extreme = best[pick]
         assert chosen[column] == table[column].agg(extreme)
     assert bool(chosen["on_front"]) or pick == "best-faeb"
+
+
+def test_a_rejected_option_does_not_come_back(run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    before = (run / "experiment.yaml").read_text()
+    assert autospike(capsys, "export", run, "--pick", "nobody").code == 2
+    assert autospike(capsys, "search", run, "--set", "device=cuda").code == (0 if torch.cuda.is_available() else 2)
+    assert autospike(capsys, "export", run, "--pick", "least-energy", "--out", tmp_path / "elsewhere").code == 0
+    assert (run / "experiment.yaml").read_text() == before or torch.cuda.is_available()
+
+
+def test_an_export_that_was_cut_off_is_not_taken_for_complete(
+    run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert autospike(capsys, "export", run, "--pick", "best-accuracy", "--out", tmp_path).code == 0
+    first = (tmp_path / "model.safetensors").read_bytes()
+    with monkeypatch.context() as patch, pytest.raises(ZeroDivisionError):
+        patch.setattr("autospike.commands.export.score", lambda *_args, **_kwargs: 1 / 0)
+        call("export", run, "--pick", "least-energy", "--out", tmp_path)
+    assert (tmp_path / "model.safetensors").read_bytes() != first
+    assert autospike(capsys, "export", run, "--pick", "best-accuracy", "--out", tmp_path).code == 0
+    assert (tmp_path / "model.safetensors").read_bytes() == first
+
+
+def test_another_protocol_measures_the_baseline_anew(tmp_path: Path, tiny_experiment: Path) -> None:
+    settings = ["--set", "training.epochs=1", "--set", "search.generations=1"]
+    call("train", tiny_experiment, "--run", tmp_path, *settings)
+    found = []
+    for images in (64, 8):
+        call("search", tmp_path, "--set", f"evaluation.calibration_images={images}")
+        found.append(json.loads((tmp_path / "baseline" / "measurement.json").read_text()))
+    assert found[0]["protocol_id"] != found[1]["protocol_id"]
+    assert found[0]["acs"] != found[1]["acs"]
 
 
 @pytest.mark.parametrize("name", ["0123", "12", "no", "1e5", "nobody"])

@@ -34,7 +34,8 @@ def describe(path: Path, shape: InputShape) -> None:
     written = read_yaml(path)
     if not isinstance(written, dict) or "stages" not in written:
         raise UserError(f"{path}: neither a search space nor an architecture (no `stages`); see search_spaces/ for examples")
-    if isinstance(written["stages"], list) and written["stages"] and "depth" not in written["stages"][0]:
+    first = written["stages"][0] if isinstance(written["stages"], list) and written["stages"] else {}
+    if isinstance(first, dict) and "blocks" in first and "depth" not in first:
         architecture = Architecture.from_dict(written, source=str(path))
         _show(f"{path}: one architecture", [("it", architecture)], shape)
         return

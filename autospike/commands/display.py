@@ -32,6 +32,13 @@ def progress(title: str, *, total: int) -> Iterator[Bar]:
         yield lambda completed, state: bars.update(task, completed=completed, state=state)
 
 
+@contextmanager
+def working(what: str) -> Iterator[None]:
+    """A sign of life for work of some seconds."""
+    with console.status(escape(what)):
+        yield
+
+
 def note(text: str) -> None:
     console.print(text, style="dim", markup=False, highlight=False, soft_wrap=True)
 

@@ -8,7 +8,7 @@ from typing import Any
 from autospike import files
 from autospike.architecture import Architecture
 from autospike.assembly import Assembly
-from autospike.commands.display import note, table
+from autospike.commands.display import note, table, working
 from autospike.counting import FiringRates
 from autospike.data.batches import FixedBatches
 from autospike.energy import PJ_PER_AC, PJ_PER_MAC, to_rows
@@ -29,17 +29,23 @@ def export(run: Run, out: Path) -> None:
     Raises:
         UserError: nothing was trained or searched yet, or the pick names no candidate.
     """
-    assembly, config = Assembly.of(run.experiment), run.experiment.export
+    assembly, config = Assembly.of(run), run.experiment.export
     protocol_id = assembly.protocol_id(run.supernet)
     chosen = pick(_archived(run, protocol_id), config.pick, min_accuracy=config.min_accuracy)
     architecture = chosen.measurement.architecture
-    provenance = {"run": str(run.folder), "pick": config.pick, "min_accuracy": config.min_accuracy, "protocol_id": protocol_id}
+    provenance = {
+        "run": str(run.folder.resolve()),
+        "pick": config.pick,
+        "min_accuracy": config.min_accuracy,
+        "protocol_id": protocol_id,
+    }
     report_path = out / "report.json"
     if report_path.exists() and _same(files.read_json(report_path), architecture, provenance):
         note(f"export: {out} holds this subnet already")
     else:
         report_path.unlink(missing_ok=True)  # a folder with a report is complete
-        report = _export(run, assembly, chosen, out) | {"provenance": provenance}
+        with working(f"measure {architecture.id} and the hand-made architecture on the test split"):
+            report = _export(run, assembly, chosen, out) | {"provenance": provenance}
         files.write_json(report_path, report)
         run.log("exported", architecture_id=architecture.id, folder=str(out))
     show(files.read_json(report_path), out)
@@ -52,8 +58,8 @@ def _archived(run: Run, protocol_id: str) -> list[Evaluation]:
     return evaluations
 
 
-def _same(report: dict[str, Any], architecture: Architecture, provenance: dict[str, object]) -> bool:
-    return report["architecture_id"] == architecture.id and report["provenance"] == provenance
+def _same(report: Any, architecture: Architecture, provenance: dict[str, object]) -> bool:
+    return isinstance(report, dict) and report.get("architecture_id") == architecture.id and report.get("provenance") == provenance
 
 
 def _export(run: Run, assembly: Assembly, chosen: Evaluation, out: Path) -> dict[str, Any]:

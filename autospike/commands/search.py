@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from autospike import files
 from autospike.assembly import Assembly
 from autospike.commands.display import note, progress
 from autospike.rundir import Run
 from autospike.search.archive import Archive, Evaluation
 from autospike.search.evolution import Search
+from autospike.space import SearchSpace
 
 
 def search(run: Run) -> None:
@@ -15,9 +17,11 @@ def search(run: Run) -> None:
     Raises:
         UserError: the supernet is not trained, or the archive cannot be opened.
     """
-    assembly, config = Assembly.of(run.experiment), run.experiment.search
+    assembly, config = Assembly.of(run), run.experiment.search
     supernet = assembly.trained(run.experiment.search_space, run.supernet)
     archive = Archive(run.archive, assembly.protocol_id(run.supernet))
+    run.record()
+    _measure_baseline(run, assembly)
     before = len(archive.all())
     with progress(f"search {config.algorithm}", total=config.population * config.generations) as bar:
         seen: list[Evaluation] = []
@@ -41,3 +45,29 @@ def search(run: Run) -> None:
     run.log("search finished", algorithm=config.algorithm, candidates=len(seen), measured_now=now)
     note(f"search: {len(seen)} candidates, {now} measured now, {len(seen) - now} known from the archive")
     archive.close()
+
+
+def _measure_baseline(run: Run, assembly: Assembly) -> None:
+    """Score the hand-made architecture, trained alone, on the search split, as candidates are."""
+    path, protocol_id = run.baseline / "measurement.json", assembly.protocol_id(run.baseline)
+    if path.exists() and files.read_json(path).get("protocol_id") == protocol_id:
+        return
+    architecture = run.experiment.baseline_architecture
+    evaluator = assembly.evaluator(assembly.trained(SearchSpace.of(architecture), run.baseline))
+    (measurement,) = evaluator([architecture])
+    total = measurement.score.energy
+    files.write_json(
+        path,
+        {
+            "architecture_id": architecture.id,
+            "architecture": architecture.to_dict(),
+            "protocol_id": protocol_id,
+            "accuracy": measurement.score.accuracy,
+            "energy_mj": total.energy_mj,
+            "convention": total.convention,
+            "macs": total.macs,
+            "acs": total.acs,
+            "params": measurement.params,
+            "time_steps": architecture.time_steps,
+        },
+    )

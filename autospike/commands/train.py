@@ -4,10 +4,9 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from autospike import files
 from autospike.assembly import Assembly
 from autospike.commands.display import note, progress
-from autospike.measurement import Measurement
+from autospike.nn.kernel import lif_kernel
 from autospike.rundir import Run
 from autospike.space import SearchSpace
 from autospike.training.checkpoint import Checkpoints
@@ -22,11 +21,10 @@ def train(run: Run) -> None:
     Raises:
         UserError: the data or a checkpoint cannot be read.
     """
-    assembly = Assembly.of(run.experiment)
-    baseline = SearchSpace.of(run.experiment.baseline_architecture)
+    assembly = Assembly.of(run)
+    run.record()
     _train(run, assembly, run.experiment.search_space, run.supernet, "supernet")
-    _train(run, assembly, baseline, run.baseline, "hand-made")
-    _measure_baseline(run, assembly, baseline)
+    _train(run, assembly, SearchSpace.of(run.experiment.baseline_architecture), run.baseline, "hand-made")
 
 
 def _train(run: Run, assembly: Assembly, space: SearchSpace, folder: Path, name: str) -> None:
@@ -42,32 +40,7 @@ def _train(run: Run, assembly: Assembly, space: SearchSpace, folder: Path, name:
                 details = {"step": now.step, "loss": now.loss, "learning_rate": now.learning_rate, "seconds": now.seconds}
                 run.log("train", network=name, **details)
 
-        run.log("train started", network=name, from_step=record.step if record else 0)
+        neuron = "compiled" if lif_kernel() else "vector"
+        run.log("train started", network=name, from_step=record.step if record else 0, device=str(assembly.device), neuron=neuron)
         assembly.train(space, folder, report)
     run.log("train finished", network=name)
-
-
-def _measure_baseline(run: Run, assembly: Assembly, space: SearchSpace) -> None:
-    """Score the hand-made architecture on the search split, as candidates are."""
-    path = run.baseline / "measurement.json"
-    if path.exists():
-        return
-    evaluator = assembly.evaluator(assembly.trained(space, run.baseline))
-    (measurement,) = evaluator([run.experiment.baseline_architecture])
-    files.write_json(path, summary(measurement))
-
-
-def summary(measurement: Measurement) -> dict[str, object]:
-    """A measurement in the archive's words."""
-    total = measurement.score.energy
-    return {
-        "architecture_id": measurement.architecture.id,
-        "architecture": measurement.architecture.to_dict(),
-        "accuracy": measurement.score.accuracy,
-        "energy_mj": total.energy_mj,
-        "convention": total.convention,
-        "macs": total.macs,
-        "acs": total.acs,
-        "params": measurement.params,
-        "time_steps": measurement.architecture.time_steps,
-    }

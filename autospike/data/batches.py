@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import random
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from functools import lru_cache
 from typing import Any
 
-import numpy as np
 import torch
 from timm.data import Mixup, create_transform
 from torch import Tensor
@@ -16,7 +15,7 @@ from torch.utils.data import DataLoader, Dataset
 from autospike.config import AugmentationConfig
 from autospike.data.images import Split
 from autospike.errors import UserError
-from autospike.randomness import keyed, keyed_seed
+from autospike.randomness import global_random, keyed, keyed_seed
 
 # Pixels 0..1 become -1..1 on every channel, whatever the source: the first normalisation of a network learns the rest.
 MEAN = STD = 0.5
@@ -62,17 +61,24 @@ class TrainingBatches:
         alpha = self.augmentation.mixup
         mixup = Mixup(alpha or 1.0, prob=float(alpha > 0), label_smoothing=self.smoothing, num_classes=self.num_classes)
         for step, (images, labels) in zip(range(start, stop), loader, strict=True):
-            with _numpy_random(self.seed, "mixup", step):
+            with global_random(self.seed, "mixup", step):
                 mixed_images, mixed_labels = mixup(images.to(self.device), labels.to(self.device))
             yield Batch(images=mixed_images, targets=mixed_labels)
 
     def _keys(self, step: int) -> list[tuple[int, int]]:
         """The positions in the split, and the seeds of their augmentation, of one step's images."""
         epoch, place = divmod(step, self.per_epoch)
-        order = list(range(len(self.split)))
-        keyed(self.seed, "epoch", epoch).shuffle(order)
+        order = _order(len(self.split), self.seed, epoch)
+        # timm's mixup pairs images, so a split smaller than a batch gives an even number of them
         chosen = order[place * self.batch_size : (place + 1) * self.batch_size]
         return [(position, keyed_seed(self.seed, "augment", step, position)) for position in chosen[: len(chosen) // 2 * 2]]
+
+
+@lru_cache(maxsize=2)
+def _order(images: int, seed: int, epoch: int) -> tuple[int, ...]:
+    order = list(range(images))
+    keyed(seed, "epoch", epoch).shuffle(order)
+    return tuple(order)
 
 
 class _Augmented(Dataset[tuple[Tensor, int]]):
@@ -83,10 +89,9 @@ class _Augmented(Dataset[tuple[Tensor, int]]):
 
     def __getitem__(self, key: tuple[int, int]) -> tuple[Tensor, int]:
         position, seed = key
-        random.seed(seed)
-        np.random.seed(seed)
-        torch.manual_seed(seed)
-        image: Tensor = self.transform(self.split.image(position).convert("RGB"))
+        with global_random(seed), torch.random.fork_rng(devices=[]):
+            torch.manual_seed(seed)
+            image: Tensor = self.transform(self.split.image(position).convert("RGB"))
         return image[: self.channels], self.split.labels[position]
 
 
@@ -110,6 +115,8 @@ def _timm_transform(augmentation: AugmentationConfig, image_size: int) -> Any:
         image_size,
         is_training=True,
         scale=(augmentation.min_scale, 1.0),
+        # at full scale the geometry of measurement: the shorter side fits, a window of the longer one is taken
+        train_crop_mode="rrc" if augmentation.min_scale < 1 else "rkrc",
         hflip=augmentation.flip,
         color_jitter=augmentation.color_jitter,
         auto_augment=augmentation.auto_augment,
@@ -150,17 +157,3 @@ class FixedBatches:
         transform = create_transform(self.image_size, is_training=False, crop_pct=1.0, interpolation="bilinear", normalize=False)
         pixels: Tensor = transform(self.split.image(position).convert("RGB"))
         return pixels[: self.channels]
-
-
-class _numpy_random:  # noqa: N801
-    """timm's mixup draws from numpy's global generator: seed it for the length of a block."""
-
-    def __init__(self, *key: int | str) -> None:
-        self.key = key
-
-    def __enter__(self) -> None:
-        self.state = np.random.get_state()
-        np.random.seed(keyed_seed(*self.key))
-
-    def __exit__(self, *_: object) -> None:
-        np.random.set_state(self.state)

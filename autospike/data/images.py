@@ -17,8 +17,10 @@ from pathlib import Path
 from typing import Literal
 
 import numpy as np
+from numpy.typing import NDArray
 from PIL import Image
 
+from autospike.architecture import digest
 from autospike.config import DataConfig
 from autospike.data.splits import carve
 from autospike.errors import UserError
@@ -54,6 +56,13 @@ class Images:
     classes: tuple[str, ...]
     channels: int
     splits: dict[SplitName, Split]
+    files: tuple[str, ...] = ()
+
+    @property
+    def fingerprint(self) -> str:
+        """Digest of which image is in which split: it changes when a folder's content does."""
+        splits = {name: [split.indices, split.labels] for name, split in self.splits.items()}
+        return digest({"files": self.files, "classes": self.classes, "splits": splits})
 
 
 def load_images(config: DataConfig, *, seed: int) -> Images:
@@ -74,7 +83,7 @@ def _digits(config: DataConfig, seed: int) -> Images:
     return Images(
         classes=tuple(str(c) for c in range(10)),
         channels=1,
-        splits=_drawn_from_one(labels, lambda i: Image.fromarray(pixels[i]), config, seed),
+        splits=_drawn_from_one(labels, _Pixels(arrays=pixels), config, seed),
     )
 
 
@@ -104,7 +113,12 @@ def _folder(config: DataConfig, seed: int) -> Images:
     root = _root(config)
     if not (root / "train").is_dir():
         whole = _image_folder(root)
-        return Images(classes=whole.classes, channels=3, splits=_drawn_from_one(whole.labels, whole.read, config, seed))
+        return Images(
+            classes=whole.classes,
+            channels=3,
+            splits=_drawn_from_one(whole.labels, whole.read, config, seed),
+            files=_names(root, whole),
+        )
     held_out = next((root / name for name in ("test", "val") if (root / name).is_dir()), None)
     if held_out is None:
         raise UserError(f"data.root: {root} has train/ but neither test/ nor val/ beside it")
@@ -116,14 +130,41 @@ def _folder(config: DataConfig, seed: int) -> Images:
         classes=train.classes,
         channels=3,
         splits=_search_from_train((train.labels, train.read), (test.labels, test.read), config, seed),
+        files=_names(root, train, test),
     )
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Pixels:
+    """Images that lie in memory: `[images, H, W]` or `[images, H, W, 3]` bytes."""
+
+    arrays: NDArray[np.uint8]
+
+    def __call__(self, index: int) -> Image.Image:
+        return Image.fromarray(self.arrays[index])
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Files:
+    """Images that are opened when they are asked for."""
+
+    paths: tuple[Path, ...]
+
+    def __call__(self, index: int) -> Image.Image:
+        """Raises:
+        UserError: the file is no image that can be read.
+        """
+        try:
+            return Image.open(self.paths[index]).convert("RGB")
+        except OSError as error:
+            raise UserError(f"{self.paths[index]}: no image that can be read ({error}); mend it, or take it away") from None
 
 
 @dataclass(frozen=True, kw_only=True)
 class _ImageFolder:
     classes: tuple[str, ...]
     labels: list[int]
-    read: Callable[[int], Image.Image]
+    read: _Files
 
 
 def _image_folder(root: Path) -> _ImageFolder:
@@ -133,9 +174,12 @@ def _image_folder(root: Path) -> _ImageFolder:
         folder = ImageFolder(str(root))
     except FileNotFoundError as error:
         raise UserError(f"data.root: {root} is no image folder (root/CLASS/image.png): {str(error).splitlines()[0]}") from None
-    return _ImageFolder(
-        classes=tuple(folder.classes), labels=list(folder.targets), read=lambda i: Image.open(folder.samples[i][0]).convert("RGB")
-    )
+    files = tuple(Path(path) for path, _ in folder.samples)
+    return _ImageFolder(classes=tuple(folder.classes), labels=list(folder.targets), read=_Files(paths=files))
+
+
+def _names(root: Path, *folders: _ImageFolder) -> tuple[str, ...]:
+    return tuple(path.relative_to(root).as_posix() for folder in folders for path in folder.read.paths)
 
 
 def _root(config: DataConfig) -> Path:

@@ -11,6 +11,7 @@ from collections.abc import Iterable
 
 import torch
 from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
 
 from autospike.models.contract import SpikingModel
 from autospike.supernet import batch_norms
@@ -46,7 +47,7 @@ def require_calibrated(model: nn.Module) -> None:
     UncalibratedError: a normalisation has never seen a batch, or would use the batch that is being scored.
     """
     for name, module in model.named_modules():
-        if module in batch_norms(model) and (module.training or not module.num_batches_tracked):
+        if isinstance(module, _BatchNorm) and (module.training or not module.num_batches_tracked):
             raise UncalibratedError(
                 f"{name} has no statistics of its own; run calibrate(model, batches, time_steps=...) before scoring it"
             )

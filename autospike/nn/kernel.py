@@ -9,7 +9,7 @@ import ctypes
 import hashlib
 import os
 import platform
-import shutil
+import shlex
 import subprocess
 from functools import cache
 from pathlib import Path
@@ -57,18 +57,15 @@ def takes(x: Tensor) -> bool:
 @cache
 def lif_kernel() -> LIFKernel | None:
     """The kernel of this machine, built if need be; None where it cannot be built."""
-    compiler = shutil.which(os.environ.get("CC", "cc"))
-    if compiler is None:
-        return None
     try:
-        return LIFKernel(ctypes.CDLL(str(_built(compiler))))
-    except (OSError, subprocess.CalledProcessError, subprocess.TimeoutExpired):
+        return LIFKernel(ctypes.CDLL(str(_built(shlex.split(os.environ.get("CC", "cc"))))))
+    except (OSError, RuntimeError, subprocess.SubprocessError):  # no compiler, no flags of ours, nowhere to keep what it builds
         return None
 
 
-def _built(compiler: str) -> Path:
+def _built(compiler: list[str]) -> Path:
     """The shared library for this source, compiler and processor."""
-    version = subprocess.run([compiler, "--version"], capture_output=True, check=True, timeout=60).stdout
+    version = subprocess.run([*compiler, "--version"], capture_output=True, check=True, timeout=60).stdout
     cpuinfo = Path("/proc/cpuinfo")
     flags = (
         next((line for line in cpuinfo.read_text().splitlines() if line.startswith(("flags", "Features"))), "")
@@ -82,7 +79,7 @@ def _built(compiler: str) -> Path:
     if not library.exists():
         library.parent.mkdir(parents=True, exist_ok=True)
         part = library.with_suffix(f".{os.getpid()}.part")
-        subprocess.run([compiler, *FLAGS, "-o", str(part), str(SOURCE), "-lm"], capture_output=True, check=True, timeout=120)
+        subprocess.run([*compiler, *FLAGS, "-o", str(part), str(SOURCE), "-lm"], capture_output=True, check=True, timeout=120)
         part.replace(library)
     return library
 

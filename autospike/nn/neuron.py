@@ -25,6 +25,7 @@ from typing import Any
 import torch
 from spikingjelly.activation_based import functional, surrogate
 from torch import Tensor, nn
+from torch.autograd.function import once_differentiable
 
 from autospike.architecture import Neuron
 from autospike.nn.kernel import LIFKernel, lif_kernel, takes
@@ -74,6 +75,7 @@ class CompiledLIF(torch.autograd.Function):
         return kernel.forward(x, tau, v_threshold)
 
     @staticmethod
+    @once_differentiable
     def backward(ctx: Any, *grad_outputs: Tensor) -> tuple[Tensor, None, None, None]:
         (grad_spikes,) = grad_outputs
         (x,) = ctx.saved_tensors
@@ -97,6 +99,7 @@ class VectorLIF(torch.autograd.Function):
         return spikes
 
     @staticmethod
+    @once_differentiable
     def backward(ctx: Any, *grad_outputs: Tensor) -> tuple[Tensor, None, None]:
         (grad_spikes,) = grad_outputs
         (potential,) = ctx.saved_tensors

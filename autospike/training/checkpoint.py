@@ -42,7 +42,12 @@ class Checkpoints:
     def record(self) -> Record | None:
         """The newest complete checkpoint, or None before the first."""
         path = self.folder / "checkpoint.json"
-        return Record(**read_json(path)) if path.exists() else None
+        if not path.exists():
+            return None
+        try:
+            return Record(**read_json(path))
+        except TypeError:
+            raise UserError(f"{path}: no record of a checkpoint; delete {self.folder} to train again") from None
 
     def save(self, step: int, model: nn.Module, optimizer: Optimizer, *, finished: bool) -> None:
         """Write a checkpoint, then forget the ones before."""
@@ -50,7 +55,7 @@ class Checkpoints:
         with replacing(path) as temporary:
             save_file(_pack(model, optimizer), temporary)
         write_json(self.folder / "checkpoint.json", {"step": step, "file": path.name, "sha256": sha256(path), "finished": finished})
-        for old in self.folder.glob("step-*.safetensors"):
+        for old in (*self.folder.glob("step-*.safetensors"), *self.folder.glob(".*.part")):  # a killed save leaves its part
             if old != path:
                 old.unlink()
 

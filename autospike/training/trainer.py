@@ -19,6 +19,7 @@ from torch.optim import Optimizer
 
 from autospike.config import TrainingConfig
 from autospike.data.batches import Batch, TrainingBatches
+from autospike.errors import UserError
 from autospike.randomness import keyed
 from autospike.supernet import Supernet
 from autospike.training.checkpoint import Checkpoints
@@ -48,8 +49,7 @@ def train(
     """Train to the end, from the newest checkpoint if there is one.
 
     Raises:
-        FloatingPointError: the loss is no longer finite; the newest checkpoint is from before.
-        UserError: a checkpoint cannot be read or written.
+        UserError: a checkpoint cannot be read or written; or the loss is no longer finite: the newest checkpoint is from before.
     """
     steps, interval = config.epochs * batches.per_epoch, config.checkpoint_epochs * batches.per_epoch
     optimizer = create_optimizer_v2(supernet, opt="adamw", lr=config.learning_rate, weight_decay=config.weight_decay)
@@ -75,7 +75,9 @@ def _step(supernet: Supernet, batch: Batch, optimizer: Optimizer, config: Traini
         loss = F.cross_entropy(logits, batch.targets) / len(architectures)
         total += loss.item()
         if not torch.isfinite(loss):
-            raise FloatingPointError(f"the loss is {loss.item()} at step {step}, subnet {architecture.to_json()}")
+            raise UserError(
+                f"training: the loss is {loss.item()} at step {step}, subnet {architecture.id}; lower training.learning_rate"
+            )
         loss.backward()
     optimizer.step()
     optimizer.zero_grad()
@@ -88,7 +90,7 @@ def _schedule(optimizer: Optimizer, config: TrainingConfig, per_epoch: int, step
         optimizer,
         t_initial=steps,
         lr_min=config.min_learning_rate,
-        warmup_t=config.warmup_epochs * per_epoch,
+        warmup_t=config.warmup * per_epoch,
         warmup_lr_init=config.min_learning_rate,
         warmup_prefix=False,
         t_in_epochs=False,
