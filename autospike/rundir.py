@@ -3,6 +3,7 @@
 RUN/experiment.yaml     resolved, search space and all
 RUN/environment.json    versions, seed, machine
 RUN/log.jsonl           what happened, one event a line
+RUN/data.json           a digest of which image is in which split
 RUN/supernet/           checkpoints of the supernet        RUN/baseline/   the same of the hand-made architecture
 RUN/archive.sqlite      every candidate ever measured
 RUN/export/             the exported subnet
