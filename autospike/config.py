@@ -136,6 +136,8 @@ class ExportConfig(Section):
     """knee, best-accuracy, least-energy, best-faeb, or the id of a candidate."""
     min_accuracy: Fraction = 0.0
     """Pick among candidates of at least this accuracy on the search split."""
+    tolerance: Fraction = 1.0
+    """Pick among candidates at most this much less accurate than the most accurate one."""
 
 
 class Experiment(Section):

@@ -473,6 +473,12 @@ def test_pick(rule: str, min_accuracy: float, expected: str) -> None:
     assert pick(list(candidates.values()), rule, min_accuracy=min_accuracy) == candidates[expected]
 
 
+@pytest.mark.parametrize(("tolerance", "expected"), [(0.0, "costly"), (0.019, "costly"), (0.0201, "middle"), (0.41, "cheap")])
+def test_pick_close_to_the_best(tolerance: float, expected: str) -> None:
+    candidates = offered()
+    assert pick(list(candidates.values()), "least-energy", tolerance=tolerance) == candidates[expected]
+
+
 def test_pick_by_id() -> None:
     candidates = offered()
     for evaluation in candidates.values():

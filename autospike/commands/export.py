@@ -33,12 +33,7 @@ def export(run: Run, out: Path) -> None:
     protocol_id = assembly.protocol_id(run.supernet)
     chosen = pick(_archived(run, protocol_id), config.pick, min_accuracy=config.min_accuracy)
     architecture = chosen.measurement.architecture
-    provenance = {
-        "run": str(run.folder.resolve()),
-        "pick": config.pick,
-        "min_accuracy": config.min_accuracy,
-        "protocol_id": protocol_id,
-    }
+    provenance = {"run": str(run.folder.resolve()), **config.model_dump(), "protocol_id": protocol_id}
     report_path = out / "report.json"
     if report_path.exists() and _same(files.read_json(report_path), architecture, provenance):
         note(f"export: {out} holds this subnet already")

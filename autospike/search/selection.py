@@ -40,8 +40,12 @@ RULES: dict[str, Callable[[Sequence[Evaluation]], Evaluation]] = {
 }
 
 
-def pick(evaluations: Sequence[Evaluation], rule: str, *, min_accuracy: float = 0.0) -> Evaluation:
+def pick(evaluations: Sequence[Evaluation], rule: str, *, min_accuracy: float = 0.0, tolerance: float = 1.0) -> Evaluation:
     """The candidate that a rule names, or the one with that id (or a unique beginning of it).
+
+    Args:
+        min_accuracy: a rule chooses among candidates of at least this accuracy ...
+        tolerance: ... and at most this much less accurate than the most accurate one.
 
     Raises:
         UserError: the archive is empty, no candidate is accurate enough, or the rule is neither known nor an id.
@@ -50,9 +54,9 @@ def pick(evaluations: Sequence[Evaluation], rule: str, *, min_accuracy: float = 
         raise UserError("the archive holds no candidate of this supernet; run: autospike search RUN")
     if rule not in RULES:
         return _by_id(evaluations, rule)
-    enough = [e for e in evaluations if e.measurement.score.accuracy >= min_accuracy]
+    best = max(e.measurement.score.accuracy for e in evaluations)
+    enough = [e for e in evaluations if e.measurement.score.accuracy >= max(min_accuracy, best - tolerance)]
     if not enough:
-        best = max(e.measurement.score.accuracy for e in evaluations)
         raise UserError(f"no candidate reaches accuracy {min_accuracy:g} on the search split; the best has {best:.4f}")
     return RULES[rule](enough)
 
