@@ -83,7 +83,7 @@ class Assembly:
             config=config,
         )
 
-    def test_batches(self) -> FixedBatches:
+    def held_out_batches(self) -> FixedBatches:
         """The test split, for the final measurement alone."""
         return self.fixed_batches(self.images.splits["test"])
 

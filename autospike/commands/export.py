@@ -64,7 +64,7 @@ def _export(run: Run, assembly: Assembly, chosen: Evaluation, out: Path) -> dict
     size = run.experiment.data.image_size
     write_model(out, subnet, architecture, classes=assembly.images.classes, in_chans=assembly.images.channels, image_size=size)
     run.log("test split opened", images=len(assembly.images.splits["test"]))
-    test, batch_size = assembly.test_batches(), run.experiment.evaluation.batch_size
+    test, batch_size = assembly.held_out_batches(), run.experiment.evaluation.batch_size
     return {
         "architecture_id": architecture.id,
         "search_accuracy": chosen.measurement.score.accuracy,

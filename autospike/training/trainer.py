@@ -1,8 +1,8 @@
 """Supernet training: each step draws subnets, adds up their losses on one batch, and updates the shared parameters.
 
 A step depends on (seed, step), the parameters and the optimizer's state alone, so on one machine's CPU a training resumed from a
-checkpoint ends at the same bits as one that was never stopped. AdamW decays the corners that a step did not draw, for their gradient
-is zero, not absent.
+checkpoint ends at the same bits as one that was never stopped. AdamW decays the corners that a step did not draw, for their
+gradient is zero, not absent.
 """
 
 from __future__ import annotations
