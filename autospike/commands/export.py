@@ -31,7 +31,7 @@ def export(run: Run, out: Path) -> None:
     """
     assembly, config = Assembly.of(run), run.experiment.export
     protocol_id = assembly.protocol_id(run.supernet)
-    chosen = pick(_archived(run, protocol_id), config.pick, min_accuracy=config.min_accuracy)
+    chosen = pick(_archived(run, protocol_id), config.pick, min_accuracy=config.min_accuracy, tolerance=config.tolerance)
     architecture = chosen.measurement.architecture
     provenance = {"run": str(run.folder.resolve()), **config.model_dump(), "protocol_id": protocol_id}
     report_path = out / "report.json"

@@ -90,7 +90,7 @@ class _Augmented(Dataset[tuple[Tensor, int]]):
     def __getitem__(self, key: tuple[int, int]) -> tuple[Tensor, int]:
         position, seed = key
         with global_random(seed), torch.random.fork_rng(devices=[]):
-            torch.manual_seed(seed)
+            torch.default_generator.manual_seed(seed)  # torch.manual_seed would queue a call for every CUDA device, each time
             image: Tensor = self.transform(self.split.image(position).convert("RGB"))
         return image[: self.channels], self.split.labels[position]
 
