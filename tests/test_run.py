@@ -287,6 +287,16 @@ def test_two_algorithms_share_an_archive(tmp_path: Path, tiny_experiment: Path, 
     assert autospike(capsys, "plot", tmp_path).code == 0
 
 
+def test_the_cheapest_within_a_tolerance_of_the_best(run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    table = pd.read_csv(run / "report" / "candidates.csv")
+    for tolerance in (0.0, 0.02, 1.0):
+        settings = ["--pick", "least-energy", "--set", f"export.tolerance={tolerance}", "--out", tmp_path / str(tolerance)]
+        assert autospike(capsys, "export", run, *settings).code == 0
+        enough = table[table["accuracy"] >= table["accuracy"].max() - tolerance]
+        report = json.loads((tmp_path / str(tolerance) / "report.json").read_text())
+        assert report["architecture_id"] == enough.loc[enough["energy_mj"].idxmin(), "id"]
+
+
 @pytest.mark.parametrize("pick", ["best-accuracy", "least-energy", "best-faeb", "knee"])
 def test_each_pick_exports_what_it_names(run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], pick: str) -> None:
     table = pd.read_csv(run / "report" / "candidates.csv")
