@@ -54,9 +54,10 @@ class Run:
             UserError: the experiment does not fit, or the folder holds a run of a different one.
         """
         experiment = load_experiment(experiment_path, overrides)
-        if (folder / "supernet" / "checkpoint.json").exists():  # before that, nothing is trained that a change could spoil
-            experiment = continued(load_experiment(folder / "experiment.yaml"), experiment, source=str(folder))
-        return cls(folder=folder, experiment=experiment)
+        run = cls(folder=folder, experiment=experiment)
+        if run.trained:
+            continued(load_experiment(folder / "experiment.yaml"), experiment, source=str(folder))
+        return run
 
     @classmethod
     def resume(cls, folder: Path, overrides: Sequence[str] = ()) -> Run:
@@ -86,12 +87,17 @@ class Run:
             UserError: they changed; images that were trained on could be searched or tested on.
         """
         path = self.folder / "data.json"
-        if not self.supernet.exists():
+        if not self.trained:
             files.write_json(path, {"fingerprint": fingerprint})
         elif files.read_json(path)["fingerprint"] != fingerprint:
             raise UserError(
                 f"{self.folder}: the images are not those that this run was trained on; bring them back, or start a new run"
             )
+
+    @property
+    def trained(self) -> bool:
+        """Whether a checkpoint was written; before that, there is nothing that a change could spoil."""
+        return (self.supernet / "checkpoint.json").exists()
 
     @property
     def supernet(self) -> Path:

@@ -2,7 +2,7 @@
 
 Where an `Architecture` has a value, its `SearchSpace` has a gene: a `Choice` among values (a single value is a choice of one) or,
 for neuron parameters, a continuous `Range`. `walk` visits the genes and rebuilds an architecture from what the visitor answers;
-sampling, mutation, crossover, membership and size are all walks, so each is valid by construction for every depth.
+sampling, mutation and crossover are all walks, so each is valid by construction for every depth.
 """
 
 from __future__ import annotations
@@ -126,11 +126,10 @@ class StageSpace:
         if self.blocks and len(self.blocks) != max(self.depth.values):
             raise ValueError(f"blocks lists {len(self.blocks)} blocks, but the largest depth is {max(self.depth.values)}")
         for embed_dim in self.embed_dim.values:
-            Stage(embed_dim=embed_dim, blocks=(Block(num_heads=1),))
             for block in self.blocks or (self.block,):
+                Stage(embed_dim=embed_dim, blocks=(Block(num_heads=1, mlp_ratio=min(block.mlp_ratio.values)),))
                 for num_heads in block.num_heads.values:
                     check_divides(embed_dim, num_heads)
-                Stage(embed_dim=embed_dim, blocks=(Block(num_heads=1, mlp_ratio=min(block.mlp_ratio.values)),))
 
     def block_at(self, index: int) -> BlockSpace:
         return self.blocks[index] if self.blocks else self.block

@@ -3,8 +3,8 @@
  *     h = v + (x - v) / tau;   s = h >= v_threshold;   v = s ? 0 : h
  *
  * Neurons are taken in blocks that stay in registers and first-level cache while time runs. Backward recomputes the potential from
- * the input, so that nothing but the input is kept. Without contraction to fused multiply-adds (-ffp-contract=off) the spikes are
- * those of spikingjelly, bit for bit.
+ * the input, so that nothing but the input is kept. Without contraction to fused multiply-adds (-ffp-contract=off) the spikes of
+ * finite inputs are those of spikingjelly, bit for bit.
  *
  * x, spikes, grads: [steps, n] float32. `stride`: distance between two steps of x in elements; 0 where every step has the same input.
  */
