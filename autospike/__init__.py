@@ -12,3 +12,11 @@ __version__ = "0.1.0"
 @when_imported("timm")
 def _register_models(_timm: object) -> None:
     importlib.import_module("autospike.models")
+
+
+def __getattr__(name: str) -> object:
+    if name == "fuse":  # needs torch, which `import autospike` alone does not load
+        from autospike.nn.layers import fuse
+
+        return fuse
+    raise AttributeError(f"module 'autospike' has no attribute {name!r}")

@@ -9,18 +9,37 @@ from __future__ import annotations
 import hashlib
 import json
 import math
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields
 from functools import cached_property
 from typing import Any, Literal
 
 from pydantic import ConfigDict, TypeAdapter, ValidationError
 
 from autospike.errors import UserError, first_problem
+from autospike.families import Shortcut, check_compact, check_shortcut, check_stage, check_stages, has_embedding_neurons
 
-Family = Literal["spikformer"]
+TokenMixer = Literal["sdsa_1", "sdsa_1_dilated", "sdsa_2", "sdsa_3", "sdsa_4", "token_qk", "channel_qk", "sepconv", "none"]
+ChannelMixer = Literal["mlp", "conv"]
+Synapse = Literal["linear", "repconv"]
 
-# The neuron after attention fires at half the block's threshold: 0.5 where the others have 1.0 (Spikformer's published code).
+# The projections that each attention reads. SDSA-3 is Spikformer's SSA (see autospike.nn.attention).
+OPERANDS: dict[str, tuple[str, ...]] = {
+    "sdsa_1": ("q", "k", "v"),
+    "sdsa_1_dilated": ("q", "k", "v"),
+    "sdsa_2": ("q", "v"),
+    "sdsa_3": ("q", "k", "v"),
+    "sdsa_4": ("q", "k", "v"),
+    "token_qk": ("q", "k"),
+    "channel_qk": ("q", "k"),
+}
+# In the others each channel is a world of its own, and the number of heads changes nothing.
+WITH_HEADS = frozenset({"sdsa_1_dilated", "sdsa_3", "sdsa_4", "token_qk"})
+
+# The neuron after attention fires at half the block's threshold: 0.5 where the others have 1.0 (published code of all families).
 RELATIVE_THRESHOLD = {"attention": 0.5}
+
+# Fields of an architecture that are never genes, where no published form asks for another.
+USUAL_SETTINGS = {"qkv_bias": False, "attention_scale": 0.125, "compact_embedding": False, "distilled": False}
 
 STRICT = ConfigDict(extra="forbid", strict=True)
 
@@ -72,37 +91,84 @@ class NeuronOverride:
 
 @dataclass(frozen=True, kw_only=True)
 class NeuronGroups:
-    """The seven neuron groups of a Spikformer block, each free to depart from the block's neuron."""
+    """The neurons of a block by what they do, each free to depart from the block's neuron. Which exist: `neuron_groups`."""
 
     __pydantic_config__ = STRICT
+    token_input: NeuronOverride = NeuronOverride()
+    """Opens the token mixer (membrane shortcuts)."""
     q: NeuronOverride = NeuronOverride()
     k: NeuronOverride = NeuronOverride()
     v: NeuronOverride = NeuronOverride()
     attention: NeuronOverride = NeuronOverride()
+    sepconv: NeuronOverride = NeuronOverride()
+    """Between a SepConv's expansion and its separable convolution."""
     projection: NeuronOverride = NeuronOverride()
+    """Closes the token mixer (SEW and vanilla shortcuts)."""
+    channel_input: NeuronOverride = NeuronOverride()
+    """Opens the channel mixer (membrane shortcuts)."""
     fc1: NeuronOverride = NeuronOverride()
+    """Between the channel mixer's two layers."""
     fc2: NeuronOverride = NeuronOverride()
+    """Closes the channel mixer (SEW and vanilla shortcuts)."""
+
+
+def neuron_groups(token_mixer: str, shortcut: str) -> tuple[str, ...]:
+    """The neuron groups that a block has, in the order in which they fire."""
+    inside = (*OPERANDS[token_mixer], "attention") if token_mixer in OPERANDS else ("sepconv",)
+    if shortcut == "membrane":
+        token, channel = ("token_input", *inside), ("channel_input", "fc1")
+    else:
+        token, channel = (*inside, "projection"), ("fc1", "fc2")
+    return channel if token_mixer == "none" else token + channel
+
+
+def has_gene(name: str, token_mixer: str) -> bool:
+    """Whether a field of `Block` means something for a token mixer."""
+    if name == "num_heads":
+        return token_mixer in WITH_HEADS
+    return token_mixer in OPERANDS if name in ("qkv", "projection") else True
 
 
 @dataclass(frozen=True, kw_only=True)
 class Block:
-    """One encoder block: spiking self-attention, then an MLP."""
+    """A token mixer, then a channel mixer, each in a residual branch.
+
+    `num_heads`, `qkv` and `projection` are None where the token mixer has no use for them; elsewhere 8 and "linear" unless given.
+    """
 
     __pydantic_config__ = STRICT
-    num_heads: int = 8
+    token_mixer: TokenMixer = "sdsa_3"
+    """How positions exchange spikes: an attention, a separable convolution, or not at all."""
+    channel_mixer: ChannelMixer = "mlp"
+    """Two linear layers, or two 3x3 convolutions."""
+    num_heads: int | None = None
+    qkv: Synapse | None = None
+    """What computes queries, keys and values."""
+    projection: Synapse | None = None
+    """What follows attention."""
     mlp_ratio: float = 4.0
+    """Hidden width of the channel mixer as a multiple of embed_dim."""
     neuron: Neuron = Neuron()
     groups: NeuronGroups = NeuronGroups()
 
     def __post_init__(self) -> None:
         _as_floats(self, "mlp_ratio")
-        if self.num_heads < 1:
+        for name, usual in (("num_heads", 8), ("qkv", "linear"), ("projection", "linear")):
+            self._settle(name, usual)
+        if self.num_heads is not None and self.num_heads < 1:
             raise ValueError(f"num_heads must be at least 1, got {self.num_heads}")
         if self.mlp_ratio <= 0:
             raise ValueError(f"mlp_ratio must be greater than 0, got {self.mlp_ratio:g}")
 
+    def _settle(self, name: str, usual: object) -> None:
+        given, meaningful = getattr(self, name), has_gene(name, self.token_mixer)
+        if given is None and meaningful:
+            object.__setattr__(self, name, usual)
+        elif given is not None and not meaningful:
+            raise ValueError(f"{name} has no effect with token_mixer {self.token_mixer}; leave it out")
+
     def neuron_of(self, group: str) -> Neuron:
-        """The neuron of one group: the block's, its threshold scaled where the family says so, then the group's own override.
+        """The neuron of one group: the block's, its threshold scaled after attention, then the group's own override.
 
         An override's threshold is absolute: `groups.attention.v_threshold: 0.5` fires at 0.5.
         """
@@ -112,58 +178,69 @@ class Block:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Stem:
-    """Spiking patch splitting: four convolutions, of which the last `pools` halve the image."""
+class Embedding:
+    """What brings a stage's input to its width and size."""
 
     __pydantic_config__ = STRICT
-    pools: int = 2
+    stride: int = 1
+    """By how much it shrinks the image."""
     neuron: Neuron = Neuron()
-
-    def __post_init__(self) -> None:
-        if not 0 <= self.pools <= 4:
-            raise ValueError(f"pools counts how many of the stem's four stages halve the image: 0 to 4, got {self.pools}")
 
 
 @dataclass(frozen=True, kw_only=True)
 class Stage:
-    """Blocks of one width."""
+    """Blocks of one width, behind the embedding that leads to it."""
 
     __pydantic_config__ = STRICT
     embed_dim: int
+    embedding: Embedding = Embedding()
     blocks: tuple[Block, ...]
 
     def __post_init__(self) -> None:
         if not self.blocks:
             raise ValueError("a stage needs at least one block")
-        if self.embed_dim < 8 or self.embed_dim % 8:
-            raise ValueError(
-                f"embed_dim must be a multiple of 8, because the stem starts at embed_dim / 8 channels, got {self.embed_dim}"
-            )
         for block in self.blocks:
-            check_divides(self.embed_dim, block.num_heads)
-            if not self.hidden_features(block):
-                raise ValueError(f"mlp_ratio {block.mlp_ratio:g} of embed_dim {self.embed_dim} leaves an MLP without neurons")
+            check_block(self.embed_dim, block.num_heads, block.mlp_ratio)
 
     def hidden_features(self, block: Block) -> int:
-        """Width of a block's MLP."""
+        """Hidden width of a block's channel mixer."""
         return round(self.embed_dim * block.mlp_ratio)
 
 
 @dataclass(frozen=True, kw_only=True)
 class Architecture:
-    """A whole network: the family, the number of time steps, the stem, and the stages of blocks."""
+    """A whole network: family, number of time steps, and stages of blocks. `qkv_bias` to `distilled` are settings, never genes."""
 
     __pydantic_config__ = STRICT
-    family: Family = "spikformer"
+    family: str = "spikformer"
     time_steps: int = 4
-    stem: Stem = Stem()
+    shortcut: Shortcut = "sew"
+    """membrane: branches add to a membrane potential and open with neurons (MS). sew: branches end in neurons and add spikes (SEW).
+    vanilla: neurons after the addition (VS)."""
+    qkv_bias: bool = False
+    """Biases in linear q, k, v: the CIFAR form of Spikformer has them."""
+    attention_scale: float = 0.125
+    """Factor on q (k^T v), whatever the head size; 0.25 in Spikformer's event form."""
+    compact_embedding: bool = False
+    """The CIFAR form of QKFormer's patch embedding."""
+    distilled: bool = False
+    """A second head, trained on a teacher's answers and averaged with the first (Meta-SpikeFormer)."""
     stages: tuple[Stage, ...]
 
     def __post_init__(self) -> None:
+        _as_floats(self, "attention_scale")
+        check_scale(self.attention_scale)
         if self.time_steps < 1:
             raise ValueError(f"time_steps must be at least 1, got {self.time_steps}")
-        if len(self.stages) != 1:
-            raise ValueError(f"the spikformer family has exactly one stage, got {len(self.stages)}")
+        check_shortcut(self.family, self.shortcut)
+        check_compact(self.family, self.compact_embedding)
+        check_stages(self.family, len(self.stages))
+        for i, stage in enumerate(self.stages):
+            check_stage(self.family, i, stage.embed_dim, stage.embedding.stride)
+            if stage.embedding.neuron != Neuron() and not has_embedding_neurons(self.family, i, self.shortcut):
+                raise ValueError(f"stages[{i}].embedding.neuron: no neurons there under {self.shortcut} shortcuts; leave it out")
+            for j, block in enumerate(stage.blocks):
+                check_groups(f"stages[{i}].blocks[{j}]", block, self.shortcut)
 
     @cached_property
     def id(self) -> str:
@@ -174,10 +251,18 @@ class Architecture:
     def depth(self) -> int:
         return sum(len(stage.blocks) for stage in self.stages)
 
+    @property
+    def stride(self) -> int:
+        """By how much the last stage's positions are fewer than the image's pixels, along each side."""
+        return math.prod(stage.embedding.stride for stage in self.stages)
+
     def to_dict(self) -> dict[str, Any]:
-        """The canonical form: every field but the neuron overrides that follow their block."""
+        """The canonical form: every field but those without meaning, and settings that are as usual.
+
+        So that a setting that a later version adds changes no id.
+        """
         canonical: dict[str, Any] = _without_none(asdict(self))
-        return canonical
+        return {name: value for name, value in canonical.items() if USUAL_SETTINGS.get(name) != value}
 
     def to_json(self) -> str:
         return json.dumps(self.to_dict(), sort_keys=True, separators=(",", ":"))
@@ -218,10 +303,31 @@ def _without_none(value: Any) -> Any:
     return [_without_none(v) for v in value] if isinstance(value, tuple) else value
 
 
-def check_divides(embed_dim: int, num_heads: int) -> None:
-    if embed_dim % num_heads:
+def check_scale(attention_scale: float) -> None:
+    if attention_scale <= 0:
+        raise ValueError(f"attention_scale must be greater than 0, got {attention_scale:g}")
+
+
+def check_block(embed_dim: int, num_heads: int | None, mlp_ratio: float) -> None:
+    """Whether a block fits into a width."""
+    if embed_dim < 1:
+        raise ValueError(f"embed_dim must be at least 1, got {embed_dim}")
+    if num_heads is not None and embed_dim % num_heads:
         allowed = ", ".join(str(n) for n in range(1, embed_dim + 1) if embed_dim % n == 0)
         raise ValueError(f"num_heads {num_heads} does not divide embed_dim {embed_dim}; choose from {allowed}")
+    if not round(embed_dim * mlp_ratio):
+        raise ValueError(f"mlp_ratio {mlp_ratio:g} of embed_dim {embed_dim} leaves an MLP without neurons")
+
+
+def check_groups(where: str, block: Block, shortcut: str) -> None:
+    """Whether every neuron group that departs from the block's neuron exists."""
+    existing = neuron_groups(block.token_mixer, shortcut)
+    for f in fields(block.groups):
+        if f.name not in existing and getattr(block.groups, f.name) != NeuronOverride():
+            raise ValueError(
+                f"{where}.groups.{f.name}: no such neurons with token_mixer {block.token_mixer} and {shortcut} shortcuts; "
+                f"they have {', '.join(existing)}"
+            )
 
 
 _adapter = TypeAdapter(Architecture)

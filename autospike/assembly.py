@@ -12,7 +12,7 @@ from autospike.architecture import digest
 from autospike.config import Experiment
 from autospike.data.batches import FixedBatches, TrainingBatches
 from autospike.data.images import Images, Split, load_images
-from autospike.energy import SPIKFORMER
+from autospike.energy import DEFAULT
 from autospike.errors import UserError
 from autospike.evaluation.evaluator import Evaluator
 from autospike.randomness import keyed, keyed_seed
@@ -20,6 +20,7 @@ from autospike.rundir import Run
 from autospike.space import SearchSpace
 from autospike.supernet import Supernet
 from autospike.training.checkpoint import Checkpoints
+from autospike.training.distillation import load_teacher
 from autospike.training.trainer import Progress, train
 
 
@@ -42,6 +43,7 @@ class Assembly:
         if experiment.threads is not None:
             torch.set_num_threads(experiment.threads)
         images, device = load_images(experiment.data, seed=experiment.seed), _device(experiment.device)
+        images.check_time_steps(max(*experiment.search_space.time_steps.values, experiment.baseline_architecture.time_steps))
         run.check_data(images.fingerprint)
         return cls(experiment=experiment, images=images, device=device)
 
@@ -52,10 +54,13 @@ class Assembly:
             supernet = Supernet(space, num_classes=len(self.images.classes), in_chans=self.images.channels)
         return supernet.to(self.device)
 
-    def train(self, space: SearchSpace, folder: Path, report: Callable[[Progress], None]) -> None:
-        """Train a supernet of `space` to the end; its checkpoints go to `folder`."""
-        config = self.experiment.training
-        train(self.supernet(space), self._training_batches(), config, Checkpoints(folder=folder), report, seed=self.experiment.seed)
+    def train(self, supernet: Supernet, folder: Path, report: Callable[[Progress], None]) -> None:
+        """Train a supernet to the end, from the newest checkpoint in `folder` if there is one."""
+        config, seed = self.experiment.training, self.experiment.seed
+        teacher = None
+        if config.teacher is not None:
+            teacher = load_teacher(config.teacher, num_classes=len(self.images.classes), device=self.device)
+        train(supernet, self._training_batches(), config, Checkpoints(folder=folder), report, seed=seed, teacher=teacher)
 
     def training_steps(self) -> int:
         return self.experiment.training.epochs * self._training_batches().per_epoch
@@ -107,7 +112,7 @@ class Assembly:
                 "torch": torch.__version__,
                 "calibration": [self.experiment.evaluation.calibration_images, self.experiment.evaluation.calibration_batch_size],
                 "time_steps": max(self.experiment.search_space.time_steps.values),
-                "convention": SPIKFORMER.name,
+                "convention": DEFAULT.name,
                 "device": self.device.type,
             }
         )

@@ -38,12 +38,21 @@ def about() -> None:
 
 
 @app.command()
-def train(experiment: ExperimentPath, run: NewRunFolder, overrides: Overrides = None) -> None:
+def train(
+    experiment: ExperimentPath,
+    run: NewRunFolder,
+    start_from: Annotated[
+        Path | None,
+        typer.Option("--from", help="Start from these weights: a published checkpoint, an exported or imported folder, or a run."),
+    ] = None,
+    overrides: Overrides = None,
+) -> None:
     """Train the supernet, and the hand-made architecture to compare with."""
     from autospike.commands.train import train
     from autospike.rundir import Run
 
-    train(Run.start(experiment, run, overrides or []))
+    started = [f"training.start_from={json.dumps(str(start_from.resolve()))}"] if start_from else []
+    train(Run.start(experiment, run, [*(overrides or []), *started]))
 
 
 @app.command()
@@ -105,19 +114,40 @@ def run_all(experiment: ExperimentPath, run: NewRunFolder, overrides: Overrides 
     export(started, started.export)
 
 
+@app.command(name="import")
+def import_checkpoint(
+    checkpoint: Annotated[Path, typer.Argument(metavar="CHECKPOINT", help="A published network's weights (.safetensors or .pth).")],
+    out: Annotated[Path, typer.Option(help="Folder to write to.")],
+    num_heads: Annotated[int | None, typer.Option(min=1, help="Default: as published; no checkpoint tells.")] = None,
+    stride: Annotated[
+        int | None, typer.Option(min=1, help="By how much a one-stage network shrinks an image. Default: as published.")
+    ] = None,
+    time_steps: Annotated[int, typer.Option(min=1, help="T.")] = 4,
+    image_size: Annotated[int | None, typer.Option(min=1, help="Height and width it is for. Default: as published.")] = None,
+) -> None:
+    """Make an exported model of a checkpoint of Spikformer, Spike-driven Transformer, Meta-SpikeFormer or QKFormer."""
+    from autospike.commands.import_checkpoint import Untold, import_checkpoint
+
+    import_checkpoint(checkpoint, out, Untold(num_heads=num_heads, stride=stride, time_steps=time_steps, image_size=image_size))
+
+
 @app.command()
 def describe(
     path: Annotated[
-        Path, typer.Argument(metavar="ARCHITECTURE-OR-SPACE", help="A search space (YAML) or an architecture (YAML or JSON).")
+        Path,
+        typer.Argument(
+            metavar="ARCHITECTURE-OR-SPACE",
+            help="A search space (YAML), an architecture (YAML or JSON), or a published name, as meta_spikeformer_15m.",
+        ),
     ],
-    image_size: Annotated[int, typer.Option(min=1, help="Height and width of the images in pixels.")] = 32,
-    channels: Annotated[int, typer.Option(min=1, help="Channels of the images.")] = 3,
-    classes: Annotated[int, typer.Option(min=1, help="Number of classes.")] = 10,
+    image_size: Annotated[int | None, typer.Option(min=1, help="Height and width in pixels. Default: as published, or 32.")] = None,
+    channels: Annotated[int | None, typer.Option(min=1, help="Channels of the images. Default: as published, or 3.")] = None,
+    classes: Annotated[int | None, typer.Option(min=1, help="Number of classes. Default: as published, or 10.")] = None,
 ) -> None:
     """Size of a search space, and parameters, dense MACs and T of its smallest and largest subnet."""
     from autospike.commands.describe import InputShape, describe
 
-    describe(path, InputShape(image_size=image_size, channels=channels, classes=classes))
+    describe(path, InputShape.of(path, image_size, channels, classes))
 
 
 def main() -> None:

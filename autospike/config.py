@@ -16,6 +16,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_valida
 from autospike.architecture import Architecture
 from autospike.errors import UserError, first_problem
 from autospike.files import parse_yaml, read_yaml
+from autospike.published import PUBLISHED
 from autospike.search.objectives import OBJECTIVES
 from autospike.space import SearchSpace
 
@@ -38,12 +39,20 @@ class Section(BaseModel):
 
 
 class DataConfig(Section):
-    name: Literal["digits", "folder", "cifar10", "cifar100"]
-    """Where the images come from; see `autospike.data.images`."""
+    name: Literal["digits", "folder", "cifar10", "cifar100", "events"]
+    """Where the images come from; see `autospike.data.images`.
+
+    `events` are frames of an event camera, prepared once by spikingjelly's dataset (CIFAR10DVS, DVS128Gesture, HARDVS) with
+    `data_type="frame", frames_number=T`. A network of fewer steps than there are frames sees the first ones; more are refused.
+    """
     root: Path | None = None
-    """Folder of the images, relative to where the command runs."""
+    """Folder of the images, relative to where the command runs. For events spikingjelly's `frames_number_T_split_by_...`."""
     image_size: Count
-    """Height and width in pixels that every image is brought to."""
+    """Height and width in pixels that every image is brought to.
+
+    Event counts are never normalised. At their own size they stay whole, and the first layer accumulates; resized, they are means
+    over pixels, and it multiplies.
+    """
     search_share: Share = 0.2
     """Share of the images (of the training images, where there is a test folder) that scores candidates."""
     test_share: Share = 0.2
@@ -51,7 +60,7 @@ class DataConfig(Section):
 
 
 class AugmentationConfig(Section):
-    """timm's training augmentation. The defaults do nothing."""
+    """timm's training augmentation. The defaults do nothing; color_jitter and auto_augment are for still images alone."""
 
     min_scale: Annotated[float, Field(gt=0, le=1)] = 1.0
     """A random crop covers at least this share of the image."""
@@ -64,13 +73,30 @@ class AugmentationConfig(Section):
     """Probability of erasing a random rectangle."""
     mixup: Annotated[float, Field(ge=0)] = 0.0
     """Alpha of mixup; 0 is off."""
+    cutmix: Annotated[float, Field(ge=0)] = 0.0
+    """Alpha of cutmix; 0 is off. With both, each batch is mixed by either with equal chance."""
+    mix_probability: Fraction = 1.0
+    """Share of the batches that mixup or cutmix mixes, where they are on."""
+
+
+class TeacherConfig(Section):
+    """A network whose answers train the second head of a distilled family (hard distillation)."""
+
+    model: str
+    """timm's name of it, or `local-dir:FOLDER` of an exported one."""
+    weights: Path | None = None
+    """Its checkpoint; unless given, timm's pretrained weights, which it downloads."""
 
 
 class TrainingConfig(Section):
     sampling: Literal["single-path", "sandwich"] = "single-path"
     """Which subnets a step trains: one uniform draw (Auto-Spikformer), or the largest, the smallest and two draws."""
+    start_from: Path | None = None
+    """Weights to begin with: a published checkpoint, an exported or imported folder, or another run's (`train --from`)."""
+    teacher: TeacherConfig | None = None
     epochs: Count
     batch_size: Annotated[int, Field(ge=2, multiple_of=2)] = 128
+    optimizer: Literal["adamw", "lamb"] = "adamw"
     learning_rate: Annotated[float, Field(gt=0)] = 5e-4
     min_learning_rate: Annotated[float, Field(ge=0)] = 1e-5
     weight_decay: Annotated[float, Field(ge=0)] = 0.06
@@ -120,7 +146,7 @@ class SearchConfig(Section):
     block_mutation: Fraction = 0.2
     """Probability that a gene of a block mutates."""
     global_mutation: Fraction = 0.4
-    """Probability that depth, width, time steps or a gene of the stem mutates."""
+    """Probability that depth, width, time steps, shortcut or a gene of an embedding mutates."""
     fitness: FitnessConfig = FitnessConfig()
 
     @field_validator("objectives")
@@ -149,7 +175,8 @@ class Experiment(Section):
     space: dict[str, Any]
     """A search space, or in the file that is read the path of one, relative to that file."""
     baseline: dict[str, Any] | None = None
-    """The hand-made architecture to compare with, trained alone by the same recipe; the space's largest unless given."""
+    """The hand-made architecture to compare with, trained alone by the same recipe; the space's largest unless given. In the file
+    that is read it may be the name of a published one (`autospike.published`)."""
     data: DataConfig
     training: TrainingConfig
     evaluation: EvaluationConfig = EvaluationConfig()
@@ -188,7 +215,7 @@ def load_experiment(path: Path, overrides: Sequence[str] = ()) -> Experiment:
         if override.startswith("space."):
             written = _with_space(written, path)
         _apply(written, override)
-    return _parse(_with_space(written, path), str(path))
+    return _parse(_with_baseline(_with_space(written, path), path), str(path))
 
 
 def continued(held: Experiment, changed: Experiment, *, source: str) -> Experiment:
@@ -218,6 +245,15 @@ def _with_space(written: dict[str, Any], path: Path) -> dict[str, Any]:
     return written
 
 
+def _with_baseline(written: dict[str, Any], path: Path) -> dict[str, Any]:
+    name = written.get("baseline")
+    if not isinstance(name, str):
+        return written
+    if name not in PUBLISHED:
+        raise UserError(f"{path}: baseline: no published architecture is called {name!r}; choose from {', '.join(PUBLISHED)}")
+    return {**written, "baseline": PUBLISHED[name].architecture.to_dict()}
+
+
 def _parse(written: dict[str, Any], source: str) -> Experiment:
     try:
         experiment = Experiment.model_validate(written)
@@ -237,12 +273,17 @@ def _check(experiment: Experiment, source: str) -> None:
     training = experiment.training
     if training.warmup >= training.epochs:
         raise UserError(f"{source}: training.warmup_epochs: {training.warmup} of {training.epochs} epochs; warm up for fewer")
+    if training.teacher is not None and not (space.distilled and baseline.distilled):
+        raise UserError(f"{source}: training.teacher: only a network with distilled: true has the head that a teacher trains")
+    if training.teacher is not None and experiment.data.name == "events":
+        raise UserError(f"{source}: training.teacher: teachers see still images, not events; leave it out")
     if training.min_learning_rate > training.learning_rate:
         raise UserError(f"{source}: training.min_learning_rate: {training.min_learning_rate:g} is more than learning_rate")
-    halvings = 2 ** max(*space.stem.pools.values, baseline.stem.pools)
-    if experiment.data.image_size < halvings:
+    stride = max(space.smallest().stride, baseline.stride)
+    if experiment.data.image_size < stride:
         raise UserError(
-            f"{source}: data.image_size: {experiment.data.image_size} pixels cannot be halved as often as stem.pools says"
+            f"{source}: data.image_size: {experiment.data.image_size} pixels are too few for embeddings that shrink an image "
+            f"{stride} times"
         )
 
 

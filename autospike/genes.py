@@ -2,6 +2,7 @@
 
 64                              one value
 [64, 96, 128]                   a choice
+[sdsa_1, sdsa_3]                a choice among words, whose first is the reference
 {low: 0.6, high: 2, sigma: 0.1} a continuous range, for neuron parameters
 """
 
@@ -11,7 +12,7 @@ import math
 import random
 from dataclasses import dataclass
 from functools import partial
-from typing import Annotated, Any
+from typing import Annotated, Any, get_args
 
 from pydantic import AllowInfNan, BeforeValidator, ConfigDict, StrictFloat, TypeAdapter
 
@@ -112,6 +113,26 @@ def _gene(written: object) -> object:
 
 def _noun(kind: type) -> str:
     return {int: "a whole number", float: "a number"}[kind]
+
+
+def _words(allowed: tuple[str, ...], written: object) -> object:
+    """A choice among words; their order is kept."""
+    if isinstance(written, Choice):
+        return written
+    words = written if isinstance(written, list) else [written]
+    if not words:
+        raise ValueError("a choice needs at least one value, got []")
+    for word in words:
+        if word not in allowed:
+            raise ValueError(f"choose from {', '.join(allowed)}; got {word!r}")
+    if len(set(words)) < len(words):
+        raise ValueError(f"each value of a choice may stand once, got {words}")
+    return Choice(values=tuple(words))
+
+
+def words(kind: Any) -> BeforeValidator:
+    """Reads a choice among the words of a `Literal`."""
+    return BeforeValidator(partial(_words, get_args(kind)))
 
 
 Integer = Annotated[Choice, BeforeValidator(partial(_choice, int))]

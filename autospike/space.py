@@ -2,39 +2,57 @@
 
 Where an `Architecture` has a value, its `SearchSpace` has a gene: a `Choice` among values (a single value is a choice of one) or,
 for neuron parameters, a continuous `Range`. `walk` visits the genes and rebuilds an architecture from what the visitor answers;
-sampling, mutation and crossover are all walks, so each is valid by construction for every depth.
+sampling, mutation and crossover are all walks, so each is valid by construction for every depth. A gene that the chosen token mixer
+or shortcut has no use for is not visited: no two architectures of a space differ in nothing but a dead gene.
 """
 
 from __future__ import annotations
 
 import math
 import random
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, fields, is_dataclass
 from functools import partial
+from itertools import product
 from pathlib import Path
-from typing import Any, get_type_hints
+from typing import Annotated, Any, NamedTuple, get_type_hints
 
-from pydantic import TypeAdapter, ValidationError
+from pydantic import AfterValidator, StrictBool, TypeAdapter, ValidationError
 
 from autospike.architecture import (
     RELATIVE_THRESHOLD,
+    USUAL_SETTINGS,
     Architecture,
     Block,
-    Family,
+    ChannelMixer,
+    Embedding,
     Neuron,
     NeuronGroups,
     NeuronOverride,
     Stage,
-    Stem,
-    check_divides,
+    Synapse,
+    TokenMixer,
+    check_block,
+    check_scale,
+    has_gene,
+    neuron_groups,
 )
 from autospike.errors import first_problem
+from autospike.families import Shortcut, check_compact, check_shortcut, check_stage, check_stages, has_embedding_neurons, rules_of
 from autospike.files import read_yaml
-from autospike.genes import FOLLOW, STRICT, Choice, Continuous, Gene, Integer, Number, Range, only
+from autospike.genes import FOLLOW, STRICT, Choice, Continuous, Finite, Gene, Integer, Number, Range, only, words
 
 # Published neuron parameters (Spikformer's code): the reference point of spaces that search neurons.
 PUBLISHED = {"v_threshold": 1.0, "tau": 2.0}
+
+# What a block's genes are where a space does not say.
+USUAL = {"num_heads": 8, "qkv": "linear", "projection": "linear"}
+
+
+TokenMixers = Annotated[Choice, words(TokenMixer)]
+ChannelMixers = Annotated[Choice, words(ChannelMixer)]
+Synapses = Annotated[Choice, words(Synapse)]
+Shortcuts = Annotated[Choice, words(Shortcut)]
 
 
 def _check_neurons(space: NeuronSpace | NeuronOverrideSpace) -> None:
@@ -69,11 +87,14 @@ class NeuronOverrideSpace:
 class NeuronGroupsSpace:
     __pydantic_config__ = STRICT
     builds = NeuronGroups
+    token_input: NeuronOverrideSpace = NeuronOverrideSpace()
     q: NeuronOverrideSpace = NeuronOverrideSpace()
     k: NeuronOverrideSpace = NeuronOverrideSpace()
     v: NeuronOverrideSpace = NeuronOverrideSpace()
     attention: NeuronOverrideSpace = NeuronOverrideSpace()
+    sepconv: NeuronOverrideSpace = NeuronOverrideSpace()
     projection: NeuronOverrideSpace = NeuronOverrideSpace()
+    channel_input: NeuronOverrideSpace = NeuronOverrideSpace()
     fc1: NeuronOverrideSpace = NeuronOverrideSpace()
     fc2: NeuronOverrideSpace = NeuronOverrideSpace()
 
@@ -82,32 +103,51 @@ class NeuronGroupsSpace:
 class BlockSpace:
     __pydantic_config__ = STRICT
     builds = Block
-    num_heads: Integer = only(8)
+    token_mixer: TokenMixers = only("sdsa_3")
+    channel_mixer: ChannelMixers = only("mlp")
+    num_heads: Integer = FOLLOW
+    qkv: Synapses = FOLLOW
+    projection: Synapses = FOLLOW
     mlp_ratio: Number = only(4.0)
     neuron: NeuronSpace = NeuronSpace()
     groups: NeuronGroupsSpace = NeuronGroupsSpace()
 
     def __post_init__(self) -> None:
+        for name, usual in USUAL.items():
+            self._settle(name, usual)
         for num_heads in self.num_heads.values:
             Block(num_heads=num_heads)
         for mlp_ratio in self.mlp_ratio.values:
             Block(mlp_ratio=mlp_ratio)
-        overrides = [getattr(self.groups, f.name) for f in fields(self.groups)]
+
+    def _settle(self, name: str, usual: object) -> None:
+        meaningful = any(has_gene(name, mixer) for mixer in self.token_mixer.values)
+        if getattr(self, name) == FOLLOW and meaningful:
+            object.__setattr__(self, name, only(usual))
+        elif getattr(self, name) != FOLLOW and not meaningful:
+            raise ValueError(f"{name} has no effect with token_mixer {' or '.join(self.token_mixer.values)}; leave it out")
+
+    def check_neurons(self, where: str, shortcuts: Iterable[str]) -> None:
+        """Whether every neuron gene reaches a neuron, under some token mixer and shortcut of the space."""
+        existing = {name for s, m in product(shortcuts, self.token_mixer.values) for name in neuron_groups(m, s)}
+        for f in fields(self.groups):
+            if f.name not in existing and getattr(self.groups, f.name) != NeuronOverrideSpace():
+                raise ValueError(
+                    f"{where}.groups.{f.name}: no such neurons in this space; its blocks have {', '.join(sorted(existing))}"
+                )
         for name in PUBLISHED:
-            if getattr(self.neuron, name).size > 1 and all(getattr(override, name) != FOLLOW for override in overrides):
-                raise ValueError(f"neuron.{name} has choices but no effect: every neuron group overrides it; fix it to one value")
+            if getattr(self.neuron, name).size > 1 and all(getattr(getattr(self.groups, g), name) != FOLLOW for g in existing):
+                raise ValueError(
+                    f"{where}.neuron.{name} has choices but no effect: every neuron group overrides it; fix it to one value"
+                )
 
 
 @dataclass(frozen=True, kw_only=True)
-class StemSpace:
+class EmbeddingSpace:
     __pydantic_config__ = STRICT
-    builds = Stem
-    pools: Integer = only(2)
+    builds = Embedding
+    stride: Integer = only(1)
     neuron: NeuronSpace = NeuronSpace()
-
-    def __post_init__(self) -> None:
-        for pools in self.pools.values:
-            Stem(pools=pools)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -116,6 +156,7 @@ class StageSpace:
 
     __pydantic_config__ = STRICT
     embed_dim: Integer
+    embedding: EmbeddingSpace = EmbeddingSpace()
     depth: Integer
     block: BlockSpace = BlockSpace()
     blocks: tuple[BlockSpace, ...] = ()
@@ -125,14 +166,21 @@ class StageSpace:
             raise ValueError(f"depth must be at least 1, got {min(self.depth.values)}")
         if self.blocks and len(self.blocks) != max(self.depth.values):
             raise ValueError(f"blocks lists {len(self.blocks)} blocks, but the largest depth is {max(self.depth.values)}")
-        for embed_dim in self.embed_dim.values:
-            for block in self.blocks or (self.block,):
-                Stage(embed_dim=embed_dim, blocks=(Block(num_heads=1, mlp_ratio=min(block.mlp_ratio.values)),))
-                for num_heads in block.num_heads.values:
-                    check_divides(embed_dim, num_heads)
+        for embed_dim, block in product(self.embed_dim.values, (block for _, block in self.written())):
+            for num_heads, mlp_ratio in product(block.num_heads.values, block.mlp_ratio.values):
+                check_block(embed_dim, num_heads, mlp_ratio)
+
+    def written(self) -> list[tuple[str, BlockSpace]]:
+        """The spaces of blocks, by where they stand."""
+        return [(f"blocks[{i}]", block) for i, block in enumerate(self.blocks)] or [("block", self.block)]
 
     def block_at(self, index: int) -> BlockSpace:
         return self.blocks[index] if self.blocks else self.block
+
+
+def _known(family: str) -> str:
+    rules_of(family)
+    return family
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -141,17 +189,33 @@ class SearchSpace:
 
     __pydantic_config__ = STRICT
     builds = Architecture
-    family: Family = "spikformer"
+    family: Annotated[str, AfterValidator(_known)] = "spikformer"
     time_steps: Integer = only(4)
-    stem: StemSpace = StemSpace()
+    shortcut: Shortcuts = only("sew")
+    qkv_bias: StrictBool = False
+    attention_scale: Finite = 0.125
+    compact_embedding: StrictBool = False
+    distilled: StrictBool = False
     stages: tuple[StageSpace, ...]
 
     def __post_init__(self) -> None:
         for time_steps in self.time_steps.values:
             if time_steps < 1:
                 raise ValueError(f"time_steps must be at least 1, got {time_steps}")
-        if len(self.stages) != 1:
-            raise ValueError(f"the spikformer family has exactly one stage, got {len(self.stages)}")
+        check_scale(self.attention_scale)
+        for shortcut in self.shortcut.values:
+            check_shortcut(self.family, shortcut)
+        check_compact(self.family, self.compact_embedding)
+        check_stages(self.family, len(self.stages))
+        for i, stage in enumerate(self.stages):
+            for embed_dim, stride in product(stage.embed_dim.values, stage.embedding.stride.values):
+                check_stage(self.family, i, embed_dim, stride)
+            if stage.embedding.neuron != NeuronSpace() and not any(
+                has_embedding_neurons(self.family, i, shortcut) for shortcut in self.shortcut.values
+            ):
+                raise ValueError(f"stages[{i}].embedding.neuron: no neurons there under {self.shortcut.values[0]} shortcuts")
+            for where, block in stage.written():
+                block.check_neurons(f"stages[{i}].{where}", self.shortcut.values)
 
     @classmethod
     def load(cls, path: str | Path) -> SearchSpace:
@@ -176,32 +240,51 @@ class SearchSpace:
         return space
 
     def sample(self, rng: random.Random) -> Architecture:
-        return self._walk(lambda gene, _path: gene.sample(rng))
+        return walk(self, lambda gene, _path: gene.sample(rng))
 
     def largest(self) -> Architecture:
         """Every size at its largest; neurons at the choice nearest to the published one (threshold 1, tau 2)."""
-        return self._walk(partial(_extreme, max))
+        return walk(self, partial(_extreme, max))
 
     def smallest(self) -> Architecture:
         """Every size at its smallest; neurons as in `largest`."""
-        return self._walk(partial(_extreme, min))
+        return walk(self, partial(_extreme, min))
 
     def genes(self, architecture: Architecture) -> list[GeneValue]:
-        """Every gene of the space with its value in one of the space's architectures."""
-        return list(_genes(self, architecture, ()))
+        """Every gene that one of the space's architectures has, with its value."""
+        found: list[GeneValue] = []
+        walk(self, partial(_note, found), architecture)
+        return found
 
     def contains(self, architecture: Architecture) -> bool:
-        alike = architecture.family == self.family and len(architecture.stages) == len(self.stages)
-        return alike and all(found.gene.contains(found.value) for found in _genes(self, architecture, ()))
+        alike = all(getattr(self, name) == getattr(architecture, name) for name in SETTINGS)
+        if not alike or len(architecture.stages) != len(self.stages):
+            return False
+        found: list[GeneValue] = []
+        return walk(self, partial(_note, found), architecture) == architecture
 
     def size(self) -> int | float:
         """How many architectures the space holds; infinite with a continuous gene."""
-        return _size(self)
+        contexts = [_Context(self.family, shortcut) for shortcut in self.shortcut.values]
+        return self.time_steps.size * sum(
+            math.prod(_stage_size(stage, i, around) for i, stage in enumerate(self.stages)) for around in contexts
+        )
 
-    def _walk(self, visit: Visitor) -> Architecture:
-        architecture: Architecture = walk(self, visit)
-        return architecture
+    def cover(self) -> list[Architecture]:
+        """Architectures that between them have every parameter of the space, at its largest; the first is `largest()`.
 
+        Parameters depend on a block's token mixer and on at most one other choice among words, so token mixers are paired with the
+        choices of all others at once.
+        """
+        blocks = [block for stage in self.stages for _, block in stage.written()]
+        mixers = max(block.token_mixer.size for block in blocks)
+        others = max(gene.size for block in blocks for gene in (block.channel_mixer, block.qkv, block.projection))
+        found = (walk(self, partial(_nth, mixer, other)) for mixer, other in product(range(int(mixers)), range(int(others))))
+        return list(dict.fromkeys(found))
+
+
+# Fields that are the same in a space and in all of its architectures.
+SETTINGS = ("family", *USUAL_SETTINGS)
 
 GenePath = tuple[str | int, ...]
 Visitor = Callable[..., Any]
@@ -216,64 +299,110 @@ class GeneValue:
     value: Any
 
 
-def walk(space: Any, visit: Visitor, *values: Any, path: GenePath = ()) -> Any:
-    """Build a value of `space`, asking `visit(gene, path, *values)` at every leaf.
+def walk(space: SearchSpace, visit: Visitor, *parents: Architecture) -> Architecture:
+    """Build an architecture of `space`, asking `visit(gene, path, *values)` at every gene.
 
-    `values` are architectures of the space (or the corresponding parts of some); each leaf is visited with their values at that
-    leaf. A block that only some of them have is visited with the values of those; one that none has, with no values.
+    `values` are those of the parents that have such a gene. A block, or a gene, that only some parents have is visited with the
+    values of those; one that none has, with no values.
     """
-    if isinstance(space, Choice | Range):
-        return visit(space, path, *values)
-    if isinstance(space, StageSpace):
-        return _walk_stage(space, visit, values, path)
-    if isinstance(space, tuple):
-        return tuple(walk(s, visit, *(v[i] for v in values), path=(*path, i)) for i, s in enumerate(space))
-    if not is_dataclass(space):  # the family, which is no gene
-        return space
-    built = {
-        f.name: walk(getattr(space, f.name), visit, *(getattr(v, f.name) for v in values), path=(*path, f.name))
-        for f in fields(space)
-    }
-    builds: Any = space.builds  # type: ignore[union-attr]
-    return builds(**built)
+    time_steps = _visit(space.time_steps, visit, [p.time_steps for p in parents], ("time_steps",))
+    shortcut = _visit(space.shortcut, visit, [p.shortcut for p in parents], ("shortcut",))
+    stages = (
+        _walk_stage(stage, visit, [p.stages[i] for p in parents], ("stages", i), _Context(space.family, shortcut))
+        for i, stage in enumerate(space.stages)
+    )
+    settings = {name: getattr(space, name) for name in SETTINGS}
+    return Architecture(**settings, time_steps=time_steps, shortcut=shortcut, stages=tuple(stages))
 
 
-def _walk_stage(space: StageSpace, visit: Visitor, stages: tuple[Stage, ...], path: GenePath) -> Stage:
-    embed_dim = visit(space.embed_dim, (*path, "embed_dim"), *(s.embed_dim for s in stages))
-    depth = visit(space.depth, (*path, "depth"), *(len(s.blocks) for s in stages))
+class _Context(NamedTuple):
+    """What decides, besides a stage itself, which genes it has."""
+
+    family: str
+    shortcut: str
+
+
+def _visit(gene: Gene, visit: Visitor, values: list[Any], path: GenePath) -> Any:
+    return visit(gene, path, *(value for value in values if gene.contains(value)))
+
+
+def _walk_stage(space: StageSpace, visit: Visitor, parents: list[Stage], path: GenePath, around: _Context) -> Stage:
+    embed_dim = _visit(space.embed_dim, visit, [p.embed_dim for p in parents], (*path, "embed_dim"))
+    names = _embedding_genes(around, int(path[1]))
+    embedding = Embedding(**_walk_fields(space.embedding, names, visit, [p.embedding for p in parents], (*path, "embedding")))
+    depth = _visit(space.depth, visit, [len(p.blocks) for p in parents], (*path, "depth"))
     blocks = []
     for i in range(depth):
-        owners = (s.blocks[i] for s in stages if i < len(s.blocks))
-        blocks.append(walk(space.block_at(i), visit, *owners, path=(*path, "blocks", i)))
-    return Stage(embed_dim=embed_dim, blocks=tuple(blocks))
+        owners = [p.blocks[i] for p in parents if i < len(p.blocks)]
+        blocks.append(_walk_block(space.block_at(i), visit, owners, (*path, "blocks", i), around.shortcut))
+    return Stage(embed_dim=embed_dim, embedding=embedding, blocks=tuple(blocks))
 
 
-def _genes(space: Any, value: Any, path: GenePath) -> Iterator[GeneValue]:
-    if isinstance(space, Choice | Range):
-        yield GeneValue(path=path, gene=space, value=value)
-    elif isinstance(space, StageSpace):
-        yield GeneValue(path=(*path, "embed_dim"), gene=space.embed_dim, value=value.embed_dim)
-        yield GeneValue(path=(*path, "depth"), gene=space.depth, value=len(value.blocks))
-        for i, block in enumerate(value.blocks[: max(space.depth.values)]):
-            yield from _genes(space.block_at(i), block, (*path, "blocks", i))
-    elif isinstance(space, tuple):
-        for i, (part, part_value) in enumerate(zip(space, value, strict=True)):
-            yield from _genes(part, part_value, (*path, i))
-    elif is_dataclass(space):
-        for f in fields(space):
-            yield from _genes(getattr(space, f.name), getattr(value, f.name), (*path, f.name))
+def _walk_block(space: BlockSpace, visit: Visitor, parents: list[Block], path: GenePath, shortcut: str) -> Block:
+    token_mixer = _visit(space.token_mixer, visit, [p.token_mixer for p in parents], (*path, "token_mixer"))
+    groups = neuron_groups(token_mixer, shortcut)
+    followed = _followed(space, groups)
+    return Block(
+        token_mixer=token_mixer,
+        **_walk_fields(space, _others(space, token_mixer), visit, parents, path),
+        neuron=Neuron(
+            **{name: getattr(space.neuron, name).nearest(usual) for name, usual in PUBLISHED.items() if name not in followed},
+            **_walk_fields(space.neuron, followed, visit, [p.neuron for p in parents], (*path, "neuron")),
+        ),
+        groups=NeuronGroups(**_walk_fields(space.groups, groups, visit, [p.groups for p in parents], (*path, "groups"))),
+    )
+
+
+def _embedding_genes(around: _Context, index: int) -> list[str]:
+    return ["stride", "neuron"] if has_embedding_neurons(around.family, index, around.shortcut) else ["stride"]
+
+
+def _others(space: BlockSpace, token_mixer: str) -> list[str]:
+    """The fields of a block, besides these three, that mean something for a token mixer."""
+    apart = ("token_mixer", "neuron", "groups")
+    return [f.name for f in fields(space) if f.name not in apart and has_gene(f.name, token_mixer)]
+
+
+def _followed(space: BlockSpace, groups: Iterable[str]) -> list[str]:
+    """The parameters of the block's neuron that some neuron group takes over."""
+    return [name for name in PUBLISHED if any(getattr(getattr(space.groups, group), name) == FOLLOW for group in groups)]
+
+
+def _walk_all(space: Any, visit: Visitor, parents: list[Any], path: GenePath) -> Any:
+    return space.builds(**_walk_fields(space, [f.name for f in fields(space)], visit, parents, path))
+
+
+def _walk_fields(space: Any, names: Iterable[str], visit: Visitor, parents: list[Any], path: GenePath) -> dict[str, Any]:
+    built = {}
+    for name in names:
+        part = getattr(space, name)
+        descend = _visit if isinstance(part, Choice | Range) else _walk_all
+        built[name] = descend(part, visit, [getattr(p, name) for p in parents], (*path, name))
+    return built
+
+
+def _stage_size(stage: StageSpace, index: int, around: _Context) -> int | float:
+    per_depth = (math.prod(_block_size(stage.block_at(i), around.shortcut) for i in range(depth)) for depth in stage.depth.values)
+    embeddings = math.prod(_size(getattr(stage.embedding, name)) for name in _embedding_genes(around, index))
+    return stage.embed_dim.size * embeddings * sum(per_depth)
+
+
+def _block_size(block: BlockSpace, shortcut: str) -> int | float:
+    return sum(_size_with(block, mixer, neuron_groups(mixer, shortcut)) for mixer in block.token_mixer.values)
+
+
+def _size_with(block: BlockSpace, token_mixer: str, groups: tuple[str, ...]) -> int | float:
+    parts = (
+        *(getattr(block, name) for name in _others(block, token_mixer)),
+        *(getattr(block.neuron, name) for name in _followed(block, groups)),
+        *(getattr(block.groups, name) for name in groups),
+    )
+    return math.prod(_size(part) for part in parts)
 
 
 def _size(space: Any) -> int | float:
     if isinstance(space, Choice | Range):
         return space.size
-    if isinstance(space, StageSpace):
-        per_depth = (math.prod(_size(space.block_at(i)) for i in range(depth)) for depth in space.depth.values)
-        return space.embed_dim.size * sum(per_depth)
-    if isinstance(space, tuple):
-        return math.prod(_size(part) for part in space)
-    if not is_dataclass(space):
-        return 1
     return math.prod(_size(getattr(space, f.name)) for f in fields(space))
 
 
@@ -281,17 +410,26 @@ def _singleton(space: type, value: Any) -> Any:
     """The space of type `space` whose only member is `value`."""
     if space is StageSpace:
         blocks = tuple(_singleton(BlockSpace, block) for block in value.blocks)
-        return StageSpace(embed_dim=only(value.embed_dim), depth=only(len(blocks)), block=blocks[0], blocks=blocks)
+        embedding = _singleton(EmbeddingSpace, value.embedding)
+        return StageSpace(
+            embed_dim=only(value.embed_dim), embedding=embedding, depth=only(len(blocks)), block=blocks[0], blocks=blocks
+        )
     hints = get_type_hints(space)
-    return space(**{f.name: _singleton_field(hints[f.name], getattr(value, f.name)) for f in fields(space)})
+    return space(**{f.name: _singleton_field(f.name, hints[f.name], getattr(value, f.name)) for f in fields(space)})
 
 
-def _singleton_field(hint: Any, value: Any) -> Any:
+def _singleton_field(name: str, hint: Any, value: Any) -> Any:
     if isinstance(value, tuple):
         return tuple(_singleton(StageSpace, stage) for stage in value)
-    if is_dataclass(hint) and isinstance(hint, type):
-        return only(value) if hint is Choice else _singleton(hint, value)
-    return value if hint is Family else only(value)
+    if is_dataclass(hint) and isinstance(hint, type) and hint is not Choice:
+        return _singleton(hint, value)
+    return value if name in SETTINGS else only(value)
+
+
+def _note(found: list[GeneValue], gene: Gene, path: GenePath, *values: Any) -> Any:
+    value = values[0] if values else gene.values[0]
+    found.append(GeneValue(path=path, gene=gene, value=value))
+    return value
 
 
 def _extreme(pick: Callable[[Any], Any], gene: Gene, path: GenePath) -> Any:
@@ -300,7 +438,20 @@ def _extreme(pick: Callable[[Any], Any], gene: Gene, path: GenePath) -> Any:
         return None
     if name == "v_threshold":
         return gene.nearest(PUBLISHED[name] * RELATIVE_THRESHOLD.get(str(path[-2]), 1.0))
-    return gene.nearest(PUBLISHED[name]) if name in PUBLISHED else pick(gene.values)
+    if name in PUBLISHED:
+        return gene.nearest(PUBLISHED[name])
+    if isinstance(gene.values[0], str):
+        return gene.values[0]
+    if name == "stride":  # the less an embedding shrinks the image, the larger the network's work
+        return min(gene.values) if pick is max else max(gene.values)
+    return pick(gene.values)
+
+
+def _nth(mixer: int, other: int, gene: Gene, path: GenePath) -> Any:
+    """Sizes at their largest, words at their n-th choice."""
+    if not isinstance(gene.values[0], str):
+        return _extreme(max, gene, path)
+    return gene.values[{"token_mixer": mixer, "shortcut": 0}.get(str(path[-1]), other) % len(gene.values)]
 
 
 _adapter = TypeAdapter(SearchSpace)

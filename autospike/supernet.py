@@ -1,14 +1,17 @@
 """A supernet is a parameter store; a subnet is a view of it.
 
-The store holds the parameters of the largest architecture of a space. A subnet runs the plain model of its own architecture on
-the leading corner of each parameter of the same name, `shared[name][:s0, :s1, ...]`: that one rule is weight entanglement
-(Auto-Spikformer, arXiv 2306.00807). Normalisation statistics are nobody's to share: in training a subnet uses those of its batch;
-an extracted subnet has buffers of its own, to be calibrated before it is scored.
+The store holds the parameters of the largest architecture of a space, and, where blocks choose among mixers, those of every choice.
+A subnet runs the plain model of its own architecture on the leading corner of each parameter of the same name,
+`shared[name][:s0, :s1, ...]`: that one rule is weight entanglement (Auto-Spikformer, arXiv 2306.00807). Attention operators read
+the same q, k and v; a separable convolution, a RepConv and each kind of channel mixer have parameters of their own. Normalisation
+statistics are nobody's to share: in training a subnet uses those of its batch; an extracted subnet has buffers of its own, to be
+calibrated before it is scored.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import math
+from collections.abc import Mapping, Sequence
 from functools import lru_cache
 from typing import TypeVar
 
@@ -23,6 +26,8 @@ from autospike.models.contract import SpikingModel
 from autospike.space import SearchSpace
 
 M = TypeVar("M", bound=nn.Module)
+
+Logits = Tensor | tuple[Tensor, Tensor]
 
 
 class Supernet(nn.Module):
@@ -39,13 +44,27 @@ class Supernet(nn.Module):
         self.space = space
         self.num_classes = num_classes
         self.in_chans = in_chans
-        self.shared = build_model(space.largest(), num_classes=num_classes, in_chans=in_chans)
-        _without_statistics(self.shared)
+        self.shared = nn.Module()
+        for architecture in space.cover():
+            self._add(architecture)
 
-    def forward(self, x: Tensor, architectures: Sequence[Architecture]) -> list[Tensor]:
+    def _add(self, architecture: Architecture) -> None:
+        """Make room for an architecture, with fresh parameters where it has some that the store lacks."""
+        held = dict(self.shared.named_parameters())
+        needed = {name: p.shape for name, p in self._template(architecture).named_parameters()}
+        if any(name not in held or not _fits(shape, held[name].shape) for name, shape in needed.items()):
+            model = build_model(architecture, num_classes=self.num_classes, in_chans=self.in_chans)
+            for name, parameter in model.named_parameters():
+                if name not in held:
+                    _put(self.shared, name, parameter)
+                elif not _fits(parameter.shape, held[name].shape):
+                    raise ValueError(f"{name}: no architecture of this space has it at its largest; a family broke the corner rule")
+
+    def forward(self, x: Tensor, architectures: Sequence[Architecture]) -> list[Logits]:
         """Run several subnets on one batch, normalising by its statistics.
 
-        Shape: `x` `[B, C, H, W]` to one `[B, num_classes]` for each architecture, in order.
+        Shape: `x` `[B, C, H, W]`, or frames `[T, B, C, H, W]`, to one `[B, num_classes]` for each architecture, in order; to a pair
+        of them where there are two heads.
         """
         return [functional_call(self._template(architecture), self.view(architecture), (x,)) for architecture in architectures]
 
@@ -53,6 +72,18 @@ class Supernet(nn.Module):
         """The subnet's parameters: leading corners that share the store's memory, and pass gradients to it."""
         shared = dict(self.shared.named_parameters())
         return {name: corner(shared[name], p.shape) for name, p in self._template(architecture).named_parameters()}
+
+    @torch.no_grad()
+    def adopt(self, parameters: Mapping[str, Tensor]) -> int:
+        """Take over the common corner of every parameter that the store has under the same name; returns how many numbers."""
+        taken = 0
+        for name, own in self.shared.named_parameters():
+            given = parameters.get(name)
+            if given is not None and given.dim() == own.dim():
+                shape = [min(sizes) for sizes in zip(own.shape, given.shape, strict=True)]
+                corner(own, shape).copy_(corner(given, shape))
+                taken += math.prod(shape)
+        return taken
 
     def extract(self, architecture: Architecture) -> SpikingModel:
         """The subnet as a plain model with a copy of its parameters. Its normalisation is not calibrated yet."""
@@ -72,7 +103,23 @@ class Supernet(nn.Module):
 def _template(architecture: Architecture, num_classes: int, in_chans: int) -> SpikingModel:
     """A plain model without memory or statistics, through which views are run."""
     with torch.device("meta"):
-        return _without_statistics(build_model(architecture, num_classes=num_classes, in_chans=in_chans))
+        template = _without_statistics(build_model(architecture, num_classes=num_classes, in_chans=in_chans))
+    template.set_distilled_training()
+    return template
+
+
+def _fits(shape: Sequence[int], limits: Sequence[int]) -> bool:
+    return len(shape) == len(limits) and all(size <= limit for size, limit in zip(shape, limits, strict=True))
+
+
+def _put(root: nn.Module, name: str, parameter: nn.Parameter) -> None:
+    """Register a parameter under its dotted name."""
+    *path, leaf = name.split(".")
+    for part in path:
+        if part not in root._modules:
+            root.add_module(part, nn.Module())
+        root = root.get_submodule(part)
+    root.register_parameter(leaf, parameter)
 
 
 def corner(tensor: Tensor, shape: Sequence[int]) -> Tensor:
@@ -81,7 +128,7 @@ def corner(tensor: Tensor, shape: Sequence[int]) -> Tensor:
     Raises:
         ValueError: the shape does not fit into the tensor; a family broke the corner rule.
     """
-    if len(shape) != tensor.dim() or any(size > limit for size, limit in zip(shape, tensor.shape, strict=True)):
+    if not _fits(shape, tensor.shape):
         raise ValueError(f"a subnet's parameter of shape {tuple(shape)} is not a corner of the shared {tuple(tensor.shape)}")
     return tensor[tuple(slice(size) for size in shape)]
 

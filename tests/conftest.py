@@ -15,10 +15,10 @@ from autospike.space import SearchSpace
 TINY_SPACE = {
     "family": "spikformer",
     "time_steps": [2, 3],
-    "stem": {"pools": 2},
     "stages": [
         {
             "embed_dim": [8, 16],
+            "embedding": {"stride": 4},
             "depth": [1, 2],
             "block": {
                 "num_heads": [1, 2],

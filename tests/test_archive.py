@@ -74,7 +74,7 @@ def test_a_row_says_what_was_measured(path: Path) -> None:
         "correct": 80,
         "images": 100,
         "energy_mj": pytest.approx((4.6 * 20 + 0.9 * 30) * 1e-9, rel=1e-12),
-        "convention": "spikformer",
+        "convention": "fused",
         "macs": 20.0,
         "acs": 30.0,
         "params": 7,

@@ -27,7 +27,12 @@ def written(path: Path, value: object) -> Path:
         (["data.name=imagenet"], "data.name"),
         (["data.name=folder"], "data.root: required"),
         (["data.name=folder", "data.root=/nowhere"], "/nowhere is no folder"),
-        (["data.image_size=1"], "cannot be halved"),
+        (["data.image_size=3"], "data.image_size: 3 pixels are too few for embeddings that shrink an image 4 times"),
+        (["space.family=resnet"], "family must be one of spikformer, spike_driven, meta_spikeformer, qkformer"),
+        (["space.shortcut=membrane"], "the spikformer family has sew or vanilla shortcuts"),
+        (["space.stages.0.embedding.stride=3"], "stages[0].embedding.stride: choose from 1, 2, 4, 8, 16"),
+        (["space.stages.0.block.token_mixer=[sdsa_5]"], "choose from sdsa_1"),
+        (["space.stages.0.block.token_mixer=sepconv"], "num_heads has no effect with token_mixer sepconv"),
         (["space.stages.0.block.num_heads=[3]"], "num_heads 3 does not divide embed_dim 8"),
         (["space.stages.0.depth=0"], "depth must be at least 1"),
         (["space.stages.7.depth=1"], "7 is no index"),
@@ -40,7 +45,7 @@ def written(path: Path, value: object) -> Path:
         (["training.batch_size=31"], "multiple of 2"),
         (["nonsense"], "write it as a.b=c"),
         (["search.objectives=[accuracy, beauty]"], "search.objectives"),
-        (["baseline={stages: [{embed_dim: 12, blocks: [{}]}]}"], "multiple of 8"),
+        (["baseline={stages: [{embed_dim: 12, blocks: [{num_heads: 4}]}]}"], "multiple of 8"),
         (["training.augmentation.auto_augment=rand-q9"], "auto_augment"),
     ],
 )
@@ -150,15 +155,29 @@ def test_describe_a_space(tmp_path: Path, capsys: Capsys) -> None:
 
 def test_describe_an_architecture(capsys: Capsys, tmp_path: Path) -> None:
     """Spikformer-2-384 on CIFAR-10: 5,765,050 parameters as published."""
-    blocks = [{"num_heads": 12}, {"num_heads": 12}]
-    path = written(tmp_path / "architecture.yaml", {"time_steps": 4, "stages": [{"embed_dim": 384, "blocks": blocks}]})
+    stage = {"embed_dim": 384, "embedding": {"stride": 4}, "blocks": [{"num_heads": 12}, {"num_heads": 12}]}
+    path = written(tmp_path / "architecture.yaml", {"time_steps": 4, "qkv_bias": True, "stages": [stage]})
     outcome = autospike(capsys, "describe", path)
     assert outcome.code == 0
     assert "5,765,050" in outcome.out
 
 
+@pytest.mark.parametrize(
+    ("name", "params", "images"),
+    [
+        ("spikformer_cifar_2_384", "5,765,050", "3 x 32 x 32 images, 10 classes"),
+        ("meta_spikeformer_15m", "15,112,208", "3 x 224 x 224 images, 1000 classes"),
+    ],
+)
+def test_describe_a_published_architecture_by_name(capsys: Capsys, name: str, params: str, images: str) -> None:
+    outcome = autospike(capsys, "describe", name)
+    assert outcome.code == 0
+    assert params in outcome.out
+    assert images in outcome.out
+
+
 def test_help_names_every_option(capsys: Capsys) -> None:
-    for command in ("train", "search", "export", "plot", "run", "describe"):
+    for command in ("train", "search", "export", "plot", "run", "import", "describe"):
         outcome = autospike(capsys, command, "--help")
         assert outcome.code == 0
         options = [line for line in outcome.out.splitlines() if "--" in line]

@@ -10,14 +10,21 @@ import pytest
 import yaml
 from builders import edited, one_line_error
 
-from autospike.architecture import Architecture, Block, Stage
+from autospike.architecture import Architecture, Block, Embedding, Stage
 from autospike.config import Experiment, continued, load_experiment
 from autospike.rundir import Run
 from autospike.space import SearchSpace
 
 SPACE: dict[str, Any] = {
     "time_steps": [2, 3],
-    "stages": [{"embed_dim": [8, 16], "depth": [1, 2], "block": {"num_heads": [1, 2], "neuron": {"tau": [1.5, 2]}}}],
+    "stages": [
+        {
+            "embed_dim": [8, 16],
+            "embedding": {"stride": [2, 4]},
+            "depth": [1, 2],
+            "block": {"num_heads": [1, 2], "neuron": {"tau": [1.5, 2]}},
+        }
+    ],
 }
 BASELINE: dict[str, Any] = {"time_steps": 4, "stages": [{"embed_dim": 24, "blocks": [{"num_heads": 3}]}]}
 WRITTEN: dict[str, Any] = {"space": SPACE, "data": {"name": "digits", "image_size": 8}, "training": {"epochs": 5}}
@@ -57,11 +64,27 @@ def test_what_is_written_is_read(tmp_path: Path) -> None:
 
 def test_the_baseline_is_the_largest_unless_given(tmp_path: Path) -> None:
     largest = Block(num_heads=2)
-    assert load(tmp_path).baseline_architecture == Architecture(
-        time_steps=3, stages=(Stage(embed_dim=16, blocks=(largest, largest)),)
-    )
+    stage = Stage(embed_dim=16, embedding=Embedding(stride=2), blocks=(largest, largest))
+    assert load(tmp_path).baseline_architecture == Architecture(time_steps=3, stages=(stage,))
     given = load(tmp_path, written={**WRITTEN, "baseline": BASELINE}).baseline_architecture
     assert given == Architecture(stages=(Stage(embed_dim=24, blocks=(Block(num_heads=3),)),))
+
+
+def test_a_baseline_may_be_published(tmp_path: Path) -> None:
+    # Spikformer-2-384 on CIFAR (Zhou et al., 2023): two blocks of width 384, twelve heads, 32 pixels become 8.
+    stage = Stage(embed_dim=384, embedding=Embedding(stride=4), blocks=(Block(num_heads=12),) * 2)
+    published = Architecture(qkv_bias=True, stages=(stage,))
+    experiment = load(tmp_path, "baseline=spikformer_cifar_2_384")
+    assert experiment.baseline_architecture == published
+    assert experiment.baseline == published.to_dict()
+
+
+def test_a_teacher_needs_a_head_in_the_space_and_in_the_baseline(tmp_path: Path) -> None:
+    overrides = ["training.teacher.model=resnet18", "space.distilled=true"]
+    assert load(tmp_path, *overrides).training.teacher is not None
+    written = {**WRITTEN, "baseline": BASELINE}
+    assert "training.teacher: " in one_line_error(lambda: load(tmp_path, *overrides, written=written))
+    assert load(tmp_path, *overrides, "baseline.distilled=true", written=written).baseline_architecture.distilled
 
 
 def test_a_space_is_found_beside_the_experiment(tmp_path: Path) -> None:
@@ -148,15 +171,41 @@ def test_the_last_override_wins(tmp_path: Path) -> None:
         ("space=3", "space"),
         ("space.time_stepz=3", "space: time_stepz"),
         ("space.stages.0.block.num_heads=3", "space: stages[0]: num_heads 3"),
+        ("training.teacher={model: resnet18}", "training.teacher: only a network with distilled: true"),
+        ("training.teacher={name: resnet18}", "training.teacher.name"),
+        ("training.optimizer=sgd", "training.optimizer"),
+        ("training.augmentation.cutmix=-1", "training.augmentation.cutmix"),
+        ("training.augmentation.mix_probability=2", "training.augmentation.mix_probability"),
         ("baseline=3", "baseline"),
+        ("baseline=spikformer_3_14", "baseline: no published architecture is called 'spikformer_3_14'"),
         ("baseline.family=resnet", "baseline: family"),
         ("baseline.stages=[]", "baseline: "),
         ("baseline.stages.0.blocks=[{num_heads: 5}]", "baseline: stages[0]: num_heads 5"),
-        ("baseline.stem={pools: 4}", "pools"),
+        ("baseline.shortcut=membrane", "baseline: shortcut"),
+        ("baseline.stages.0.embedding={stride: 3}", "baseline: stages[0].embedding.stride"),
+        ("baseline.stages.0.embedding={stride: 16}", "data.image_size: 8 pixels are too few"),
+        ("space.stages.0.embedding.stride=[2, 16]", "data.image_size: 8 pixels are too few"),
+        ("space.shortcut=membrane", "space: shortcut"),
+        ("space.stages.0.block.token_mixer=ssa", "space: stages[0].block.token_mixer"),
     ],
 )
 def test_what_does_not_fit_is_one_line_that_names_the_field(override: str, field: str, tmp_path: Path) -> None:
     assert field in one_line_error(lambda: load(tmp_path, override, written={**WRITTEN, "baseline": BASELINE}))
+
+
+def test_an_image_is_as_large_as_all_embeddings_shrink_it(tmp_path: Path) -> None:
+    stages = [{"embed_dim": 8, "embedding": {"stride": stride}, "depth": 1} for stride in (2, [1, 2], 2)]
+    written = edited(WRITTEN, "space", {"family": "meta_spikeformer", "stages": stages})
+    assert load(tmp_path, written=written).data.image_size == 8
+    message = one_line_error(lambda: load(tmp_path, "data.image_size=7", written=written))
+    assert "7 pixels" in message
+    assert "8 times" in message
+
+
+def test_the_baseline_is_of_the_family_that_the_space_is_of(tmp_path: Path) -> None:
+    written = {**WRITTEN, "baseline": {**BASELINE, "family": "meta_spikeformer"}}
+    message = one_line_error(lambda: load(tmp_path, written=written))
+    assert "baseline: its family meta_spikeformer" in message
 
 
 @pytest.mark.parametrize(

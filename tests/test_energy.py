@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from pydantic import ValidationError
 
 from autospike.config import FitnessConfig, SearchConfig
-from autospike.energy import LayerCount, energy, from_rows, to_rows
+from autospike.energy import FUSED, SPIKFORMER, Convention, LayerCount, energy, from_rows, to_rows
 from autospike.search.fitness import f_aeb
 from autospike.search.objectives import OBJECTIVES
 
@@ -26,6 +26,7 @@ counts = st.lists(
         LayerCount,
         layer=st.text(max_size=8),
         input=st.sampled_from(["real", "integer", "binary"]),
+        form=st.sampled_from(["always", "separate", "fused"]),
         time_steps=st.integers(1, 8),
         macs=st.integers(0, 10**12),
         acs=st.lists(numbers, max_size=8).map(tuple),
@@ -52,7 +53,35 @@ def test_layers_add_up() -> None:
     total = energy([REAL, BINARY, INTEGER])
     assert (total.macs, total.acs) == (4000, 1035)
     assert total.energy_mj == pytest.approx((4.6 * 4000 + 0.9 * 1035) * 1e-9, rel=1e-12)
-    assert total.convention == "spikformer"
+    assert total.convention == "fused"
+
+
+# A convolution that trains as two maps, of which the second reads real values, and may run as one.
+TRAINED = (
+    LayerCount(layer="a.first", input="binary", form="separate", time_steps=2, macs=50, acs=(10.0, 5.0), rate=(0.2, 0.1)),
+    LayerCount(layer="a.last", input="real", form="separate", time_steps=2, macs=100, acs=(), rate=()),
+    LayerCount(layer="a.fused", input="binary", form="fused", time_steps=2, macs=450, acs=(90.0, 45.0), rate=(0.2, 0.1)),
+)
+
+
+@pytest.mark.parametrize(
+    ("convention", "macs", "acs"), [(SPIKFORMER, 200.0, 15.0), (FUSED, 0.0, 135.0)], ids=["spikformer", "fused"]
+)
+def test_a_convention_takes_linear_maps_apart_or_fused(convention: Convention, macs: float, acs: float) -> None:
+    total = energy(TRAINED, convention)
+    assert (total.convention, total.macs, total.acs) == (convention.name, macs, acs)
+    assert total.energy_mj == pytest.approx((4.6 * macs + 0.9 * acs) * 1e-9, rel=1e-12)
+    with_others = energy([REAL, *TRAINED, BINARY], convention)
+    assert (with_others.macs, with_others.acs) == (4000 + macs, 35 + acs)
+
+
+def test_a_search_minimises_the_energy_of_fused_networks() -> None:
+    assert energy(TRAINED) == energy(TRAINED, FUSED)
+
+
+def test_conventions_agree_where_nothing_can_be_fused() -> None:
+    one, other = (energy([REAL, BINARY, INTEGER], convention) for convention in (SPIKFORMER, FUSED))
+    assert (one.macs, one.acs, one.energy_mj) == (other.macs, other.acs, other.energy_mj)
 
 
 def test_no_layer_needs_no_energy() -> None:
@@ -80,6 +109,7 @@ def test_a_row_says_what_was_counted() -> None:
         {
             "layer": "q",
             "input": "binary",
+            "form": "always",
             "time_steps": 4,
             "macs": 800,
             "acs": (10.0, 20.5, 0.0, 4.5),

@@ -44,7 +44,7 @@ def evaluator(space: SearchSpace, **config: int) -> Evaluator:
 
 def test_an_uncalibrated_subnet_is_refused(tiny_space: SearchSpace) -> None:
     supernet = Supernet(tiny_space, num_classes=10, in_chans=1)
-    with pytest.raises(UncalibratedError, match=r"stem\.stages\.0\.bn has no statistics of its own"):
+    with pytest.raises(UncalibratedError, match=r"stages\.0\.embedding\.convs\.0\.bn has no statistics of its own"):
         score(supernet.extract(tiny_space.smallest()), digits("search", 8), batch_size=8)
 
 
@@ -58,13 +58,14 @@ def test_calibration_on_one_batch_gives_that_batch_s_statistics(tiny_space: Sear
     model = Supernet(tiny_space, num_classes=10, in_chans=1).extract(tiny_space.smallest())
     images = torch.rand(16, 1, 8, 8)
     seen = []
-    handle = model.stem.stages[1].conv.register_forward_hook(lambda _m, _a, out: seen.append(out))
+    conv = model.get_submodule("stages.0.embedding.convs.1")
+    handle = conv.conv.register_forward_hook(lambda _m, _a, out: seen.append(out))
     calibrate(model, [images], time_steps=3)
     handle.remove()
-    bn = model.stem.stages[1].bn
-    assert seen[0].shape[0] == 3 * 16
-    torch.testing.assert_close(bn.running_mean, seen[0].mean(dim=(0, 2, 3)))
-    torch.testing.assert_close(bn.running_var, seen[0].var(dim=(0, 2, 3)))
+    bn = conv.bn
+    assert seen[0].shape[:2] == (3, 16)
+    torch.testing.assert_close(bn.running_mean, seen[0].mean(dim=(0, 1, 2, 3)))
+    torch.testing.assert_close(bn.running_var, seen[0].var(dim=(0, 1, 2, 3)))
     assert not model.training
     assert bn.momentum == 0.1
 
@@ -76,7 +77,7 @@ def test_calibration_averages_its_batches_and_forgets_what_was_before(tiny_space
         model = supernet.extract(tiny_space.smallest())
         calibrate(model, [torch.rand(4, 1, 8, 8)], time_steps=2)
         calibrate(model, batches, time_steps=2)
-        means.append(model.stem.stages[0].bn.running_mean)
+        means.append(model.get_submodule("stages.0.embedding.convs.0.bn").running_mean)
     torch.testing.assert_close(means[2], (means[0] + means[1]) / 2)
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import random
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 from xml.etree import ElementTree
@@ -15,7 +16,7 @@ from builders import RANGES, analytic, edited, few, measurement, one_line_error,
 from hypothesis import given
 from hypothesis import strategies as st
 
-from autospike.architecture import Architecture, Block, Neuron, Stage
+from autospike.architecture import Architecture, Block, Neuron, NeuronGroups, NeuronOverride, Stage
 from autospike.commands.plot import plot
 from autospike.report import figures, tables
 from autospike.rundir import Run
@@ -137,7 +138,7 @@ def of_blocks(*blocks: tuple[int, float], embed_dim: int = 8) -> Evaluation:
 
 def test_gene_shares_by_hand() -> None:
     found = [of_blocks((1, 0.5)), of_blocks((1, 1.0), (2, 1.0), (4, 1.0), embed_dim=16), of_blocks((2, 1.0))]
-    assert tables.gene_shares(SearchSpace.from_dict(SPACE), found) == {
+    assert tables.gene_shares(SearchSpace.from_dict(SPACE), found)[0] == {
         "time_steps": {"1": 0.0, "2": 1.0},
         "embed_dim": {"8": 2 / 3, "16": 1 / 3},
         "depth": {"1": 2 / 3, "2": 0.0, "3": 1 / 3},
@@ -149,7 +150,7 @@ def test_gene_shares_by_hand() -> None:
 def test_gene_shares_cut_a_range_in_five() -> None:
     space = SearchSpace.from_dict(edited(SPACE, "stages.0.block.neuron.v_threshold", {"low": 0.5, "high": 1.5, "sigma": 0.1}))
     found = [of_blocks((1, 0.5)), of_blocks((1, 0.69)), of_blocks((1, 0.71)), of_blocks((1, 1.25), (1, 1.5))]
-    assert tables.gene_shares(space, found)["neuron.v_threshold"] == {
+    assert tables.gene_shares(space, found)[0]["neuron.v_threshold"] == {
         "0.5 to 0.7": 2 / 5,
         "0.7 to 0.9": 1 / 5,
         "0.9 to 1.1": 0.0,
@@ -158,12 +159,12 @@ def test_gene_shares_cut_a_range_in_five() -> None:
     }
 
 
-def test_gene_shares_name_stem_and_groups() -> None:
+def test_gene_shares_name_embedding_and_groups() -> None:
     space = SearchSpace.from_dict(RANGES)
     (evaluation,) = evaluated(1, written=RANGES)
-    assert set(tables.gene_shares(space, [evaluation])) == {
+    assert set(tables.gene_shares(space, [evaluation])[0]) == {
         "time_steps",
-        "stem.neuron.v_threshold",
+        "embedding.neuron.v_threshold",
         "embed_dim",
         "depth",
         "num_heads",
@@ -178,7 +179,84 @@ def test_gene_shares_pool_positions_that_differ() -> None:
     stage = {"embed_dim": 8, "depth": [1, 2], "blocks": [{"num_heads": [1, 2]}, {"num_heads": [2, 4]}]}
     space = SearchSpace.from_dict({"time_steps": 2, "stages": [stage]})
     found = [of_blocks((1, 1.0)), of_blocks((1, 1.0), (4, 1.0)), of_blocks((2, 1.0), (2, 1.0))]
-    assert tables.gene_shares(space, found)["num_heads"] == {"1": 2 / 5, "2": 2 / 5, "4": 1 / 5}
+    assert tables.gene_shares(space, found)[0]["num_heads"] == {"1": 2 / 5, "2": 2 / 5, "4": 1 / 5}
+
+
+TWO_STAGES: dict[str, Any] = {
+    "family": "meta_spikeformer",
+    "time_steps": 2,
+    "shortcut": ["membrane", "sew"],
+    "stages": [
+        {"embed_dim": [8, 16], "depth": 1, "block": {"token_mixer": ["sdsa_3", "none"], "num_heads": [1, 2]}},
+        {
+            "embed_dim": [16, 32],
+            "depth": 1,
+            "block": {"token_mixer": "none", "channel_mixer": ["mlp", "conv"], "groups": {"fc2": {"tau": [2, 3]}}},
+        },
+    ],
+}
+
+
+def staged(shortcut: str, width: int, heads: int | None, channel: str, tau: float | None) -> Evaluation:
+    first = Block(token_mixer="none") if heads is None else Block(num_heads=heads)
+    second = Block(token_mixer="none", channel_mixer=channel, groups=NeuronGroups(fc2=NeuronOverride(tau=tau)))
+    stages = (Stage(embed_dim=width, blocks=(first,)), Stage(embed_dim=32, blocks=(second,)))
+    built = Architecture(family="meta_spikeformer", time_steps=2, shortcut=shortcut, stages=stages)
+    return Evaluation(measurement=measurement(built, correct=1), f_aeb=0.1, generation=0)
+
+
+def test_gene_shares_of_stages_by_hand() -> None:
+    # A gene counts in the architectures that have it: two have heads, one has fc2 neurons. Stages are numbered as in the file.
+    found = [staged("membrane", 8, 1, "mlp", None), staged("membrane", 16, 1, "conv", None), staged("sew", 8, None, "mlp", 3)]
+    found.append(staged("membrane", 8, None, "mlp", None))
+    (shares,) = tables.gene_shares(SearchSpace.from_dict(TWO_STAGES), found)
+    assert shares == {
+        "shortcut": {"membrane": 3 / 4, "sew": 1 / 4},
+        "stage 0 embed_dim": {"8": 3 / 4, "16": 1 / 4},
+        "stage 0 token_mixer": {"sdsa_3": 1 / 2, "none": 1 / 2},
+        "stage 0 num_heads": {"1": 1.0, "2": 0.0},
+        "stage 1 embed_dim": {"16": 0.0, "32": 1.0},
+        "stage 1 channel_mixer": {"mlp": 3 / 4, "conv": 1 / 4},
+        "stage 1 groups.fc2.tau": {"2": 0.0, "3": 1.0},
+    }
+    assert list(shares["stage 0 token_mixer"]) == ["sdsa_3", "none"]
+
+
+def test_gene_shares_leave_out_a_gene_that_nobody_has() -> None:
+    (shares,) = tables.gene_shares(SearchSpace.from_dict(TWO_STAGES), [staged("membrane", 8, None, "mlp", None)])
+    names = {"stage 0 embed_dim", "stage 0 token_mixer", "stage 1 embed_dim", "stage 1 channel_mixer"}
+    assert set(shares) == {"shortcut"} | names
+
+
+def test_gene_figure_of_a_front_that_lacks_a_gene() -> None:
+    space = SearchSpace.from_dict(TWO_STAGES)
+    best = [staged("membrane", 8, None, "mlp", None)]
+    everyone = [*best, staged("sew", 8, 1, "mlp", 3)]
+    shares = tables.gene_shares(space, everyone, best)
+    panels = {axes.get_title(loc="left") for axes in figures.genes(*shares).axes if axes.axison}
+    assert panels == set(shares[0]) == set(shares[1])
+    assert shares[0]["stage 0 num_heads"] == {"1": 1.0, "2": 0.0}
+    assert shares[1]["stage 0 num_heads"] == {"1": 0.0, "2": 0.0}
+
+
+def test_gene_shares_of_all_parts_have_the_same_values() -> None:
+    """Where positions differ, values that the front lacks stay in its table with a share of 0."""
+    blocks = [{"num_heads": [1, 2]}, {"token_mixer": ["none", "sdsa_3"], "num_heads": [2, 4]}]
+    space = SearchSpace.from_dict({"stages": [{"embed_dim": 8, "depth": 2, "blocks": blocks}]})
+    best, other = (space.sample(random.Random(seed)) for seed in (0, 1))
+    everyone = [
+        Evaluation(measurement=measurement(a, correct=1), f_aeb=0.1, generation=0)
+        for a in (replaced_mixer(best, "none"), replaced_mixer(other, "sdsa_3"))
+    ]
+    whole, part = tables.gene_shares(space, everyone, everyone[:1])
+    assert {name: set(shares) for name, shares in whole.items()} == {name: set(shares) for name, shares in part.items()}
+    figures.genes(whole, part)
+
+
+def replaced_mixer(architecture: Architecture, mixer: str) -> Architecture:
+    (stage,) = architecture.stages
+    second = Block(token_mixer=mixer, num_heads=4 if mixer == "sdsa_3" else None)
+    return replace(architecture, stages=(replace(stage, blocks=(stage.blocks[0], second)),))
 
 
 @pytest.mark.parametrize("number", [1, 2, 40])
@@ -211,7 +289,7 @@ def test_search_figure_has_a_line_for_each_search() -> None:
 
 def test_gene_figure_has_a_panel_for_each_gene() -> None:
     space, evaluations = SearchSpace.from_dict(SPACE), evaluated(20)
-    everyone, best = (tables.gene_shares(space, some) for some in (evaluations, front(evaluations)))
+    everyone, best = tables.gene_shares(space, evaluations, front(evaluations))
     figure = figures.genes(everyone, best)
     panels = {axes.get_title(loc="left"): axes for axes in figure.axes if axes.axison}
     assert set(panels) == {"time_steps", "embed_dim", "depth", "num_heads", "neuron.v_threshold"}

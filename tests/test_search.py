@@ -13,7 +13,7 @@ from statistics import mean
 from typing import Any
 
 import pytest
-from builders import analytic, edited, measurement, one_line_error, permits, small
+from builders import CONDITIONAL, analytic, edited, measurement, one_line_error, permits, small
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -151,6 +151,17 @@ def test_a_killed_search_ends_as_an_uninterrupted_one(algorithm: str, killed_aft
 
 
 @pytest.mark.parametrize("algorithm", NAMES)
+def test_a_killed_search_of_a_conditional_space(algorithm: str, tmp_path: Path) -> None:
+    measured: list[Architecture] = []
+    archive = Archive(tmp_path / "archive.sqlite", "p")
+    with pytest.raises(KilledError):
+        search(archive, settings_of(algorithm), executor(measured, after=11), written=CONDITIONAL)
+    search(archive, settings_of(algorithm), executor(measured), written=CONDITIONAL)
+    assert archive.all() == searched(settings_of(algorithm), written=CONDITIONAL)
+    assert len(measured) == len(set(measured)) == 24
+
+
+@pytest.mark.parametrize("algorithm", NAMES)
 def test_a_search_killed_again_and_again(algorithm: str, tmp_path: Path) -> None:
     measured: list[Architecture] = []
     for killed_after in (1, 2, 6, 7, 13, 23, 100):
@@ -221,6 +232,12 @@ class TestAlgorithm:
         assert len(found) == len(set(found)) == 50
         assert all(permits(WIDE, architecture) for architecture in found)
 
+    def test_candidates_of_a_conditional_space(self, algorithm: str) -> None:
+        found = architectures_of(searched(settings_of(algorithm, population=10, generations=5), written=CONDITIONAL, seed=3))
+        assert len(found) == len({architecture.id for architecture in found}) == 50
+        assert all(permits(CONDITIONAL, architecture) for architecture in found)
+        assert {architecture.shortcut for architecture in found} == {"membrane", "sew"}
+
     def test_generations_are_of_the_population(self, algorithm: str, tmp_path: Path) -> None:
         archive = Archive(tmp_path / "archive.sqlite", "p")
         search(archive, settings_of(algorithm, population=7, generations=3), executor([]))
@@ -285,6 +302,13 @@ class TestAlgorithm:
         written = {"time_steps": [1, 2], "stages": [{"embed_dim": [8, 16], "depth": [1, 2], "block": {"num_heads": [1, 2]}}]}
         found = searched(settings_of(algorithm, population=5, generations=20), written=written)
         assert len(set(architectures_of(found))) == len(found) == 2 * 2 * (2 + 4)
+
+    def test_a_small_conditional_space_is_exhausted(self, algorithm: str) -> None:
+        block = {"token_mixer": ["sdsa_3", "sdsa_1", "none"], "num_heads": [1, 2], "groups": {"projection": {"tau": [2, 3]}}}
+        stages = [{"embed_dim": 8, "depth": 1, "block": block}, {"embed_dim": 8, "depth": 1, "block": {"token_mixer": "none"}}]
+        written = {"family": "meta_spikeformer", "shortcut": ["membrane", "sew"], "stages": stages}
+        found = searched(settings_of(algorithm, population=5, generations=20), written=written)
+        assert len(set(architectures_of(found))) == len(found) == (2 + 1 + 1) + (2 * 2 + 2 + 1)
 
     def test_a_new_fitness_scores_all_again_without_measuring(self, algorithm: str) -> None:
         archive = Archive(Path(":memory:"), "p")

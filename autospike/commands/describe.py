@@ -10,9 +10,11 @@ import torch
 from autospike.architecture import Architecture
 from autospike.commands.display import table
 from autospike.counting import Counter
+from autospike.energy import DEFAULT
 from autospike.errors import UserError
 from autospike.files import read_yaml
 from autospike.models import build_model
+from autospike.published import PUBLISHED
 from autospike.space import SearchSpace
 
 
@@ -24,13 +26,27 @@ class InputShape:
     channels: int
     classes: int
 
+    @classmethod
+    def of(cls, path: Path, image_size: int | None, channels: int | None, classes: int | None) -> InputShape:
+        """What was said; otherwise as published, or as CIFAR-10 has it."""
+        usual = PUBLISHED.get(str(path))
+        return cls(
+            image_size=image_size or (usual.image_size if usual else 32),
+            channels=channels or (usual.in_chans if usual else 3),
+            classes=classes or (usual.num_classes if usual else 10),
+        )
+
 
 def describe(path: Path, shape: InputShape) -> None:
-    """Size of a space, and its smallest and largest subnet; or one architecture.
+    """Size of a space, and its smallest and largest subnet; or one architecture, which may be a published one by its name.
 
     Raises:
         UserError: the file is neither a search space nor an architecture.
     """
+    published = PUBLISHED.get(str(path))
+    if published is not None and not path.exists():
+        _show(f"{path}: a published architecture", [("it", published.architecture)], shape)
+        return
     written = read_yaml(path)
     if not isinstance(written, dict) or "stages" not in written:
         raise UserError(f"{path}: neither a search space nor an architecture (no `stages`); see search_spaces/ for examples")
@@ -72,4 +88,4 @@ def cost(architecture: Architecture, shape: InputShape) -> tuple[int, int]:
     counter = Counter()
     with counter.watch(model):
         model(torch.zeros(1, shape.channels, shape.image_size, shape.image_size))
-    return sum(p.numel() for p in model.parameters()), sum(count.macs for count in counter.counts(images=1))
+    return sum(p.numel() for p in model.parameters()), sum(count.macs for count in counter.counts(images=1) if DEFAULT.takes(count))

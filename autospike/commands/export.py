@@ -13,7 +13,7 @@ from autospike.counting import FiringRates
 from autospike.data.batches import FixedBatches
 from autospike.energy import PJ_PER_AC, PJ_PER_MAC, to_rows
 from autospike.evaluation.evaluator import score
-from autospike.export import write_model
+from autospike.export import Pixels, write_model
 from autospike.models.contract import SpikingModel
 from autospike.rundir import Run
 from autospike.search.archive import Archive, Evaluation
@@ -61,8 +61,9 @@ def _export(run: Run, assembly: Assembly, chosen: Evaluation, out: Path) -> dict
     architecture, baseline = chosen.measurement.architecture, run.experiment.baseline_architecture
     subnet = assembly.evaluator(assembly.trained(run.experiment.search_space, run.supernet)).calibrated(architecture)
     alone = assembly.evaluator(assembly.trained(SearchSpace.of(baseline), run.baseline)).calibrated(baseline)
-    size = run.experiment.data.image_size
-    write_model(out, subnet, architecture, classes=assembly.images.classes, in_chans=assembly.images.channels, image_size=size)
+    images = assembly.images
+    pixels = Pixels.ours(images.channels, run.experiment.data.image_size, events=images.time_steps is not None)
+    write_model(out, subnet, architecture, classes=images.classes, pixels=pixels)
     run.log("test split opened", images=len(assembly.images.splits["test"]))
     test, batch_size = assembly.held_out_batches(), run.experiment.evaluation.batch_size
     return {
@@ -100,7 +101,7 @@ def show(report: dict[str, Any], out: Path) -> None:
     """The closing table: the exported subnet beside the hand-made one."""
     rows = [
         [name, f"{r['test_accuracy']:.4f}", f"{r['energy_mj'] * UJ_PER_MJ:.3f}", f"{r['params']:,}", str(r["time_steps"])]
-        for name, r in (("exported subnet", report), ("hand-made Spikformer", report["baseline"]))
+        for name, r in (("exported subnet", report), ("hand-made network", report["baseline"]))
     ]
     columns = ["", "test accuracy", "energy (uJ/image)", "parameters", "T"]
     ratio = report["energy_mj"] / report["baseline"]["energy_mj"]

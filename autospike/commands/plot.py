@@ -32,6 +32,6 @@ def plot(run: Run) -> None:
     files.write_text(report / "front.csv", tables.front(table).to_csv(index=False))
     figures.save(figures.pareto(table, baseline, run.experiment.data.name), report / "pareto.png", report / "pareto.svg")
     figures.save(figures.search(courses), report / "search.png")
-    shares = [tables.gene_shares(space, part) for part in (evaluations, front(evaluations))]
+    shares = tables.gene_shares(space, evaluations, front(evaluations))
     figures.save(figures.genes(*shares), report / "genes.png")
     note(f"plot: {len(table)} candidates, {int(table['on_front'].sum())} on the front; see {report}")

@@ -10,6 +10,7 @@ from autospike.nn.kernel import lif_kernel
 from autospike.rundir import Run
 from autospike.space import SearchSpace
 from autospike.training.checkpoint import Checkpoints
+from autospike.training.start import adopt
 from autospike.training.trainer import Progress
 
 LOG_EVERY_STEPS = 10
@@ -32,6 +33,10 @@ def _train(run: Run, assembly: Assembly, space: SearchSpace, folder: Path, name:
     if record is not None and record.finished:
         note(f"{name}: trained already, {record.step} steps")
         return
+    supernet, source = assembly.supernet(space), run.experiment.training.start_from
+    if source is not None and record is None:
+        taken, whole = adopt(supernet, source), sum(p.numel() for p in supernet.parameters())
+        note(f"{name}: starts from {source}, {taken:,} of {whole:,} parameters")
     with progress(f"train {name}", total=assembly.training_steps()) as bar:
 
         def report(now: Progress) -> None:
@@ -42,5 +47,5 @@ def _train(run: Run, assembly: Assembly, space: SearchSpace, folder: Path, name:
 
         neuron = "compiled" if lif_kernel() else "vector"
         run.log("train started", network=name, from_step=record.step if record else 0, device=str(assembly.device), neuron=neuron)
-        assembly.train(space, folder, report)
+        assembly.train(supernet, folder, report)
     run.log("train finished", network=name)

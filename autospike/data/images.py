@@ -1,11 +1,13 @@
-"""Still images by source and split, as PIL images.
+"""Images by source and split: still ones as PIL images, those of event cameras as frames `[T, C, H, W]`.
 
-| source                | what                                             | search split drawn from | test split              |
-|-----------------------|--------------------------------------------------|-------------------------|-------------------------|
-| `digits`              | 1,797 handwritten digits, 8x8, by scikit-learn   | the whole               | drawn from the whole    |
-| `folder`              | `root/CLASS/*.png` (ImageFolder)                 | the whole               | drawn from the whole    |
-| `folder`              | `root/train/CLASS/*`, `root/test/CLASS/*`        | `train`                 | `test`, or else `val`   |
-| `cifar10`, `cifar100` | torchvision's copy under `root`                  | the training images     | as published            |
+| source                | what                                               | search split drawn from | test split              |
+|-----------------------|----------------------------------------------------|-------------------------|-------------------------|
+| `digits`              | 1,797 handwritten digits, 8x8, by scikit-learn     | the whole               | drawn from the whole    |
+| `folder`              | `root/CLASS/*.png` (ImageFolder)                   | the whole               | drawn from the whole    |
+| `folder`              | `root/train/CLASS/*`, `root/test/CLASS/*`          | `train`                 | `test`, or else `val`   |
+| `cifar10`, `cifar100` | torchvision's copy under `root`                    | the training images     | as published            |
+| `events`              | `root/CLASS/*.npz` (CIFAR10-DVS by spikingjelly)   | the whole               | drawn from the whole    |
+| `events`              | `root/train/CLASS/*.npz` and test (DVS128 Gesture) | `train`                 | `test`, or else `val`   |
 """
 
 from __future__ import annotations
@@ -14,7 +16,7 @@ import random
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -22,25 +24,30 @@ from PIL import Image
 
 from autospike.architecture import digest
 from autospike.config import DataConfig
+from autospike.data.events import FrameFiles, Frames, read_frames
 from autospike.data.splits import carve
 from autospike.errors import UserError
 
 SplitName = Literal["train", "search", "test"]
+Read = Callable[[int], Image.Image | Frames]
 
 
 @dataclass(frozen=True, kw_only=True)
 class Split:
-    """Some images of a source. `read(index)` opens an image; nothing is read before."""
+    """Some images of a source. `read(index)` opens one; nothing is read before."""
 
     name: SplitName
     indices: tuple[int, ...]
     labels: tuple[int, ...]
-    read: Callable[[int], Image.Image]
+    read: Read
+    time_steps: int | None = None
+    """Frames of each; none of a still image."""
 
     def __len__(self) -> int:
         return len(self.indices)
 
-    def image(self, position: int) -> Image.Image:
+    def image(self, position: int) -> Any:
+        """A PIL image, or event frames `[T, C, H, W]`."""
         return self.read(self.indices[position])
 
     def drawn(self, count: int, rng: random.Random) -> Split:
@@ -57,12 +64,25 @@ class Images:
     channels: int
     splits: dict[SplitName, Split]
     files: tuple[str, ...] = ()
+    time_steps: int | None = None
+    """Frames of every image; none of a still one, which is seen as often as a network likes."""
 
     @property
     def fingerprint(self) -> str:
         """Digest of which image is in which split: it changes when a folder's content does."""
         splits = {name: [split.indices, split.labels] for name, split in self.splits.items()}
-        return digest({"files": self.files, "classes": self.classes, "splits": splits})
+        frames = {} if self.time_steps is None else {"frames": [self.time_steps, self.channels]}
+        return digest({"files": self.files, "classes": self.classes, "splits": splits, **frames})
+
+    def check_time_steps(self, time_steps: int) -> None:
+        """Raises:
+        UserError: a network that takes so many steps would run out of frames.
+        """
+        if self.time_steps is not None and time_steps > self.time_steps:
+            raise UserError(
+                f"time_steps: {time_steps} steps, but the event frames under data.root are {self.time_steps} a sample; "
+                f"take at most {self.time_steps}, or prepare {time_steps} frames with spikingjelly's frames_number"
+            )
 
 
 def load_images(config: DataConfig, *, seed: int) -> Images:
@@ -110,27 +130,38 @@ def _cifar(config: DataConfig, seed: int) -> Images:
 
 
 def _folder(config: DataConfig, seed: int) -> Images:
-    root = _root(config)
-    if not (root / "train").is_dir():
-        whole = _image_folder(root)
-        return Images(
-            classes=whole.classes,
-            channels=3,
-            splits=_drawn_from_one(whole.labels, whole.read, config, seed),
-            files=_names(root, whole),
-        )
-    held_out = next((root / name for name in ("test", "val") if (root / name).is_dir()), None)
-    if held_out is None:
-        raise UserError(f"data.root: {root} has train/ but neither test/ nor val/ beside it")
-    train, test = _image_folder(root / "train"), _image_folder(held_out)
-    if train.classes != test.classes:
-        odd = sorted(set(train.classes) ^ set(test.classes))
-        raise UserError(f"data.root: train/ and {held_out.name}/ must hold the same classes; only one of them has {odd[0]!r}")
+    from torchvision.datasets.folder import IMG_EXTENSIONS
+
+    folders = _class_folders(_root(config), _FileKind(what="image folder", example="image.png", extensions=IMG_EXTENSIONS))
+    return _from_folders(folders, [_Files(paths=folder.paths) for folder in folders], config, seed, channels=3)
+
+
+def _events(config: DataConfig, seed: int) -> Images:
+    kind = _FileKind(what="folder of event frames", example="frames.npz", extensions=(".npz",))
+    folders = _class_folders(_root(config), kind)
+    time_steps, channels = read_frames(folders[0].paths[0]).shape[:2]
+    reads = [FrameFiles(paths=folder.paths, time_steps=time_steps, channels=channels) for folder in folders]
+    return _from_folders(folders, reads, config, seed, channels=channels, time_steps=time_steps)
+
+
+def _from_folders(
+    folders: Sequence[_ClassFolder],
+    reads: Sequence[Read],
+    config: DataConfig,
+    seed: int,
+    *,
+    channels: int,
+    time_steps: int | None = None,
+) -> Images:
+    """One folder, from which every split is drawn; or one for training and one for testing."""
+    first, *rest = [(folder.labels, read) for folder, read in zip(folders, reads, strict=True)]
+    splits = _search_from_train(first, rest[0], config, seed) if rest else _drawn_from_one(*first, config, seed)
     return Images(
-        classes=train.classes,
-        channels=3,
-        splits=_search_from_train((train.labels, train.read), (test.labels, test.read), config, seed),
-        files=_names(root, train, test),
+        classes=folders[0].classes,
+        channels=channels,
+        splits={name: replace(split, time_steps=time_steps) for name, split in splits.items()},
+        files=tuple(name for folder in folders for name in folder.names),
+        time_steps=time_steps,
     )
 
 
@@ -161,25 +192,53 @@ class _Files:
 
 
 @dataclass(frozen=True, kw_only=True)
-class _ImageFolder:
+class _FileKind:
+    """What a source looks for, and how errors call it."""
+
+    what: str
+    example: str
+    extensions: tuple[str, ...]
+
+
+@dataclass(frozen=True, kw_only=True)
+class _ClassFolder:
+    """`CLASS/file` of one kind; `names` are relative to the source's root."""
+
     classes: tuple[str, ...]
     labels: list[int]
-    read: _Files
+    paths: tuple[Path, ...]
+    names: tuple[str, ...]
 
 
-def _image_folder(root: Path) -> _ImageFolder:
-    from torchvision.datasets import ImageFolder
+def _class_folders(root: Path, kind: _FileKind) -> list[_ClassFolder]:
+    """The root itself, or its folders for training and testing."""
+    if not (root / "train").is_dir():
+        return [_class_folder(root, root, kind)]
+    held_out = next((root / name for name in ("test", "val") if (root / name).is_dir()), None)
+    if held_out is None:
+        raise UserError(f"data.root: {root} has train/ but neither test/ nor val/ beside it")
+    train, test = _class_folder(root / "train", root, kind), _class_folder(held_out, root, kind)
+    if train.classes != test.classes:
+        odd = sorted(set(train.classes) ^ set(test.classes))
+        raise UserError(f"data.root: train/ and {held_out.name}/ must hold the same classes; only one of them has {odd[0]!r}")
+    return [train, test]
+
+
+def _class_folder(folder: Path, root: Path, kind: _FileKind) -> _ClassFolder:
+    from torchvision.datasets import DatasetFolder
 
     try:
-        folder = ImageFolder(str(root))
+        found = DatasetFolder(str(folder), loader=Path, extensions=kind.extensions)
     except FileNotFoundError as error:
-        raise UserError(f"data.root: {root} is no image folder (root/CLASS/image.png): {str(error).splitlines()[0]}") from None
-    files = tuple(Path(path) for path, _ in folder.samples)
-    return _ImageFolder(classes=tuple(folder.classes), labels=list(folder.targets), read=_Files(paths=files))
-
-
-def _names(root: Path, *folders: _ImageFolder) -> tuple[str, ...]:
-    return tuple(path.relative_to(root).as_posix() for folder in folders for path in folder.read.paths)
+        reason = str(error).splitlines()[0]
+        raise UserError(f"data.root: {folder} is no {kind.what} (root/CLASS/{kind.example}): {reason}") from None
+    paths = tuple(Path(path) for path, _ in found.samples)
+    return _ClassFolder(
+        classes=tuple(found.classes),
+        labels=list(found.targets),
+        paths=paths,
+        names=tuple(path.relative_to(root).as_posix() for path in paths),
+    )
 
 
 def _root(config: DataConfig) -> Path:
@@ -190,12 +249,10 @@ def _root(config: DataConfig) -> Path:
     return config.root
 
 
-Readable = tuple[Sequence[int], Callable[[int], Image.Image]]
+Readable = tuple[Sequence[int], Read]
 
 
-def _drawn_from_one(
-    labels: Sequence[int], read: Callable[[int], Image.Image], config: DataConfig, seed: int
-) -> dict[SplitName, Split]:
+def _drawn_from_one(labels: Sequence[int], read: Read, config: DataConfig, seed: int) -> dict[SplitName, Split]:
     rest, test = carve(range(len(labels)), labels, config.test_share, seed=seed, name="test")
     train, search = carve(rest, labels, config.search_share / (1 - config.test_share), seed=seed, name="search")
     return {
@@ -214,7 +271,7 @@ def _search_from_train(train: Readable, test: Readable, config: DataConfig, seed
     }
 
 
-def _split(name: SplitName, indices: Sequence[int], labels: Sequence[int], read: Callable[[int], Image.Image]) -> Split:
+def _split(name: SplitName, indices: Sequence[int], labels: Sequence[int], read: Read) -> Split:
     return Split(name=name, indices=tuple(indices), labels=tuple(int(labels[i]) for i in indices), read=read)
 
 
@@ -223,4 +280,5 @@ SOURCES: dict[str, Callable[[DataConfig, int], Images]] = {
     "folder": _folder,
     "cifar10": _cifar,
     "cifar100": _cifar,
+    "events": _events,
 }

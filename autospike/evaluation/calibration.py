@@ -26,7 +26,7 @@ def calibrate(model: SpikingModel, batches: Iterable[Tensor], *, time_steps: int
     """Measure the statistics of every normalisation, in place; leaves the model in eval mode.
 
     Args:
-        batches: images `[B, C, H, W]`.
+        batches: images `[B, C, H, W]`, or frames `[T, B, C, H, W]`.
         time_steps: how many steps to run, so that the same statistics serve every smaller T.
     """
     layers = batch_norms(model)

@@ -2,68 +2,191 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from typing import Any
+
 from timm.layers import trunc_normal_
+from timm.models._features import feature_take_indices
 from torch import Tensor, nn
 
-from autospike.architecture import Architecture
+from autospike.architecture import Architecture, Neuron, Stage
+from autospike.nn.blocks import SpikingBlock
+from autospike.nn.neuron import LIF
+
+# Before the head, where the stream is a membrane potential. No published network searches it.
+HEAD_NEURON = Neuron()
 
 
-class SpikingModel(nn.Module):
-    """A stem, blocks and a head. A segment's output depends on its own genes and on those of the segments before it, on nothing
-    else; parameters of a smaller architecture are leading corners of a larger one's, under the same names.
+class SpikingStage(nn.Module):
+    """The embedding that leads to a width and size, then blocks, numbered from 0. Each of them is a segment."""
 
-    A family sets, in its constructor:
-        stem: called with `(images, T)`; images `[B, C, H, W]` to tokens `[T, B, N, D]`.
-        blocks: each `[T, B, N, D]` to `[T, B, N, D]`, numbered from 0.
-        head: `[..., D]` to `[..., num_classes]`; by `reset_classifier`.
-    """
-
-    stem: nn.Module
-    blocks: nn.ModuleList
-    head: nn.Module
-
-    def __init__(self, architecture: Architecture, *, num_features: int) -> None:
+    def __init__(self, embedding: nn.Module, architecture: Architecture, stage: Stage) -> None:
         super().__init__()
-        self.architecture = architecture
-        self.num_features = num_features
-        self.num_classes = 0
+        self.embedding = embedding
+        self.blocks = nn.ModuleList(
+            SpikingBlock(architecture, stage.embed_dim, stage.hidden_features(block), block) for block in stage.blocks
+        )
 
-    def forward_tokens(self, x: Tensor, time_steps: int | None = None) -> Tensor:
-        """Images `[B, C, H, W]` to the stream after the last block, `[T, B, N, D]`; T is the architecture's unless given."""
-        x = self.stem(x, time_steps or self.architecture.time_steps)
+    def forward(self, x: Tensor, time_steps: int | None = None) -> Tensor:
+        """`time_steps`: how often a still image is seen, at the first stage."""
+        x = self.embedding(x) if time_steps is None else self.embedding(x, time_steps)
         for block in self.blocks:
             x = block(x)
         return x
 
+
+class SpikingHead(nn.Linear):
+    """A head that reads spikes. Shape: `[T, B, D]` spikes to `[T, B, num_classes]`."""
+
+
+class SpikingModel(nn.Module):
+    """A plain model of one architecture; it knows nothing of supernets.
+
+    A segment's output depends on its own genes and on those of the segments before it, on nothing else; parameters of a smaller
+    architecture are leading corners of a larger one's, under the same names. A family defines `embedding`; the rest is shared.
+
+    The stream is `[T, B, H, W, D]` throughout. Input is images `[B, C, H, W]`, seen at every step, or frames `[T, B, C, H, W]`.
+
+    Args:
+        architecture: of the model's family.
+        num_classes: outputs; 0 gives features.
+        in_chans: channels of an image.
+    """
+
+    def __init__(self, architecture: Architecture, *, num_classes: int, in_chans: int) -> None:
+        super().__init__()
+        self.architecture = architecture
+        self.num_features = self.head_hidden_size = architecture.stages[-1].embed_dim
+        self.num_classes = 0
+        widths = [in_chans, *(stage.embed_dim for stage in architecture.stages)]
+        self.stages = nn.ModuleList(
+            SpikingStage(self.embedding(i, widths[i]), architecture, stage) for i, stage in enumerate(architecture.stages)
+        )
+        self.head_lif = LIF(HEAD_NEURON) if architecture.shortcut == "membrane" else nn.Identity()
+        self.feature_info = _feature_info(architecture)
+        self.distilled_training = False
+        self.reset_classifier(num_classes)
+        self.apply(initialise)
+
+    def embedding(self, index: int, in_channels: int) -> nn.Module:
+        """The embedding of stage number `index`.
+
+        It is called with its input; the first one with the image `[1, B, H, W, C]` or frames `[T, B, H, W, C]` and, for an image,
+        the number of steps.
+        """
+        raise NotImplementedError
+
+    def forward_stages(self, x: Tensor, time_steps: int | None = None, *, stages: int | None = None) -> list[Tensor]:
+        """The stream `[T, B, H, W, D]` after each stage (the first `stages`); T is the architecture's unless given."""
+        steps = time_steps or self.architecture.time_steps
+        still = x.dim() == 4
+        stream = (x.unsqueeze(0) if still else x[:steps]).permute(0, 1, 3, 4, 2).contiguous()
+        streams = []
+        for i, stage in enumerate(self.stages[:stages]):
+            stream = stage(stream, steps if i == 0 and still else None)
+            streams.append(stream)
+        return streams
+
     def forward_steps(self, x: Tensor, time_steps: int | None = None) -> Tensor:
         """Logits of every single step, `[T, B, num_classes]`. Their mean over the first t steps is the answer at T = t."""
-        return self.head(self.forward_tokens(x, time_steps).mean(dim=2))
+        return self._steps_of(self._pool(self.forward_features(x, time_steps)))
 
-    def forward_features(self, x: Tensor) -> Tensor:
-        """Images `[B, C, H, W]` to tokens `[B, N, D]`, mean over time."""
-        return self.forward_tokens(x).mean(dim=0)
+    def _steps_of(self, pooled: Tensor) -> Tensor:
+        if not self.architecture.distilled or not self.num_classes:
+            return self.head(pooled)
+        return (self.head(pooled) + self.head_dist(pooled)) / 2
 
-    def forward_head(self, x: Tensor, pre_logits: bool = False) -> Tensor:
-        """Tokens `[B, N, D]` to logits `[B, num_classes]`, or to pooled features `[B, D]`."""
-        pooled = x.mean(dim=1)
-        return pooled if pre_logits else self.head(pooled)
+    def forward_features(self, x: Tensor, time_steps: int | None = None) -> Tensor:
+        """The stream after the last block, `[T, B, H, W, D]`. Time stays: where the head has neurons, it is no mean."""
+        return self.forward_stages(x, time_steps)[-1]
 
-    def forward(self, x: Tensor) -> Tensor:
-        """Images `[B, C, H, W]` to logits `[B, num_classes]`, mean over time."""
-        return self.forward_steps(x).mean(dim=0)
+    def forward_head(self, x: Tensor, pre_logits: bool = False) -> Any:
+        """The stream `[T, B, H, W, D]` to logits `[B, num_classes]`, or to pooled features `[B, D]`.
+
+        With a second head, in training that was asked for by `set_distilled_training`: the logits of both, as a pair.
+        """
+        pooled = self._pool(x)
+        if pre_logits or not self.num_classes:
+            return pooled.mean(dim=0)
+        if self.architecture.distilled and self.training and self.distilled_training:
+            return self.head(pooled).mean(dim=0), self.head_dist(pooled).mean(dim=0)
+        return self._steps_of(pooled).mean(dim=0)
+
+    def forward(self, x: Tensor) -> Any:
+        """Images `[B, C, H, W]` or frames `[T, B, C, H, W]` to logits `[B, num_classes]`, mean over time."""
+        return self.forward_head(self.forward_features(x))
+
+    def forward_intermediates(
+        self,
+        x: Tensor,
+        indices: int | list[int] | None = None,
+        norm: bool = False,
+        stop_early: bool = False,
+        output_fmt: str = "NCHW",
+        intermediates_only: bool = False,
+    ) -> Any:
+        """timm's: maps `[B, D, H, W]` after the chosen stages, mean over time; and, unless told otherwise, the final stream.
+
+        Raises:
+            ValueError: another format was asked for, or normalised maps, which there are none of.
+        """
+        if output_fmt != "NCHW" or norm:
+            raise ValueError(f"maps are NCHW and not normalised; got output_fmt {output_fmt!r}, norm {norm}")
+        taken, last = feature_take_indices(len(self.stages), indices)
+        streams = self.forward_stages(x, stages=last + 1 if stop_early else None)
+        maps = [streams[i].mean(dim=0).permute(0, 3, 1, 2) for i in taken]
+        return maps if intermediates_only else (streams[-1], maps)
+
+    def prune_intermediate_layers(
+        self, indices: int | list[int] = 1, prune_norm: bool = False, prune_head: bool = True
+    ) -> Sequence[int]:
+        """timm's: forget the stages after the last chosen one, and the head."""
+        del prune_norm  # there is no final normalisation
+        taken, last = feature_take_indices(len(self.stages), indices)
+        self.stages = self.stages[: last + 1]
+        if prune_head:
+            self.reset_classifier(0)
+        return list(taken)
 
     def get_classifier(self) -> nn.Module:
         return self.head
 
     def reset_classifier(self, num_classes: int) -> None:
-        """A new, untrained head; none, for features, at 0 classes."""
+        """A new, untrained head (two, if distilled); none, for features, at 0 classes."""
         self.num_classes = num_classes
-        self.head = nn.Linear(self.num_features, num_classes) if num_classes else nn.Identity()
-        self.head.apply(initialise)
+        self.head = self._new_head()
+        if self.architecture.distilled:
+            self.head_dist = self._new_head()
+
+    def set_distilled_training(self, enable: bool = True) -> None:
+        """timm's: whether training answers with the logits of both heads."""
+        self.distilled_training = enable
+
+    def _new_head(self) -> nn.Module:
+        if not self.num_classes:
+            return nn.Identity()
+        kind = SpikingHead if self.architecture.shortcut == "membrane" else nn.Linear
+        head = kind(self.num_features, self.num_classes)
+        initialise(head)
+        return head
+
+    def _pool(self, stream: Tensor) -> Tensor:
+        pooled: Tensor = self.head_lif(stream.flatten(2, 3).mean(dim=2))
+        return pooled
 
 
 def initialise(module: nn.Module) -> None:
     """As Spikformer's code: linear weights from a normal cut at two deviations, std 0.02; convolutions as torch has them."""
     if isinstance(module, nn.Linear):
         trunc_normal_(module.weight, std=0.02)
-        nn.init.zeros_(module.bias)
+        if module.bias is not None:
+            nn.init.zeros_(module.bias)
+
+
+def _feature_info(architecture: Architecture) -> list[dict[str, Any]]:
+    """timm's: channels and stride of the map after each stage."""
+    info, reduction = [], 1
+    for i, stage in enumerate(architecture.stages):
+        reduction *= stage.embedding.stride
+        info.append({"num_chs": stage.embed_dim, "reduction": reduction, "module": f"stages.{i}"})
+    return info

@@ -1,38 +1,87 @@
-"""Families by name, and their entry in timm.
-
-A family is a class `Model(architecture, *, num_classes, in_chans)`; one line in `FAMILIES` makes it known to the supernet, the
-evaluator, the export and timm.
-"""
+"""Models of architectures, and their entries in timm: one for any architecture, and the published networks by name."""
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from importlib import import_module
 from typing import Any
 
 from timm.models import build_model_with_cfg, generate_default_cfgs, register_model
 
 from autospike.architecture import Architecture
+from autospike.errors import UserError
+from autospike.families import rules_of
 from autospike.models.contract import SpikingModel
-from autospike.models.spikformer import Spikformer
+from autospike.published import PUBLISHED, Published
 
-FAMILIES: dict[str, type[SpikingModel]] = {"spikformer": Spikformer}
+ENTRY_POINT = "autospike_subnet"
 
 
 def build_model(architecture: Architecture, *, num_classes: int, in_chans: int) -> SpikingModel:
     """The plain model of an architecture, with fresh parameters."""
-    family: Any = FAMILIES[architecture.family]
+    module, name = rules_of(architecture.family).model.split(":")
+    family: Any = getattr(import_module(module), name)
     model: SpikingModel = family(architecture, num_classes=num_classes, in_chans=in_chans)
     return model
 
 
-def _build_from_dict(architecture: dict[str, Any], num_classes: int = 1000, in_chans: int = 3) -> SpikingModel:
-    return build_model(Architecture.from_dict(architecture), num_classes=num_classes, in_chans=in_chans)
+def classifiers(architecture: Architecture) -> str | tuple[str, ...]:
+    """The heads, which timm leaves out where the number of classes differs."""
+    return ("head", "head_dist") if architecture.distilled else "head"
 
 
-ENTRY_POINT = "autospike_subnet"
+def first_conv(family: str) -> str:
+    """The convolution that reads the image, by its path in the model."""
+    return f"stages.0.embedding.{rules_of(family).first_conv}"
 
+
+def _cfg(published: Published) -> dict[str, Any]:
+    size = (published.in_chans, published.image_size, published.image_size)
+    usual = {"mean": (0.5,) * published.in_chans, "std": (0.5,) * published.in_chans, "crop_pct": 1.0, "interpolation": "bilinear"}
+    return {
+        "num_classes": published.num_classes,
+        "input_size": size,
+        **usual,
+    }
+
+
+# timm reads these at the moment a model is registered.
 default_cfgs = generate_default_cfgs(
-    {"autospike_subnet.untrained": {"url": "", "num_classes": 1000, "classifier": "head", "first_conv": "stem.stages.0.conv"}}
+    {
+        f"{ENTRY_POINT}.untrained": {"num_classes": 1000, "classifier": "head", "first_conv": first_conv("spikformer")},
+        **{f"{name}.untrained": _cfg(published) for name, published in PUBLISHED.items()},
+    }
 )
+
+
+def _build(architecture: dict[str, Any] | Architecture, num_classes: int = 1000, in_chans: int = 3) -> SpikingModel:
+    return build_model(_parsed(architecture), num_classes=num_classes, in_chans=in_chans)
+
+
+def _create(name: str, pretrained: bool, pretrained_cfg: Any, **kwargs: Any) -> SpikingModel:
+    architecture = _parsed(kwargs["architecture"])
+    overlay = {"classifier": classifiers(architecture), "first_conv": first_conv(architecture.family)}
+    overlay |= kwargs.pop("pretrained_cfg_overlay", None) or {}
+    model: SpikingModel = build_model_with_cfg(
+        _build,
+        name,
+        pretrained,
+        pretrained_cfg=pretrained_cfg,
+        pretrained_cfg_overlay=overlay,
+        feature_cfg={"feature_cls": "getter", "out_indices": _out_indices(architecture)},
+        **kwargs,
+    )
+    return model
+
+
+def _parsed(architecture: dict[str, Any] | Architecture) -> Architecture:
+    return Architecture.from_dict(architecture) if isinstance(architecture, dict) else architecture
+
+
+def _out_indices(architecture: Architecture) -> tuple[int, ...]:
+    """Maps that features_only gives unless told otherwise: of Meta-SpikeFormer all but the first, as its detectors take them."""
+    stages = len(architecture.stages)
+    return tuple(range(1 if architecture.family == "meta_spikeformer" and stages > 1 else 0, stages))
 
 
 @register_model
@@ -43,7 +92,22 @@ def autospike_subnet(pretrained: bool = False, pretrained_cfg: Any = None, **kwa
     opened with its weights, whether `pretrained` is said or not: without them it would be another network.
     """
     exported = isinstance(pretrained_cfg, dict) and pretrained_cfg.get("source") == "local-dir"
-    model: SpikingModel = build_model_with_cfg(
-        _build_from_dict, ENTRY_POINT, pretrained or exported, pretrained_cfg=pretrained_cfg, **kwargs
-    )
-    return model
+    return _create(ENTRY_POINT, pretrained or exported, pretrained_cfg, **kwargs)
+
+
+def _entry(name: str, published: Published) -> Callable[..., SpikingModel]:
+    def create(pretrained: bool = False, pretrained_cfg: Any = None, **kwargs: Any) -> SpikingModel:
+        if pretrained:
+            raise UserError(f"{name}: no weights come with this package; import a published checkpoint with: autospike import")
+        time_steps = kwargs.pop("time_steps", published.architecture.time_steps)
+        architecture = {**published.architecture.to_dict(), "time_steps": time_steps}
+        usual = {"num_classes": published.num_classes, "in_chans": published.in_chans}
+        return _create(name, False, pretrained_cfg, **{**usual, **kwargs, "architecture": architecture})
+
+    create.__name__ = create.__qualname__ = name
+    create.__doc__ = f"The published {name}; `time_steps` may differ."
+    return create
+
+
+_entries = {name: register_model(_entry(name, published)) for name, published in PUBLISHED.items()}
+globals().update(_entries)

@@ -1,19 +1,29 @@
-"""Spiking self-attention (SSA), Spikformer section 3.3: attention without a softmax, because queries, keys and values are spikes.
+"""Spiking attention without a softmax: queries, keys and values are spikes. Six operators, one neuron layer (SN) in each.
 
-y = (q k^T) v * scale,   SSA = LIF(BN(W_proj LIF_attention(y)))
+| token mixer      | operator                           | source                                        | operations       |
+|------------------|------------------------------------|-----------------------------------------------|------------------|
+| `sdsa_3`         | `SN(q (k^T v) s)`                  | SSA of Spikformer; SDSA-3 of Meta-SpikeFormer | O(N D^2 / heads) |
+| `sdsa_4`         | as 3, with a learnable threshold   | SDSA-4 of Meta-SpikeFormer                    | as 3             |
+| `sdsa_1`         | `q * SN(sum over tokens of k * v)` | Spike-driven Transformer; SDSA-1              | O(N D)           |
+| `sdsa_1_dilated` | as 1, with max-pools 3x3           | Spike-driven Transformer, event form          | O(N D)           |
+| `sdsa_2`         | `SN(sum over tokens of q) * v`     | SDSA-2 of Meta-SpikeFormer                    | O(N D)           |
+| `token_qk`       | `SN(sum over a head of q) * k`     | QKFormer's token attention                    | O(N D)           |
+| `channel_qk`     | `SN(sum over tokens of q) * k`     | QKFormer's channel attention                  | O(N D)           |
+
+SDSA-2 and SDSA-4 follow the paper's description; no released code has them.
 """
 
 from __future__ import annotations
 
 from typing import NamedTuple
 
+import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
-from autospike.architecture import Block
-from autospike.nn.layers import SpikingLinear
+from autospike.architecture import OPERANDS, Block, Neuron
+from autospike.nn.layers import synapse
 from autospike.nn.neuron import LIF
-
-SCALE = 0.125  # whatever the head size (Spikformer's published code)
 
 
 class Heads(NamedTuple):
@@ -30,33 +40,175 @@ class AttentionProduct(nn.Module):
     It is a module of its own so that its operations can be counted where they happen. Shape: `[T, B, heads, N, head_dim]` each.
     """
 
+    def __init__(self, scale: float) -> None:
+        super().__init__()
+        self.scale = scale
+
     def forward(self, heads: Heads) -> Tensor:
         q, k, v = heads
         tokens, head_dim = q.shape[-2:]
         if tokens < head_dim:  # the cheaper order of the two
-            return (q @ k.transpose(-1, -2)) @ v * SCALE
-        return q @ (k.transpose(-1, -2) @ v) * SCALE
+            return (q @ k.transpose(-1, -2)) @ v * self.scale
+        return q @ (k.transpose(-1, -2) @ v) * self.scale
 
 
-class SpikingSelfAttention(nn.Module):
-    """SSA over the tokens of one image. Shape: `[T, B, N, D]` integer-valued stream to `[T, B, N, D]` spikes."""
+class SumOfSpikes(nn.Module):
+    """How many spikes there are along one dimension, which stays with size 1. A module so that it can be counted."""
 
-    def __init__(self, embed_dim: int, block: Block) -> None:
+    def __init__(self, dim: int) -> None:
         super().__init__()
-        self.num_heads = block.num_heads
-        self.q = SpikingLinear(embed_dim, embed_dim, block.neuron_of("q"))
-        self.k = SpikingLinear(embed_dim, embed_dim, block.neuron_of("k"))
-        self.v = SpikingLinear(embed_dim, embed_dim, block.neuron_of("v"))
-        self.product = AttentionProduct()
-        self.lif = LIF(block.neuron_of("attention"))
-        self.projection = SpikingLinear(embed_dim, embed_dim, block.neuron_of("projection"))
+        self.dim = dim
+
+    def forward(self, spikes: Tensor) -> Tensor:
+        return spikes.sum(dim=self.dim, keepdim=True)
+
+
+class Gate(nn.Module):
+    """Passes spikes where another layer of neurons fired. A module so that it can be counted."""
+
+    def forward(self, spikes: Tensor, gate: Tensor) -> Tensor:
+        return spikes * gate
+
+
+class MatrixAttention(nn.Module):
+    """SSA, SDSA-3 and SDSA-4. Shape: q, k, v `[T, B, H, W, D]` to spikes `[T, B, H, W, D]`."""
+
+    def __init__(self, neuron: Neuron, num_heads: int, scale: float, *, learnable: bool) -> None:
+        super().__init__()
+        self.num_heads = num_heads
+        self.product = AttentionProduct(scale)
+        self.lif = LIF(neuron)
+        # Hard reset to 0 makes potentials proportional to the input: a threshold times s is an input divided by s.
+        self.threshold_scale = nn.Parameter(torch.ones(1)) if learnable else None
+
+    def forward(self, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+        y = self.product(Heads(*(split_heads(x, self.num_heads) for x in (q, k, v))))
+        if self.threshold_scale is not None:
+            y = y / self.threshold_scale
+        return self.lif(merge_heads(y, q.shape))
+
+
+class KeyValueGate(nn.Module):
+    """SDSA-1: a channel of q passes where k and v coincide at any token (its neuron is an OR at half the usual threshold).
+
+    Shape: q, k, v `[T, B, H, W, D]` to spikes `[T, B, H, W, D]`.
+    """
+
+    def __init__(self, neuron: Neuron) -> None:
+        super().__init__()
+        self.sum = SumOfSpikes(dim=2)
+        self.lif = LIF(neuron)
+        self.gate = Gate()
+
+    def forward(self, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+        coincident = (k * v).flatten(2, 3)
+        gated: Tensor = self.gate(q.flatten(2, 3), self.lif(self.sum(coincident)))
+        return gated.view(q.shape)
+
+
+class DilatedKeyValueGate(nn.Module):
+    """SDSA-1 of the event form, which pools 3x3 without a stride: k and v over the image, their coincidence and the result over
+    tokens and a head's channels (as the published code does).
+
+    Shape: q, k, v `[T, B, H, W, D]` to spikes `[T, B, H, W, D]`.
+    """
+
+    def __init__(self, neuron: Neuron, num_heads: int) -> None:
+        super().__init__()
+        self.num_heads = num_heads
+        self.sum = SumOfSpikes(dim=-2)
+        self.lif = LIF(neuron)
+        self.gate = Gate()
+
+    def forward(self, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+        k, v = (split_heads(_dilated(x.movedim(-1, 2)).movedim(2, -1), self.num_heads) for x in (k, v))
+        gate = self.lif(self.sum(_dilated(k * v)))
+        return merge_heads(_dilated(self.gate(split_heads(q, self.num_heads), gate)), q.shape)
+
+
+class QueryGate(nn.Module):
+    """SDSA-2 and QKFormer's channel attention: channels of `passed` (v or k) pass where the query fired at any token.
+
+    Shape: `[T, B, H, W, D]` each to spikes `[T, B, H, W, D]`.
+    """
+
+    def __init__(self, neuron: Neuron) -> None:
+        super().__init__()
+        self.sum = SumOfSpikes(dim=2)
+        self.lif = LIF(neuron)
+        self.gate = Gate()
+
+    def forward(self, q: Tensor, passed: Tensor) -> Tensor:
+        gated: Tensor = self.gate(passed.flatten(2, 3), self.lif(self.sum(q.flatten(2, 3))))
+        return gated.view(q.shape)
+
+
+class TokenQueryGate(nn.Module):
+    """QKFormer's token attention: tokens of k pass where the query fired at any channel of the head.
+
+    Shape: `[T, B, H, W, D]` each to spikes `[T, B, H, W, D]`.
+    """
+
+    def __init__(self, neuron: Neuron, num_heads: int) -> None:
+        super().__init__()
+        self.num_heads = num_heads
+        self.sum = SumOfSpikes(dim=-1)
+        self.lif = LIF(neuron)
+        self.gate = Gate()
+
+    def forward(self, q: Tensor, k: Tensor) -> Tensor:
+        gate = self.lif(self.sum(q.unflatten(-1, (self.num_heads, -1))))
+        gated: Tensor = self.gate(k.unflatten(-1, (self.num_heads, -1)), gate)
+        return gated.flatten(-2)
+
+
+def operator(block: Block, scale: float) -> nn.Module:
+    """The operator of a block's token mixer, called with its operands."""
+    neuron, heads = block.neuron_of("attention"), block.num_heads or 1
+    match block.token_mixer:
+        case "sdsa_1":
+            return KeyValueGate(neuron)
+        case "sdsa_1_dilated":
+            return DilatedKeyValueGate(neuron, heads)
+        case "sdsa_2" | "channel_qk":
+            return QueryGate(neuron)
+        case "token_qk":
+            return TokenQueryGate(neuron, heads)
+        case mixer:
+            return MatrixAttention(neuron, heads, scale, learnable=mixer == "sdsa_4")
+
+
+class Attention(nn.Module):
+    """Projections to spikes, an operator on them, and a projection back, without the neurons at either end.
+
+    Shape: stream or spikes `[T, B, H, W, D]` to input current `[T, B, H, W, D]`.
+    """
+
+    def __init__(self, embed_dim: int, block: Block, *, scale: float, qkv_bias: bool) -> None:
+        super().__init__()
+        self.operands = OPERANDS[block.token_mixer]
+        for name in self.operands:
+            self.add_module(name, synapse(block.qkv or "linear", embed_dim, bias=qkv_bias))
+            self.add_module(f"{name}_lif", LIF(block.neuron_of(name)))
+        self.operator = operator(block, scale)
+        self.projection = synapse(block.projection or "linear", embed_dim, bias=True)
 
     def forward(self, x: Tensor) -> Tensor:
-        heads = Heads(*(self._split(branch(x)) for branch in (self.q, self.k, self.v)))
-        y = self.product(heads).transpose(2, 3).flatten(3)
-        out: Tensor = self.projection(self.lif(y))
+        operands = [getattr(self, f"{name}_lif")(getattr(self, name)(x)) for name in self.operands]
+        out: Tensor = self.projection(self.operator(*operands))
         return out
 
-    def _split(self, x: Tensor) -> Tensor:
-        """`[T, B, N, D]` to `[T, B, heads, N, D / heads]`."""
-        return x.unflatten(-1, (self.num_heads, -1)).transpose(2, 3)
+
+def split_heads(x: Tensor, num_heads: int) -> Tensor:
+    """`[T, B, H, W, D]` to `[T, B, heads, N, D / heads]`."""
+    return x.flatten(2, 3).unflatten(-1, (num_heads, -1)).transpose(2, 3)
+
+
+def merge_heads(x: Tensor, shape: torch.Size) -> Tensor:
+    """`[T, B, heads, N, D / heads]` to `[T, B, H, W, D]`."""
+    return x.transpose(2, 3).reshape(shape)
+
+
+def _dilated(x: Tensor) -> Tensor:
+    """Max-pool 3x3 over the last two dimensions, keeping their size."""
+    return F.max_pool2d(x.flatten(0, 2), kernel_size=3, stride=1, padding=1).view(x.shape)

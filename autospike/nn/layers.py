@@ -1,55 +1,214 @@
-"""The synaptic layers: a linear map or convolution, its batch normalisation, and the neurons that it drives."""
+"""The synapses: a linear map or convolution with its batch normalisation. Neurons stand outside, between them.
+
+One layout throughout: `[T, B, H, W, C]`, channels last. A linear map reads it as positions, a convolution as images, and neither
+copies. A synapse is called with its input and, where a still image is given once as `[1, B, ...]`, with the number of steps at
+which its output is seen: it then computes once what is the same at every step.
+
+Each can be fused: normalisation, and what is linear without a neuron between, folds into one map for inference.
+"""
 
 from __future__ import annotations
 
+from typing import Protocol
+
+import torch
 from torch import Tensor, nn
-
-from autospike.architecture import Neuron
-from autospike.nn.neuron import LIF
+from torch.nn.modules.batchnorm import _BatchNorm
 
 
-class SpikingLinear(nn.Module):
-    """`LIF(BN(W x + b))` on tokens.
+class Synapse(Protocol):
+    """What stands between two layers of neurons."""
 
-    Shape: `[T, B, N, in_features]` to `[T, B, N, out_features]`; batch statistics run over T, B and N together.
-    """
+    def __call__(self, x: Tensor, time_steps: int | None = None) -> Tensor: ...
 
-    def __init__(self, in_features: int, out_features: int, neuron: Neuron) -> None:
-        super().__init__()
-        self.linear = nn.Linear(in_features, out_features)
-        self.bn = nn.BatchNorm1d(out_features)
-        self.lif = LIF(neuron)
+    def fused(self) -> nn.Module:
+        """The same map in inference as one linear map or convolution, with a bias."""
+
+
+class Norm(nn.BatchNorm1d):
+    """Batch normalisation of the last dimension; statistics run over all others together. Shape: `[..., C]` to `[..., C]`."""
 
     def forward(self, x: Tensor) -> Tensor:
-        y = self.linear(x)
-        return self.lif(self.bn(y.flatten(0, -2)).view(y.shape))
+        return super().forward(x.flatten(0, -2)).view(x.shape)
 
 
-class SpikingConv(nn.Module):
-    """`LIF(BN(conv3x3(x)))` on images, padded to keep their size, without a bias (the normalisation has one).
+class Conv(nn.Conv2d):
+    """A convolution of channels-last images. Shape: `[T, B, H, W, in_channels]` to `[T, B, H', W', out_channels]`."""
 
-    Shape: `[T, B, in_channels, H, W]` to `[T, B, out_channels, H, W]`. An input that is the same at every step may be given once,
-    as `[1, B, ...]`, with `time_steps`: convolution and normalisation then run once, and the neurons see the result T times.
-    """
+    def forward(self, x: Tensor) -> Tensor:
+        y = super().forward(x.flatten(0, 1).permute(0, 3, 1, 2))
+        return y.permute(0, 2, 3, 1).unflatten(0, x.shape[:2]).contiguous()
 
-    def __init__(self, in_channels: int, out_channels: int, neuron: Neuron) -> None:
+
+class LinearNorm(nn.Module):
+    """`BN(W x + b)` at every position. Shape: `[T, B, H, W, in_features]` to `[T, B, H, W, out_features]`."""
+
+    def __init__(self, in_features: int, out_features: int, *, bias: bool) -> None:
         super().__init__()
-        self.conv = nn.Conv2d(in_channels, out_channels, kernel_size=3, padding=1, bias=False)
-        self.bn = nn.BatchNorm2d(out_channels)
-        self.lif = LIF(neuron)
+        self.linear = nn.Linear(in_features, out_features, bias=bias)
+        self.bn: nn.Module = Norm(out_features)
 
     def forward(self, x: Tensor, time_steps: int | None = None) -> Tensor:
-        y = self.bn(self.conv(x.flatten(0, 1))).unflatten(0, x.shape[:2])
-        return self.lif(y if time_steps is None else y.expand(time_steps, *y.shape[1:]))
+        return _seen(self.bn(self.linear(x)), time_steps)
+
+    def fused(self) -> nn.Module:
+        scale, shift = _affine(self.bn, self.linear.bias)
+        result = LinearNorm(self.linear.in_features, self.linear.out_features, bias=True)
+        return _holding(result, result.linear, self.linear.weight * scale[:, None], shift)
+
+
+class ConvNorm(nn.Module):
+    """`BN(conv(x))`, padded so that stride 1 keeps the size.
+
+    Shape: `[T, B, H, W, in_channels]` to `[T, B, ceil(H / stride), ceil(W / stride), out_channels]`.
+    """
+
+    def __init__(self, in_channels: int, out_channels: int, *, kernel_size: int = 3, stride: int = 1, bias: bool = False) -> None:
+        super().__init__()
+        self.conv = Conv(in_channels, out_channels, kernel_size, stride, padding=kernel_size // 2, bias=bias)
+        self.bn: nn.Module = Norm(out_channels)
+
+    def forward(self, x: Tensor, time_steps: int | None = None) -> Tensor:
+        return _seen(self.bn(self.conv(x)), time_steps)
+
+    def fused(self) -> nn.Module:
+        scale, shift = _affine(self.bn, self.conv.bias)
+        return _convolution(self.conv.weight * scale[:, None, None, None], shift, stride=self.conv.stride[0])
+
+
+class SeparableConvNorm(nn.Module):
+    """A depthwise convolution, a pointwise one, and their normalisation (the second half of SepConv). No biases.
+
+    Shape: `[T, B, H, W, in_channels]` to `[T, B, H, W, out_channels]`.
+    """
+
+    def __init__(self, in_channels: int, out_channels: int, *, kernel_size: int) -> None:
+        super().__init__()
+        self.depthwise = Conv(in_channels, in_channels, kernel_size, padding=kernel_size // 2, groups=in_channels, bias=False)
+        self.pointwise = nn.Linear(in_channels, out_channels, bias=False)
+        self.bn = Norm(out_channels)
+
+    def forward(self, x: Tensor, time_steps: int | None = None) -> Tensor:
+        return _seen(self.bn(self.pointwise(self.depthwise(x))), time_steps)
+
+    def fused(self) -> nn.Module:
+        scale, shift = _affine(self.bn, None)
+        kernel = self.pointwise.weight[:, :, None, None] * self.depthwise.weight[:, 0]
+        return _convolution(kernel * scale[:, None, None, None], shift)
+
+
+class RepConv(nn.Module):
+    """A convolution that trains as several and runs as one 3x3 (Meta-SpikeFormer's q, k, v and projection). No biases.
+
+        1x1, BN, border of BN(0), depthwise 3x3 without padding, 1x1, BN, BN
+
+    The border has the value that the first normalisation gives to 0, so that the whole equals one zero-padded convolution. In
+    inference that value comes from the running statistics; in training, unlike in the published code, from those of the batch, by
+    which the inside is normalised too.
+
+    Shape: `[T, B, H, W, C]` to `[T, B, H, W, C]`.
+    """
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.first = nn.Linear(channels, channels, bias=False)
+        self.first_bn = Norm(channels)
+        self.depthwise = Conv(channels, channels, kernel_size=3, groups=channels, bias=False)
+        self.last = nn.Linear(channels, channels, bias=False)
+        self.last_bn = Norm(channels)
+        self.outer_bn = Norm(channels)
+
+    def forward(self, x: Tensor, time_steps: int | None = None) -> Tensor:
+        y = self.first(x)
+        y = _bordered(self.first_bn(y), _of_zero(self.first_bn, y))
+        return _seen(self.outer_bn(self.last_bn(self.last(self.depthwise(y)))), time_steps)
+
+    def fused(self) -> nn.Module:
+        scale, shift = _affine(self.first_bn, None)
+        first = self.first.weight * scale[:, None]
+        kernel = torch.einsum("om,mhw,mi->oihw", self.last.weight, self.depthwise.weight[:, 0], first)
+        bias = self.last.weight @ (self.depthwise.weight[:, 0].sum(dim=(1, 2)) * shift)
+        for bn in (self.last_bn, self.outer_bn):
+            scale, bias = _affine(bn, bias)
+            kernel = kernel * scale[:, None, None, None]
+        return _convolution(kernel, bias)
 
 
 class TimewiseMaxPool(nn.Module):
-    """Max-pool 3x3 with stride 2, at every step: `[T, B, C, H, W]` to `[T, B, C, ceil(H / 2), ceil(W / 2)]`. Spikes stay spikes."""
+    """Max-pool 3x3, stride 2, at every step; spikes stay spikes. `[T, B, H, W, C]` to `[T, B, ceil(H / 2), ceil(W / 2), C]`."""
 
     def __init__(self) -> None:
         super().__init__()
         self.pool = nn.MaxPool2d(kernel_size=3, stride=2, padding=1)
 
     def forward(self, x: Tensor) -> Tensor:
-        pooled: Tensor = self.pool(x.flatten(0, 1))
-        return pooled.unflatten(0, x.shape[:2])
+        pooled: Tensor = self.pool(x.flatten(0, 1).permute(0, 3, 1, 2))
+        return pooled.permute(0, 2, 3, 1).unflatten(0, x.shape[:2]).contiguous()
+
+
+def synapse(kind: str, channels: int, *, bias: bool) -> nn.Module:
+    """A synapse of attention: "linear" or "repconv", which has no bias."""
+    return RepConv(channels) if kind == "repconv" else LinearNorm(channels, channels, bias=bias)
+
+
+def fuse(model: nn.Module) -> nn.Module:
+    """Fold every normalisation, and RepConv and SepConv, into single maps, in place. The model must be calibrated, in eval mode.
+
+    Raises:
+        ValueError: the model is in training mode, in which normalisation depends on the batch.
+    """
+    if model.training:
+        raise ValueError(
+            "only a model in eval mode can be fused: normalisation must not depend on the batch; call model.eval() first"
+        )
+    for parent in list(model.modules()):
+        for name, child in parent.named_children():
+            if isinstance(child, LinearNorm | ConvNorm | SeparableConvNorm | RepConv):
+                setattr(parent, name, child.fused().eval())
+    return model
+
+
+def _seen(y: Tensor, time_steps: int | None) -> Tensor:
+    """`y` at every step; where it is the same at all of them, without copies."""
+    return y if time_steps is None else y.expand(time_steps, *y.shape[1:])
+
+
+def _of_zero(bn: Norm, x: Tensor) -> Tensor:
+    """What a normalisation makes of 0 in every channel, given that it normalises `x`; no gradient passes (as published)."""
+    with torch.no_grad():
+        if bn.training or bn.running_mean is None or bn.running_var is None:
+            var, mean = torch.var_mean(x.flatten(0, -2), dim=0, correction=0)
+        else:
+            var, mean = bn.running_var, bn.running_mean
+        return bn.bias - mean * bn.weight / torch.sqrt(var + bn.eps)
+
+
+def _bordered(x: Tensor, value: Tensor) -> Tensor:
+    """`x` with one more position on every side, of a value for each channel. `[T, B, H, W, C]` to `[T, B, H + 2, W + 2, C]`."""
+    steps, batch, height, width, channels = x.shape
+    result = value.expand(steps, batch, height + 2, width + 2, channels).contiguous()
+    result[:, :, 1:-1, 1:-1] = x
+    return result
+
+
+def _affine(bn: nn.Module, bias: Tensor | None) -> tuple[Tensor, Tensor]:
+    """Scale and shift that a map's bias and its normalisation amount to in inference."""
+    if not isinstance(bn, _BatchNorm):  # fused already
+        return torch.ones_like(bias), bias  # type: ignore[arg-type,return-value]
+    assert bn.running_mean is not None
+    assert bn.running_var is not None
+    scale = bn.weight / torch.sqrt(bn.running_var + bn.eps)
+    return scale, bn.bias + scale * ((0 if bias is None else bias) - bn.running_mean)
+
+
+def _convolution(kernel: Tensor, bias: Tensor, *, stride: int = 1) -> nn.Module:
+    out_channels, in_channels, size, _ = kernel.shape
+    result = ConvNorm(in_channels, out_channels, kernel_size=size, stride=stride, bias=True)
+    return _holding(result, result.conv, kernel, bias)
+
+
+def _holding(result: LinearNorm | ConvNorm, inner: nn.Linear | nn.Conv2d, weight: Tensor, bias: Tensor) -> nn.Module:
+    """`result` with these parameters and no normalisation."""
+    inner.weight, inner.bias = nn.Parameter(weight.detach().clone()), nn.Parameter(bias.detach().clone())
+    result.bn = nn.Identity()
+    return result

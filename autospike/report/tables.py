@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from itertools import chain
+from typing import Any
 
 import pandas as pd
 
+from autospike.architecture import Architecture
 from autospike.genes import Choice, Range
 from autospike.pareto import hypervolume, on_front
 from autospike.search.archive import Evaluation
@@ -64,21 +67,40 @@ def course(search_id: str, generations: Sequence[Sequence[str]], table: pd.DataF
     return Course(search_id=search_id, hypervolume=volumes, best_f_aeb=best)
 
 
-def gene_shares(space: SearchSpace, evaluations: Sequence[Evaluation]) -> dict[str, dict[str, float]]:
-    """For each gene with a choice, the share of each value among the architectures. Blocks are pooled; a range is cut in five."""
+def gene_shares(space: SearchSpace, *parts: Sequence[Evaluation]) -> list[dict[str, dict[str, float]]]:
+    """For each gene with a choice, the share of each value among the architectures of each part.
+
+    Blocks are pooled; a range is cut in five. All parts have the same genes and values, of which some have a share of 0.
+    """
+    architectures = [[e.measurement.architecture for e in part] for part in parts]
     levels: dict[str, dict[str, None]] = {}
-    for found in space.genes(space.largest()):  # it has a block at every position
-        levels.setdefault(_name(found.path), {}).update(dict.fromkeys(_levels(found.gene)))
+    for architecture in (space.largest(), *chain(*architectures)):  # the first has a block at every position
+        for found in space.genes(architecture):
+            levels.setdefault(_name(found.path, len(space.stages)), {}).update(dict.fromkeys(_levels(found.gene)))
+    taken = [_values(space, part) for part in architectures]
+    names = [name for name in levels if any(name in values for values in taken)]
+    return [{name: _shares(values.get(name, []), levels[name]) for name in names} for values in taken]
+
+
+def _values(space: SearchSpace, architectures: Sequence[Architecture]) -> dict[str, list[str]]:
+    """Every value that a gene with a choice takes."""
     values: dict[str, list[str]] = {}
-    for e in evaluations:
-        for found in space.genes(e.measurement.architecture):
+    for architecture in architectures:
+        for found in space.genes(architecture):
             if found.gene.size > 1:
-                values.setdefault(_name(found.path), []).append(_level(found.gene, found.value))
-    return {name: {level: taken.count(level) / len(taken) for level in levels[name]} for name, taken in values.items()}
+                values.setdefault(_name(found.path, len(space.stages)), []).append(_level(found.gene, found.value))
+    return values
 
 
-def _name(path: GenePath) -> str:
-    return ".".join(str(part) for part in path if not isinstance(part, int) and part not in ("stages", "blocks"))
+def _shares(taken: list[str], levels: Iterable[str]) -> dict[str, float]:
+    return {level: taken.count(level) / max(1, len(taken)) for level in levels}
+
+
+def _name(path: GenePath, stages: int) -> str:
+    """`neuron.tau` of a block, pooled over the blocks; `stage 1 embed_dim` of the second of several stages."""
+    words = [str(part) for part in path if not isinstance(part, int) and part not in ("stages", "blocks")]
+    prefix = f"stage {path[1]} " if path[0] == "stages" and stages > 1 else ""
+    return prefix + ".".join(words)
 
 
 BINS = 5
@@ -86,13 +108,17 @@ BINS = 5
 
 def _levels(gene: Choice | Range) -> list[str]:
     if isinstance(gene, Choice):
-        return [f"{value:g}" for value in gene.values if value is not None]
+        return [_text(value) for value in gene.values if value is not None]
     width = (gene.high - gene.low) / BINS
     return [f"{gene.low + i * width:.6g} to {gene.low + (i + 1) * width:.6g}" for i in range(BINS)]
 
 
-def _level(gene: Choice | Range, value: float) -> str:
+def _text(value: str | float) -> str:
+    return value if isinstance(value, str) else f"{value:g}"
+
+
+def _level(gene: Choice | Range, value: Any) -> str:
     if isinstance(gene, Choice):
-        return f"{value:g}"
+        return _text(value)
     place = int((value - gene.low) / (gene.high - gene.low) * BINS)
     return _levels(gene)[min(place, BINS - 1)]

@@ -1,7 +1,7 @@
 """Mutation and crossover: new architectures from old ones, inside the space by construction.
 
-Depth comes first. Blocks that a new depth cuts off are forgotten, blocks that it adds are drawn afresh, and every other block keeps
-its place; so a child is valid at every depth.
+Depth comes first, and a token mixer before the genes that it needs. Blocks that a new depth cuts off are forgotten, blocks that it
+adds are drawn afresh, and every other block keeps its place; so a child is valid at every depth.
 """
 
 from __future__ import annotations
@@ -24,11 +24,13 @@ def mutate(space: SearchSpace, parent: Architecture, rng: random.Random, config:
         probability = config.block_mutation if "blocks" in path else config.global_mutation
         return gene.mutate(value[0], rng) if rng.random() < probability else value[0]
 
-    child: Architecture = walk(space, visit, parent)
-    return child
+    return walk(space, visit, parent)
 
 
 def crossover(space: SearchSpace, mother: Architecture, father: Architecture, rng: random.Random) -> Architecture:
-    """Each gene comes from either parent with equal chance; a block that only one parent has comes from that one."""
-    child: Architecture = walk(space, lambda _gene, _path, *values: rng.choice(values), mother, father)
-    return child
+    """Each gene comes from either parent with equal chance; a block or gene that only one parent has comes from that one."""
+
+    def visit(gene: Gene, _path: GenePath, *values: Any) -> Any:
+        return rng.choice(values) if values else gene.sample(rng)  # new where one parent's mixer meets the other's shortcut
+
+    return walk(space, visit, mother, father)

@@ -7,6 +7,7 @@ gradient is zero, not absent.
 
 from __future__ import annotations
 
+import random
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -16,15 +17,17 @@ import torch
 import torch.nn.functional as F
 from timm.optim import create_optimizer_v2
 from timm.scheduler import CosineLRScheduler
+from torch import Tensor
 from torch.optim import Optimizer
 
 from autospike.config import TrainingConfig
 from autospike.data.batches import Batch, TrainingBatches
 from autospike.errors import UserError
 from autospike.randomness import keyed
-from autospike.supernet import Supernet
+from autospike.supernet import Logits, Supernet
 from autospike.training.checkpoint import Checkpoints
-from autospike.training.sampling import SAMPLING
+from autospike.training.distillation import Teacher
+from autospike.training.sampling import SAMPLING, Sampling
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -46,6 +49,7 @@ def train(
     report: Callable[[Progress], None],
     *,
     seed: int,
+    teacher: Teacher | None = None,
 ) -> None:
     """Train to the end, from the newest checkpoint if there is one.
 
@@ -53,14 +57,14 @@ def train(
         UserError: a checkpoint cannot be read or written; or the loss is no longer finite: the newest checkpoint is from before.
     """
     steps, interval = config.epochs * batches.per_epoch, config.checkpoint_epochs * batches.per_epoch
-    optimizer = create_optimizer_v2(supernet, opt="adamw", lr=config.learning_rate, weight_decay=config.weight_decay)
+    optimizer = create_optimizer_v2(supernet, opt=config.optimizer, lr=config.learning_rate, weight_decay=config.weight_decay)
     schedule = _schedule(optimizer, config, batches.per_epoch, steps)
     start = checkpoints.load(supernet, optimizer)
     supernet.train()
     for step, batch in zip(range(start, steps), batches(start, steps), strict=True):
         started = time.perf_counter()
         schedule.step_update(step)
-        loss = _step(supernet, batch, optimizer, config, seed, step)
+        loss = _step(supernet, batch, optimizer, SAMPLING[config.sampling], teacher, keyed(seed, "sampling", step), step)
         done = step + 1
         if done % interval == 0 or done == steps:
             checkpoints.save(done, supernet, optimizer, finished=done == steps)
@@ -68,12 +72,21 @@ def train(
         report(Progress(step=done, steps=steps, loss=loss, learning_rate=learning_rate, seconds=time.perf_counter() - started))
 
 
-def _step(supernet: Supernet, batch: Batch, optimizer: Optimizer, config: TrainingConfig, seed: int, step: int) -> float:
-    architectures = SAMPLING[config.sampling](supernet.space, keyed(seed, "sampling", step))
+def _step(
+    supernet: Supernet,
+    batch: Batch,
+    optimizer: Optimizer,
+    sampling: Sampling,
+    teacher: Teacher | None,
+    rng: random.Random,
+    step: int,
+) -> float:
+    architectures = sampling(supernet.space, rng)
+    taught = batch.targets if teacher is None else teacher(batch.images)
     total = 0.0
     for architecture in architectures:  # one backward pass each: memory for one subnet at a time
         (logits,) = supernet(batch.images, [architecture])
-        loss = F.cross_entropy(logits, batch.targets) / len(architectures)
+        loss = _loss(logits, batch.targets, taught) / len(architectures)
         total += loss.item()
         if not torch.isfinite(loss):
             raise UserError(
@@ -83,6 +96,14 @@ def _step(supernet: Supernet, batch: Batch, optimizer: Optimizer, config: Traini
     optimizer.step()
     optimizer.zero_grad()
     return total
+
+
+def _loss(logits: Logits, targets: Tensor, taught: Tensor) -> Tensor:
+    """Cross-entropy; with two heads the mean of the first on the targets and the second on what a teacher says."""
+    if isinstance(logits, Tensor):
+        return F.cross_entropy(logits, targets)
+    first, second = logits
+    return (F.cross_entropy(first, targets) + F.cross_entropy(second, taught)) / 2
 
 
 def _schedule(optimizer: Optimizer, config: TrainingConfig, per_epoch: int, steps: int) -> Any:

@@ -1,0 +1,45 @@
+"""Meta-SpikeFormer (Spike-driven Transformer V2; Yao et al., ICLR 2024): stages of convolutional, then of transformer blocks.
+
+    embedding:  conv7x7 - BN for the first stage; LIF - conv3x3 - BN between stages
+    block:      x = x + SepConv(LIF(x));  x = x + ChannelConv(LIF(x))      convolutional
+                x = x + SDSA(LIF(x));     x = x + MLP(LIF(x))              transformer
+    head:       mean over positions, LIF, linear, mean over time; a second one if distilled
+
+The published networks have five stages: 1, 1 and 2 convolutional blocks, then 6 and 2 transformer blocks, at strides 2, 2, 2, 2, 1.
+"""
+
+from __future__ import annotations
+
+from torch import Tensor, nn
+
+from autospike.architecture import Stage
+from autospike.models.contract import SpikingModel
+from autospike.nn.layers import ConvNorm
+from autospike.nn.neuron import LIF
+
+
+class Downsampling(nn.Module):
+    """A convolution between stages. Under membrane shortcuts neurons stand before it, unless it is the first and reads the image;
+    under the others they stand after it.
+
+    Shape: `[T, B, H, W, in_channels]` to `[T, B, ceil(H / stride), ceil(W / stride), D]`.
+    """
+
+    def __init__(self, stage: Stage, in_channels: int, shortcut: str, *, first: bool) -> None:
+        super().__init__()
+        membrane, lif = shortcut == "membrane", LIF(stage.embedding.neuron)
+        self.before = lif if membrane and not first else nn.Identity()
+        self.conv = ConvNorm(in_channels, stage.embed_dim, kernel_size=7 if first else 3, stride=stage.embedding.stride, bias=True)
+        self.after = nn.Identity() if membrane else lif
+
+    def forward(self, x: Tensor, time_steps: int | None = None) -> Tensor:
+        out: Tensor = self.after(self.conv(self.before(x), time_steps))
+        return out
+
+
+class MetaSpikeFormer(SpikingModel):
+    """A plain Meta-SpikeFormer."""
+
+    def embedding(self, index: int, in_channels: int) -> nn.Module:
+        stage = self.architecture.stages[index]
+        return Downsampling(stage, in_channels, self.architecture.shortcut, first=index == 0)

@@ -1,0 +1,87 @@
+"""QKFormer (Zhou et al., NeurIPS 2024): Spikformer's blocks in a hierarchy, with q-k attention in the wide early stages.
+
+    embedding:  [conv3x3 - BN - pool - LIF] ... [conv3x3 - BN - LIF], plus [conv1x1 - BN - LIF] of what entered, strided
+    block:      x = x + QKTA(x), QKCA(x) or SSA(x);  x = x + MLP(x)
+    head:       mean over positions, linear, mean over time
+
+The published ImageNet networks have three stages of 1, 2 and 7 blocks, at strides 4, 2, 2: two with token attention, the last with
+SSA. With `compact_embedding`, the CIFAR form, the first embedding has one convolution less, and the others pool after their second.
+"""
+
+from __future__ import annotations
+
+import math
+
+from torch import Tensor, nn
+
+from autospike.architecture import Neuron, Stage
+from autospike.models.contract import SpikingModel
+from autospike.nn.layers import ConvNorm, TimewiseMaxPool
+from autospike.nn.neuron import LIF
+
+
+class SpikingConv(nn.Module):
+    """`LIF(pool(BN(conv3x3(x))))`; the pool is before the neurons, and only there where it halves the size.
+
+    Shape: `[T, B, H, W, in_channels]` to `[T, B, ceil(H / stride), ceil(W / stride), out_channels]`.
+    """
+
+    def __init__(self, in_channels: int, out_channels: int, neuron: Neuron, *, stride: int = 1) -> None:
+        super().__init__()
+        self.conv = ConvNorm(in_channels, out_channels)
+        self.pool = TimewiseMaxPool() if stride == 2 else nn.Identity()
+        self.lif = LIF(neuron)
+
+    def forward(self, x: Tensor, time_steps: int | None = None) -> Tensor:
+        out: Tensor = self.lif(self.pool(self.conv(x, time_steps)))
+        return out
+
+
+class PatchEmbedding(nn.Module):
+    """Between stages: two convolutions, and a strided one beside them whose spikes are added.
+
+    Shape: `[T, B, H, W, in_channels]` to `[T, B, ceil(H / stride), ceil(W / stride), D]`, values 0 to 2.
+
+    Args:
+        strides: of the two convolutions; without the second there is one.
+    """
+
+    def __init__(self, in_channels: int, embed_dim: int, neuron: Neuron, *, strides: tuple[int, ...]) -> None:
+        super().__init__()
+        self.conv1 = SpikingConv(in_channels, embed_dim, neuron, stride=strides[0])
+        self.conv2 = SpikingConv(embed_dim, embed_dim, neuron, stride=strides[1]) if len(strides) > 1 else nn.Identity()
+        self.residual = ConvNorm(in_channels, embed_dim, kernel_size=1, stride=math.prod(strides))
+        self.residual_lif = LIF(neuron)
+
+    def forward(self, x: Tensor) -> Tensor:
+        y: Tensor = self.conv2(self.conv1(x))
+        return y + self.residual_lif(self.residual(x))
+
+
+class FirstPatchEmbedding(nn.Module):
+    """As `PatchEmbedding`, behind one more convolution, to half the width. Of a stride of 4 each halves; of 2 the second does.
+
+    Shape: image `[1, B, H, W, C]` with the number of steps, or frames `[T, B, H, W, C]`, to
+    `[T, B, ceil(H / stride), ceil(W / stride), D]`, values 0 to 2.
+    """
+
+    def __init__(self, stage: Stage, in_channels: int, *, compact: bool) -> None:
+        super().__init__()
+        width, stride, neuron = stage.embed_dim, stage.embedding.stride, stage.embedding.neuron
+        self.conv = SpikingConv(in_channels, width // 2, neuron, stride=2 if stride == 4 else 1)
+        self.rest = PatchEmbedding(width // 2, width, neuron, strides=(min(stride, 2),) if compact else (min(stride, 2), 1))
+
+    def forward(self, x: Tensor, time_steps: int | None = None) -> Tensor:
+        out: Tensor = self.rest(self.conv(x, time_steps))
+        return out
+
+
+class QKFormer(SpikingModel):
+    """A plain QKFormer."""
+
+    def embedding(self, index: int, in_channels: int) -> nn.Module:
+        stage, compact = self.architecture.stages[index], self.architecture.compact_embedding
+        if index == 0:
+            return FirstPatchEmbedding(stage, in_channels, compact=compact)
+        stride = stage.embedding.stride
+        return PatchEmbedding(in_channels, stage.embed_dim, stage.embedding.neuron, strides=(1, stride) if compact else (stride, 1))

@@ -1,0 +1,372 @@
+"""Checkpoints of the published code: recognised by their keys, rebuilt as our architecture and model.
+
+`load_reference` takes a state dict with the keys of Spikformer (ImageNet, CIFAR and event form), the Spike-driven Transformer,
+Meta-SpikeFormer (with or without its second head) or QKFormer (ImageNet and CIFAR form). Widths, depths, hidden widths, classes and
+channels are read from shapes. Two things leave no trace in a state dict, and may be said: the number of heads, and by how much the
+one-stage families shrink an image.
+
+Modules that the published code holds but never runs (Spikformer's LayerNorms and position table, the Spike-driven Transformer's
+talking heads) are left out.
+"""
+
+from __future__ import annotations
+
+import argparse
+import re
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import torch
+from safetensors.torch import load_file
+from torch import Tensor
+
+from autospike.architecture import Architecture, Block, Embedding, Stage
+from autospike.errors import UserError
+from autospike.models.contract import SpikingModel
+from autospike.models.registry import build_model
+
+State = Mapping[str, Tensor]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Dialect:
+    """How one family's published code names its parameters."""
+
+    name: str
+    signature: str
+    """Pattern of keys that no dialect after it has."""
+    naming: tuple[tuple[str, tuple[str, ...]], ...]
+    """Patterns of our names without their last part (`weight`, `running_mean`, ...), and what the published code calls such;
+    of several names the one that is there."""
+    dead: str
+    """Pattern of keys that the published code never uses."""
+    architecture: Callable[[State, int | None, int | None], Architecture]
+
+
+def load_reference(
+    state_dict: State, *, num_heads: int | None = None, stride: int | None = None, time_steps: int = 4
+) -> tuple[SpikingModel, Architecture]:
+    """The model, in eval mode with the checkpoint's parameters and statistics, and its architecture.
+
+    Args:
+        state_dict: a published classification network's, under its own keys.
+        num_heads: unless given, as published: 8 in Meta-SpikeFormer and QKFormer's CIFAR form; D / 64 in ImageNet forms of
+            Spikformer and QKFormer, D / 32 in Spikformer's CIFAR form, D / 16 in its event form (at least 1); the Spike-driven
+            Transformer's keys tell.
+        stride: of the one-stage families; unless given, 16 in Spikformer's ImageNet and event forms, 4 in its CIFAR form; of the
+            Spike-driven Transformer 16 for 1000 classes, otherwise 4, and 8 for events.
+        time_steps: T.
+
+    Raises:
+        UserError: no published network has these keys; a key is foreign or missing, or a shape does not fit: names the first one.
+    """
+    dialect = _recognise(state_dict)
+    try:
+        return _loaded(dialect, state_dict, num_heads, stride, time_steps)
+    except KeyError as error:
+        raise UserError(f"state dict of {dialect.name}: key {error.args[0]!r} is missing") from None
+    except ValueError as error:
+        raise UserError(f"state dict of {dialect.name}: {error}") from None
+
+
+def _loaded(
+    dialect: Dialect, state: State, num_heads: int | None, stride: int | None, time_steps: int
+) -> tuple[SpikingModel, Architecture]:
+    architecture = replace(dialect.architecture(state, num_heads, stride), time_steps=time_steps)
+    with torch.device("meta"):
+        model = build_model(architecture, num_classes=len(state["head.weight"]), in_chans=_in_chans(state))
+    keys = their_keys(dialect, state, model.state_dict())
+    for key in state:
+        if key not in keys.values() and not re.fullmatch(dialect.dead, key):
+            raise ValueError(f"key {key!r} has no place in the network that the others make")
+    fitted = {name: _fitted(key, state[key], model.state_dict()[name].shape) for name, key in keys.items()}
+    model.load_state_dict(fitted, assign=True)
+    return model.eval(), architecture
+
+
+def their_keys(dialect: Dialect, state: State, ours: Iterable[str]) -> dict[str, str]:
+    """What a state dict calls each of our names.
+
+    Raises:
+        KeyError: it has no such key.
+    """
+    keys = {}
+    for name in ours:
+        stem, _, leaf = name.rpartition(".")
+        found = next((m, templates) for pattern, templates in dialect.naming if (m := re.fullmatch(pattern, stem)))
+        candidates = [f"{found[0].expand(template)}.{leaf}" for template in found[1]]
+        keys[name] = next((key for key in candidates if key in state), "")
+        if not keys[name]:
+            raise KeyError(next((key for key in candidates if key.count(".") > 1 and _has_kin(key, state)), candidates[0]))
+    return keys
+
+
+def _has_kin(key: str, state: State) -> bool:
+    """Whether the key's neighbours are there, and its like elsewhere: codes say `q_conv` or `q_linear`, `attn` or `tssa`."""
+    neighbourhood, part, leaf = key.rsplit(".", 2)
+    return any(k.startswith(f"{neighbourhood}.") for k in state) and any(k.endswith(f".{part}.{leaf}") for k in state)
+
+
+def read_checkpoint(path: Path) -> dict[str, Tensor]:
+    """The state dict in a file: safetensors, or a torch file that holds tensors and plain values.
+
+    Raises:
+        UserError: the file is missing, or holds anything else; nothing in it is ever run.
+    """
+    if not path.is_file():
+        raise UserError(f"{path}: no such file; give a published checkpoint (.safetensors, .pth, .pt, .pth.tar)")
+    try:
+        held = load_file(path) if path.suffix == ".safetensors" else _load_torch(path)
+    except Exception as error:  # a damaged file makes its reader fail in many ways
+        reason = (str(error).splitlines() or [type(error).__name__])[0]
+        raise UserError(f"{path}: no checkpoint that can be read safely ({reason})") from None
+    for name in ("state_dict", "model"):
+        if isinstance(held, dict) and isinstance(held.get(name), dict):
+            held = held[name]
+    if not isinstance(held, dict) or not held or not all(isinstance(k, str) and isinstance(v, Tensor) for k, v in held.items()):
+        raise UserError(f"{path}: holds no state dict (a mapping of names to tensors, alone or under state_dict or model)")
+    return {name.removeprefix("module."): tensor for name, tensor in held.items()}
+
+
+def _load_torch(path: Path) -> object:
+    with torch.serialization.safe_globals([argparse.Namespace]):  # training scripts keep their arguments beside the weights
+        return torch.load(path, map_location="cpu", weights_only=True)
+
+
+def _recognise(state: State) -> Dialect:
+    for dialect in DIALECTS:
+        if any(re.fullmatch(dialect.signature, key) for key in state):
+            return dialect
+    first = next(iter(state), None)
+    raise UserError(
+        f"state dict: no published network that is known has the key {first!r}; known are {', '.join(d.name for d in DIALECTS)}"
+    )
+
+
+def _fitted(key: str, tensor: Tensor, shape: torch.Size) -> Tensor:
+    """A tensor in our shape: a 1x1 convolution is a linear map.
+
+    Raises:
+        ValueError: it does not fit.
+    """
+    fitted = tensor.reshape(tensor.shape[: len(shape)]) if set(tensor.shape[len(shape) :]) <= {1} else tensor
+    if fitted.shape != shape:
+        raise ValueError(f"key {key!r} has shape {tuple(tensor.shape)}, which does not fit {tuple(shape)}")
+    return fitted.clone()
+
+
+def _in_chans(state: State) -> int:
+    stems = ("patch_embed", "patch_embed1", "downsample1_1")
+    embedding = next((stem for stem in stems if any(key.startswith(f"{stem}.") for key in state)), stems[0])
+    first = "encode_conv" if embedding == "downsample1_1" else "proj_conv"
+    return state[f"{embedding}.{first}.weight"].shape[1]
+
+
+def _count(state: State, prefix: str) -> int:
+    """How many blocks there are under a prefix."""
+    found = {int(m[1]) for key in state if (m := re.match(rf"{re.escape(prefix)}\.(\d+)\.", key))}
+    if not found:
+        raise KeyError(f"{prefix}.0")
+    return max(found) + 1
+
+
+def _ratio(state: State, key: str) -> float:
+    """Hidden width by width, of the first of two layers."""
+    weight = state[key]
+    return weight.shape[0] / weight.shape[1]
+
+
+def _spikformer(state: State, num_heads: int | None, stride: int | None) -> Architecture:
+    cifar = "block.0.attn.q_linear.weight" in state
+    events = _in_chans(state) == 2
+    width = len(state["patch_embed.rpe_bn.weight"])
+    heads = num_heads or max(1, width // (32 if cifar else 16 if events else 64))
+    layer = "linear" if cifar else "conv"
+    blocks = tuple(
+        Block(num_heads=heads, mlp_ratio=_ratio(state, f"block.{i}.mlp.fc1_{layer}.weight")) for i in range(_count(state, "block"))
+    )
+    stage = Stage(embed_dim=width, embedding=Embedding(stride=stride or (4 if cifar else 16)), blocks=blocks)
+    bias = f"block.0.attn.q_{layer}.bias" in state
+    return Architecture(qkv_bias=bias, attention_scale=0.25 if events else 0.125, stages=(stage,))
+
+
+def _spike_driven(state: State, num_heads: int | None, stride: int | None) -> Architecture:
+    if any(_ratio(state, f"block.{i}.mlp.fc1_conv.weight") == 1 for i in range(_count(state, "block"))):
+        raise ValueError("mlp_ratio 1: the published code then adds a shortcut inside the MLP, which is not built here")
+    events = _in_chans(state) == 2
+    width = len(state["patch_embed.rpe_bn.weight"])
+    heads = num_heads or len(state["block.0.attn.talking_heads.weight"])
+    mixer = Block(token_mixer="sdsa_1_dilated", num_heads=heads) if events else Block(token_mixer="sdsa_1")
+    blocks = tuple(replace(mixer, mlp_ratio=_ratio(state, f"block.{i}.mlp.fc1_conv.weight")) for i in range(_count(state, "block")))
+    usual = 8 if events else 16 if len(state["head.weight"]) == 1000 else 4
+    stage = Stage(embed_dim=width, embedding=Embedding(stride=stride or usual), blocks=blocks)
+    return Architecture(family="spike_driven", shortcut="membrane", stages=(stage,))
+
+
+def _meta_spikeformer(state: State, num_heads: int | None, stride: int | None) -> Architecture:
+    _refuse_stride(stride)
+
+    def convolutional(name: str) -> Block:
+        return Block(token_mixer="sepconv", channel_mixer="conv", mlp_ratio=_ratio(state, f"{name}.0.conv1.weight"))
+
+    def transformer(name: str) -> tuple[Block, ...]:
+        block = Block(num_heads=num_heads or 8, qkv="repconv", projection="repconv")
+        depth = _count(state, name)
+        return tuple(replace(block, mlp_ratio=_ratio(state, f"{name}.{i}.mlp.fc1_conv.weight")) for i in range(depth))
+
+    conv_blocks = tuple(
+        tuple(map(convolutional, names)) for names in (("ConvBlock1_1",), ("ConvBlock1_2",), ("ConvBlock2_1", "ConvBlock2_2"))
+    )
+    blocks = (*conv_blocks, transformer("block3"), transformer("block4"))
+    samplings = ("downsample1_1", "downsample1_2", "downsample2", "downsample3", "downsample4")
+    stages = tuple(
+        Stage(embed_dim=len(state[f"{name}.encode_bn.weight"]), embedding=Embedding(stride=stride), blocks=inside)
+        for name, stride, inside in zip(samplings, (2, 2, 2, 2, 1), blocks, strict=True)
+    )
+    return Architecture(family="meta_spikeformer", shortcut="membrane", distilled="head_kd.weight" in state, stages=stages)
+
+
+def _qkformer(state: State, num_heads: int | None, stride: int | None) -> Architecture:
+    _refuse_stride(stride)
+    compact = "patch_embed1.proj2_conv.weight" not in state
+    heads = num_heads or (8 if compact else max(1, state["head.weight"].shape[1] // 64))
+    stages = []
+    for i, stride_of_stage in enumerate((1, 2, 2) if compact else (4, 2, 2), start=1):
+        blocks = tuple(_qkformer_block(state, f"stage{i}.{j}", heads) for j in range(_count(state, f"stage{i}")))
+        width = len(state[f"patch_embed{i}.proj_res_bn.weight"])
+        stages.append(Stage(embed_dim=width, embedding=Embedding(stride=stride_of_stage), blocks=blocks))
+    return Architecture(family="qkformer", compact_embedding=compact, stages=tuple(stages))
+
+
+def _qkformer_block(state: State, name: str, heads: int) -> Block:
+    layer = "mlp1_conv" if f"{name}.mlp.mlp1_conv.weight" in state else "fc1_conv"
+    ratio = _ratio(state, f"{name}.mlp.{layer}.weight")
+    if f"{name}.tssa.q_conv.weight" in state:
+        return Block(token_mixer="token_qk", num_heads=heads, mlp_ratio=ratio)
+    return Block(num_heads=heads, mlp_ratio=ratio)
+
+
+def _refuse_stride(stride: int | None) -> None:
+    if stride is not None:
+        raise ValueError(f"stride is only a choice in the one-stage families, got {stride}; leave it out")
+
+
+_ONE_STAGE_EMBEDDING = (
+    (r"stages\.0\.embedding\.position\.mixer\.(?P<part>conv|bn)", (r"patch_embed.rpe_\g<part>",)),
+    (r"stages\.0\.embedding\.convs\.0\.(?P<part>conv|bn)", (r"patch_embed.proj_\g<part>",)),
+    (r"stages\.0\.embedding\.convs\.(?P<n>[123])\.(?P<part>conv|bn)", (r"patch_embed.proj_\g<part>\g<n>",)),
+)
+Naming = tuple[tuple[str, tuple[str, ...]], ...]
+
+
+def _block(stage: int, theirs: str, attentions: tuple[str, ...] = ("attn",)) -> Naming:
+    """Linear attention and MLP of a stage's blocks, which the published code keeps under `theirs`."""
+    ours, theirs = rf"stages\.{stage}\.blocks\.(?P<i>\d+)", rf"{theirs}.\g<i>"
+    layers = ("conv", "linear")
+    return (
+        (rf"{ours}\.token\.mixer\.(?P<p>q|k|v)\.linear", tuple(rf"{theirs}.{a}.\g<p>_{x}" for a in attentions for x in layers)),
+        (rf"{ours}\.token\.mixer\.(?P<p>q|k|v)\.bn", tuple(rf"{theirs}.{a}.\g<p>_bn" for a in attentions)),
+        (rf"{ours}\.token\.mixer\.projection\.linear", tuple(rf"{theirs}.{a}.proj_{x}" for a in attentions for x in layers)),
+        (rf"{ours}\.token\.mixer\.projection\.bn", tuple(rf"{theirs}.{a}.proj_bn" for a in attentions)),
+        (
+            rf"{ours}\.channel\.mixer\.fc(?P<n>[12])\.linear",
+            (rf"{theirs}.mlp.fc\g<n>_conv", rf"{theirs}.mlp.fc\g<n>_linear", rf"{theirs}.mlp.mlp\g<n>_conv"),
+        ),
+        (rf"{ours}\.channel\.mixer\.fc(?P<n>[12])\.bn", (rf"{theirs}.mlp.fc\g<n>_bn", rf"{theirs}.mlp.mlp\g<n>_bn")),
+    )
+
+
+_HEAD: Naming = ((r"head", (r"head",)),)
+
+
+def _meta_embedding(stage: int, theirs: str) -> Naming:
+    return ((rf"stages\.{stage}\.embedding\.conv\.(?P<part>conv|bn)", (rf"{theirs}.encode_\g<part>",)),)
+
+
+def _meta_convolutional(stage: int, block: int, theirs: str) -> Naming:
+    ours = rf"stages\.{stage}\.blocks\.{block}"
+    return (
+        (rf"{ours}\.token\.mixer\.expand\.linear", (f"{theirs}.0.Conv.pwconv1",)),
+        (rf"{ours}\.token\.mixer\.expand\.bn", (f"{theirs}.0.Conv.bn1",)),
+        (rf"{ours}\.token\.mixer\.separable\.depthwise", (f"{theirs}.0.Conv.dwconv",)),
+        (rf"{ours}\.token\.mixer\.separable\.pointwise", (f"{theirs}.0.Conv.pwconv2",)),
+        (rf"{ours}\.token\.mixer\.separable\.bn", (f"{theirs}.0.Conv.bn2",)),
+        (rf"{ours}\.channel\.mixer\.conv(?P<n>[12])\.(?P<part>conv|bn)", (rf"{theirs}.0.\g<part>\g<n>",)),
+    )
+
+
+def _meta_transformer(stage: int, theirs: str) -> Naming:
+    parts = {
+        "first": "0.body.0",
+        "first_bn": "0.body.1.bn",
+        "depthwise": "0.body.2.0",
+        "last": "0.body.2.1",
+        "last_bn": "0.body.2.2",
+        "outer_bn": "1",
+    }
+    ours, names = rf"stages\.{stage}\.blocks\.(?P<i>\d+)\.token\.mixer", {"q": "q", "k": "k", "v": "v", "projection": "proj"}
+    repconv = tuple(
+        (rf"{ours}\.{name}\.{part}", (rf"{theirs}.\g<i>.attn.{their_name}_conv.{their_part}",))
+        for name, their_name in names.items()
+        for part, their_part in parts.items()
+    )
+    return (*repconv, *_block(stage, theirs))
+
+
+def _qkformer_stage(stage: int) -> Naming:
+    ours, theirs = rf"stages\.{stage}\.embedding", f"patch_embed{stage + 1}"
+    embedding: Naming = (
+        (rf"{ours}\.(rest\.)?residual\.(?P<part>conv|bn)", (rf"{theirs}.proj_res_\g<part>",)),
+        (rf"{ours}\.conv\.conv\.(?P<part>conv|bn)", (rf"{theirs}.proj_\g<part>",)),
+        (rf"{ours}\.rest\.conv(?P<n>[12])\.conv\.(?P<part>conv|bn)", (rf"{theirs}.proj\g<n>_\g<part>",)),
+        (rf"{ours}\.conv1\.conv\.(?P<part>conv|bn)", (rf"{theirs}.proj3_\g<part>",)),
+        (rf"{ours}\.conv2\.conv\.(?P<part>conv|bn)", (rf"{theirs}.proj4_\g<part>",)),
+    )
+    return (*embedding, *_block(stage, f"stage{stage + 1}", ("attn", "tssa", "ssa")))
+
+
+DIALECTS = (
+    Dialect(
+        name="Spike-driven Transformer",
+        signature=r"block\.\d+\.attn\.talking_heads\.weight",
+        naming=(*_ONE_STAGE_EMBEDDING, *_block(0, "block"), *_HEAD),
+        dead=r"block\.\d+\.attn\.talking_heads\.weight",
+        architecture=_spike_driven,
+    ),
+    Dialect(
+        name="Meta-SpikeFormer",
+        signature=r"(downsample\d|ConvBlock\d_\d|block[34]).*",
+        naming=(
+            *_meta_embedding(0, "downsample1_1"),
+            *_meta_embedding(1, "downsample1_2"),
+            *_meta_embedding(2, "downsample2"),
+            *_meta_embedding(3, "downsample3"),
+            *_meta_embedding(4, "downsample4"),
+            *_meta_convolutional(0, 0, "ConvBlock1_1"),
+            *_meta_convolutional(1, 0, "ConvBlock1_2"),
+            *_meta_convolutional(2, 0, "ConvBlock2_1"),
+            *_meta_convolutional(2, 1, "ConvBlock2_2"),
+            *_meta_transformer(3, "block3"),
+            *_meta_transformer(4, "block4"),
+            *_HEAD,
+            (r"head_dist", (r"head_kd",)),
+        ),
+        dead=r"(?!)",
+        architecture=_meta_spikeformer,
+    ),
+    Dialect(
+        name="QKFormer",
+        signature=r"(patch_embed|stage)[123]\..*",
+        naming=(*_qkformer_stage(0), *_qkformer_stage(1), *_qkformer_stage(2), *_HEAD),
+        dead=r"(?!)",
+        architecture=_qkformer,
+    ),
+    Dialect(
+        name="Spikformer",
+        signature=r"patch_embed\.(proj|rpe)_.*",
+        naming=(*_ONE_STAGE_EMBEDDING, *_block(0, "block"), *_HEAD),
+        dead=r"block\.\d+\.norm[12]\.(weight|bias)|norm\.(weight|bias)|pos_embed",
+        architecture=_spikformer,
+    ),
+)

@@ -1,0 +1,108 @@
+"""The block that all families share: a token mixer and a channel mixer, each in a residual branch.
+
+    membrane (MS)   x + mixer(LIF(x))      the stream is a membrane potential; every mixer reads spikes
+    SEW             x + LIF(mixer(x))      the stream counts spikes: small integers
+    vanilla (VS)    LIF(x + mixer(x))      the stream is spikes
+
+Spikformer and QKFormer have SEW shortcuts, the Spike-driven Transformer and Meta-SpikeFormer membrane shortcuts; Meta-SpikeFormer's
+paper compares the three.
+"""
+
+from __future__ import annotations
+
+from torch import Tensor, nn
+
+from autospike.architecture import OPERANDS, Architecture, Block, Neuron
+from autospike.nn.attention import Attention
+from autospike.nn.layers import ConvNorm, LinearNorm, SeparableConvNorm
+from autospike.nn.neuron import LIF
+
+SEPCONV_EXPANSION = 2  # Meta-SpikeFormer's published code
+SEPCONV_KERNEL_SIZE = 7
+
+
+class Residual(nn.Module):
+    """A mixer in its shortcut, with the branch's outer neurons. Shape: stream `[T, B, H, W, D]` to stream `[T, B, H, W, D]`."""
+
+    def __init__(self, mixer: nn.Module, shortcut: str, neuron: Neuron) -> None:
+        super().__init__()
+        self.mixer = mixer
+        self.shortcut = shortcut
+        self.lif = LIF(neuron)
+
+    def forward(self, x: Tensor) -> Tensor:
+        if self.shortcut == "membrane":
+            return x + self.mixer(self.lif(x))
+        if self.shortcut == "sew":
+            return x + self.lif(self.mixer(x))
+        return self.lif(x + self.mixer(x))
+
+    def extra_repr(self) -> str:
+        return self.shortcut
+
+
+class SepConv(nn.Module):
+    """`BN(pointwise(depthwise7x7(LIF(BN(W x)))))`, twice as wide inside. Shape: `[T, B, H, W, D]` to `[T, B, H, W, D]`."""
+
+    def __init__(self, embed_dim: int, block: Block) -> None:
+        super().__init__()
+        hidden = SEPCONV_EXPANSION * embed_dim
+        self.expand = LinearNorm(embed_dim, hidden, bias=False)
+        self.lif = LIF(block.neuron_of("sepconv"))
+        self.separable = SeparableConvNorm(hidden, embed_dim, kernel_size=SEPCONV_KERNEL_SIZE)
+
+    def forward(self, x: Tensor) -> Tensor:
+        out: Tensor = self.separable(self.lif(self.expand(x)))
+        return out
+
+
+class MLP(nn.Module):
+    """`BN(W2 LIF(BN(W1 x)))`. Shape: `[T, B, H, W, D]` to `[T, B, H, W, D]`."""
+
+    def __init__(self, embed_dim: int, hidden_features: int, block: Block) -> None:
+        super().__init__()
+        self.fc1 = LinearNorm(embed_dim, hidden_features, bias=True)
+        self.lif = LIF(block.neuron_of("fc1"))
+        self.fc2 = LinearNorm(hidden_features, embed_dim, bias=True)
+
+    def forward(self, x: Tensor) -> Tensor:
+        out: Tensor = self.fc2(self.lif(self.fc1(x)))
+        return out
+
+
+class ChannelConv(nn.Module):
+    """As `MLP`, with two 3x3 convolutions without biases. Shape: `[T, B, H, W, D]` to `[T, B, H, W, D]`."""
+
+    def __init__(self, embed_dim: int, hidden_features: int, block: Block) -> None:
+        super().__init__()
+        self.conv1 = ConvNorm(embed_dim, hidden_features)
+        self.lif = LIF(block.neuron_of("fc1"))
+        self.conv2 = ConvNorm(hidden_features, embed_dim)
+
+    def forward(self, x: Tensor) -> Tensor:
+        out: Tensor = self.conv2(self.lif(self.conv1(x)))
+        return out
+
+
+class SpikingBlock(nn.Module):
+    """Shape: stream `[T, B, H, W, D]` to stream `[T, B, H, W, D]`."""
+
+    def __init__(self, architecture: Architecture, embed_dim: int, hidden_features: int, block: Block) -> None:
+        super().__init__()
+        membrane = architecture.shortcut == "membrane"
+        self.token: nn.Module = nn.Identity()
+        if block.token_mixer != "none":
+            neuron = block.neuron_of("token_input" if membrane else "projection")
+            self.token = Residual(_token_mixer(architecture, embed_dim, block), architecture.shortcut, neuron)
+        mixer = {"mlp": MLP, "conv": ChannelConv}[block.channel_mixer](embed_dim, hidden_features, block)
+        self.channel = Residual(mixer, architecture.shortcut, block.neuron_of("channel_input" if membrane else "fc2"))
+
+    def forward(self, x: Tensor) -> Tensor:
+        out: Tensor = self.channel(self.token(x))
+        return out
+
+
+def _token_mixer(architecture: Architecture, embed_dim: int, block: Block) -> nn.Module:
+    if block.token_mixer in OPERANDS:
+        return Attention(embed_dim, block, scale=architecture.attention_scale, qkv_bias=architecture.qkv_bias)
+    return SepConv(embed_dim, block)

@@ -1,0 +1,53 @@
+"""A teacher for the second head: hard distillation (DeiT; Meta-SpikeFormer's published recipe, with a CAFormer)."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import timm
+import torch
+from torch import Tensor, nn
+
+from autospike.config import TeacherConfig
+from autospike.data.batches import MEAN, STD
+from autospike.errors import UserError
+from autospike.models.reference import read_checkpoint
+
+
+@dataclass(frozen=True, kw_only=True)
+class Teacher:
+    """A trained classifier, asked for the most likely class.
+
+    `mean` and `std`: how it wants pixels normalised, `[C, 1, 1]`.
+    """
+
+    model: nn.Module
+    mean: Tensor
+    std: Tensor
+
+    @torch.no_grad()
+    def __call__(self, images: Tensor) -> Tensor:
+        """Images `[B, C, H, W]`, normalised as ours are, to labels `[B]`."""
+        pixels = images * STD + MEAN
+        labels: Tensor = self.model((pixels - self.mean) / self.std).argmax(dim=1)
+        return labels
+
+
+def load_teacher(config: TeacherConfig, *, num_classes: int, device: torch.device) -> Teacher:
+    """Open a teacher.
+
+    Raises:
+        UserError: timm has no such model, its weights cannot be had, or they do not fit the number of classes.
+    """
+    try:
+        model = timm.create_model(config.model, pretrained=config.weights is None, num_classes=num_classes)
+        if config.weights is not None:
+            model.load_state_dict(read_checkpoint(config.weights))
+    except UserError:
+        raise
+    except Exception as error:  # timm, its hub client and torch each raise their own kinds
+        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        raise UserError(f"training.teacher: {config.model} cannot be opened ({reason}); give its checkpoint as weights") from None
+    cfg = model.pretrained_cfg
+    mean, std = (torch.tensor(cfg[name], device=device)[:, None, None] for name in ("mean", "std"))
+    return Teacher(model=model.to(device).eval(), mean=mean, std=std)

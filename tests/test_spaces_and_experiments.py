@@ -1,0 +1,92 @@
+"""What the repository ships: every search space holds what it says, and every experiment can be run."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import yaml
+
+from autospike.config import load_experiment
+from autospike.families import FAMILIES
+from autospike.published import PUBLISHED
+from autospike.space import SearchSpace
+
+ROOT = Path(__file__).parents[1]
+SPACES = sorted((ROOT / "search_spaces").glob("*.yaml"))
+EXPERIMENTS = sorted((ROOT / "experiments").glob("*.yaml"))
+
+# By hand from the authors' table: widths x time steps x sum over depths of (ratios x heads x thresholds x time constants) ** depth.
+AUTO_SPIKFORMER = {
+    "small_1": 4 * sum(6**d for d in (2, 3, 4)),
+    "small_2": 4 * 4 * sum(6**d for d in (2, 3, 4)),
+    "small_3": 8**4,
+    "small_4": 9**4,
+    "small_5": 8_659_768_320,
+    "more_layer_1": sum(6**d for d in (3, 4, 5, 6)),
+    "more_layer_2": 4 * sum(6**d for d in (4, 5, 6, 7, 8)),
+}
+
+POINTS = {
+    **{f"auto_spikformer_{name}": "spikformer_cifar_4_384" for name in AUTO_SPIKFORMER},
+    "spikformer_imagenet": "spikformer_8_512",
+    "spikformer_events": "spikformer_events_2_256",
+    "spike_driven_imagenet": "spike_driven_8_512",
+    "spike_driven_cifar": "spike_driven_cifar_2_512",
+    "spike_driven_events": "spike_driven_events_2_256",
+    "meta_spikeformer_15m": "meta_spikeformer_15m",
+    "meta_spikeformer_31m": "meta_spikeformer_31m",
+    "meta_spikeformer_55m": "meta_spikeformer_55m",
+    "meta_spikeformer_15m_distilled": "meta_spikeformer_15m_distilled",
+    "meta_spikeformer_events": "meta_spikeformer_hardvs",
+    "qkformer_imagenet": "qkformer_10_384",
+    "qkformer_cifar": "qkformer_cifar_4_384",
+}
+# No network was published for their sizes.
+WITHOUT_POINT = {
+    "spikformer_digits",
+    "spike_driven_digits",
+    "meta_spikeformer_digits",
+    "qkformer_digits",
+    "spikformer_32",
+    "mixed_32",
+}
+
+
+@pytest.mark.parametrize(("name", "size"), AUTO_SPIKFORMER.items())
+def test_sizes_of_the_authors_seven_spaces(name: str, size: int) -> None:
+    assert SearchSpace.load(ROOT / "search_spaces" / f"auto_spikformer_{name}.yaml").size() == size
+
+
+def test_every_space_is_accounted_for() -> None:
+    assert {path.stem for path in SPACES} == POINTS.keys() | WITHOUT_POINT
+
+
+@pytest.mark.parametrize(("space", "network"), POINTS.items())
+def test_a_space_contains_its_published_network(space: str, network: str) -> None:
+    assert SearchSpace.load(ROOT / "search_spaces" / f"{space}.yaml").contains(PUBLISHED[network].architecture)
+
+
+def test_every_family_has_a_space() -> None:
+    assert {SearchSpace.load(path).family for path in SPACES} == set(FAMILIES)
+
+
+@pytest.mark.parametrize("path", EXPERIMENTS, ids=lambda path: path.stem)
+def test_an_experiment_loads_and_its_hand_made_network_is_in_its_space(path: Path) -> None:
+    experiment = load_experiment(path)
+    assert experiment.search_space.contains(experiment.baseline_architecture)
+
+
+def test_every_family_has_recipes_for_images_and_for_digits() -> None:
+    families = {path.stem: load_experiment(path).search_space.family for path in EXPERIMENTS}
+    data = {path.stem: load_experiment(path).data.name for path in EXPERIMENTS}
+    for family in FAMILIES:
+        of_family = {data[name] for name, found in families.items() if found == family}
+        assert {"digits", "folder"} <= of_family
+        assert of_family & {"cifar10", "cifar100"}
+
+
+@pytest.mark.parametrize("path", EXPERIMENTS, ids=lambda path: path.stem)
+def test_an_experiment_says_where_its_recipe_is_from(path: Path) -> None:
+    assert path.read_text().startswith("# ")
+    assert isinstance(yaml.safe_load(path.read_text()), dict)
