@@ -19,7 +19,7 @@ demo: setup
 	$(BIN)/autospike run experiments/digits.yaml --run runs/digits
 
 test: check
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -n auto --dist loadfile
 
 test-slow: setup
 	$(BIN)/python -m pytest -m slow

@@ -244,6 +244,32 @@ def test_head_and_embeddings_follow_the_shortcut(family: str, shortcut: str) -> 
     assert isinstance(model.head, SpikingHead) == isinstance(model.head_lif, LIF) == (shortcut == "membrane")
 
 
+# Layers of neurons in the embedding of the first and of a later stage: four convolutions and the position code; those with a
+# membrane stream end in one without neurons, or begin with none; two convolutions and a residual, behind one more at first.
+EMBEDDING_NEURONS = {
+    ("spikformer", "sew"): (5,),
+    ("spikformer", "vanilla"): (5,),
+    ("spike_driven", "membrane"): (4,),
+    ("meta_spikeformer", "membrane"): (0, 1),
+    ("meta_spikeformer", "sew"): (1, 1),
+    ("meta_spikeformer", "vanilla"): (1, 1),
+    ("qkformer", "sew"): (4, 3),
+}
+
+
+@pytest.mark.parametrize(("family", "shortcut"), SKELETONS)
+def test_an_embedding_s_neuron_is_that_of_all_its_layers(family: str, shortcut: str) -> None:
+    expected, neurons = EMBEDDING_NEURONS[family, shortcut], (Neuron(v_threshold=0.7, tau=3.0), Neuron(v_threshold=0.6, tau=1.5))
+    if expected[0] == 0:
+        neurons = (Neuron(), neurons[1])
+    stages = tuple(
+        Stage(embed_dim=16, embedding=Embedding(neuron=neuron), blocks=(Block(),)) for neuron in neurons[: len(expected)]
+    )
+    model = build_model(Architecture(family=family, shortcut=shortcut, stages=stages), num_classes=4, in_chans=1)  # type: ignore[arg-type]
+    for stage, count, neuron in zip(model.stages, expected, neurons, strict=False):
+        assert [m.neuron for m in stage.embedding.modules() if isinstance(m, LIF)] == [neuron] * count  # type: ignore[union-attr]
+
+
 # The published ablations, in millions (15.1, 31.3 and 55.4 M models), and what is changed in convolutional and transformer blocks.
 ABLATIONS: dict[str, tuple[tuple[float, float, float], dict[str, object], dict[str, object]]] = {
     "no SepConv": ((14.92, 30.94, 54.67), {"token_mixer": "none"}, {}),

@@ -108,10 +108,26 @@ def test_fusing_twice_is_fusing_once() -> None:
     assert all(torch.equal(tensor, after[name]) for name, tensor in before.items())
 
 
+def test_a_model_that_never_saw_a_batch_is_refused() -> None:
+    """Fused, nothing would tell that its statistics were never measured, and an evaluator would score it."""
+    fresh = build_model(architecture_of("qkformer", "sew"), num_classes=3, in_chans=1).eval()
+    with pytest.raises(ValueError, match="statistics of its own"):
+        fuse(fresh)
+
+
+def test_a_synapse_alone_is_fused() -> None:
+    layer = LinearNorm(3, 2, bias=False)
+    layer(torch.rand(2, 4, 1, 1, 3))
+    x = torch.rand(2, 4, 1, 1, 3)
+    fused = fuse(layer.eval())
+    assert not [module for module in fused.modules() if isinstance(module, nn.BatchNorm1d)]
+    torch.testing.assert_close(fused(x), layer(x))
+
+
 def test_training_mode_is_refused_and_nothing_is_changed() -> None:
     model = calibrated(architecture_of("qkformer", "sew")).train()
     before = model.state_dict()
-    with pytest.raises(ValueError, match=r"eval mode.*call model.eval\(\) first"):
+    with pytest.raises(ValueError, match=r"eval mode; call model.eval\(\)"):
         fuse(model)
     assert model.state_dict().keys() == before.keys()
 

@@ -122,8 +122,7 @@ def calibrated(model: SpikingModel) -> SpikingModel:
 
 def plain(architecture: Architecture) -> dict[str, tuple[int, ...]]:
     """Names and shapes of a plain model's parameters."""
-    with torch.device("meta"):
-        model = build_model(architecture, num_classes=4, in_chans=1)
+    model = build_model(architecture, num_classes=4, in_chans=1)
     return {name: tuple(p.shape) for name, p in model.named_parameters()}
 
 

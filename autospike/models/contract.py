@@ -177,7 +177,7 @@ class SpikingModel(nn.Module):
 
 def initialise(module: nn.Module) -> None:
     """As Spikformer's code: linear weights from a normal cut at two deviations, std 0.02; convolutions as torch has them."""
-    if isinstance(module, nn.Linear):
+    if isinstance(module, nn.Linear) and not module.weight.is_meta:  # without memory there is nothing to write, slowly
         trunc_normal_(module.weight, std=0.02)
         if module.bias is not None:
             nn.init.zeros_(module.bias)

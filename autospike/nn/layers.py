@@ -146,24 +146,31 @@ class TimewiseMaxPool(nn.Module):
         return pooled.permute(0, 2, 3, 1).unflatten(0, x.shape[:2]).contiguous()
 
 
+SYNAPSES = (LinearNorm, ConvNorm, SeparableConvNorm, RepConv)
+
+
 def synapse(kind: str, channels: int, *, bias: bool) -> nn.Module:
     """A synapse of attention: "linear" or "repconv", which has no bias."""
     return RepConv(channels) if kind == "repconv" else LinearNorm(channels, channels, bias=bias)
 
 
 def fuse(model: nn.Module) -> nn.Module:
-    """Fold every normalisation, and RepConv and SepConv, into single maps, in place. The model must be calibrated, in eval mode.
+    """Fold every normalisation, and RepConv and SepConv, into single maps; in place, and returned.
 
     Raises:
-        ValueError: the model is in training mode, in which normalisation depends on the batch.
+        ValueError: a normalisation is in training mode, where it depends on the batch, or has never seen one.
     """
-    if model.training:
-        raise ValueError(
-            "only a model in eval mode can be fused: normalisation must not depend on the batch; call model.eval() first"
-        )
+    for name, module in model.named_modules():
+        if isinstance(module, _BatchNorm) and (module.training or not module.num_batches_tracked):
+            raise ValueError(
+                f"{name or 'the model'} cannot be fused: a normalisation needs statistics of its own, calibrated or loaded, "
+                "and eval mode; call model.eval()"
+            )
+    if isinstance(model, SYNAPSES):
+        return model.fused().eval()
     for parent in list(model.modules()):
         for name, child in parent.named_children():
-            if isinstance(child, LinearNorm | ConvNorm | SeparableConvNorm | RepConv):
+            if isinstance(child, SYNAPSES):
                 setattr(parent, name, child.fused().eval())
     return model
 
