@@ -38,8 +38,14 @@ WITH_HEADS = frozenset({"sdsa_1_dilated", "sdsa_3", "sdsa_4", "token_qk"})
 # The neuron after attention fires at half the block's threshold: 0.5 where the others have 1.0 (published code of all families).
 RELATIVE_THRESHOLD = {"attention": 0.5}
 
+# Neuron parameters of all published networks: the reference point of spaces that search them.
+PUBLISHED_NEURON = {"v_threshold": 1.0, "tau": 2.0}
+
 # Fields of an architecture that are never genes, where no published form asks for another.
 USUAL_SETTINGS = {"qkv_bias": False, "attention_scale": 0.125, "compact_embedding": False, "distilled": False}
+
+# Fields that are the same in a space and in all of its architectures.
+SETTINGS = ("family", *USUAL_SETTINGS)
 
 STRICT = ConfigDict(extra="forbid", strict=True)
 

@@ -1,27 +1,27 @@
 """A search space mirrors an architecture, with a gene at every leaf.
 
 Where an `Architecture` has a value, its `SearchSpace` has a gene: a `Choice` among values (a single value is a choice of one) or,
-for neuron parameters, a continuous `Range`. `walk` visits the genes and rebuilds an architecture from what the visitor answers;
-sampling, mutation and crossover are all walks, so each is valid by construction for every depth. A gene that the chosen token mixer
-or shortcut has no use for is not visited: no two architectures of a space differ in nothing but a dead gene.
+for neuron parameters, a continuous `Range`. A walk (`autospike.walk`) visits the genes and builds an architecture from
+what the visitor answers. A gene that the chosen token mixer or shortcut has no use for is not visited: no two architectures of a
+space differ in nothing but a dead gene.
 """
 
 from __future__ import annotations
 
-import math
 import random
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, fields, is_dataclass
 from functools import partial
 from itertools import product
 from pathlib import Path
-from typing import Annotated, Any, NamedTuple, get_type_hints
+from typing import Annotated, Any, get_type_hints
 
 from pydantic import AfterValidator, StrictBool, TypeAdapter, ValidationError
 
 from autospike.architecture import (
+    PUBLISHED_NEURON,
     RELATIVE_THRESHOLD,
-    USUAL_SETTINGS,
+    SETTINGS,
     Architecture,
     Block,
     ChannelMixer,
@@ -29,7 +29,6 @@ from autospike.architecture import (
     Neuron,
     NeuronGroups,
     NeuronOverride,
-    Stage,
     Synapse,
     TokenMixer,
     check_block,
@@ -40,10 +39,8 @@ from autospike.architecture import (
 from autospike.errors import first_problem
 from autospike.families import Shortcut, check_compact, check_shortcut, check_stage, check_stages, has_embedding_neurons, rules_of
 from autospike.files import read_yaml
-from autospike.genes import FOLLOW, STRICT, Choice, Continuous, Finite, Gene, Integer, Number, Range, only, words
-
-# Published neuron parameters (Spikformer's code): the reference point of spaces that search neurons.
-PUBLISHED = {"v_threshold": 1.0, "tau": 2.0}
+from autospike.genes import FOLLOW, STRICT, Choice, Continuous, Finite, Gene, Integer, Number, only, words
+from autospike.walk import GenePath, GeneValue, count, walk
 
 # What a block's genes are where a space does not say.
 USUAL = {"num_heads": 8, "qkv": "linear", "projection": "linear"}
@@ -56,7 +53,7 @@ Shortcuts = Annotated[Choice, words(Shortcut)]
 
 
 def _check_neurons(space: NeuronSpace | NeuronOverrideSpace) -> None:
-    for name in PUBLISHED:
+    for name in PUBLISHED_NEURON:
         for value in getattr(space, name).values:
             NeuronOverride(**{name: value})
 
@@ -135,7 +132,7 @@ class BlockSpace:
                 raise ValueError(
                     f"{where}.groups.{f.name}: no such neurons in this space; its blocks have {', '.join(sorted(existing))}"
                 )
-        for name in PUBLISHED:
+        for name in PUBLISHED_NEURON:
             if getattr(self.neuron, name).size > 1 and all(getattr(getattr(self.groups, g), name) != FOLLOW for g in existing):
                 raise ValueError(
                     f"{where}.neuron.{name} has choices but no effect: every neuron group overrides it; fix it to one value"
@@ -265,10 +262,7 @@ class SearchSpace:
 
     def size(self) -> int | float:
         """How many architectures the space holds; infinite with a continuous gene."""
-        contexts = [_Context(self.family, shortcut) for shortcut in self.shortcut.values]
-        return self.time_steps.size * sum(
-            math.prod(_stage_size(stage, i, around) for i, stage in enumerate(self.stages)) for around in contexts
-        )
+        return count(self)
 
     def cover(self) -> list[Architecture]:
         """Architectures that between them have every parameter of the space, at its largest; the first is `largest()`.
@@ -281,129 +275,6 @@ class SearchSpace:
         others = max(gene.size for block in blocks for gene in (block.channel_mixer, block.qkv, block.projection))
         found = (walk(self, partial(_nth, mixer, other)) for mixer, other in product(range(int(mixers)), range(int(others))))
         return list(dict.fromkeys(found))
-
-
-# Fields that are the same in a space and in all of its architectures.
-SETTINGS = ("family", *USUAL_SETTINGS)
-
-GenePath = tuple[str | int, ...]
-Visitor = Callable[..., Any]
-
-
-@dataclass(frozen=True, kw_only=True)
-class GeneValue:
-    """A gene, where it stands (`("stages", 0, "blocks", 2, "neuron", "tau")`), and its value in an architecture."""
-
-    path: GenePath
-    gene: Gene
-    value: Any
-
-
-def walk(space: SearchSpace, visit: Visitor, *parents: Architecture) -> Architecture:
-    """Build an architecture of `space`, asking `visit(gene, path, *values)` at every gene.
-
-    `values` are those of the parents that have such a gene. A block, or a gene, that only some parents have is visited with the
-    values of those; one that none has, with no values.
-    """
-    time_steps = _visit(space.time_steps, visit, [p.time_steps for p in parents], ("time_steps",))
-    shortcut = _visit(space.shortcut, visit, [p.shortcut for p in parents], ("shortcut",))
-    stages = (
-        _walk_stage(stage, visit, [p.stages[i] for p in parents], ("stages", i), _Context(space.family, shortcut))
-        for i, stage in enumerate(space.stages)
-    )
-    settings = {name: getattr(space, name) for name in SETTINGS}
-    return Architecture(**settings, time_steps=time_steps, shortcut=shortcut, stages=tuple(stages))
-
-
-class _Context(NamedTuple):
-    """What decides, besides a stage itself, which genes it has."""
-
-    family: str
-    shortcut: str
-
-
-def _visit(gene: Gene, visit: Visitor, values: list[Any], path: GenePath) -> Any:
-    return visit(gene, path, *(value for value in values if gene.contains(value)))
-
-
-def _walk_stage(space: StageSpace, visit: Visitor, parents: list[Stage], path: GenePath, around: _Context) -> Stage:
-    embed_dim = _visit(space.embed_dim, visit, [p.embed_dim for p in parents], (*path, "embed_dim"))
-    names = _embedding_genes(around, int(path[1]))
-    embedding = Embedding(**_walk_fields(space.embedding, names, visit, [p.embedding for p in parents], (*path, "embedding")))
-    depth = _visit(space.depth, visit, [len(p.blocks) for p in parents], (*path, "depth"))
-    blocks = []
-    for i in range(depth):
-        owners = [p.blocks[i] for p in parents if i < len(p.blocks)]
-        blocks.append(_walk_block(space.block_at(i), visit, owners, (*path, "blocks", i), around.shortcut))
-    return Stage(embed_dim=embed_dim, embedding=embedding, blocks=tuple(blocks))
-
-
-def _walk_block(space: BlockSpace, visit: Visitor, parents: list[Block], path: GenePath, shortcut: str) -> Block:
-    token_mixer = _visit(space.token_mixer, visit, [p.token_mixer for p in parents], (*path, "token_mixer"))
-    groups = neuron_groups(token_mixer, shortcut)
-    followed = _followed(space, groups)
-    return Block(
-        token_mixer=token_mixer,
-        **_walk_fields(space, _others(space, token_mixer), visit, parents, path),
-        neuron=Neuron(
-            **{name: getattr(space.neuron, name).nearest(usual) for name, usual in PUBLISHED.items() if name not in followed},
-            **_walk_fields(space.neuron, followed, visit, [p.neuron for p in parents], (*path, "neuron")),
-        ),
-        groups=NeuronGroups(**_walk_fields(space.groups, groups, visit, [p.groups for p in parents], (*path, "groups"))),
-    )
-
-
-def _embedding_genes(around: _Context, index: int) -> list[str]:
-    return ["stride", "neuron"] if has_embedding_neurons(around.family, index, around.shortcut) else ["stride"]
-
-
-def _others(space: BlockSpace, token_mixer: str) -> list[str]:
-    """The fields of a block, besides these three, that mean something for a token mixer."""
-    apart = ("token_mixer", "neuron", "groups")
-    return [f.name for f in fields(space) if f.name not in apart and has_gene(f.name, token_mixer)]
-
-
-def _followed(space: BlockSpace, groups: Iterable[str]) -> list[str]:
-    """The parameters of the block's neuron that some neuron group takes over."""
-    return [name for name in PUBLISHED if any(getattr(getattr(space.groups, group), name) == FOLLOW for group in groups)]
-
-
-def _walk_all(space: Any, visit: Visitor, parents: list[Any], path: GenePath) -> Any:
-    return space.builds(**_walk_fields(space, [f.name for f in fields(space)], visit, parents, path))
-
-
-def _walk_fields(space: Any, names: Iterable[str], visit: Visitor, parents: list[Any], path: GenePath) -> dict[str, Any]:
-    built = {}
-    for name in names:
-        part = getattr(space, name)
-        descend = _visit if isinstance(part, Choice | Range) else _walk_all
-        built[name] = descend(part, visit, [getattr(p, name) for p in parents], (*path, name))
-    return built
-
-
-def _stage_size(stage: StageSpace, index: int, around: _Context) -> int | float:
-    per_depth = (math.prod(_block_size(stage.block_at(i), around.shortcut) for i in range(depth)) for depth in stage.depth.values)
-    embeddings = math.prod(_size(getattr(stage.embedding, name)) for name in _embedding_genes(around, index))
-    return stage.embed_dim.size * embeddings * sum(per_depth)
-
-
-def _block_size(block: BlockSpace, shortcut: str) -> int | float:
-    return sum(_size_with(block, mixer, neuron_groups(mixer, shortcut)) for mixer in block.token_mixer.values)
-
-
-def _size_with(block: BlockSpace, token_mixer: str, groups: tuple[str, ...]) -> int | float:
-    parts = (
-        *(getattr(block, name) for name in _others(block, token_mixer)),
-        *(getattr(block.neuron, name) for name in _followed(block, groups)),
-        *(getattr(block.groups, name) for name in groups),
-    )
-    return math.prod(_size(part) for part in parts)
-
-
-def _size(space: Any) -> int | float:
-    if isinstance(space, Choice | Range):
-        return space.size
-    return math.prod(_size(getattr(space, f.name)) for f in fields(space))
 
 
 def _singleton(space: type, value: Any) -> Any:
@@ -437,9 +308,9 @@ def _extreme(pick: Callable[[Any], Any], gene: Gene, path: GenePath) -> Any:
     if gene.values == (None,):
         return None
     if name == "v_threshold":
-        return gene.nearest(PUBLISHED[name] * RELATIVE_THRESHOLD.get(str(path[-2]), 1.0))
-    if name in PUBLISHED:
-        return gene.nearest(PUBLISHED[name])
+        return gene.nearest(PUBLISHED_NEURON[name] * RELATIVE_THRESHOLD.get(str(path[-2]), 1.0))
+    if name in PUBLISHED_NEURON:
+        return gene.nearest(PUBLISHED_NEURON[name])
     if isinstance(gene.values[0], str):
         return gene.values[0]
     if name == "stride":  # the less an embedding shrinks the image, the larger the network's work

@@ -31,7 +31,8 @@ from hypothesis import strategies as st
 
 from autospike.architecture import Architecture, Block, Embedding, Neuron, NeuronGroups, NeuronOverride, Stage
 from autospike.genes import Choice, Gene, Range
-from autospike.space import GenePath, SearchSpace, walk
+from autospike.space import SearchSpace
+from autospike.walk import GenePath, walk
 
 SMALL_5 = Path(__file__).parents[1] / "search_spaces" / "auto_spikformer_small_5.yaml"
 

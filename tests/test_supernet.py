@@ -26,8 +26,9 @@ from autospike.evaluation.calibration import calibrate
 from autospike.export import Pixels, write_model
 from autospike.models import build_model
 from autospike.models.contract import SpikingModel
-from autospike.space import GenePath, SearchSpace, walk
+from autospike.space import SearchSpace
 from autospike.supernet import Supernet, corner
+from autospike.walk import GenePath, walk
 
 NEURON = {"v_threshold": [0.4, 0.8], "tau": [1.5, 3.0]}
 OVERRIDE = {"v_threshold": [0.3, 0.7], "tau": [1.25, 2.5]}

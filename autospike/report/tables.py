@@ -14,7 +14,8 @@ from autospike.genes import Choice, Range
 from autospike.pareto import hypervolume, on_front
 from autospike.search.archive import Evaluation
 from autospike.search.selection import accuracy_and_energy
-from autospike.space import GenePath, SearchSpace
+from autospike.space import SearchSpace
+from autospike.walk import GenePath
 
 COLUMNS = ["id", "accuracy", "energy_mj", "params", "time_steps", "f_aeb", "generation", "on_front", "architecture"]
 

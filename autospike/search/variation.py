@@ -12,7 +12,8 @@ from typing import Any
 from autospike.architecture import Architecture
 from autospike.config import SearchConfig
 from autospike.genes import Gene
-from autospike.space import GenePath, SearchSpace, walk
+from autospike.space import SearchSpace
+from autospike.walk import GenePath, walk
 
 
 def mutate(space: SearchSpace, parent: Architecture, rng: random.Random, config: SearchConfig) -> Architecture:
