@@ -42,6 +42,7 @@ class Assembly:
         experiment = run.experiment
         if experiment.threads is not None:
             torch.set_num_threads(experiment.threads)
+        torch.backends.cudnn.allow_tf32 = False  # a rounding more and a spike flips
         images, device = load_images(experiment.data, seed=experiment.seed), _device(experiment.device)
         images.check_time_steps(max(*experiment.search_space.time_steps.values, experiment.baseline_architecture.time_steps))
         run.check_data(images.fingerprint)
@@ -59,7 +60,8 @@ class Assembly:
         config, seed = self.experiment.training, self.experiment.seed
         teacher = None
         if config.teacher is not None:
-            teacher = load_teacher(config.teacher, num_classes=len(self.images.classes), device=self.device)
+            size, classes = self.experiment.data.image_size, len(self.images.classes)
+            teacher = load_teacher(config.teacher, num_classes=classes, image_size=size, device=self.device)
         train(supernet, self._training_batches(), config, Checkpoints(folder=folder), report, seed=seed, teacher=teacher)
 
     def training_steps(self) -> int:

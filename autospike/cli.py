@@ -32,6 +32,16 @@ Overrides = Annotated[
 ]
 
 
+StartFrom = Annotated[
+    Path | None,
+    typer.Option("--from", help="Start from these weights: a published checkpoint, an exported or imported folder, or a run."),
+]
+
+
+def _starting(source: Path | None) -> list[str]:
+    return [f"training.start_from={json.dumps(str(source.resolve()))}"] if source else []
+
+
 @app.callback()
 def about() -> None:
     """Search spiking vision transformers for accuracy and energy: supernet, evolution, export, Pareto plots."""
@@ -41,18 +51,14 @@ def about() -> None:
 def train(
     experiment: ExperimentPath,
     run: NewRunFolder,
-    start_from: Annotated[
-        Path | None,
-        typer.Option("--from", help="Start from these weights: a published checkpoint, an exported or imported folder, or a run."),
-    ] = None,
+    start_from: StartFrom = None,
     overrides: Overrides = None,
 ) -> None:
     """Train the supernet, and the hand-made architecture to compare with."""
     from autospike.commands.train import train
     from autospike.rundir import Run
 
-    started = [f"training.start_from={json.dumps(str(start_from.resolve()))}"] if start_from else []
-    train(Run.start(experiment, run, [*(overrides or []), *started]))
+    train(Run.start(experiment, run, [*(overrides or []), *_starting(start_from)]))
 
 
 @app.command()
@@ -99,7 +105,7 @@ def plot(run: RunFolder) -> None:
 
 
 @app.command(name="run")
-def run_all(experiment: ExperimentPath, run: NewRunFolder, overrides: Overrides = None) -> None:
+def run_all(experiment: ExperimentPath, run: NewRunFolder, start_from: StartFrom = None, overrides: Overrides = None) -> None:
     """Train, search, export and plot; go on where an earlier call stopped."""
     from autospike.commands.export import export
     from autospike.commands.plot import plot
@@ -107,7 +113,7 @@ def run_all(experiment: ExperimentPath, run: NewRunFolder, overrides: Overrides 
     from autospike.commands.train import train
     from autospike.rundir import Run
 
-    started = Run.start(experiment, run, overrides or [])
+    started = Run.start(experiment, run, [*(overrides or []), *_starting(start_from)])
     train(started)
     search(started)
     plot(started)
@@ -118,11 +124,11 @@ def run_all(experiment: ExperimentPath, run: NewRunFolder, overrides: Overrides 
 def import_checkpoint(
     checkpoint: Annotated[Path, typer.Argument(metavar="CHECKPOINT", help="A published network's weights (.safetensors or .pth).")],
     out: Annotated[Path, typer.Option(help="Folder to write to.")],
-    num_heads: Annotated[int | None, typer.Option(min=1, help="Default: as published; no checkpoint tells.")] = None,
+    num_heads: Annotated[int | None, typer.Option(min=1, help="Default: as published.")] = None,
     stride: Annotated[
         int | None, typer.Option(min=1, help="By how much a one-stage network shrinks an image. Default: as published.")
     ] = None,
-    time_steps: Annotated[int, typer.Option(min=1, help="T.")] = 4,
+    time_steps: Annotated[int | None, typer.Option(min=1, help="T. Default: as published, 4 or for events 8 or 16.")] = None,
     image_size: Annotated[int | None, typer.Option(min=1, help="Height and width it is for. Default: as published.")] = None,
 ) -> None:
     """Make an exported model of a checkpoint of Spikformer, Spike-driven Transformer, Meta-SpikeFormer or QKFormer."""

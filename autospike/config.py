@@ -96,6 +96,9 @@ class TrainingConfig(Section):
     teacher: TeacherConfig | None = None
     epochs: Count
     batch_size: Annotated[int, Field(ge=2, multiple_of=2)] = 128
+    accumulate: Count = 1
+    """In how many parts a batch goes through the network, one after another, before the weights move; each part is normalised by
+    itself. Memory shrinks accordingly."""
     optimizer: Literal["adamw", "lamb"] = "adamw"
     learning_rate: Annotated[float, Field(gt=0)] = 5e-4
     min_learning_rate: Annotated[float, Field(ge=0)] = 1e-5
@@ -214,6 +217,8 @@ def load_experiment(path: Path, overrides: Sequence[str] = ()) -> Experiment:
     for override in overrides:
         if override.startswith("space."):
             written = _with_space(written, path)
+        if override.startswith("baseline."):
+            written = _with_baseline(written, path)
         _apply(written, override)
     return _parse(_with_baseline(_with_space(written, path), path), str(path))
 
@@ -225,9 +230,21 @@ def continued(held: Experiment, changed: Experiment, *, source: str) -> Experime
         UserError: a field differs that the trained weights depend on.
     """
     for name in FIXED_BY_TRAINING:
-        if _fixed(changed, name) != _fixed(held, name):
-            raise UserError(f"{source}: {name} differs from the experiment that this run began with; use another --run folder")
+        was, now = _fixed(held, name), _fixed(changed, name)
+        if was != now:
+            parts = (
+                [f"{name}.{key}" for key in was if was[key] != now.get(key)]
+                if isinstance(was, dict) and isinstance(now, dict)
+                else []
+            )
+            where = (parts or [name])[0]
+            raise UserError(f"{source}: {where} differs from the experiment that this run began with; use another --run folder")
     return changed
+
+
+def with_start(experiment: Experiment, start_from: Path | None) -> Experiment:
+    """The experiment, starting from these weights."""
+    return experiment.model_copy(update={"training": experiment.training.model_copy(update={"start_from": start_from})})
 
 
 def _fixed(experiment: Experiment, name: str) -> Any:
@@ -273,6 +290,11 @@ def _check(experiment: Experiment, source: str) -> None:
     training = experiment.training
     if training.warmup >= training.epochs:
         raise UserError(f"{source}: training.warmup_epochs: {training.warmup} of {training.epochs} epochs; warm up for fewer")
+    if training.batch_size % training.accumulate or training.batch_size // training.accumulate < 2:
+        raise UserError(
+            f"{source}: training.accumulate: {training.accumulate} parts of batch_size {training.batch_size}; "
+            "choose a divisor that leaves parts of 2 images or more"
+        )
     if training.teacher is not None and not (space.distilled and baseline.distilled):
         raise UserError(f"{source}: training.teacher: only a network with distilled: true has the head that a teacher trains")
     if training.teacher is not None and experiment.data.name == "events":

@@ -75,6 +75,8 @@ FUSED = Convention(
     fused=True,
 )
 
+CONVENTIONS = (SPIKFORMER, FUSED)
+
 # What a search minimises: networks run fused.
 DEFAULT = FUSED
 

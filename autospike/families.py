@@ -4,7 +4,7 @@ A family is a skeleton: how an image becomes a stream of spikes or membrane pote
 What happens inside a stage, the blocks, is the same for all of them (`autospike.architecture.Block`).
 
     spikformer         Spikformer (Zhou et al., ICLR 2023): patch splitting by four convolutions, one stage
-    spike_driven       Spike-driven Transformer (Yao et al., NeurIPS 2023): the same stem on membrane potentials
+    spike_driven       Spike-driven Transformer (Yao et al., NeurIPS 2023): the same, on membrane potentials
     meta_spikeformer   Meta-SpikeFormer (Yao et al., ICLR 2024): a convolution between stages, any number of them
     qkformer           QKFormer (Zhou et al., NeurIPS 2024): patch embedding with a residual path, any number of stages
 """
@@ -32,6 +32,10 @@ class FamilyRules:
     """The same of the stages after it; none if the family has one stage."""
     silent_first: tuple[Shortcut, ...] = ()
     """Shortcuts under which the first stage's embedding has no neurons."""
+    first_feature: int = 0
+    """The first of the maps that timm's features_only gives unless told otherwise."""
+    compact: bool = False
+    """Whether `compact_embedding` means something."""
     width_multiple: int = 1
     """Every embed_dim is a multiple of this."""
 
@@ -58,6 +62,7 @@ FAMILIES: dict[str, FamilyRules] = {
         first_strides=(1, 2),
         later_strides=(1, 2),
         silent_first=("membrane",),
+        first_feature=1,  # at stride 4, as its detectors take them
     ),
     "qkformer": FamilyRules(
         model="autospike.models.qkformer:QKFormer",
@@ -65,6 +70,7 @@ FAMILIES: dict[str, FamilyRules] = {
         shortcuts=("sew",),
         first_strides=(1, 2, 4),
         later_strides=(1, 2),
+        compact=True,
         width_multiple=2,
     ),
 }
@@ -83,8 +89,8 @@ def check_shortcut(family: str, shortcut: str) -> None:
 
 
 def check_compact(family: str, compact_embedding: bool) -> None:
-    if compact_embedding and family != "qkformer":
-        raise ValueError(f"compact_embedding: only the qkformer family has such a form, not {family}; leave it out")
+    if compact_embedding and not rules_of(family).compact:
+        raise ValueError(f"compact_embedding: the {family} family has no such form; leave it out")
 
 
 def has_embedding_neurons(family: str, index: int, shortcut: str) -> bool:

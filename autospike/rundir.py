@@ -22,7 +22,7 @@ from importlib.metadata import version
 from pathlib import Path
 
 from autospike import files
-from autospike.config import Experiment, continued, load_experiment
+from autospike.config import Experiment, continued, load_experiment, with_start
 from autospike.errors import UserError
 
 RECORDED_PACKAGES = (
@@ -56,8 +56,11 @@ class Run:
         experiment = load_experiment(experiment_path, overrides)
         run = cls(folder=folder, experiment=experiment)
         if run.trained:
-            continued(load_experiment(folder / "experiment.yaml"), experiment, source=str(folder))
-        return run
+            held = load_experiment(folder / "experiment.yaml")
+            if experiment.training.start_from is None:  # where the weights came from need not be said again
+                experiment = with_start(experiment, held.training.start_from)
+            continued(held, experiment, source=str(folder))
+        return cls(folder=folder, experiment=experiment)
 
     @classmethod
     def resume(cls, folder: Path, overrides: Sequence[str] = ()) -> Run:

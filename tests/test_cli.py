@@ -64,11 +64,11 @@ def test_a_setting_that_does_not_fit(
 @pytest.mark.parametrize(
     ("args", "words"),
     [
-        (["train", "missing.yaml", "--run", "r"], "missing.yaml: cannot be read (No such file or directory)"),
+        (["train", "missing.yaml", "--run", "r"], "missing.yaml: no such file (No such file or directory)"),
         (["search", "nowhere"], "nowhere: no run here"),
         (["export", "nowhere"], "nowhere: no run here"),
         (["plot", "nowhere"], "nowhere: no run here"),
-        (["describe", "missing.yaml"], "missing.yaml: cannot be read"),
+        (["describe", "missing.yaml"], "missing.yaml: no such file"),
         (["plot", "[/x] [red]y"], "[/x] [red]y: no run here"),
         (["train"], "Missing argument 'EXPERIMENT'"),
         (["fly"], "No such command 'fly'"),

@@ -108,7 +108,7 @@ def test_widths(reader: Any, family: str, width: int) -> None:
 @pytest.mark.parametrize("family", NAMES)
 def test_only_qkformer_has_a_compact_embedding(reader: Any, family: str) -> None:
     read = reader(family, stage(), compact_embedding=True)
-    judged(read, allowed=family == "qkformer", named=f"compact_embedding: only the qkformer family has such a form, not {family}")
+    judged(read, allowed=family == "qkformer", named=f"compact_embedding: the {family} family has no such form")
 
 
 @pytest.mark.parametrize("family", [name for name in NAMES if FAMILIES[name][3] > 1])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -15,6 +16,7 @@ from torch import Tensor
 
 from autospike.architecture import Architecture, Block, Embedding, Stage
 from autospike.config import TeacherConfig
+from autospike.errors import UserError
 from autospike.export import Pixels, write_model
 from autospike.files import read_json
 from autospike.models import build_model
@@ -107,7 +109,7 @@ def test_an_import_does_not_write_into_a_folder_of_something_else(
 ) -> None:
     published = checkpoint(vectors, "sdt2_short_2p1", tmp_path)
     outcome = autospike(capsys, "import", published, "--out", tmp_path)
-    assert (outcome.code, "holds no exported model" in outcome.err) == (2, True)
+    assert (outcome.code, "holds something else than an imported model" in outcome.err) == (2, True)
 
 
 def meta(width: int, *, classes: int = 3, distilled: bool = False) -> Architecture:
@@ -193,7 +195,7 @@ def saved_teacher(tmp_path: Path) -> tuple[TeacherConfig, Tensor]:
     with torch.no_grad():
         labels = model((pixels - mean) / std).argmax(dim=1)
     config = TeacherConfig(model="resnet10t", weights=tmp_path / "teacher.safetensors")
-    teacher = load_teacher(config, num_classes=10, device=torch.device("cpu"))
+    teacher = load_teacher(config, num_classes=10, image_size=32, device=torch.device("cpu"))
     assert torch.equal(teacher(pixels * 2 - 1), labels)  # ours are normalised by 0.5, 0.5; the teacher wants its own
     return config, labels
 
@@ -203,10 +205,52 @@ def test_a_teacher_sees_pixels_as_it_was_trained_to(tmp_path: Path) -> None:
     assert labels.shape == (4,)
 
 
+def test_a_teacher_of_other_classes_is_refused(tmp_path: Path) -> None:
+    saved_teacher(tmp_path)
+    config = TeacherConfig(model="resnet10t", weights=tmp_path / "teacher.safetensors")
+    with pytest.raises(UserError, match="size mismatch for fc"):
+        load_teacher(config, num_classes=3, image_size=32, device=torch.device("cpu"))
+
+
+def test_an_exported_teacher_of_other_classes_is_refused(tmp_path: Path) -> None:
+    """timm would give it a random head."""
+    architecture = replace(meta(8), stages=meta(8).stages[:1])
+    model = build_model(architecture, num_classes=3, in_chans=3)
+    write_model(tmp_path, model, architecture, classes=("a", "b", "c"), pixels=Pixels.ours(3, 8))
+    with pytest.raises(UserError, match="knows 3 classes, the data have 10"):
+        load_teacher(TeacherConfig(model=f"local-dir:{tmp_path}"), num_classes=10, image_size=8, device=torch.device("cpu"))
+
+
+def test_an_import_does_not_overwrite_an_export(vectors: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Its report would speak of another network."""
+    published = checkpoint(vectors, "sdt2_short_2p1", tmp_path)
+    out = tmp_path / "export"
+    write_model(out, build_model(meta(8), num_classes=3, in_chans=1), meta(8), classes=("a", "b", "c"), pixels=Pixels.ours(1, 8))
+    (out / "report.json").write_text("{}")
+    outcome = autospike(capsys, "import", published, "--out", out)
+    assert outcome.code == 2
+    assert read_json(out / "architecture.json") == meta(8).to_dict()
+
+
+def test_each_network_of_a_run_starts_from_its_own(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """The hand-made network must stay one that was trained alone."""
+    experiment = ROOT / "experiments" / "digits_spike_driven.yaml"
+    autospike(capsys, "train", experiment, "--run", tmp_path / "one", *brief())
+    still = brief("training.learning_rate=1.0e-30", "training.min_learning_rate=0", "training.weight_decay=0")
+    outcome = autospike(capsys, "train", experiment, "--run", tmp_path / "two", "--from", tmp_path / "one", *still)
+    assert (outcome.code, outcome.err) == (0, "")
+    for part in ("supernet", "baseline"):
+        one, two = (weights(tmp_path / run / part) for run in ("one", "two"))
+        assert all(torch.equal(tensor, two[name]) for name, tensor in one.items() if name.startswith("model."))
+    assert autospike(capsys, "train", experiment, "--run", tmp_path / "two", *still).code == 0  # the source need not be said again
+
+
+def weights(folder: Path) -> dict[str, Tensor]:
+    return load_file(folder / read_json(folder / "checkpoint.json")["file"])
+
+
 @pytest.mark.parametrize("config", [{"model": "no_such_network"}, {"model": "resnet10t", "weights": "missing.safetensors"}])
 def test_a_teacher_that_cannot_be_opened_is_one_line(config: dict[str, str]) -> None:
-    from autospike.errors import UserError
-
     with pytest.raises(UserError) as caught:
-        load_teacher(TeacherConfig.model_validate(config), num_classes=10, device=torch.device("cpu"))
+        load_teacher(TeacherConfig.model_validate(config), num_classes=10, image_size=32, device=torch.device("cpu"))
     assert len(str(caught.value).splitlines()) == 1

@@ -36,6 +36,7 @@ class Case:
     blocks: tuple[tuple[tuple[str, int | None], ...], ...]
     """Token mixer and heads of each block of each stage."""
     in_chans: int = 3
+    time_steps: int = 4
     qkv_bias: bool = False
     convolutional_stages: int = 0
     exact_rates: bool = True
@@ -77,6 +78,7 @@ CASES = {
         strides=(8,),
         blocks=((("sdsa_1_dilated", 4),) * 2,),
         in_chans=2,
+        time_steps=16,
     ),
     "sdt2_full_6p2": Case(
         said={"num_heads": 4},
@@ -159,7 +161,8 @@ def test_architecture(reference: Reference) -> None:
     assert (architecture.family, architecture.shortcut) == (case.family, case.shortcut)
     assert tuple(stage.embed_dim for stage in architecture.stages) == case.widths
     assert tuple(stage.embedding.stride for stage in architecture.stages) == case.strides
-    assert (architecture.time_steps, architecture.attention_scale, architecture.qkv_bias) == (4, 0.125, case.qkv_bias)
+    settings = (architecture.time_steps, architecture.attention_scale, architecture.qkv_bias)
+    assert settings == (case.time_steps, 0.125, case.qkv_bias)
     assert not architecture.distilled
     assert reference.model.architecture == architecture
 
@@ -411,7 +414,7 @@ def test_a_block_without_end_is_refused(vectors: Path) -> None:
     assert "block.2.mlp.fc1_linear.weight" in refused({**state, "block.2.attn.q_bn.bias": torch.zeros(64)})
 
 
-@pytest.mark.parametrize("damage", ["longer", "shorter", "deeper", "flat"])
+@pytest.mark.parametrize("damage", ["longer", "shorter", "deeper"])
 def test_a_key_of_another_shape_is_named(dialect: str, state: State, damage: str) -> None:
     key = MIDDLE[dialect]
     given = state[key]
@@ -419,11 +422,50 @@ def test_a_key_of_another_shape_is_named(dialect: str, state: State, damage: str
         "longer": torch.cat([given, given]),
         "shorter": given[:-1],
         "deeper": torch.stack([given] * 2, dim=-1),
-        "flat": given[0],
     }[damage]
     message = refused(state)
     assert message.startswith(f"state dict of {dialect}: key {key!r} has shape {tuple(state[key].shape)}")
     assert f"does not fit {tuple(given.shape)}" in message
+
+
+NO_WEIGHTS = {
+    "a number": torch.tensor(1.0),
+    "whole numbers": torch.ones(4, 4, dtype=torch.int64),
+    "empty": torch.zeros(0, 4),
+    "no tensor": [1.0, 2.0],
+}
+
+
+@pytest.mark.parametrize("damage", NO_WEIGHTS)
+def test_any_key_without_weights_is_named(dialect: str, state: State, damage: str) -> None:
+    """Whichever key it is: the first, one in the middle, or the head's."""
+    for key in (FIRST_CONVOLUTION[dialect], MIDDLE[dialect], "head.weight"):
+        assert f"key {key!r}" in refused({**state, key: NO_WEIGHTS[damage]})
+
+
+def test_any_key_of_one_dimension_is_named(state: State) -> None:
+    for key, tensor in state.items():
+        if tensor.dim() > 1 and "talking_heads" not in key:
+            assert f"key {key!r}" in refused({**state, key: torch.zeros(3)})
+
+
+def test_half_precision_is_computed_in_full(vectors: Path) -> None:
+    stored = read(vectors, "spikformer_cifar_d64_L2")
+    halved = {key: tensor.half() if tensor.is_floating_point() else tensor for key, tensor in state_dict(stored).items()}
+    model, _ = load_reference(halved, num_heads=4)
+    assert {p.dtype for p in model.parameters()} == {torch.float32}
+    assert model(torch.from_numpy(stored["input"])).shape == (1, 10)
+
+
+def test_a_spike_driven_network_is_known_without_what_it_never_runs(vectors: Path) -> None:
+    """Its queries are convolutions of images, Spikformer's of tokens."""
+    stored = read(vectors, "sdt1_cifar_d64_L2")
+    state = {key: tensor for key, tensor in state_dict(stored).items() if "talking_heads" not in key}
+    model, architecture = load_reference(state, stride=4)
+    assert (architecture.family, architecture.shortcut) == ("spike_driven", "membrane")
+    with torch.no_grad():
+        logits = model(torch.from_numpy(stored["input"]))
+    torch.testing.assert_close(logits, torch.from_numpy(stored["out_T4"]), rtol=1e-5, atol=1e-5)
 
 
 def test_the_first_of_two_shapes_is_named(dialect: str, state: State) -> None:

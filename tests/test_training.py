@@ -13,10 +13,11 @@ from typing import Any
 
 import pytest
 import torch
+import torch.nn.functional as F
 from safetensors.torch import load_file
 
 from autospike.config import AugmentationConfig, DataConfig, TrainingConfig
-from autospike.data.batches import TrainingBatches
+from autospike.data.batches import Batch, TrainingBatches
 from autospike.data.images import load_images
 from autospike.errors import UserError
 from autospike.randomness import keyed
@@ -24,7 +25,7 @@ from autospike.space import SearchSpace
 from autospike.supernet import Supernet
 from autospike.training.checkpoint import Checkpoints
 from autospike.training.sampling import sandwich, single_path
-from autospike.training.trainer import Progress, train
+from autospike.training.trainer import Progress, _step, train
 
 CONFIG = TrainingConfig(epochs=4, batch_size=32, learning_rate=0.01, warmup_epochs=1, checkpoint_epochs=1)
 
@@ -74,12 +75,18 @@ def weights(folder: Path) -> dict[str, torch.Tensor]:
     return load_file(folder / record.file)
 
 
-@pytest.mark.parametrize("sampling", ["single-path", "sandwich"])
+WAYS = {
+    "single path": {"sampling": "single-path"},
+    "sandwich": {"sampling": "sandwich"},
+    "LAMB": {"optimizer": "lamb"},  # it counts its steps elsewhere than AdamW
+    "in parts": {"accumulate": 4},
+}
+
+
+@pytest.mark.parametrize("way", WAYS)
 @pytest.mark.parametrize("kill_at", [[1], [6], [4, 9, 13]])
-def test_a_killed_training_resumes_to_the_same_bits(
-    tmp_path: Path, tiny_space: SearchSpace, sampling: str, kill_at: list[int]
-) -> None:
-    config = CONFIG.model_copy(update={"sampling": sampling})
+def test_a_killed_training_resumes_to_the_same_bits(tmp_path: Path, tiny_space: SearchSpace, way: str, kill_at: list[int]) -> None:
+    config = CONFIG.model_copy(update=WAYS[way])
     whole = run(tiny_space, tmp_path / "whole", config)
     for step in kill_at:
         with pytest.raises(KilledError):
@@ -207,3 +214,21 @@ def test_a_damaged_checkpoint_is_one_clear_line(tmp_path: Path, tiny_space: Sear
     with pytest.raises(UserError, match="cannot be restored") as error:
         checkpoints.load(supernet(tiny_space))
     assert "\n" not in str(error.value)
+
+
+def test_a_batch_in_parts_is_the_mean_of_its_parts(tiny_space: SearchSpace) -> None:
+    """By hand: the gradient of each part's loss, weighed by its share of the batch; each part is normalised by itself."""
+    supernet = Supernet(SearchSpace.of(tiny_space.largest()), num_classes=10, in_chans=1)
+    images, labels = torch.rand(8, 1, 8, 8), torch.arange(8)
+    expected = torch.zeros_like(supernet.shared.get_parameter("head.weight"))
+    for part in (slice(0, 4), slice(4, 8)):
+        supernet.zero_grad()
+        (logits,) = supernet(images[part], [tiny_space.largest()])
+        F.cross_entropy(logits, labels[part]).backward()
+        expected += supernet.shared.get_parameter("head.weight").grad / 2
+    supernet.zero_grad()
+    keep = torch.optim.SGD(supernet.parameters(), lr=1.0)
+    before = supernet.shared.get_parameter("head.weight").detach().clone()
+    config = CONFIG.model_copy(update={"accumulate": 2})
+    _step(supernet, Batch(images=images, targets=labels), keep, config, None, random.Random(0), 0)
+    torch.testing.assert_close(before - supernet.shared.get_parameter("head.weight"), expected, rtol=1e-4, atol=1e-6)

@@ -47,6 +47,8 @@ def describe(path: Path, shape: InputShape) -> None:
     if published is not None and not path.exists():
         _show(f"{path}: a published architecture", [("it", published.architecture)], shape)
         return
+    if not path.exists():
+        raise UserError(f"{path}: no such file, and no published network of this name; those are {', '.join(PUBLISHED)}")
     written = read_yaml(path)
     if not isinstance(written, dict) or "stages" not in written:
         raise UserError(f"{path}: neither a search space nor an architecture (no `stages`); see search_spaces/ for examples")

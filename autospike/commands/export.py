@@ -11,7 +11,7 @@ from autospike.assembly import Assembly
 from autospike.commands.display import note, table, working
 from autospike.counting import FiringRates
 from autospike.data.batches import FixedBatches
-from autospike.energy import PJ_PER_AC, PJ_PER_MAC, to_rows
+from autospike.energy import CONVENTIONS, PJ_PER_AC, PJ_PER_MAC, energy, to_rows
 from autospike.evaluation.evaluator import score
 from autospike.export import Pixels, write_model
 from autospike.models.contract import SpikingModel
@@ -85,6 +85,7 @@ def _final(model: SpikingModel, architecture: Architecture, test: FixedBatches, 
         "test_accuracy": final.accuracy,
         "test_images": final.images,
         "energy_mj": final.energy.energy_mj,
+        "energy_mj_by_convention": {c.name: energy(final.counts, c).energy_mj for c in CONVENTIONS},
         "macs": final.energy.macs,
         "acs": final.energy.acs,
         "convention": final.energy.convention,

@@ -23,7 +23,7 @@ class Untold:
 
     num_heads: int | None
     stride: int | None
-    time_steps: int
+    time_steps: int | None
     image_size: int | None
 
 
@@ -33,17 +33,20 @@ def import_checkpoint(checkpoint: Path, out: Path, untold: Untold) -> None:
     Raises:
         UserError: the checkpoint cannot be read, is of no network that is known, or the folder holds something else.
     """
-    if out.exists() and any(out.iterdir() if out.is_dir() else [out]) and not (out / "architecture.json").exists():
-        raise UserError(f"{out}: exists and holds no exported model; choose another --out")
+    held = [path.name for path in out.iterdir()] if out.is_dir() else [out.name] if out.exists() else []
+    if held and ("architecture.json" not in held or "report.json" in held):
+        raise UserError(f"{out}: holds something else than an imported model; choose another --out")
     state = read_checkpoint(checkpoint)
     model, architecture = load_reference(state, num_heads=untold.num_heads, stride=untold.stride, time_steps=untold.time_steps)
     channels = int(next(iter(model.parameters())).shape[1])
     classes = tuple(str(i) for i in range(model.num_classes))
     write_model(out, model, architecture, classes=classes, pixels=_pixels(architecture, channels, untold.image_size))
     params = sum(p.numel() for p in model.parameters())
+    heads = sorted({b.num_heads for stage in architecture.stages for b in stage.blocks if b.num_heads})
     note(
         f"{out}: {architecture.family}, {architecture.depth} blocks, width {model.num_features}, {params:,} parameters, "
-        f"T = {architecture.time_steps}; open it with timm.create_model('local-dir:{out}')"
+        f"T = {architecture.time_steps}, stride {architecture.stride}, heads {heads or 'of no effect'}; "
+        f"open it with timm.create_model('local-dir:{out}')"
     )
 
 

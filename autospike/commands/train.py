@@ -10,7 +10,7 @@ from autospike.nn.kernel import lif_kernel
 from autospike.rundir import Run
 from autospike.space import SearchSpace
 from autospike.training.checkpoint import Checkpoints
-from autospike.training.start import adopt
+from autospike.training.start import Part, adopt, opened
 from autospike.training.trainer import Progress
 
 LOG_EVERY_STEPS = 10
@@ -23,6 +23,9 @@ def train(run: Run) -> None:
         UserError: the data or a checkpoint cannot be read.
     """
     assembly = Assembly.of(run)
+    source = run.experiment.training.start_from
+    if source is not None and not run.trained:
+        opened(source, "supernet")  # before anything is written
     run.record()
     _train(run, assembly, run.experiment.search_space, run.supernet, "supernet")
     _train(run, assembly, SearchSpace.of(run.experiment.baseline_architecture), run.baseline, "hand-made")
@@ -34,8 +37,9 @@ def _train(run: Run, assembly: Assembly, space: SearchSpace, folder: Path, name:
         note(f"{name}: trained already, {record.step} steps")
         return
     supernet, source = assembly.supernet(space), run.experiment.training.start_from
+    part: Part = "supernet" if folder == run.supernet else "baseline"
     if source is not None and record is None:
-        taken, whole = adopt(supernet, source), sum(p.numel() for p in supernet.parameters())
+        taken, whole = adopt(supernet, source, part), sum(p.numel() for p in supernet.parameters())
         note(f"{name}: starts from {source}, {taken:,} of {whole:,} parameters")
     with progress(f"train {name}", total=assembly.training_steps()) as bar:
 

@@ -121,8 +121,8 @@ def _cifar(config: DataConfig, seed: int) -> Images:
         classes=tuple(train.classes),
         channels=3,
         splits=_search_from_train(
-            (train.targets, lambda i: Image.fromarray(train.data[i])),
-            (test.targets, lambda i: Image.fromarray(test.data[i])),
+            (train.targets, _Pixels(arrays=train.data)),
+            (test.targets, _Pixels(arrays=test.data)),
             config,
             seed,
         ),

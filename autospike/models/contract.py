@@ -151,8 +151,14 @@ class SpikingModel(nn.Module):
     def get_classifier(self) -> nn.Module:
         return self.head
 
-    def reset_classifier(self, num_classes: int) -> None:
-        """A new, untrained head (two, if distilled); none, for features, at 0 classes."""
+    def reset_classifier(self, num_classes: int, global_pool: str | None = None) -> None:
+        """A new, untrained head (two, if distilled); none, for features, at 0 classes.
+
+        Raises:
+            ValueError: another pooling than the mean over positions was asked for.
+        """
+        if global_pool not in (None, "avg"):
+            raise ValueError(f"global_pool must be 'avg', the mean over positions, got {global_pool!r}")
         self.num_classes = num_classes
         self.head = self._new_head()
         if self.architecture.distilled:

@@ -45,7 +45,7 @@ class Dialect:
 
 
 def load_reference(
-    state_dict: State, *, num_heads: int | None = None, stride: int | None = None, time_steps: int = 4
+    state_dict: State, *, num_heads: int | None = None, stride: int | None = None, time_steps: int | None = None
 ) -> tuple[SpikingModel, Architecture]:
     """The model, in eval mode with the checkpoint's parameters and statistics, and its architecture.
 
@@ -56,7 +56,7 @@ def load_reference(
             Transformer's keys tell.
         stride: of the one-stage families; unless given, 16 in Spikformer's ImageNet and event forms, 4 in its CIFAR form; of the
             Spike-driven Transformer 16 for 1000 classes, otherwise 4, and 8 for events.
-        time_steps: T.
+        time_steps: T; unless given, 4, of event forms 16, and 8 of Meta-SpikeFormer's (HAR-DVS).
 
     Raises:
         UserError: no published network has these keys; a key is foreign or missing, or a shape does not fit: names the first one.
@@ -71,9 +71,15 @@ def load_reference(
 
 
 def _loaded(
-    dialect: Dialect, state: State, num_heads: int | None, stride: int | None, time_steps: int
+    dialect: Dialect, state: State, num_heads: int | None, stride: int | None, time_steps: int | None
 ) -> tuple[SpikingModel, Architecture]:
-    architecture = replace(dialect.architecture(state, num_heads, stride), time_steps=time_steps)
+    for key, tensor in state.items():
+        counter = key.endswith("num_batches_tracked")
+        if not isinstance(tensor, Tensor) or not (counter or (tensor.is_floating_point() and tensor.dim() and tensor.numel())):
+            raise ValueError(f"key {key!r} holds no weights: {_described(tensor)}")
+    architecture = dialect.architecture(state, num_heads, stride)
+    if time_steps is not None:
+        architecture = replace(architecture, time_steps=time_steps)
     with torch.device("meta"):
         model = build_model(architecture, num_classes=len(state["head.weight"]), in_chans=_in_chans(state))
     keys = their_keys(dialect, state, model.state_dict())
@@ -135,10 +141,17 @@ def _load_torch(path: Path) -> object:
 
 
 def _recognise(state: State) -> Dialect:
+    first_query = state.get("block.0.attn.q_conv.weight")
+    if isinstance(first_query, Tensor) and first_query.dim() == 4:  # of the two one-stage networks one convolves images, one tokens
+        return DIALECTS[0]
     for dialect in DIALECTS:
         if any(re.fullmatch(dialect.signature, key) for key in state):
             return dialect
     first = next(iter(state), None)
+    if str(first).startswith(("stages.", "model.shared.")):
+        raise UserError(
+            "state dict: these are this package's own names; open the exported folder that holds it with timm, or with --from"
+        )
     raise UserError(
         f"state dict: no published network that is known has the key {first!r}; known are {', '.join(d.name for d in DIALECTS)}"
     )
@@ -153,14 +166,31 @@ def _fitted(key: str, tensor: Tensor, shape: torch.Size) -> Tensor:
     fitted = tensor.reshape(tensor.shape[: len(shape)]) if set(tensor.shape[len(shape) :]) <= {1} else tensor
     if fitted.shape != shape:
         raise ValueError(f"key {key!r} has shape {tuple(tensor.shape)}, which does not fit {tuple(shape)}")
-    return fitted.clone()
+    return fitted.float() if fitted.dtype in (torch.float16, torch.bfloat16, torch.float64) else fitted.clone()
+
+
+def _described(value: object) -> str:
+    return f"shape {tuple(value.shape)}, {value.dtype}" if isinstance(value, Tensor) else type(value).__name__
+
+
+def _size(state: State, key: str, dim: int) -> int:
+    """The size of a tensor along a dimension.
+
+    Raises:
+        KeyError: there is no such tensor.
+        ValueError: it has no such dimension.
+    """
+    tensor = state[key]
+    if tensor.dim() <= dim:
+        raise ValueError(f"key {key!r} has shape {tuple(tensor.shape)}, which has too few dimensions")
+    return tensor.shape[dim]
 
 
 def _in_chans(state: State) -> int:
     stems = ("patch_embed", "patch_embed1", "downsample1_1")
     embedding = next((stem for stem in stems if any(key.startswith(f"{stem}.") for key in state)), stems[0])
     first = "encode_conv" if embedding == "downsample1_1" else "proj_conv"
-    return state[f"{embedding}.{first}.weight"].shape[1]
+    return _size(state, f"{embedding}.{first}.weight", 1)
 
 
 def _count(state: State, prefix: str) -> int:
@@ -173,35 +203,38 @@ def _count(state: State, prefix: str) -> int:
 
 def _ratio(state: State, key: str) -> float:
     """Hidden width by width, of the first of two layers."""
-    weight = state[key]
-    return weight.shape[0] / weight.shape[1]
+    return _size(state, key, 0) / _size(state, key, 1)
 
 
 def _spikformer(state: State, num_heads: int | None, stride: int | None) -> Architecture:
     cifar = "block.0.attn.q_linear.weight" in state
     events = _in_chans(state) == 2
-    width = len(state["patch_embed.rpe_bn.weight"])
-    heads = num_heads or max(1, width // (32 if cifar else 16 if events else 64))
+    width = _size(state, "patch_embed.rpe_bn.weight", 0)
+    heads = max(1, width // (32 if cifar else 16 if events else 64)) if num_heads is None else num_heads
     layer = "linear" if cifar else "conv"
     blocks = tuple(
         Block(num_heads=heads, mlp_ratio=_ratio(state, f"block.{i}.mlp.fc1_{layer}.weight")) for i in range(_count(state, "block"))
     )
-    stage = Stage(embed_dim=width, embedding=Embedding(stride=stride or (4 if cifar else 16)), blocks=blocks)
+    stage = Stage(embed_dim=width, embedding=Embedding(stride=(4 if cifar else 16) if stride is None else stride), blocks=blocks)
     bias = f"block.0.attn.q_{layer}.bias" in state
-    return Architecture(qkv_bias=bias, attention_scale=0.25 if events else 0.125, stages=(stage,))
+    steps, scale = (16, 0.25) if events else (4, 0.125)
+    return Architecture(time_steps=steps, qkv_bias=bias, attention_scale=scale, stages=(stage,))
 
 
 def _spike_driven(state: State, num_heads: int | None, stride: int | None) -> Architecture:
     if any(_ratio(state, f"block.{i}.mlp.fc1_conv.weight") == 1 for i in range(_count(state, "block"))):
         raise ValueError("mlp_ratio 1: the published code then adds a shortcut inside the MLP, which is not built here")
     events = _in_chans(state) == 2
-    width = len(state["patch_embed.rpe_bn.weight"])
-    heads = num_heads or len(state["block.0.attn.talking_heads.weight"])
+    width = _size(state, "patch_embed.rpe_bn.weight", 0)
+    talking = "block.0.attn.talking_heads.weight"
+    heads = (_size(state, talking, 0) if talking in state else 8) if num_heads is None else num_heads
+    if num_heads is not None and not events:
+        raise ValueError("num_heads has no effect in this network's image form; leave it out")
     mixer = Block(token_mixer="sdsa_1_dilated", num_heads=heads) if events else Block(token_mixer="sdsa_1")
     blocks = tuple(replace(mixer, mlp_ratio=_ratio(state, f"block.{i}.mlp.fc1_conv.weight")) for i in range(_count(state, "block")))
     usual = 8 if events else 16 if len(state["head.weight"]) == 1000 else 4
-    stage = Stage(embed_dim=width, embedding=Embedding(stride=stride or usual), blocks=blocks)
-    return Architecture(family="spike_driven", shortcut="membrane", stages=(stage,))
+    stage = Stage(embed_dim=width, embedding=Embedding(stride=usual if stride is None else stride), blocks=blocks)
+    return Architecture(family="spike_driven", shortcut="membrane", time_steps=16 if events else 4, stages=(stage,))
 
 
 def _meta_spikeformer(state: State, num_heads: int | None, stride: int | None) -> Architecture:
@@ -211,7 +244,7 @@ def _meta_spikeformer(state: State, num_heads: int | None, stride: int | None) -
         return Block(token_mixer="sepconv", channel_mixer="conv", mlp_ratio=_ratio(state, f"{name}.0.conv1.weight"))
 
     def transformer(name: str) -> tuple[Block, ...]:
-        block = Block(num_heads=num_heads or 8, qkv="repconv", projection="repconv")
+        block = Block(num_heads=8 if num_heads is None else num_heads, qkv="repconv", projection="repconv")
         depth = _count(state, name)
         return tuple(replace(block, mlp_ratio=_ratio(state, f"{name}.{i}.mlp.fc1_conv.weight")) for i in range(depth))
 
@@ -221,20 +254,22 @@ def _meta_spikeformer(state: State, num_heads: int | None, stride: int | None) -
     blocks = (*conv_blocks, transformer("block3"), transformer("block4"))
     samplings = ("downsample1_1", "downsample1_2", "downsample2", "downsample3", "downsample4")
     stages = tuple(
-        Stage(embed_dim=len(state[f"{name}.encode_bn.weight"]), embedding=Embedding(stride=stride), blocks=inside)
+        Stage(embed_dim=_size(state, f"{name}.encode_bn.weight", 0), embedding=Embedding(stride=stride), blocks=inside)
         for name, stride, inside in zip(samplings, (2, 2, 2, 2, 1), blocks, strict=True)
     )
-    return Architecture(family="meta_spikeformer", shortcut="membrane", distilled="head_kd.weight" in state, stages=stages)
+    distilled, steps = "head_kd.weight" in state, 8 if _in_chans(state) == 2 else 4
+    return Architecture(family="meta_spikeformer", shortcut="membrane", time_steps=steps, distilled=distilled, stages=stages)
 
 
 def _qkformer(state: State, num_heads: int | None, stride: int | None) -> Architecture:
     _refuse_stride(stride)
     compact = "patch_embed1.proj2_conv.weight" not in state
-    heads = num_heads or (8 if compact else max(1, state["head.weight"].shape[1] // 64))
+    usual = 8 if compact else max(1, _size(state, "head.weight", 1) // 64)
+    heads = usual if num_heads is None else num_heads
     stages = []
     for i, stride_of_stage in enumerate((1, 2, 2) if compact else (4, 2, 2), start=1):
         blocks = tuple(_qkformer_block(state, f"stage{i}.{j}", heads) for j in range(_count(state, f"stage{i}")))
-        width = len(state[f"patch_embed{i}.proj_res_bn.weight"])
+        width = _size(state, f"patch_embed{i}.proj_res_bn.weight", 0)
         stages.append(Stage(embed_dim=width, embedding=Embedding(stride=stride_of_stage), blocks=blocks))
     return Architecture(family="qkformer", compact_embedding=compact, stages=tuple(stages))
 

@@ -37,7 +37,8 @@ def first_conv(family: str) -> str:
 
 def _cfg(published: Published) -> dict[str, Any]:
     size = (published.in_chans, published.image_size, published.image_size)
-    usual = {"mean": (0.5,) * published.in_chans, "std": (0.5,) * published.in_chans, "crop_pct": 1.0, "interpolation": "bilinear"}
+    mean, std = (0.5, 0.5) if published.in_chans == 3 else (0.0, 1.0)  # event counts are not normalised
+    usual = {"mean": (mean,) * published.in_chans, "std": (std,) * published.in_chans, "crop_pct": 1.0, "interpolation": "bilinear"}
     return {
         "num_classes": published.num_classes,
         "input_size": size,
@@ -54,7 +55,19 @@ default_cfgs = generate_default_cfgs(
 )
 
 
-def _build(architecture: dict[str, Any] | Architecture, num_classes: int = 1000, in_chans: int = 3) -> SpikingModel:
+def _build(
+    architecture: dict[str, Any] | Architecture,
+    num_classes: int = 1000,
+    in_chans: int = 3,
+    drop_rate: float = 0.0,
+    drop_path_rate: float = 0.0,
+    global_pool: str = "avg",
+) -> SpikingModel:
+    """timm's scripts always give the last three; only their neutral values exist here."""
+    if drop_rate or drop_path_rate or global_pool != "avg":
+        raise UserError(
+            f"no dropout and no other pooling here; got {drop_rate=}, {drop_path_rate=}, {global_pool=}; leave them out"
+        )
     return build_model(_parsed(architecture), num_classes=num_classes, in_chans=in_chans)
 
 
@@ -79,9 +92,9 @@ def _parsed(architecture: dict[str, Any] | Architecture) -> Architecture:
 
 
 def _out_indices(architecture: Architecture) -> tuple[int, ...]:
-    """Maps that features_only gives unless told otherwise: of Meta-SpikeFormer all but the first, as its detectors take them."""
+    """Maps that features_only gives unless told otherwise."""
     stages = len(architecture.stages)
-    return tuple(range(1 if architecture.family == "meta_spikeformer" and stages > 1 else 0, stages))
+    return tuple(range(min(rules_of(architecture.family).first_feature, stages - 1), stages))
 
 
 @register_model

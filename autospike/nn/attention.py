@@ -25,6 +25,9 @@ from autospike.architecture import OPERANDS, Block, Neuron
 from autospike.nn.layers import synapse
 from autospike.nn.neuron import LIF
 
+# Training may not turn a learnable threshold around.
+SMALLEST_THRESHOLD_SCALE = 0.01
+
 
 class Heads(NamedTuple):
     """Spikes of the three projections, by head: each `[T, B, heads, N, head_dim]`."""
@@ -84,7 +87,7 @@ class MatrixAttention(nn.Module):
     def forward(self, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
         y = self.product(Heads(*(split_heads(x, self.num_heads) for x in (q, k, v))))
         if self.threshold_scale is not None:
-            y = y / self.threshold_scale
+            y = y / self.threshold_scale.clamp(min=SMALLEST_THRESHOLD_SCALE)
         return self.lif(merge_heads(y, q.shape))
 
 

@@ -1,6 +1,6 @@
 """Checkpoints: all tensors in one safetensors file, and a JSON record that is written last and makes the file count.
 
-    step-00000400.safetensors   parameters ("model.*") and optimizer state ("optimizer.INDEX.*")
+    step-00000400.safetensors   parameters ("model.*"), optimizer state ("optimizer.INDEX.*", "group.INDEX.step")
     checkpoint.json             {"step", "file", "sha256", "finished"}
 
 A kill between the two leaves the record of the checkpoint before, whose file is still there.
@@ -78,7 +78,7 @@ class Checkpoints:
             reason = str(error).splitlines()[0]
             raise UserError(f"{path}: cannot be restored ({reason}); delete {self.folder} to train again") from None
         if optimizer is not None:
-            _restore(optimizer, _under(tensors, "optimizer."))
+            _restore(optimizer, _under(tensors, "optimizer."), _under(tensors, "group."))
         return record.step
 
 
@@ -87,15 +87,20 @@ def _pack(model: nn.Module, optimizer: Optimizer) -> dict[str, Tensor]:
     packed = {f"model.{name}": tensor.contiguous() for name, tensor in model.state_dict().items()}
     for index, values in state.items():
         packed |= {f"optimizer.{index}.{name}": torch.as_tensor(value).contiguous() for name, value in values.items()}
+    for index, group in enumerate(optimizer.param_groups):
+        if "step" in group:  # LAMB counts its steps by group, not by parameter
+            packed[f"group.{index}.step"] = torch.as_tensor(group["step"]).clone()
     return packed
 
 
-def _restore(optimizer: Optimizer, tensors: dict[str, Tensor]) -> None:
+def _restore(optimizer: Optimizer, tensors: dict[str, Tensor], groups: dict[str, Tensor]) -> None:
     state: dict[int, dict[str, Tensor]] = {}
     for name, tensor in tensors.items():
         index, key = name.split(".", 1)
         state.setdefault(int(index), {})[key] = tensor
     optimizer.load_state_dict({**optimizer.state_dict(), "state": state})
+    for name, step in groups.items():
+        optimizer.param_groups[int(name.split(".")[0])]["step"] = step
 
 
 def _under(tensors: dict[str, Tensor], prefix: str) -> dict[str, Tensor]:

@@ -33,21 +33,31 @@ class Teacher:
         return labels
 
 
-def load_teacher(config: TeacherConfig, *, num_classes: int, device: torch.device) -> Teacher:
+def load_teacher(config: TeacherConfig, *, num_classes: int, image_size: int, device: torch.device) -> Teacher:
     """Open a teacher.
 
     Raises:
-        UserError: timm has no such model, its weights cannot be had, or they do not fit the number of classes.
+        UserError: timm has no such model, its weights cannot be had, or it does not take such images or knows other classes.
     """
     try:
-        model = timm.create_model(config.model, pretrained=config.weights is None, num_classes=num_classes)
-        if config.weights is not None:
+        if config.weights is None:
+            model = timm.create_model(config.model, pretrained=True)  # with as many classes as it knows
+        else:
+            model = timm.create_model(config.model, num_classes=num_classes)
             model.load_state_dict(read_checkpoint(config.weights))
+        model = model.to(device).eval()
+        with torch.no_grad():
+            answers = model(torch.zeros(1, 3, image_size, image_size, device=device)).shape[1]
     except UserError:
         raise
     except Exception as error:  # timm, its hub client and torch each raise their own kinds
-        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise UserError(f"training.teacher: {config.model} cannot be opened ({reason}); give its checkpoint as weights") from None
+        reason = " ".join(str(error).split()) or type(error).__name__
+        raise UserError(
+            f"training.teacher: {config.model} cannot be used for images of {image_size} pixels ({reason[:200]}); "
+            "give a checkpoint that fits it as weights, or another model"
+        ) from None
+    if answers != num_classes:
+        raise UserError(f"training.teacher: {config.model} knows {answers} classes, the data have {num_classes}")
     cfg = model.pretrained_cfg
     mean, std = (torch.tensor(cfg[name], device=device)[:, None, None] for name in ("mean", "std"))
-    return Teacher(model=model.to(device).eval(), mean=mean, std=std)
+    return Teacher(model=model, mean=mean, std=std)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Literal
 
 from safetensors import SafetensorError
 from safetensors.torch import load_file
@@ -17,16 +18,20 @@ from autospike.models.registry import first_conv
 from autospike.supernet import Supernet
 from autospike.training.checkpoint import Checkpoints
 
+Part = Literal["supernet", "baseline"]
 
-def adopt(supernet: Supernet, source: Path) -> int:
+
+def adopt(supernet: Supernet, source: Path, part: Part) -> int:
     """Take over what the store and a source have in common, leading corners where sizes differ; returns how many numbers.
+
+    Of a run, `part` says which of its networks.
 
     The head of other classes, and the first convolution of images with other channels, stay as they are.
 
     Raises:
         UserError: there is no network at the source, or it is of another family.
     """
-    family, parameters = _opened(source)
+    family, parameters = opened(source, part)
     if family != supernet.space.family:
         raise UserError(f"training.start_from: {source} holds a {family}, the space is of the {supernet.space.family} family")
     own = dict(supernet.shared.named_parameters())
@@ -42,21 +47,30 @@ def adopt(supernet: Supernet, source: Path) -> int:
     return supernet.adopt({name: tensor for name, tensor in parameters.items() if name not in foreign})
 
 
-def _opened(source: Path) -> tuple[str, dict[str, Tensor]]:
-    """The family of a network, and its parameters under our names."""
+def opened(source: Path, part: Part) -> tuple[str, dict[str, Tensor]]:
+    """The family of a network, and its parameters under our names.
+
+    Raises:
+        UserError: there is none.
+    """
     if (source / "architecture.json").exists():
         architecture = Architecture.from_dict(files.read_json(source / "architecture.json"), source=str(source))
         return architecture.family, _tensors(source / "model.safetensors")
     if (source / "supernet").is_dir():
-        record = Checkpoints(folder=source / "supernet").record
-        if record is None:
-            raise UserError(f"training.start_from: {source}: nothing was trained there yet")
-        prefix, tensors = "model.shared.", _tensors(source / "supernet" / record.file)
+        record = Checkpoints(folder=source / part).record
+        if record is None or not record.finished:
+            raise UserError(f"training.start_from: {source / part}: its training has not finished; go on with it first")
+        prefix, tensors = "model.shared.", _tensors(source / part / record.file)
         space = load_experiment(source / "experiment.yaml").search_space
         return space.family, {name.removeprefix(prefix): t for name, t in tensors.items() if name.startswith(prefix)}
     if source.is_dir():
         raise UserError(f"training.start_from: {source} is neither an exported model (architecture.json) nor a run (supernet/)")
-    model, architecture = load_reference(read_checkpoint(source))
+    state = read_checkpoint(source)
+    if any(key.startswith(("stages.", "model.shared.")) for key in state):
+        raise UserError(
+            f"training.start_from: {source} is a file of this package; give the exported folder, or the run, that holds it"
+        )
+    model, architecture = load_reference(state)
     return architecture.family, model.state_dict()
 
 

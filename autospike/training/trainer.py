@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import random
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -27,7 +27,7 @@ from autospike.randomness import keyed
 from autospike.supernet import Logits, Supernet
 from autospike.training.checkpoint import Checkpoints
 from autospike.training.distillation import Teacher
-from autospike.training.sampling import SAMPLING, Sampling
+from autospike.training.sampling import SAMPLING
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -64,7 +64,7 @@ def train(
     for step, batch in zip(range(start, steps), batches(start, steps), strict=True):
         started = time.perf_counter()
         schedule.step_update(step)
-        loss = _step(supernet, batch, optimizer, SAMPLING[config.sampling], teacher, keyed(seed, "sampling", step), step)
+        loss = _step(supernet, batch, optimizer, config, teacher, keyed(seed, "sampling", step), step)
         done = step + 1
         if done % interval == 0 or done == steps:
             checkpoints.save(done, supernet, optimizer, finished=done == steps)
@@ -76,26 +76,34 @@ def _step(
     supernet: Supernet,
     batch: Batch,
     optimizer: Optimizer,
-    sampling: Sampling,
+    config: TrainingConfig,
     teacher: Teacher | None,
     rng: random.Random,
     step: int,
 ) -> float:
-    architectures = sampling(supernet.space, rng)
+    architectures = SAMPLING[config.sampling](supernet.space, rng)
     taught = batch.targets if teacher is None else teacher(batch.images)
     total = 0.0
     for architecture in architectures:  # one backward pass each: memory for one subnet at a time
-        (logits,) = supernet(batch.images, [architecture])
-        loss = _loss(logits, batch.targets, taught) / len(architectures)
-        total += loss.item()
-        if not torch.isfinite(loss):
-            raise UserError(
-                f"training: the loss is {loss.item()} at step {step}, subnet {architecture.id}; lower training.learning_rate"
-            )
-        loss.backward()
+        for images, targets, said in _parts(batch, taught, config.accumulate):
+            (logits,) = supernet(images, [architecture])
+            loss = _loss(logits, targets, said) * (len(targets) / len(batch.targets) / len(architectures))
+            total += loss.item()
+            if not torch.isfinite(loss):
+                raise UserError(
+                    f"training: the loss is {loss.item()} at step {step}, subnet {architecture.id}; lower training.learning_rate"
+                )
+            loss.backward()
     optimizer.step()
     optimizer.zero_grad()
     return total
+
+
+def _parts(batch: Batch, taught: Tensor, accumulate: int) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
+    """Images, or frames, with their targets, in parts; the batch itself if it is one."""
+    along = batch.images.dim() - 4  # frames have time before the batch
+    size = -(-len(batch.targets) // accumulate)
+    yield from zip(batch.images.split(size, dim=along), batch.targets.split(size), taught.split(size), strict=True)
 
 
 def _loss(logits: Logits, targets: Tensor, taught: Tensor) -> Tensor:
