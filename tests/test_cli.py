@@ -64,7 +64,7 @@ def test_a_setting_that_does_not_fit(
 @pytest.mark.parametrize(
     ("args", "words"),
     [
-        (["train", "missing.yaml", "--run", "r"], "missing.yaml: no such file (No such file or directory)"),
+        (["train", "missing.yaml", "--run", "r"], "missing.yaml: cannot be read (No such file or directory)"),
         (["search", "nowhere"], "nowhere: no run here"),
         (["export", "nowhere"], "nowhere: no run here"),
         (["plot", "nowhere"], "nowhere: no run here"),
