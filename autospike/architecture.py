@@ -35,6 +35,9 @@ OPERANDS: dict[str, tuple[str, ...]] = {
 # In the others each channel is a world of its own, and the number of heads changes nothing.
 WITH_HEADS = frozenset({"sdsa_1_dilated", "sdsa_3", "sdsa_4", "token_qk"})
 
+# Genes that some token mixers have no use for, and what they are where nothing is said.
+USUAL_GENES = {"num_heads": 8, "qkv": "linear", "projection": "linear"}
+
 # The neuron after attention fires at half the block's threshold: 0.5 where the others have 1.0 (published code of all families).
 RELATIVE_THRESHOLD = {"attention": 0.5}
 
@@ -159,7 +162,7 @@ class Block:
 
     def __post_init__(self) -> None:
         _as_floats(self, "mlp_ratio")
-        for name, usual in (("num_heads", 8), ("qkv", "linear"), ("projection", "linear")):
+        for name, usual in USUAL_GENES.items():
             self._settle(name, usual)
         if self.num_heads is not None and self.num_heads < 1:
             raise ValueError(f"num_heads must be at least 1, got {self.num_heads}")

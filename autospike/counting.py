@@ -111,10 +111,10 @@ class Counter:
 Rule = Callable[..., list[Tally]]
 
 
-def _linear(name: str, module: LinearNorm, x: Tensor, time_steps: int | None = None) -> list[Tally]:
-    """`[T, B, H, W, in_features]`, or `[1, B, ...]` with `time_steps`."""
+def _linear(name: str, module: LinearNorm, x: Tensor) -> list[Tally]:
+    """`[T, B, H, W, in_features]`."""
     outputs = module.linear.out_features
-    return [_fanned(f"{name}.linear", x, time_steps, _everywhere(x, outputs), x[0, 0].numel() * outputs)]
+    return [_fanned(f"{name}.linear", x, None, _everywhere(x, outputs), x[0, 0].numel() * outputs)]
 
 
 def _conv(name: str, module: ConvNorm, x: Tensor, time_steps: int | None = None) -> list[Tally]:

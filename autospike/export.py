@@ -16,7 +16,7 @@ from torch import nn
 
 from autospike import files
 from autospike.architecture import Architecture
-from autospike.data.batches import MEAN, STD
+from autospike.data.preparation import MEAN, STD
 from autospike.models.registry import ENTRY_POINT, classifiers, first_conv
 
 

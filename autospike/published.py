@@ -56,10 +56,7 @@ def meta_spikeformer(
     transformer = Block(num_heads=8, qkv="repconv", projection="repconv")
     widths = (embed_dims[0] // 2, *embed_dims)
     blocks = ((convolutional,), (convolutional,), (convolutional,) * 2, (transformer,) * depths[0], (transformer,) * depths[1])
-    stages = tuple(
-        Stage(embed_dim=width, embedding=Embedding(stride=stride), blocks=inside)
-        for width, stride, inside in zip(widths, (2, 2, 2, 2, 1), blocks, strict=True)
-    )
+    stages = _stages(widths, (2, 2, 2, 2, 1), blocks)
     return Architecture(family="meta_spikeformer", shortcut="membrane", time_steps=time_steps, distilled=distilled, stages=stages)
 
 
@@ -67,10 +64,7 @@ def qkformer(depth: int, embed_dim: int) -> Architecture:
     """ImageNet form: token attention in the first two stages, SSA in the last, the same number of heads in each."""
     token = Block(token_mixer="token_qk", num_heads=embed_dim // 64)
     blocks = ((token,), (token,) * 2, (Block(num_heads=embed_dim // 64),) * (depth - 3))
-    stages = tuple(
-        Stage(embed_dim=width, embedding=Embedding(stride=stride), blocks=inside)
-        for width, stride, inside in zip((embed_dim // 4, embed_dim // 2, embed_dim), (4, 2, 2), blocks, strict=True)
-    )
+    stages = _stages((embed_dim // 4, embed_dim // 2, embed_dim), (4, 2, 2), blocks)
     return Architecture(family="qkformer", stages=stages)
 
 
@@ -78,11 +72,15 @@ def qkformer_cifar(depth: int, embed_dim: int) -> Architecture:
     """CIFAR form: one block in each of the first two stages, 8 heads, smaller strides."""
     token = Block(token_mixer="token_qk", num_heads=8)
     blocks = ((token,), (token,), (Block(num_heads=8),) * (depth - 2))
-    stages = tuple(
-        Stage(embed_dim=width, embedding=Embedding(stride=stride), blocks=inside)
-        for width, stride, inside in zip((embed_dim // 4, embed_dim // 2, embed_dim), (1, 2, 2), blocks, strict=True)
-    )
+    stages = _stages((embed_dim // 4, embed_dim // 2, embed_dim), (1, 2, 2), blocks)
     return Architecture(family="qkformer", compact_embedding=True, stages=stages)
+
+
+def _stages(widths: tuple[int, ...], strides: tuple[int, ...], blocks: tuple[tuple[Block, ...], ...]) -> tuple[Stage, ...]:
+    return tuple(
+        Stage(embed_dim=width, embedding=Embedding(stride=stride), blocks=inside)
+        for width, stride, inside in zip(widths, strides, blocks, strict=True)
+    )
 
 
 def _one_stage(

@@ -22,6 +22,7 @@ from autospike.architecture import (
     PUBLISHED_NEURON,
     RELATIVE_THRESHOLD,
     SETTINGS,
+    USUAL_GENES,
     Architecture,
     Block,
     ChannelMixer,
@@ -41,10 +42,6 @@ from autospike.families import Shortcut, check_compact, check_shortcut, check_st
 from autospike.files import read_yaml
 from autospike.genes import FOLLOW, STRICT, Choice, Continuous, Finite, Gene, Integer, Number, only, words
 from autospike.walk import GenePath, GeneValue, count, walk
-
-# What a block's genes are where a space does not say.
-USUAL = {"num_heads": 8, "qkv": "linear", "projection": "linear"}
-
 
 TokenMixers = Annotated[Choice, words(TokenMixer)]
 ChannelMixers = Annotated[Choice, words(ChannelMixer)]
@@ -110,7 +107,7 @@ class BlockSpace:
     groups: NeuronGroupsSpace = NeuronGroupsSpace()
 
     def __post_init__(self) -> None:
-        for name, usual in USUAL.items():
+        for name, usual in USUAL_GENES.items():
             self._settle(name, usual)
         for num_heads in self.num_heads.values:
             Block(num_heads=num_heads)

@@ -130,9 +130,7 @@ def _walk_fields(space: Any, names: Iterable[str], visit: Visitor, parents: list
 def count(space: SearchSpace) -> int | float:
     """How many different walks there are; infinite with a continuous gene."""
     contexts = [_Context(space.family, shortcut) for shortcut in space.shortcut.values]
-    stages = enumerate(space.stages)
-    sizes = {(i, around): _stage_size(stage, i, around) for i, stage in stages for around in contexts}
-    of_stages = (math.prod(sizes[i, around] for i in range(len(space.stages))) for around in contexts)
+    of_stages = (math.prod(_stage_size(stage, i, around) for i, stage in enumerate(space.stages)) for around in contexts)
     return space.time_steps.size * sum(of_stages)
 
 

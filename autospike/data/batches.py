@@ -14,8 +14,6 @@ from torch.utils.data import DataLoader, Dataset
 
 from autospike.config import AugmentationConfig
 from autospike.data.images import Split
-from autospike.data.preparation import MEAN as MEAN
-from autospike.data.preparation import STD as STD
 from autospike.data.preparation import Augmented, preparation
 from autospike.errors import UserError
 from autospike.randomness import global_random, keyed, keyed_seed

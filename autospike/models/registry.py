@@ -49,7 +49,7 @@ def _cfg(published: Published) -> dict[str, Any]:
 # timm reads these at the moment a model is registered.
 default_cfgs = generate_default_cfgs(
     {
-        f"{ENTRY_POINT}.untrained": {"num_classes": 1000, "classifier": "head", "first_conv": first_conv("spikformer")},
+        f"{ENTRY_POINT}.untrained": {"num_classes": 1000},
         **{f"{name}.untrained": _cfg(published) for name, published in PUBLISHED.items()},
     }
 )
@@ -123,4 +123,4 @@ def _entry(name: str, published: Published) -> Callable[..., SpikingModel]:
 
 
 _entries = {name: register_model(_entry(name, published)) for name, published in PUBLISHED.items()}
-globals().update(_entries)
+globals().update(_entries)  # register_model lists them in this module's __all__

@@ -1,4 +1,4 @@
-"""Spiking attention without a softmax: queries, keys and values are spikes. Six operators, one neuron layer (SN) in each.
+"""Spiking attention without a softmax: queries, keys and values are spikes. Seven operators, one neuron layer (SN) in each.
 
 | token mixer      | operator                           | source                                        | operations       |
 |------------------|------------------------------------|-----------------------------------------------|------------------|
@@ -91,10 +91,10 @@ class MatrixAttention(nn.Module):
         return self.lif(merge_heads(y, q.shape))
 
 
-class KeyValueGate(nn.Module):
-    """SDSA-1: a channel of q passes where k and v coincide at any token (its neuron is an OR at half the usual threshold).
+class QueryGate(nn.Module):
+    """SDSA-2 and QKFormer's channel attention: channels of `passed` (v or k) pass where the query fired at any token.
 
-    Shape: q, k, v `[T, B, H, W, D]` to spikes `[T, B, H, W, D]`.
+    Shape: `[T, B, H, W, D]` each to spikes `[T, B, H, W, D]`.
     """
 
     def __init__(self, neuron: Neuron) -> None:
@@ -103,10 +103,19 @@ class KeyValueGate(nn.Module):
         self.lif = LIF(neuron)
         self.gate = Gate()
 
-    def forward(self, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
-        coincident = (k * v).flatten(2, 3)
-        gated: Tensor = self.gate(q.flatten(2, 3), self.lif(self.sum(coincident)))
+    def forward(self, q: Tensor, passed: Tensor) -> Tensor:
+        gated: Tensor = self.gate(passed.flatten(2, 3), self.lif(self.sum(q.flatten(2, 3))))
         return gated.view(q.shape)
+
+
+class KeyValueGate(QueryGate):
+    """SDSA-1: a channel of q passes where k and v coincide at any token (its neuron is an OR at half the usual threshold).
+
+    Shape: q, k, v `[T, B, H, W, D]` to spikes `[T, B, H, W, D]`.
+    """
+
+    def forward(self, q: Tensor, k: Tensor, v: Tensor) -> Tensor:  # type: ignore[override]
+        return super().forward(k * v, q)
 
 
 class DilatedKeyValueGate(nn.Module):
@@ -127,23 +136,6 @@ class DilatedKeyValueGate(nn.Module):
         k, v = (split_heads(_dilated(x.movedim(-1, 2)).movedim(2, -1), self.num_heads) for x in (k, v))
         gate = self.lif(self.sum(_dilated(k * v)))
         return merge_heads(_dilated(self.gate(split_heads(q, self.num_heads), gate)), q.shape)
-
-
-class QueryGate(nn.Module):
-    """SDSA-2 and QKFormer's channel attention: channels of `passed` (v or k) pass where the query fired at any token.
-
-    Shape: `[T, B, H, W, D]` each to spikes `[T, B, H, W, D]`.
-    """
-
-    def __init__(self, neuron: Neuron) -> None:
-        super().__init__()
-        self.sum = SumOfSpikes(dim=2)
-        self.lif = LIF(neuron)
-        self.gate = Gate()
-
-    def forward(self, q: Tensor, passed: Tensor) -> Tensor:
-        gated: Tensor = self.gate(passed.flatten(2, 3), self.lif(self.sum(q.flatten(2, 3))))
-        return gated.view(q.shape)
 
 
 class TokenQueryGate(nn.Module):

@@ -1,28 +1,15 @@
 """The synapses: a linear map or convolution with its batch normalisation. Neurons stand outside, between them.
 
 One layout throughout: `[T, B, H, W, C]`, channels last. A linear map reads it as positions, a convolution as images, and neither
-copies. A synapse is called with its input and, where a still image is given once as `[1, B, ...]`, with the number of steps at
-which its output is seen: it then computes once what is the same at every step.
-
-Each can be fused: normalisation, and what is linear without a neuron between, folds into one map for inference.
+copies. A synapse's `fused()` is the same map in inference, as one linear map or convolution with a bias: normalisation, and what is
+linear without a neuron between, folds into it.
 """
 
 from __future__ import annotations
 
-from typing import Protocol
-
 import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
-
-
-class Synapse(Protocol):
-    """What stands between two layers of neurons."""
-
-    def __call__(self, x: Tensor, time_steps: int | None = None) -> Tensor: ...
-
-    def fused(self) -> nn.Module:
-        """The same map in inference as one linear map or convolution, with a bias."""
 
 
 class Norm(nn.BatchNorm1d):
@@ -48,8 +35,9 @@ class LinearNorm(nn.Module):
         self.linear = nn.Linear(in_features, out_features, bias=bias)
         self.bn: nn.Module = Norm(out_features)
 
-    def forward(self, x: Tensor, time_steps: int | None = None) -> Tensor:
-        return _seen(self.bn(self.linear(x)), time_steps)
+    def forward(self, x: Tensor) -> Tensor:
+        out: Tensor = self.bn(self.linear(x))
+        return out
 
     def fused(self) -> nn.Module:
         scale, shift = _affine(self.bn, self.linear.bias)
@@ -60,7 +48,8 @@ class LinearNorm(nn.Module):
 class ConvNorm(nn.Module):
     """`BN(conv(x))`, padded so that stride 1 keeps the size.
 
-    Shape: `[T, B, H, W, in_channels]` to `[T, B, ceil(H / stride), ceil(W / stride), out_channels]`.
+    Shape: `[T, B, H, W, in_channels]` to `[T, B, ceil(H / stride), ceil(W / stride), out_channels]`. A still image may be given
+    once, as `[1, B, ...]`, with the number of steps at which it is seen: what is the same at all of them is then computed once.
     """
 
     def __init__(self, in_channels: int, out_channels: int, *, kernel_size: int = 3, stride: int = 1, bias: bool = False) -> None:
@@ -69,7 +58,8 @@ class ConvNorm(nn.Module):
         self.bn: nn.Module = Norm(out_channels)
 
     def forward(self, x: Tensor, time_steps: int | None = None) -> Tensor:
-        return _seen(self.bn(self.conv(x)), time_steps)
+        y: Tensor = self.bn(self.conv(x))
+        return y if time_steps is None else y.expand(time_steps, *y.shape[1:])
 
     def fused(self) -> nn.Module:
         scale, shift = _affine(self.bn, self.conv.bias)
@@ -88,8 +78,9 @@ class SeparableConvNorm(nn.Module):
         self.pointwise = nn.Linear(in_channels, out_channels, bias=False)
         self.bn = Norm(out_channels)
 
-    def forward(self, x: Tensor, time_steps: int | None = None) -> Tensor:
-        return _seen(self.bn(self.pointwise(self.depthwise(x))), time_steps)
+    def forward(self, x: Tensor) -> Tensor:
+        out: Tensor = self.bn(self.pointwise(self.depthwise(x)))
+        return out
 
     def fused(self) -> nn.Module:
         scale, shift = _affine(self.bn, None)
@@ -118,10 +109,11 @@ class RepConv(nn.Module):
         self.last_bn = Norm(channels)
         self.outer_bn = Norm(channels)
 
-    def forward(self, x: Tensor, time_steps: int | None = None) -> Tensor:
+    def forward(self, x: Tensor) -> Tensor:
         y = self.first(x)
         y = _bordered(self.first_bn(y), _of_zero(self.first_bn, y))
-        return _seen(self.outer_bn(self.last_bn(self.last(self.depthwise(y)))), time_steps)
+        out: Tensor = self.outer_bn(self.last_bn(self.last(self.depthwise(y))))
+        return out
 
     def fused(self) -> nn.Module:
         scale, shift = _affine(self.first_bn, None)
@@ -173,11 +165,6 @@ def fuse(model: nn.Module) -> nn.Module:
             if isinstance(child, SYNAPSES):
                 setattr(parent, name, child.fused().eval())
     return model
-
-
-def _seen(y: Tensor, time_steps: int | None) -> Tensor:
-    """`y` at every step; where it is the same at all of them, without copies."""
-    return y if time_steps is None else y.expand(time_steps, *y.shape[1:])
 
 
 def _of_zero(bn: Norm, x: Tensor) -> Tensor:

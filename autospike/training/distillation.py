@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from autospike.config import TeacherConfig
-from autospike.data.batches import MEAN, STD
+from autospike.data.preparation import MEAN, STD
 from autospike.errors import UserError
 from autospike.models.reference import read_checkpoint
 
