@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 UV := 0.13.9
 
-.PHONY: setup demo test test-slow check format clean
+.PHONY: setup demo test test-slow bench check format clean
 
 setup: .venv/ready
 
@@ -23,6 +23,9 @@ test: check
 
 test-slow: setup
 	$(BIN)/python -m pytest -m slow
+
+bench: setup
+	OMP_NUM_THREADS=1 $(BIN)/python experiments/benchmarks $(ONLY)
 
 check: setup
 	$(BIN)/ruff check .

@@ -14,9 +14,11 @@ def _register_models(_timm: object) -> None:
     importlib.import_module("autospike.models")
 
 
-def __getattr__(name: str) -> object:
-    if name == "fuse":  # needs torch, which `import autospike` alone does not load
-        from autospike.nn.layers import fuse
+# They need torch, which `import autospike` alone does not load.
+LAZY = {"fuse": "autospike.nn.layers", "count_operations": "autospike.counting.model"}
 
-        return fuse
+
+def __getattr__(name: str) -> object:
+    if name in LAZY:
+        return getattr(importlib.import_module(LAZY[name]), name)
     raise AttributeError(f"module 'autospike' has no attribute {name!r}")

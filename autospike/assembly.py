@@ -10,9 +10,9 @@ import torch
 
 from autospike.architecture import digest
 from autospike.config import Experiment
+from autospike.counting.counter import VERSION
 from autospike.data.batches import FixedBatches, TrainingBatches
 from autospike.data.images import Images, Split, load_images
-from autospike.energy import DEFAULT
 from autospike.errors import UserError
 from autospike.evaluation.evaluator import Evaluator
 from autospike.randomness import keyed, keyed_seed
@@ -114,7 +114,7 @@ class Assembly:
                 "torch": torch.__version__,
                 "calibration": [self.experiment.evaluation.calibration_images, self.experiment.evaluation.calibration_batch_size],
                 "time_steps": max(self.experiment.search_space.time_steps.values),
-                "convention": DEFAULT.name,
+                "counting": VERSION,
                 "device": self.device.type,
             }
         )

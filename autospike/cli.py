@@ -6,6 +6,7 @@ import ctypes
 import json
 import os
 import sys
+from enum import StrEnum
 from pathlib import Path
 from typing import Annotated
 
@@ -30,6 +31,14 @@ Overrides = Annotated[
     list[str] | None,
     typer.Option("--set", metavar="A.B=C", help="Override a field of the experiment, as training.epochs=20. May be repeated."),
 ]
+
+
+class Split(StrEnum):
+    """Of a source of images."""
+
+    train = "train"
+    search = "search"
+    test = "test"
 
 
 StartFrom = Annotated[
@@ -96,12 +105,65 @@ def export(
 
 
 @app.command()
-def plot(run: RunFolder) -> None:
+def plot(
+    run: RunFolder,
+    energy: Annotated[
+        str | None,
+        typer.Option(
+            "--energy", metavar="CONVENTION", help="Score the archive again under this convention. Default: the search's."
+        ),
+    ] = None,
+) -> None:
     """Draw the Pareto front, the course of the search and the genes of the front to RUN/report."""
     from autospike.commands.plot import plot
+    from autospike.energy.conventions import convention_of
     from autospike.rundir import Run
 
-    plot(Run.resume(run))
+    plot(Run.resume(run), convention_of(energy) if energy else None)
+
+
+@app.command()
+def energy(
+    model: Annotated[
+        Path, typer.Argument(metavar="MODEL-OR-EXPORT", help="An exported or imported folder, a run, or a published name.")
+    ],
+    data: Annotated[
+        str | None,
+        typer.Option(
+            help="A folder of images, event frames or CIFAR; an experiment or a run; digits. Default: the run that made the export."
+        ),
+    ] = None,
+    convention: Annotated[
+        str | None,
+        typer.Option(
+            help="exact, rate, spikformer, binary-only, fused or memory; with a cost, spikformer/int8 (see docs/energy.md). Totals "
+            "are under all. Default: the run's."
+        ),
+    ] = None,
+    curve: Annotated[bool, typer.Option("--curve", help="Also accuracy and energy at every T, of the same run.")] = False,
+    time_steps: Annotated[int | None, typer.Option(min=1, help="T, up to which to run. Default: the model's.")] = None,
+    split: Annotated[Split, typer.Option(help="Which of the data's splits.")] = Split.search,
+    images: Annotated[int, typer.Option(min=1, help="How many of its images, drawn at random.")] = 256,
+    batch_size: Annotated[int, typer.Option(min=1, help="Images a forward pass; changes speed and memory alone.")] = 32,
+    out: Annotated[Path | None, typer.Option(help="Folder to write to. Default: MODEL/energy, or energy/NAME.")] = None,
+) -> None:
+    """Count what a model does, and where its energy goes: by layer, under every convention, at every T."""
+    from autospike.commands.energy import Request, energy
+    from autospike.energy.conventions import convention_of
+
+    energy(
+        Request(
+            model=model,
+            data=data,
+            split=split.value,
+            images=images,
+            batch_size=batch_size,
+            time_steps=time_steps,
+            convention=convention_of(convention) if convention else None,
+            curve=curve,
+            out=out,
+        )
+    )
 
 
 @app.command(name="run")

@@ -14,6 +14,7 @@ import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 
 from autospike.architecture import Architecture
+from autospike.energy.conventions import DEFAULT, Convention, convention_of
 from autospike.errors import UserError, first_problem
 from autospike.files import parse_yaml, read_yaml
 from autospike.published import PUBLISHED
@@ -150,7 +151,22 @@ class SearchConfig(Section):
     """Probability that a gene of a block mutates."""
     global_mutation: Fraction = 0.4
     """Probability that depth, width, time steps, shortcut or a gene of an embedding mutates."""
+    convention: str = DEFAULT.name
+    """What counts as energy: a convention of `autospike.energy.conventions`, as `spikformer` or `exact/int8`. The archive keeps
+    counts, so a search under another one re-uses all that was measured."""
     fitness: FitnessConfig = FitnessConfig()
+
+    @property
+    def energy_convention(self) -> Convention:
+        return convention_of(self.convention)
+
+    @field_validator("convention")
+    @classmethod
+    def _named(cls, text: str) -> str:
+        try:
+            return convention_of(text).name
+        except UserError as error:
+            raise ValueError(str(error)) from None
 
     @field_validator("objectives")
     @classmethod

@@ -1,11 +1,12 @@
-"""What a measurement of a candidate holds: counts, from which accuracy and energy follow."""
+"""What a measurement of a candidate holds: counts, from which accuracy and, under a convention, energy follow."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 
 from autospike.architecture import Architecture
-from autospike.energy import Energy, LayerCount, energy
+from autospike.energy.conventions import Convention, Energy, energy
+from autospike.energy.counts import LayerCount
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -20,9 +21,8 @@ class Score:
     def accuracy(self) -> float:
         return self.correct / self.images
 
-    @property
-    def energy(self) -> Energy:
-        return energy(self.counts)
+    def energy(self, convention: Convention) -> Energy:
+        return energy(self.counts, convention)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -33,3 +33,13 @@ class Measurement:
     score: Score
     params: int
     seconds: float
+
+
+@dataclass(frozen=True, kw_only=True)
+class Evaluation:
+    """A measurement as a search sees it: its energy under one convention, its fitness, the generation that first asked for it."""
+
+    measurement: Measurement
+    energy: Energy
+    f_aeb: float
+    generation: int

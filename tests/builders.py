@@ -13,9 +13,10 @@ from hypothesis import settings
 from hypothesis import strategies as st
 
 from autospike.architecture import Architecture, Block, Embedding, Neuron, NeuronGroups, NeuronOverride, Stage
-from autospike.energy import LayerCount
+from autospike.energy.conventions import DEFAULT, Convention
+from autospike.energy.counts import LayerCount
 from autospike.errors import UserError
-from autospike.measurement import Measurement, Score
+from autospike.measurement import Evaluation, Measurement, Score
 
 few = settings(max_examples=25, deadline=None)
 
@@ -309,6 +310,12 @@ def measurement(architecture: Architecture, *, correct: int, images: int = 100, 
         LayerCount(layer="blocks.0", input="binary", time_steps=steps, macs=9, acs=(acs / steps,) * steps, rate=(0.25,) * steps),
     )
     return Measurement(architecture=architecture, score=Score(correct=correct, images=images, counts=counts), params=7, seconds=0.5)
+
+
+def scored(measured: Measurement, *, f_aeb: float, generation: int, convention: Convention = DEFAULT) -> Evaluation:
+    """A measurement as a search sees it."""
+    energy = measured.score.energy(convention)
+    return Evaluation(measurement=measured, energy=energy, f_aeb=f_aeb, generation=generation)
 
 
 def analytic(architecture: Architecture) -> Measurement:

@@ -6,14 +6,16 @@ import json
 import sqlite3
 import zlib
 from pathlib import Path
+from typing import Any
 
 import pytest
-from builders import analytic, architectures, few, measurement, one_line_error, small
+from builders import analytic, architectures, few, measurement, one_line_error, scored, small
 from hypothesis import given
 
 from autospike.architecture import Architecture, Block
-from autospike.measurement import Measurement
-from autospike.search.archive import Archive, Evaluation, newest_protocol
+from autospike.energy.conventions import CONVENTIONS, Convention, energy
+from autospike.measurement import Evaluation, Measurement
+from autospike.search.archive import Archive, newest_protocol
 
 # Other programs read this table: names, types and order are a contract.
 COLUMNS = {
@@ -41,7 +43,7 @@ ONE, TWO, THREE = (small(blocks=(Block(num_heads=heads),)) for heads in (1, 2, 4
 
 def evaluation(architecture: Architecture = ONE, *, correct: int = 80, f_aeb: float = 0.5, generation: int = 0) -> Evaluation:
     measured = measurement(architecture, correct=correct, macs=10, acs=30)
-    return Evaluation(measurement=measured, f_aeb=f_aeb, generation=generation)
+    return scored(measured, f_aeb=f_aeb, generation=generation)
 
 
 @pytest.fixture
@@ -74,7 +76,7 @@ def test_a_row_says_what_was_measured(path: Path) -> None:
         "correct": 80,
         "images": 100,
         "energy_mj": pytest.approx((4.6 * 20 + 0.9 * 30) * 1e-9, rel=1e-12),
-        "convention": "fused",
+        "convention": "exact",
         "macs": 20.0,
         "acs": 30.0,
         "params": 7,
@@ -89,7 +91,7 @@ def test_a_row_says_what_was_measured(path: Path) -> None:
 @given(architectures())
 def test_a_measurement_round_trips(architecture: Architecture) -> None:
     archive = Archive(Path(":memory:"), "p")
-    kept = Evaluation(measurement=measurement(architecture, correct=77, macs=3, acs=1 / 3), f_aeb=1 / 7, generation=2)
+    kept = scored(measurement(architecture, correct=77, macs=3, acs=1 / 3), f_aeb=1 / 7, generation=2)
     archive.add(kept)
     assert archive.get(architecture) == kept
     assert archive.all() == [kept]
@@ -139,21 +141,78 @@ def test_protocols_do_not_mix(path: Path) -> None:
     assert other.proposals() == {}
 
 
-def test_refit_sets_the_fitness_of_its_protocol(path: Path) -> None:
+# Of `evaluation`, by hand: MACs and ACs of 10 real MACs a step and of 9 dense ones at rate 0.25, or 30 accumulations; T = 2.
+OPERATIONS = {"exact": (20.0, 30.0), "rate": (20.0, 4.5), "binary-only": (20.0, 4.5), "memory": (20.0, 30.0)}
+PJ = {"exact": (4.6, 0.9), "rate": (4.6, 0.9), "binary-only": (4.6, 0.9), "memory": (24.6, 30.9)}
+
+
+def mj(convention: str) -> float:
+    """Energy of `evaluation`."""
+    (macs, acs), (pj_per_mac, pj_per_ac) = OPERATIONS[convention], PJ[convention]
+    return (pj_per_mac * macs + pj_per_ac * acs) * 1e-9
+
+
+def stored(path: Path, protocol: str) -> dict[str, dict[str, Any]]:
+    """Rows of a protocol by architecture, as another program reads them."""
+    db = sqlite3.connect(path)
+    db.row_factory = sqlite3.Row
+    rows = db.execute("SELECT * FROM evaluations WHERE protocol_id = ? ORDER BY rowid", (protocol,)).fetchall()
+    db.close()
+    return {row["architecture_id"]: dict(row) for row in rows}
+
+
+@pytest.mark.parametrize("convention", OPERATIONS)
+def test_an_archive_is_seen_under_a_convention(path: Path, convention: str) -> None:
+    """Rows hold counts, so what was measured under one convention is read under any; nothing is written."""
+    Archive(path, "p").add(evaluation())
+    before = stored(path, "p")
+    (seen,) = Archive(path, "p", CONVENTIONS[convention]).all()
+    assert Archive(path, "p", CONVENTIONS[convention]).get(ONE) == seen
+    assert (seen.energy.convention, seen.energy.macs, seen.energy.acs) == (convention, *OPERATIONS[convention])
+    assert seen.energy.energy_mj == pytest.approx(mj(convention), rel=1e-12)
+    assert seen.measurement == evaluation().measurement
+    assert stored(path, "p") == before
+
+
+def test_an_unnamed_convention_is_the_usual_one(path: Path) -> None:
+    Archive(path, "p").add(evaluation())
+    assert [e.energy.convention for e in Archive(path, "p").all()] == ["exact"]
+
+
+def test_rescore_sets_energies_and_fitness_of_its_protocol_alone(path: Path) -> None:
     archive, other = Archive(path, "p"), Archive(path, "q")
     archive.add(evaluation(ONE, correct=80))
-    archive.add(evaluation(TWO, correct=40))
+    archive.add(evaluation(TWO, correct=40, generation=3))
     other.add(evaluation(ONE, f_aeb=0.25))
-    archive.refit(lambda accuracy, energy_mj: accuracy + energy_mj * 1e9)
-    picojoules = 4.6 * 20 + 0.9 * 30
-    assert [e.f_aeb for e in Archive(path, "p").all()] == pytest.approx([0.8 + picojoules, 0.4 + picojoules], rel=1e-12)
+    before, others = stored(path, "p"), stored(path, "q")
+    for convention in ("binary-only", "memory", "exact"):
+        Archive(path, "p", CONVENTIONS[convention]).rescore(lambda accuracy, energy_mj: accuracy + energy_mj * 1e9)
+        macs, acs = OPERATIONS[convention]
+        for name, accuracy in ((ONE.id, 0.8), (TWO.id, 0.4)):
+            row = stored(path, "p")[name]
+            assert (row["convention"], row["macs"], row["acs"]) == (convention, macs, acs)
+            assert row["energy_mj"] == pytest.approx(mj(convention), rel=1e-12)
+            assert row["f_aeb"] == pytest.approx(accuracy + mj(convention) * 1e9, rel=1e-12)
+            scored_anew = {"energy_mj", "convention", "macs", "acs", "f_aeb"}
+            assert {k: v for k, v in row.items() if k not in scored_anew} == {
+                k: v for k, v in before[name].items() if k not in scored_anew
+            }
+        assert stored(path, "q") == others
     assert [e.measurement for e in archive.all()] == [e.measurement for e in (evaluation(ONE), evaluation(TWO, correct=40))]
-    assert [e.f_aeb for e in other.all()] == [0.25]
 
 
-def test_refit_of_nothing(path: Path) -> None:
+def test_rescore_is_committed_and_leaves_the_order(path: Path) -> None:
     archive = Archive(path, "p")
-    archive.refit(lambda _accuracy, _energy_mj: 1.0)
+    for architecture in (THREE, ONE, TWO):
+        archive.add(evaluation(architecture))
+    archive.rescore(lambda _accuracy, _energy_mj: 1.0)
+    assert list(stored(path, "p")) == [THREE.id, ONE.id, TWO.id]
+    assert {row["f_aeb"] for row in stored(path, "p").values()} == {1.0}
+
+
+def test_rescore_of_nothing(path: Path) -> None:
+    archive = Archive(path, "p")
+    archive.rescore(lambda _accuracy, _energy_mj: 1.0)
     assert archive.all() == []
 
 
@@ -196,11 +255,19 @@ def test_a_folder_that_does_not_exist(tmp_path: Path) -> None:
     assert one_line_error(lambda: Archive(gone, "p")).startswith(f"{gone}: ")
 
 
-def test_what_is_scored_again_from_counts_agrees(path: Path) -> None:
-    archive = Archive(path, "p")
+@pytest.mark.parametrize("convention", CONVENTIONS.values(), ids=CONVENTIONS)
+def test_what_is_scored_again_from_counts_agrees(path: Path, convention: Convention) -> None:
+    """With what is stored, to the last bit."""
+    archive = Archive(path, "p", convention)
     measured: Measurement = analytic(THREE)
-    archive.add(Evaluation(measurement=measured, f_aeb=0.1, generation=0))
-    stored = sqlite3.connect(path).execute("SELECT accuracy, energy_mj, macs, acs FROM evaluations").fetchone()
+    archive.add(scored(measured, f_aeb=0.1, generation=0, convention=convention))
+    row = stored(path, "p")[THREE.id]
     (again,) = archive.all()
-    total = again.measurement.score.energy
-    assert stored == (again.measurement.score.accuracy, total.energy_mj, total.macs, total.acs)
+    total = energy(again.measurement.score.counts, convention)
+    assert again.energy == total
+    assert (row["accuracy"], row["energy_mj"], row["macs"], row["acs"]) == (
+        again.measurement.score.accuracy,
+        total.energy_mj,
+        total.macs,
+        total.acs,
+    )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,7 @@ from builders import edited, one_line_error
 
 from autospike.architecture import Architecture, Block, Embedding, Stage
 from autospike.config import Experiment, continued, load_experiment
+from autospike.energy.conventions import EXACT, INT8, RATE
 from autospike.rundir import Run
 from autospike.space import SearchSpace
 
@@ -49,6 +51,7 @@ def test_defaults_are_the_published_settings(tmp_path: Path) -> None:
     assert (search.block_mutation, search.global_mutation) == (0.2, 0.4)
     assert (search.algorithm, search.objectives) == ("nsga2", ("accuracy", "energy_mj"))
     assert (search.fitness.form, search.fitness.beta) == ("power", 0.07)
+    assert (search.convention, search.energy_convention) == ("exact", EXACT)
     assert (training.sampling, training.batch_size, training.model_copy(update={"epochs": 1000}).warmup) == ("single-path", 128, 20)
     assert (training.learning_rate, training.min_learning_rate, training.weight_decay) == (5e-4, 1e-5, 0.06)
     assert training.smoothing == 0.1
@@ -107,6 +110,9 @@ def test_a_space_is_found_beside_the_experiment(tmp_path: Path) -> None:
         ("training.augmentation={flip: 0.25, mixup: 1}", "training.augmentation.flip", 0.25),
         ("search.fitness.form=weighted", "search.fitness.form", "weighted"),
         ("search.objectives=[accuracy, params]", "search.objectives", ["accuracy", "params"]),
+        ("search.convention=binary-only", "search.convention", "binary-only"),
+        ("search.convention=spikformer/image-once/int8", "search.convention", "spikformer/int8/image-once"),
+        ("search.convention=exact/fp32/head-once", "search.convention", "exact"),
         ("data.root=some/folder", "data.root", "some/folder"),
         ("data.root=null", "data.root", None),
         ("space.time_steps=[1, 4]", "space.time_steps", [1, 4]),
@@ -126,6 +132,15 @@ def test_overrides(override: str, path: str, value: object, tmp_path: Path) -> N
     for key in path.split("."):
         found = found[int(key)] if isinstance(found, list) else found[key]
     assert found == value
+
+
+def test_a_convention_by_any_spelling_is_the_same_experiment(tmp_path: Path) -> None:
+    """Equal settings name the same search, which is then resumed."""
+    one, other = (
+        load(tmp_path, f"search.convention={text}") for text in ("rate/int8/image-every-step", "rate/image-every-step/int8")
+    )
+    assert one == other
+    assert one.search.energy_convention == replace(RATE, name="rate/int8/image-every-step", costs=INT8, image="every-step")
 
 
 def test_an_override_changes_its_field_alone(tmp_path: Path) -> None:
@@ -167,6 +182,12 @@ def test_the_last_override_wins(tmp_path: Path) -> None:
         ("search.objectives=[accuracy, joules]", "search.objectives"),
         ("search.objectives=[]", "search.objectives"),
         ("search.objectives=[accuracy, accuracy]", "search.objectives"),
+        ("search.convention=joules", "search.convention: no energy convention 'joules'; choose from exact, rate, spikformer"),
+        ("search.convention=exact/int4", "/fp32, /fp16, /int8, /sram"),
+        ("search.convention=exact/int8/fp16", "optionally followed by one cost"),
+        ("search.convention=memory/int8", "memory has its own"),
+        ("search.convention=", "search.convention"),
+        ("search.convention=[exact]", "search.convention"),
         ("export.min_accuracy=2", "export.min_accuracy"),
         ("space=3", "space"),
         ("space.time_stepz=3", "space: time_stepz"),
@@ -260,7 +281,9 @@ def test_a_mistake_in_the_file_of_the_space_names_that_file(tmp_path: Path) -> N
     assert "depth" in message
 
 
-@pytest.mark.parametrize("overrides", [(), ("seed=3", "data.root=here", "training.learning_rate=1e-5", "search.algorithm=aeb")])
+@pytest.mark.parametrize(
+    "overrides", [(), ("seed=3", "data.root=here", "training.learning_rate=1e-5", "search.convention=fused/int8")]
+)
 def test_the_resolved_experiment_round_trips(overrides: tuple[str, ...], tmp_path: Path) -> None:
     saved(tmp_path / "space.yaml", SPACE)
     experiment = load(tmp_path, *overrides, written={**WRITTEN, "space": "space.yaml", "baseline": BASELINE})
@@ -280,7 +303,13 @@ FIXED = [
     "training.augmentation.flip=0.5",
     "baseline={}",
 ]
-FREE = ["search.generations=3", "search.algorithm=aeb", "evaluation.batch_size=7", "export.pick=best-faeb"]
+FREE = [
+    "search.generations=3",
+    "search.algorithm=aeb",
+    "search.convention=binary-only",
+    "evaluation.batch_size=7",
+    "export.pick=best-faeb",
+]
 
 
 def changed_by(override: str, tmp_path: Path) -> tuple[Experiment, Experiment]:

@@ -4,16 +4,24 @@ from __future__ import annotations
 
 import random
 from dataclasses import replace
+from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from PIL import Image
 
+from autospike.architecture import Architecture, Block, Embedding, Stage
 from autospike.config import DataConfig, EvaluationConfig
-from autospike.data.batches import FixedBatches
+from autospike.counting.firing import FiringRates
+from autospike.data.batches import FixedBatches, Renormalised
 from autospike.data.images import Split, SplitName, load_images
+from autospike.energy.conventions import BINARY_ONLY, EXACT
 from autospike.evaluation.calibration import UncalibratedError, calibrate
-from autospike.evaluation.evaluator import Evaluator, score
+from autospike.evaluation.evaluator import Evaluator, evaluate, score
+from autospike.export import Pixels, read_model, write_model
+from autospike.measurement import Score
+from autospike.models import build_model
 from autospike.space import SearchSpace
 from autospike.supernet import Supernet, batch_norms
 
@@ -113,6 +121,138 @@ def test_accuracy_is_the_share_of_right_answers(tiny_space: SearchSpace) -> None
     right = sum(int(answer == label) for answer, label in zip(answers, measured.search.split.labels, strict=False))
     found = score(model, measured.search, batch_size=40)
     assert (found.correct, found.images, found.accuracy) == (right, 101, right / 101)
+
+
+def at_every_step(space: SearchSpace) -> list[tuple[Score, Score]]:
+    """At T = 1 ... 5: the score that a run of five steps gives, and that of a run of so many."""
+    measured = evaluator(space)
+    model = measured.calibrated(space.largest())
+    whole = evaluate(model, measured.search, batch_size=40, time_steps=5)
+    assert len(whole.correct) == 5
+    alone = [evaluate(model, measured.search, batch_size=40, time_steps=t) for t in range(1, 6)]
+    assert [run.correct for run in alone] == [whole.correct[:t] for t in range(1, 6)]
+    return [(whole.score(t), run.score(t)) for t, run in enumerate(alone, start=1)]
+
+
+def test_one_run_answers_for_every_number_of_steps(tiny_space: SearchSpace) -> None:
+    """A network is causal in time: right answers and operations at each step do not depend on how many follow."""
+    scores = at_every_step(tiny_space)
+    for of_five, alone in scores:
+        assert (of_five.correct, of_five.images) == (alone.correct, alone.images)
+        numbers = [[(c.layer, c.time_steps, c.macs, c.acs, c.rate) for c in score.counts] for score in (of_five, alone)]
+        assert numbers[0] == numbers[1]
+    energies = [of_five.energy(EXACT).energy_mj for of_five, _ in scores]
+    assert energies == sorted(set(energies))
+
+
+def test_what_a_layer_reads_at_first_does_not_depend_on_later_steps(tiny_space: SearchSpace) -> None:
+    """Sums of spikes may be no more than spikes at the first step, where a convention takes them for such."""
+    for of_five, alone in at_every_step(tiny_space):
+        assert of_five == alone
+        assert of_five.energy(BINARY_ONLY) == alone.energy(BINARY_ONLY)
+
+
+def test_frames_that_are_whole_at_first_are_accumulated_there() -> None:
+    """Even counts everywhere stay whole when frames are resized, others become means; what follows changes nothing of the first."""
+    rng = np.random.default_rng(0)
+    frames = rng.integers(0, 4, (6, 2, 2, 16, 16)).astype(np.float32)
+    frames[:, 0] = 2
+    split = Split(name="search", indices=tuple(range(6)), labels=(0,) * 6, read=lambda i: frames[i], time_steps=2)
+    batches = FixedBatches(split=split, channels=2, image_size=8)
+    architecture = Architecture(time_steps=2, stages=(Stage(embed_dim=8, blocks=(Block(num_heads=1),)),))
+    model = build_model(architecture, num_classes=2, in_chans=2)
+    calibrate(model, [batch.images for batch in batches(6)], time_steps=2)
+    first, both = (evaluate(model, batches, batch_size=6, time_steps=t).operations.counts[0] for t in (1, 2))
+    assert (first.input, first.acs, both.input) == ("integer", (2 * 2 * 22 * 22,), "real")
+    assert both.first(1) == first
+
+
+def test_right_answers_are_those_of_the_mean_over_the_first_steps(tiny_space: SearchSpace) -> None:
+    measured = evaluator(tiny_space)
+    model = measured.calibrated(tiny_space.largest())
+    (batch,) = measured.search(500)
+    with torch.no_grad():
+        one, two, three = model.forward_steps(batch.images, 3)
+    answers = [one, (one + two) / 2, (one + two + three) / 3]
+    expected = tuple(int((logits.argmax(dim=1) == batch.targets).sum()) for logits in answers)
+    assert evaluate(model, measured.search, batch_size=40).correct == expected
+
+
+def test_a_run_has_as_many_steps_as_the_architecture_unless_told_otherwise(tiny_space: SearchSpace) -> None:
+    measured = evaluator(tiny_space)
+    model = measured.calibrated(tiny_space.smallest())
+    steps = tiny_space.smallest().time_steps
+    usual = evaluate(model, measured.search, batch_size=40)
+    assert usual == evaluate(model, measured.search, batch_size=40, time_steps=steps)
+    assert usual.score(steps) == score(model, measured.search, batch_size=40)
+    assert {count.time_steps for count in usual.operations.counts} == {steps}
+    assert usual.operations.images == 101
+
+
+def test_an_evaluation_collects_firing_rates_of_every_image(tiny_space: SearchSpace) -> None:
+    """Mean output of the first neurons over the split."""
+    measured, firing, seen = evaluator(tiny_space), FiringRates(), []
+    model = measured.calibrated(tiny_space.largest())
+    name = "stages.0.embedding.lifs.0"
+    handle = model.get_submodule(name).register_forward_hook(lambda _m, _a, out: seen.append(out.sum(dim=(0, 2, 3, 4))))
+    evaluate(model, measured.search, batch_size=7, firing=firing)
+    handle.remove()
+    spikes = torch.cat(seen)
+    assert len(spikes) == 101
+    assert firing.rates()[name] == pytest.approx(spikes.sum().item() / (101 * 3 * 8 * 8 * 2), rel=1e-12)
+
+
+def test_collecting_firing_rates_adds_no_operation(tiny_space: SearchSpace) -> None:
+    """The exported subnet's report is of the same counts as its row in the archive."""
+    measured = evaluator(tiny_space)
+    model = measured.calibrated(tiny_space.largest())
+    watched = evaluate(model, measured.search, batch_size=40, firing=FiringRates())
+    assert watched == evaluate(model, measured.search, batch_size=40)
+
+
+@pytest.mark.parametrize("family", ["spikformer", "meta_spikeformer"])
+def test_what_was_written_is_read_to_the_same_logits(tmp_path: Path, family: str) -> None:
+    """Bit for bit, with what it wants to see and what it answers."""
+    torch.manual_seed(2)
+    stage = Stage(embed_dim=16, embedding=Embedding(stride=2), blocks=(Block(num_heads=2, qkv="repconv"),))
+    architecture = Architecture(family=family, time_steps=3, stages=(stage,))  # type: ignore[arg-type]
+    model, images = build_model(architecture, num_classes=3, in_chans=3), torch.rand(8, 3, 8, 8)
+    calibrate(model, [images], time_steps=3)
+    pixels = Pixels(channels=3, image_size=8, mean=(0.1, 0.2, 0.3), std=(0.4, 0.5, 0.6))
+    write_model(tmp_path, model, architecture, classes=("cat", "dog", "newt"), pixels=pixels)
+    again = read_model(tmp_path)
+    assert (again.pixels, again.classes, again.model.architecture) == (pixels, ("cat", "dog", "newt"), architecture)
+    assert not again.model.training
+    with torch.no_grad():
+        assert torch.equal(again.model(images), model(images))
+        assert model(images).any()
+
+
+def test_still_images_are_normalised_as_a_network_wants_them() -> None:
+    """Each channel's pixels of 0 to 1, less its mean, by its deviation."""
+    shades = [(0, 51, 255), (102, 204, 153)]
+    split = Split(name="search", indices=(0, 1), labels=(0, 1), read=lambda i: Image.new("RGB", (8, 8), color=shades[i]))
+    batches = FixedBatches(split=split, channels=3, image_size=8)
+    mean, std = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+    (batch,) = Renormalised(batches=batches, mean=mean, std=std)(2)
+    expected = [[(value / 255 - m) / s for value, m, s in zip(shade, mean, std, strict=True)] for shade in shades]
+    torch.testing.assert_close(batch.images, torch.tensor(expected)[:, :, None, None].expand(2, 3, 8, 8), rtol=1e-5, atol=1e-6)
+    assert batch.targets.tolist() == [0, 1]
+
+
+def test_images_normalised_as_ours_are_the_same_bits() -> None:
+    batches = digits("search", 9)
+    (plain,), (again,) = batches(9), Renormalised(batches=batches, mean=(0.5,), std=(0.5,))(9)
+    assert torch.equal(plain.images, again.images)
+
+
+@pytest.mark.parametrize("mean_and_std", [(0.0, 1.0), (0.5, 0.25)])
+def test_event_frames_are_never_normalised(mean_and_std: tuple[float, float]) -> None:
+    frames = np.arange(2 * 2 * 4 * 4, dtype=np.float32).reshape(2, 2, 4, 4)
+    split = Split(name="search", indices=(0, 1), labels=(0, 1), read=lambda i: frames + i, time_steps=2)
+    mean, std = ((value, value) for value in mean_and_std)
+    (batch,) = Renormalised(batches=FixedBatches(split=split, channels=2, image_size=4), mean=mean, std=std)(2)
+    assert torch.equal(batch.images, torch.stack([torch.from_numpy(frames), torch.from_numpy(frames + 1)], dim=1))
 
 
 def test_batches_are_never_of_one_image() -> None:

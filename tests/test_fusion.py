@@ -12,8 +12,8 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from autospike.architecture import Architecture, Block, Embedding, Neuron, Stage
-from autospike.counting import Counter
-from autospike.energy import LayerCount
+from autospike.counting.model import count_operations
+from autospike.energy.counts import LayerCount
 from autospike.evaluation.calibration import calibrate
 from autospike.models import build_model
 from autospike.models.contract import SpikingModel
@@ -133,10 +133,7 @@ def test_training_mode_is_refused_and_nothing_is_changed() -> None:
 
 
 def counted(model: SpikingModel, x: Tensor) -> tuple[LayerCount, ...]:
-    counter = Counter()
-    with torch.no_grad(), counter.watch(model):
-        model(x)
-    return counter.counts(images=len(x))
+    return count_operations(model, x, strict=True).counts
 
 
 def dense(counts: Sequence[LayerCount], *forms: str) -> int:

@@ -9,17 +9,23 @@ import pytest
 import torch
 
 from autospike.architecture import Neuron
+from autospike.native import library
 from autospike.nn.kernel import lif_kernel
 from autospike.nn.neuron import LIF
+
+
+def forget() -> None:
+    lif_kernel.cache_clear()
+    library.cache_clear()
 
 
 @pytest.fixture(autouse=True)
 def fresh(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     """An empty cache folder, and no kernel loaded yet."""
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
-    lif_kernel.cache_clear()
+    forget()
     yield tmp_path / "autospike"
-    lif_kernel.cache_clear()
+    forget()
 
 
 @pytest.mark.parametrize("compiler", ["/nowhere/cc", "false", "true"])
@@ -34,6 +40,6 @@ def test_it_is_built_once(fresh: Path) -> None:
         pytest.skip("no C compiler here")
     (library,) = fresh.iterdir()
     built = library.stat().st_mtime_ns
-    lif_kernel.cache_clear()
+    forget()
     assert lif_kernel() is not None
     assert [path.stat().st_mtime_ns for path in fresh.iterdir()] == [built]

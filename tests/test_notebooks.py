@@ -26,5 +26,5 @@ def test_a_notebook_runs(
             exec("".join(cell["source"]), namespace)
     assert len(namespace["table"]) == 6  # type: ignore[arg-type]
     assert namespace["layers"]["energy (uJ)"].sum() == pytest.approx(  # type: ignore[index]
-        namespace["chosen"].measurement.score.energy.energy_mj * 1000  # type: ignore[attr-defined]
+        namespace["chosen"].energy.energy_mj * 1000  # type: ignore[attr-defined]
     )

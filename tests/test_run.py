@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import json
+import shutil
 import sqlite3
+import zlib
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 import pytest
@@ -226,12 +229,9 @@ def test_nothing_is_done_twice(run: Path, tiny_experiment: Path, monkeypatch: py
     before = [tuple(row) for row in rows(run)]
     files = {path: path.stat().st_mtime_ns for folder in ("supernet", "baseline", "export") for path in (run / folder).iterdir()}
 
-    def barred(*_args: object, **_kwargs: object) -> None:
-        raise AssertionError("work was done again")
-
     monkeypatch.setattr("autospike.training.trainer._step", barred)
     monkeypatch.setattr("autospike.evaluation.evaluator.calibrate", barred)
-    monkeypatch.setattr("autospike.commands.export.score", barred)
+    monkeypatch.setattr("autospike.commands.export.evaluate", barred)
     call("run", tiny_experiment, "--run", run)
     assert [tuple(row) for row in rows(run)] == before
     assert {path: path.stat().st_mtime_ns for path in files} == files
@@ -324,7 +324,7 @@ def test_an_export_that_was_cut_off_is_not_taken_for_complete(
     assert autospike(capsys, "export", run, "--pick", "best-accuracy", "--out", tmp_path).code == 0
     first = (tmp_path / "model.safetensors").read_bytes()
     with monkeypatch.context() as patch, pytest.raises(ZeroDivisionError):
-        patch.setattr("autospike.commands.export.score", lambda *_args, **_kwargs: 1 / 0)
+        patch.setattr("autospike.commands.export.evaluate", lambda *_args, **_kwargs: 1 / 0)
         call("export", run, "--pick", "least-energy", "--out", tmp_path)
     assert (tmp_path / "model.safetensors").read_bytes() != first
     assert autospike(capsys, "export", run, "--pick", "best-accuracy", "--out", tmp_path).code == 0
@@ -354,3 +354,165 @@ def test_a_candidate_can_be_picked_by_id(run: Path, tmp_path: Path, capsys: pyte
     name = rows(run)[7]["architecture_id"]
     assert autospike(capsys, "export", run, "--pick", name, "--out", tmp_path).code == 0
     assert json.loads((tmp_path / "report.json").read_text())["architecture_id"] == name
+
+
+def binary_only(counts: list[dict[str, Any]]) -> tuple[float, float]:
+    """MACs and ACs by hand: what is not spikes is dense, spikes are rates times dense, a mean is taken once, RepConv is apart."""
+    macs = acs = 0.0
+    for row in counts:
+        if row["form"] == "fused":
+            continue
+        if row["input"] == "binary":
+            acs += row["macs"] * sum(row["rate"])
+        else:
+            macs += row["macs"] * (1 if row["reads"] == "mean" else row["time_steps"])
+    return macs, acs
+
+
+def binary_only_mj(row: sqlite3.Row) -> float:
+    macs, acs = binary_only(json.loads(zlib.decompress(row["counts"])))
+    return (4.6 * macs + 0.9 * acs) * 1e-9
+
+
+def by_f_aeb(energies: dict[str, float], accuracies: dict[str, float], largest: str) -> dict[str, float]:
+    return {name: accuracies[name] * (energy / energies[largest]) ** -0.07 for name, energy in energies.items()}
+
+
+def largest_of(run: Path) -> str:
+    return load_experiment(run / "experiment.yaml").search_space.largest().id
+
+
+def test_a_plot_under_another_convention_follows_from_the_archive(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    own = {name: (run / "report" / name).read_bytes() for name in ("candidates.csv", "front.csv")}
+    outcome = autospike(capsys, "plot", run, "--energy", "binary-only")
+    assert (outcome.code, outcome.err) == (0, "")
+    table = pd.read_csv(run / "report" / "binary-only" / "candidates.csv", dtype={"id": str}).set_index("id")
+    energies = {row["architecture_id"]: binary_only_mj(row) for row in rows(run)}
+    assert table["energy_mj"].to_dict() == pytest.approx(energies, rel=1e-12)
+    f_aeb = by_f_aeb(energies, table["accuracy"].to_dict(), largest_of(run))
+    assert table["f_aeb"].to_dict() == pytest.approx(f_aeb, rel=1e-12)
+    assert {name: (run / "report" / name).read_bytes() for name in own} == own
+    assert {row["convention"] for row in rows(run)} == {"exact"}
+
+
+@pytest.mark.parametrize("text", ["joules", "binary-only/int4", "exact/"])
+def test_a_plot_under_no_convention_is_one_line(run: Path, capsys: pytest.CaptureFixture[str], text: str) -> None:
+    outcome = autospike(capsys, "plot", run, "--energy", text)
+    assert (outcome.code, outcome.err.count("\n"), outcome.out) == (2, 1, "")
+    assert f"no energy convention '{text}'; choose from exact, rate, spikformer, binary-only, fused, memory" in outcome.err
+    assert not [path for path in (run / "report").iterdir() if path.is_dir() and path.name != "binary-only"]
+
+
+def test_a_hand_made_network_of_an_older_version_is_one_line(run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    shutil.copytree(run, tmp_path / "run")
+    (tmp_path / "run" / "baseline" / "measurement.json").write_text(json.dumps({"accuracy": 0.5, "energy_mj": 0.001}))
+    outcome = autospike(capsys, "plot", tmp_path / "run", "--energy", "spikformer")
+    assert (outcome.code, outcome.err.count("\n")) == (2, 1)
+    assert "without counts; run: autospike search" in outcome.err
+    assert not (tmp_path / "run" / "report" / "spikformer").exists()
+
+
+@pytest.fixture(scope="module")
+def drawn_by_chance(tmp_path_factory: pytest.TempPathFactory, tiny_experiment: Path) -> tuple[Path, Path]:
+    """Two runs of one supernet: one searched under `exact` and then under `binary-only`, one under `binary-only` alone."""
+    again, fresh = (tmp_path_factory.mktemp("conventions") / name for name in ("again", "fresh"))
+    call("train", tiny_experiment, "--run", again, "--set", "training.epochs=1", "--set", "search.algorithm=random")
+    shutil.copytree(again, fresh)
+    call("search", again)
+    with pytest.MonkeyPatch.context() as patch:
+        for work in ("evaluator.calibrate", "evaluator.evaluate"):
+            patch.setattr(f"autospike.evaluation.{work}", barred)
+        call("search", again, "--set", "search.convention=binary-only")
+    call("search", fresh, "--set", "search.convention=binary-only")
+    for run in (again, fresh):
+        call("plot", run)
+    return again, fresh
+
+
+def barred(*_args: object, **_kwargs: object) -> None:
+    raise AssertionError("work was done again")
+
+
+def test_a_search_under_another_convention_measures_nothing_anew(drawn_by_chance: tuple[Path, Path]) -> None:
+    """And ends at the front that a fresh one ends at; chance asks for the same candidates under any convention."""
+    again, fresh = drawn_by_chance
+    for name in ("candidates.csv", "front.csv"):
+        assert (again / "report" / name).read_text() == (fresh / "report" / name).read_text()
+    assert [untimed(row) for row in rows(again)] == [untimed(row) for row in rows(fresh)]
+
+
+def untimed(row: sqlite3.Row) -> dict[str, Any]:
+    """Without what a clock says."""
+    return {name: value for name, value in dict(row).items() if name not in ("seconds", "measured_at")}
+
+
+def test_an_archive_holds_the_energies_of_the_search_begun_last(drawn_by_chance: tuple[Path, Path]) -> None:
+    again, _ = drawn_by_chance
+    found = rows(again)
+    assert len(found) == 18
+    energies = {row["architecture_id"]: binary_only_mj(row) for row in found}
+    f_aeb = by_f_aeb(energies, {row["architecture_id"]: row["accuracy"] for row in found}, largest_of(again))
+    for row in found:
+        macs, acs = binary_only(json.loads(zlib.decompress(row["counts"])))
+        assert (row["convention"], row["macs"], row["acs"]) == ("binary-only", macs, pytest.approx(acs, rel=1e-12))
+        assert row["energy_mj"] == pytest.approx(energies[row["architecture_id"]], rel=1e-12)
+        assert row["f_aeb"] == pytest.approx(f_aeb[row["architecture_id"]], rel=1e-12)
+
+
+def test_a_run_goes_on_under_the_convention_of_its_last_search(drawn_by_chance: tuple[Path, Path], tmp_path: Path) -> None:
+    again, _ = drawn_by_chance
+    assert load_experiment(again / "experiment.yaml").search.convention == "binary-only"
+    call("export", again, "--pick", "least-energy", "--out", tmp_path / "out")
+    report = json.loads((tmp_path / "out" / "report.json").read_text())
+    assert report["architecture_id"] == min(rows(again), key=binary_only_mj)["architecture_id"]
+    for part in (report, report["baseline"]):
+        macs, acs = binary_only(part["layers"])
+        assert (part["convention"], part["macs"], part["acs"]) == ("binary-only", macs, pytest.approx(acs, rel=1e-12))
+
+
+def test_an_export_under_another_convention_is_reported_under_it(run: Path, tmp_path: Path) -> None:
+    """Energy, and the fitness that stands beside it."""
+    name, out = largest_of(run), tmp_path / "out"
+    for convention in ("exact", "binary-only"):
+        call("export", run, "--pick", name, "--out", out, "--set", f"search.convention={convention}")
+        report = json.loads((out / "report.json").read_text())
+        assert (report["architecture_id"], report["convention"]) == (name, convention)
+
+
+def test_an_export_under_another_fitness_is_reported_with_it(run: Path, tmp_path: Path) -> None:
+    """F_AEB by hand, of the accuracy and the energy that the archive holds."""
+    found, name = {row["architecture_id"]: row for row in rows(run)}, rows(run)[3]["architecture_id"]
+    ratio = found[name]["energy_mj"] / found[largest_of(run)]["energy_mj"]
+    for beta in (0.07, 0.5):
+        call("export", run, "--pick", name, "--out", tmp_path / "out", "--set", f"search.fitness.beta={beta}")
+        report = json.loads((tmp_path / "out" / "report.json").read_text())
+        assert report["f_aeb"] == pytest.approx(found[name]["accuracy"] * ratio**-beta, rel=1e-12)
+
+
+def test_the_best_by_faeb_is_best_under_the_convention_that_is_asked_for(run: Path, tmp_path: Path) -> None:
+    found = {row["architecture_id"]: row for row in rows(run)}
+    energies = {name: binary_only_mj(row) for name, row in found.items()}
+    f_aeb = by_f_aeb(energies, {name: row["accuracy"] for name, row in found.items()}, largest_of(run))
+    call("export", run, "--pick", "best-faeb", "--out", tmp_path / "out", "--set", "search.convention=binary-only")
+    report = json.loads((tmp_path / "out" / "report.json").read_text())
+    assert report["f_aeb"] == pytest.approx(f_aeb[report["architecture_id"]], rel=1e-12)
+    assert report["f_aeb"] == pytest.approx(max(f_aeb.values()), rel=1e-12)
+
+
+def test_the_report_holds_its_energy_under_every_convention(run: Path) -> None:
+    report = json.loads((run / "export" / "report.json").read_text())
+    for part in (report, report["baseline"]):
+        macs, acs = binary_only(part["layers"])
+        assert list(part["energy_mj_by_convention"]) == ["exact", "rate", "spikformer", "binary-only", "fused", "memory"]
+        assert part["energy_mj_by_convention"]["exact"] == part["energy_mj"]
+        assert part["energy_mj_by_convention"]["binary-only"] == pytest.approx((4.6 * macs + 0.9 * acs) * 1e-9, rel=1e-12)
+        assert (part["pj_per_mac"], part["pj_per_ac"]) == (4.6, 0.9)
+
+
+def test_the_hand_made_network_is_measured_with_its_counts(run: Path) -> None:
+    """It is the largest of the space, trained alone."""
+    measured = json.loads((run / "baseline" / "measurement.json").read_text())
+    assert measured["architecture_id"] == largest_of(run)
+    assert (measured["convention"], measured["search_images"]) == ("exact", 180)
+    layers = [row for row in measured["layers"] if row["input"] != "real"]
+    assert measured["acs"] == pytest.approx(sum(sum(row["acs"]) for row in layers if row["form"] != "separate"), rel=1e-12)

@@ -6,6 +6,7 @@ import random
 import sqlite3
 import tempfile
 from collections.abc import Callable, Iterable, Iterator
+from dataclasses import replace
 from functools import cache
 from itertools import chain, islice
 from pathlib import Path
@@ -13,17 +14,19 @@ from statistics import mean
 from typing import Any
 
 import pytest
-from builders import CONDITIONAL, analytic, edited, measurement, one_line_error, permits, small
+from builders import CONDITIONAL, analytic, edited, measurement, one_line_error, permits, scored, small
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from autospike.architecture import Architecture
 from autospike.config import SearchConfig
-from autospike.measurement import Measurement
+from autospike.energy.conventions import DEFAULT
+from autospike.energy.counts import LayerCount
+from autospike.measurement import Evaluation, Measurement
 from autospike.pareto import hypervolume
 from autospike.randomness import global_random, keyed
 from autospike.search.algorithms import ALGORITHMS, Individual, Turn, fitness_of
-from autospike.search.archive import Archive, Evaluation
+from autospike.search.archive import Archive
 from autospike.search.evolution import Executor, Search
 from autospike.search.selection import front, pick
 from autospike.space import SearchSpace
@@ -51,7 +54,13 @@ class KilledError(Exception):
     """Stands for a signal that ends the process."""
 
 
-def executor(measured: list[Architecture], *, after: float = float("inf"), wait: bool = True) -> Executor:
+def executor(
+    measured: list[Architecture],
+    *,
+    after: float = float("inf"),
+    wait: bool = True,
+    measure: Callable[[Architecture], Measurement] = analytic,
+) -> Executor:
     """Measures as `analytic` does and notes who it measured; dies after some, and hands out one by one unless told not to wait."""
 
     def one_by_one(architectures: Iterable[Architecture]) -> Iterator[Measurement]:
@@ -59,7 +68,7 @@ def executor(measured: list[Architecture], *, after: float = float("inf"), wait:
             if len(measured) >= after:
                 raise KilledError
             measured.append(architecture)
-            yield analytic(architecture)
+            yield measure(architecture)
 
     return one_by_one if wait else lambda architectures: iter(list(one_by_one(architectures)))
 
@@ -315,10 +324,112 @@ class TestAlgorithm:
         search(archive, settings_of(algorithm, generations=1), executor([]))
         weighted = settings_of(algorithm, generations=1, fitness={"form": "weighted", "alpha": 0.25})
         search(archive, weighted, executor([], after=0))
-        reference = analytic(SearchSpace.from_dict(WIDE).largest()).score.energy.energy_mj
+        reference = analytic(SearchSpace.from_dict(WIDE).largest()).score.energy(DEFAULT).energy_mj
         scores = [e.measurement.score for e in archive.all()]
-        expected = [0.25 * score.accuracy + 0.75 * (1 - score.energy.energy_mj / reference) for score in scores]
+        expected = [0.25 * score.accuracy + 0.75 * (1 - score.energy(DEFAULT).energy_mj / reference) for score in scores]
         assert [e.f_aeb for e in archive.all()] == pytest.approx(expected, rel=1e-12)
+
+
+def with_sums(architecture: Architecture) -> Measurement:
+    """As `analytic`, and a layer that reads sums of spikes: the narrower a network, the more of them."""
+    measured, steps = analytic(architecture), architecture.time_steps
+    dense = 10**7 // architecture.stages[0].embed_dim
+    sums = LayerCount(layer="sums", input="integer", time_steps=steps, macs=dense, acs=(5.0,) * steps, rate=(0.5,) * steps)
+    return replace(measured, score=replace(measured.score, counts=(*measured.score.counts, sums)))
+
+
+def binary_only_mj(architecture: Architecture) -> float:
+    """By hand: 100 real MACs a step, 9 operations of spikes at rate 0.25, and the sums densely."""
+    dense = 10**7 // architecture.stages[0].embed_dim
+    return 1e-9 * architecture.time_steps * (4.6 * (100 + dense) + 0.9 * 9 * 0.25)
+
+
+def under(path: Path, config: SearchConfig, run: Executor, **rest: Any) -> list[Evaluation]:
+    """All that an archive holds after a search under the convention of its settings."""
+    archive = Archive(path, "p", config.energy_convention)
+    try:
+        search(archive, config, run, **rest)
+        return archive.all()
+    finally:
+        archive.close()
+
+
+def test_chance_measures_nothing_for_another_convention(tmp_path: Path) -> None:
+    """It draws the same whatever energy is, so the archive ends as if it had searched under the other convention only."""
+    again, fresh = tmp_path / "again.sqlite", tmp_path / "fresh.sqlite"
+    exact, binary = (settings_of("random", convention=name) for name in ("exact", "binary-only"))
+    under(again, exact, executor([], measure=with_sums))
+    found = under(again, binary, executor([], after=0))
+    assert found == under(fresh, binary, executor([], measure=with_sums))
+    rows, proposals = contents(again)
+    assert rows == contents(fresh)[0]
+    assert proposals[24:] == contents(fresh)[1]
+    assert [e.energy.energy_mj for e in found] == pytest.approx([binary_only_mj(a) for a in architectures_of(found)], rel=1e-12)
+
+
+SMALL: dict[str, Any] = {"time_steps": [1, 2], "stages": [{"embed_dim": [8, 16], "depth": [1, 2], "block": {"num_heads": [1, 2]}}]}
+
+
+@pytest.mark.parametrize("algorithm", NAMES)
+def test_an_exhausted_space_is_not_measured_again_under_another_convention(algorithm: str, tmp_path: Path) -> None:
+    again, fresh = tmp_path / "again.sqlite", tmp_path / "fresh.sqlite"
+    exact, binary = (settings_of(algorithm, population=5, generations=20, convention=name) for name in ("exact", "binary-only"))
+    before = under(again, exact, executor([], measure=with_sums), written=SMALL)
+    found = under(again, binary, executor([], after=0), written=SMALL)
+    expected = under(fresh, binary, executor([], measure=with_sums), written=SMALL)
+    assert len(found) == len(expected) == 2 * 2 * (2 + 4)
+    assert {e.measurement.architecture: e.f_aeb for e in found} == {e.measurement.architecture: e.f_aeb for e in expected}
+    assert set(architectures_of(front(found))) == set(architectures_of(front(expected)))
+    assert set(architectures_of(front(found))) != set(architectures_of(front(before)))
+
+
+@pytest.mark.parametrize("algorithm", NAMES)
+def test_a_search_under_another_convention_takes_its_own_course(algorithm: str, tmp_path: Path) -> None:
+    """It asks for whom a search from nothing asks for; of those, whom the archive knows is not measured."""
+    again, fresh = tmp_path / "again.sqlite", tmp_path / "fresh.sqlite"
+    exact, binary = (settings_of(algorithm, convention=name) for name in ("exact", "binary-only"))
+    known = architectures_of(under(again, exact, executor([], measure=with_sums)))
+    measured: list[Architecture] = []
+    found = under(again, binary, executor(measured, measure=with_sums))
+    expected = under(fresh, binary, executor([], measure=with_sums))
+    asked = architectures_of(expected)
+    assert measured == [architecture for architecture in asked if architecture not in known]
+    assert [row[1:4] for row in contents(again)[1][24:]] == [row[1:4] for row in contents(fresh)[1]]
+    own = [e for e in found if e.measurement.architecture in asked]
+    assert set(architectures_of(front(own))) == set(architectures_of(front(expected)))
+
+
+@pytest.mark.parametrize("algorithm", NAMES)
+def test_a_search_under_another_convention_may_be_killed(algorithm: str, tmp_path: Path) -> None:
+    """Every row is of the search that was begun last, those that it measured and those that it found."""
+    path, other = tmp_path / "archive.sqlite", {"seed": 9}
+    under(path, settings_of(algorithm), executor([], measure=with_sums))
+    with pytest.raises(KilledError):
+        under(path, settings_of(algorithm, convention="binary-only"), executor([], after=8, measure=with_sums), **other)
+    rows = sqlite3.connect(path).execute("SELECT architecture, accuracy, convention, energy_mj, f_aeb FROM evaluations").fetchall()
+    assert len(rows) == 24 + 8
+    reference = binary_only_mj(SearchSpace.from_dict(WIDE).largest())
+    for text, accuracy, convention, energy_mj, f_aeb in rows:
+        expected = binary_only_mj(Architecture.from_json(text))
+        assert (convention, energy_mj) == ("binary-only", pytest.approx(expected, rel=1e-12))
+        assert f_aeb == pytest.approx(accuracy * (expected / reference) ** -0.07, rel=1e-12)
+
+
+def test_the_best_by_faeb_are_those_of_the_search_s_convention(tmp_path: Path) -> None:
+    """With a steep fitness, what survives needs little energy as this search counts it."""
+    config = {"generations": 8, "fitness": {"beta": 2}}
+    best = {
+        name: max(
+            under(tmp_path / name, settings_of("aeb", convention=name, **config), executor([], measure=with_sums)), key=fitness
+        )
+        for name in ("exact", "binary-only")
+    }
+    widths = {name: e.measurement.architecture.stages[0].embed_dim for name, e in best.items()}
+    assert widths["exact"] < widths["binary-only"] == 64
+
+
+def fitness(evaluation: Evaluation) -> float:
+    return evaluation.f_aeb
 
 
 def individuals(number: int) -> list[Individual]:
@@ -328,7 +439,7 @@ def individuals(number: int) -> list[Individual]:
         Individual(
             architecture=m.architecture,
             f_aeb=m.score.accuracy,
-            fitness=fitness_of([m.score.accuracy, m.score.energy.energy_mj], [True, False]),
+            fitness=fitness_of([m.score.accuracy, m.score.energy(DEFAULT).energy_mj], [True, False]),
         )
         for m in measured
     ]
@@ -341,9 +452,9 @@ def a_turn(algorithm: str) -> Turn:
 @pytest.mark.parametrize("algorithm", NAMES)
 def test_f_aeb_is_relative_to_the_largest(algorithm: str) -> None:
     evaluations = searched(settings_of(algorithm, fitness={"beta": 0.5}))
-    reference = analytic(SearchSpace.from_dict(WIDE).largest()).score.energy.energy_mj
+    reference = analytic(SearchSpace.from_dict(WIDE).largest()).score.energy(DEFAULT).energy_mj
     scores = [e.measurement.score for e in evaluations]
-    expected = [score.accuracy * (reference / score.energy.energy_mj) ** 0.5 for score in scores]
+    expected = [score.accuracy * (reference / score.energy(DEFAULT).energy_mj) ** 0.5 for score in scores]
     assert [e.f_aeb for e in evaluations] == pytest.approx(expected, rel=1e-9)
 
 
@@ -385,8 +496,8 @@ def test_objectives_steer_nsga2() -> None:
 
 def share(evaluations: list[Evaluation]) -> float:
     scores = [e.measurement.score for e in evaluations]
-    reference = analytic(SearchSpace.from_dict(WIDE).largest()).score.energy.energy_mj
-    return hypervolume([(score.accuracy, score.energy.energy_mj) for score in scores], energy_reference=reference)
+    reference = analytic(SearchSpace.from_dict(WIDE).largest()).score.energy(DEFAULT).energy_mj
+    return hypervolume([(score.accuracy, score.energy(DEFAULT).energy_mj) for score in scores], energy_reference=reference)
 
 
 BUDGET = {"population": 16, "generations": 10, "parents": 8}
@@ -414,7 +525,7 @@ def test_aeb_finds_a_better_fitness_than_chance() -> None:
 @pytest.mark.parametrize("algorithm", NAMES)
 def test_the_front_is_what_nothing_dominates(algorithm: str) -> None:
     evaluations = searched(settings_of(algorithm, population=12, generations=6))
-    points = {e.measurement.architecture: (e.measurement.score.correct, e.measurement.score.energy.energy_mj) for e in evaluations}
+    points = {e.measurement.architecture: (e.measurement.score.correct, e.energy.energy_mj) for e in evaluations}
     undominated = {
         architecture
         for architecture, (correct, energy) in points.items()
@@ -435,6 +546,8 @@ def test_the_id_of_a_search_names_its_settings_but_not_its_length() -> None:
     assert identity(generations=2) == base
     others = [identity("random"), identity(seed=1), identity(population=8), identity(block_mutation=0.3)]
     others += [identity(global_mutation=0.3), identity(objectives=("accuracy", "params")), identity(fitness={"beta": 0.1})]
+    others += [identity(convention="binary-only"), identity(convention="exact/int8")]
+    assert identity(convention="exact/fp32") == base
     assert len({base, *others}) == 1 + len(others)
 
 
@@ -475,7 +588,7 @@ OFFERED = {
 
 def offered() -> dict[str, Evaluation]:
     return {
-        name: Evaluation(measurement=measurement(small(embed_dim=8 * i), correct=correct, acs=acs), f_aeb=f_aeb, generation=0)
+        name: scored(measurement(small(embed_dim=8 * i), correct=correct, acs=acs), f_aeb=f_aeb, generation=0)
         for i, (name, (correct, acs, f_aeb)) in enumerate(OFFERED.items(), start=1)
     }
 

@@ -20,8 +20,8 @@ from torch.func import functional_call
 
 import autospike  # noqa: F401  (registers the models with timm)
 from autospike.architecture import Architecture
-from autospike.counting import Counter
-from autospike.energy import LayerCount
+from autospike.counting.counter import Counter
+from autospike.energy.counts import LayerCount
 from autospike.evaluation.calibration import calibrate
 from autospike.export import Pixels, write_model
 from autospike.models import build_model
@@ -155,9 +155,10 @@ def observe(supernet: Supernet, architecture: Architecture) -> Observation:
     for stage in model.stages:
         for segment in (stage.embedding, *stage.blocks):  # type: ignore[misc]
             segment.register_forward_hook(lambda _m, _a, out: seen.append(out))
-    with torch.no_grad(), counter.watch(model):
-        logits = model(images(8))
-    return Observation(seen, logits, counter.counts(images=8))
+    x = images(8)
+    with torch.no_grad(), counter.watch(model, images=8, time_steps=architecture.time_steps):
+        logits = model(x)
+    return Observation(seen, logits, counter.operations().counts)
 
 
 @dataclass

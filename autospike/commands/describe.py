@@ -9,8 +9,8 @@ import torch
 
 from autospike.architecture import Architecture
 from autospike.commands.display import table
-from autospike.counting import Counter
-from autospike.energy import DEFAULT
+from autospike.counting.model import count_operations
+from autospike.energy.conventions import DEFAULT
 from autospike.errors import UserError
 from autospike.files import read_yaml
 from autospike.models import build_model
@@ -83,11 +83,8 @@ def _show(title: str, named: list[tuple[str, Architecture]], shape: InputShape) 
     table(title, columns, rows, shown)
 
 
-@torch.no_grad()
 def cost(architecture: Architecture, shape: InputShape) -> tuple[int, int]:
     """Parameters, and dense MACs of one time step, of one image."""
-    model = build_model(architecture, num_classes=shape.classes, in_chans=shape.channels).eval()
-    counter = Counter()
-    with counter.watch(model):
-        model(torch.zeros(1, shape.channels, shape.image_size, shape.image_size))
-    return sum(p.numel() for p in model.parameters()), sum(count.macs for count in counter.counts(images=1) if DEFAULT.takes(count))
+    model = build_model(architecture, num_classes=shape.classes, in_chans=shape.channels)
+    found = count_operations(model, torch.zeros(1, shape.channels, shape.image_size, shape.image_size), strict=True)
+    return sum(p.numel() for p in model.parameters()), sum(count.macs for count in found.counts if DEFAULT.takes(count))

@@ -39,15 +39,23 @@ def working(what: str) -> Iterator[None]:
         yield
 
 
+def short(number: float) -> str:
+    """Three digits and a letter: 37.4k, 1.2M."""
+    for scale, letter in ((1e9, "G"), (1e6, "M"), (1e3, "k")):
+        if number >= scale:
+            return f"{number / scale:.3g}{letter}"
+    return f"{number:.3g}"
+
+
 def note(text: str) -> None:
     console.print(text, style="dim", markup=False, highlight=False, soft_wrap=True)
 
 
 def table(title: str, columns: list[str], rows: list[list[str]], caption: str) -> None:
-    """A table whose first column names the rows, with a line above it and one below."""
-    drawn = Table()
+    """A table whose first column names the rows, with a line above it and one below. Many columns stand closer."""
+    drawn = Table(padding=(0, 0) if len(columns) > 6 else (0, 1))
     for i, column in enumerate(columns):
-        drawn.add_column(column, justify="left" if i == 0 else "right")
+        drawn.add_column(column, justify="left" if i == 0 else "right", no_wrap=i > 0, overflow="fold")
     for row in rows:
         drawn.add_row(*map(escape, row))
     console.print(title, style="bold", markup=False, highlight=False, soft_wrap=True)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from pathlib import Path
 from typing import Any
 
@@ -9,14 +10,16 @@ from autospike import files
 from autospike.architecture import Architecture
 from autospike.assembly import Assembly
 from autospike.commands.display import note, table, working
-from autospike.counting import FiringRates
+from autospike.counting.firing import FiringRates
 from autospike.data.batches import FixedBatches
-from autospike.energy import CONVENTIONS, PJ_PER_AC, PJ_PER_MAC, energy, to_rows
-from autospike.evaluation.evaluator import score
+from autospike.evaluation.evaluator import evaluate
 from autospike.export import Pixels, write_model
+from autospike.measurement import Evaluation, Measurement
 from autospike.models.contract import SpikingModel
+from autospike.report.record import record
 from autospike.rundir import Run
-from autospike.search.archive import Archive, Evaluation
+from autospike.search.archive import Archive
+from autospike.search.fitness import refitted
 from autospike.search.selection import pick
 from autospike.space import SearchSpace
 
@@ -33,7 +36,14 @@ def export(run: Run, out: Path) -> None:
     protocol_id = assembly.protocol_id(run.supernet)
     chosen = pick(_archived(run, protocol_id), config.pick, min_accuracy=config.min_accuracy, tolerance=config.tolerance)
     architecture = chosen.measurement.architecture
-    provenance = {"run": str(run.folder.resolve()), **config.model_dump(), "protocol_id": protocol_id}
+    search = run.experiment.search
+    provenance = {
+        "run": str(run.folder.resolve()),
+        **config.model_dump(),
+        "protocol_id": protocol_id,
+        "convention": search.energy_convention.name,
+        "fitness": search.fitness.model_dump(),
+    }
     report_path = out / "report.json"
     if report_path.exists() and _same(files.read_json(report_path), architecture, provenance):
         note(f"export: {out} holds this subnet already")
@@ -47,10 +57,10 @@ def export(run: Run, out: Path) -> None:
 
 
 def _archived(run: Run, protocol_id: str) -> list[Evaluation]:
-    archive = Archive(run.searched(), protocol_id)
+    archive = Archive(run.searched(), protocol_id, run.experiment.search.energy_convention)
     evaluations = archive.all()
     archive.close()
-    return evaluations
+    return refitted(evaluations, run.experiment.search_space.largest(), run.experiment.search.fitness)
 
 
 def _same(report: Any, architecture: Architecture, provenance: dict[str, object]) -> bool:
@@ -65,37 +75,27 @@ def _export(run: Run, assembly: Assembly, chosen: Evaluation, out: Path) -> dict
     pixels = Pixels.ours(images.channels, run.experiment.data.image_size, events=images.time_steps is not None)
     write_model(out, subnet, architecture, classes=images.classes, pixels=pixels)
     run.log("test split opened", images=len(assembly.images.splits["test"]))
-    test, batch_size = assembly.held_out_batches(), run.experiment.evaluation.batch_size
+    test = assembly.held_out_batches()
     return {
-        "architecture_id": architecture.id,
         "search_accuracy": chosen.measurement.score.accuracy,
         "f_aeb": chosen.f_aeb,
         "generation": chosen.generation,
-        **_final(subnet, architecture, test, batch_size),
-        "baseline": _final(alone, baseline, test, batch_size),
+        **_final(run, subnet, architecture, test),
+        "baseline": _final(run, alone, baseline, test),
     }
 
 
-def _final(model: SpikingModel, architecture: Architecture, test: FixedBatches, batch_size: int) -> dict[str, Any]:
+def _final(run: Run, model: SpikingModel, architecture: Architecture, test: FixedBatches) -> dict[str, Any]:
     """The final measurement of a calibrated model."""
-    firing = FiringRates()
-    final = score(model, test, batch_size=batch_size, firing=firing)
-    return {
-        "architecture": architecture.to_dict(),
-        "test_accuracy": final.accuracy,
-        "test_images": final.images,
-        "energy_mj": final.energy.energy_mj,
-        "energy_mj_by_convention": {c.name: energy(final.counts, c).energy_mj for c in CONVENTIONS},
-        "macs": final.energy.macs,
-        "acs": final.energy.acs,
-        "convention": final.energy.convention,
-        "pj_per_mac": PJ_PER_MAC,
-        "pj_per_ac": PJ_PER_AC,
-        "params": sum(p.numel() for p in model.parameters()),
-        "time_steps": architecture.time_steps,
-        "firing_rates": firing.rates(),
-        "layers": to_rows(final.counts),
-    }
+    firing, started = FiringRates(), time.perf_counter()
+    final = evaluate(model, test, batch_size=run.experiment.evaluation.batch_size, firing=firing)
+    measured = Measurement(
+        architecture=architecture,
+        score=final.score(architecture.time_steps),
+        params=sum(p.numel() for p in model.parameters()),
+        seconds=time.perf_counter() - started,
+    )
+    return {**record(measured, run.experiment.search.energy_convention, "test"), "firing_rates": firing.rates()}
 
 
 def show(report: dict[str, Any], out: Path) -> None:

@@ -1,37 +1,53 @@
-"""`autospike plot`: figures and tables from the archive. It loads no torch."""
+"""`autospike plot`: figures and tables from the archive. It loads no torch, so another convention costs no forward pass."""
 
 from __future__ import annotations
 
 from autospike import files
 from autospike.commands.display import note
+from autospike.energy.conventions import Convention, energy
+from autospike.energy.counts import from_rows
 from autospike.errors import UserError
 from autospike.report import figures, tables
 from autospike.rundir import Run
 from autospike.search.archive import Archive, newest_protocol
+from autospike.search.fitness import refitted
 from autospike.search.selection import front
 
 
-def plot(run: Run) -> None:
-    """Draw RUN/report anew from what is archived.
+def plot(run: Run, convention: Convention | None = None) -> None:
+    """Draw RUN/report anew from what is archived; under another convention than the search's, RUN/report/CONVENTION.
 
     Raises:
         UserError: nothing was searched yet.
     """
-    archive = Archive(run.searched(), newest_protocol(run.archive))
+    searched = run.experiment.search.energy_convention
+    convention = convention or searched
+    archive = Archive(run.searched(), newest_protocol(run.archive), convention)
     evaluations, proposals = archive.all(), archive.proposals()
     archive.close()
     if not evaluations:
         raise UserError(f"{run.archive}: holds no candidate yet; run: autospike search {run.folder}")
-    table, space = tables.candidates(evaluations), run.experiment.search_space
+    space = run.experiment.search_space
+    evaluations = refitted(evaluations, space.largest(), run.experiment.search.fitness)
+    table = tables.candidates(evaluations)
     reference_mj = float(table.set_index("id").loc[space.largest().id, "energy_mj"])  # type: ignore[arg-type]
     courses = [tables.course(name, generations, table, reference_mj=reference_mj) for name, generations in proposals.items()]
-    baseline = files.read_json(run.baseline / "measurement.json")
 
-    report = run.report
+    baseline = _baseline(run, convention)
+    report = run.report if convention == searched else run.report / convention.name.replace("/", "-")
     files.write_text(report / "candidates.csv", table.to_csv(index=False))
     files.write_text(report / "front.csv", tables.front(table).to_csv(index=False))
-    figures.save(figures.pareto(table, baseline, run.experiment.data.name), report / "pareto.png", report / "pareto.svg")
+    title = f"{run.experiment.data.name}, `{convention.name}`"
+    figures.save(figures.pareto(table, baseline, title), report / "pareto.png", report / "pareto.svg")
     figures.save(figures.search(courses), report / "search.png")
     shares = tables.gene_shares(space, evaluations, front(evaluations))
     figures.save(figures.genes(*shares), report / "genes.png")
-    note(f"plot: {len(table)} candidates, {int(table['on_front'].sum())} on the front; see {report}")
+    note(f"plot: {len(table)} candidates, {int(table['on_front'].sum())} on the front under `{convention.name}`; see {report}")
+
+
+def _baseline(run: Run, convention: Convention) -> tuple[float, float]:
+    """Accuracy and energy in mJ of the hand-made architecture, on the search split."""
+    measured = files.read_json(run.baseline / "measurement.json")
+    if "layers" not in measured:
+        raise UserError(f"{run.baseline}: measured by an older version, without counts; run: autospike search {run.folder}")
+    return measured["search_accuracy"], energy(from_rows(measured["layers"]), convention).energy_mj

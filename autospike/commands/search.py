@@ -5,8 +5,10 @@ from __future__ import annotations
 from autospike import files
 from autospike.assembly import Assembly
 from autospike.commands.display import note, progress
+from autospike.measurement import Evaluation
+from autospike.report.record import record
 from autospike.rundir import Run
-from autospike.search.archive import Archive, Evaluation
+from autospike.search.archive import Archive
 from autospike.search.evolution import Search
 from autospike.space import SearchSpace
 
@@ -19,7 +21,7 @@ def search(run: Run) -> None:
     """
     assembly, config = Assembly.of(run), run.experiment.search
     supernet = assembly.trained(run.experiment.search_space, run.supernet)
-    archive = Archive(run.archive, assembly.protocol_id(run.supernet))
+    archive = Archive(run.archive, assembly.protocol_id(run.supernet), config.energy_convention)
     run.record()
     _measure_baseline(run, assembly)
     before = len(archive.all())
@@ -55,19 +57,5 @@ def _measure_baseline(run: Run, assembly: Assembly) -> None:
     architecture = run.experiment.baseline_architecture
     evaluator = assembly.evaluator(assembly.trained(SearchSpace.of(architecture), run.baseline))
     (measurement,) = evaluator([architecture])
-    total = measurement.score.energy
-    files.write_json(
-        path,
-        {
-            "architecture_id": architecture.id,
-            "architecture": architecture.to_dict(),
-            "protocol_id": protocol_id,
-            "accuracy": measurement.score.accuracy,
-            "energy_mj": total.energy_mj,
-            "convention": total.convention,
-            "macs": total.macs,
-            "acs": total.acs,
-            "params": measurement.params,
-            "time_steps": architecture.time_steps,
-        },
-    )
+    found = record(measurement, run.experiment.search.energy_convention, "search")
+    files.write_json(path, {**found, "protocol_id": protocol_id})

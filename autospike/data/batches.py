@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field, replace
 from functools import lru_cache
 from typing import Any
 
@@ -14,7 +14,7 @@ from torch.utils.data import DataLoader, Dataset
 
 from autospike.config import AugmentationConfig
 from autospike.data.images import Split
-from autospike.data.preparation import Augmented, preparation
+from autospike.data.preparation import MEAN, STD, Augmented, preparation
 from autospike.errors import UserError
 from autospike.randomness import global_random, keyed, keyed_seed
 
@@ -31,6 +31,10 @@ class Batch:
 
     images: Tensor
     targets: Tensor
+
+
+# A split for measurement, in batches of a size.
+Batches = Callable[[int], Iterator[Batch]]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -145,3 +149,20 @@ class FixedBatches:
         for start, stop in zip(starts, [*starts[1:], len(self)], strict=True):
             images = samples.measured(torch.stack(self._kept[start:stop]).to(self.device))
             yield Batch(images=_time_first(images), targets=labels[start:stop].to(self.device))
+
+
+@dataclass(frozen=True, kw_only=True)
+class Renormalised:
+    """Still images as a network from elsewhere wants them: each channel normalised by its own mean and standard deviation."""
+
+    batches: FixedBatches
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+
+    def __call__(self, batch_size: int) -> Iterator[Batch]:
+        ours = self.batches.split.time_steps is not None or {*self.mean, *self.std} == {MEAN, STD}
+        for batch in self.batches(batch_size):
+            if not ours:
+                mean, std = (torch.tensor(x, device=batch.images.device)[:, None, None] for x in (self.mean, self.std))
+                batch = replace(batch, images=(batch.images * STD + MEAN - mean) / std)
+            yield batch

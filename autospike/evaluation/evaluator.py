@@ -11,31 +11,58 @@ import torch
 
 from autospike.architecture import Architecture
 from autospike.config import EvaluationConfig
-from autospike.counting import Counter, FiringRates
-from autospike.data.batches import FixedBatches
+from autospike.counting.counter import Counter
+from autospike.counting.firing import FiringRates
+from autospike.data.batches import Batches, FixedBatches
+from autospike.energy.operations import Operations
 from autospike.evaluation.calibration import calibrate, require_calibrated
 from autospike.measurement import Measurement, Score
 from autospike.models.contract import SpikingModel
 from autospike.supernet import Supernet
 
 
+@dataclass(frozen=True, kw_only=True)
+class Pass:
+    """What one pass over a labelled split gave: right answers at T = 1, 2, ..., and everything that was done at the last T."""
+
+    correct: tuple[int, ...]
+    operations: Operations
+
+    def score(self, steps: int) -> Score:
+        """At T = `steps`. A network is causal in time: its first steps do not depend on how many follow."""
+        counts = tuple(count.first(steps) for count in self.operations.counts)
+        return Score(correct=self.correct[steps - 1], images=self.operations.images, counts=counts)
+
+
 @torch.no_grad()
-def score(model: SpikingModel, batches: FixedBatches, *, batch_size: int, firing: FiringRates | None = None) -> Score:
-    """One pass over a labelled split. The result does not depend on the batch size, nor on the order of the images.
+def evaluate(
+    model: SpikingModel, batches: Batches, *, batch_size: int, time_steps: int | None = None, firing: FiringRates | None = None
+) -> Pass:
+    """Run a labelled split through a model once. The result does not depend on the batch size, nor on the order of the images.
 
     Args:
+        time_steps: the largest T; the architecture's unless given.
         firing: collects the firing rate of every neuron layer, if given.
 
     Raises:
         UncalibratedError: the model's normalisation statistics are not its own.
+        UnknownOperationError: the model does something of which no rule says what it costs.
     """
     require_calibrated(model)
-    counter, correct, images = Counter(), 0, 0
-    with counter.watch(model), firing.watch(model) if firing else nullcontext():
+    steps = time_steps or model.architecture.time_steps
+    counter, correct = Counter(), [0] * steps
+    with firing.watch(model) if firing else nullcontext():
         for batch in batches(batch_size):
-            correct += int((model(batch.images).argmax(dim=1) == batch.targets).sum())
-            images += len(batch.targets)
-    return Score(correct=correct, images=images, counts=counter.counts(images=images))
+            with counter.watch(model, images=len(batch.targets), time_steps=steps):
+                logits = model.forward_steps(batch.images, steps)
+            for t in range(steps):
+                correct[t] += int((logits[: t + 1].mean(dim=0).argmax(dim=1) == batch.targets).sum())
+    return Pass(correct=tuple(correct), operations=counter.operations())
+
+
+def score(model: SpikingModel, batches: Batches, *, batch_size: int) -> Score:
+    """Of a model at its own T; raises as `evaluate`."""
+    return evaluate(model, batches, batch_size=batch_size).score(model.architecture.time_steps)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -39,6 +39,10 @@ class SpikingHead(nn.Linear):
     """A head that reads spikes. Shape: `[T, B, D]` spikes to `[T, B, num_classes]`."""
 
 
+class MeanHead(nn.Linear):
+    """A head that reads the mean over positions. Shape: `[T, B, D]` to `[T, B, num_classes]`."""
+
+
 class SpikingModel(nn.Module):
     """A plain model of one architecture; it knows nothing of supernets.
 
@@ -171,7 +175,7 @@ class SpikingModel(nn.Module):
     def _new_head(self) -> nn.Module:
         if not self.num_classes:
             return nn.Identity()
-        kind = SpikingHead if self.architecture.shortcut == "membrane" else nn.Linear
+        kind = SpikingHead if self.architecture.shortcut == "membrane" else MeanHead
         head = kind(self.num_features, self.num_classes)
         initialise(head)
         return head

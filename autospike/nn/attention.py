@@ -114,8 +114,12 @@ class KeyValueGate(QueryGate):
     Shape: q, k, v `[T, B, H, W, D]` to spikes `[T, B, H, W, D]`.
     """
 
+    def __init__(self, neuron: Neuron) -> None:
+        super().__init__(neuron)
+        self.coincidence = Gate()
+
     def forward(self, q: Tensor, k: Tensor, v: Tensor) -> Tensor:  # type: ignore[override]
-        return super().forward(k * v, q)
+        return super().forward(self.coincidence(k, v), q)
 
 
 class DilatedKeyValueGate(nn.Module):
@@ -128,13 +132,14 @@ class DilatedKeyValueGate(nn.Module):
     def __init__(self, neuron: Neuron, num_heads: int) -> None:
         super().__init__()
         self.num_heads = num_heads
+        self.coincidence = Gate()
         self.sum = SumOfSpikes(dim=-2)
         self.lif = LIF(neuron)
         self.gate = Gate()
 
     def forward(self, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
         k, v = (split_heads(_dilated(x.movedim(-1, 2)).movedim(2, -1), self.num_heads) for x in (k, v))
-        gate = self.lif(self.sum(_dilated(k * v)))
+        gate = self.lif(self.sum(_dilated(self.coincidence(k, v))))
         return merge_heads(_dilated(self.gate(split_heads(q, self.num_heads), gate)), q.shape)
 
 

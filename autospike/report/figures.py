@@ -35,13 +35,14 @@ STYLE: dict[Any, Any] = {
 }
 
 
-def pareto(table: pd.DataFrame, baseline: Mapping[str, Any], title: str) -> Figure:
+def pareto(table: pd.DataFrame, baseline: tuple[float, float], title: str) -> Figure:
     """Every candidate, the front, its knee, and the hand-made architecture: accuracy over energy, energy on a logarithmic axis.
 
     Args:
         table: as `tables.candidates` gives it.
-        baseline: `accuracy` and `energy_mj` of the hand-made architecture, trained alone.
+        baseline: accuracy and energy in mJ of the hand-made architecture, trained alone.
     """
+    baseline_accuracy, baseline_mj = baseline
     best = front(table)
     at_knee = best.iloc[knee(list(zip(best["accuracy"], best["energy_mj"], strict=True)))]
     with mpl.rc_context(STYLE):
@@ -61,12 +62,10 @@ def pareto(table: pd.DataFrame, baseline: Mapping[str, Any], title: str) -> Figu
             mew=1.8,
             label=f"knee, {at_knee['id']}",
         )
-        ax.plot(
-            baseline["energy_mj"] * UJ_PER_MJ, baseline["accuracy"], "*", color=CONTRAST, ms=14, label="hand-made, trained alone"
-        )
+        ax.plot(baseline_mj * UJ_PER_MJ, baseline_accuracy, "*", color=CONTRAST, ms=14, label="hand-made, trained alone")
         ax.set(
             xscale="log",
-            xlabel="energy per image (uJ, counted; 4.6 pJ per MAC, 0.9 pJ per AC)",
+            xlabel="energy per image (uJ, counted)",
             ylabel="accuracy on the search split",
         )
         ax.set_title(title, loc="left")
@@ -113,6 +112,49 @@ def genes(all_shares: Mapping[str, Mapping[str, float]], front_shares: Mapping[s
             figure.axes[0].set_ylabel("share")
             figure.axes[0].legend(fontsize=8)
     return figure
+
+
+def energy_by_layer(energies: pd.Series[float], title: str) -> Figure:
+    """A bar for each layer, in mJ or, where all are small, in uJ.
+
+    Args:
+        energies: in mJ, by layer, as `autospike.report.energy.bars` gives them.
+    """
+    scale, unit = _unit(float(energies.sum()))
+    with mpl.rc_context(STYLE):
+        figure = Figure(figsize=(7.2, 1.2 + 0.2 * len(energies)))
+        ax = figure.add_subplot()
+        ax.barh(list(energies.index), list(energies * scale), color=ACCENT, height=0.7)
+        ax.set(xlabel=f"energy per image ({unit}, counted)")
+        ax.set_title(title, loc="left")
+        ax.tick_params(axis="y", labelsize=7)
+        ax.grid(axis="y", visible=False)
+        ax.margins(y=0.01)
+        ax.invert_yaxis()
+    return figure
+
+
+def energy_curve(table: pd.DataFrame, title: str) -> Figure:
+    """Accuracy over energy, a point for each T.
+
+    Args:
+        table: as `autospike.report.energy.by_time_steps` gives it.
+    """
+    scale, unit = _unit(float(table["energy_mj"].max()))
+    with mpl.rc_context(STYLE):
+        figure = Figure(figsize=(5.6, 3.8))
+        ax = figure.add_subplot()
+        ax.plot(table["energy_mj"] * scale, table["accuracy"], "o-", color=ACCENT, ms=5, lw=1.5)
+        for steps, energy_mj, accuracy in zip(table["time_steps"], table["energy_mj"], table["accuracy"], strict=True):
+            ax.annotate(f"T = {steps}", (energy_mj * scale, accuracy), textcoords="offset points", xytext=(0, 8), ha="center")
+        ax.set(xlabel=f"energy per image ({unit}, counted)", ylabel="accuracy")
+        ax.set_title(title, loc="left")
+        ax.margins(0.15)
+    return figure
+
+
+def _unit(energy_mj: float) -> tuple[float, str]:
+    return (1.0, "mJ") if energy_mj >= 1 else (UJ_PER_MJ, "uJ")
 
 
 def save(figure: Figure, *paths: Path) -> None:

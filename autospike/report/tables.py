@@ -11,8 +11,8 @@ import pandas as pd
 
 from autospike.architecture import Architecture
 from autospike.genes import Choice, Range
+from autospike.measurement import Evaluation
 from autospike.pareto import hypervolume, on_front
-from autospike.search.archive import Evaluation
 from autospike.search.selection import accuracy_and_energy
 from autospike.space import SearchSpace
 from autospike.walk import GenePath
@@ -27,7 +27,7 @@ def candidates(evaluations: Sequence[Evaluation]) -> pd.DataFrame:
         {
             "id": e.measurement.architecture.id,
             "accuracy": e.measurement.score.accuracy,
-            "energy_mj": e.measurement.score.energy.energy_mj,
+            "energy_mj": e.energy.energy_mj,
             "params": e.measurement.params,
             "time_steps": e.measurement.architecture.time_steps,
             "f_aeb": e.f_aeb,

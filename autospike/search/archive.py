@@ -1,8 +1,8 @@
 """The archive is the memory of a search: one SQLite file, one row for every candidate ever measured, committed at once.
 
 Table `evaluations`, one row per (architecture, protocol); a protocol is what a score depends on besides the architecture: weights,
-splits, calibration, counting convention. Table `searches` names the searches that were run, `proposals` whom each asked for in each
-generation.
+splits, calibration. Energy and F_AEB are those of the search that was begun last; they follow from the counts. Table `searches`
+names the searches that were run, `proposals` whom each asked for in each generation.
 """
 
 from __future__ import annotations
@@ -11,14 +11,15 @@ import json
 import sqlite3
 import zlib
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import asdict
 from datetime import UTC, datetime
 from pathlib import Path
 
 from autospike.architecture import Architecture
-from autospike.energy import from_rows, to_rows
+from autospike.energy.conventions import DEFAULT, Convention
+from autospike.energy.counts import from_rows, to_rows
 from autospike.errors import UserError
-from autospike.measurement import Measurement, Score
+from autospike.measurement import Evaluation, Measurement, Score
 
 SCHEMA = """
 CREATE TABLE IF NOT EXISTS evaluations (
@@ -28,7 +29,7 @@ CREATE TABLE IF NOT EXISTS evaluations (
     accuracy        REAL NOT NULL,   -- on the search split, a fraction
     correct         INTEGER NOT NULL,
     images          INTEGER NOT NULL,
-    energy_mj       REAL NOT NULL,   -- per image, under the convention
+    energy_mj       REAL NOT NULL,   -- per image, under the convention of the search begun last
     convention      TEXT NOT NULL,
     macs            REAL NOT NULL,   -- per image, over all time steps
     acs             REAL NOT NULL,
@@ -38,7 +39,7 @@ CREATE TABLE IF NOT EXISTS evaluations (
     generation      INTEGER NOT NULL, -- in which it was first measured
     seconds         REAL NOT NULL,
     measured_at     TEXT NOT NULL,   -- UTC
-    counts          BLOB NOT NULL,   -- per layer and time step: zlib of JSON (autospike.energy.LayerCount)
+    counts          BLOB NOT NULL,   -- per layer and time step: zlib of JSON (autospike.energy.counts.LayerCount)
     PRIMARY KEY (architecture_id, protocol_id)
 );
 CREATE TABLE IF NOT EXISTS searches (
@@ -59,24 +60,15 @@ CREATE TABLE IF NOT EXISTS proposals (
 """
 
 
-@dataclass(frozen=True, kw_only=True)
-class Evaluation:
-    """A row: a measurement, its fitness, and when in the search it was made."""
-
-    measurement: Measurement
-    f_aeb: float
-    generation: int
-
-
 class Archive:
-    """The archive of one run, seen under one protocol.
+    """The archive of one run, seen under one protocol and one energy convention.
 
     Raises:
         UserError: the file is no archive.
     """
 
-    def __init__(self, path: Path, protocol_id: str) -> None:
-        self.path, self.protocol_id = path, protocol_id
+    def __init__(self, path: Path, protocol_id: str, convention: Convention = DEFAULT) -> None:
+        self.path, self.protocol_id, self.convention = path, protocol_id, convention
         try:
             self._db = sqlite3.connect(path, isolation_level=None, timeout=60)
             self._db.execute("PRAGMA journal_mode = WAL")
@@ -95,7 +87,7 @@ class Archive:
 
     def add(self, evaluation: Evaluation) -> None:
         """Commit one row. A row that another search added meanwhile stays: it holds the same numbers."""
-        m, total = evaluation.measurement, evaluation.measurement.score.energy
+        m, total = evaluation.measurement, evaluation.energy
         row = {
             "architecture_id": m.architecture.id,
             "protocol_id": self.protocol_id,
@@ -118,14 +110,26 @@ class Archive:
         marks = ", ".join(f":{name}" for name in row)
         self._db.execute(f"INSERT OR IGNORE INTO evaluations ({', '.join(row)}) VALUES ({marks})", row)
 
-    def refit(self, fitness: Callable[[float, float], float]) -> None:
-        """Set every row's F_AEB to `fitness(accuracy, energy_mj)`: a new fitness re-uses all that was measured."""
-        rows = self._db.execute(
-            "SELECT accuracy, energy_mj, architecture_id, protocol_id FROM evaluations WHERE protocol_id = ?", (self.protocol_id,)
-        )
-        updates = [(fitness(accuracy, energy_mj), *key) for accuracy, energy_mj, *key in rows.fetchall()]
+    def rescore(self, fitness: Callable[[float, float], float]) -> None:
+        """Set every row's energy to that of this archive's convention, and its F_AEB to `fitness(accuracy, energy_mj)`.
+
+        A new convention or a new fitness re-uses all that was measured.
+        """
+        updates = [
+            {
+                **asdict(e.energy),
+                "f_aeb": fitness(e.measurement.score.accuracy, e.energy.energy_mj),
+                "architecture_id": e.measurement.architecture.id,
+                "protocol_id": self.protocol_id,
+            }
+            for e in self.all()
+        ]
         self._db.execute("BEGIN")
-        self._db.executemany("UPDATE evaluations SET f_aeb = ? WHERE architecture_id = ? AND protocol_id = ?", updates)
+        self._db.executemany(
+            "UPDATE evaluations SET energy_mj = :energy_mj, convention = :convention, macs = :macs, acs = :acs, f_aeb = :f_aeb "
+            "WHERE architecture_id = :architecture_id AND protocol_id = :protocol_id",
+            updates,
+        )
         self._db.execute("COMMIT")
 
     def begin(self, search_id: str, settings: str) -> None:
@@ -156,15 +160,22 @@ class Archive:
 
     def _select(self, where: str, *values: object) -> list[Evaluation]:
         columns = "architecture, correct, images, counts, params, seconds, f_aeb, generation"
-        return [_evaluation(*row) for row in self._db.execute(f"SELECT {columns} FROM evaluations {where}", values)]
+        return [self._evaluation(*row) for row in self._db.execute(f"SELECT {columns} FROM evaluations {where}", values)]
 
-
-def _evaluation(
-    architecture: str, correct: int, images: int, counts: bytes, params: int, seconds: float, f_aeb: float, generation: int
-) -> Evaluation:
-    score = Score(correct=correct, images=images, counts=from_rows(json.loads(zlib.decompress(counts))))
-    measurement = Measurement(architecture=Architecture.from_json(architecture), score=score, params=params, seconds=seconds)
-    return Evaluation(measurement=measurement, f_aeb=f_aeb, generation=generation)
+    def _evaluation(
+        self,
+        architecture: str,
+        correct: int,
+        images: int,
+        counts: bytes,
+        params: int,
+        seconds: float,
+        f_aeb: float,
+        generation: int,
+    ) -> Evaluation:
+        score = Score(correct=correct, images=images, counts=from_rows(json.loads(zlib.decompress(counts))))
+        measurement = Measurement(architecture=Architecture.from_json(architecture), score=score, params=params, seconds=seconds)
+        return Evaluation(measurement=measurement, energy=score.energy(self.convention), f_aeb=f_aeb, generation=generation)
 
 
 def newest_protocol(path: Path) -> str:

@@ -13,10 +13,10 @@ from itertools import chain, islice
 
 from autospike.architecture import Architecture, digest
 from autospike.config import SearchConfig
-from autospike.measurement import Measurement
+from autospike.measurement import Evaluation, Measurement
 from autospike.randomness import keyed
 from autospike.search.algorithms import ALGORITHMS, Individual, Turn, fitness_of
-from autospike.search.archive import Archive, Evaluation
+from autospike.search.archive import Archive
 from autospike.search.fitness import f_aeb
 from autospike.search.objectives import OBJECTIVES
 from autospike.space import SearchSpace
@@ -56,7 +56,7 @@ class Search:
         """Search to the last generation, or until the algorithm finds no candidate that it has not seen."""
         self.archive.begin(self.id, self.config.model_dump_json())
         fitness = partial(f_aeb, reference_mj=self._reference_mj(), config=self.config.fitness)
-        self.archive.refit(fitness)
+        self.archive.rescore(fitness)
         algorithm = ALGORITHMS[self.config.algorithm]()
         population: list[Individual] = []
         seen: set[Architecture] = set()
@@ -79,7 +79,7 @@ class Search:
         return Individual(
             architecture=evaluation.measurement.architecture,
             f_aeb=evaluation.f_aeb,
-            fitness=fitness_of([t.value(evaluation.measurement) for t in targets], [t.maximise for t in targets]),
+            fitness=fitness_of([t.value(evaluation) for t in targets], [t.maximise for t in targets]),
         )
 
     def _first_generation(self, turn: Turn) -> Iterator[Architecture]:
@@ -104,9 +104,10 @@ class Search:
         largest = self.space.largest()
         known = self.archive.get(largest)
         measurement = known.measurement if known else next(self.executor([largest]))
-        if not known:  # its F_AEB follows from the reference that it is: `refit` sets it
-            self.archive.add(Evaluation(measurement=measurement, f_aeb=measurement.score.accuracy, generation=0))
-        return measurement.score.energy.energy_mj
+        energy = measurement.score.energy(self.archive.convention)
+        if not known:  # its F_AEB follows from the reference that it is: `rescore` sets it
+            self.archive.add(Evaluation(measurement=measurement, energy=energy, f_aeb=measurement.score.accuracy, generation=0))
+        return energy.energy_mj
 
     def _measure(self, candidates: list[Architecture], generation: int, fitness: Fitness) -> Iterator[Evaluation]:
         known = {candidate: self.archive.get(candidate) for candidate in candidates}
@@ -119,8 +120,8 @@ class Search:
     def _archived(self, measurement: Measurement, asked: Architecture, generation: int, fitness: Fitness) -> Evaluation:
         if measurement.architecture != asked:
             raise RuntimeError("the executor gave its measurements in another order than it was asked for them")
-        score = measurement.score
-        f_aeb = fitness(score.accuracy, score.energy.energy_mj)
-        evaluation = Evaluation(measurement=measurement, f_aeb=f_aeb, generation=generation)
+        energy = measurement.score.energy(self.archive.convention)
+        f_aeb = fitness(measurement.score.accuracy, energy.energy_mj)
+        evaluation = Evaluation(measurement=measurement, energy=energy, f_aeb=f_aeb, generation=generation)
         self.archive.add(evaluation)
         return evaluation

@@ -10,7 +10,12 @@ with the energy of the space's largest subnet as reference.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from dataclasses import replace
+
+from autospike.architecture import Architecture
 from autospike.config import FitnessConfig
+from autospike.measurement import Evaluation
 
 
 def f_aeb(accuracy: float, energy_mj: float, *, reference_mj: float, config: FitnessConfig) -> float:
@@ -19,3 +24,12 @@ def f_aeb(accuracy: float, energy_mj: float, *, reference_mj: float, config: Fit
     if config.form == "power":
         return accuracy * ratio**-config.beta
     return config.alpha * accuracy + (1 - config.alpha) * (1 - ratio)
+
+
+def refitted(evaluations: Sequence[Evaluation], largest: Architecture, config: FitnessConfig) -> list[Evaluation]:
+    """The same candidates with the fitness that follows from their energies; of any, the space's largest subnet is one."""
+    reference_mj = next((e.energy.energy_mj for e in evaluations if e.measurement.architecture == largest), 0.0)
+    return [
+        replace(e, f_aeb=f_aeb(e.measurement.score.accuracy, e.energy.energy_mj, reference_mj=reference_mj, config=config))
+        for e in evaluations
+    ]

@@ -5,14 +5,14 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 
 from autospike.errors import UserError
+from autospike.measurement import Evaluation
 from autospike.pareto import knee, on_front
-from autospike.search.archive import Evaluation
 
 Points = list[tuple[float, float]]
 
 
 def accuracy_and_energy(evaluations: Sequence[Evaluation]) -> Points:
-    return [(e.measurement.score.accuracy, e.measurement.score.energy.energy_mj) for e in evaluations]
+    return [(e.measurement.score.accuracy, e.energy.energy_mj) for e in evaluations]
 
 
 def _most_accurate(evaluations: Sequence[Evaluation]) -> Evaluation:

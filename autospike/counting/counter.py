@@ -1,0 +1,110 @@
+"""Operations counted where they happen, in the forward pass that also gives the accuracy.
+
+Layers that have a rule are hooked. Around them, during the first batch, every operation that torch runs is looked at: one that no
+rule covers is counted by what it is, free for a reason that is named, or unknown; it is never silently zero. Only if something was
+counted in that way does the second look go on in later batches; in this package's models there is nothing, and they run at speed.
+"""
+
+from __future__ import annotations
+
+from collections import Counter as Frequencies
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, field
+from functools import partial
+from itertools import chain
+from typing import Any
+
+import torch
+from torch import nn
+
+from autospike.counting.layers import RULES, Rule
+from autospike.counting.look import SecondLook, numbered
+from autospike.counting.operations import Batch, storages
+from autospike.counting.tally import Tally
+from autospike.counting.values import Reader
+from autospike.energy.operations import Operations
+
+# Counts of the same forward differ between versions; scores are compared within one.
+VERSION = 2
+
+
+@dataclass(kw_only=True)
+class Counter:
+    """Totals by operation. Run each batch in `with counter.watch(model, ...)`, then read `operations`.
+
+    Args:
+        strict: an operation without a rule is an error, not a line in the report.
+    """
+
+    strict: bool = True
+    tallies: dict[str, list[Tally]] = field(default_factory=dict)
+    free: Frequencies[str] = field(default_factory=Frequencies)
+    unknown: Frequencies[str] = field(default_factory=Frequencies)
+    images: int = 0
+    _settled: bool = False
+    _ruled: list[tuple[str, nn.Module, Rule]] | None = None
+
+    @contextmanager
+    def watch(self, model: nn.Module, *, images: int, time_steps: int) -> Iterator[None]:
+        """Count what `model` does with one batch: everything that runs in the block is taken to be of the model.
+
+        Args:
+            images: of the batch.
+            time_steps: T of what runs outside layers with rules.
+
+        Raises:
+            UnknownOperationError: in strict mode, as soon as the operation runs.
+        """
+        read, calls = Reader(), Frequencies[str]()
+        if self._ruled is None:
+            self._ruled = [(name, m, RULES[type(m)]) for name, m in model.named_modules() if type(m) in RULES]
+        with ExitStack() as stack:
+            if not self._settled:
+                stack.enter_context(self._second_look(model, Batch(images=images, time_steps=time_steps, read=read)))
+            for name, module, rule in self._ruled:
+                hook = partial(self._count_layer, name, rule, read, calls)
+                stack.callback(module.register_forward_pre_hook(hook, with_kwargs=True).remove)
+            yield
+        self.images += images
+
+    def operations(self) -> Operations:
+        """Means over the images, in the order in which operations run.
+
+        Raises:
+            ValueError: no batch was counted.
+        """
+        if not self.images:
+            raise ValueError("no batch was counted: call the model inside `with counter.watch(model, ...)` first")
+        counts = tuple(tally.count(self.images) for tallies in self.tallies.values() for tally in tallies)
+        return Operations(images=self.images, counts=counts, free=dict(self.free), unknown=dict(self.unknown))
+
+    def _add(self, name: str, tallies: list[Tally]) -> None:
+        held = self.tallies.setdefault(name, tallies)
+        if held is not tallies:
+            for total, new in zip(held, tallies, strict=True):
+                total.add(new)
+
+    def _count_layer(
+        self, name: str, rule: Rule, read: Reader, calls: Frequencies[str], module: nn.Module, args: Any, kwargs: Any
+    ) -> None:
+        called = numbered(name, calls)
+        with torch.no_grad():
+            self._add(called, rule(called, read, module, *args, **kwargs))
+
+    @contextmanager
+    def _second_look(self, model: nn.Module, batch: Batch) -> Iterator[None]:
+        """Watch every operation of one batch, and settle whether that was needed."""
+        batch.weights = storages(chain(model.parameters(), model.buffers()))
+        look = SecondLook(
+            model,
+            batch,
+            strict=self.strict,
+            add=lambda tally: self._add(tally.layer, [tally]),
+            reads_image=lambda layer: self.tallies[layer][0].reads == "image" if layer in self.tallies else None,
+        )
+        with look.on():
+            yield
+        self._settled = not look.counted
+        self.free |= look.free
+        self.unknown |= look.unknown

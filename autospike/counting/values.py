@@ -1,0 +1,85 @@
+"""What enters a layer, read in one pass: its sum by time step and position, and whether it is spikes, small integers or real.
+
+Sums are of whole numbers in float64, exact below 2^53, so batches add up to the same bits in any order.
+"""
+
+from __future__ import annotations
+
+import ctypes
+from dataclasses import dataclass, field
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from autospike.energy.counts import KINDS
+from autospike.native import library
+
+SOURCE = Path(__file__).with_name("values.c")
+LIMIT = 1 << 19  # as in values.c; a whole number of that size is no sum of spikes
+
+REAL = KINDS.index("real")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Values:
+    """Of everything that entered on one path.
+
+    `sums`: `[T, positions]` float64, of no meaning where values are real. `kinds`: index into `KINDS`, the widest seen, `[T]`.
+    """
+
+    sums: Tensor
+    kinds: Tensor
+
+    def __add__(self, other: Values) -> Values:
+        return Values(sums=self.sums + other.sums, kinds=torch.maximum(self.kinds, other.kinds))
+
+
+@dataclass
+class Reader:
+    """Reads tensors; one that several layers read (the input of q, k and v) is read once."""
+
+    _last: tuple[Tensor, int | None, Values] | None = field(default=None, repr=False)
+
+    def by_position(self, x: Tensor) -> Values:
+        """`[T, B, ..., C]`, by all that stands between B and C."""
+        version = None if x.is_inference() else x._version  # nothing tells whether an inference tensor was written over
+        if self._last is None or self._last[0] is not x or self._last[1] != version or version is None:
+            self._last = (x, version, _read(x.flatten(2, -2)))
+        return self._last[2]
+
+    def total(self, x: Tensor) -> Values:
+        """`[T, ...]`, in one position."""
+        order = sorted(range(1, x.dim()), key=x.stride, reverse=True)  # as it lies in memory, so that nothing is copied
+        return _read(x.permute(0, *order).reshape(len(x), 1, 1, -1))
+
+
+def _read(x: Tensor) -> Values:
+    """`[T, B, positions, C]`."""
+    x = x if x.is_floating_point() else x.float()
+    sum_values = _kernel() if x.device.type == "cpu" and x.dtype == torch.float32 else None
+    if sum_values is None:
+        return Values(sums=x.sum(dim=-1, dtype=torch.float64).sum(dim=1), kinds=_kinds(x.flatten(1)))
+    x, sums = x.contiguous(), torch.empty(x.shape[0], x.shape[2], dtype=torch.float64)
+    kinds, scratch = torch.empty(len(x), dtype=torch.int64), torch.empty(x[0, 0].numel(), dtype=torch.int32)
+    sum_values(x.data_ptr(), *x.shape, sums.data_ptr(), kinds.data_ptr(), scratch.data_ptr())
+    return Values(sums=sums, kinds=kinds)
+
+
+def _kinds(x: Tensor) -> Tensor:
+    """Of `[T, values]`, without waiting for the device."""
+    real = ((x != x.trunc()) | (x < 0) | (x >= LIMIT)).any(dim=1)
+    return torch.where(real, REAL, (x > 1).any(dim=1).long())
+
+
+@cache
+def _kernel() -> Any:
+    functions = library(SOURCE)
+    if functions is None:
+        return None
+    sum_values = functions.sum_values
+    sum_values.argtypes = (ctypes.c_void_p, *(ctypes.c_int64,) * 4, *(ctypes.c_void_p,) * 3)
+    sum_values.restype = None
+    return sum_values
