@@ -340,10 +340,10 @@ def test_a_mask_of_truth_values_is_counted() -> None:
 
 
 def test_scaling_is_free() -> None:
-    model = Plain(lambda m, x: x * 0.125 * m.scale * m.one / m.scale, scale=parameter(4), one=parameter(1))
+    model = Plain(lambda m, x: x * 0.125 * m.scale[:4] * m.scale[3:] * m.one / m.scale[1:5], scale=parameter(7), one=parameter(1))
     found = looked(model, spikes(STEPS, BATCH, 6, 4))
     assert not found.counts
-    assert found.free == {"scaling by a number or a weight": 4}
+    assert found.free["scaling by a number or a weight"] == 5
 
 
 def test_a_quotient_of_what_was_computed_is_no_scaling_by_a_weight() -> None:
@@ -366,6 +366,13 @@ def test_a_sum_of_spikes_adds_each_once(dims: tuple[int, ...]) -> None:
     x = spikes(STEPS, BATCH, 6, 4, high=3)
     found = one(Plain(lambda _m, x: x.sum(dim=dims)), x)
     assert (found.layer, found.acs, found.macs, found.input) == ("sum", per_image(x), 24, "integer")
+
+
+def test_a_sum_of_what_is_real_at_some_step_is_a_mean() -> None:
+    x = spikes(STEPS, BATCH, 6, 4)
+    x[1] += 0.5
+    found = looked(Plain(lambda _m, x: x.sum(dim=-1)), x)
+    assert (found.counts, found.free) == ((), {"means, and sums of real values": 1})
 
 
 def test_sums_of_real_values_and_of_weights_are_free() -> None:
