@@ -75,7 +75,7 @@ def _count(model: nn.Module, batch: Tensor, shape: _Shape, counter: Counter) -> 
     return _along_time(found, shape.time_steps) if shape.stepwise else found
 
 
-def _run(model: nn.Module, batch: Tensor, time_steps: int | None) -> None:
+def _run(model: nn.Module, batch: Tensor, time_steps: int) -> None:
     if isinstance(model, SpikingModel):
         model.forward_steps(batch, time_steps)
     else:
