@@ -95,6 +95,8 @@ def test_one_real_value_at_one_step_makes_a_layer_multiply() -> None:
     x[1, 2, 1, 1, 2] = 0.5
     (found,) = count(LinearNorm(3, 5, bias=True), x, images=3)
     assert (found.input, found.input_by_step) == ("real", ("binary", "real"))
+    assert found.acs == pytest.approx((per_image(x)[0] * 5, 0), rel=1e-12)
+    assert found.rate == pytest.approx((per_image(x)[0] / 12, 0), rel=1e-12)
 
 
 def test_what_enters_is_told_by_step() -> None:
@@ -652,6 +654,19 @@ def test_the_first_steps_of_a_count_may_be_of_a_narrower_kind() -> None:
     )
     assert found.first(3) == found
     assert found.first(2) == replace(found, input="binary", input_by_step=(), time_steps=2, acs=(1.0, 2.0), rate=(0.1, 0.2))
+
+
+def test_the_first_steps_of_a_count_may_be_real_alone() -> None:
+    found = LayerCount(
+        layer="q",
+        input="real",
+        input_by_step=("real", "real", "binary"),
+        time_steps=3,
+        macs=8,
+        acs=(0.0, 0.0, 4.0),
+        rate=(0.0, 0.0, 0.5),
+    )
+    assert found.first(2) == replace(found, input_by_step=(), time_steps=2, acs=(), rate=())
 
 
 def test_rows_keep_what_a_layer_reads() -> None:

@@ -461,6 +461,7 @@ UNKNOWN: dict[str, tuple[Callable[[Tensor], Any], str]] = {
     "interpolation": (lambda x: F.interpolate(x.flatten(0, 1).unsqueeze(1), scale_factor=2), "upsample_nearest2d"),
     "dot": (lambda x: x[0, 0, 0] @ x[0, 0, 1], "dot"),
     "of a list": (lambda x: torch._foreach_exp([x]), "_foreach_exp"),
+    "noise": (lambda x: x + torch.randn(x.shape), "randn"),
 }
 
 
@@ -481,6 +482,29 @@ def test_what_depends_on_weights_alone_is_free() -> None:
     found = looked(model, spikes(STEPS, BATCH, 4), strict=False)
     assert not [name for name in found.unknown if "mm" in name]
     assert [c.layer for c in found.counts] == ["fc"]
+
+
+def test_what_depends_on_values_in_a_list_does_not_depend_on_weights_alone() -> None:
+    model = Plain(lambda m, x: m.w.index_put((x.long().flatten(),), m.w[0]), w=parameter(9))
+    assert looked(model, spikes(STEPS, BATCH, 4), strict=False).unknown == {"the model: index_put": 1}
+
+
+class Fallback(nn.Module):
+    """Tries a layer that fails, and goes on without it."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.inner = nn.Sequential(Plain(lambda _m, x: x.reshape(-1, 7)))
+
+    def forward(self, x: Tensor) -> Tensor:
+        try:
+            return self.inner(x)
+        except RuntimeError:
+            return x.exp()
+
+
+def test_an_operation_after_a_layer_that_failed_is_named_rightly() -> None:
+    assert looked(Fallback(), spikes(STEPS, BATCH, 4), strict=False).unknown == {"the model: exp": 1}
 
 
 def test_an_operation_of_the_model_itself_is_named() -> None:
@@ -608,12 +632,24 @@ def test_what_is_unknown_is_told_of_one_forward_pass() -> None:
     assert counter.operations().unknown == {"the model: exp": 1}
 
 
-def test_what_a_later_batch_meets_first_is_told() -> None:
-    model, counter = Plain(lambda m, x: m.fc(x).exp() if x.any() else m.fc(x), fc=nn.Linear(4, 4)), Counter(strict=False)
-    for x in (torch.zeros(STEPS, BATCH, 4), torch.ones(STEPS, BATCH, 4)):
+def test_batches_may_begin_with_blank_frames() -> None:
+    """Which might be a still image, and no later batch is."""
+    model, counter = Plain(lambda m, x: m.conv(x), conv=nn.Conv2d(1, 2, 3)), Counter()
+    for x in (torch.zeros(STEPS * BATCH, 1, 5, 5), spikes(STEPS * BATCH, 1, 5, 5)):
         with torch.no_grad(), counter.watch(model, images=BATCH, time_steps=STEPS):
             model(x)
-    assert counter.operations().unknown["the model: exp"] > 0
+    (found,) = counter.operations().counts
+    assert (found.layer, found.macs, found.time_steps) == ("conv", 9 * 9 * 2, STEPS)
+
+
+@pytest.mark.parametrize("values", [(0.0, 1.0), (1.0, 0.0)])
+def test_what_one_batch_alone_meets_is_told(values: tuple[float, ...]) -> None:
+    model, counter = Plain(lambda m, x: m.fc(x).exp() if x.any() else m.fc(x), fc=nn.Linear(4, 4)), Counter(strict=False)
+    for value in values:
+        x = torch.full((STEPS, BATCH, 4), value)
+        with torch.no_grad(), counter.watch(model, images=BATCH, time_steps=STEPS):
+            model(x)
+    assert counter.operations().unknown["the model: exp"] == 1
 
 
 # Every network there is
