@@ -8,13 +8,19 @@ from pathlib import Path
 
 import torch
 
-from autospike.architecture import digest
+from autospike.architecture import Architecture, digest
 from autospike.config import Experiment
-from autospike.counting.counter import VERSION
+from autospike.counting.counter import VERSION as COUNTING_VERSION
 from autospike.data.batches import FixedBatches, TrainingBatches
 from autospike.data.images import Images, Split, load_images
+from autospike.data.kept import MB, Kept
 from autospike.errors import UserError
-from autospike.evaluation.evaluator import Evaluator
+from autospike.evaluation.calibration import VERSION as CALIBRATION_VERSION
+from autospike.evaluation.calibration import calibrate
+from autospike.evaluation.evaluator import Evaluator, Watch
+from autospike.evaluation.walker import Walker
+from autospike.execution.contract import Executor
+from autospike.models.contract import SpikingModel
 from autospike.randomness import keyed, keyed_seed
 from autospike.rundir import Run
 from autospike.space import SearchSpace
@@ -39,13 +45,18 @@ class Assembly:
         Raises:
             UserError: the data cannot be opened, is not the data that the run was trained on, or there is no such device.
         """
-        experiment = run.experiment
+        assembly = cls.open(run.experiment)
+        run.check_data(assembly.images.fingerprint)
+        return assembly
+
+    @classmethod
+    def open(cls, experiment: Experiment) -> Assembly:
+        """As `of`, of an experiment that no run holds to its data."""
         if experiment.threads is not None:
             torch.set_num_threads(experiment.threads)
         torch.backends.cudnn.allow_tf32 = False  # a rounding more and a spike flips
         images, device = load_images(experiment.data, seed=experiment.seed), _device(experiment.device)
         images.check_time_steps(max(*experiment.search_space.time_steps.values, experiment.baseline_architecture.time_steps))
-        run.check_data(images.fingerprint)
         return cls(experiment=experiment, images=images, device=device)
 
     def supernet(self, space: SearchSpace) -> Supernet:
@@ -81,22 +92,38 @@ class Assembly:
         checkpoints.load(supernet)
         return supernet
 
-    def evaluator(self, supernet: Supernet) -> Evaluator:
-        config = self.experiment.evaluation
+    def walker(self, supernet: Supernet) -> Walker:
+        """What measures candidates in this process. The search split's order is drawn, for it may be used in parts."""
+        kept, search = Kept(self.experiment.evaluation.kept_mb * MB), self.images.splits["search"]
+        shuffled = search.drawn(len(search), keyed(self.experiment.seed, "order of the search split"))
+        calibration, scoring = self.fixed_batches(self._calibration_split(), kept), self.fixed_batches(shuffled, kept)
+        return Walker(supernet=supernet, calibration=calibration, search=scoring, kept=kept)
+
+    def evaluator(self, executor: Executor, watch: Watch) -> Evaluator:
         return Evaluator(
-            supernet=supernet,
-            calibration=self.fixed_batches(self._calibration_split()),
-            search=self.fixed_batches(self.images.splits["search"]),
-            config=config,
+            executor=executor,
+            calibration_images=len(self._calibration_split()),
+            search_images=len(self.images.splits["search"]),
+            config=self.experiment.evaluation,
+            convention=self.experiment.search.energy_convention,
+            watch=watch,
         )
+
+    def calibrated(self, supernet: Supernet, architecture: Architecture) -> SpikingModel:
+        """A subnet as a plain model with statistics of its own: those with which a search scores it."""
+        model, split = supernet.extract(architecture), self.fixed_batches(self._calibration_split())
+        batches = (batch.images for batch in split(self.experiment.evaluation.calibration_batch_size))
+        calibrate(model, batches, time_steps=max(supernet.space.time_steps.values))
+        return model
 
     def held_out_batches(self) -> FixedBatches:
         """The test split, for the final measurement alone."""
         return self.fixed_batches(self.images.splits["test"])
 
-    def fixed_batches(self, split: Split) -> FixedBatches:
+    def fixed_batches(self, split: Split, kept: Kept | None = None) -> FixedBatches:
+        size = self.experiment.data.image_size
         return FixedBatches(
-            split=split, channels=self.images.channels, image_size=self.experiment.data.image_size, device=self.device
+            split=split, channels=self.images.channels, image_size=size, device=self.device, kept=Kept() if kept is None else kept
         )
 
     def _calibration_split(self) -> Split:
@@ -105,16 +132,17 @@ class Assembly:
 
     def protocol_id(self, folder: Path) -> str:
         """Names everything that a score depends on besides the architecture."""
-        record = Checkpoints(folder=folder).record
+        record, config = Checkpoints(folder=folder).record, self.experiment.evaluation
         return digest(
             {
                 "weights": record and record.sha256,
                 "image_size": self.experiment.data.image_size,
                 "images": self.images.fingerprint,
                 "torch": torch.__version__,
-                "calibration": [self.experiment.evaluation.calibration_images, self.experiment.evaluation.calibration_batch_size],
+                "calibration": [config.calibration_images, config.calibration_batch_size, CALIBRATION_VERSION],
+                **({"racing": config.racing} if config.racing else {}),
                 "time_steps": max(self.experiment.search_space.time_steps.values),
-                "counting": VERSION,
+                "counting": COUNTING_VERSION,
                 "device": self.device.type,
             }
         )

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import ctypes
 import json
-import os
 import sys
 from enum import StrEnum
 from pathlib import Path
@@ -15,6 +13,7 @@ from rich.console import Console
 from rich.markup import escape
 
 from autospike.errors import UserError
+from autospike.process import prepare_process
 
 INTERRUPTED = 130  # what the parser makes of Ctrl-C
 
@@ -47,8 +46,34 @@ StartFrom = Annotated[
 ]
 
 
+class ExecutorName(StrEnum):
+    """Where candidates are measured."""
+
+    serial = "serial"
+    processes = "processes"
+    ray = "ray"
+
+
+ExecutorChoice = Annotated[
+    ExecutorName | None,
+    typer.Option(
+        "--executor", help="Measure in this process, in processes of this machine, or under Ray. Default: the experiment's."
+    ),
+]
+Workers = Annotated[int | None, typer.Option(min=1, help="How many processes. Default: as many as there are cores for.")]
+Address = Annotated[
+    str | None, typer.Option(help="Ray cluster, as auto or HOST:PORT. Default: one on this machine, for the length of the command.")
+]
+GpusPerWorker = Annotated[float | None, typer.Option(min=0, help="Under Ray: share of a GPU for each worker, as 0.5.")]
+
+
+def _overriding(section: str, **chosen: object) -> list[str]:
+    """Options as overrides of fields of the experiment."""
+    return [f"{section}.{name}={json.dumps(value)}" for name, value in chosen.items() if value is not None]
+
+
 def _starting(source: Path | None) -> list[str]:
-    return [f"training.start_from={json.dumps(str(source.resolve()))}"] if source else []
+    return _overriding("training", start_from=str(source.resolve())) if source else []
 
 
 @app.callback()
@@ -71,12 +96,20 @@ def train(
 
 
 @app.command()
-def search(run: RunFolder, overrides: Overrides = None) -> None:
+def search(
+    run: RunFolder,
+    executor: ExecutorChoice = None,
+    workers: Workers = None,
+    address: Address = None,
+    gpus_per_worker: GpusPerWorker = None,
+    overrides: Overrides = None,
+) -> None:
     """Search the trained supernet for subnets; every candidate goes to RUN/archive.sqlite."""
     from autospike.commands.search import search
     from autospike.rundir import Run
 
-    search(Run.resume(run, overrides or []))
+    where = _overriding("execution", executor=executor, workers=workers, address=address, gpus_per_worker=gpus_per_worker)
+    search(Run.resume(run, [*(overrides or []), *where]))
 
 
 @app.command()
@@ -98,9 +131,7 @@ def export(
     from autospike.commands.export import export
     from autospike.rundir import Run
 
-    chosen = {"pick": pick, "min_accuracy": min_accuracy}
-    picked = [f"export.{name}={json.dumps(value)}" for name, value in chosen.items() if value is not None]
-    resumed = Run.resume(run, [*(overrides or []), *picked])
+    resumed = Run.resume(run, [*(overrides or []), *_overriding("export", pick=pick, min_accuracy=min_accuracy)])
     export(resumed, out or resumed.export)
 
 
@@ -167,7 +198,14 @@ def energy(
 
 
 @app.command(name="run")
-def run_all(experiment: ExperimentPath, run: NewRunFolder, start_from: StartFrom = None, overrides: Overrides = None) -> None:
+def run_all(
+    experiment: ExperimentPath,
+    run: NewRunFolder,
+    start_from: StartFrom = None,
+    executor: ExecutorChoice = None,
+    workers: Workers = None,
+    overrides: Overrides = None,
+) -> None:
     """Train, search, export and plot; go on where an earlier call stopped."""
     from autospike.commands.export import export
     from autospike.commands.plot import plot
@@ -175,7 +213,8 @@ def run_all(experiment: ExperimentPath, run: NewRunFolder, start_from: StartFrom
     from autospike.commands.train import train
     from autospike.rundir import Run
 
-    started = Run.start(experiment, run, [*(overrides or []), *_starting(start_from)])
+    where = _overriding("execution", executor=executor, workers=workers)
+    started = Run.start(experiment, run, [*(overrides or []), *where, *_starting(start_from)])
     train(started)
     search(started)
     plot(started)
@@ -220,7 +259,7 @@ def describe(
 
 def main() -> None:
     """Entry point: bad input is one line on standard error and exit code 2."""
-    _prepare_process()
+    prepare_process()
     try:
         code = app(standalone_mode=False)
     except UserError as error:
@@ -237,17 +276,3 @@ def main() -> None:
 def _fail(message: str, code: int = 2) -> None:
     Console(stderr=True, soft_wrap=True, highlight=False).print("[bold red]error:[/] " + escape(" ".join(message.split())))
     sys.exit(code)
-
-
-def _prepare_process() -> None:
-    """Settings that must stand before torch is loaded: threads that wait briefly, memory that is kept.
-
-    A thread of libgomp that spins without end starves its neighbour on a busy machine; glibc's malloc that gives large blocks back
-    to the system after every step costs up to a third of an evaluation's time.
-    """
-    os.environ.setdefault("GOMP_SPINCOUNT", "20000")
-    if sys.platform == "linux":
-        mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
-        if mallopt is not None:
-            mallopt(-1, 1 << 30)  # M_TRIM_THRESHOLD: keep up to 1 GiB that is free
-            mallopt(-3, 32 << 20)  # M_MMAP_THRESHOLD: the largest that glibc accepts

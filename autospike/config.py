@@ -126,6 +126,24 @@ class EvaluationConfig(Section):
     """Statistics are those of batches of this size, averaged: part of the protocol, unlike `batch_size`."""
     batch_size: Count = 128
     """Images a forward pass; changes speed and memory, never a result."""
+    kept_mb: Annotated[int, Field(ge=0)] = 1024
+    """Memory of each worker for what it will need again: decoded images, and what leaves the first embeddings, as bytes."""
+    racing: Annotated[float, Field(ge=0)] = 0.0
+    """Early decisions: candidates that another dominates by so many standard deviations are scored on part of the search split
+    alone; 3 is careful. 0 is exact: every candidate sees every image."""
+
+
+class ExecutionConfig(Section):
+    """Where candidates are measured. Nothing here changes a result."""
+
+    executor: Literal["serial", "processes", "ray"] = "serial"
+    """In the process of the search, in processes of this machine, or in those of a Ray cluster."""
+    workers: Count | None = None
+    """How many; unless given, as many as the cores (under Ray the cluster's) allow at `threads` each, one without."""
+    address: str | None = None
+    """Of a Ray cluster, as auto or HOST:PORT; unless given, one is started on this machine for the length of the command."""
+    gpus_per_worker: Annotated[float, Field(ge=0)] = 0.0
+    """Under Ray: a share of a GPU for each worker, as 0.5 for two on one."""
 
 
 class FitnessConfig(Section):
@@ -148,9 +166,14 @@ class SearchConfig(Section):
     parents: Annotated[int, Field(ge=2)] = 10
     """aeb: how many of the best breed."""
     block_mutation: Fraction = 0.2
-    """Probability that a gene of a block mutates."""
+    """Probability that a gene of a block mutates, in the mean over the blocks."""
     global_mutation: Fraction = 0.4
     """Probability that depth, width, time steps, shortcut or a gene of an embedding mutates."""
+    crossover: Literal["one-point", "uniform"] = "one-point"
+    """nsga2: a child is the beginning of one parent and the end of the other, or a mixture of genes. With one-point crossover
+    candidates share beginnings, which are computed once."""
+    late_mutation: Annotated[float, Field(ge=1, le=100)] = 4.0
+    """nsga2: how many times as often a block's genes mutate as those of the block before, for the same reason; 1 is all alike."""
     convention: str = DEFAULT.name
     """What counts as energy: a convention of `autospike.energy.conventions`, as `spikformer` or `exact/int8`. The archive keeps
     counts, so a search under another one re-uses all that was measured."""
@@ -199,6 +222,7 @@ class Experiment(Section):
     data: DataConfig
     training: TrainingConfig
     evaluation: EvaluationConfig = EvaluationConfig()
+    execution: ExecutionConfig = ExecutionConfig()
     search: SearchConfig = SearchConfig()
     export: ExportConfig = ExportConfig()
 
@@ -296,6 +320,17 @@ def _parse(written: dict[str, Any], source: str) -> Experiment:
     return experiment
 
 
+def _check_execution(execution: ExecutionConfig, source: str) -> None:
+    """A setting that would change nothing is refused."""
+    needs = {"workers": ("processes", "ray"), "address": ("ray",), "gpus_per_worker": ("ray",)}
+    for name, executors in needs.items():
+        if getattr(execution, name) and execution.executor not in executors:
+            raise UserError(
+                f"{source}: execution.{name}: has no effect with executor {execution.executor}; "
+                f"set execution.executor to {' or '.join(executors)}, or leave it out"
+            )
+
+
 def _check(experiment: Experiment, source: str) -> None:
     space = SearchSpace.from_dict(experiment.space, source=f"{source}: space")
     baseline = Architecture.from_dict(experiment.baseline, source=f"{source}: baseline") if experiment.baseline else space.largest()
@@ -303,6 +338,7 @@ def _check(experiment: Experiment, source: str) -> None:
         raise UserError(f"{source}: baseline: its family {baseline.family} is not the space's, {space.family}")
     if experiment.data.search_share + experiment.data.test_share >= 1:
         raise UserError(f"{source}: data: search_share and test_share leave nothing to train on; their sum must be less than 1")
+    _check_execution(experiment.execution, source)
     training = experiment.training
     if training.warmup >= training.epochs:
         raise UserError(f"{source}: training.warmup_epochs: {training.warmup} of {training.epochs} epochs; warm up for fewer")

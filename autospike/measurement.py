@@ -37,9 +37,11 @@ class Measurement:
 
 @dataclass(frozen=True, kw_only=True)
 class Evaluation:
-    """A measurement as a search sees it: its energy under one convention, its fitness, the generation that first asked for it."""
+    """A measurement as a search sees it: its energy under one convention, its fitness, the generation that first measured it, and
+    whether it was free: nobody asked for it, it came out of a walk for another."""
 
     measurement: Measurement
     energy: Energy
     f_aeb: float
     generation: int
+    free: bool = False

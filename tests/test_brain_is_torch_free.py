@@ -21,18 +21,22 @@ BRAIN = [
     "autospike",
     "autospike.architecture",
     "autospike.cli",
+    "autospike.commands.display",
     "autospike.commands.plot",
     "autospike.config",
     "autospike.energy.conventions",
     "autospike.energy.counts",
     "autospike.energy.operations",
     "autospike.energy.quantised",
+    "autospike.energy.totals",
     "autospike.errors",
     "autospike.families",
     "autospike.files",
     "autospike.genes",
     "autospike.measurement",
+    "autospike.native",
     "autospike.pareto",
+    "autospike.process",
     "autospike.published",
     "autospike.randomness",
     "autospike.report.energy",
@@ -45,9 +49,11 @@ BRAIN = [
     "autospike.search.evolution",
     "autospike.search.fitness",
     "autospike.search.objectives",
+    "autospike.search.relatives",
     "autospike.search.selection",
     "autospike.search.variation",
     "autospike.space",
+    "autospike.walk",
 ]
 
 IMPORTS = "import importlib\nfor name in {names}: importlib.import_module(name)\n"
@@ -80,7 +86,7 @@ def searched_run(folder: Path) -> Path:
     archive.begin("nsga2-1", "{}")
     archive.propose("nsga2-1", 0, [built.largest(), built.smallest()])
     for architecture in (built.largest(), built.smallest()):
-        archive.add(scored(analytic(architecture), f_aeb=0.5, generation=0))
+        archive.add([scored(analytic(architecture), f_aeb=0.5, generation=0)])
     archive.close()
     (folder / "baseline").mkdir()
     counts = to_rows(analytic(built.largest()).score.counts)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import random
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -16,12 +16,17 @@ from autospike.config import DataConfig, EvaluationConfig
 from autospike.counting.firing import FiringRates
 from autospike.data.batches import FixedBatches, Renormalised
 from autospike.data.images import Split, SplitName, load_images
+from autospike.data.kept import Kept
 from autospike.energy.conventions import BINARY_ONLY, EXACT
-from autospike.evaluation.calibration import UncalibratedError, calibrate
-from autospike.evaluation.evaluator import Evaluator, evaluate, score
+from autospike.evaluation.calibration import UncalibratedError, calibrate, mean
+from autospike.evaluation.evaluator import Evaluator
+from autospike.evaluation.single import evaluate, score
+from autospike.evaluation.walker import Walker
+from autospike.execution.contract import Serial
 from autospike.export import Pixels, read_model, write_model
-from autospike.measurement import Score
+from autospike.measurement import Measurement, Score
 from autospike.models import build_model
+from autospike.models.contract import SpikingModel
 from autospike.space import SearchSpace
 from autospike.supernet import Supernet, batch_norms
 
@@ -40,14 +45,43 @@ def reordered(batches: FixedBatches, seed: int) -> FixedBatches:
     return FixedBatches(split=shuffled, channels=1, image_size=8)
 
 
-def evaluator(space: SearchSpace, **config: int) -> Evaluator:
+@dataclass(frozen=True, kw_only=True)
+class Bench:
+    """A supernet with its data, on which one model is measured, or a population."""
+
+    walker: Walker
+    config: EvaluationConfig
+
+    @property
+    def search(self) -> FixedBatches:
+        return self.walker.search
+
+    def calibrated(self, architecture: Architecture) -> SpikingModel:
+        model = self.walker.supernet.extract(architecture)
+        batches = (batch.images for batch in self.walker.calibration(self.config.calibration_batch_size))
+        calibrate(model, batches, time_steps=self.walker.time_steps)
+        return model
+
+    def __call__(self, architectures: list[Architecture]) -> list[Measurement]:
+        evaluator = Evaluator(
+            executor=Serial(walker=self.walker),
+            calibration_images=len(self.walker.calibration),
+            search_images=len(self.walker.search),
+            config=self.config,
+            convention=EXACT,
+        )
+        return list(evaluator(architectures))
+
+
+def evaluator(space: SearchSpace, **config: int) -> Bench:
     torch.manual_seed(1)
-    return Evaluator(
+    walker = Walker(
         supernet=Supernet(space, num_classes=10, in_chans=1),
         calibration=digits("train", 96),
         search=digits("search", 101),
-        config=EvaluationConfig(**{"calibration_images": 96, "calibration_batch_size": 48, **config}),
+        kept=Kept(),
     )
+    return Bench(walker=walker, config=EvaluationConfig(**{"calibration_images": 96, "calibration_batch_size": 48, **config}))
 
 
 def test_an_uncalibrated_subnet_is_refused(tiny_space: SearchSpace) -> None:
@@ -87,6 +121,27 @@ def test_calibration_averages_its_batches_and_forgets_what_was_before(tiny_space
         calibrate(model, batches, time_steps=2)
         means.append(model.get_submodule("stages.0.embedding.convs.0.bn").running_mean)
     torch.testing.assert_close(means[2], (means[0] + means[1]) / 2)
+
+
+def test_batches_are_averaged_without_rounding_in_between() -> None:
+    """Of 2^24 and twice 1, float32 would lose the ones on the way."""
+    found = mean([torch.tensor([value]) for value in (2.0**24, 1.0, 1.0)])
+    assert found.dtype == torch.float32
+    assert found.tolist() == [torch.tensor((2**24 + 2) / 3).item()]
+
+
+def test_calibration_measures_no_head(tiny_space: SearchSpace) -> None:
+    """Nothing normalises there."""
+    model = Supernet(tiny_space, num_classes=10, in_chans=1).extract(tiny_space.smallest())
+    model.head.register_forward_hook(lambda *_: pytest.fail("the head was run"))
+    calibrate(model, [torch.rand(4, 1, 8, 8)], time_steps=2)
+    assert not batch_norms(model.head)
+
+
+def test_a_calibrated_model_knows_how_many_batches_it_saw(tiny_space: SearchSpace) -> None:
+    model = Supernet(tiny_space, num_classes=10, in_chans=1).extract(tiny_space.smallest())
+    calibrate(model, [torch.rand(4, 1, 8, 8)] * 3, time_steps=2)
+    assert {int(bn.num_batches_tracked) for bn in batch_norms(model)} == {3}
 
 
 @pytest.mark.parametrize("batch_size", [1, 2, 7, 50, 100, 101, 500])
@@ -283,7 +338,7 @@ def test_fixed_batches_decode_each_image_once() -> None:
 
 def test_extracting_leaves_the_supernet_as_it_was(tiny_space: SearchSpace) -> None:
     measured = evaluator(tiny_space)
-    before = {name: p.clone() for name, p in measured.supernet.named_parameters()}
+    before = {name: p.clone() for name, p in measured.walker.supernet.named_parameters()}
     list(measured([tiny_space.largest(), tiny_space.smallest()]))
-    assert all(torch.equal(p, before[name]) for name, p in measured.supernet.named_parameters())
-    assert not any(bn.track_running_stats for bn in batch_norms(measured.supernet))
+    assert all(torch.equal(p, before[name]) for name, p in measured.walker.supernet.named_parameters())
+    assert not any(bn.track_running_stats for bn in batch_norms(measured.walker.supernet))

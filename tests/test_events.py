@@ -15,8 +15,10 @@ from autospike.assembly import Assembly
 from autospike.config import AugmentationConfig, DataConfig, EvaluationConfig, Experiment
 from autospike.data.batches import Batch, FixedBatches, TrainingBatches
 from autospike.data.images import Images, Split, load_images
+from autospike.data.kept import Kept
 from autospike.errors import UserError
-from autospike.evaluation.evaluator import score
+from autospike.evaluation.single import score
+from autospike.execution.contract import Serial
 from autospike.randomness import keyed
 from autospike.rundir import Run
 
@@ -151,8 +153,12 @@ def test_frames_are_decoded_once_and_kept_in_the_fewest_bytes_that_lose_nothing(
         (batch,) = whole(5)
     assert opened == [0, 1, 2, 3, 4]
     assert batch.images[2, :, 1, 3, 4].tolist() == [255, 300, 40_000, 0.5, -1]
-    assert whole._kept is not None
-    assert [frames.element_size() for frames in whole._kept] == [1, 2, 4, 4, 2]
+    used = []
+    for i in range(5):
+        alone = replace(whole, kept=Kept())
+        alone.batch((i, i + 1))
+        used.append(alone.kept.used_bytes)
+    assert used == [size * 3 * 2 * 8 * 8 for size in (1, 2, 4, 4, 2)]
 
 
 def test_resized_counts_are_means_and_the_middle_is_taken() -> None:
@@ -390,8 +396,9 @@ def test_a_supernet_trains_on_events_and_its_subnets_are_measured(tmp_path: Path
     space, losses = parts.experiment.search_space, []
     parts.train(parts.supernet(space), tmp_path / "run" / "supernet", lambda now: losses.append(now.loss))
     assert len(losses) == parts.training_steps() == 2
-    measured = parts.evaluator(parts.trained(space, tmp_path / "run" / "supernet"))
-    assert measured.supernet.in_chans == 2
+    supernet = parts.trained(space, tmp_path / "run" / "supernet")
+    assert supernet.in_chans == 2
+    measured = parts.evaluator(Serial(walker=parts.walker(supernet)), lambda _done, _of: None)
     for architecture in (space.largest(), space.smallest()):
         (found,) = measured([architecture])
         assert found.score.images == 18
@@ -406,7 +413,7 @@ def test_a_supernet_trains_on_events_and_its_subnets_are_measured(tmp_path: Path
 def test_the_first_steps_see_the_first_frames(tmp_path: Path) -> None:
     parts = assembly(tmp_path, "spikformer")
     space = parts.experiment.search_space
-    model = parts.evaluator(parts.supernet(space)).calibrated(space.largest())
+    model = parts.calibrated(parts.supernet(space), space.largest())
     search = parts.fixed_batches(parts.images.splits["search"])
     (batch,) = search(100)
     changed = batch.images.clone()
@@ -421,7 +428,7 @@ def test_the_first_steps_see_the_first_frames(tmp_path: Path) -> None:
 def test_resized_counts_are_multiplied(tmp_path: Path) -> None:
     parts = assembly(tmp_path, "spikformer", image_size=6)
     space = parts.experiment.search_space
-    model = parts.evaluator(parts.supernet(space)).calibrated(space.smallest())
+    model = parts.calibrated(parts.supernet(space), space.smallest())
     found = [score(model, parts.held_out_batches(), batch_size=n) for n in (2, 6)]
     assert found[0] == found[1]
     assert found[0].counts[0].input == "real"

@@ -30,7 +30,19 @@ from autospike.search.selection import front
 from autospike.space import SearchSpace
 
 # Other programs read RUN/report/candidates.csv.
-COLUMNS = ["id", "accuracy", "energy_mj", "params", "time_steps", "f_aeb", "generation", "on_front", "architecture"]
+COLUMNS = [
+    "id",
+    "accuracy",
+    "energy_mj",
+    "params",
+    "time_steps",
+    "f_aeb",
+    "generation",
+    "free",
+    "images",
+    "on_front",
+    "architecture",
+]
 
 SPACE: dict[str, Any] = {
     "time_steps": [1, 2],
@@ -87,7 +99,8 @@ def evaluated(number: int, *, seed: int = 0, written: dict[str, Any] = SPACE) ->
     distinct = {space.largest(): None}
     while len(distinct) < number:
         distinct[space.sample(rng)] = None
-    return [scored(analytic(architecture), f_aeb=rng.random(), generation=i // 4) for i, architecture in enumerate(distinct)]
+    found = [scored(analytic(architecture), f_aeb=rng.random(), generation=i // 4) for i, architecture in enumerate(distinct)]
+    return [replace(e, free=i % 4 == 3) for i, e in enumerate(found)]
 
 
 def undominated(evaluations: list[Evaluation]) -> set[tuple[int, float]]:
@@ -116,6 +129,7 @@ def test_candidates_are_rows_in_the_order_of_measurement() -> None:
         assert row["energy_mj"] == measured.score.energy(DEFAULT).energy_mj
         assert (row["params"], row["time_steps"]) == (measured.params, measured.architecture.time_steps)
         assert (row["f_aeb"], row["generation"]) == (e.f_aeb, e.generation)
+        assert (row["free"], row["images"]) == (e.free, measured.score.images)
 
 
 @few
@@ -561,8 +575,7 @@ def run(tmp_path: Path) -> Run:
 def fill(run: Run, evaluations: list[Evaluation], protocol: str = "the newest supernet") -> None:
     archive = Archive(run.archive, protocol)
     archive.begin("nsga2-1", "{}")
-    for e in evaluations:
-        archive.add(e)
+    archive.add(evaluations)
     architectures = [e.measurement.architecture for e in evaluations]
     for i in range(0, len(evaluations), 4):
         archive.propose("nsga2-1", i // 4, architectures[i : i + 4])

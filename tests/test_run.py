@@ -6,6 +6,7 @@ import json
 import shutil
 import sqlite3
 import zlib
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -51,6 +52,22 @@ def rows(run: Path) -> list[sqlite3.Row]:
     return db.execute("SELECT * FROM evaluations ORDER BY rowid").fetchall()
 
 
+def asked(found: list[sqlite3.Row]) -> list[sqlite3.Row]:
+    """Those that a search asked for; the others came along."""
+    return [row for row in found if not row["free"]]
+
+
+def along(text: str) -> set[str]:
+    """Ids of those that come along with an architecture of the tiny space, its own among them: T of 2 and 3, one block or two."""
+    architecture = Architecture.from_json(text)
+    (stage,) = architecture.stages
+    return {
+        replace(architecture, time_steps=time_steps, stages=(replace(stage, blocks=stage.blocks[:depth]),)).id
+        for time_steps in (2, 3)
+        for depth in range(1, len(stage.blocks) + 1)
+    }
+
+
 def test_the_run_folder_holds_what_its_contract_names(run: Path) -> None:
     expected = [
         *("experiment.yaml", "environment.json", "log.jsonl", "archive.sqlite"),
@@ -89,7 +106,8 @@ def test_the_log_tells_the_story_in_order(run: Path) -> None:
 
 def test_every_candidate_is_one_row(run: Path) -> None:
     found = rows(run)
-    assert len(found) == len({row["architecture_id"] for row in found}) == 6 * 3
+    assert len(found) == len({row["architecture_id"] for row in found})
+    assert len(asked(found)) == 6 * 3
     for row in found:
         architecture = Architecture.from_json(row["architecture"])
         assert architecture.id == row["architecture_id"]
@@ -99,8 +117,28 @@ def test_every_candidate_is_one_row(run: Path) -> None:
     assert {row["generation"] for row in found} == {0, 1, 2}
 
 
+def test_relatives_come_along(run: Path) -> None:
+    found = rows(run)
+    assert {row["architecture_id"] for row in found} == set().union(*(along(row["architecture"]) for row in asked(found)))
+    assert len(found) >= 2 * len(asked(found))  # every T at least
+    assert {row["free"] for row in found} == {0, 1}
+    assert {row["images"] for row in found} == {180}
+
+
 def test_tables_hold_the_documented_columns(run: Path) -> None:
-    columns = ["id", "accuracy", "energy_mj", "params", "time_steps", "f_aeb", "generation", "on_front", "architecture"]
+    columns = [
+        "id",
+        "accuracy",
+        "energy_mj",
+        "params",
+        "time_steps",
+        "f_aeb",
+        "generation",
+        "free",
+        "images",
+        "on_front",
+        "architecture",
+    ]
     candidates, front = (pd.read_csv(run / "report" / name) for name in ("candidates.csv", "front.csv"))
     assert list(candidates.columns) == list(front.columns) == columns
     assert len(candidates) == len(rows(run))
@@ -230,7 +268,7 @@ def test_nothing_is_done_twice(run: Path, tiny_experiment: Path, monkeypatch: py
     files = {path: path.stat().st_mtime_ns for folder in ("supernet", "baseline", "export") for path in (run / folder).iterdir()}
 
     monkeypatch.setattr("autospike.training.trainer._step", barred)
-    monkeypatch.setattr("autospike.evaluation.evaluator.calibrate", barred)
+    bar_measuring(monkeypatch)
     monkeypatch.setattr("autospike.commands.export.evaluate", barred)
     call("run", tiny_experiment, "--run", run)
     assert [tuple(row) for row in rows(run)] == before
@@ -240,20 +278,25 @@ def test_nothing_is_done_twice(run: Path, tiny_experiment: Path, monkeypatch: py
 def test_a_search_killed_in_the_middle_ends_at_the_same_front(
     run: Path, tmp_path: Path, tiny_experiment: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    """What was archived is not measured again; the generation at hand is lost."""
     call("train", tiny_experiment, "--run", tmp_path)
-    for survive in (4, 5):
-        kill_after(monkeypatch, survive, tmp_path)
+    generations = [row["generation"] for row in rows(run)]
+    # walks over the 180 images of the search split, 64 at a time: the hand-made network, the three generations
+    first, second = generations.count(0), generations.count(0) + generations.count(1)
+    for shards, archived in [(2, 0), (3, 0), (2, 0), (4, first), (4, second)]:
+        kill_after(monkeypatch, shards, tmp_path)
+        assert [untimed(row) for row in rows(tmp_path)] == [untimed(row) for row in rows(run)][:archived]
     call("search", tmp_path)
     call("plot", tmp_path)
-    assert len(rows(tmp_path)) == 18
+    assert [untimed(row) for row in rows(tmp_path)] == [untimed(row) for row in rows(run)]
     assert (tmp_path / "report" / "candidates.csv").read_text() == (run / "report" / "candidates.csv").read_text()
 
 
-def kill_after(monkeypatch: pytest.MonkeyPatch, candidates: int, run: Path) -> None:
-    """Search until `candidates` more are measured, then die."""
-    from autospike.evaluation import evaluator
+def kill_after(monkeypatch: pytest.MonkeyPatch, shards: int, run: Path) -> None:
+    """Search until so many shards more are scored, then die."""
+    from autospike.evaluation.walker import Walker
 
-    original, left = evaluator.score, [candidates]
+    original, left = Walker.score, [shards]
 
     def dying(*args: object, **kwargs: object) -> object:
         left[0] -= 1
@@ -262,7 +305,7 @@ def kill_after(monkeypatch: pytest.MonkeyPatch, candidates: int, run: Path) -> N
         return original(*args, **kwargs)  # type: ignore[arg-type]
 
     with monkeypatch.context() as patch, pytest.raises(ZeroDivisionError):
-        patch.setattr(evaluator, "score", dying)
+        patch.setattr(Walker, "score", dying)
         call("search", run)
 
 
@@ -272,7 +315,7 @@ def test_a_finished_search_goes_on_for_more_generations(tmp_path: Path, tiny_exp
     first = [tuple(row) for row in rows(tmp_path)]
     call("search", tmp_path, "--set", "search.generations=2")
     assert [tuple(row) for row in rows(tmp_path)][: len(first)] == first
-    assert len(rows(tmp_path)) == 12
+    assert len(asked(rows(tmp_path))) == 12
 
 
 def test_two_algorithms_share_an_archive(tmp_path: Path, tiny_experiment: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -283,7 +326,7 @@ def test_two_algorithms_share_an_archive(tmp_path: Path, tiny_experiment: Path, 
     assert autospike(capsys, "search", tmp_path, "--set", "search.algorithm=aeb").code == 0
     searches = sqlite3.connect(tmp_path / "archive.sqlite").execute("SELECT DISTINCT search_id FROM proposals").fetchall()
     assert {name.split("-")[0] for (name,) in searches} == {"nsga2", "random", "aeb"}
-    assert len(rows(tmp_path)) == 6  # the first generation is the same for all three
+    assert len(asked(rows(tmp_path))) == 6  # the first generation is the same for all three
     assert autospike(capsys, "plot", tmp_path).code == 0
 
 
@@ -420,8 +463,7 @@ def drawn_by_chance(tmp_path_factory: pytest.TempPathFactory, tiny_experiment: P
     shutil.copytree(again, fresh)
     call("search", again)
     with pytest.MonkeyPatch.context() as patch:
-        for work in ("evaluator.calibrate", "evaluator.evaluate"):
-            patch.setattr(f"autospike.evaluation.{work}", barred)
+        bar_measuring(patch)
         call("search", again, "--set", "search.convention=binary-only")
     call("search", fresh, "--set", "search.convention=binary-only")
     for run in (again, fresh):
@@ -431,6 +473,12 @@ def drawn_by_chance(tmp_path_factory: pytest.TempPathFactory, tiny_experiment: P
 
 def barred(*_args: object, **_kwargs: object) -> None:
     raise AssertionError("work was done again")
+
+
+def bar_measuring(patch: pytest.MonkeyPatch) -> None:
+    """Nothing may be calibrated or scored, neither one model nor a population."""
+    for work in ("walker.Walker.calibrate", "walker.Walker.score", "evaluator.Evaluator._walk", "calibration.calibrate"):
+        patch.setattr(f"autospike.evaluation.{work}", barred)
 
 
 def test_a_search_under_another_convention_measures_nothing_anew(drawn_by_chance: tuple[Path, Path]) -> None:
@@ -449,7 +497,7 @@ def untimed(row: sqlite3.Row) -> dict[str, Any]:
 def test_an_archive_holds_the_energies_of_the_search_begun_last(drawn_by_chance: tuple[Path, Path]) -> None:
     again, _ = drawn_by_chance
     found = rows(again)
-    assert len(found) == 18
+    assert len(asked(found)) == 18
     energies = {row["architecture_id"]: binary_only_mj(row) for row in found}
     f_aeb = by_f_aeb(energies, {row["architecture_id"]: row["accuracy"] for row in found}, largest_of(again))
     for row in found:

@@ -1,14 +1,20 @@
-"""The search, on a made-up network: resumed as uninterrupted, better than chance, and no candidate measured twice."""
+"""The search, on a made-up network: resumed as uninterrupted, better than chance, and no candidate archived twice.
+
+A search asks for `population` candidates a generation; their relatives are measured along and cost nothing. A generation is
+archived as a whole, so a search that is killed loses the one at hand.
+"""
 
 from __future__ import annotations
 
 import random
+import shutil
 import sqlite3
 import tempfile
 from collections.abc import Callable, Iterable, Iterator
+from contextlib import nullcontext
 from dataclasses import replace
 from functools import cache
-from itertools import chain, islice
+from itertools import accumulate, chain, islice, pairwise, product
 from pathlib import Path
 from statistics import mean
 from typing import Any
@@ -25,9 +31,10 @@ from autospike.energy.counts import LayerCount
 from autospike.measurement import Evaluation, Measurement
 from autospike.pareto import hypervolume
 from autospike.randomness import global_random, keyed
+from autospike.search import algorithms
 from autospike.search.algorithms import ALGORITHMS, Individual, Turn, fitness_of
 from autospike.search.archive import Archive
-from autospike.search.evolution import Executor, Search
+from autospike.search.evolution import Evaluate, Search
 from autospike.search.selection import front, pick
 from autospike.space import SearchSpace
 
@@ -60,7 +67,7 @@ def executor(
     after: float = float("inf"),
     wait: bool = True,
     measure: Callable[[Architecture], Measurement] = analytic,
-) -> Executor:
+) -> Evaluate:
     """Measures as `analytic` does and notes who it measured; dies after some, and hands out one by one unless told not to wait."""
 
     def one_by_one(architectures: Iterable[Architecture]) -> Iterator[Measurement]:
@@ -73,6 +80,16 @@ def executor(
     return one_by_one if wait else lambda architectures: iter(list(one_by_one(architectures)))
 
 
+def requests(of: list[list[Architecture]]) -> Evaluate:
+    """Measures as `analytic` does and notes who was asked of it together."""
+
+    def noting(architectures: Iterable[Architecture]) -> Iterator[Measurement]:
+        of.append(list(architectures))
+        return map(analytic, of[-1])
+
+    return noting
+
+
 def settings_of(algorithm: str, **changed: object) -> SearchConfig:
     return SearchConfig.model_validate({"algorithm": algorithm, "population": 6, "generations": 4, "parents": 3, **changed})
 
@@ -80,7 +97,7 @@ def settings_of(algorithm: str, **changed: object) -> SearchConfig:
 def prepared(
     archive: Archive,
     config: SearchConfig,
-    run: Executor,
+    run: Evaluate,
     *,
     written: dict[str, Any] = WIDE,
     seed: int = 0,
@@ -88,10 +105,10 @@ def prepared(
     measured: Callable[[Evaluation], None] = lambda _evaluation: None,
 ) -> Search:
     space = SearchSpace.from_dict(written)
-    return Search(space=space, anchors=anchors, executor=run, archive=archive, config=config, seed=seed, measured=measured)
+    return Search(space=space, anchors=anchors, evaluate=run, archive=archive, config=config, seed=seed, measured=measured)
 
 
-def search(archive: Archive, config: SearchConfig, run: Executor, **rest: Any) -> None:
+def search(archive: Archive, config: SearchConfig, run: Evaluate, **rest: Any) -> None:
     prepared(archive, config, run, **rest).run()
 
 
@@ -114,6 +131,25 @@ def contents(path: Path) -> tuple[list[Any], list[Any]]:
     return rows, proposals
 
 
+def asked(evaluations: Iterable[Evaluation]) -> list[Evaluation]:
+    """Those that a search asked for."""
+    return [e for e in evaluations if not e.free]
+
+
+def along(written: dict[str, Any], architecture: Architecture) -> set[Architecture]:
+    """Who is measured along with an architecture, itself among them: every T, its last stage cut to every depth up to its own."""
+    *before, last = architecture.stages
+    depths = [depth for depth in written["stages"][-1]["depth"] if depth <= len(last.blocks)]
+    return {
+        replace(architecture, time_steps=time_steps, stages=(*before, replace(last, blocks=last.blocks[:depth])))
+        for time_steps, depth in product(written["time_steps"], depths)
+    }
+
+
+def union(written: dict[str, Any], architectures: Iterable[Architecture]) -> set[Architecture]:
+    return set().union(*(along(written, architecture) for architecture in architectures))
+
+
 def architectures_of(evaluations: Iterable[Evaluation]) -> list[Architecture]:
     return [e.measurement.architecture for e in evaluations]
 
@@ -126,6 +162,14 @@ def uninterrupted(algorithm: str, generations: int = 4) -> tuple[list[Any], list
         search(archive, settings_of(algorithm, generations=generations), executor([]))
         archive.close()
         return contents(path)
+
+
+def walks(algorithm: str) -> list[int]:
+    """How many are archived after each walk, of a generation, of an uninterrupted search."""
+    rows, proposals = uninterrupted(algorithm)
+    generations = [row[1] for row in proposals]
+    assert len(rows) == len(generations)
+    return [0, *accumulate(generations.count(i) for i in range(4))]
 
 
 @pytest.mark.parametrize("algorithm", NAMES)
@@ -142,46 +186,64 @@ def test_another_seed_asks_for_others(algorithm: str) -> None:
 
 
 @settings(max_examples=20, deadline=None)
-@given(st.sampled_from(NAMES), st.integers(0, 23), st.booleans())
-def test_a_killed_search_ends_as_an_uninterrupted_one(algorithm: str, killed_after: int, wait: bool) -> None:
+@given(st.sampled_from(NAMES), st.floats(0, 1, exclude_max=True), st.booleans())
+def test_a_killed_search_ends_as_an_uninterrupted_one(algorithm: str, share: float, wait: bool) -> None:
+    """It loses the walk at hand, and nothing of those before."""
     measured: list[Architecture] = []
+    *ends, everyone = walks(algorithm)
+    killed_after = int(share * everyone)
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "archive.sqlite"
         archive = Archive(path, "p")
         with pytest.raises(KilledError):
             search(archive, settings_of(algorithm), executor(measured, after=killed_after))
-        assert [row[0] for row in contents(path)[0]] == [architecture.id for architecture in measured]
+        assert len(measured) == killed_after
+        kept = max(end for end in ends if end <= killed_after)
+        assert [row[0] for row in contents(path)[0]] == [architecture.id for architecture in measured[:kept]]
         archive.close()
         archive = Archive(path, "p")
         search(archive, settings_of(algorithm), executor(measured, wait=wait))
         archive.close()
         assert contents(path) == uninterrupted(algorithm)
-    assert len(measured) == len(set(measured)) == 24
+    again = measured[:kept] + measured[killed_after:]
+    assert len(again) == len(set(again)) == everyone
 
 
 @pytest.mark.parametrize("algorithm", NAMES)
 def test_a_killed_search_of_a_conditional_space(algorithm: str, tmp_path: Path) -> None:
     measured: list[Architecture] = []
+    expected = searched(settings_of(algorithm), written=CONDITIONAL)
+    generations = [e.generation for e in expected]
+    first, killed_after = generations.count(0), generations.count(0) + generations.count(1) // 2
     archive = Archive(tmp_path / "archive.sqlite", "p")
     with pytest.raises(KilledError):
-        search(archive, settings_of(algorithm), executor(measured, after=11), written=CONDITIONAL)
+        search(archive, settings_of(algorithm), executor(measured, after=killed_after), written=CONDITIONAL)
+    assert archive.all() == expected[:first]
     search(archive, settings_of(algorithm), executor(measured), written=CONDITIONAL)
-    assert archive.all() == searched(settings_of(algorithm), written=CONDITIONAL)
-    assert len(measured) == len(set(measured)) == 24
+    assert archive.all() == expected
+    again = measured[:first] + measured[killed_after:]
+    assert len(again) == len(set(again)) == len(expected)
+    assert len(asked(expected)) == 24
 
 
 @pytest.mark.parametrize("algorithm", NAMES)
 def test_a_search_killed_again_and_again(algorithm: str, tmp_path: Path) -> None:
-    measured: list[Architecture] = []
-    for killed_after in (1, 2, 6, 7, 13, 23, 100):
+    """Whenever it is killed, what it archived before is not measured again."""
+    ends = walks(algorithm)
+    for kept, end in pairwise(ends):
+        for lost in (0, 1, end - kept - 1):
+            measured: list[Architecture] = []
+            archive = Archive(tmp_path / "archive.sqlite", "p")
+            with pytest.raises(KilledError):
+                search(archive, settings_of(algorithm), executor(measured, after=lost))
+            assert len(archive.all()) == kept
+            archive.close()
         archive = Archive(tmp_path / "archive.sqlite", "p")
-        try:
-            search(archive, settings_of(algorithm), executor(measured, after=killed_after))
-        except KilledError:
-            assert len(measured) == killed_after
+        with pytest.raises(KilledError) if end < ends[-1] else nullcontext():
+            search(archive, settings_of(algorithm), executor([], after=end - kept))
+        assert contents(tmp_path / "archive.sqlite")[0] == uninterrupted(algorithm)[0][:end]
         archive.close()
     assert contents(tmp_path / "archive.sqlite") == uninterrupted(algorithm)
-    assert len(measured) == len(set(measured)) == 24
 
 
 @pytest.mark.parametrize("algorithm", NAMES)
@@ -198,7 +260,8 @@ def test_more_generations_lengthen_a_search(algorithm: str, tmp_path: Path) -> N
     archive = Archive(tmp_path / "archive.sqlite", "p")
     for generations in (1, 2, 4):
         search(archive, settings_of(algorithm, generations=generations), executor(measured))
-        assert len(measured) == len(set(measured)) == 6 * generations
+        assert len(measured) == len(set(measured)) == len(archive.all()) == walks(algorithm)[generations]
+        assert len(asked(archive.all())) == 6 * generations
     assert contents(tmp_path / "archive.sqlite") == uninterrupted(algorithm)
     assert list(archive.proposals()) == list({row[0] for row in uninterrupted(algorithm)[1]})
 
@@ -219,14 +282,15 @@ def test_searches_share_what_is_measured(tmp_path: Path) -> None:
     first = [generations[0] for generations in archive.proposals().values()]
     assert len(first) == 3  # one search each
     assert first[0] == first[1] == first[2]  # which begin alike, so the first generation is measured once
-    assert len(measured) <= 3 * 24 - 2 * 6
+    assert len(measured) <= sum(map(len, chain(*archive.proposals().values()))) - 2 * len(first[0])
 
 
 def test_another_protocol_measures_anew(tmp_path: Path) -> None:
     measured: list[Architecture] = []
     for protocol in ("p", "q"):
         search(Archive(tmp_path / "archive.sqlite", protocol), settings_of("nsga2"), executor(measured))
-    assert measured[:24] == measured[24:]
+    assert len(measured) == 2 * walks("nsga2")[-1]
+    assert measured[: len(measured) // 2] == measured[len(measured) // 2 :]
 
 
 class TestAlgorithm:
@@ -237,13 +301,17 @@ class TestAlgorithm:
         return str(request.param)
 
     def test_candidates_are_distinct_members_in_the_right_number(self, algorithm: str) -> None:
-        found = architectures_of(searched(settings_of(algorithm, population=10, generations=5), seed=3))
-        assert len(found) == len(set(found)) == 50
+        evaluations = searched(settings_of(algorithm, population=10, generations=5), seed=3)
+        found = architectures_of(evaluations)
+        assert len(found) == len(set(found))
+        assert len(asked(evaluations)) == 50
         assert all(permits(WIDE, architecture) for architecture in found)
 
     def test_candidates_of_a_conditional_space(self, algorithm: str) -> None:
-        found = architectures_of(searched(settings_of(algorithm, population=10, generations=5), written=CONDITIONAL, seed=3))
-        assert len(found) == len({architecture.id for architecture in found}) == 50
+        evaluations = searched(settings_of(algorithm, population=10, generations=5), written=CONDITIONAL, seed=3)
+        found = architectures_of(evaluations)
+        assert len(found) == len({architecture.id for architecture in found})
+        assert len(asked(evaluations)) == 50
         assert all(permits(CONDITIONAL, architecture) for architecture in found)
         assert {architecture.shortcut for architecture in found} == {"membrane", "sew"}
 
@@ -251,8 +319,11 @@ class TestAlgorithm:
         archive = Archive(tmp_path / "archive.sqlite", "p")
         search(archive, settings_of(algorithm, population=7, generations=3), executor([]))
         (generations,) = archive.proposals().values()
-        assert [len(generation) for generation in generations] == [7, 7, 7]
-        assert [e.generation for e in archive.all()] == [0] * 7 + [1] * 7 + [2] * 7
+        assert [e.generation for e in asked(archive.all())] == [0] * 7 + [1] * 7 + [2] * 7
+        found = list(zip(*[iter(architectures_of(asked(archive.all())))] * 7, strict=True))
+        assert [set(generation) for generation in generations] == [
+            {a.id for a in union(WIDE, found[i]) - union(WIDE, chain(*found[:i]))} for i in range(3)
+        ]
         assert [architecture.id for architecture in architectures_of(archive.all())] == list(chain(*generations))
 
     def test_the_first_generation_holds_the_anchors(self, algorithm: str) -> None:
@@ -262,8 +333,62 @@ class TestAlgorithm:
         outside = small(embed_dim=128)
         search(archive, settings_of(algorithm), executor([]), anchors=(outside, inside))
         found = architectures_of(archive.all())
-        assert set(found[:6]) >= {space.largest(), space.smallest(), inside}
+        assert {*found[:6]} >= {space.largest(), space.smallest(), inside}
+        assert found[0] == space.largest()
         assert outside not in found
+
+    def test_an_anchor_that_comes_along_with_another_is_not_asked_for(self, algorithm: str) -> None:
+        largest = SearchSpace.from_dict(WIDE).largest()
+        related = replace(largest, time_steps=1)
+        told: list[Evaluation] = []
+        archive = Archive(Path(":memory:"), "p")
+        search(archive, settings_of(algorithm), executor([]), anchors=(related, largest), measured=told.append)
+        assert related not in architectures_of(told)
+        assert [(e.free, e.generation) for e in archive.all() if e.measurement.architecture == related] == [(True, 0)]
+
+    def test_relatives_are_measured_along(self, algorithm: str) -> None:
+        """All of those asked for, and nobody else; nobody is asked for who came along before, or was asked for."""
+        for written in (WIDE, CONDITIONAL):
+            told: list[Evaluation] = []
+            archive = Archive(Path(":memory:"), "p")
+            search(archive, settings_of(algorithm), executor([]), written=written, measured=told.append)
+            candidates = architectures_of(told)
+            assert set(architectures_of(archive.all())) == union(written, candidates)
+            assert len(archive.all()) > 2 * len(candidates)
+            for i, candidate in enumerate(candidates):
+                assert candidate not in union(written, candidates[:i])
+
+    def test_a_generation_is_requested_together(self, algorithm: str) -> None:
+        """Those asked for before those that come along."""
+        found: list[list[Architecture]] = []
+        archive = Archive(Path(":memory:"), "p")
+        search(archive, settings_of(algorithm), requests(found))
+        by_generation = [[e for e in archive.all() if e.generation == i] for i in range(4)]
+        assert found == [architectures_of(generation) for generation in by_generation]
+        for generation in by_generation:
+            assert [e.free for e in generation] == [False] * 6 + [True] * (len(generation) - 6)
+
+    def test_those_that_come_along_compete(self, algorithm: str, monkeypatch: pytest.MonkeyPatch) -> None:
+        """The algorithm is told of whole generations."""
+        told: list[list[Architecture]] = []
+        plain = ALGORITHMS[algorithm]
+
+        class Watched:
+            def ask(self, population: list[Individual], turn: Turn) -> Iterator[Architecture]:
+                return plain().ask(population, turn)
+
+            def tell(self, population: list[Individual], offspring: list[Individual], turn: Turn) -> list[Individual]:
+                told.append([individual.architecture for individual in offspring])
+                return plain().tell(population, offspring, turn)
+
+        monkeypatch.setitem(ALGORITHMS, algorithm, Watched)
+        archive = Archive(Path(":memory:"), "p")
+        search(archive, settings_of(algorithm), executor([]))
+        expected = [[e.measurement.architecture for e in archive.all() if e.generation == i] for i in range(4)]
+        assert told == expected
+        told.clear()
+        search(archive, settings_of(algorithm), executor([], after=0))  # from the archive, as measured
+        assert told == expected
 
     def test_it_asks_as_long_as_it_is_asked(self, algorithm: str) -> None:
         for number in (1, 2, 3, 5, 9):
@@ -297,7 +422,8 @@ class TestAlgorithm:
         told: list[Evaluation] = []
         archive = Archive(Path(":memory:"), "p")
         search(archive, settings_of(algorithm), executor([]), measured=told.append)
-        assert told == archive.all()
+        assert told == asked(archive.all())
+        assert len(told) == 24
 
     @pytest.mark.parametrize("size", [1, 2, 3, 7])
     def test_a_small_space_is_exhausted(self, algorithm: str, size: int) -> None:
@@ -344,7 +470,7 @@ def binary_only_mj(architecture: Architecture) -> float:
     return 1e-9 * architecture.time_steps * (4.6 * (100 + dense) + 0.9 * 9 * 0.25)
 
 
-def under(path: Path, config: SearchConfig, run: Executor, **rest: Any) -> list[Evaluation]:
+def under(path: Path, config: SearchConfig, run: Evaluate, **rest: Any) -> list[Evaluation]:
     """All that an archive holds after a search under the convention of its settings."""
     archive = Archive(path, "p", config.energy_convention)
     try:
@@ -363,7 +489,7 @@ def test_chance_measures_nothing_for_another_convention(tmp_path: Path) -> None:
     assert found == under(fresh, binary, executor([], measure=with_sums))
     rows, proposals = contents(again)
     assert rows == contents(fresh)[0]
-    assert proposals[24:] == contents(fresh)[1]
+    assert proposals[len(proposals) // 2 :] == contents(fresh)[1]
     assert [e.energy.energy_mj for e in found] == pytest.approx([binary_only_mj(a) for a in architectures_of(found)], rel=1e-12)
 
 
@@ -392,22 +518,25 @@ def test_a_search_under_another_convention_takes_its_own_course(algorithm: str, 
     measured: list[Architecture] = []
     found = under(again, binary, executor(measured, measure=with_sums))
     expected = under(fresh, binary, executor([], measure=with_sums))
-    asked = architectures_of(expected)
-    assert measured == [architecture for architecture in asked if architecture not in known]
-    assert [row[1:4] for row in contents(again)[1][24:]] == [row[1:4] for row in contents(fresh)[1]]
-    own = [e for e in found if e.measurement.architecture in asked]
+    wanted = architectures_of(expected)
+    assert measured == [architecture for architecture in wanted if architecture not in known]
+    assert [row[1:4] for row in contents(again)[1][len(known) :]] == [row[1:4] for row in contents(fresh)[1]]
+    own = [e for e in found if e.measurement.architecture in wanted]
     assert set(architectures_of(front(own))) == set(architectures_of(front(expected)))
 
 
 @pytest.mark.parametrize("algorithm", NAMES)
 def test_a_search_under_another_convention_may_be_killed(algorithm: str, tmp_path: Path) -> None:
     """Every row is of the search that was begun last, those that it measured and those that it found."""
-    path, other = tmp_path / "archive.sqlite", {"seed": 9}
-    under(path, settings_of(algorithm), executor([], measure=with_sums))
+    path, other, config = tmp_path / "archive.sqlite", {"seed": 9}, settings_of(algorithm, convention="binary-only")
+    known = len(under(path, settings_of(algorithm), executor([], measure=with_sums)))
+    first: list[Architecture] = []
+    shutil.copy(path, tmp_path / "copy.sqlite")
+    under(tmp_path / "copy.sqlite", config.model_copy(update={"generations": 1}), executor(first, measure=with_sums), **other)
     with pytest.raises(KilledError):
-        under(path, settings_of(algorithm, convention="binary-only"), executor([], after=8, measure=with_sums), **other)
+        under(path, config, executor([], after=len(first) + 8, measure=with_sums), **other)
     rows = sqlite3.connect(path).execute("SELECT architecture, accuracy, convention, energy_mj, f_aeb FROM evaluations").fetchall()
-    assert len(rows) == 24 + 8
+    assert len(rows) == known + len(first) > known
     reference = binary_only_mj(SearchSpace.from_dict(WIDE).largest())
     for text, accuracy, convention, energy_mj, f_aeb in rows:
         expected = binary_only_mj(Architecture.from_json(text))
@@ -463,7 +592,7 @@ def test_what_does_not_select_by_fitness_measures_nothing_for_a_new_one(algorith
     archive = Archive(Path(":memory:"), "p")
     search(archive, settings_of(algorithm), executor([]))
     search(archive, settings_of(algorithm, fitness={"beta": 0.5}), executor([], after=0))
-    assert len(archive.all()) == 24
+    assert len(archive.all()) == walks(algorithm)[-1]
 
 
 def test_the_best_by_faeb_breed() -> None:
@@ -490,7 +619,7 @@ def test_objectives_steer_nsga2() -> None:
     archive = Archive(Path(":memory:"), "p")
     config = settings_of("nsga2", objectives=("time_steps",), generations=8, global_mutation=0.1)
     search(archive, config, executor([]))
-    last = [e.measurement.architecture.time_steps for e in archive.all() if e.generation == 7]
+    last = [e.measurement.architecture.time_steps for e in asked(archive.all()) if e.generation == 7]
     assert mean(last) < 1.5
 
 
@@ -507,7 +636,7 @@ BUDGET = {"population": 16, "generations": 10, "parents": 8}
 def volumes_and_best(algorithm: str) -> tuple[list[float], list[float]]:
     """Of six seeds, on one budget: the hypervolume of all that was measured, and the best F_AEB."""
     runs = [searched(settings_of(algorithm, **BUDGET, fitness={"beta": 0.3}), seed=seed) for seed in range(6)]
-    assert [len(evaluations) for evaluations in runs] == [160] * 6
+    assert [len(asked(evaluations)) for evaluations in runs] == [160] * 6
     return [share(evaluations) for evaluations in runs], [max(e.f_aeb for e in evaluations) for evaluations in runs]
 
 
@@ -546,6 +675,7 @@ def test_the_id_of_a_search_names_its_settings_but_not_its_length() -> None:
     assert identity(generations=2) == base
     others = [identity("random"), identity(seed=1), identity(population=8), identity(block_mutation=0.3)]
     others += [identity(global_mutation=0.3), identity(objectives=("accuracy", "params")), identity(fitness={"beta": 0.1})]
+    others += [identity(crossover="uniform"), identity(late_mutation=1.0)]
     others += [identity(convention="binary-only"), identity(convention="exact/int8")]
     assert identity(convention="exact/fp32") == base
     assert len({base, *others}) == 1 + len(others)
@@ -555,8 +685,42 @@ def test_a_search_in_a_continuous_space_does_not_run_dry() -> None:
     written = edited(WIDE, "stages.0.block.neuron.tau", {"low": 1.1, "high": 4.0, "sigma": 0.3})
     for algorithm in NAMES:
         found = searched(settings_of(algorithm), written=written)
-        assert len(found) == 24
+        assert len(asked(found)) == 24
         assert all(permits(written, architecture) for architecture in architectures_of(found))
+
+
+def test_measurements_in_another_order_are_refused() -> None:
+    def reversed_order(architectures: Iterable[Architecture]) -> Iterator[Measurement]:
+        return map(analytic, reversed(list(architectures)))
+
+    archive = Archive(Path(":memory:"), "p")
+    with pytest.raises(RuntimeError, match="another order"):
+        search(archive, settings_of("nsga2"), reversed_order)
+    assert archive.all() == []
+
+
+@pytest.mark.parametrize("late", [1.0, 4.0])
+@pytest.mark.parametrize("crossover", ["one-point", "uniform"])
+def test_nsga2_breeds_as_configured(crossover: str, late: float, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Every child is of the crossover that is named, and mutates as late as is said."""
+    crossed: list[str] = []
+    lates: list[float] = []
+    plain = algorithms.mutate
+
+    def mutate(*args: Any, late: float = 1.0) -> Architecture:
+        lates.append(late)
+        return plain(*args, late=late)
+
+    def noting(name: str) -> Callable[..., Architecture]:
+        original = algorithms.CROSSOVERS[name]
+        return lambda *args: crossed.append(name) or original(*args)  # type: ignore[func-returns-value]
+
+    monkeypatch.setattr(algorithms, "mutate", mutate)
+    monkeypatch.setattr(algorithms, "CROSSOVERS", {name: noting(name) for name in ("one-point", "uniform")})
+    searched(settings_of("nsga2", crossover=crossover, late_mutation=late))
+    assert set(crossed) == {crossover}
+    assert set(lates) == {late}
+    assert len(lates) == len(crossed) >= 18
 
 
 def test_a_key_names_a_generator() -> None:

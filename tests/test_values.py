@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -17,6 +18,7 @@ from torch import Tensor, nn
 from autospike.architecture import Block
 from autospike.counting import values
 from autospike.counting.counter import Counter
+from autospike.counting.tally import Operand
 from autospike.counting.values import Reader, Values, _read
 from autospike.energy.counts import KINDS
 from autospike.nn.attention import Attention
@@ -157,12 +159,17 @@ def test_heads_are_read_where_they_lie(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_values_add_up() -> None:
-    """At each step the wider kind."""
+    """At each step the wider kind; each position's values times what it reaches."""
     one = Values(sums=torch.tensor([[1.0, 2.0], [0, 3]], dtype=torch.float64), kinds=torch.tensor([0, 1]))
-    other = Values(sums=torch.tensor([[2.0**52, 5.0], [1, 1]], dtype=torch.float64), kinds=torch.tensor([1, 0]))
-    for total in (one + other, other + one):
-        assert total.sums.tolist() == [[2**52 + 1, 7], [1, 4]]
-        assert [KINDS[kind] for kind in total.kinds.tolist()] == ["integer", "integer"]
+    other = Values(sums=torch.tensor([[2.0**50, 5.0], [1, 1]], dtype=torch.float64), kinds=torch.tensor([1, 0]))
+    reached = torch.tensor([2.0, 1.0], dtype=torch.float64)
+    parts = [Operand.of(values, elements=9, fan_out=reached) for values in (one, other)]
+    for first, second in (parts, parts[::-1]):
+        summed = replace(first)
+        summed.add(second)
+        for total in (summed.total(), first.total() + second.total()):
+            assert (total.sums, total.acs) == ((2**50 + 8, 5), (2**51 + 9, 6))
+            assert [KINDS[kind] for kind in total.kinds] == ["integer", "integer"]
 
 
 @pytest.mark.parametrize("dtype", [torch.bool, torch.uint8, torch.int64, torch.float16, torch.bfloat16])

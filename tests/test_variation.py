@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+from collections.abc import Callable
 from itertools import product
 from typing import Any
 
@@ -11,11 +12,12 @@ from builders import CHOICES, POSITIONS, WRITTEN, edited, few, leaves, living, p
 from hypothesis import given
 from hypothesis import strategies as st
 
-from autospike.architecture import Architecture
+from autospike.architecture import Architecture, Stage
 from autospike.config import SearchConfig
-from autospike.genes import Range
-from autospike.search.variation import crossover, mutate
+from autospike.genes import Gene, Range
+from autospike.search.variation import crossover, mutate, one_point_crossover
 from autospike.space import SearchSpace
+from autospike.walk import walk
 
 SPACES = {name: SearchSpace.from_dict(written) for name, written in WRITTEN.items()}
 # Depths of the stages.
@@ -28,6 +30,11 @@ DEPTHS = {
 
 names = st.sampled_from(sorted(SPACES))
 seeds = st.integers(0, 10**6)
+
+Cross = Callable[[SearchSpace, Architecture, Architecture, random.Random], Architecture]
+CROSSOVERS: dict[str, Cross] = {"uniform": crossover, "one-point": one_point_crossover}
+crossovers = st.sampled_from(list(CROSSOVERS.values()))
+either = pytest.mark.parametrize("cross", CROSSOVERS.values(), ids=CROSSOVERS)
 
 
 def rates(block: float, whole: float) -> SearchConfig:
@@ -59,12 +66,12 @@ def test_mutants_are_members(name: str, seed: int, block: float, whole: float) -
 
 
 @few
-@given(names, seeds)
-def test_children_are_members(name: str, seed: int) -> None:
+@given(names, crossovers, seeds)
+def test_children_are_members(name: str, cross: Cross, seed: int) -> None:
     rng = random.Random(seed)
     mother, father = SPACES[name].sample(rng), SPACES[name].sample(rng)
     for _ in range(3):
-        mother, father = crossover(SPACES[name], mother, father, rng), mother
+        mother, father = cross(SPACES[name], mother, father, rng), mother
         assert is_member(name, mother)
 
 
@@ -77,22 +84,23 @@ def test_every_depth_may_be_mutated_to_every_other(name: str, wanted: tuple[int,
     assert {depths(child) for child in children} == set(DEPTHS[name])
 
 
+@either
 @pytest.mark.parametrize("name", sorted(DEPTHS))
-def test_parents_of_any_two_depths_have_children_of_both(name: str) -> None:
+def test_parents_of_any_two_depths_have_children_of_both(name: str, cross: Cross) -> None:
     rng = random.Random(0)
     shallow, *_, deep = DEPTHS[name]
     mother, father = of_depth(name, *shallow, rng=rng), of_depth(name, *deep, rng=rng)
-    children = [crossover(SPACES[name], mother, father, rng) for _ in range(40)]
+    children = [cross(SPACES[name], mother, father, rng) for _ in range(40)]
     assert all(is_member(name, child) for child in children)
     assert {depths(child) for child in children} == set(product(*zip(shallow, deep, strict=True)))
 
 
 @few
-@given(names, seeds)
-def test_every_gene_of_a_child_is_its_mothers_or_its_fathers(name: str, seed: int) -> None:
+@given(names, crossovers, seeds)
+def test_every_gene_of_a_child_is_its_mothers_or_its_fathers(name: str, cross: Cross, seed: int) -> None:
     rng = random.Random(seed)
     mother, father = SPACES[name].sample(rng), SPACES[name].sample(rng)
-    child = crossover(SPACES[name], mother, father, rng)
+    child = cross(SPACES[name], mother, father, rng)
     assert all(depth in both for depth, *both in zip(depths(child), depths(mother), depths(father), strict=True))
     parents = [living(mother), living(father)]
     for path, value in living(child).items():
@@ -175,11 +183,99 @@ def test_a_childs_genes_are_drawn_one_by_one() -> None:
 
 
 @few
-@given(names, seeds)
-def test_the_child_of_one_parent_with_itself_is_the_parent(name: str, seed: int) -> None:
+@given(names, crossovers, seeds)
+def test_the_child_of_one_parent_with_itself_is_the_parent(name: str, cross: Cross, seed: int) -> None:
     rng = random.Random(seed)
     parent = SPACES[name].sample(rng)
-    assert crossover(SPACES[name], parent, parent, rng) == parent
+    assert cross(SPACES[name], parent, parent, rng) == parent
+
+
+def blocks_before(path: str, architecture: Architecture) -> int:
+    """How many blocks of an architecture stand before a gene, by where it stands: `stages.1.blocks.0.neuron.tau`. None before what
+    is of the whole."""
+    words = path.split(".")
+    if words[0] != "stages":
+        return 0
+    return sum(depths(architecture)[: int(words[1])]) + (int(words[3]) if words[2] == "blocks" else 0)
+
+
+def joints(mother: Architecture, father: Architecture, child: Architecture) -> list[int]:
+    """The points that a child of these two may have been joined at: before is the mother's, then the father's where he has it.
+
+    A gene of the whole, and of the first embedding, is always the mother's.
+    """
+    genes, hers, his = living(child), living(mother), living(father)
+
+    def is_joint(point: int) -> bool:
+        for path, value in genes.items():
+            if path == "time_steps":
+                continue
+            place = blocks_before(path, mother)
+            ahead = place < point or (place == 0 and ".blocks." not in path)
+            giver = hers if ahead and path in hers else his
+            if path in giver and value != giver[path]:
+                return False
+        return True
+
+    return [point for point in range(mother.depth + 1) if is_joint(point)]
+
+
+@few
+@given(names, seeds)
+def test_a_child_begins_as_its_mother_and_ends_as_its_father(name: str, seed: int) -> None:
+    rng = random.Random(seed)
+    mother, father = SPACES[name].sample(rng), SPACES[name].sample(rng)
+    child = one_point_crossover(SPACES[name], mother, father, rng)
+    assert joints(mother, father, child)
+    assert child.time_steps in (mother.time_steps, father.time_steps)
+    assert child.shortcut == mother.shortcut
+
+
+def test_by_hand_where_a_child_is_joined() -> None:
+    # The parents differ in every gene. A child has up to 3 of its 3 blocks from its mother, each as often, and either's T.
+    stage = {"embed_dim": [8, 16], "embedding": {"stride": [1, 2]}, "depth": 3, "block": {"num_heads": [1, 2], "mlp_ratio": [1, 2]}}
+    space, rng = SearchSpace.from_dict({"time_steps": [1, 2], "stages": [stage]}), random.Random(0)
+    mother, father = space.smallest(), space.largest()
+    children = [one_point_crossover(space, mother, father, rng) for _ in range(400)]
+    (hers,), (his,) = mother.stages, father.stages
+    assert all((c.stages[0].embed_dim, c.stages[0].embedding) == (hers.embed_dim, hers.embedding) for c in children)
+    joined = [hers.blocks[:point] + his.blocks[point:] for point in range(4)]
+    assert len(set(joined)) == 4
+    for blocks, time_steps in product(joined, (1, 2)):  # 50 of each: five standard deviations are 33
+        alike = [c for c in children if (c.stages[0].blocks, c.time_steps) == (blocks, time_steps)]
+        assert 17 < len(alike) < 83
+    assert {c.stages[0].blocks for c in children} == set(joined)
+
+
+def test_a_later_stage_s_embedding_goes_with_its_first_block() -> None:
+    stages = [{"embed_dim": [8, 16], "depth": 1, "block": {"num_heads": [1, 2]}} for _ in range(2)]
+    space, rng = SearchSpace.from_dict({"family": "meta_spikeformer", "stages": stages}), random.Random(0)
+    mother, father = space.smallest(), space.largest()
+    found = {one_point_crossover(space, mother, father, rng).stages for _ in range(100)}
+    first = Stage(embed_dim=8, embedding=mother.stages[0].embedding, blocks=father.stages[0].blocks)
+    assert found == {mother.stages, (mother.stages[0], father.stages[1]), (first, father.stages[1])}
+
+
+def test_blocks_that_only_the_father_has_are_his() -> None:
+    rng = random.Random(0)
+    mother, father = of_depth("choices", 1, rng=rng), of_depth("choices", 3, rng=rng)
+    children = [one_point_crossover(SPACES["choices"], mother, father, rng) for _ in range(60)]
+    assert {c.stages[0].blocks[1:] for c in children} == {(), father.stages[0].blocks[1:]}
+    assert {c.stages[0].blocks[0] for c in children} == {mother.stages[0].blocks[0], father.stages[0].blocks[0]}
+
+
+def test_blocks_that_only_the_mother_has_are_hers() -> None:
+    rng = random.Random(0)
+    mother, father = of_depth("choices", 3, rng=rng), of_depth("choices", 1, rng=rng)
+    children = [one_point_crossover(SPACES["choices"], mother, father, rng) for _ in range(60)]
+    assert {c.stages[0].blocks[1:] for c in children} == {(), mother.stages[0].blocks[1:]}
+
+
+def test_a_father_s_block_under_the_mother_s_shortcut_has_new_neurons_drawn() -> None:
+    space, rng = SearchSpace.from_dict(MIXED), random.Random(0)
+    mother, father = mixed("sew", "none"), mixed("membrane", "sdsa_3", num_heads=4)
+    drawn = {mixed("sew", "sdsa_3", num_heads=4, groups={"projection": {"tau": tau}}) for tau in (2, 3, 4)}
+    assert {one_point_crossover(space, mother, father, rng) for _ in range(100)} == {mother, *drawn}
 
 
 @few
@@ -249,6 +345,75 @@ def test_genes_mutate_as_often_as_said() -> None:
     assert shares["time_steps"] == pytest.approx(0.4, abs=0.1)
 
 
+def block_rates(space: SearchSpace, parent: Architecture, late: float, times: int) -> list[float]:
+    """How often a gene of each block mutates at a mean probability of 0.2, over so many children."""
+    rng, changed, genes = random.Random(0), [0] * parent.depth, [0] * parent.depth
+    choices = {path for path, is_changed in changes(parent, mutate(space, parent, rng, rates(1, 0))).items() if is_changed}
+    for _ in range(times):
+        for path, is_changed in changes(parent, mutate(space, parent, rng, rates(0.2, 0), late=late)).items():
+            if path in choices:
+                changed[blocks_before(path, parent)] += is_changed
+                genes[blocks_before(path, parent)] += 1
+    return [one / of for one, of in zip(changed, genes, strict=True)]
+
+
+# Of 0.6 in all: the three blocks' shares are 1 : late : late squared.
+LATE = {1.0: (0.2, 0.2, 0.2), 2.0: (0.6 / 7, 1.2 / 7, 2.4 / 7), 4.0: (0.6 / 21, 2.4 / 21, 9.6 / 21)}
+
+
+@pytest.mark.parametrize("late", LATE)
+def test_later_blocks_mutate_more_often(late: float) -> None:
+    # 16 genes in each block and 1000 children: five standard deviations of a share are 0.02 at most.
+    parent = of_depth("choices", 3, rng=random.Random(0))
+    found = block_rates(SPACES["choices"], parent, late, 1000)
+    assert found == pytest.approx(LATE[late], abs=0.02)
+    assert sum(found) / 3 == pytest.approx(0.2, abs=0.012)
+
+
+@pytest.mark.parametrize("late", LATE)
+def test_later_blocks_are_counted_across_stages(late: float) -> None:
+    # 2 genes in each block and 2000 children: five standard deviations are 0.04 at most.
+    block = {"num_heads": [1, 2, 4], "mlp_ratio": [1, 2, 3]}
+    stages = [{"embed_dim": 8, "depth": depth, "block": block} for depth in (1, 2)]
+    space = SearchSpace.from_dict({"family": "meta_spikeformer", "stages": stages})
+    assert block_rates(space, space.largest(), late, 2000) == pytest.approx(LATE[late], abs=0.04)
+
+
+def test_a_rate_is_cut_at_one() -> None:
+    # 1 : 4 : 16 of 1.5 would be 1.14 for the last of three blocks, at a mean of 0.5.
+    rng = random.Random(0)
+    parent = of_depth("choices", 3, rng=rng)
+    children = [changes(parent, mutate(SPACES["choices"], parent, rng, rates(0.5, 0), late=4.0)) for _ in range(200)]
+    assert all(child["stages.0.blocks.2.neuron.tau"] for child in children)
+    assert 0 < sum(child["stages.0.blocks.1.neuron.tau"] for child in children) < 120  # 0.29 of them: 57
+
+
+@few
+@given(names, seeds, st.floats(1, 8))
+def test_mutants_are_members_however_late(name: str, seed: int, late: float) -> None:
+    rng = random.Random(seed)
+    parent = SPACES[name].sample(rng)
+    for _ in range(3):
+        parent = mutate(SPACES[name], parent, rng, rates(0.2, 0.4), late=late)
+        assert is_member(name, parent)
+
+
+@few
+@given(names, seeds, st.floats(0, 1), st.floats(0, 1))
+def test_with_all_blocks_alike_one_probability_serves_all(name: str, seed: int, block: float, whole: float) -> None:
+    parent = SPACES[name].sample(random.Random(seed))
+    rng = random.Random(seed)
+
+    def visit(gene: Gene, path: tuple[str | int, ...], *value: Any) -> Any:
+        if not value:
+            return gene.sample(rng)
+        return gene.mutate(value[0], rng) if rng.random() < (block if "blocks" in path else whole) else value[0]
+
+    expected = walk(SPACES[name], visit, parent)
+    for late in ({}, {"late": 1.0}):
+        assert mutate(SPACES[name], parent, random.Random(seed), rates(block, whole), **late) == expected
+
+
 def test_blocks_keep_their_place_when_depth_changes() -> None:
     rng = random.Random(1)
     only_depth = edited(POSITIONS, "stages.0.embed_dim", 16)
@@ -274,7 +439,8 @@ def test_a_range_moves_by_steps_of_its_sigma() -> None:
 def variants(name: str, seed: int) -> list[Any]:
     rng = random.Random(seed)
     mother, father = SPACES[name].sample(rng), SPACES[name].sample(rng)
-    return [mother, father, mutate(SPACES[name], mother, rng, rates(0.5, 0.5)), crossover(SPACES[name], mother, father, rng)]
+    children = [cross(SPACES[name], mother, father, rng) for cross in CROSSOVERS.values()]
+    return [mother, father, mutate(SPACES[name], mother, rng, rates(0.5, 0.5)), *children]
 
 
 @few
@@ -289,6 +455,7 @@ def test_parents_are_not_changed() -> None:
     rng = random.Random(0)
     mother, father = (SearchSpace.from_dict(CHOICES).sample(rng) for _ in range(2))
     before = mother.to_json(), father.to_json()
-    crossover(SPACES["choices"], mother, father, rng)
+    for cross in CROSSOVERS.values():
+        cross(SPACES["choices"], mother, father, rng)
     mutate(SPACES["choices"], mother, rng, rates(1, 1))
     assert (mother.to_json(), father.to_json()) == before

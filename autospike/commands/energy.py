@@ -17,7 +17,7 @@ from autospike.data.opening import open_images
 from autospike.energy.conventions import DEFAULT, Convention
 from autospike.errors import UserError
 from autospike.evaluation.calibration import UncalibratedError, calibrate, require_calibrated
-from autospike.evaluation.evaluator import evaluate
+from autospike.evaluation.single import evaluate
 from autospike.export import Exported, Pixels, read_model
 from autospike.models.registry import build_model
 from autospike.published import PUBLISHED

@@ -13,7 +13,7 @@ from autospike.commands.display import note, short, table
 from autospike.energy.conventions import FP32, SRAM, Convention
 from autospike.energy.counts import to_rows
 from autospike.energy.quantised import BreakEven, break_even
-from autospike.evaluation.evaluator import Pass
+from autospike.evaluation.single import Pass
 from autospike.report import figures
 from autospike.report.energy import bars, by_convention, by_layer, by_time_steps
 

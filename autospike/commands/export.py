@@ -12,7 +12,7 @@ from autospike.assembly import Assembly
 from autospike.commands.display import note, table, working
 from autospike.counting.firing import FiringRates
 from autospike.data.batches import FixedBatches
-from autospike.evaluation.evaluator import evaluate
+from autospike.evaluation.single import evaluate
 from autospike.export import Pixels, write_model
 from autospike.measurement import Evaluation, Measurement
 from autospike.models.contract import SpikingModel
@@ -69,8 +69,8 @@ def _same(report: Any, architecture: Architecture, provenance: dict[str, object]
 
 def _export(run: Run, assembly: Assembly, chosen: Evaluation, out: Path) -> dict[str, Any]:
     architecture, baseline = chosen.measurement.architecture, run.experiment.baseline_architecture
-    subnet = assembly.evaluator(assembly.trained(run.experiment.search_space, run.supernet)).calibrated(architecture)
-    alone = assembly.evaluator(assembly.trained(SearchSpace.of(baseline), run.baseline)).calibrated(baseline)
+    subnet = assembly.calibrated(assembly.trained(run.experiment.search_space, run.supernet), architecture)
+    alone = assembly.calibrated(assembly.trained(SearchSpace.of(baseline), run.baseline), baseline)
     images = assembly.images
     pixels = Pixels.ours(images.channels, run.experiment.data.image_size, events=images.time_steps is not None)
     write_model(out, subnet, architecture, classes=images.classes, pixels=pixels)

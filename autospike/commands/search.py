@@ -5,6 +5,8 @@ from __future__ import annotations
 from autospike import files
 from autospike.assembly import Assembly
 from autospike.commands.display import note, progress
+from autospike.execution.contract import Executor, Serial
+from autospike.execution.hiring import hire
 from autospike.measurement import Evaluation
 from autospike.report.record import record
 from autospike.rundir import Run
@@ -17,36 +19,46 @@ def search(run: Run) -> None:
     """Search to the configured generation; what the archive knows is not measured again.
 
     Raises:
-        UserError: the supernet is not trained, or the archive cannot be opened.
+        UserError: the supernet is not trained, the archive cannot be opened, or there is no such executor.
     """
     assembly, config = Assembly.of(run), run.experiment.search
-    supernet = assembly.trained(run.experiment.search_space, run.supernet)
-    archive = Archive(run.archive, assembly.protocol_id(run.supernet), config.energy_convention)
-    run.record()
-    _measure_baseline(run, assembly)
-    before = len(archive.all())
+    executor = hire(run, assembly)
+    try:
+        archive = Archive(run.archive, assembly.protocol_id(run.supernet), config.energy_convention)
+        run.record()
+        _measure_baseline(run, assembly)
+        before = len(archive.all())
+        run.log("search started", algorithm=config.algorithm, archived=before, executor=run.experiment.execution.executor)
+        asked = _search(run, assembly, executor, archive)
+        now = len(archive.all()) - before
+        archive.close()
+    finally:
+        executor.close()
+    run.log("search finished", algorithm=config.algorithm, candidates=asked, measured_now=now)
+    note(f"search: {asked} candidates and those that came along; {now} measured now, {before} known from the archive")
+
+
+def _search(run: Run, assembly: Assembly, executor: Executor, archive: Archive) -> int:
+    """Returns how many candidates were asked for."""
+    config = run.experiment.search
+    seen: list[Evaluation] = []
     with progress(f"search {config.algorithm}", total=config.population * config.generations) as bar:
-        seen: list[Evaluation] = []
 
-        def measured(evaluation: Evaluation) -> None:
-            seen.append(evaluation)
-            best = max(e.f_aeb for e in seen)
-            bar(len(seen), f"gen {(len(seen) - 1) // config.population}, F_AEB {best:.3f}")
+        def show(done: int, of: int) -> None:
+            """How much of a generation's walk is done."""
+            best = f", F_AEB {max(e.f_aeb for e in seen):.3f}" if seen else ""
+            bar(len(seen) + config.population * done // of, f"gen {len(seen) // config.population}{best}")
 
-        run.log("search started", algorithm=config.algorithm, archived=before)
         Search(
             space=run.experiment.search_space,
             anchors=(run.experiment.baseline_architecture,),
-            executor=assembly.evaluator(supernet),
+            evaluate=assembly.evaluator(executor, show),
             archive=archive,
             config=config,
             seed=run.experiment.seed,
-            measured=measured,
+            measured=seen.append,
         ).run()
-    now = len(archive.all()) - before
-    run.log("search finished", algorithm=config.algorithm, candidates=len(seen), measured_now=now)
-    note(f"search: {len(seen)} candidates, {now} measured now, {len(seen) - now} known from the archive")
-    archive.close()
+    return len(seen)
 
 
 def _measure_baseline(run: Run, assembly: Assembly) -> None:
@@ -55,7 +67,7 @@ def _measure_baseline(run: Run, assembly: Assembly) -> None:
     if path.exists() and files.read_json(path).get("protocol_id") == protocol_id:
         return
     architecture = run.experiment.baseline_architecture
-    evaluator = assembly.evaluator(assembly.trained(SearchSpace.of(architecture), run.baseline))
-    (measurement,) = evaluator([architecture])
+    walker = assembly.walker(assembly.trained(SearchSpace.of(architecture), run.baseline))
+    (measurement,) = assembly.evaluator(Serial(walker=walker), lambda _done, _of: None)([architecture])
     found = record(measurement, run.experiment.search.energy_convention, "search")
     files.write_json(path, {**found, "protocol_id": protocol_id})

@@ -24,9 +24,18 @@ from autospike.counting.operations import Batch, storages
 from autospike.counting.tally import Tally
 from autospike.counting.values import Reader
 from autospike.energy.operations import Operations
+from autospike.energy.totals import LayerTotal
 
 # Counts of the same forward differ between versions; scores are compared within one.
 VERSION = 2
+
+
+@dataclass(frozen=True, kw_only=True)
+class Part:
+    """A part of a network, counted by itself: its name there, and what reads values for all parts that share tensors."""
+
+    name: str = ""
+    read: Reader = field(default_factory=Reader)
 
 
 @dataclass(kw_only=True)
@@ -38,32 +47,34 @@ class Counter:
     """
 
     strict: bool = True
+    settled: bool = False
+    """Whether every operation was looked at before, and nothing was counted outside layers with rules."""
     tallies: dict[str, list[Tally]] = field(default_factory=dict)
     free: Frequencies[str] = field(default_factory=Frequencies)
     unknown: Frequencies[str] = field(default_factory=Frequencies)
     images: int = 0
-    _settled: bool = False
-    _ruled: list[tuple[str, nn.Module, Rule]] | None = None
 
     @contextmanager
-    def watch(self, model: nn.Module, *, images: int, time_steps: int) -> Iterator[None]:
+    def watch(self, model: nn.Module, *, images: int, time_steps: int, part: Part | None = None) -> Iterator[None]:
         """Count what `model` does with one batch: everything that runs in the block is taken to be of the model.
 
         Args:
             images: of the batch.
             time_steps: T of what runs outside layers with rules.
+            part: which part of a network `model` is, if it is not the whole.
 
         Raises:
             UnknownOperationError: in strict mode, as soon as the operation runs.
         """
-        read, calls = Reader(), Frequencies[str]()
-        if self._ruled is None:
-            self._ruled = [(name, m, RULES[type(m)]) for name, m in model.named_modules() if type(m) in RULES]
+        part, calls = part or Part(), Frequencies[str]()
+        named = dict(model.named_modules(prefix=part.name))
         with ExitStack() as stack:
-            if not self._settled:
-                stack.enter_context(self._second_look(model, Batch(images=images, time_steps=time_steps, read=read)))
-            for name, module, rule in self._ruled:
-                hook = partial(self._count_layer, name, rule, read, calls)
+            if not self.settled:
+                stack.enter_context(self._second_look(named, Batch(images=images, time_steps=time_steps, read=part.read)))
+            for name, module in named.items():
+                if type(module) not in RULES:
+                    continue
+                hook = partial(self._count_layer, name, RULES[type(module)], part.read, calls)
                 stack.callback(module.register_forward_pre_hook(hook, with_kwargs=True).remove)
             yield
         self.images += images
@@ -76,8 +87,12 @@ class Counter:
         """
         if not self.images:
             raise ValueError("no batch was counted: call the model inside `with counter.watch(model, ...)` first")
-        counts = tuple(tally.count(self.images) for tallies in self.tallies.values() for tally in tallies)
+        counts = tuple(total.count(self.images) for total in self.totals())
         return Operations(images=self.images, counts=counts, free=dict(self.free), unknown=dict(self.unknown))
+
+    def totals(self) -> tuple[LayerTotal, ...]:
+        """Sums over the images, in the order in which operations run."""
+        return tuple(tally.total() for tallies in self.tallies.values() for tally in tallies)
 
     def _add(self, name: str, tallies: list[Tally]) -> None:
         held = self.tallies.setdefault(name, tallies)
@@ -93,11 +108,12 @@ class Counter:
             self._add(called, rule(called, read, module, *args, **kwargs))
 
     @contextmanager
-    def _second_look(self, model: nn.Module, batch: Batch) -> Iterator[None]:
+    def _second_look(self, named: dict[str, nn.Module], batch: Batch) -> Iterator[None]:
         """Watch every operation of one batch, and settle whether that was needed."""
+        model = next(iter(named.values()))
         batch.weights = storages(chain(model.parameters(), model.buffers()))
         look = SecondLook(
-            model,
+            named,
             batch,
             strict=self.strict,
             add=lambda tally: self._add(tally.layer, [tally]),
@@ -105,6 +121,6 @@ class Counter:
         )
         with look.on():
             yield
-        self._settled = not look.counted
+        self.settled = not look.counted
         self.free |= look.free
         self.unknown |= look.unknown

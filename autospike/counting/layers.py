@@ -69,7 +69,7 @@ def _repconv(name: str, read: Reader, module: RepConv, x: Tensor) -> list[Tally]
 
 def _spiking_head(name: str, read: Reader, module: SpikingHead, x: Tensor) -> list[Tally]:
     """Spikes `[T, B, D]`."""
-    operand = Operand(values=read.total(x), elements=x.shape[-1], fan_out=module.out_features)
+    operand = Operand.of(read.total(x), elements=x.shape[-1], fan_out=module.out_features)
     return [Tally(layer=name, macs=module.weight.numel(), time_steps=len(x), operands=[operand])]
 
 
@@ -81,14 +81,14 @@ def _mean_head(name: str, _read: Reader, module: MeanHead, x: Tensor) -> list[Ta
 def _attention(name: str, read: Reader, _module: AttentionProduct, heads: Heads) -> list[Tally]:
     """q, k and v, each `[T, B, heads, N, head_dim]`."""
     head_dim, elements = heads.q.shape[-1], math.prod(heads.q.shape[2:])
-    q, k, v = (Operand(values=read.total(x), elements=elements, fan_out=head_dim) for x in heads)
+    q, k, v = (Operand.of(read.total(x), elements=elements, fan_out=head_dim) for x in heads)
     shared: dict[str, Any] = {"macs": elements * head_dim, "time_steps": len(heads.q)}
     return [Tally(layer=f"{name}.kv", operands=[k, v], **shared), Tally(layer=f"{name}.qkv", operands=[q], **shared)]
 
 
 def _sum(name: str, read: Reader, _module: SumOfSpikes, x: Tensor) -> list[Tally]:
     """Spikes `[T, B, ...]`, each added once."""
-    operand = Operand(values=read.total(x), elements=x[0, 0].numel(), fan_out=1)
+    operand = Operand.of(read.total(x), elements=x[0, 0].numel(), fan_out=1)
     return [Tally(layer=name, macs=operand.elements, time_steps=len(x), operands=[operand])]
 
 
@@ -97,7 +97,7 @@ def _gate(name: str, read: Reader, _module: Gate, *spikes: Tensor) -> list[Tally
     largest = max(x.numel() for x in spikes)
     met = [x for x in spikes if x.numel() == largest]
     elements = met[0][0, 0].numel()
-    operands = [Operand(values=read.total(x), elements=elements, fan_out=1) for x in met]
+    operands = [Operand.of(read.total(x), elements=elements, fan_out=1) for x in met]
     return [Tally(layer=name, macs=elements, time_steps=len(met[0]), operands=operands)]
 
 
@@ -106,7 +106,7 @@ def _fanned(
 ) -> Tally:
     """`x` `[T, B, H, W, C]` into a layer in which a value reaches so many outputs; a linear map, unless `macs` is given."""
     elements = x[0, 0].numel()
-    operand = Operand(values=read.by_position(x), elements=elements, fan_out=reached)
+    operand = Operand.of(read.by_position(x), elements=elements, fan_out=reached)
     dense = int(elements * reached) if macs is None else macs
     return Tally(layer=layer, macs=dense, time_steps=len(x), operands=[operand], form=form)
 

@@ -83,12 +83,13 @@ class SecondLook(TorchDispatchMode):
     """Gives what it counts to `add`, by layer and operation; collects calls that are free, by reason, and unknown ones.
 
     Args:
+        named: the model, then all that is in it.
         reads_image: whether a layer that an earlier batch met reads a still image; None of one that is new.
     """
 
     def __init__(
         self,
-        model: nn.Module,
+        named: dict[str, nn.Module],
         batch: Batch,
         *,
         strict: bool,
@@ -97,8 +98,8 @@ class SecondLook(TorchDispatchMode):
     ) -> None:
         super().__init__()
         self.batch, self.strict, self.add, self.reads_image = batch, strict, add, reads_image
-        self.layers = {module: Layer.of(name, module) for name, module in model.named_modules()}
-        self.path = [self.layers[model]]  # whose methods may be called, not itself
+        self.layers = {module: Layer.of(name, module) for name, module in named.items()}
+        self.path = [next(iter(self.layers.values()))]  # the model, whose methods may be called, not itself
         self.covered = 0
         self.counted = False
         self.images = StillImages()

@@ -18,7 +18,8 @@ from torch.utils._pytree import tree_leaves
 
 from autospike.counting.fan_out import fan_out
 from autospike.counting.tally import Operand, Tally
-from autospike.counting.values import REAL, Reader
+from autospike.counting.values import Reader
+from autospike.energy.totals import REAL
 
 
 @dataclass(kw_only=True)
@@ -55,7 +56,7 @@ def _matmul(batch: Batch, layer: str, a: Tensor, b: Tensor, **_options: Any) -> 
     steps = batch.steps_of(b if weights[0] else a)
     shared = steps * batch.images
     operands = [
-        Operand(values=batch.read.total(x.reshape(steps, -1)), elements=x.numel() // shared, fan_out=reached)
+        Operand.of(batch.read.total(x.reshape(steps, -1)), elements=x.numel() // shared, fan_out=reached)
         for x, reached, weight in ((a, m, weights[0]), (b, n, weights[1]))
         if not weight
     ]
@@ -98,7 +99,7 @@ def _convolution(
     reached = fan_out(size, weight.shape[2:], transposed=transposed, output_padding=output_padding, **settings)
     outputs = weight.shape[1] if transposed else len(weight) // groups
     values = batch.read.by_position(x.movedim(1, -1).reshape(steps, len(x) // steps, -1, x.shape[1]))
-    operand = Operand(values=values, elements=x.numel() // (steps * batch.images), fan_out=reached.to(x.device) * outputs)
+    operand = Operand.of(values, elements=x.numel() // (steps * batch.images), fan_out=reached.to(x.device) * outputs)
     positions = math.prod(size) if transposed else _outputs(size, weight.shape[2:], stride, padding, dilation)
     macs = positions * weight.numel() * len(x) // (steps * batch.images)
     return Tally(layer=layer, macs=macs, time_steps=steps, operands=[operand])
@@ -119,7 +120,7 @@ def _product(batch: Batch, layer: str, a: Any, b: Any, **_options: Any) -> Tally
     steps = batch.steps_of(met[0])
     shared = steps * batch.images
     operands = [
-        Operand(values=batch.read.total(x.reshape(steps, -1)), elements=largest // shared, fan_out=products // largest) for x in met
+        Operand.of(batch.read.total(x.reshape(steps, -1)), elements=largest // shared, fan_out=products // largest) for x in met
     ]
     return Tally(layer=layer, macs=products // shared, time_steps=steps, operands=operands)
 
@@ -133,7 +134,7 @@ def _sum(batch: Batch, layer: str, x: Tensor, *_dims: Any, **_options: Any) -> T
     if int(values.kinds.max()) == REAL:
         return None
     elements = x.numel() // (steps * batch.images)
-    return Tally(layer=layer, macs=elements, time_steps=steps, operands=[Operand(values=values, elements=elements, fan_out=1)])
+    return Tally(layer=layer, macs=elements, time_steps=steps, operands=[Operand.of(values, elements=elements, fan_out=1)])
 
 
 # What a rule does not count, for one of its operands is a weight, may be free for a reason below.

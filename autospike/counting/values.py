@@ -13,14 +13,13 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.utils.weak import WeakTensorKeyDictionary
 
-from autospike.energy.counts import KINDS
+from autospike.energy.totals import REAL
 from autospike.native import library
 
 SOURCE = Path(__file__).with_name("values.c")
 LIMIT = 1 << 19  # as in values.c; a whole number of that size is no sum of spikes
-
-REAL = KINDS.index("real")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -33,22 +32,22 @@ class Values:
     sums: Tensor
     kinds: Tensor
 
-    def __add__(self, other: Values) -> Values:
-        return Values(sums=self.sums + other.sums, kinds=torch.maximum(self.kinds, other.kinds))
-
 
 @dataclass
 class Reader:
-    """Reads tensors; one that several layers read (the input of q, k and v) is read once."""
+    """Reads tensors; one that several layers read (the input of q, k and v, of every block that may follow) is read once."""
 
-    _last: tuple[Tensor, int | None, Values] | None = field(default=None, repr=False)
+    _values: WeakTensorKeyDictionary = field(default_factory=WeakTensorKeyDictionary, repr=False)
 
     def by_position(self, x: Tensor) -> Values:
         """`[T, B, ..., C]`, by all that stands between B and C."""
-        version = None if x.is_inference() else x._version  # nothing tells whether an inference tensor was written over
-        if self._last is None or self._last[0] is not x or self._last[1] != version or version is None:
-            self._last = (x, version, _read(x.flatten(2, -2)))
-        return self._last[2]
+        if x.is_inference():  # nothing tells whether it was written over
+            return _read(x.flatten(2, -2))
+        version, values = self._values.get(x, (None, None))
+        if values is None or version != x._version:
+            values = _read(x.flatten(2, -2))
+            self._values[x] = (x._version, values)
+        return values
 
     def total(self, x: Tensor) -> Values:
         """`[T, ...]`, in one position."""

@@ -14,7 +14,8 @@ from torch.utils.data import DataLoader, Dataset
 
 from autospike.config import AugmentationConfig
 from autospike.data.images import Split
-from autospike.data.preparation import MEAN, STD, Augmented, preparation
+from autospike.data.kept import Kept
+from autospike.data.preparation import MEAN, STD, Augmented, Preparation, preparation
 from autospike.errors import UserError
 from autospike.randomness import global_random, keyed, keyed_seed
 
@@ -121,9 +122,19 @@ class _Augmented(Dataset[tuple[Tensor, int]]):
         return image, self.split.labels[position]
 
 
+# The images from one position of a split to before another.
+Span = tuple[int, int]
+
+
+def spans(images: int, batch_size: int) -> list[Span]:
+    """A split in batches of a size. None holds a single image, unless the split does."""
+    starts = list(range(0, max(1, images - 1), max(2, batch_size)))
+    return list(zip(starts, [*starts[1:], images], strict=True))
+
+
 @dataclass
 class FixedBatches:
-    """A split, resized and unaugmented, in the split's order. Each sample is decoded once, then kept in memory.
+    """A split, resized and unaugmented, in the split's order. Each sample is decoded once, then kept in memory while there is room.
 
     An image is kept as bytes. So are frames of whole counts up to 255 that need no resizing; larger counts take 16 bits, means of
     counts 32: 16 frames of 2 x 128 x 128 are half a megabyte, 1 or 2.
@@ -135,20 +146,31 @@ class FixedBatches:
     channels: int
     image_size: int
     device: torch.device = CPU
-    _kept: list[Tensor] | None = field(default=None, repr=False)
+    kept: Kept = field(default_factory=Kept, repr=False)
 
     def __len__(self) -> int:
         return len(self.split)
 
     def __call__(self, batch_size: int) -> Iterator[Batch]:
+        for span in spans(len(self), batch_size):
+            yield self.batch(span)
+
+    def batch(self, span: Span) -> Batch:
+        """The images from one position to before another."""
         samples = preparation(self.split, channels=self.channels, image_size=self.image_size)
-        if self._kept is None:
-            self._kept = [samples.kept(self.split.image(i)) for i in range(len(self))]
-        labels = torch.tensor(self.split.labels)
-        starts = list(range(0, max(1, len(self) - 1), max(2, batch_size)))
-        for start, stop in zip(starts, [*starts[1:], len(self)], strict=True):
-            images = samples.measured(torch.stack(self._kept[start:stop]).to(self.device))
-            yield Batch(images=_time_first(images), targets=labels[start:stop].to(self.device))
+        images = samples.measured(torch.stack([self._sample(samples, i) for i in range(*span)]).to(self.device))
+        return Batch(images=_time_first(images), targets=self.targets(span))
+
+    def targets(self, span: Span) -> Tensor:
+        return torch.tensor(self.split.labels[slice(*span)], device=self.device)
+
+    def _sample(self, samples: Preparation, position: int) -> Tensor:
+        key = ("sample", self.split.name, position)
+        sample = self.kept.get(key)
+        if sample is None:
+            sample = samples.kept(self.split.image(position))
+            self.kept.keep(key, sample, sample.nbytes)
+        return sample
 
 
 @dataclass(frozen=True, kw_only=True)

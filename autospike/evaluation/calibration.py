@@ -2,12 +2,13 @@
 
 A subnet inherits weights from a supernet in which every subnet normalised by its own batches; stored statistics would be nobody's.
 Calibration measures them: training batches run through the subnet at the largest T of the space, each layer normalising by the
-batch, and the statistics are averaged over the batches.
+batch, and the statistics are averaged over the batches. What a batch gives does not depend on the others, so batches may be
+calibrated on anywhere; the average is taken in their order.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 import torch
 from torch import Tensor, nn
@@ -15,6 +16,9 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 from autospike.models.contract import SpikingModel
 from autospike.supernet import batch_norms
+
+# Of the statistics' arithmetic; scores are compared within one.
+VERSION = 2
 
 
 class UncalibratedError(RuntimeError):
@@ -29,17 +33,47 @@ def calibrate(model: SpikingModel, batches: Iterable[Tensor], *, time_steps: int
         batches: images `[B, C, H, W]`, or frames `[T, B, C, H, W]`.
         time_steps: how many steps to run, so that the same statistics serve every smaller T.
     """
-    layers = batch_norms(model)
-    momenta = [bn.momentum for bn in layers]
-    for bn in layers:
-        bn.reset_running_stats()
-        bn.momentum = None  # a plain average over the batches
-    model.train()
+    measuring(model)
+    found = []
     for images in batches:
-        model.forward_steps(images, time_steps)
-    for bn, momentum in zip(layers, momenta, strict=True):
-        bn.momentum = momentum
-    model.eval()
+        model.forward_features(images, time_steps)
+        found.append(statistics(model))
+    install(model, mean(found), batches=len(found))
+
+
+def measuring(module: nn.Module) -> None:
+    """Training mode; each normalisation keeps the statistics of the last batch alone."""
+    module.train()
+    for bn in batch_norms(module):
+        bn.momentum = 1.0
+
+
+def statistics(module: nn.Module) -> Tensor:
+    """Mean and variance of every normalisation, one after another, as one vector."""
+    parts = [x for bn in batch_norms(module) for x in (bn.running_mean, bn.running_var)]
+    return torch.cat(parts) if parts else torch.empty(0)  # type: ignore[arg-type]
+
+
+def mean(of_batches: Sequence[Tensor]) -> Tensor:
+    """The plain average over the batches."""
+    return torch.stack(list(of_batches)).double().mean(dim=0).float()
+
+
+@torch.no_grad()
+def install(module: nn.Module, values: Tensor, *, batches: int) -> None:
+    """Give every normalisation its part of `statistics`, averaged over so many batches, and leave the module in eval mode."""
+    layers = batch_norms(module)
+    parts = iter(values.split([bn.num_features for bn in layers for _ in range(2)]))
+    for bn in layers:
+        bn.running_mean, bn.running_var = next(parts).clone(), next(parts).clone()
+        assert bn.num_batches_tracked is not None
+        bn.num_batches_tracked.fill_(batches)
+        bn.momentum = MOMENTUM
+    module.eval()
+
+
+# torch's own, which a calibrated model goes back to.
+MOMENTUM = nn.BatchNorm1d(1).momentum
 
 
 def require_calibrated(model: nn.Module) -> None:

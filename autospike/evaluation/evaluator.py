@@ -1,96 +1,142 @@
-"""What a candidate is worth: accuracy, operations and energy from one forward pass over the search split."""
+"""What a population is worth: one walk of its trie over the calibration images, one over the search split, in shards.
+
+Data is sharded, not candidates: every worker walks the whole trie through its share of the images, so all are busy equally, and
+what they return adds up. Calibration is a walk of its own before, for a layer is scored by statistics over all batches.
+"""
 
 from __future__ import annotations
 
+import math
 import time
-from collections.abc import Iterable, Iterator
-from contextlib import nullcontext
-from dataclasses import dataclass
-
-import torch
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass, field
+from itertools import chain, pairwise
+from typing import Any
 
 from autospike.architecture import Architecture
 from autospike.config import EvaluationConfig
-from autospike.counting.counter import Counter
-from autospike.counting.firing import FiringRates
-from autospike.data.batches import Batches, FixedBatches
-from autospike.energy.operations import Operations
-from autospike.evaluation.calibration import calibrate, require_calibrated
+from autospike.data.batches import Span, spans
+from autospike.energy.conventions import Convention
+from autospike.energy.counts import LayerCount
+from autospike.evaluation.racing import ROUNDS, undominated
+from autospike.evaluation.trie import Trie
+from autospike.evaluation.walker import Calibrated, Done, Population
+from autospike.execution.contract import Calibration, Executor, Job, Scoring
 from autospike.measurement import Measurement, Score
-from autospike.models.contract import SpikingModel
-from autospike.supernet import Supernet
 
-
-@dataclass(frozen=True, kw_only=True)
-class Pass:
-    """What one pass over a labelled split gave: right answers at T = 1, 2, ..., and everything that was done at the last T."""
-
-    correct: tuple[int, ...]
-    operations: Operations
-
-    def score(self, steps: int) -> Score:
-        """At T = `steps`. A network is causal in time: its first steps do not depend on how many follow."""
-        counts = tuple(count.first(steps) for count in self.operations.counts)
-        return Score(correct=self.correct[steps - 1], images=self.operations.images, counts=counts)
-
-
-@torch.no_grad()
-def evaluate(
-    model: SpikingModel, batches: Batches, *, batch_size: int, time_steps: int | None = None, firing: FiringRates | None = None
-) -> Pass:
-    """Run a labelled split through a model once. The result does not depend on the batch size, nor on the order of the images.
-
-    Args:
-        time_steps: the largest T; the architecture's unless given.
-        firing: collects the firing rate of every neuron layer, if given.
-
-    Raises:
-        UncalibratedError: the model's normalisation statistics are not its own.
-        UnknownOperationError: the model does something of which no rule says what it costs.
-    """
-    require_calibrated(model)
-    steps = time_steps or model.architecture.time_steps
-    counter, correct = Counter(), [0] * steps
-    with firing.watch(model) if firing else nullcontext():
-        for batch in batches(batch_size):
-            with counter.watch(model, images=len(batch.targets), time_steps=steps):
-                logits = model.forward_steps(batch.images, steps)
-            for t in range(steps):
-                correct[t] += int((logits[: t + 1].mean(dim=0).argmax(dim=1) == batch.targets).sum())
-    return Pass(correct=tuple(correct), operations=counter.operations())
-
-
-def score(model: SpikingModel, batches: Batches, *, batch_size: int) -> Score:
-    """Of a model at its own T; raises as `evaluate`."""
-    return evaluate(model, batches, batch_size=batch_size).score(model.architecture.time_steps)
+# Told of how many of a walk's shards are done, and of how many there are.
+Watch = Callable[[int, int], None]
 
 
 @dataclass(frozen=True, kw_only=True)
 class Evaluator:
-    """Measures subnets of a supernet, one after another.
+    """Architectures in, their measurements out, in the same order.
 
-    This is the contract of an executor: architectures in, their measurements out in the same order, each as soon as it is known.
+    Args:
+        calibration_images: how many there are to calibrate on.
+        search_images: how many there are to score on.
+        convention: what racing takes for energy.
     """
 
-    supernet: Supernet
-    calibration: FixedBatches
-    search: FixedBatches
+    executor: Executor
+    calibration_images: int
+    search_images: int
     config: EvaluationConfig
+    convention: Convention
+    watch: Watch = lambda _done, _of: None
 
     def __call__(self, architectures: Iterable[Architecture]) -> Iterator[Measurement]:
-        for architecture in architectures:
-            started = time.perf_counter()
-            model = self.calibrated(architecture)
-            yield Measurement(
-                architecture=architecture,
-                score=score(model, self.search, batch_size=self.config.batch_size),
-                params=sum(p.numel() for p in model.parameters()),
-                seconds=time.perf_counter() - started,
-            )
+        asked = list(architectures)
+        if asked:
+            started, trie = time.perf_counter(), Trie(asked)
+            measured = self._walk(trie)
+            seconds = (time.perf_counter() - started) / len(asked)
+            for architecture in asked:
+                score, params = measured[architecture]
+                yield Measurement(architecture=architecture, score=score, params=params, seconds=seconds)
 
-    def calibrated(self, architecture: Architecture) -> SpikingModel:
-        """The subnet as a plain model with statistics of its own: what is scored, and what is exported."""
-        model = self.supernet.extract(architecture)
-        batches = (batch.images for batch in self.calibration(self.config.calibration_batch_size))
-        calibrate(model, batches, time_steps=max(self.supernet.space.time_steps.values))
-        return model
+    def _walk(self, trie: Trie) -> dict[Architecture, tuple[Score, int]]:
+        calibrating, scoring = spans(self.calibration_images, self.config.calibration_batch_size), self._rounds()
+        run = _Runner(self, total=len(calibrating) + sum(map(len, scoring)))
+        of_batches = dict(run(Calibration(population=leaves(trie)), calibrating))
+        calibrated = Calibrated.over([of_batches[i] for i in range(len(of_batches))])
+        ledger, racing = _Ledger(trie=trie), list(trie.paths)
+        measured: dict[Architecture, tuple[Score, int]] = {}
+        for shards in scoring:
+            for _, done in run(Scoring(population=leaves(Trie(racing)), calibrated=calibrated), shards):
+                ledger.add(done)
+            measured |= {a: ledger.of(a, images=shards[-1][1]) for a in racing}
+            racing = self._still_racing(trie, {a: measured[a][0] for a in racing})
+        return measured
+
+    def _rounds(self) -> list[list[Span]]:
+        """The shards of the search split: all at once, or in rounds after each of which candidates may be dropped."""
+        if not self.config.racing:
+            return [self._shards(0, self.search_images)]
+        stops = [0]
+        for share in ROUNDS[:-1]:  # no round is of a single image, nor leaves one
+            stop = round(self.search_images * share)
+            if stop - stops[-1] > 1 and self.search_images - stop > 1:
+                stops.append(stop)
+        stops.append(self.search_images)
+        return [self._shards(start, stop) for start, stop in pairwise(stops)]
+
+    def _shards(self, start: int, stop: int) -> list[Span]:
+        """Batches of at most `batch_size`, as many for each worker."""
+        workers = self.executor.workers
+        batches = math.ceil((stop - start) / self.config.batch_size / workers) * workers
+        size = math.ceil((stop - start) / batches)
+        return [(start + first, start + last) for first, last in spans(stop - start, size)]
+
+    def _still_racing(self, trie: Trie, scores: dict[Architecture, Score]) -> list[Architecture]:
+        """Who is not clearly dominated, and who shares a head with one that is not: it costs nothing."""
+        if not self.config.racing:
+            return []
+        heads = {trie.paths[a][-1] for a in undominated(scores, self.convention, self.config.racing, images=self.search_images)}
+        return [a for a in scores if trie.paths[a][-1] in heads]
+
+
+def leaves(trie: Trie) -> Population:
+    """One architecture for each head: what a walk needs to know of a population."""
+    return tuple({path[-1]: architecture for architecture, path in trie.paths.items()}.values())
+
+
+class _Runner:
+    """Runs jobs, and tells of every shard that is done."""
+
+    def __init__(self, evaluator: Evaluator, *, total: int) -> None:
+        self.evaluator, self.total, self.done = evaluator, total, 0
+
+    def __call__(self, job: Job, shards: list[Span]) -> Iterator[tuple[int, dict[str, Any]]]:
+        for found in self.evaluator.executor.run(job, shards):
+            self.done += 1
+            self.evaluator.watch(self.done, self.total)
+            yield found
+
+
+@dataclass(kw_only=True)
+class _Ledger:
+    """What every node did so far."""
+
+    trie: Trie
+    done: dict[str, Done] = field(default_factory=dict)
+    _counts: dict[tuple[str, int, int], tuple[LayerCount, ...]] = field(default_factory=dict)
+
+    def add(self, of_shard: dict[str, Done]) -> None:
+        for key, done in of_shard.items():
+            self.done[key] = self.done[key] + done if key in self.done else done
+
+    def of(self, architecture: Architecture, *, images: int) -> tuple[Score, int]:
+        """Score and number of parameters, where all nodes on the way have seen so many images."""
+        path, steps = self.trie.paths[architecture], architecture.time_steps
+        if any(self.done[key].images != images for key in path):
+            raise RuntimeError(f"{architecture.id}: a part of it was not measured on all of {images} images")
+        counts = tuple(chain.from_iterable(self._count(key, steps, images) for key in path))
+        correct = self.done[path[-1]].correct[steps - 1]
+        return Score(correct=correct, images=images, counts=counts), sum(self.done[key].params for key in path)
+
+    def _count(self, key: str, steps: int, images: int) -> tuple[LayerCount, ...]:
+        cached = (key, steps, images)
+        if cached not in self._counts:
+            self._counts[cached] = tuple(layer.count(images).first(steps) for layer in self.done[key].layers)
+        return self._counts[cached]

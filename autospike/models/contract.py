@@ -43,6 +43,33 @@ class MeanHead(nn.Linear):
     """A head that reads the mean over positions. Shape: `[T, B, D]` to `[T, B, num_classes]`."""
 
 
+def pooled(lif: nn.Module, stream: Tensor) -> Tensor:
+    """The mean over positions, or what neurons make of it: `[T, B, H, W, D]` to `[T, B, D]`."""
+    mean: Tensor = lif(stream.flatten(2, 3).mean(dim=2))
+    return mean
+
+
+def answered(heads: Sequence[nn.Module], features: Tensor) -> Tensor:
+    """Logits of every single step, the mean of one or two heads: `[T, B, D]` to `[T, B, num_classes]`."""
+    first, *second = (head(features) for head in heads)
+    logits: Tensor = (first + second[0]) / 2 if second else first
+    return logits
+
+
+class Readout(nn.Module):
+    """A model's last segment, with the layers of the model. Shape: `[T, B, H, W, D]` to `[T, B, num_classes]`."""
+
+    def __init__(self, model: SpikingModel) -> None:
+        super().__init__()
+        self.head_lif, self.head = model.head_lif, model.head
+        if model.architecture.distilled:
+            self.head_dist = model.head_dist
+
+    def forward(self, stream: Tensor) -> Tensor:
+        heads = [self.head, self.head_dist] if hasattr(self, "head_dist") else [self.head]
+        return answered(heads, pooled(self.head_lif, stream))
+
+
 class SpikingModel(nn.Module):
     """A plain model of one architecture; it knows nothing of supernets.
 
@@ -82,23 +109,16 @@ class SpikingModel(nn.Module):
 
     def forward_stages(self, x: Tensor, time_steps: int | None = None, *, stages: int | None = None) -> list[Tensor]:
         """The stream `[T, B, H, W, D]` after each stage (the first `stages`); T is the architecture's unless given."""
-        steps = time_steps or self.architecture.time_steps
-        still = x.dim() == 4
-        stream = (x.unsqueeze(0) if still else x[:steps]).permute(0, 1, 3, 4, 2).contiguous()
+        stream, repeated = entering(x, time_steps or self.architecture.time_steps)
         streams = []
         for i, stage in enumerate(self.stages[:stages]):
-            stream = stage(stream, steps if i == 0 and still else None)
+            stream = stage(stream, repeated if i == 0 else None)
             streams.append(stream)
         return streams
 
     def forward_steps(self, x: Tensor, time_steps: int | None = None) -> Tensor:
         """Logits of every single step, `[T, B, num_classes]`. Their mean over the first t steps is the answer at T = t."""
-        return self._steps_of(self._pool(self.forward_features(x, time_steps)))
-
-    def _steps_of(self, pooled: Tensor) -> Tensor:
-        if not self.architecture.distilled or not self.num_classes:
-            return self.head(pooled)
-        return (self.head(pooled) + self.head_dist(pooled)) / 2
+        return answered(self._heads, pooled(self.head_lif, self.forward_features(x, time_steps)))
 
     def forward_features(self, x: Tensor, time_steps: int | None = None) -> Tensor:
         """The stream after the last block, `[T, B, H, W, D]`. Time stays: where the head has neurons, it is no mean."""
@@ -109,12 +129,12 @@ class SpikingModel(nn.Module):
 
         With a second head, in training that was asked for by `set_distilled_training`: the logits of both, as a pair.
         """
-        pooled = self._pool(x)
+        features = pooled(self.head_lif, x)
         if pre_logits or not self.num_classes:
-            return pooled.mean(dim=0)
+            return features.mean(dim=0)
         if self.architecture.distilled and self.training and self.distilled_training:
-            return self.head(pooled).mean(dim=0), self.head_dist(pooled).mean(dim=0)
-        return self._steps_of(pooled).mean(dim=0)
+            return self.head(features).mean(dim=0), self.head_dist(features).mean(dim=0)
+        return answered(self._heads, features).mean(dim=0)
 
     def forward(self, x: Tensor) -> Any:
         """Images `[B, C, H, W]` or frames `[T, B, C, H, W]` to logits `[B, num_classes]`, mean over time."""
@@ -172,6 +192,10 @@ class SpikingModel(nn.Module):
         """timm's: whether training answers with the logits of both heads."""
         self.distilled_training = enable
 
+    @property
+    def _heads(self) -> list[nn.Module]:
+        return [self.head, self.head_dist] if self.architecture.distilled else [self.head]
+
     def _new_head(self) -> nn.Module:
         if not self.num_classes:
             return nn.Identity()
@@ -180,9 +204,13 @@ class SpikingModel(nn.Module):
         initialise(head)
         return head
 
-    def _pool(self, stream: Tensor) -> Tensor:
-        pooled: Tensor = self.head_lif(stream.flatten(2, 3).mean(dim=2))
-        return pooled
+
+def entering(x: Tensor, time_steps: int) -> tuple[Tensor, int | None]:
+    """What the first embedding takes: a still image `[1, B, H, W, C]` and how often it is seen, or the first frames
+    `[T, B, H, W, C]`."""
+    still = x.dim() == 4
+    stream = (x.unsqueeze(0) if still else x[:time_steps]).permute(0, 1, 3, 4, 2).contiguous()
+    return stream, time_steps if still else None
 
 
 def initialise(module: nn.Module) -> None:

@@ -17,7 +17,19 @@ from autospike.search.selection import accuracy_and_energy
 from autospike.space import SearchSpace
 from autospike.walk import GenePath
 
-COLUMNS = ["id", "accuracy", "energy_mj", "params", "time_steps", "f_aeb", "generation", "on_front", "architecture"]
+COLUMNS = [
+    "id",
+    "accuracy",
+    "energy_mj",
+    "params",
+    "time_steps",
+    "f_aeb",
+    "generation",
+    "free",
+    "images",
+    "on_front",
+    "architecture",
+]
 
 
 def candidates(evaluations: Sequence[Evaluation]) -> pd.DataFrame:
@@ -32,6 +44,8 @@ def candidates(evaluations: Sequence[Evaluation]) -> pd.DataFrame:
             "time_steps": e.measurement.architecture.time_steps,
             "f_aeb": e.f_aeb,
             "generation": e.generation,
+            "free": e.free,
+            "images": e.measurement.score.images,
             "on_front": flag,
             "architecture": e.measurement.architecture.to_json(),
         }
@@ -55,7 +69,7 @@ class Course:
 
 
 def course(search_id: str, generations: Sequence[Sequence[str]], table: pd.DataFrame, *, reference_mj: float) -> Course:
-    """Hypervolume and best F_AEB of all that a search had asked for by the end of each generation."""
+    """Hypervolume and best F_AEB of all that a search had measured by the end of each generation."""
     known = table.set_index("id")
     so_far: list[str] = []
     volumes, best = [], []

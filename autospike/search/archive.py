@@ -10,10 +10,12 @@ from __future__ import annotations
 import json
 import sqlite3
 import zlib
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import Any
 
 from autospike.architecture import Architecture
 from autospike.energy.conventions import DEFAULT, Convention
@@ -28,7 +30,7 @@ CREATE TABLE IF NOT EXISTS evaluations (
     architecture    TEXT NOT NULL,   -- canonical JSON
     accuracy        REAL NOT NULL,   -- on the search split, a fraction
     correct         INTEGER NOT NULL,
-    images          INTEGER NOT NULL,
+    images          INTEGER NOT NULL, -- that the score rests on
     energy_mj       REAL NOT NULL,   -- per image, under the convention of the search begun last
     convention      TEXT NOT NULL,
     macs            REAL NOT NULL,   -- per image, over all time steps
@@ -37,6 +39,7 @@ CREATE TABLE IF NOT EXISTS evaluations (
     time_steps      INTEGER NOT NULL,
     f_aeb           REAL NOT NULL,
     generation      INTEGER NOT NULL, -- in which it was first measured
+    free            INTEGER NOT NULL, -- 1: nobody asked for it; it came out of a walk for another
     seconds         REAL NOT NULL,
     measured_at     TEXT NOT NULL,   -- UTC
     counts          BLOB NOT NULL,   -- per layer and time step: zlib of JSON (autospike.energy.counts.LayerCount)
@@ -55,6 +58,7 @@ CREATE TABLE IF NOT EXISTS proposals (
     position        INTEGER NOT NULL,
     architecture_id TEXT NOT NULL,
     protocol_id     TEXT NOT NULL,
+    free            INTEGER NOT NULL, -- 1: measured along, not asked for
     PRIMARY KEY (search_id, protocol_id, generation, position)
 );
 """
@@ -73,6 +77,7 @@ class Archive:
             self._db = sqlite3.connect(path, isolation_level=None, timeout=60)
             self._db.execute("PRAGMA journal_mode = WAL")
             self._db.executescript(SCHEMA)
+            self._add_missing_columns()
         except sqlite3.DatabaseError as error:
             raise UserError(f"{path}: cannot be opened as an archive ({error}); move it away to start a new one") from None
 
@@ -85,10 +90,18 @@ class Archive:
         """Every row of this protocol, in the order of measurement."""
         return self._select("WHERE protocol_id = ? ORDER BY rowid", self.protocol_id)
 
-    def add(self, evaluation: Evaluation) -> None:
-        """Commit one row. A row that another search added meanwhile stays: it holds the same numbers."""
+    def add(self, evaluations: Iterable[Evaluation]) -> None:
+        """Commit the rows of a walk, all or none. A row that another search added meanwhile stays: it holds the same numbers."""
+        rows = [self._row(evaluation) for evaluation in evaluations]
+        if rows:
+            marks = ", ".join(f":{name}" for name in rows[0])
+            unless_there = "ON CONFLICT (architecture_id, protocol_id) DO NOTHING"
+            with self._transaction():
+                self._db.executemany(f"INSERT INTO evaluations ({', '.join(rows[0])}) VALUES ({marks}) {unless_there}", rows)
+
+    def _row(self, evaluation: Evaluation) -> dict[str, Any]:
         m, total = evaluation.measurement, evaluation.energy
-        row = {
+        return {
             "architecture_id": m.architecture.id,
             "protocol_id": self.protocol_id,
             "architecture": m.architecture.to_json(),
@@ -103,12 +116,11 @@ class Archive:
             "time_steps": m.architecture.time_steps,
             "f_aeb": evaluation.f_aeb,
             "generation": evaluation.generation,
+            "free": int(evaluation.free),
             "seconds": m.seconds,
             "measured_at": datetime.now(UTC).isoformat(timespec="seconds"),
             "counts": zlib.compress(json.dumps(to_rows(m.score.counts)).encode()),
         }
-        marks = ", ".join(f":{name}" for name in row)
-        self._db.execute(f"INSERT OR IGNORE INTO evaluations ({', '.join(row)}) VALUES ({marks})", row)
 
     def rescore(self, fitness: Callable[[float, float], float]) -> None:
         """Set every row's energy to that of this archive's convention, and its F_AEB to `fitness(accuracy, energy_mj)`.
@@ -124,28 +136,28 @@ class Archive:
             }
             for e in self.all()
         ]
-        self._db.execute("BEGIN")
-        self._db.executemany(
-            "UPDATE evaluations SET energy_mj = :energy_mj, convention = :convention, macs = :macs, acs = :acs, f_aeb = :f_aeb "
-            "WHERE architecture_id = :architecture_id AND protocol_id = :protocol_id",
-            updates,
-        )
-        self._db.execute("COMMIT")
+        with self._transaction():
+            self._db.executemany(
+                "UPDATE evaluations SET energy_mj = :energy_mj, convention = :convention, macs = :macs, acs = :acs, f_aeb = :f_aeb "
+                "WHERE architecture_id = :architecture_id AND protocol_id = :protocol_id",
+                updates,
+            )
 
     def begin(self, search_id: str, settings: str) -> None:
         """Note that a search begins, or goes on."""
         row = (search_id, self.protocol_id, settings, datetime.now(UTC).isoformat())
         self._db.execute("INSERT OR REPLACE INTO searches VALUES (?, ?, ?, ?)", row)
 
-    def propose(self, search_id: str, generation: int, architectures: list[Architecture]) -> None:
-        """Note who a search asks for. Noting the same again changes nothing."""
-        rows = [(search_id, generation, i, a.id, self.protocol_id) for i, a in enumerate(architectures)]
-        self._db.execute("BEGIN")
-        self._db.executemany("INSERT OR IGNORE INTO proposals VALUES (?, ?, ?, ?, ?)", rows)
-        self._db.execute("COMMIT")
+    def propose(self, search_id: str, generation: int, asked: Sequence[Architecture], free: Sequence[Architecture] = ()) -> None:
+        """Note who a search asks for, and who is measured along. Noting the same again changes nothing."""
+        noted = enumerate([*((a, 0) for a in asked), *((a, 1) for a in free)])
+        rows = [(search_id, generation, i, a.id, self.protocol_id, flag) for i, (a, flag) in noted]
+        columns = "search_id, generation, position, architecture_id, protocol_id, free"
+        with self._transaction():
+            self._db.executemany(f"INSERT OR IGNORE INTO proposals ({columns}) VALUES (?, ?, ?, ?, ?, ?)", rows)
 
     def proposals(self) -> dict[str, list[list[str]]]:
-        """Architecture ids by search and generation."""
+        """Architecture ids by search and generation, those that were measured along included."""
         found: dict[str, list[list[str]]] = {}
         query = "SELECT search_id, generation, architecture_id FROM proposals WHERE protocol_id = ? ORDER BY rowid"
         for search_id, generation, architecture_id in self._db.execute(query, (self.protocol_id,)):
@@ -158,8 +170,22 @@ class Archive:
     def close(self) -> None:
         self._db.close()
 
+    @contextmanager
+    def _transaction(self) -> Iterator[None]:
+        """All that is written in the block, or nothing."""
+        self._db.execute("BEGIN IMMEDIATE")
+        with self._db:
+            yield
+
+    def _add_missing_columns(self) -> None:
+        """An archive of an older version knows of nothing that was free."""
+        with self._transaction():
+            for table in ("evaluations", "proposals"):
+                if "free" not in {name for _, name, *_ in self._db.execute(f"PRAGMA table_info({table})")}:
+                    self._db.execute(f"ALTER TABLE {table} ADD COLUMN free INTEGER NOT NULL DEFAULT 0")
+
     def _select(self, where: str, *values: object) -> list[Evaluation]:
-        columns = "architecture, correct, images, counts, params, seconds, f_aeb, generation"
+        columns = "architecture, correct, images, counts, params, seconds, f_aeb, generation, free"
         return [self._evaluation(*row) for row in self._db.execute(f"SELECT {columns} FROM evaluations {where}", values)]
 
     def _evaluation(
@@ -172,10 +198,12 @@ class Archive:
         seconds: float,
         f_aeb: float,
         generation: int,
+        free: int,
     ) -> Evaluation:
         score = Score(correct=correct, images=images, counts=from_rows(json.loads(zlib.decompress(counts))))
         measurement = Measurement(architecture=Architecture.from_json(architecture), score=score, params=params, seconds=seconds)
-        return Evaluation(measurement=measurement, energy=score.energy(self.convention), f_aeb=f_aeb, generation=generation)
+        energy = score.energy(self.convention)
+        return Evaluation(measurement=measurement, energy=energy, f_aeb=f_aeb, generation=generation, free=bool(free))
 
 
 def newest_protocol(path: Path) -> str:

@@ -1,12 +1,15 @@
 """The search itself: generation by generation, every candidate looked up before it is measured, every measurement archived at once.
 
+With each candidate come its relatives (`autospike.search.relatives`), which cost nothing: they compete for the next generation as
+if they had been asked for, and are not asked for again.
+
 A killed search is resumed by running it again: the generations that the archive knows are replayed without a forward pass, and as
 each generation is keyed by (seed, generation), the resumed search ends at the same front.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 from itertools import chain, islice
@@ -19,9 +22,10 @@ from autospike.search.algorithms import ALGORITHMS, Individual, Turn, fitness_of
 from autospike.search.archive import Archive
 from autospike.search.fitness import f_aeb
 from autospike.search.objectives import OBJECTIVES
+from autospike.search.relatives import relatives
 from autospike.space import SearchSpace
 
-Executor = Callable[[Iterable[Architecture]], Iterator[Measurement]]
+Evaluate = Callable[[Iterable[Architecture]], Iterator[Measurement]]
 Fitness = Callable[[float, float], float]  # of accuracy and energy in mJ
 
 # How often an algorithm may repeat itself before its generation is taken to be complete.
@@ -34,13 +38,13 @@ class Search:
 
     Args:
         anchors: architectures that the first generation must hold, such as the hand-made one; those outside the space are ignored.
-        executor: measures architectures and gives their measurements in the order of the requests.
-        measured: told of every candidate, in the order in which it was asked for.
+        evaluate: measures architectures and gives their measurements in the order of the requests.
+        measured: told of every candidate that was asked for, in that order.
     """
 
     space: SearchSpace
     anchors: tuple[Architecture, ...]
-    executor: Executor
+    evaluate: Evaluate
     archive: Archive
     config: SearchConfig
     seed: int
@@ -55,19 +59,21 @@ class Search:
     def run(self) -> None:
         """Search to the last generation, or until the algorithm finds no candidate that it has not seen."""
         self.archive.begin(self.id, self.config.model_dump_json())
-        fitness = partial(f_aeb, reference_mj=self._reference_mj(), config=self.config.fitness)
-        self.archive.rescore(fitness)
+        if self.archive.get(self.space.largest()):
+            self.archive.rescore(self._fitness(()))
         algorithm = ALGORITHMS[self.config.algorithm]()
         population: list[Individual] = []
         seen: set[Architecture] = set()
         for generation in range(self.config.generations):
             turn = self._turn(generation)
             asked = algorithm.ask(population, turn) if generation else self._first_generation(turn)
+            before = frozenset(seen)
             candidates = list(self._unseen(asked, seen))
             if not candidates:
                 return
-            self.archive.propose(self.id, generation, candidates)
-            offspring = [self._individual(e) for e in self._measure(candidates, generation, fitness)]
+            free = self._free(candidates, before)
+            self.archive.propose(self.id, generation, candidates, free)
+            offspring = [self._individual(e) for e in self._measure(candidates, free, generation)]
             population = algorithm.tell(population, offspring, turn)
 
     def _turn(self, generation: int) -> Turn:
@@ -87,41 +93,56 @@ class Search:
         return chain(anchors, ALGORITHMS["random"]().ask([], turn))
 
     def _unseen(self, asked: Iterator[Architecture], seen: set[Architecture]) -> Iterator[Architecture]:
-        """The first `population` candidates that this search never asked for before."""
+        """The first `population` candidates that this search has not measured before, nor measures along with another of them."""
         budget = DRAWS_PER_CANDIDATE * self.config.population
         wanted = self.config.population
         for candidate in islice(asked, budget):
             if candidate in seen:
                 continue
-            seen.add(candidate)
+            seen.update(relatives(self.space, candidate))
             yield candidate
             wanted -= 1
             if not wanted:
                 return
 
-    def _reference_mj(self) -> float:
-        """Energy of the largest subnet. It is measured first, and is a candidate of the first generation."""
+    def _free(self, candidates: list[Architecture], before: frozenset[Architecture]) -> list[Architecture]:
+        """Who is measured along with some candidates, and was neither asked for nor measured before."""
+        skipped = before.union(candidates)
+        along = dict.fromkeys(chain.from_iterable(relatives(self.space, candidate) for candidate in candidates))
+        return [architecture for architecture in along if architecture not in skipped]
+
+    def _fitness(self, measured: Sequence[Measurement]) -> Fitness:
+        """F_AEB. Its reference, the largest subnet, is a candidate of the first generation: archived, or measured just now."""
         largest = self.space.largest()
         known = self.archive.get(largest)
-        measurement = known.measurement if known else next(self.executor([largest]))
-        energy = measurement.score.energy(self.archive.convention)
-        if not known:  # its F_AEB follows from the reference that it is: `rescore` sets it
-            self.archive.add(Evaluation(measurement=measurement, energy=energy, f_aeb=measurement.score.accuracy, generation=0))
-        return energy.energy_mj
+        reference = known.measurement if known else next(m for m in measured if m.architecture == largest)
+        return partial(f_aeb, reference_mj=reference.score.energy(self.archive.convention).energy_mj, config=self.config.fitness)
 
-    def _measure(self, candidates: list[Architecture], generation: int, fitness: Fitness) -> Iterator[Evaluation]:
-        known = {candidate: self.archive.get(candidate) for candidate in candidates}
-        missing = self.executor([candidate for candidate in candidates if known[candidate] is None])
-        for candidate in candidates:
-            evaluation = known[candidate] or self._archived(next(missing), candidate, generation, fitness)
+    def _measure(self, candidates: list[Architecture], free: list[Architecture], generation: int) -> list[Evaluation]:
+        """The evaluations of a generation; what the archive lacks of it is measured in one walk, and archived together."""
+        wanted = [*candidates, *free]
+        found = {architecture: self.archive.get(architecture) for architecture in wanted}
+        missing = [architecture for architecture in wanted if found[architecture] is None]
+        measured = list(self.evaluate(missing))
+        evaluated = partial(self._evaluated, free=frozenset(free), generation=generation, fitness=self._fitness(measured))
+        new = [evaluated(m, asked) for m, asked in zip(measured, missing, strict=True)]
+        self.archive.add(new)
+        found |= dict(zip(missing, new, strict=True))
+        evaluations = [evaluation for evaluation in found.values() if evaluation is not None]
+        for evaluation in evaluations[: len(candidates)]:
             self.measured(evaluation)
-            yield evaluation
+        return evaluations
 
-    def _archived(self, measurement: Measurement, asked: Architecture, generation: int, fitness: Fitness) -> Evaluation:
+    def _evaluated(
+        self, measurement: Measurement, asked: Architecture, *, free: frozenset[Architecture], generation: int, fitness: Fitness
+    ) -> Evaluation:
         if measurement.architecture != asked:
-            raise RuntimeError("the executor gave its measurements in another order than it was asked for them")
+            raise RuntimeError("measurements came in another order than they were asked for")
         energy = measurement.score.energy(self.archive.convention)
-        f_aeb = fitness(measurement.score.accuracy, energy.energy_mj)
-        evaluation = Evaluation(measurement=measurement, energy=energy, f_aeb=f_aeb, generation=generation)
-        self.archive.add(evaluation)
-        return evaluation
+        return Evaluation(
+            measurement=measurement,
+            energy=energy,
+            f_aeb=fitness(measurement.score.accuracy, energy.energy_mj),
+            generation=generation,
+            free=asked in free,
+        )

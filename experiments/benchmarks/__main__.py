@@ -8,19 +8,31 @@ from dataclasses import asdict
 from pathlib import Path
 
 from energy import energy_overhead
+from generation import generation
 from measuring import Result
 from rich.console import Console
 from rich.table import Table
+from scaling import cost_per_candidate, evaluation_memory, two_workers
 
 from autospike import files
+from autospike.process import prepare_process
 
-BENCHMARKS: dict[str, Callable[[], list[Result]]] = {"energy_overhead": energy_overhead}
+# By the names of what they find.
+BENCHMARKS: dict[tuple[str, ...], Callable[[], list[Result]]] = {
+    ("energy_overhead",): energy_overhead,
+    ("generation_vs_own", "generation_vs_spikingjelly", "measured_vs_own", "measured_vs_spikingjelly"): generation,
+    ("two_workers",): two_workers,
+    ("cost_per_candidate",): cost_per_candidate,
+    ("evaluation_memory",): evaluation_memory,
+}
 
 
 def main(only: str) -> None:
-    if only and only not in BENCHMARKS:
-        sys.exit(f"error: no benchmark {only!r}; choose from {', '.join(BENCHMARKS)}")
-    results = [result for name, run in BENCHMARKS.items() if only in ("", name) for result in run()]
+    names = [name for group in BENCHMARKS for name in group]
+    if only and only not in names:
+        sys.exit(f"error: no benchmark {only!r}; choose from {', '.join(names)}")
+    prepare_process()
+    results = [result for group, run in BENCHMARKS.items() if not only or only in group for result in run()]
     drawn = Table("name", "value", "goal", "what", show_lines=True)
     for r in results:
         threads = "1 thread" if r.threads == 1 else f"{r.threads} threads"
@@ -29,4 +41,5 @@ def main(only: str) -> None:
     files.write_json(Path("bench.json"), [asdict(result) for result in results])
 
 
-main(sys.argv[1] if len(sys.argv) > 1 else "")
+if __name__ == "__main__":  # workers import this module as well
+    main(sys.argv[1] if len(sys.argv) > 1 else "")

@@ -12,7 +12,7 @@ from spikingjelly.activation_based.op_counter import DispatchCounterMode, SynOpC
 from autospike.architecture import Architecture, Block, Embedding, Stage
 from autospike.data.batches import Batch
 from autospike.evaluation.calibration import calibrate
-from autospike.evaluation.evaluator import evaluate
+from autospike.evaluation.single import evaluate
 from autospike.models.contract import SpikingModel
 from autospike.models.registry import build_model
 

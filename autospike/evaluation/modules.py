@@ -1,0 +1,140 @@
+"""The modules that a trie's nodes run: plain parts of plain models, on the supernet's weights.
+
+Sharing goes one layer further than nodes do. Siblings read one stream, and weights are entangled: candidates that differ in their
+neurons, or in what comes later in the block, still have the same first synapses. These are one object, which remembers its answer
+while the siblings run.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from autospike.evaluation.trie import HEAD, Node, Trie
+from autospike.models import build_model
+from autospike.models.contract import Readout, SpikingModel
+from autospike.nn.attention import Attention
+from autospike.nn.blocks import MLP, ChannelConv, Residual, SepConv
+from autospike.supernet import Supernet, batch_norms, corner
+
+
+class Remembering:
+    """A function of one tensor that remembers its last answer."""
+
+    def __init__(self, function: Callable[[Tensor], Tensor]) -> None:
+        self.function = function
+        self._last: tuple[Tensor, Tensor] | None = None
+
+    def __call__(self, x: Tensor) -> Tensor:
+        if self._last is None or self._last[0] is not x:
+            self._last = (x, self.function(x))
+        return self._last[1]
+
+    def forget(self) -> None:
+        self._last = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Modules:
+    """Of every node, by its key; and what the children of a node share."""
+
+    of: dict[str, nn.Module] = field(default_factory=dict)
+    shared: dict[str, dict[Any, Remembering]] = field(default_factory=lambda: defaultdict(dict))
+
+    @classmethod
+    def of_trie(cls, trie: Trie, supernet: Supernet) -> Modules:
+        """Nodes share the memory of equal weights. Statistics are each node's own, but for those of shared synapses."""
+        modules, corners = cls(), _Corners(supernet)
+        for architecture, path in trie.paths.items():
+            if all(key in modules.of for key in path):
+                continue
+            with torch.device("meta"):
+                model = build_model(architecture, num_classes=supernet.num_classes, in_chans=supernet.in_chans)
+            for parent, key in zip(("", *path), path, strict=False):
+                if key not in modules.of:
+                    node = trie.nodes[key]
+                    modules.of[key] = modules._sharing(parent, corners.given_to(_part(model, node), node))
+        return modules
+
+    def forget(self, parent: Node) -> None:
+        """The children of a node have run."""
+        for remembering in self.shared.get(parent.key, {}).values():
+            remembering.forget()
+
+    def _sharing(self, parent: str, module: nn.Module) -> nn.Module:
+        """The module, whose first synapses are those of its siblings where they are alike.
+
+        Under a membrane shortcut they read what the branch's first neurons make of the stream, so these have to be alike as well.
+        """
+        if not isinstance(module, Residual):
+            return module
+        before = module.lif.neuron if module.shortcut == "membrane" else None
+        if before is not None:
+            module.lif = self._one_of(parent, ("lif", before), module.lif)
+        for name in _first_synapses(module.mixer):
+            synapse = module.mixer.get_submodule(name)
+            alike = (name, type(synapse), tuple(p.shape for p in synapse.parameters()), before)
+            setattr(module.mixer, name, self._one_of(parent, alike, synapse))
+        return module
+
+    def _one_of(self, parent: str, alike: Any, module: Any) -> Any:
+        held = self.shared[parent].get(alike)
+        if held is None:
+            held = self.shared[parent][alike] = Remembering(module.forward)
+            module.forward = held
+        return held.function.__self__  # type: ignore[attr-defined]
+
+
+def _first_synapses(mixer: nn.Module) -> tuple[str, ...]:
+    """What reads a mixer's input."""
+    match mixer:
+        case Attention():
+            return mixer.operands
+        case SepConv():
+            return ("expand",)
+        case MLP():
+            return ("fc1",)
+        case ChannelConv():
+            return ("conv1",)
+    return ()
+
+
+def _part(model: SpikingModel, node: Node) -> nn.Module:
+    return Readout(model) if node.name == HEAD else model.get_submodule(node.name)
+
+
+class _Corners:
+    """Leading corners of the shared parameters, each copied once."""
+
+    def __init__(self, supernet: Supernet) -> None:
+        self._shared = dict(supernet.shared.named_parameters())
+        self._device = next(iter(self._shared.values())).device
+        self._copies: dict[tuple[str, torch.Size], nn.Parameter] = {}
+
+    def given_to(self, module: nn.Module, node: Node) -> nn.Module:
+        """The module, its parameters replaced by those of the store, its statistics ready to be measured."""
+        for name, parameter in list(module.named_parameters()):
+            owner, leaf = _owner(module, name)
+            owner.register_parameter(leaf, self._of(f"{node.prefix}.{name}".lstrip("."), parameter))
+        for bn in batch_norms(module):
+            for leaf, buffer in bn.named_buffers():
+                setattr(bn, leaf, torch.zeros_like(buffer, device=self._device))
+            bn.reset_running_stats()
+        return module.eval()
+
+    def _of(self, name: str, like: Tensor) -> nn.Parameter:
+        key = (name, like.shape)
+        if key not in self._copies:
+            held = corner(self._shared[name].detach(), like.shape).contiguous()
+            self._copies[key] = nn.Parameter(held, requires_grad=False)
+        return self._copies[key]
+
+
+def _owner(module: nn.Module, name: str) -> tuple[nn.Module, str]:
+    path, _, leaf = name.rpartition(".")
+    return module.get_submodule(path), leaf

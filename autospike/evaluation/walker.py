@@ -1,0 +1,161 @@
+"""Walks a population's trie through a batch: what candidates share is computed once.
+
+Every candidate gets what it would get alone, to the bit: a node
+runs the same operations on the same numbers whoever else passes through it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from autospike.architecture import Architecture
+from autospike.counting.counter import Counter, Part
+from autospike.counting.values import Reader
+from autospike.data.batches import FixedBatches, Span
+from autospike.data.kept import Kept
+from autospike.energy.totals import LayerTotal
+from autospike.evaluation.calibration import install, mean, measuring, statistics
+from autospike.evaluation.modules import Modules
+from autospike.evaluation.single import right_answers
+from autospike.evaluation.traversal import Run, Traversal
+from autospike.evaluation.trie import HEAD, Node, Trie
+from autospike.models.contract import entering
+from autospike.process import give_back_memory
+from autospike.supernet import Supernet
+
+BYTES_PER_LAYER = 1000  # of what is noted: some twenty Python objects
+
+Population = tuple[Architecture, ...]
+Statistics = dict[str, NDArray[np.float32]]  # by node; see `calibration.statistics`
+
+
+@dataclass(frozen=True, kw_only=True)
+class Calibrated:
+    """Statistics of every node, averaged over so many batches."""
+
+    statistics: Statistics
+    batches: int
+
+    @classmethod
+    def over(cls, of_batches: Sequence[Statistics]) -> Calibrated:
+        """The average of batches, in their order."""
+        stacked = {key: mean([torch.tensor(batch[key]) for batch in of_batches]) for key in of_batches[0]}
+        return cls(statistics={key: values.numpy() for key, values in stacked.items()}, batches=len(of_batches))
+
+    def install(self, node: str, module: nn.Module) -> None:
+        """Give a node's module its statistics; one that does not normalise has none."""
+        values = self.statistics.get(node)
+        if values is not None:
+            install(module, torch.tensor(values).to(next(module.parameters()).device), batches=self.batches)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Done:
+    """What a node did with some images: operations and parameters; a head's right answers at T = 1, 2, ..."""
+
+    layers: tuple[LayerTotal, ...]
+    params: int
+    images: int
+    correct: tuple[int, ...] = ()
+
+    @property
+    def nbytes(self) -> int:
+        """Of memory, about."""
+        return BYTES_PER_LAYER * len(self.layers)
+
+    def __add__(self, other: Done) -> Done:
+        layers = tuple(a + b for a, b in zip(self.layers, other.layers, strict=True))
+        correct = tuple(a + b for a, b in zip(self.correct, other.correct, strict=True))
+        return Done(layers=layers, params=self.params, images=self.images + other.images, correct=correct)
+
+
+@dataclass(kw_only=True)
+class Walker:
+    """A supernet and its data, in one process, under one protocol: what is kept holds for one way to calibrate.
+
+    Args:
+        kept: what the next walks may need again, while there is room.
+    """
+
+    supernet: Supernet
+    calibration: FixedBatches
+    search: FixedBatches
+    kept: Kept
+    _grown: _Grown | None = field(default=None, repr=False)
+    _settled: set[Any] = field(default_factory=set, repr=False)
+
+    @property
+    def time_steps(self) -> int:
+        """Of every walk: the largest T of the space."""
+        return max(self.supernet.space.time_steps.values)
+
+    @torch.no_grad()
+    def calibrate(self, population: Population, span: Span) -> Statistics:
+        """Statistics of every node that normalises, from one batch of the calibration images."""
+
+        def run(node: Node, *entering: Any) -> tuple[Tensor, Tensor]:
+            module = grown.modules.of[node.key]
+            measuring(module)
+            stream: Tensor = module(*entering)
+            return stream, statistics(module)
+
+        grown = self._grow(population)
+        noted = self._walk(("calibrate", span), run, lambda: self.calibration.batch(span).images)
+        return {key: values.cpu().numpy() for key, values in noted.items() if len(values)}
+
+    @torch.no_grad()
+    def score(self, population: Population, calibrated: Calibrated, span: Span) -> dict[str, Done]:
+        """What every node does with some images of the search split."""
+        grown, read, targets = self._grow(population), Reader(), self.search.targets(span)
+
+        def run(node: Node, *entering: Any) -> tuple[Tensor, Done]:
+            module = grown.modules.of[node.key]
+            calibrated.install(node.key, module)
+            counter = Counter(settled=_structure(module) in self._settled)
+            with counter.watch(module, images=len(targets), time_steps=self.time_steps, part=Part(name=node.prefix, read=read)):
+                leaving: Tensor = module(*entering)
+            if counter.settled:
+                self._settled.add(_structure(module))
+            return leaving, Done(
+                layers=counter.totals(),
+                params=sum(p.numel() for p in module.parameters()),
+                images=len(targets),
+                correct=tuple(right_answers(leaving, targets).tolist()) if node.name == HEAD else (),
+            )
+
+        return self._walk(("score", span), run, lambda: self.search.batch(span).images)
+
+    def _grow(self, population: Population) -> _Grown:
+        """The trie of a population with its modules; the last one is remembered."""
+        if self._grown is None or self._grown.population != population:
+            trie = Trie(population)
+            self._grown = _Grown(population=population, trie=trie, modules=Modules.of_trie(trie, self.supernet))
+            self.kept.turn()
+        return self._grown
+
+    def _walk(self, part: tuple[Any, ...], run: Run, images: Callable[[], Tensor]) -> dict[str, Any]:
+        assert self._grown is not None
+        traversal = Traversal(kept=self.kept, part=part, run=run, finished=self._grown.modules.forget)
+        noted = traversal.through(self._grown.trie.roots.values(), lambda: entering(images(), self.time_steps))
+        give_back_memory()
+        return noted
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Grown:
+    population: Population
+    trie: Trie
+    modules: Modules
+
+
+def _structure(module: nn.Module) -> Any:
+    """What decides which operations run."""
+    parameters = tuple(name for name, _ in module.named_parameters())
+    return tuple((name, type(inner)) for name, inner in module.named_modules()), parameters

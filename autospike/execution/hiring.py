@@ -1,0 +1,89 @@
+"""The executor that an experiment asks for, with workers that can measure subnets of a run's supernet."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from autospike.assembly import Assembly
+from autospike.config import Experiment
+from autospike.errors import UserError
+from autospike.evaluation.walker import Walker
+from autospike.execution.contract import Executor, Serial
+from autospike.execution.processes import Processes
+from autospike.rundir import Run
+from autospike.supernet import Supernet
+
+Weights = Mapping[str, NDArray[Any]]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Start:
+    """How a worker begins: a value that is sent to it, and makes its walker there.
+
+    Args:
+        experiment: with paths that hold wherever the worker is.
+        weights: the supernet's, or the folder of its checkpoint.
+        fingerprint: of the images that the search is about.
+    """
+
+    experiment: Experiment
+    weights: Path | Weights
+    fingerprint: str
+
+    def __call__(self) -> Walker:
+        """Raises:
+        UserError: the images here are not those of the search.
+        """
+        assembly = Assembly.open(self.experiment)
+        if assembly.images.fingerprint != self.fingerprint:
+            raise UserError("a worker sees other images than the search does; make data.root the same folder on every machine")
+        return assembly.walker(self._supernet(assembly))
+
+    def _supernet(self, assembly: Assembly) -> Supernet:
+        space = self.experiment.search_space
+        if isinstance(self.weights, Path):
+            return assembly.trained(space, self.weights)
+        supernet = assembly.supernet(space)
+        supernet.load_state_dict({name: torch.from_numpy(np.array(values)) for name, values in self.weights.items()})
+        return supernet
+
+
+def hire(run: Run, assembly: Assembly) -> Executor:
+    """Close it after use.
+
+    Raises:
+        UserError: the supernet is not trained, Ray is not installed, or its cluster cannot be reached.
+    """
+    supernet, config = assembly.trained(run.experiment.search_space, run.supernet), run.experiment.execution
+    if config.executor == "serial":
+        return Serial(walker=assembly.walker(supernet))
+    if config.executor == "processes":
+        workers = config.workers or max(1, _cores() // (run.experiment.threads or 1))
+        threads = run.experiment.threads or max(1, _cores() // workers)
+        return Processes(start=_start(run, assembly, run.supernet, threads), workers=workers)
+    from autospike.execution.cluster import Cluster
+
+    weights = {name: values.numpy(force=True) for name, values in supernet.state_dict().items()}
+    threads = run.experiment.threads or 1
+    return Cluster(start=_start(run, assembly, weights, threads), config=config, threads=threads)
+
+
+def _start(run: Run, assembly: Assembly, weights: Path | Weights, threads: int) -> Start:
+    """What is sent holds wherever it arrives: how many threads, which device, where the images are."""
+    data = run.experiment.data
+    root = data.root and data.root.resolve()
+    update = {"threads": threads, "device": assembly.device.type, "data": data.model_copy(update={"root": root})}
+    return Start(experiment=run.experiment.model_copy(update=update), weights=weights, fingerprint=assembly.images.fingerprint)
+
+
+def _cores() -> int:
+    """That this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

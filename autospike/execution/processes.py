@@ -1,0 +1,116 @@
+"""Workers in processes of this machine. Each is a pool of its own, so that a killed one takes no other with it."""
+
+from __future__ import annotations
+
+import os
+import signal
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Future, ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
+from dataclasses import dataclass, field
+from multiprocessing import connection, get_context, parent_process
+from typing import Any
+
+from autospike.data.batches import Span
+from autospike.evaluation.walker import Walker
+from autospike.execution.contract import Job
+from autospike.execution.dispatch import dispatch
+from autospike.process import prepare_process
+
+Start = Callable[[], Walker]  # makes a worker's walker, where the worker is
+
+
+@dataclass
+class Processes:
+    """An executor of so many processes, which begin to load at once.
+
+    Args:
+        start: makes a walker; it is sent to every worker.
+    """
+
+    start: Start
+    workers: int
+    _hired: list[_Process] = field(init=False, repr=False)
+
+    def __post_init__(self) -> None:
+        self._hired = [_Process(self.start) for _ in range(self.workers)]
+
+    @property
+    def pids(self) -> list[int]:
+        return [pid for process in self._hired for pid in process.pool._processes or ()]
+
+    def run(self, job: Job, shards: Sequence[Span]) -> Iterator[tuple[int, Any]]:
+        return dispatch(job, shards, self._hired)
+
+    def close(self) -> None:
+        for process in self._hired:
+            process.close()
+
+
+class _Process:
+    """A worker: a pool of one."""
+
+    lost = (BrokenProcessPool,)
+
+    def __init__(self, start: Start) -> None:
+        self.start = start
+        self.revive()
+
+    def ready(self) -> Future[Any]:
+        return self._submit(_load)
+
+    def submit(self, job: Job, span: Span) -> Future[Any]:
+        return self._submit(_work, job, span)
+
+    def revive(self) -> None:
+        if hasattr(self, "pool"):
+            self.close()
+        self.pool = ProcessPoolExecutor(1, mp_context=get_context("spawn"), initializer=_begin, initargs=(self.start,))
+        self.pool.submit(_load)
+
+    def close(self) -> None:
+        """At once: what it is doing is of no use any more."""
+        for process in list((self.pool._processes or {}).values()):
+            process.kill()
+        self.pool.shutdown(wait=True, cancel_futures=True)
+
+    def _submit(self, *work: Any) -> Future[Any]:
+        try:
+            return self.pool.submit(*work)
+        except BrokenProcessPool:  # killed while it had nothing to do
+            self.revive()
+            return self.pool.submit(*work)
+
+
+# In the worker: how to make its walker, and the walker.
+_start: Start
+_walker: Walker | None = None
+
+
+def _begin(start: Start) -> None:
+    global _start
+    _start = start
+    prepare_process()
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the parent, which closes its workers
+    threading.Thread(target=_follow_parent, daemon=True).start()
+
+
+def _follow_parent() -> None:
+    """A killed parent takes its workers with it."""
+    parent = parent_process()
+    assert parent is not None
+    connection.wait([parent.sentinel])
+    os._exit(1)
+
+
+def _load() -> None:
+    global _walker
+    if _walker is None:
+        _walker = _start()
+
+
+def _work(job: Job, span: Span) -> Any:
+    _load()
+    assert _walker is not None
+    return job(_walker, span)

@@ -1,0 +1,30 @@
+"""What every process of ours sets before it loads torch."""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import sys
+
+
+def prepare_process() -> None:
+    """Threads that wait briefly, memory that is kept.
+
+    A thread of libgomp that spins without end starves its neighbour on a busy machine; glibc's malloc that gives large blocks back
+    to the system after every step costs up to a third of an evaluation's time.
+    """
+    os.environ.setdefault("GOMP_SPINCOUNT", "20000")
+    if sys.platform == "linux":
+        mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
+        if mallopt is not None:
+            mallopt(-1, 1 << 30)  # M_TRIM_THRESHOLD: keep up to 1 GiB that is free
+            mallopt(-3, 32 << 20)  # M_MMAP_THRESHOLD: the largest that glibc accepts
+
+
+def give_back_memory() -> None:
+    """Return to the system what lies free between what is kept. Without it holes add up to many times what is in use, for every
+    little thing that lives long splits the space that a large one will want again."""
+    if sys.platform == "linux":
+        trim = getattr(ctypes.CDLL(None), "malloc_trim", None)
+        if trim is not None:
+            trim(0)

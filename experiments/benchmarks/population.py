@@ -1,0 +1,90 @@
+"""What the benchmarks of the search share: a space like the authors' small_5, images like CIFAR's, a supernet that has learnt."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Iterator
+from pathlib import Path
+
+import torch
+import yaml
+from torch.optim import AdamW
+
+from autospike.config import AugmentationConfig, DataConfig, EvaluationConfig, SearchConfig
+from autospike.data.batches import Batch, FixedBatches, TrainingBatches
+from autospike.data.images import Images, SplitName, load_images
+from autospike.data.kept import MB, Kept
+from autospike.evaluation.evaluator import Evaluator
+from autospike.evaluation.walker import Walker
+from autospike.execution.contract import Serial
+from autospike.randomness import keyed
+from autospike.space import SearchSpace
+from autospike.supernet import Supernet
+
+SMALL_5 = Path(__file__).parents[2] / "search_spaces" / "auto_spikformer_small_5.yaml"
+IMAGES = 512
+SIZE = 32
+TRAINING_STEPS = 150
+
+
+def reduced_space() -> SearchSpace:
+    """small_5 at an eighth to a quarter of its width, with T from 1 to 4."""
+    written = yaml.safe_load(SMALL_5.read_text())
+    written["time_steps"] = [1, 2, 3, 4]
+    written["stages"][0]["embed_dim"] = [24, 48, 72, 96]
+    return SearchSpace.from_dict(written)
+
+
+def images() -> Images:
+    """Handwritten digits, brought to 32x32 and three channels."""
+    config = DataConfig(name="digits", image_size=SIZE, search_share=0.35, test_share=0.1)
+    return load_images(config, seed=0)
+
+
+def batches(source: Images, split: SplitName, kept: Kept, count: int = IMAGES) -> FixedBatches:
+    drawn = source.splits[split].drawn(count, random.Random(0))
+    return FixedBatches(split=drawn, channels=3, image_size=SIZE, kept=kept)
+
+
+def supernet(space: SearchSpace, source: Images) -> Supernet:
+    """Trained for a minute or two: enough to tell candidates apart."""
+    torch.manual_seed(0)
+    net = Supernet(space, num_classes=10, in_chans=3)
+    optimizer = AdamW(net.parameters(), lr=4e-3)
+    for step, batch in enumerate(_training(source)):
+        (logits,) = net(batch.images, [space.sample(keyed(0, "bench", step))])
+        optimizer.zero_grad()
+        torch.nn.functional.cross_entropy(logits, batch.targets).backward()
+        optimizer.step()
+    return net
+
+
+def _training(source: Images) -> Iterator[Batch]:
+    made = TrainingBatches(
+        split=source.splits["train"],
+        num_classes=10,
+        channels=3,
+        image_size=SIZE,
+        batch_size=32,
+        augmentation=AugmentationConfig(),
+        smoothing=0.0,
+        workers=0,
+        seed=0,
+    )
+    return made(0, TRAINING_STEPS)
+
+
+def walker(net: Supernet, source: Images, *, kept_mb: int = 1024, count: int = IMAGES) -> Walker:
+    kept = Kept(kept_mb * MB)
+    calibration, search = batches(source, "train", kept, count), batches(source, "search", kept, count)
+    return Walker(supernet=net, calibration=calibration, search=search, kept=kept)
+
+
+def evaluator(walker: Walker) -> Evaluator:
+    return Evaluator(
+        executor=Serial(walker=walker),
+        calibration_images=len(walker.calibration),
+        search_images=len(walker.search),
+        config=EvaluationConfig(batch_size=32),
+        convention=SearchConfig().energy_convention,
+    )

@@ -1,0 +1,155 @@
+"""How a walk scales: with workers, with the population, with the data."""
+
+from __future__ import annotations
+
+import random
+import resource
+import subprocess
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from statistics import median
+
+import torch
+from measuring import Result, interleaved
+from population import evaluator, images, reduced_space, walker
+
+from autospike.architecture import Architecture
+from autospike.config import EvaluationConfig, SearchConfig
+from autospike.evaluation.evaluator import Evaluator
+from autospike.evaluation.walker import Walker
+from autospike.execution.processes import Processes
+from autospike.search.relatives import relatives
+
+SIZES = (8, 16, 32, 64, 128, 256)
+FIGURE = Path("runs") / "bench" / "cost_per_candidate.png"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Begin:
+    """A worker of the benchmark: it keeps nothing, so that every round does the same work."""
+
+    count: int
+    kept_mb: int = 0
+
+    def __call__(self) -> Walker:
+        torch.set_num_threads(1)
+        torch.manual_seed(0)
+        space, source = reduced_space(), images()
+        from autospike.supernet import Supernet
+
+        return walker(Supernet(space, num_classes=10, in_chans=3), source, kept_mb=self.kept_mb, count=self.count)
+
+
+def population(size: int, seed: int = 0) -> list[Architecture]:
+    """Random members of the space with their relatives."""
+    space, rng = reduced_space(), random.Random(seed)
+    drawn = [space.sample(rng) for _ in range(size)]
+    return list(dict.fromkeys(relative for one in drawn for relative in relatives(space, one)))
+
+
+def two_workers() -> list[Result]:
+    """The same walk by one process and by two; nothing is kept, and both have loaded before."""
+    count, asked = 512, population(12)
+    one, two = (Processes(start=Begin(count=count), workers=workers) for workers in (1, 2))
+    try:
+        runs = [_evaluator(executor, count) for executor in (one, two)]
+        seconds = interleaved(*(lambda run=run: list(run(asked)) for run in runs), rounds=5)
+    finally:
+        one.close()
+        two.close()
+    return [
+        Result(
+            name="two_workers",
+            value=median(a / b for a, b in zip(*seconds, strict=True)),
+            unit="times faster",
+            peer="one worker process",
+            goal=">= 1.8",
+            threads=1,
+            note=f"12 random candidates with {len(asked) - 12} relatives, {count} images; one takes {median(seconds[0]):.1f} s",
+        )
+    ]
+
+
+def _evaluator(executor: Processes, count: int) -> Evaluator:
+    return Evaluator(
+        executor=executor,
+        calibration_images=count,
+        search_images=count,
+        config=EvaluationConfig(batch_size=32),
+        convention=SearchConfig().energy_convention,
+    )
+
+
+def cost_per_candidate() -> list[Result]:
+    """Time of a walk by the size of its random population, shared by the candidates that were asked for; nothing is kept."""
+    torch.set_num_threads(1)
+    start = Begin(count=64)
+    populations = {size: population(size) for size in SIZES}
+    seconds = interleaved(*(lambda asked=asked: list(evaluator(start())(asked)) for asked in populations.values()), rounds=3)
+    costs = {size: median(found) / size for size, found in zip(SIZES, seconds, strict=True)}
+    _draw(costs, {size: median(found) / len(populations[size]) for size, found in zip(SIZES, seconds, strict=True)})
+    each = ", ".join(f"{size}: {cost:.2f} s" for size, cost in costs.items())
+    return [
+        Result(
+            name="cost_per_candidate",
+            value=costs[SIZES[-1]] / costs[SIZES[0]],
+            unit=f"cost of one among {SIZES[-1]}, as a fraction of one among {SIZES[0]}",
+            peer="the walk of a small population",
+            goal="< 1",
+            threads=1,
+            note=f"64 images to score and to calibrate on; {each}; drawn in {FIGURE}",
+        )
+    ]
+
+
+def _draw(asked: dict[int, float], measured: dict[int, float]) -> None:
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(5, 3), layout="constrained")
+    axes = figure.add_subplot(
+        xlabel="candidates asked for", ylabel="seconds for each", xscale="log", yscale="log", xticks=SIZES, xticklabels=SIZES
+    )
+    axes.plot(*zip(*asked.items(), strict=True), marker="o", label="asked for")
+    axes.plot(*zip(*measured.items(), strict=True), marker="o", label="measured, free ones included")
+    axes.minorticks_off()
+    axes.legend()
+    FIGURE.parent.mkdir(parents=True, exist_ok=True)
+    figure.savefig(FIGURE, dpi=120)
+
+
+BUDGET_MB = 128
+COUNTS = (128, 256, 512)
+
+
+def evaluation_memory() -> list[Result]:
+    """Peak memory of processes that walk the same population through more and more images."""
+    without = _peak_mb(COUNTS[0], kept_mb=0)
+    peaks = {count: _peak_mb(count, kept_mb=BUDGET_MB) for count in COUNTS}
+    each = ", ".join(f"{count} images: {peak:.0f} MB" for count, peak in peaks.items())
+    return [
+        Result(
+            name="evaluation_memory",
+            value=(max(peaks.values()) - without) / BUDGET_MB,
+            unit="peak beyond that without keeping anything, as a fraction of the budget",
+            peer=f"the budget of {BUDGET_MB} MB",
+            goal="<= 1",
+            threads=1,
+            note=f"{COUNTS[0]} images with nothing kept: {without:.0f} MB; {each}",
+        )
+    ]
+
+
+def _peak_mb(count: int, *, kept_mb: int) -> float:
+    """Of a process of its own."""
+    code = f"from scaling import walk_and_weigh; print(walk_and_weigh({count}, {kept_mb}))"
+    found = subprocess.run([sys.executable, "-c", code], cwd=Path(__file__).parent, capture_output=True, text=True, check=True)
+    return float(found.stdout.split()[-1])
+
+
+def walk_and_weigh(count: int, kept_mb: int) -> float:
+    """Peak memory in MB after three walks."""
+    measure = evaluator(Begin(count=count, kept_mb=kept_mb)())
+    for seed in range(3):
+        list(measure(population(6, seed)))
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
