@@ -18,6 +18,7 @@ from autospike.errors import UserError
 from autospike.evaluation.calibration import VERSION as CALIBRATION_VERSION
 from autospike.evaluation.calibration import calibrate
 from autospike.evaluation.evaluator import Evaluator, Watch
+from autospike.evaluation.racing import ROUNDS
 from autospike.evaluation.walker import Walker
 from autospike.execution.contract import Executor
 from autospike.models.contract import SpikingModel
@@ -48,6 +49,20 @@ class Assembly:
         assembly = cls.open(run.experiment)
         run.check_data(assembly.images.fingerprint)
         return assembly
+
+    @classmethod
+    def to_measure(cls, run: Run) -> Assembly:
+        """As `of`. Last bits depend on the number of threads, so it is the same wherever candidates are measured: where several
+        workers share the cores, one each unless the experiment says otherwise."""
+        assembly = cls.of(run)
+        if run.experiment.threads is None and run.experiment.execution.executor != "serial":
+            torch.set_num_threads(1)
+        return assembly
+
+    @property
+    def measured_on(self) -> str:
+        """The kind of device on which candidates are measured."""
+        return "cuda" if self.experiment.execution.gpus_per_worker else self.device.type
 
     @classmethod
     def open(cls, experiment: Experiment) -> Assembly:
@@ -94,7 +109,7 @@ class Assembly:
 
     def walker(self, supernet: Supernet) -> Walker:
         """What measures candidates in this process. The search split's order is drawn, for it may be used in parts."""
-        kept, search = Kept(self.experiment.evaluation.kept_mb * MB), self.images.splits["search"]
+        kept, search = self._room(), self.images.splits["search"]
         shuffled = search.drawn(len(search), keyed(self.experiment.seed, "order of the search split"))
         calibration, scoring = self.fixed_batches(self._calibration_split(), kept), self.fixed_batches(shuffled, kept)
         return Walker(supernet=supernet, calibration=calibration, search=scoring, kept=kept)
@@ -106,6 +121,7 @@ class Assembly:
             search_images=len(self.images.splits["search"]),
             config=self.experiment.evaluation,
             convention=self.experiment.search.energy_convention,
+            spared=self.experiment.search_space.largest(),
             watch=watch,
         )
 
@@ -123,8 +139,15 @@ class Assembly:
     def fixed_batches(self, split: Split, kept: Kept | None = None) -> FixedBatches:
         size = self.experiment.data.image_size
         return FixedBatches(
-            split=split, channels=self.images.channels, image_size=size, device=self.device, kept=Kept() if kept is None else kept
+            split=split,
+            channels=self.images.channels,
+            image_size=size,
+            device=self.device,
+            kept=self._room() if kept is None else kept,
         )
+
+    def _room(self) -> Kept:
+        return Kept(self.experiment.evaluation.kept_mb * MB)
 
     def _calibration_split(self) -> Split:
         count = self.experiment.evaluation.calibration_images
@@ -140,10 +163,11 @@ class Assembly:
                 "images": self.images.fingerprint,
                 "torch": torch.__version__,
                 "calibration": [config.calibration_images, config.calibration_batch_size, CALIBRATION_VERSION],
-                **({"racing": config.racing} if config.racing else {}),
+                **({"racing": [config.racing, ROUNDS, self.experiment.search.convention]} if config.racing else {}),
                 "time_steps": max(self.experiment.search_space.time_steps.values),
                 "counting": COUNTING_VERSION,
-                "device": self.device.type,
+                "device": self.measured_on,
+                "threads": torch.get_num_threads() if self.measured_on == "cpu" else None,
             }
         )
 

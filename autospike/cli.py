@@ -72,6 +72,13 @@ def _overriding(section: str, **chosen: object) -> list[str]:
     return [f"{section}.{name}={json.dumps(value)}" for name, value in chosen.items() if value is not None]
 
 
+def _executing(executor: ExecutorName | None, **settings: object) -> list[str]:
+    """Another executor forgets the settings of the one before."""
+    usual: dict[str, object] = {"workers": None, "address": None, "gpus_per_worker": 0.0}
+    forgotten = [f"execution.{name}={json.dumps(value)}" for name, value in usual.items()] if executor else []
+    return [*forgotten, *_overriding("execution", executor=executor, **settings)]
+
+
 def _starting(source: Path | None) -> list[str]:
     return _overriding("training", start_from=str(source.resolve())) if source else []
 
@@ -108,7 +115,7 @@ def search(
     from autospike.commands.search import search
     from autospike.rundir import Run
 
-    where = _overriding("execution", executor=executor, workers=workers, address=address, gpus_per_worker=gpus_per_worker)
+    where = _executing(executor, workers=workers, address=address, gpus_per_worker=gpus_per_worker)
     search(Run.resume(run, [*(overrides or []), *where]))
 
 
@@ -204,6 +211,8 @@ def run_all(
     start_from: StartFrom = None,
     executor: ExecutorChoice = None,
     workers: Workers = None,
+    address: Address = None,
+    gpus_per_worker: GpusPerWorker = None,
     overrides: Overrides = None,
 ) -> None:
     """Train, search, export and plot; go on where an earlier call stopped."""
@@ -213,7 +222,7 @@ def run_all(
     from autospike.commands.train import train
     from autospike.rundir import Run
 
-    where = _overriding("execution", executor=executor, workers=workers)
+    where = _executing(executor, workers=workers, address=address, gpus_per_worker=gpus_per_worker)
     started = Run.start(experiment, run, [*(overrides or []), *where, *_starting(start_from)])
     train(started)
     search(started)

@@ -127,23 +127,25 @@ class EvaluationConfig(Section):
     batch_size: Count = 128
     """Images a forward pass; changes speed and memory, never a result."""
     kept_mb: Annotated[int, Field(ge=0)] = 1024
-    """Memory of each worker for what it will need again: decoded images, and what leaves the first embeddings, as bytes."""
+    """Memory of each worker for what it will need again: decoded images, streams between blocks, and what was noted about them."""
     racing: Annotated[float, Field(ge=0)] = 0.0
-    """Early decisions: candidates that another dominates by so many standard deviations are scored on part of the search split
-    alone; 3 is careful. 0 is exact: every candidate sees every image."""
+    """Early decisions: candidates that another dominates in accuracy and energy by so many standard deviations are scored on part
+    of the search split alone; 3 is careful. Who is dropped depends on whom a candidate is measured with. 0 is exact: every
+    candidate sees every image."""
 
 
 class ExecutionConfig(Section):
-    """Where candidates are measured. Nothing here changes a result."""
+    """Where candidates are measured. On equal processors, nothing here changes a result."""
 
     executor: Literal["serial", "processes", "ray"] = "serial"
     """In the process of the search, in processes of this machine, or in those of a Ray cluster."""
     workers: Count | None = None
-    """How many; unless given, as many as the cores (under Ray the cluster's) allow at `threads` each, one without."""
+    """How many; unless given, as many as the cores (under Ray the cluster's) allow at `threads` each, one without. Each takes a
+    process's memory, and `evaluation.kept_mb`."""
     address: str | None = None
     """Of a Ray cluster, as auto or HOST:PORT; unless given, one is started on this machine for the length of the command."""
     gpus_per_worker: Annotated[float, Field(ge=0)] = 0.0
-    """Under Ray: a share of a GPU for each worker, as 0.5 for two on one."""
+    """Under Ray: a share of a GPU for each worker, as 0.5 for two on one; candidates are then measured on GPUs."""
 
 
 class FitnessConfig(Section):
@@ -158,7 +160,8 @@ class FitnessConfig(Section):
 
 class SearchConfig(Section):
     algorithm: Literal["nsga2", "aeb", "random"] = "nsga2"
-    """NSGA-II over the objectives, the paper's evolution on F_AEB, or uniform draws as a baseline."""
+    """NSGA-II over the objectives, the paper's evolution on F_AEB (what is measured along competes, too), or uniform draws as a
+    baseline."""
     objectives: tuple[str, ...] = ("accuracy", "energy_mj")
     """What NSGA-II trades off; any of `autospike.search.objectives.OBJECTIVES`."""
     population: Annotated[int, Field(ge=4)] = 50
@@ -173,7 +176,8 @@ class SearchConfig(Section):
     """nsga2: a child is the beginning of one parent and the end of the other, or a mixture of genes. With one-point crossover
     candidates share beginnings, which are computed once."""
     late_mutation: Annotated[float, Field(ge=1, le=100)] = 4.0
-    """nsga2: how many times as often a block's genes mutate as those of the block before, for the same reason; 1 is all alike."""
+    """nsga2: how many times as often a block's genes mutate as those of the block before, for the same reason; 1 is all alike. In a
+    deep network less, so that the last block's mutate at most 64 times as often as the first one's."""
     convention: str = DEFAULT.name
     """What counts as energy: a convention of `autospike.energy.conventions`, as `spikformer` or `exact/int8`. The archive keeps
     counts, so a search under another one re-uses all that was measured."""
@@ -213,7 +217,8 @@ class Experiment(Section):
     device: Literal["auto", "cpu", "cuda"] = "auto"
     """Where networks run; auto takes CUDA if there is one."""
     threads: Count | None = None
-    """CPU threads of torch; its own choice unless given. One is best for small networks: two on a busy core wait for each other."""
+    """CPU threads of torch; unless given its own choice, or one for each of several workers. One is best for small networks: two
+    on a busy core wait for each other."""
     space: dict[str, Any]
     """A search space, or in the file that is read the path of one, relative to that file."""
     baseline: dict[str, Any] | None = None
@@ -320,8 +325,11 @@ def _parse(written: dict[str, Any], source: str) -> Experiment:
     return experiment
 
 
-def _check_execution(execution: ExecutionConfig, source: str) -> None:
+def _check_execution(experiment: Experiment, source: str) -> None:
     """A setting that would change nothing is refused."""
+    if experiment.evaluation.racing and not set(experiment.search.objectives) <= {"accuracy", "energy_mj"}:
+        raise UserError(f"{source}: evaluation.racing: drops by accuracy and energy, but search.objectives has others; set it to 0")
+    execution = experiment.execution
     needs = {"workers": ("processes", "ray"), "address": ("ray",), "gpus_per_worker": ("ray",)}
     for name, executors in needs.items():
         if getattr(execution, name) and execution.executor not in executors:
@@ -338,7 +346,7 @@ def _check(experiment: Experiment, source: str) -> None:
         raise UserError(f"{source}: baseline: its family {baseline.family} is not the space's, {space.family}")
     if experiment.data.search_share + experiment.data.test_share >= 1:
         raise UserError(f"{source}: data: search_share and test_share leave nothing to train on; their sum must be less than 1")
-    _check_execution(experiment.execution, source)
+    _check_execution(experiment, source)
     training = experiment.training
     if training.warmup >= training.epochs:
         raise UserError(f"{source}: training.warmup_epochs: {training.warmup} of {training.epochs} epochs; warm up for fewer")

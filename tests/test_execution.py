@@ -25,7 +25,6 @@ from autospike.architecture import Architecture
 from autospike.config import ExecutionConfig
 from autospike.data.batches import Span
 from autospike.errors import UserError
-from autospike.execution import dispatch as dispatching
 from autospike.execution.contract import Executor, Job, Serial
 from autospike.execution.dispatch import dispatch
 from autospike.execution.processes import Processes
@@ -161,31 +160,20 @@ def test_an_error_of_the_job_is_raised_as_it_is() -> None:
     assert caught.value is error
 
 
-def test_a_silent_worker_is_taken_for_lost(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(dispatching, "GRACE_SECONDS", 0.2)
+def test_a_silent_worker_is_taken_for_lost() -> None:
     silent = deque([None])
     workers = fakes(2, lambda _n, span: silent.popleft() if span == SHARDS[1] and silent else span)
     started = time.monotonic()
-    assert sorted(dispatch("job", SHARDS, workers)) == list(enumerate(SHARDS))
+    assert sorted(dispatch("job", SHARDS, workers, lost_after_seconds=0.2)) == list(enumerate(SHARDS))
     assert 0.2 <= time.monotonic() - started < 2
     assert (1, "revived") in workers[0].log
 
 
-def test_a_slow_worker_is_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Ten times as long as any before, and the grace."""
-    monkeypatch.setattr(dispatching, "GRACE_SECONDS", 0.2)
-    monkeypatch.setattr(dispatching, "PATIENCE", 1000)
-    slow = deque([threading.Timer(0.1, print), threading.Timer(0.8, print)])
+def test_a_slow_worker_is_waited_for() -> None:
+    slow = deque([threading.Timer(0.1, print), threading.Timer(0.6, print)])
     workers = fakes(1, lambda _n, span: slow.popleft() if slow else span)
     assert dict(dispatch("job", SHARDS[:2], workers)) == {0: "late", 1: "late"}
     assert "revived" not in [what for _, what in workers[0].log]
-
-
-def test_a_first_shard_may_take_any_time(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Nothing says yet how long is long."""
-    monkeypatch.setattr(dispatching, "GRACE_SECONDS", 0.05)
-    workers = fakes(1, lambda _n, _span: threading.Timer(0.5, print))
-    assert list(dispatch("job", SHARDS[:1], workers)) == [(0, "late")]
 
 
 # Executors.

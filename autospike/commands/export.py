@@ -32,7 +32,7 @@ def export(run: Run, out: Path) -> None:
     Raises:
         UserError: nothing was trained or searched yet, or the pick names no candidate.
     """
-    assembly, config = Assembly.of(run), run.experiment.export
+    assembly, config = Assembly.to_measure(run), run.experiment.export
     protocol_id = assembly.protocol_id(run.supernet)
     chosen = pick(_archived(run, protocol_id), config.pick, min_accuracy=config.min_accuracy, tolerance=config.tolerance)
     architecture = chosen.measurement.architecture

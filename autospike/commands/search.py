@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from contextlib import ExitStack
+
 from autospike import files
 from autospike.assembly import Assembly
 from autospike.commands.display import note, progress
@@ -21,19 +23,18 @@ def search(run: Run) -> None:
     Raises:
         UserError: the supernet is not trained, the archive cannot be opened, or there is no such executor.
     """
-    assembly, config = Assembly.of(run), run.experiment.search
-    executor = hire(run, assembly)
-    try:
+    assembly, config = Assembly.to_measure(run), run.experiment.search
+    with ExitStack() as stack:
+        executor = hire(run, assembly)
+        stack.callback(executor.close)
         archive = Archive(run.archive, assembly.protocol_id(run.supernet), config.energy_convention)
+        stack.callback(archive.close)
         run.record()
         _measure_baseline(run, assembly)
         before = len(archive.all())
         run.log("search started", algorithm=config.algorithm, archived=before, executor=run.experiment.execution.executor)
         asked = _search(run, assembly, executor, archive)
         now = len(archive.all()) - before
-        archive.close()
-    finally:
-        executor.close()
     run.log("search finished", algorithm=config.algorithm, candidates=asked, measured_now=now)
     note(f"search: {asked} candidates and those that came along; {now} measured now, {before} known from the archive")
 

@@ -165,7 +165,7 @@ class FixedBatches:
         return torch.tensor(self.split.labels[slice(*span)], device=self.device)
 
     def _sample(self, samples: Preparation, position: int) -> Tensor:
-        key = ("sample", self.split.name, position)
+        key = ("sample", self.split.name, self.split.indices[position], self.image_size)
         sample = self.kept.get(key)
         if sample is None:
             sample = samples.kept(self.split.image(position))

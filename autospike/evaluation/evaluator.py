@@ -36,6 +36,7 @@ class Evaluator:
         calibration_images: how many there are to calibrate on.
         search_images: how many there are to score on.
         convention: what racing takes for energy.
+        spared: who goes on in any race; the reference of F_AEB is to be exact.
     """
 
     executor: Executor
@@ -43,6 +44,7 @@ class Evaluator:
     search_images: int
     config: EvaluationConfig
     convention: Convention
+    spared: Architecture | None = None
     watch: Watch = lambda _done, _of: None
 
     def __call__(self, architectures: Iterable[Architecture]) -> Iterator[Measurement]:
@@ -82,7 +84,7 @@ class Evaluator:
         return [self._shards(start, stop) for start, stop in pairwise(stops)]
 
     def _shards(self, start: int, stop: int) -> list[Span]:
-        """Batches of at most `batch_size`, as many for each worker."""
+        """Batches of about `batch_size`, as many for each worker."""
         workers = self.executor.workers
         batches = math.ceil((stop - start) / self.config.batch_size / workers) * workers
         size = math.ceil((stop - start) / batches)
@@ -92,7 +94,8 @@ class Evaluator:
         """Who is not clearly dominated, and who shares a head with one that is not: it costs nothing."""
         if not self.config.racing:
             return []
-        heads = {trie.paths[a][-1] for a in undominated(scores, self.convention, self.config.racing, images=self.search_images)}
+        kept = undominated(scores, self.convention, self.config.racing, images=self.search_images)
+        heads = {trie.paths[a][-1] for a in (*kept, self.spared) if a in scores}
         return [a for a in scores if trie.paths[a][-1] in heads]
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import mmap
 from dataclasses import dataclass
 
 import torch
@@ -21,11 +22,11 @@ class Packed:
     def of(cls, x: Tensor) -> Packed:
         small = x.to(torch.uint8)
         if not torch.equal(small.to(x.dtype), x) or torch.signbit(x).any():
-            return cls(data=x, bits=32, shape=x.shape)
+            return cls(data=apart(x), bits=32, shape=x.shape)
         bits = next(bits for bits in (1, 2, 4, 8) if int(small.max()) < 1 << bits)
         planes = torch.zeros(8 // bits, math.ceil(x.numel() * bits / 8), dtype=torch.uint8, device=x.device)
         planes.view(-1)[: x.numel()] = small.flatten()
-        data = planes[0].clone()
+        data = apart(planes[0])
         for i, plane in enumerate(planes[1:], start=1):
             data |= plane << (bits * i)
         return cls(data=data, bits=bits, shape=x.shape)
@@ -41,3 +42,12 @@ class Packed:
     @property
     def nbytes(self) -> int:
         return self.data.nbytes
+
+
+def apart(x: Tensor) -> Tensor:
+    """A copy, on the CPU in pages of its own: what lives long may not stand in the way of the large blocks that come and go with
+    every layer."""
+    if x.device.type != "cpu" or not x.numel():
+        return x.clone()
+    copy = torch.frombuffer(mmap.mmap(-1, x.nbytes), dtype=x.dtype, count=x.numel()).view(x.shape)
+    return copy.copy_(x)

@@ -14,7 +14,7 @@ from autospike.data.batches import Span
 from autospike.errors import UserError
 from autospike.execution.contract import Job
 from autospike.execution.dispatch import dispatch
-from autospike.execution.processes import Start
+from autospike.execution.processes import MakeWalker
 from autospike.process import prepare_process
 
 try:
@@ -33,6 +33,7 @@ except ModuleNotFoundError:
 
 
 CONNECT_SECONDS = 5.0
+LOST_AFTER_SECONDS = 3600.0  # for one shard: Ray does not notice a network that is cut without a word
 
 
 @dataclass
@@ -47,7 +48,7 @@ class Cluster:
         UserError: there is no such cluster, or it has no room for a single worker.
     """
 
-    start: Start
+    start: MakeWalker
     config: ExecutionConfig
     threads: int
     workers: int = field(init=False)
@@ -55,14 +56,18 @@ class Cluster:
 
     def __post_init__(self) -> None:
         _connect(self.config.address)
-        self.workers = self.config.workers or self._room()
+        room = self._room()
+        self.workers = self.config.workers or room
+        if self.workers > room:
+            ray.shutdown()
+            raise UserError(f"execution.workers: {self.workers}, but the cluster has room for {room}; take at most so many")
         started = ray.put(self.start)
         options = {"num_cpus": self.threads, "num_gpus": self.config.gpus_per_worker}
         self._hired = [_Actor(started, options) for _ in range(self.workers)]
 
     def run(self, job: Job, shards: Sequence[Span]) -> Iterator[tuple[int, Any]]:
         try:
-            yield from dispatch(ray.put(job), shards, self._hired)
+            yield from dispatch(ray.put(job), shards, self._hired, lost_after_seconds=LOST_AFTER_SECONDS)
         except RayTaskError as error:  # which would tell where in the worker it was raised
             raise error.cause from None
 
@@ -89,9 +94,14 @@ def _connect(address: str | None) -> None:
         if address and ":" in address.removeprefix("ray://"):
             host, _, port = address.removeprefix("ray://").rpartition(":")
             socket.create_connection((host, int(port)), timeout=CONNECT_SECONDS).close()  # Ray itself tries for minutes
-        ray.init(address=address, include_dashboard=None if address else False, log_to_driver=False, logging_level=logging.ERROR)
+        ray.init(
+            address=address or "local",
+            include_dashboard=None if address else False,
+            log_to_driver=False,
+            logging_level=logging.ERROR,
+        )
     except (OSError, RuntimeError, ValueError, RayError) as error:
-        reason = str(error).strip().splitlines()[0]
+        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
         raise UserError(f"execution.address: no Ray cluster at {address or 'this machine'} ({reason})") from None
 
 
@@ -122,7 +132,7 @@ class _Actor:
 class _Hand:
     """In the worker. It loads when it is first asked to, so that an error there is told as one."""
 
-    def __init__(self, start: Start) -> None:
+    def __init__(self, start: MakeWalker) -> None:
         prepare_process()
         self.start = start
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections import Counter
 from collections.abc import Iterator, Sequence
@@ -14,10 +15,8 @@ from autospike.errors import UserError
 
 # How often the workers of one shard may die before it is taken to be what kills them.
 ATTEMPTS = 3
-# A worker that needs so many times as long as any did before, and so many seconds more, is taken for lost: a machine that went
-# silent without a word is not noticed otherwise.
-PATIENCE = 10
-GRACE_SECONDS = 60.0
+# How often silent workers are looked for.
+LOOK_SECONDS = 30.0
 
 
 class Worker(Protocol):
@@ -35,16 +34,24 @@ class Worker(Protocol):
         """Begin anew, in place of what was lost."""
 
 
-def dispatch(job: Any, shards: Sequence[Span], workers: Sequence[Worker]) -> Iterator[tuple[int, Any]]:
+def dispatch(
+    job: Any, shards: Sequence[Span], workers: Sequence[Worker], *, lost_after_seconds: float = math.inf
+) -> Iterator[tuple[int, Any]]:
     """The result of each shard with its number, as they come. `job`: in the form in which these workers take it.
 
     A worker takes shards of its own first, the same ones in every walk, for it may have kept what they need; then what is left.
+
+    Args:
+        lost_after_seconds: a worker that needs longer for one shard is taken for lost; a machine that went silent without a word is
+            not noticed otherwise.
 
     Raises:
         UserError: workers died `ATTEMPTS` times of the same shard, or while they loaded.
         Exception: what the job raised.
     """
-    round_ = _Round(job=job, shards=shards, workers=workers, waiting=list(range(len(shards))))
+    round_ = _Round(
+        job=job, shards=shards, workers=workers, waiting=list(range(len(shards))), lost_after_seconds=lost_after_seconds
+    )
     for number in range(len(workers)):
         round_.prepare(number)
     for _ in shards:
@@ -68,10 +75,10 @@ class _Round:
     shards: Sequence[Span]
     workers: Sequence[Worker]
     waiting: list[int]
+    lost_after_seconds: float
     idle: list[int] = field(default_factory=list)
     running: dict[Future[Any], _Task] = field(default_factory=dict)
-    deaths: Counter[int | None] = field(default_factory=Counter)
-    longest_seconds: float | None = None
+    deaths: Counter[tuple[str, int]] = field(default_factory=Counter)
 
     def prepare(self, worker: int) -> None:
         self.running[self.workers[worker].ready()] = _Task(worker=worker, shard=None)
@@ -80,17 +87,16 @@ class _Round:
         """The next result."""
         while True:
             self._employ()
-            done = wait(self.running, timeout=GRACE_SECONDS / 2, return_when=FIRST_COMPLETED).done
+            done = wait(self.running, timeout=min(LOOK_SECONDS, self.lost_after_seconds), return_when=FIRST_COMPLETED).done
             for future in list(done)[:1]:
                 task = self.running.pop(future)
                 try:
                     result = future.result()
-                except self.workers[task.worker].lost:
-                    self._replace(task)
+                except self.workers[task.worker].lost as error:
+                    self._replace(task, error)
                     continue
                 self.idle.append(task.worker)
                 if task.shard is not None:
-                    self.longest_seconds = max(self.longest_seconds or 0, time.monotonic() - task.started)
                     return task.shard, result
             self._give_up_on_silent()
 
@@ -102,13 +108,17 @@ class _Round:
             self.waiting.remove(shard)
             self.running[self.workers[worker].submit(self.job, self.shards[shard])] = _Task(worker=worker, shard=shard)
 
-    def _replace(self, task: _Task) -> None:
+    def _replace(self, task: _Task, cause: Exception) -> None:
         """A worker died."""
-        self.deaths[task.shard] += 1
-        if self.deaths[task.shard] == ATTEMPTS:
+        what_for = ("load", task.worker) if task.shard is None else ("shard", task.shard)
+        self.deaths[what_for] += 1
+        if self.deaths[what_for] == ATTEMPTS:
+            last_words = (str(cause).strip() or type(cause).__name__).splitlines()[-1]
             what = "while they loaded" if task.shard is None else "of images {} to {}".format(*self.shards[task.shard])
             raise UserError(
-                f"{ATTEMPTS} workers died {what}, perhaps for want of memory; use fewer, or lower evaluation.batch_size or kept_mb"
+                f"{ATTEMPTS} workers died {what}, perhaps for want of memory (use fewer, or lower evaluation.batch_size "
+                "or kept_mb); "
+                f"the last said: {last_words}"
             )
         self.workers[task.worker].revive()
         self.prepare(task.worker)
@@ -116,10 +126,8 @@ class _Round:
             self.waiting.append(task.shard)
 
     def _give_up_on_silent(self) -> None:
-        if self.longest_seconds is None:
-            return
-        latest = time.monotonic() - PATIENCE * self.longest_seconds - GRACE_SECONDS
+        latest = time.monotonic() - self.lost_after_seconds
         for future, task in list(self.running.items()):
             if task.shard is not None and task.started < latest:
                 del self.running[future]
-                self._replace(task)
+                self._replace(task, TimeoutError(f"no answer for {self.lost_after_seconds:g} s"))

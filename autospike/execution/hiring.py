@@ -12,6 +12,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+import autospike
 from autospike.assembly import Assembly
 from autospike.config import Experiment
 from autospike.errors import UserError
@@ -37,12 +38,16 @@ class Start:
     experiment: Experiment
     weights: Path | Weights
     fingerprint: str
+    versions: str
 
     def __call__(self) -> Walker:
         """Raises:
-        UserError: the images here are not those of the search.
+        UserError: the images here, or the versions, are not those of the search.
         """
         assembly = Assembly.open(self.experiment)
+        here = versions()
+        if here != self.versions:
+            raise UserError(f"a worker has other versions ({here}) than the search ({self.versions}); install the same everywhere")
         if assembly.images.fingerprint != self.fingerprint:
             raise UserError("a worker sees other images than the search does; make data.root the same folder on every machine")
         return assembly.walker(self._supernet(assembly))
@@ -66,24 +71,40 @@ def hire(run: Run, assembly: Assembly) -> Executor:
     if config.executor == "serial":
         return Serial(walker=assembly.walker(supernet))
     if config.executor == "processes":
-        workers = config.workers or max(1, _cores() // (run.experiment.threads or 1))
-        threads = run.experiment.threads or max(1, _cores() // workers)
-        return Processes(start=_start(run, assembly, run.supernet, threads), workers=workers)
+        if assembly.device.type != "cpu":
+            raise UserError(
+                "execution.executor: processes share out the cores of a CPU; on one GPU take serial, on several ray with "
+                "execution.gpus_per_worker"
+            )
+        workers = config.workers or max(1, _cores() // torch.get_num_threads())
+        return Processes(start=_start(run, assembly, run.supernet.resolve()), workers=workers)
     from autospike.execution.cluster import Cluster
 
     weights = {name: values.numpy(force=True) for name, values in supernet.state_dict().items()}
-    threads = run.experiment.threads or 1
-    return Cluster(start=_start(run, assembly, weights, threads), config=config, threads=threads)
+    return Cluster(start=_start(run, assembly, weights), config=config, threads=torch.get_num_threads())
 
 
-def _start(run: Run, assembly: Assembly, weights: Path | Weights, threads: int) -> Start:
+def _start(run: Run, assembly: Assembly, weights: Path | Weights) -> Start:
     """What is sent holds wherever it arrives: how many threads, which device, where the images are."""
     data = run.experiment.data
     root = data.root and data.root.resolve()
-    update = {"threads": threads, "device": assembly.device.type, "data": data.model_copy(update={"root": root})}
-    return Start(experiment=run.experiment.model_copy(update=update), weights=weights, fingerprint=assembly.images.fingerprint)
+    update = {"threads": torch.get_num_threads(), "device": assembly.measured_on, "data": data.model_copy(update={"root": root})}
+    return Start(
+        experiment=run.experiment.model_copy(update=update),
+        weights=weights,
+        fingerprint=assembly.images.fingerprint,
+        versions=versions(),
+    )
+
+
+def versions() -> str:
+    """What a worker must have in common with the search, besides the images."""
+    return f"autospike {autospike.__version__}, torch {torch.__version__}"
 
 
 def _cores() -> int:
     """That this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    quota = Path("/sys/fs/cgroup/cpu.max")  # of a container: microseconds in each period, or "max"
+    allowed, _, period = quota.read_text().partition(" ") if quota.exists() else ("max", "", "")
+    return cores if allowed == "max" else max(1, min(cores, int(allowed) // int(period)))

@@ -18,7 +18,7 @@ from autospike.execution.contract import Job
 from autospike.execution.dispatch import dispatch
 from autospike.process import prepare_process
 
-Start = Callable[[], Walker]  # makes a worker's walker, where the worker is
+MakeWalker = Callable[[], Walker]  # makes a worker's walker, where the worker is
 
 
 @dataclass
@@ -29,7 +29,7 @@ class Processes:
         start: makes a walker; it is sent to every worker.
     """
 
-    start: Start
+    start: MakeWalker
     workers: int
     _hired: list[_Process] = field(init=False, repr=False)
 
@@ -53,7 +53,7 @@ class _Process:
 
     lost = (BrokenProcessPool,)
 
-    def __init__(self, start: Start) -> None:
+    def __init__(self, start: MakeWalker) -> None:
         self.start = start
         self.revive()
 
@@ -84,11 +84,11 @@ class _Process:
 
 
 # In the worker: how to make its walker, and the walker.
-_start: Start
+_start: MakeWalker
 _walker: Walker | None = None
 
 
-def _begin(start: Start) -> None:
+def _begin(start: MakeWalker) -> None:
     global _start
     _start = start
     prepare_process()

@@ -1,4 +1,4 @@
-"""The archive is the memory of a search: one SQLite file, one row for every candidate ever measured, committed at once.
+"""The archive is the memory of a search: one SQLite file, one row for every candidate ever measured, committed walk by walk.
 
 Table `evaluations`, one row per (architecture, protocol); a protocol is what a score depends on besides the architecture: weights,
 splits, calibration. Energy and F_AEB are those of the search that was begun last; they follow from the counts. Table `searches`

@@ -1,4 +1,4 @@
-"""The search itself: generation by generation, every candidate looked up before it is measured, every measurement archived at once.
+"""The search itself: generation by generation, every candidate looked up before it is measured, every walk archived as it ends.
 
 With each candidate come its relatives (`autospike.search.relatives`), which cost nothing: they compete for the next generation as
 if they had been asked for, and are not asked for again.

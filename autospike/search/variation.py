@@ -15,6 +15,9 @@ from autospike.genes import Gene
 from autospike.space import SearchSpace
 from autospike.walk import GenePath, walk
 
+# In a deep network the first blocks must not freeze.
+LATE_SPAN = 64
+
 
 def mutate(
     space: SearchSpace, parent: Architecture, rng: random.Random, config: SearchConfig, *, late: float = 1.0
@@ -22,7 +25,8 @@ def mutate(
     """Genes of blocks change with probability `block_mutation`, the others with `global_mutation` (Auto-Spikformer: 0.2, 0.4).
 
     Args:
-        late: how many times as often a block's genes change as those of the block before; the mean over the blocks stays.
+        late: how many times as often a block's genes change as those of the block before, as far as the last block's change no more
+            than `LATE_SPAN` times as often as the first one's. The mean over the blocks stays, unless a rate would pass 1.
     """
     rates = _rates(parent.depth, late, config.block_mutation)
 
@@ -71,5 +75,6 @@ def _blocks_before(architecture: Architecture, path: GenePath) -> int:
 
 def _rates(depth: int, late: float, mean: float) -> list[float]:
     """Of mutation, block by block."""
-    weights = [late**i for i in range(depth)]
+    growth = min(late, LATE_SPAN ** (1 / max(1, depth - 1)))
+    weights = [growth**i for i in range(depth)]
     return [min(1.0, mean * weight * depth / sum(weights)) for weight in weights]

@@ -80,11 +80,11 @@ def walker(net: Supernet, source: Images, *, kept_mb: int = 1024, count: int = I
     return Walker(supernet=net, calibration=calibration, search=search, kept=kept)
 
 
-def evaluator(walker: Walker) -> Evaluator:
+def evaluator(walker: Walker, *, calibration_batch_size: int = 128) -> Evaluator:
     return Evaluator(
         executor=Serial(walker=walker),
         calibration_images=len(walker.calibration),
         search_images=len(walker.search),
-        config=EvaluationConfig(batch_size=32),
+        config=EvaluationConfig(batch_size=32, calibration_batch_size=calibration_batch_size),
         convention=SearchConfig().energy_convention,
     )
