@@ -32,9 +32,11 @@ VERSION = 2
 
 @dataclass(frozen=True, kw_only=True)
 class Part:
-    """A part of a network, counted by itself: its name there, and what reads values for all parts that share tensors."""
+    """A part of a network, counted by itself: its name there, whether neurons have fired before it, and what reads values for all
+    parts that share tensors."""
 
     name: str = ""
+    behind_neurons: bool = False
     read: Reader = field(default_factory=Reader)
 
 
@@ -70,7 +72,7 @@ class Counter:
         named = dict(model.named_modules(prefix=part.name))
         with ExitStack() as stack:
             if not self.settled:
-                stack.enter_context(self._second_look(named, Batch(images=images, time_steps=time_steps, read=part.read)))
+                stack.enter_context(self._second_look(named, part, Batch(images=images, time_steps=time_steps, read=part.read)))
             for name, module in named.items():
                 if type(module) not in RULES:
                     continue
@@ -108,7 +110,7 @@ class Counter:
             self._add(called, rule(called, read, module, *args, **kwargs))
 
     @contextmanager
-    def _second_look(self, named: dict[str, nn.Module], batch: Batch) -> Iterator[None]:
+    def _second_look(self, named: dict[str, nn.Module], part: Part, batch: Batch) -> Iterator[None]:
         """Watch every operation of one batch, and settle whether that was needed."""
         model = next(iter(named.values()))
         batch.weights = storages(chain(model.parameters(), model.buffers()))
@@ -116,6 +118,7 @@ class Counter:
             named,
             batch,
             strict=self.strict,
+            behind_neurons=part.behind_neurons,
             add=lambda tally: self._add(tally.layer, [tally]),
             reads_image=lambda layer: self.tallies[layer][0].reads == "image" if layer in self.tallies else None,
         )

@@ -84,6 +84,7 @@ class SecondLook(TorchDispatchMode):
 
     Args:
         named: the model, then all that is in it.
+        behind_neurons: whether it is a part of a network before which neurons have fired.
         reads_image: whether a layer that an earlier batch met reads a still image; None of one that is new.
     """
 
@@ -93,11 +94,13 @@ class SecondLook(TorchDispatchMode):
         batch: Batch,
         *,
         strict: bool,
+        behind_neurons: bool,
         add: Callable[[Tally], None],
         reads_image: Callable[[str], bool | None],
     ) -> None:
         super().__init__()
         self.batch, self.strict, self.add, self.reads_image = batch, strict, add, reads_image
+        self.behind_neurons = behind_neurons
         self.layers = {module: Layer.of(name, module) for name, module in named.items()}
         self.path = [next(iter(self.layers.values()))]  # the model, whose methods may be called, not itself
         self.covered = 0
@@ -160,7 +163,7 @@ class SecondLook(TorchDispatchMode):
         entering = next((x for x in args if isinstance(x, Tensor) and not self.batch.is_weight(x)), None)
         known = self.reads_image(tally.layer)
         if known is None and entering is not None:
-            fired = self.free[NEURONS] > 0
+            fired = self.behind_neurons or self.free[NEURONS] > 0
             known = self.images.enters(tally.layer, entering, time_steps=tally.time_steps, neurons_fired=fired)
         return replace(tally, operands=(), reads="image") if known else tally
 

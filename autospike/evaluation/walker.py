@@ -114,12 +114,14 @@ class Walker:
     def score(self, population: Population, calibrated: Calibrated, span: Span) -> dict[str, Done]:
         """What every node does with some images of the search split."""
         grown, read, targets = self._grow(population), Reader(), self.search.targets(span)
+        roots = {root.key for root in grown.trie.roots.values()}
 
         def run(node: Node, *entering: Any) -> tuple[Tensor, Done]:
             module = grown.modules.of[node.key]
             calibrated.install(node.key, module)
             counter = Counter(settled=_structure(module) in self._settled)
-            with counter.watch(module, images=len(targets), time_steps=self.time_steps, part=Part(name=node.prefix, read=read)):
+            part = Part(name=node.prefix, behind_neurons=node.key not in roots, read=read)
+            with counter.watch(module, images=len(targets), time_steps=self.time_steps, part=part):
                 leaving: Tensor = module(*entering)
             if counter.settled:
                 self._settled.add(_structure(module))
