@@ -175,3 +175,19 @@ def test_racing_real_networks_changes_no_survivor() -> None:
         if batch_size == 4:
             first = raced
         assert raced == first
+
+
+def test_who_is_spared_sees_every_image() -> None:
+    """However clearly it is dominated: the reference of F_AEB rests on all of them."""
+    scores = race(RIGHT, racing=3.0)
+    assert scores[DEEP].images < IMAGES
+    trie = Trie(RIGHT)
+    evaluator = Evaluator(
+        executor=Scripted({trie.paths[a][-1]: share for a, share in RIGHT.items()}),
+        calibration_images=2,
+        search_images=IMAGES,
+        config=EvaluationConfig(batch_size=64, racing=3.0),
+        convention=EXACT,
+        spared=DEEP,
+    )
+    assert {m.architecture: m.score.images for m in evaluator(RIGHT)} == dict.fromkeys(RIGHT, IMAGES)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import Callable
-from itertools import product
+from itertools import pairwise, product
 from typing import Any
 
 import pytest
@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 from autospike.architecture import Architecture, Stage
 from autospike.config import SearchConfig
 from autospike.genes import Gene, Range
+from autospike.search import variation
 from autospike.search.variation import crossover, mutate, one_point_crossover
 from autospike.space import SearchSpace
 from autospike.walk import walk
@@ -459,3 +460,12 @@ def test_parents_are_not_changed() -> None:
         cross(SPACES["choices"], mother, father, rng)
     mutate(SPACES["choices"], mother, rng, rates(1, 1))
     assert (mother.to_json(), father.to_json()) == before
+
+
+def test_the_first_blocks_of_a_deep_network_do_not_freeze() -> None:
+    """Of twelve blocks the last one's genes mutate 64 times as often as the first one's, in equal ratios; the mean stays."""
+    rates = variation._rates(12, 4.0, 0.2)
+    assert rates[-1] / rates[0] == pytest.approx(64)
+    assert [later / earlier for earlier, later in pairwise(rates)] == pytest.approx([64 ** (1 / 11)] * 11)
+    assert sum(rates) / 12 == pytest.approx(0.2)
+    assert variation._rates(3, 4.0, 0.2) == pytest.approx([0.6 / 21, 2.4 / 21, 9.6 / 21])
