@@ -54,7 +54,7 @@ def two_workers() -> list[Result]:
     one, two = (Processes(start=Begin(count=count), workers=workers) for workers in (1, 2))
     try:
         runs = [_evaluator(executor, count) for executor in (one, two)]
-        seconds = interleaved(*(lambda run=run: list(run(asked)) for run in runs), rounds=5)
+        seconds = interleaved(*(lambda run=run: list(run(asked)) for run in runs), rounds=3)
     finally:
         one.close()
         two.close()
