@@ -92,7 +92,7 @@ class Evaluator:
 
     def _still_racing(self, trie: Trie, scores: dict[Architecture, Score]) -> list[Architecture]:
         """Who is not clearly dominated, and who shares a head with one that is not: it costs nothing."""
-        if not self.config.racing:
+        if not self.config.racing:  # there was one round
             return []
         kept = undominated(scores, self.convention, self.config.racing, images=self.search_images)
         heads = {trie.paths[a][-1] for a in (*kept, self.spared) if a in scores}

@@ -119,12 +119,13 @@ class Walker:
         def run(node: Node, *entering: Any) -> tuple[Tensor, Done]:
             module = grown.modules.of[node.key]
             calibrated.install(node.key, module)
-            counter = Counter(settled=_structure(module) in self._settled)
+            structure = _structure(module)
+            counter = Counter(settled=structure in self._settled)
             part = Part(name=node.prefix, behind_neurons=node.key not in roots, read=read)
             with counter.watch(module, images=len(targets), time_steps=self.time_steps, part=part):
                 leaving: Tensor = module(*entering)
             if counter.settled:
-                self._settled.add(_structure(module))
+                self._settled.add(structure)
             return leaving, Done(
                 layers=counter.totals(),
                 params=sum(p.numel() for p in module.parameters()),
