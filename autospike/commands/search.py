@@ -59,6 +59,7 @@ def _search(run: Run, assembly: Assembly, executor: Executor, archive: Archive) 
             seed=run.experiment.seed,
             measured=seen.append,
         ).run()
+        show(0, 1)  # what the archive knew was no walk
     return len(seen)
 
 

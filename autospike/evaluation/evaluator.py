@@ -1,7 +1,8 @@
 """What a population is worth: one walk of its trie over the calibration images, one over the search split, in shards.
 
-Data is sharded, not candidates: every worker walks the whole trie through its share of the images, so all are busy equally, and
-what they return adds up. Calibration is a walk of its own before, for a layer is scored by statistics over all batches.
+Data is sharded, not candidates: every worker walks the whole trie through its share of the images, so all are busy equally (while
+there are batches to calibrate on for each), and what they return adds up. Calibration is a walk of its own before, for a layer is
+scored by statistics over all batches.
 """
 
 from __future__ import annotations
@@ -60,12 +61,12 @@ class Evaluator:
     def _walk(self, trie: Trie) -> dict[Architecture, tuple[Score, int]]:
         calibrating, scoring = spans(self.calibration_images, self.config.calibration_batch_size), self._rounds()
         run = _Runner(self, total=len(calibrating) + sum(map(len, scoring)))
-        of_batches = dict(run(Calibration(population=leaves(trie)), calibrating))
+        of_batches = dict(run(Calibration(population=heads(trie, trie.paths)), calibrating))
         calibrated = Calibrated.over([of_batches[i] for i in range(len(of_batches))])
         ledger, racing = _Ledger(trie=trie), list(trie.paths)
         measured: dict[Architecture, tuple[Score, int]] = {}
         for shards in scoring:
-            for _, done in run(Scoring(population=leaves(Trie(racing)), calibrated=calibrated), shards):
+            for _, done in run(Scoring(population=heads(trie, racing), calibrated=calibrated), shards):
                 ledger.add(done)
             measured |= {a: ledger.of(a, images=shards[-1][1]) for a in racing}
             racing = self._still_racing(trie, {a: measured[a][0] for a in racing})
@@ -95,13 +96,13 @@ class Evaluator:
         if not self.config.racing:  # there was one round
             return []
         kept = undominated(scores, self.convention, self.config.racing, images=self.search_images)
-        heads = {trie.paths[a][-1] for a in (*kept, self.spared) if a in scores}
-        return [a for a in scores if trie.paths[a][-1] in heads]
+        going_on = {trie.paths[a][-1] for a in (*kept, self.spared) if a in scores}
+        return [a for a in scores if trie.paths[a][-1] in going_on]
 
 
-def leaves(trie: Trie) -> Population:
-    """One architecture for each head: what a walk needs to know of a population."""
-    return tuple({path[-1]: architecture for architecture, path in trie.paths.items()}.values())
+def heads(trie: Trie, architectures: Iterable[Architecture]) -> Population:
+    """One of the architectures for each head: what a walk needs to know of them."""
+    return tuple({trie.paths[architecture][-1]: architecture for architecture in architectures}.values())
 
 
 class _Runner:

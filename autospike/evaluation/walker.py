@@ -1,7 +1,7 @@
 """Walks a population's trie through a batch: what candidates share is computed once.
 
-Every candidate gets what it would get alone, to the bit: a node
-runs the same operations on the same numbers whoever else passes through it.
+Every candidate gets what it would get alone, to the bit: a node runs the same operations on the same numbers whoever else passes
+through it.
 """
 
 from __future__ import annotations
@@ -101,6 +101,8 @@ class Walker:
         """Statistics of every node that normalises, from one batch of the calibration images."""
 
         def run(node: Node, *entering: Any) -> tuple[Tensor, Tensor]:
+            if node.name == HEAD:  # it does not normalise, and nothing follows it
+                return entering[0], torch.empty(0)
             module = grown.modules.of[node.key]
             measuring(module)
             stream: Tensor = module(*entering)

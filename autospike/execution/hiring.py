@@ -33,6 +33,7 @@ class Start:
         experiment: with paths that hold wherever the worker is.
         weights: the supernet's, or the folder of its checkpoint.
         fingerprint: of the images that the search is about.
+        versions: of the search, as `versions` gives them.
     """
 
     experiment: Experiment
