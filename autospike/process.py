@@ -18,7 +18,7 @@ def prepare_process() -> None:
         mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
         if mallopt is not None:
             mallopt(-1, 1 << 30)  # M_TRIM_THRESHOLD: keep up to 1 GiB that is free
-            mallopt(-3, 32 << 20)  # M_MMAP_THRESHOLD: the largest that glibc accepts
+            mallopt(-4, 0)  # M_MMAP_MAX: large blocks, too, for the system zeroes every page that it hands out anew
 
 
 def give_back_memory() -> None:

@@ -14,8 +14,9 @@ from torch import Tensor, nn
 
 from autospike.architecture import Block, Neuron
 from autospike.counting.counter import Counter
-from autospike.nn.attention import Attention, AttentionProduct, Heads, merge_heads, operator, split_heads
+from autospike.nn.attention import Attention, by_head, operator
 from autospike.nn.layers import LinearNorm, RepConv
+from autospike.nn.product import AttentionProduct, Heads, merge_heads
 
 ATTENTIONS = [name for name, operands in READS.items() if operands]
 WITHOUT_HEADS = [name for name in ATTENTIONS if name not in WITH_HEADS]
@@ -203,8 +204,8 @@ def test_sdsa_4_learns_its_threshold() -> None:
     operands = operands_of("sdsa_4", 1, 2, 4, 4, 8, rate=0.6)
     layer = built("sdsa_4", 2)
     layer(*operands.values()).sum().backward()
-    q, k, v = (split_heads(x, 2) for x in operands.values())
-    y = merge_heads(q @ (k.transpose(-1, -2) @ v) * SCALE, operands["q"].shape).double()
+    q, k, v = (by_head(x, 2) for x in operands.values())
+    y = merge_heads(q @ (k.transpose(-1, -2) @ v) * SCALE).view(operands["q"].shape).double()
     g = torch.sigmoid(4 * (y / 2 - 0.5))
     expected = (4 * g * (1 - g) * -y / 2).sum()
     assert [name for name, _ in layer.named_parameters()] == ["threshold_scale"]

@@ -63,7 +63,7 @@ SHORTCUT_EQUATIONS: dict[str, Callable[..., Tensor]] = {
 @pytest.mark.parametrize("shortcut", SHORTCUTS)
 def test_a_shortcut_is_its_equation(shortcut: str) -> None:
     torch.manual_seed(0)
-    mixer, neuron, x = nn.Linear(8, 8), Neuron(v_threshold=0.7, tau=1.5), torch.randn(4, 2, 3, 3, 8) * 2
+    mixer, neuron, x = LinearNorm(8, 8, bias=True), Neuron(v_threshold=0.7, tau=1.5), torch.randn(4, 2, 3, 3, 8) * 2
     with torch.no_grad():
         found = Residual(mixer, shortcut, neuron)(x)
         assert torch.equal(found, SHORTCUT_EQUATIONS[shortcut](x, mixer, lambda current: lif(current, neuron)))

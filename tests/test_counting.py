@@ -32,9 +32,10 @@ from autospike.errors import UserError
 from autospike.evaluation.calibration import calibrate
 from autospike.models import build_model
 from autospike.models.contract import MeanHead, SpikingHead, SpikingModel
-from autospike.nn.attention import AttentionProduct, Gate, Heads, SumOfSpikes, operator
+from autospike.nn.attention import Gate, SumOfSpikes, operator
 from autospike.nn.layers import ConvNorm, LinearNorm, Norm, RepConv, SeparableConvNorm
 from autospike.nn.neuron import LIF
+from autospike.nn.product import AttentionProduct, Heads
 from autospike.published import PUBLISHED
 from autospike.space import SearchSpace
 

@@ -10,12 +10,12 @@ import torch
 
 from autospike.architecture import Neuron
 from autospike.native import library
-from autospike.nn.kernel import lif_kernel
+from autospike.nn.kernel import kernel
 from autospike.nn.neuron import LIF
 
 
 def forget() -> None:
-    lif_kernel.cache_clear()
+    kernel.cache_clear()
     library.cache_clear()
 
 
@@ -31,15 +31,15 @@ def fresh(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
 @pytest.mark.parametrize("compiler", ["/nowhere/cc", "false", "true"])
 def test_without_a_working_compiler_the_neuron_still_fires(monkeypatch: pytest.MonkeyPatch, compiler: str) -> None:
     monkeypatch.setenv("CC", compiler)
-    assert lif_kernel() is None
+    assert kernel() is None
     assert LIF(Neuron())(torch.full((3, 1), 1.2)).flatten().tolist() == [0, 0, 1]
 
 
 def test_it_is_built_once(fresh: Path) -> None:
-    if lif_kernel() is None:
+    if kernel() is None:
         pytest.skip("no C compiler here")
     (library,) = fresh.iterdir()
     built = library.stat().st_mtime_ns
     forget()
-    assert lif_kernel() is not None
+    assert kernel() is not None
     assert [path.stat().st_mtime_ns for path in fresh.iterdir()] == [built]

@@ -12,7 +12,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from autospike.nn.layers import ConvNorm, LinearNorm, RepConv, SeparableConvNorm, TimewiseMaxPool, synapse
+from autospike.nn.layers import ConvNorm, LinearNorm, RepConv, SeparableConvNorm, synapse
+from autospike.nn.pool import TimewiseMaxPool
 
 T, B, H, W = 3, 2, 5, 6
 

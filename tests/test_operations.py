@@ -32,9 +32,10 @@ from autospike.energy.operations import Operations
 from autospike.models import build_model
 from autospike.models.contract import MeanHead, SpikingHead
 from autospike.models.spikformer import Spikformer
-from autospike.nn.attention import AttentionProduct, Gate, Heads, SumOfSpikes
+from autospike.nn.attention import Gate, SumOfSpikes
 from autospike.nn.layers import ConvNorm, LinearNorm, Norm, RepConv, SeparableConvNorm
 from autospike.nn.neuron import LIF
+from autospike.nn.product import AttentionProduct, Heads
 from autospike.published import PUBLISHED
 
 STEPS, BATCH = 3, 2

@@ -8,7 +8,7 @@ import torch
 from autospike.architecture import Architecture, Block, Embedding, Neuron, Stage
 from autospike.models.contract import SpikingModel
 from autospike.models.registry import build_model
-from autospike.nn.attention import AttentionProduct, Heads
+from autospike.nn.product import AttentionProduct, Heads
 
 
 def spikformer(*, depth: int = 1, stride: int = 4, shortcut: str = "sew") -> SpikingModel:

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from autospike.assembly import Assembly
 from autospike.commands.display import note, progress
-from autospike.nn.kernel import lif_kernel
+from autospike.nn.kernel import kernel
 from autospike.rundir import Run
 from autospike.space import SearchSpace
 from autospike.training.checkpoint import Checkpoints
@@ -49,7 +49,7 @@ def _train(run: Run, assembly: Assembly, space: SearchSpace, folder: Path, name:
                 details = {"step": now.step, "loss": now.loss, "learning_rate": now.learning_rate, "seconds": now.seconds}
                 run.log("train", network=name, **details)
 
-        neuron = "compiled" if lif_kernel() else "vector"
+        neuron = "compiled" if kernel() else "vector"
         run.log("train started", network=name, from_step=record.step if record else 0, device=str(assembly.device), neuron=neuron)
         assembly.train(supernet, folder, report)
     run.log("train finished", network=name)

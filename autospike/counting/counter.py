@@ -105,9 +105,9 @@ class Counter:
     def _count_layer(
         self, name: str, rule: Rule, read: Reader, calls: Frequencies[str], module: nn.Module, args: Any, kwargs: Any
     ) -> None:
-        called = numbered(name, calls)
+        called, entering = numbered(name, calls), {key: value for key, value in kwargs.items() if key != "lif"}
         with torch.no_grad():
-            self._add(called, rule(called, read, module, *args, **kwargs))
+            self._add(called, rule(called, read, module, *args, **entering))
 
     @contextmanager
     def _second_look(self, named: dict[str, nn.Module], part: Part, batch: Batch) -> Iterator[None]:

@@ -1,4 +1,5 @@
-"""Rules of this package's own layers, which know what can be fused and in which order attention multiplies.
+"""Rules of this package's own layers, which know what can be fused and in which order attention multiplies. Neurons that a synapse
+fires are free.
 
     linear       value x out_features
     convolution  value x out_channels x kernel positions that stay inside the image; zero padding is never counted
@@ -24,8 +25,9 @@ from autospike.counting.tally import Operand, Tally
 from autospike.counting.values import Reader
 from autospike.energy.counts import Form
 from autospike.models.contract import MeanHead, SpikingHead
-from autospike.nn.attention import AttentionProduct, Gate, Heads, SumOfSpikes
+from autospike.nn.attention import Gate, SumOfSpikes
 from autospike.nn.layers import ConvNorm, LinearNorm, RepConv, SeparableConvNorm
+from autospike.nn.product import AttentionProduct, Heads
 
 Rule = Callable[..., list[Tally]]
 

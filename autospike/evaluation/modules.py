@@ -75,18 +75,19 @@ class Modules:
             return module
         before = module.lif.neuron if module.shortcut == "membrane" else None
         if before is not None:
-            module.lif = self._one_of(parent, ("lif", before), module.lif)
+            module.lif = self._one_of(parent, ("lif", before), module.lif, "forward")
         for name in _first_synapses(module.mixer):
             synapse = module.mixer.get_submodule(name)
             alike = (name, type(synapse), tuple(p.shape for p in synapse.parameters()), before)
-            setattr(module.mixer, name, self._one_of(parent, alike, synapse))
+            setattr(module.mixer, name, self._one_of(parent, alike, synapse, "mapped"))
         return module
 
-    def _one_of(self, parent: str, alike: Any, module: Any) -> Any:
+    def _one_of(self, parent: str, alike: Any, module: Any, method: str) -> Any:
+        """The module of this kind that the siblings share, whose method remembers."""
         held = self.shared[parent].get(alike)
         if held is None:
-            held = self.shared[parent][alike] = Remembering(module.forward)
-            module.forward = held
+            held = self.shared[parent][alike] = Remembering(getattr(module, method))
+            setattr(module, method, held)
         return held.function.__self__  # type: ignore[attr-defined]
 
 

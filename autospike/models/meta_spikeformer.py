@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from autospike.architecture import Stage
 from autospike.models.contract import SpikingModel
-from autospike.nn.layers import ConvNorm
+from autospike.nn.layers import ConvNorm, fire
 from autospike.nn.neuron import LIF
 
 
@@ -33,8 +33,7 @@ class Downsampling(nn.Module):
         self.after = nn.Identity() if membrane else lif
 
     def forward(self, x: Tensor, time_steps: int | None = None) -> Tensor:
-        out: Tensor = self.after(self.conv(self.before(x), time_steps))
-        return out
+        return fire(self.conv, self.after, self.before(x), time_steps)
 
 
 class MetaSpikeFormer(SpikingModel):

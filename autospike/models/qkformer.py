@@ -16,8 +16,9 @@ from torch import Tensor, nn
 
 from autospike.architecture import Neuron, Stage
 from autospike.models.contract import SpikingModel
-from autospike.nn.layers import ConvNorm, TimewiseMaxPool
+from autospike.nn.layers import ConvNorm, fire
 from autospike.nn.neuron import LIF
+from autospike.nn.pool import TimewiseMaxPool
 
 
 class SpikingConv(nn.Module):
@@ -33,8 +34,10 @@ class SpikingConv(nn.Module):
         self.lif = LIF(neuron)
 
     def forward(self, x: Tensor, time_steps: int | None = None) -> Tensor:
-        out: Tensor = self.lif(self.pool(self.conv(x, time_steps)))
-        return out
+        if isinstance(self.pool, nn.Identity):
+            return fire(self.conv, self.lif, x, time_steps)
+        spikes: Tensor = self.lif(self.pool(self.conv(x, time_steps)))
+        return spikes
 
 
 class PatchEmbedding(nn.Module):
@@ -55,7 +58,7 @@ class PatchEmbedding(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         y: Tensor = self.conv2(self.conv1(x))
-        return y + self.residual_lif(self.residual(x))
+        return y + fire(self.residual, self.residual_lif, x)
 
 
 class FirstPatchEmbedding(nn.Module):

@@ -18,8 +18,9 @@ from torch import Tensor, nn
 from autospike.architecture import Stage
 from autospike.models.contract import SpikingModel
 from autospike.nn.blocks import Residual
-from autospike.nn.layers import ConvNorm, TimewiseMaxPool
+from autospike.nn.layers import ConvNorm, fire
 from autospike.nn.neuron import LIF
+from autospike.nn.pool import TimewiseMaxPool
 
 
 class SpikingPatchSplitting(nn.Module):
@@ -42,7 +43,7 @@ class SpikingPatchSplitting(nn.Module):
 
     def forward(self, x: Tensor, time_steps: int | None = None) -> Tensor:
         for i, (conv, lif, pool) in enumerate(zip(self.convs, self.lifs, self.pools, strict=True)):
-            x = pool(lif(conv(x, time_steps if i == 0 else None)))
+            x = pool(fire(conv, lif, x, time_steps if i == 0 else None))
         out: Tensor = self.position(x)
         return out
 

@@ -15,44 +15,17 @@ SDSA-2 and SDSA-4 follow the paper's description; no released code has them.
 
 from __future__ import annotations
 
-from typing import NamedTuple
-
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from autospike.architecture import OPERANDS, Block, Neuron
-from autospike.nn.layers import synapse
+from autospike.nn.layers import fire, synapse
 from autospike.nn.neuron import LIF
+from autospike.nn.product import AttentionProduct, Heads, merge_heads, split_heads
 
 # Training may not turn a learnable threshold around.
 SMALLEST_THRESHOLD_SCALE = 0.01
-
-
-class Heads(NamedTuple):
-    """Spikes of the three projections, by head: each `[T, B, heads, N, head_dim]`."""
-
-    q: Tensor
-    k: Tensor
-    v: Tensor
-
-
-class AttentionProduct(nn.Module):
-    """`q (k^T v) * scale`, equal to `(q k^T) v * scale` to the last bit, for the products are sums of small integers.
-
-    It is a module of its own so that its operations can be counted where they happen. Shape: `[T, B, heads, N, head_dim]` each.
-    """
-
-    def __init__(self, scale: float) -> None:
-        super().__init__()
-        self.scale = scale
-
-    def forward(self, heads: Heads) -> Tensor:
-        q, k, v = heads
-        tokens, head_dim = q.shape[-2:]
-        if tokens < head_dim:  # the cheaper order of the two
-            return (q @ k.transpose(-1, -2)) @ v * self.scale
-        return q @ (k.transpose(-1, -2) @ v) * self.scale
 
 
 class SumOfSpikes(nn.Module):
@@ -85,10 +58,10 @@ class MatrixAttention(nn.Module):
         self.threshold_scale = nn.Parameter(torch.ones(1)) if learnable else None
 
     def forward(self, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
-        y = self.product(Heads(*(split_heads(x, self.num_heads) for x in (q, k, v))))
+        y = self.product(Heads(*(by_head(x, self.num_heads) for x in (q, k, v))))
         if self.threshold_scale is not None:
             y = y / self.threshold_scale.clamp(min=SMALLEST_THRESHOLD_SCALE)
-        return self.lif(merge_heads(y, q.shape))
+        return self.lif(merge_heads(y).view(q.shape))
 
 
 class QueryGate(nn.Module):
@@ -138,9 +111,9 @@ class DilatedKeyValueGate(nn.Module):
         self.gate = Gate()
 
     def forward(self, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
-        k, v = (split_heads(_dilated(x.movedim(-1, 2)).movedim(2, -1), self.num_heads) for x in (k, v))
+        k, v = (by_head(_dilated(x.movedim(-1, 2)).movedim(2, -1), self.num_heads) for x in (k, v))
         gate = self.lif(self.sum(_dilated(self.coincidence(k, v))))
-        return merge_heads(_dilated(self.gate(split_heads(q, self.num_heads), gate)), q.shape)
+        return merge_heads(_dilated(self.gate(by_head(q, self.num_heads), gate))).view(q.shape)
 
 
 class TokenQueryGate(nn.Module):
@@ -179,9 +152,9 @@ def operator(block: Block, scale: float) -> nn.Module:
 
 
 class Attention(nn.Module):
-    """Projections to spikes, an operator on them, and a projection back, without the neurons at either end.
+    """Projections to spikes, an operator on them, and a projection back, without the neurons before it.
 
-    Shape: stream or spikes `[T, B, H, W, D]` to input current `[T, B, H, W, D]`.
+    Shape: stream or spikes `[T, B, H, W, D]` to input current `[T, B, H, W, D]`, or to spikes of the neurons that it is given.
     """
 
     def __init__(self, embed_dim: int, block: Block, *, scale: float, qkv_bias: bool) -> None:
@@ -193,20 +166,15 @@ class Attention(nn.Module):
         self.operator = operator(block, scale)
         self.projection = synapse(block.projection or "linear", embed_dim, bias=True)
 
-    def forward(self, x: Tensor) -> Tensor:
-        operands = [getattr(self, f"{name}_lif")(getattr(self, name)(x)) for name in self.operands]
-        out: Tensor = self.projection(self.operator(*operands))
+    def forward(self, x: Tensor, *, lif: LIF | None = None) -> Tensor:
+        operands = [fire(getattr(self, name), getattr(self, f"{name}_lif"), x) for name in self.operands]
+        out: Tensor = self.projection(self.operator(*operands), lif=lif)
         return out
 
 
-def split_heads(x: Tensor, num_heads: int) -> Tensor:
+def by_head(x: Tensor, num_heads: int) -> Tensor:
     """`[T, B, H, W, D]` to `[T, B, heads, N, D / heads]`."""
-    return x.flatten(2, 3).unflatten(-1, (num_heads, -1)).transpose(2, 3)
-
-
-def merge_heads(x: Tensor, shape: torch.Size) -> Tensor:
-    """`[T, B, heads, N, D / heads]` to `[T, B, H, W, D]`."""
-    return x.transpose(2, 3).reshape(shape)
+    return split_heads(x.flatten(2, 3), num_heads)
 
 
 def _dilated(x: Tensor) -> Tensor:

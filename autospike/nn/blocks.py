@@ -4,8 +4,8 @@
     SEW             x + LIF(mixer(x))      the stream counts spikes: small integers
     vanilla (VS)    LIF(x + mixer(x))      the stream is spikes
 
-Spikformer and QKFormer have SEW shortcuts, the Spike-driven Transformer and Meta-SpikeFormer membrane shortcuts; Meta-SpikeFormer's
-paper compares the three.
+A mixer ends in a synapse, which fires the neurons behind it where they come next. Spikformer and QKFormer have SEW shortcuts, the
+Spike-driven Transformer and Meta-SpikeFormer membrane shortcuts; Meta-SpikeFormer's paper compares the three.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from autospike.architecture import OPERANDS, Architecture, Block, Neuron
 from autospike.nn.attention import Attention
-from autospike.nn.layers import ConvNorm, LinearNorm, SeparableConvNorm
+from autospike.nn.layers import ConvNorm, LinearNorm, SeparableConvNorm, fire
 from autospike.nn.neuron import LIF
 
 SEPCONV_EXPANSION = 2  # Meta-SpikeFormer's published code
@@ -34,8 +34,9 @@ class Residual(nn.Module):
         if self.shortcut == "membrane":
             return x + self.mixer(self.lif(x))
         if self.shortcut == "sew":
-            return x + self.lif(self.mixer(x))
-        return self.lif(x + self.mixer(x))
+            return x + fire(self.mixer, self.lif, x)
+        out: Tensor = self.lif(x + self.mixer(x))
+        return out
 
     def extra_repr(self) -> str:
         return self.shortcut
@@ -51,8 +52,8 @@ class SepConv(nn.Module):
         self.lif = LIF(block.neuron_of("sepconv"))
         self.separable = SeparableConvNorm(hidden, embed_dim, kernel_size=SEPCONV_KERNEL_SIZE)
 
-    def forward(self, x: Tensor) -> Tensor:
-        out: Tensor = self.separable(self.lif(self.expand(x)))
+    def forward(self, x: Tensor, *, lif: LIF | None = None) -> Tensor:
+        out: Tensor = self.separable(fire(self.expand, self.lif, x), lif=lif)
         return out
 
 
@@ -65,8 +66,8 @@ class MLP(nn.Module):
         self.lif = LIF(block.neuron_of("fc1"))
         self.fc2 = LinearNorm(hidden_features, embed_dim, bias=True)
 
-    def forward(self, x: Tensor) -> Tensor:
-        out: Tensor = self.fc2(self.lif(self.fc1(x)))
+    def forward(self, x: Tensor, *, lif: LIF | None = None) -> Tensor:
+        out: Tensor = self.fc2(fire(self.fc1, self.lif, x), lif=lif)
         return out
 
 
@@ -79,8 +80,8 @@ class ChannelConv(nn.Module):
         self.lif = LIF(block.neuron_of("fc1"))
         self.conv2 = ConvNorm(hidden_features, embed_dim)
 
-    def forward(self, x: Tensor) -> Tensor:
-        out: Tensor = self.conv2(self.lif(self.conv1(x)))
+    def forward(self, x: Tensor, *, lif: LIF | None = None) -> Tensor:
+        out: Tensor = self.conv2(fire(self.conv1, self.lif, x), lif=lif)
         return out
 
 

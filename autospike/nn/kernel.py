@@ -1,54 +1,139 @@
-"""The compiled neuron: the two functions of `lif.c`, on CPU tensors of float32."""
+"""The compiled neuron and normalisation: the functions of `neuron.c`, on CPU tensors of float32."""
 
 from __future__ import annotations
 
 import ctypes
+from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from autospike.native import library
 
-SOURCE = Path(__file__).with_name("lif.c")
-BLOCK = 128  # as in lif.c
+SOURCE = Path(__file__).with_name("neuron.c")
+
+pointer, count, number, flag = ctypes.c_void_p, ctypes.c_int64, ctypes.c_float, ctypes.c_int32
 
 
-class LIFKernel:
-    """Forward and backward of the neuron."""
+class NeuronStruct(ctypes.Structure):
+    """As in `neuron.c`."""
 
-    def __init__(self, functions: ctypes.CDLL) -> None:
-        pointer, count, number = ctypes.c_void_p, ctypes.c_int64, ctypes.c_float
-        self._forward: Any = functions.lif_forward
-        self._forward.argtypes = (pointer, count, count, count, number, number, pointer)
-        self._backward: Any = functions.lif_backward
-        self._backward.argtypes = (pointer, count, pointer, count, count, number, number, number, pointer, pointer)
+    _fields_ = (
+        ("tau", number),
+        ("v_threshold", number),
+        ("slope", number),
+        ("soft_reset", flag),
+        ("decays_input", flag),
+        ("detaches_reset", flag),
+        ("arctan", flag),
+    )
 
-    def forward(self, x: Tensor, tau: float, v_threshold: float) -> Tensor:
-        """Spikes of `x` `[T, ...]`, as a contiguous tensor."""
-        spikes = torch.empty(x.shape, dtype=torch.float32)
-        self._forward(x.data_ptr(), x.stride(0), len(x), x[0].numel(), tau, v_threshold, spikes.data_ptr())
+
+class _Shape(ctypes.Structure):
+    _fields_ = (("steps", count), ("stride", count), ("size", count), ("channels", count), ("threads", flag))
+
+
+class _Normalisation(ctypes.Structure):
+    _fields_ = (("weight", pointer), ("bias", pointer), ("mean", pointer), ("inverse", pointer))
+
+
+class Affine(NamedTuple):
+    """What a normalisation does to each channel: `weight * (y - mean) * inverse + bias`, all `[C]`, contiguous."""
+
+    weight: Tensor
+    bias: Tensor
+    mean: Tensor
+    inverse: Tensor
+
+    def struct(self) -> _Normalisation:
+        return _Normalisation(*(x.data_ptr() for x in self))
+
+
+class Gradients(NamedTuple):
+    """With respect to the input, and to weight and bias of the normalisation."""
+
+    y: Tensor
+    weight: Tensor | None
+    bias: Tensor | None
+
+
+@dataclass(frozen=True)
+class Kernel:
+    """The functions, for tensors that are contiguous; `y` of one step may be seen at several, as a still image is."""
+
+    functions: Any
+
+    def fire(self, y: Tensor, steps: int, neuron: NeuronStruct, affine: Affine | None) -> Tensor:
+        """Spikes `[steps, ...]` of `y` `[steps or 1, ..., C]`."""
+        spikes = torch.empty(steps, *y.shape[1:])
+        shape, norm = _shape(y, steps), affine and affine.struct()
+        self.functions.fire(y.data_ptr(), shape, neuron, norm, spikes.data_ptr())
         return spikes
 
-    def backward(self, x: Tensor, grad_spikes: Tensor, tau: float, v_threshold: float, slope: float) -> Tensor:
-        """Gradient with respect to `x`, by the sigmoid surrogate of a slope; both `[T, ...]`."""
-        grad_spikes, grad_x = grad_spikes.contiguous(), torch.empty(x.shape, dtype=torch.float32)
-        scratch = torch.empty(len(x), BLOCK)
-        shape = (len(x), x[0].numel())
-        pointers = (x.data_ptr(), x.stride(0), grad_spikes.data_ptr(), *shape, tau, v_threshold, slope, scratch.data_ptr())
-        self._backward(*pointers, grad_x.data_ptr())
-        return grad_x
+    def fire_backward(
+        self, y: Tensor, steps: int, neuron: NeuronStruct, affine: Affine | None, grad_spikes: Tensor, *, by_batch: bool
+    ) -> Gradients:
+        """`by_batch`: whether the statistics are those of `y`, and pass gradient."""
+        grad, weight, bias = torch.empty_like(y), None, None
+        if affine is not None:
+            weight, bias = torch.empty_like(affine.weight), torch.empty_like(affine.bias)
+        of_parameters = (weight.data_ptr(), bias.data_ptr()) if weight is not None and bias is not None else (None, None)
+        norm, shape = affine and affine.struct(), _shape(y, steps)
+        pointers = (grad_spikes.data_ptr(), grad.data_ptr(), *of_parameters)
+        self.functions.fire_backward(y.data_ptr(), shape, neuron, norm, by_batch, *pointers)
+        return Gradients(grad, weight, bias)
+
+    def moments(self, y: Tensor) -> tuple[Tensor, Tensor]:
+        """Mean and biased variance over all but the last dimension, `[C]` each."""
+        channels = y.shape[-1]
+        mean, variance = torch.empty(channels), torch.empty(channels)
+        size = (y.numel() // channels, channels, torch.get_num_threads())
+        self.functions.channel_moments(y.data_ptr(), *size, mean.data_ptr(), variance.data_ptr())
+        return mean, variance
+
+    def normalise(self, y: Tensor, affine: Affine) -> Tensor:
+        """`y` `[..., C]`, normalised."""
+        x = torch.empty_like(y)
+        self.functions.normalise(y.data_ptr(), *_size(y), affine.struct(), x.data_ptr())
+        return x
+
+    def normalise_backward(self, y: Tensor, affine: Affine, grad_x: Tensor, *, by_batch: bool) -> Gradients:
+        """As `fire_backward`."""
+        grad, weight, bias = grad_x.clone(), torch.empty_like(affine.weight), torch.empty_like(affine.bias)
+        pointers = (grad.data_ptr(), weight.data_ptr(), bias.data_ptr())
+        self.functions.normalise_backward(y.data_ptr(), *_size(y), affine.struct(), by_batch, *pointers)
+        return Gradients(grad, weight, bias)
 
 
 def takes(x: Tensor) -> bool:
-    """Whether the kernel can read a tensor as it lies in memory: float32 on CPU, each step contiguous."""
-    return x.device.type == "cpu" and x.dtype == torch.float32 and x[0].is_contiguous()
+    """Whether kernels read such tensors; those of a tracer have no memory."""
+    return x.device.type == "cpu" and x.dtype == torch.float32 and type(x) in (Tensor, nn.Parameter)
 
 
 @cache
-def lif_kernel() -> LIFKernel | None:
+def kernel() -> Kernel | None:
     """The kernel of this machine; None where it cannot be built."""
-    functions = library(SOURCE)
-    return LIFKernel(functions) if functions else None
+    functions: Any = library(SOURCE)
+    if functions is None:
+        return None
+    shape, neuron, norm = (ctypes.POINTER(struct) for struct in (_Shape, NeuronStruct, _Normalisation))
+    functions.fire.argtypes = (pointer, shape, neuron, norm, pointer)
+    functions.fire_backward.argtypes = (pointer, shape, neuron, norm, flag, *(pointer,) * 4)
+    functions.channel_moments.argtypes = (pointer, count, count, flag, pointer, pointer)
+    functions.normalise.argtypes = (pointer, count, count, flag, norm, pointer)
+    functions.normalise_backward.argtypes = (pointer, count, count, flag, norm, flag, *(pointer,) * 3)
+    for name in ("fire", "fire_backward", "channel_moments", "normalise", "normalise_backward"):
+        getattr(functions, name).restype = None
+    return Kernel(functions)
+
+
+def _shape(y: Tensor, steps: int) -> _Shape:
+    size = y[0].numel()
+    return _Shape(steps, size if len(y) == steps else 0, size, y.shape[-1], torch.get_num_threads())
+
+
+def _size(y: Tensor) -> tuple[int, int, int]:
+    return y.numel() // y.shape[-1], y.shape[-1], torch.get_num_threads()

@@ -1,4 +1,4 @@
-"""The synapses: a linear map or convolution with its batch normalisation. Neurons stand outside, between them.
+"""The synapses: a linear map or convolution with its batch normalisation, and on request the neurons behind it.
 
 One layout throughout: `[T, B, H, W, C]`, channels last. A linear map reads it as positions, a convolution as images, and neither
 copies. A synapse's `fused()` is the same map in inference, as one linear map or convolution with a bias: normalisation, and what is
@@ -7,37 +7,77 @@ linear without a neuron between, folds into it.
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
+from autospike.nn.neuron import LIF
+from autospike.nn.norm import Norm
 
-class Norm(nn.BatchNorm1d):
-    """Batch normalisation of the last dimension; statistics run over all others together. Shape: `[..., C]` to `[..., C]`."""
+
+class Linear(nn.Linear):
+    """A linear map at every position. Shape: `[T, B, H, W, in_features]` to `[T, B, H, W, out_features]`.
+
+    On CPU it runs as a 1x1 convolution: torch leaves matrix products to MKL, which on AMD's processors takes twice as long as
+    oneDNN, which does the convolutions.
+    """
 
     def forward(self, x: Tensor) -> Tensor:
-        return super().forward(x.flatten(0, -2)).view(x.shape)
+        if x.is_cuda:
+            return super().forward(x)
+        y = F.conv2d(x.flatten(0, 1).permute(0, 3, 1, 2), self.weight[:, :, None, None], self.bias)
+        return _channels_last(y, x)
 
 
 class Conv(nn.Conv2d):
     """A convolution of channels-last images. Shape: `[T, B, H, W, in_channels]` to `[T, B, H', W', out_channels]`."""
 
     def forward(self, x: Tensor) -> Tensor:
-        y = super().forward(x.flatten(0, 1).permute(0, 3, 1, 2))
-        return y.permute(0, 2, 3, 1).unflatten(0, x.shape[:2]).contiguous()
+        return _channels_last(super().forward(x.flatten(0, 1).permute(0, 3, 1, 2)), x)
 
 
-class LinearNorm(nn.Module):
+def _channels_last(y: Tensor, like: Tensor) -> Tensor:
+    """Images `[T * B, C, H, W]` to `[T, B, H, W, C]`."""
+    return y.permute(0, 2, 3, 1).unflatten(0, like.shape[:2]).contiguous()
+
+
+class Synapse(nn.Module):
+    """What carries spikes from neurons to neurons: a map, then a normalisation.
+
+    Shape: `[T, B, H, W, in_channels]` to input current `[T, B, H', W', out_channels]`; to spikes, if it is given the neurons that
+    follow, which then normalise and fire in one pass over memory.
+    """
+
+    bn: nn.Module
+
+    def mapped(self, x: Tensor) -> Tensor:
+        """Before its last normalisation."""
+        raise NotImplementedError
+
+    def fused(self) -> nn.Module:
+        """The same map in inference, as one."""
+        raise NotImplementedError
+
+    def forward(self, x: Tensor, *, lif: LIF | None = None) -> Tensor:
+        y = self.mapped(x)
+        out: Tensor = self.bn(y) if lif is None else lif(y, self.bn)
+        return out
+
+
+class LinearNorm(Synapse):
     """`BN(W x + b)` at every position. Shape: `[T, B, H, W, in_features]` to `[T, B, H, W, out_features]`."""
 
     def __init__(self, in_features: int, out_features: int, *, bias: bool) -> None:
         super().__init__()
-        self.linear = nn.Linear(in_features, out_features, bias=bias)
+        self.linear = Linear(in_features, out_features, bias=bias)
         self.bn: nn.Module = Norm(out_features)
 
-    def forward(self, x: Tensor) -> Tensor:
-        out: Tensor = self.bn(self.linear(x))
-        return out
+    def mapped(self, x: Tensor) -> Tensor:
+        y: Tensor = self.linear(x)
+        return y
 
     def fused(self) -> nn.Module:
         scale, shift = _affine(self.bn, self.linear.bias)
@@ -45,7 +85,7 @@ class LinearNorm(nn.Module):
         return _holding(result, result.linear, self.linear.weight * scale[:, None], shift)
 
 
-class ConvNorm(nn.Module):
+class ConvNorm(Synapse):
     """`BN(conv(x))`, padded so that stride 1 keeps the size.
 
     Shape: `[T, B, H, W, in_channels]` to `[T, B, ceil(H / stride), ceil(W / stride), out_channels]`. A still image may be given
@@ -57,16 +97,24 @@ class ConvNorm(nn.Module):
         self.conv = Conv(in_channels, out_channels, kernel_size, stride, padding=kernel_size // 2, bias=bias)
         self.bn: nn.Module = Norm(out_channels)
 
-    def forward(self, x: Tensor, time_steps: int | None = None) -> Tensor:
-        y: Tensor = self.bn(self.conv(x))
-        return y if time_steps is None else y.expand(time_steps, *y.shape[1:])
+    def mapped(self, x: Tensor) -> Tensor:
+        y: Tensor = self.conv(x)
+        return y
+
+    def forward(self, x: Tensor, time_steps: int | None = None, *, lif: LIF | None = None) -> Tensor:
+        y = self.mapped(x)
+        if lif is not None:
+            spikes: Tensor = lif(y, self.bn, time_steps)
+            return spikes
+        current: Tensor = self.bn(y)
+        return current if time_steps is None else current.expand(time_steps, *current.shape[1:])
 
     def fused(self) -> nn.Module:
         scale, shift = _affine(self.bn, self.conv.bias)
         return _convolution(self.conv.weight * scale[:, None, None, None], shift, stride=self.conv.stride[0])
 
 
-class SeparableConvNorm(nn.Module):
+class SeparableConvNorm(Synapse):
     """A depthwise convolution, a pointwise one, and their normalisation (the second half of SepConv). No biases.
 
     Shape: `[T, B, H, W, in_channels]` to `[T, B, H, W, out_channels]`.
@@ -75,12 +123,12 @@ class SeparableConvNorm(nn.Module):
     def __init__(self, in_channels: int, out_channels: int, *, kernel_size: int) -> None:
         super().__init__()
         self.depthwise = Conv(in_channels, in_channels, kernel_size, padding=kernel_size // 2, groups=in_channels, bias=False)
-        self.pointwise = nn.Linear(in_channels, out_channels, bias=False)
+        self.pointwise = Linear(in_channels, out_channels, bias=False)
         self.bn = Norm(out_channels)
 
-    def forward(self, x: Tensor) -> Tensor:
-        out: Tensor = self.bn(self.pointwise(self.depthwise(x)))
-        return out
+    def mapped(self, x: Tensor) -> Tensor:
+        y: Tensor = self.pointwise(self.depthwise(x))
+        return y
 
     def fused(self) -> nn.Module:
         scale, shift = _affine(self.bn, None)
@@ -88,7 +136,7 @@ class SeparableConvNorm(nn.Module):
         return _convolution(kernel * scale[:, None, None, None], shift)
 
 
-class RepConv(nn.Module):
+class RepConv(Synapse):
     """A convolution that trains as several and runs as one 3x3 (Meta-SpikeFormer's q, k, v and projection). No biases.
 
         1x1, BN, border of BN(0), depthwise 3x3 without padding, 1x1, BN, BN
@@ -102,18 +150,22 @@ class RepConv(nn.Module):
 
     def __init__(self, channels: int) -> None:
         super().__init__()
-        self.first = nn.Linear(channels, channels, bias=False)
+        self.first = Linear(channels, channels, bias=False)
         self.first_bn = Norm(channels)
         self.depthwise = Conv(channels, channels, kernel_size=3, groups=channels, bias=False)
-        self.last = nn.Linear(channels, channels, bias=False)
+        self.last = Linear(channels, channels, bias=False)
         self.last_bn = Norm(channels)
         self.outer_bn = Norm(channels)
 
-    def forward(self, x: Tensor) -> Tensor:
+    @property
+    def bn(self) -> nn.Module:  # type: ignore[override]
+        return self.outer_bn
+
+    def mapped(self, x: Tensor) -> Tensor:
         y = self.first(x)
-        y = _bordered(self.first_bn(y), _of_zero(self.first_bn, y))
-        out: Tensor = self.outer_bn(self.last_bn(self.last(self.depthwise(y))))
-        return out
+        y = _bordered(self.first_bn(y), self.first_bn.of_zero(y))
+        z: Tensor = self.last_bn(self.last(self.depthwise(y)))
+        return z
 
     def fused(self) -> nn.Module:
         scale, shift = _affine(self.first_bn, None)
@@ -126,22 +178,13 @@ class RepConv(nn.Module):
         return _convolution(kernel, bias)
 
 
-class TimewiseMaxPool(nn.Module):
-    """Max-pool 3x3, stride 2, at every step; spikes stay spikes. `[T, B, H, W, C]` to `[T, B, ceil(H / 2), ceil(W / 2), C]`."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.pool = nn.MaxPool2d(kernel_size=3, stride=2, padding=1)
-
-    def forward(self, x: Tensor) -> Tensor:
-        pooled: Tensor = self.pool(x.flatten(0, 1).permute(0, 3, 1, 2))
-        return pooled.permute(0, 2, 3, 1).unflatten(0, x.shape[:2]).contiguous()
+def fire(layer: nn.Module, lif: nn.Module, *entering: Any) -> Tensor:
+    """What neurons make of a layer's answer. Neurons of ours are left to the layer, which ends in a synapse."""
+    spikes: Tensor = layer(*entering, lif=lif) if isinstance(lif, LIF) else lif(layer(*entering))
+    return spikes
 
 
-SYNAPSES = (LinearNorm, ConvNorm, SeparableConvNorm, RepConv)
-
-
-def synapse(kind: str, channels: int, *, bias: bool) -> nn.Module:
+def synapse(kind: str, channels: int, *, bias: bool) -> Synapse:
     """A synapse of attention: "linear" or "repconv", which has no bias."""
     return RepConv(channels) if kind == "repconv" else LinearNorm(channels, channels, bias=bias)
 
@@ -158,23 +201,13 @@ def fuse(model: nn.Module) -> nn.Module:
                 f"{name or 'the model'} cannot be fused: a normalisation needs statistics of its own, calibrated or loaded, "
                 "and eval mode; call model.eval()"
             )
-    if isinstance(model, SYNAPSES):
+    if isinstance(model, Synapse):
         return model.fused().eval()
     for parent in list(model.modules()):
         for name, child in parent.named_children():
-            if isinstance(child, SYNAPSES):
+            if isinstance(child, Synapse):
                 setattr(parent, name, child.fused().eval())
     return model
-
-
-def _of_zero(bn: Norm, x: Tensor) -> Tensor:
-    """What a normalisation makes of 0 in every channel, given that it normalises `x`; no gradient passes (as published)."""
-    with torch.no_grad():
-        if bn.training or bn.running_mean is None or bn.running_var is None:
-            var, mean = torch.var_mean(x.flatten(0, -2), dim=0, correction=0)
-        else:
-            var, mean = bn.running_var, bn.running_mean
-        return bn.bias - mean * bn.weight / torch.sqrt(var + bn.eps)
 
 
 def _bordered(x: Tensor, value: Tensor) -> Tensor:

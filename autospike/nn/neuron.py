@@ -13,14 +13,18 @@
 | v_threshold | firing threshold                          | as v             |
 
 Training passes the step through with the derivative of a sigmoid of slope 4, `ds/dh = 4 g (1 - g)` where
-`g = sigmoid(4 (h - v_threshold))`; the reset is detached. (Spikformer, Spike-driven Transformer and Meta-SpikeFormer share this
-neuron.) On CUDA the arithmetic is spikingjelly's, which picks a fused kernel. On CPU, where spikingjelly has a slow reference only,
-it is a compiled kernel (`lif.c`) or, without a compiler, vector operations: the same arithmetic in the same order, the same spikes.
+`g = sigmoid(4 (h - v_threshold))`; the reset is detached. Spikformer, Spike-driven Transformer and Meta-SpikeFormer share this
+neuron; `Dynamics` has the other ones of the field.
+
+On CUDA the arithmetic is spikingjelly's, which picks a fused kernel. On CPU, where spikingjelly has a slow reference only, it is a
+compiled kernel (`neuron.c`), fused over time and with the normalisation before it: the same arithmetic in the same order, the same
+spikes. Without a compiler it is spikingjelly's reference. Potentials are single precision at least, also of bfloat16 currents.
 """
 
 from __future__ import annotations
 
-from typing import Any
+from dataclasses import dataclass
+from typing import Any, Literal, NamedTuple
 
 import torch
 from spikingjelly.activation_based import functional, surrogate
@@ -28,9 +32,29 @@ from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
 from autospike.architecture import Neuron
-from autospike.nn.kernel import LIFKernel, lif_kernel, takes
+from autospike.nn.kernel import Affine, Kernel, NeuronStruct, kernel, takes
+from autospike.nn.norm import Norm, Statistics
 
-SURROGATE_SLOPE = 4.0
+# spikingjelly's, and the published networks'.
+SLOPES = {"sigmoid": 4.0, "arctan": 2.0}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Dynamics:
+    """What a neuron does besides what is evolved. The defaults are those of the published networks."""
+
+    reset: Literal["hard", "soft"] = "hard"
+    """After a spike the potential is 0, or the threshold less."""
+    input_decays: bool = True
+    """Whether the input is divided by tau: otherwise `h[t] = v[t-1] - v[t-1] / tau + x[t]`."""
+    reset_is_detached: bool = True
+    """Whether no gradient passes through the reset."""
+    surrogate: Literal["sigmoid", "arctan"] = "sigmoid"
+    """What stands for the step in backward: a sigmoid of slope 4, or an arctan of slope 2, whose derivative is
+    `1 / (1 + (pi (h - v_threshold))^2)`."""
+
+
+PUBLISHED = Dynamics()
 
 
 class LIF(nn.Module):
@@ -39,77 +63,90 @@ class LIF(nn.Module):
     Shape: `[T, B, ...]` input current to `[T, B, ...]` spikes, 0 or 1.
     """
 
-    def __init__(self, neuron: Neuron) -> None:
+    def __init__(self, neuron: Neuron, dynamics: Dynamics = PUBLISHED) -> None:
         super().__init__()
         self.neuron = neuron
-        self.surrogate = surrogate.Sigmoid(SURROGATE_SLOPE)
+        self.dynamics = dynamics
 
-    def forward(self, x: Tensor) -> Tensor:
-        tau, v_threshold = self.neuron.tau, self.neuron.v_threshold
-        if x.is_cuda:
-            return _spikingjelly_lif(x, tau, v_threshold, self.surrogate)
-        kernel = lif_kernel() if takes(x) else None
-        spikes: Tensor = CompiledLIF.apply(x, tau, v_threshold, kernel) if kernel else VectorLIF.apply(x, tau, v_threshold)
+    def forward(self, x: Tensor, bn: nn.Module | None = None, time_steps: int | None = None) -> Tensor:
+        """Args:
+        bn: a normalisation of `x` `[T, B, ..., C]` before it enters.
+        time_steps: T, of an `x` `[1, B, ...]` that is the same at every step.
+        """
+        if bn is not None and type(bn) is not Norm:
+            x, bn = bn(x), None
+        if x.dtype in (torch.bfloat16, torch.float16):
+            return self.forward(x.float(), bn, time_steps).to(x.dtype)
+        compiled = kernel() if takes(x) else None
+        if compiled is None:
+            return self._by_spikingjelly(x if bn is None else bn(x), time_steps)
+        x, steps = _once(x, time_steps)
+        statistics = None if bn is None else bn.statistics(compiled, x)
+        weight, bias = (None, None) if bn is None else (bn.weight, bn.bias)
+        spikes: Tensor = CompiledLIF.apply(x.contiguous(), weight, bias, Firing(compiled, self._struct(), steps, statistics))
         return spikes
+
+    def _by_spikingjelly(self, x: Tensor, time_steps: int | None) -> Tensor:
+        current = x if time_steps is None else x.expand(time_steps, *x.shape[1:]).contiguous()
+        own = self.dynamics
+        surrogates = {"sigmoid": surrogate.Sigmoid, "arctan": surrogate.ATan}
+        spikes, _, _ = functional.lif_multi_step(
+            current,
+            torch.zeros_like(current[0]),
+            self.neuron.tau,
+            decay_input=own.input_decays,
+            v_threshold=self.neuron.v_threshold,
+            v_reset=0.0 if own.reset == "hard" else None,
+            surrogate_function=surrogates[own.surrogate](SLOPES[own.surrogate]),
+            detach_reset=own.reset_is_detached,
+        )
+        fired: Tensor = spikes
+        return fired
+
+    def _struct(self) -> NeuronStruct:
+        own = self.dynamics
+        switches = (own.reset == "soft", own.input_decays, own.reset_is_detached, own.surrogate == "arctan")
+        return NeuronStruct(self.neuron.tau, self.neuron.v_threshold, SLOPES[own.surrogate], *switches)
 
     def extra_repr(self) -> str:
         return f"v_threshold={self.neuron.v_threshold:g}, tau={self.neuron.tau:g}"
 
 
-def _spikingjelly_lif(x: Tensor, tau: float, v_threshold: float, surrogate_function: nn.Module) -> Tensor:
-    rest = torch.zeros_like(x[0])
-    spikes: Tensor
-    spikes, _, _ = functional.lif_multi_step(
-        x, rest, tau, v_threshold=v_threshold, v_reset=0.0, surrogate_function=surrogate_function, detach_reset=True
-    )
-    return spikes
+def _once(x: Tensor, time_steps: int | None) -> tuple[Tensor, int]:
+    """The input, as one step if it is the same at every one, and T."""
+    if time_steps is not None:
+        return x, time_steps
+    return (x[:1], len(x)) if len(x) > 1 and x.stride(0) == 0 else (x, len(x))
+
+
+class Firing(NamedTuple):
+    """How the kernel is called."""
+
+    compiled: Kernel
+    neuron: NeuronStruct
+    steps: int
+    statistics: Statistics | None
+
+    def affine(self, weight: Tensor | None, bias: Tensor | None) -> Affine | None:
+        if self.statistics is None or weight is None or bias is None:
+            return None
+        return Affine(weight.contiguous(), bias.contiguous(), self.statistics.mean, self.statistics.inverse)
 
 
 class CompiledLIF(torch.autograd.Function):
-    """The neuron by the compiled kernel; backward keeps the input and nothing else."""
+    """Normalisation, if any, and neurons by the compiled kernel; backward keeps the input and nothing else."""
 
     @staticmethod
-    def forward(ctx: Any, x: Tensor, tau: float, v_threshold: float, kernel: LIFKernel) -> Tensor:
-        ctx.save_for_backward(x)
-        ctx.tau, ctx.v_threshold, ctx.kernel = tau, v_threshold, kernel
-        return kernel.forward(x, tau, v_threshold)
-
-    @staticmethod
-    @once_differentiable
-    def backward(ctx: Any, *grad_outputs: Tensor) -> tuple[Tensor, None, None, None]:
-        (grad_spikes,) = grad_outputs
-        (x,) = ctx.saved_tensors
-        return ctx.kernel.backward(x, grad_spikes, ctx.tau, ctx.v_threshold, SURROGATE_SLOPE), None, None, None
-
-
-class VectorLIF(torch.autograd.Function):
-    """The neuron as whole-tensor operations in place; backward keeps the potentials before reset and nothing else."""
-
-    @staticmethod
-    def forward(ctx: Any, x: Tensor, tau: float, v_threshold: float) -> Tensor:
-        potential = torch.empty(x.shape, dtype=x.dtype, device=x.device)
-        spikes = torch.empty_like(potential)
-        v = torch.zeros_like(potential[0])
-        for x_t, h, s in zip(x, potential, spikes, strict=True):
-            torch.sub(x_t, v, out=h).div_(tau).add_(v)
-            torch.ge(h, v_threshold, out=s)
-            torch.mul(h, h < v_threshold, out=v)
-        ctx.save_for_backward(potential)
-        ctx.tau, ctx.v_threshold = tau, v_threshold
-        return spikes
+    def forward(ctx: Any, y: Tensor, weight: Tensor | None, bias: Tensor | None, firing: Firing) -> Tensor:
+        ctx.save_for_backward(y, weight, bias)
+        ctx.firing = firing
+        return firing.compiled.fire(y, firing.steps, firing.neuron, firing.affine(weight, bias))
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: Any, *grad_outputs: Tensor) -> tuple[Tensor, None, None]:
-        (grad_spikes,) = grad_outputs
-        (potential,) = ctx.saved_tensors
-        g = torch.sigmoid((potential - ctx.v_threshold).mul_(SURROGATE_SLOPE))
-        grad_h = torch.addcmul(g, g, g, value=-1).mul_(SURROGATE_SLOPE).mul_(grad_spikes)
-        silent = potential < ctx.v_threshold
-        grad_x = torch.empty_like(potential)
-        carry = torch.zeros_like(potential[0])  # d loss / d v[t], from later steps
-        for t in reversed(range(len(potential))):
-            grad = grad_h[t].add_(carry.mul_(silent[t]))
-            torch.div(grad, ctx.tau, out=grad_x[t])
-            torch.sub(grad, grad_x[t], out=carry)
-        return grad_x, None, None
+    def backward(ctx: Any, *grad_outputs: Tensor) -> tuple[Tensor | None, ...]:
+        firing: Firing = ctx.firing
+        y, weight, bias = ctx.saved_tensors
+        by_batch = firing.statistics is not None and firing.statistics.by_batch
+        affine, grad_spikes = firing.affine(weight, bias), grad_outputs[0].contiguous()
+        return *firing.compiled.fire_backward(y, firing.steps, firing.neuron, affine, grad_spikes, by_batch=by_batch), None

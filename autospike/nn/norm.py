@@ -1,0 +1,80 @@
+"""Batch normalisation of the last dimension; statistics run over all others together.
+
+    x = weight (y - mean) / sqrt(var + eps) + bias
+
+In training mean and var are those of the batch, otherwise those that were measured (by training, or calibration). On CPU it is a
+compiled kernel, for torch's takes twice as long; together with the neurons that follow it is one pass over memory (`neuron.py`).
+"""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor, nn
+from torch.autograd.function import once_differentiable
+
+from autospike.nn.kernel import Affine, Kernel, kernel, takes
+
+
+class Statistics(NamedTuple):
+    """Mean and inverse deviation, `[C]`, and whether they are those of the batch, and so depend on it."""
+
+    mean: Tensor
+    inverse: Tensor
+    by_batch: bool
+
+
+class Norm(nn.BatchNorm1d):
+    """Shape: `[..., C]` to `[..., C]`."""
+
+    def forward(self, y: Tensor) -> Tensor:
+        compiled = kernel() if takes(y) else None
+        if compiled is None:
+            return super().forward(y.flatten(0, -2)).view(y.shape)
+        x: Tensor = CompiledNorm.apply(y.contiguous(), self.weight, self.bias, self.statistics(compiled, y), compiled)
+        return x
+
+    @torch.no_grad()
+    def statistics(self, compiled: Kernel, y: Tensor) -> Statistics:
+        """Those by which `y` is normalised; in training they are taken from it, and remembered."""
+        if self.running_mean is not None and self.running_var is not None and not self.training:
+            return Statistics(self.running_mean, torch.rsqrt(self.running_var + self.eps), False)
+        mean, variance = compiled.moments(y.contiguous())
+        self._remember(mean, variance, y.numel() // y.shape[-1])
+        return Statistics(mean, variance.add_(self.eps).rsqrt_(), True)
+
+    def _remember(self, mean: Tensor, variance: Tensor, count: int) -> None:
+        """As torch: an exponential average, of the unbiased variance."""
+        if self.running_mean is not None and self.running_var is not None and self.num_batches_tracked is not None:
+            self.num_batches_tracked.add_(1)
+            momentum = 1 / float(self.num_batches_tracked) if self.momentum is None else self.momentum
+            self.running_mean.mul_(1 - momentum).add_(mean, alpha=momentum)
+            self.running_var.mul_(1 - momentum).add_(variance, alpha=momentum * count / max(1, count - 1))
+
+    @torch.no_grad()
+    def of_zero(self, y: Tensor) -> Tensor:
+        """What it makes of 0 in every channel, `[C]`, given that it normalises `y`; no gradient passes."""
+        if self.training or self.running_mean is None or self.running_var is None:
+            var, mean = torch.var_mean(y.flatten(0, -2), dim=0, correction=0)
+        else:
+            var, mean = self.running_var, self.running_mean
+        return self.bias - mean * self.weight / torch.sqrt(var + self.eps)
+
+
+class CompiledNorm(torch.autograd.Function):
+    """The normalisation by the compiled kernel; backward keeps its input."""
+
+    @staticmethod
+    def forward(ctx: Any, y: Tensor, weight: Tensor, bias: Tensor, statistics: Statistics, compiled: Kernel) -> Tensor:
+        affine = Affine(weight.contiguous(), bias.contiguous(), statistics.mean, statistics.inverse)
+        ctx.save_for_backward(y, *affine)
+        ctx.by_batch, ctx.compiled = statistics.by_batch, compiled
+        return compiled.normalise(y, affine)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, *grad_outputs: Tensor) -> tuple[Tensor | None, ...]:
+        y, *affine = ctx.saved_tensors
+        grad_x = grad_outputs[0].contiguous()
+        return *ctx.compiled.normalise_backward(y, Affine(*affine), grad_x, by_batch=ctx.by_batch), None, None
