@@ -7,27 +7,24 @@ gradient is zero, not absent.
 
 from __future__ import annotations
 
-import random
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-import torch
-import torch.nn.functional as F
 from timm.optim import create_optimizer_v2
 from timm.scheduler import CosineLRScheduler
-from torch import Tensor
 from torch.optim import Optimizer
 
 from autospike.config import TrainingConfig
 from autospike.data.batches import Batch, TrainingBatches
 from autospike.errors import UserError
 from autospike.randomness import keyed
-from autospike.supernet import Logits, Supernet
+from autospike.supernet import Supernet
 from autospike.training.checkpoint import Checkpoints
 from autospike.training.distillation import Teacher
 from autospike.training.sampling import SAMPLING
+from autospike.training.step import Lesson, NonFiniteLossError, learn
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -64,7 +61,15 @@ def train(
     for step, batch in zip(range(start, steps), batches(start, steps), strict=True):
         started = time.perf_counter()
         schedule.step_update(step)
-        loss = _step(supernet, batch, optimizer, config, teacher, keyed(seed, "sampling", step), step)
+        architectures = SAMPLING[config.sampling](supernet.space, keyed(seed, "sampling", step))
+        try:
+            loss = learn(supernet, _lesson(batch, teacher), architectures, accumulate=config.accumulate)
+        except NonFiniteLossError as error:
+            raise UserError(
+                f"training: the loss is {error.loss} at step {step}, subnet {error.architecture.id}; lower training.learning_rate"
+            ) from None
+        optimizer.step()
+        optimizer.zero_grad()
         done = step + 1
         if done % interval == 0 or done == steps:
             checkpoints.save(done, supernet, optimizer, finished=done == steps)
@@ -72,46 +77,9 @@ def train(
         report(Progress(step=done, steps=steps, loss=loss, learning_rate=learning_rate, seconds=time.perf_counter() - started))
 
 
-def _step(
-    supernet: Supernet,
-    batch: Batch,
-    optimizer: Optimizer,
-    config: TrainingConfig,
-    teacher: Teacher | None,
-    rng: random.Random,
-    step: int,
-) -> float:
-    architectures = SAMPLING[config.sampling](supernet.space, rng)
-    taught = batch.targets if teacher is None else teacher(batch.images)
-    total = 0.0
-    for architecture in architectures:  # one backward pass each: memory for one subnet at a time
-        for images, targets, said in _parts(batch, taught, config.accumulate):
-            (logits,) = supernet(images, [architecture])
-            loss = _loss(logits, targets, said) * (len(targets) / len(batch.targets) / len(architectures))
-            total += loss.item()
-            if not torch.isfinite(loss):
-                raise UserError(
-                    f"training: the loss is {loss.item()} at step {step}, subnet {architecture.id}; lower training.learning_rate"
-                )
-            loss.backward()
-    optimizer.step()
-    optimizer.zero_grad()
-    return total
-
-
-def _parts(batch: Batch, taught: Tensor, accumulate: int) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
-    """Images, or frames, with their targets, in parts; the batch itself if it is one."""
-    along = batch.images.dim() - 4  # frames have time before the batch
-    size = -(-len(batch.targets) // accumulate)
-    yield from zip(batch.images.split(size, dim=along), batch.targets.split(size), taught.split(size), strict=True)
-
-
-def _loss(logits: Logits, targets: Tensor, taught: Tensor) -> Tensor:
-    """Cross-entropy; with two heads the mean of the first on the targets and the second on what a teacher says."""
-    if isinstance(logits, Tensor):
-        return F.cross_entropy(logits, targets)
-    first, second = logits
-    return (F.cross_entropy(first, targets) + F.cross_entropy(second, taught)) / 2
+def _lesson(batch: Batch, teacher: Teacher | None) -> Lesson:
+    """A second head learns what the teacher says, or the same as the first."""
+    return Lesson(images=batch.images, targets=batch.targets, taught=teacher(batch.images) if teacher else batch.targets)
 
 
 def _schedule(optimizer: Optimizer, config: TrainingConfig, per_epoch: int, steps: int) -> Any:
