@@ -12,10 +12,11 @@ import typer
 from rich.console import Console
 from rich.markup import escape
 
-from autospike.errors import UserError
-from autospike.process import prepare_process
+from autospike.errors import Interrupted, UserError
+from autospike.process import prepare_process, world_size
 
 INTERRUPTED = 130  # what the parser makes of Ctrl-C
+DISTRIBUTED = ("train",)  # what several ranks can do together
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, rich_markup_mode="markdown")
 
@@ -84,8 +85,13 @@ def _starting(source: Path | None) -> list[str]:
 
 
 @app.callback()
-def about() -> None:
+def about(context: typer.Context) -> None:
     """Search spiking vision transformers for accuracy and energy: supernet, evolution, export, Pareto plots."""
+    if world_size() > 1 and context.invoked_subcommand not in DISTRIBUTED:
+        raise UserError(
+            f"autospike {context.invoked_subcommand}: {world_size()} ranks were started, and only {', '.join(DISTRIBUTED)} is for "
+            "torchrun; start it without (a search has --executor)"
+        )
 
 
 @app.command()
@@ -273,6 +279,8 @@ def main() -> None:
         code = app(standalone_mode=False)
     except UserError as error:
         _fail(str(error))
+    except Interrupted as interruption:
+        _fail(str(interruption), interruption.exit_code)
     except Exception as error:
         if not hasattr(error, "format_message"):  # not one of the command line parser's own
             raise

@@ -108,6 +108,10 @@ class TrainingConfig(Section):
     """Epochs of linear warm-up. Unless given: 20 (Auto-Spikformer's), or a fifth of the epochs where that is less."""
     smoothing: Fraction = 0.1
     """Label smoothing."""
+    precision: Literal["float32", "bfloat16"] = "float32"
+    """Of linear maps, convolutions and products in training; membrane potentials and statistics are float32 in either."""
+    ema: Share | None = None
+    """Decay of an exponential moving average of the weights, as 0.999, which search and export then use."""
     augmentation: AugmentationConfig = AugmentationConfig()
     workers: Annotated[int, Field(ge=0)] = 0
     """Processes that decode and augment; 0 does it in the training process."""

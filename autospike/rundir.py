@@ -5,6 +5,7 @@ RUN/environment.json    versions, seed, machine
 RUN/log.jsonl           what happened, one event a line
 RUN/data.json           a digest of which image is in which split
 RUN/supernet/           checkpoints of the supernet        RUN/baseline/   the same of the hand-made architecture
+RUN/tensorboard/        the course of both trainings, for TensorBoard
 RUN/archive.sqlite      every candidate ever measured
 RUN/export/             the exported subnet
 RUN/report/             figures and tables

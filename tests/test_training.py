@@ -23,10 +23,11 @@ from autospike.errors import UserError
 from autospike.randomness import keyed
 from autospike.space import SearchSpace
 from autospike.supernet import Supernet
-from autospike.training.checkpoint import Checkpoints
+from autospike.training.checkpoint import Checkpoints, State
+from autospike.training.progress import Progress
 from autospike.training.sampling import sandwich, single_path
 from autospike.training.step import Lesson, learn
-from autospike.training.trainer import Progress, train
+from autospike.training.trainer import train
 
 CONFIG = TrainingConfig(epochs=4, batch_size=32, learning_rate=0.01, warmup_epochs=1, checkpoint_epochs=1)
 
@@ -172,13 +173,18 @@ def saved(folder: Path, space: SearchSpace, *steps: int) -> tuple[Supernet, Chec
     for step in steps:
         network(torch.rand(4, 1, 8, 8), [space.largest()])[0].sum().backward()
         optimizer.step()
-        checkpoints.save(step, network, optimizer, finished=False)
+        checkpoints.save(step, State(model=network, optimizer=optimizer), finished=False)
     return network, checkpoints
 
 
-def test_only_the_newest_checkpoint_is_kept(tmp_path: Path, tiny_space: SearchSpace) -> None:
-    saved(tmp_path, tiny_space, 3, 6)
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["checkpoint.json", "step-00000006.safetensors"]
+def fresh(network: Supernet) -> State:
+    return State(model=network, optimizer=torch.optim.AdamW(network.parameters()))
+
+
+def test_the_last_two_checkpoints_are_kept(tmp_path: Path, tiny_space: SearchSpace) -> None:
+    saved(tmp_path, tiny_space, 3, 6, 9)
+    kept = ["checkpoint.json", "step-00000006.safetensors", "step-00000009.safetensors"]
+    assert sorted(path.name for path in tmp_path.iterdir()) == kept
 
 
 def test_a_kill_before_the_record_leaves_the_checkpoint_before(
@@ -190,9 +196,9 @@ def test_a_kill_before_the_record_leaves_the_checkpoint_before(
         patch.setattr("autospike.training.checkpoint.write_json", raise_killed)
         with torch.no_grad():
             network.shared.head.bias.add_(1)
-        checkpoints.save(6, network, torch.optim.AdamW(network.parameters()), finished=False)
+        checkpoints.save(6, fresh(network), finished=False)
     restored = supernet(tiny_space)
-    assert checkpoints.load(restored) == 3
+    assert checkpoints.restore(fresh(restored)) == 3
     assert all(torch.equal(p, expected[name]) for name, p in restored.state_dict().items())
 
 
@@ -212,9 +218,10 @@ def flip_a_bit(path: Path) -> None:
 def test_a_damaged_checkpoint_is_one_clear_line(tmp_path: Path, tiny_space: SearchSpace, damage: Any) -> None:
     _, checkpoints = saved(tmp_path, tiny_space, 3)
     damage(tmp_path / "step-00000003.safetensors")
-    with pytest.raises(UserError, match="cannot be restored") as error:
-        checkpoints.load(supernet(tiny_space))
-    assert "\n" not in str(error.value)
+    for read in (lambda: checkpoints.restore(fresh(supernet(tiny_space))), checkpoints.recover):
+        with pytest.raises(UserError, match=r"step-00000003\.safetensors: damaged") as error:
+            read()
+        assert "\n" not in str(error.value)
 
 
 def test_a_batch_in_parts_is_the_mean_of_its_parts(tiny_space: SearchSpace) -> None:

@@ -18,6 +18,12 @@ class Norm(nn.BatchNorm1d):
     def forward(self, x: Tensor) -> Tensor:
         return super().forward(x.flatten(0, -2)).view(x.shape)
 
+    def statistics(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """Mean and biased variance of each channel of a batch, never in half precision. Shape: `[..., C]` to two of `[C]`."""
+        wide = x.to(torch.promote_types(x.dtype, torch.float32))
+        var, mean = torch.var_mean(wide.flatten(0, -2), dim=0, correction=0)
+        return mean, var
+
 
 class Conv(nn.Conv2d):
     """A convolution of channels-last images. Shape: `[T, B, H, W, in_channels]` to `[T, B, H', W', out_channels]`."""
@@ -171,9 +177,9 @@ def _of_zero(bn: Norm, x: Tensor) -> Tensor:
     """What a normalisation makes of 0 in every channel, given that it normalises `x`; no gradient passes (as published)."""
     with torch.no_grad():
         if bn.training or bn.running_mean is None or bn.running_var is None:
-            var, mean = torch.var_mean(x.flatten(0, -2), dim=0, correction=0)
+            mean, var = bn.statistics(x)
         else:
-            var, mean = bn.running_var, bn.running_mean
+            mean, var = bn.running_mean, bn.running_var
         return bn.bias - mean * bn.weight / torch.sqrt(var + bn.eps)
 
 

@@ -46,6 +46,8 @@ class LIF(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         tau, v_threshold = self.neuron.tau, self.neuron.v_threshold
+        if x.dtype == torch.bfloat16:  # of mixed precision; a potential of eight bits would cross other thresholds
+            x = x.float()
         if x.is_cuda:
             return _spikingjelly_lif(x, tau, v_threshold, self.surrogate)
         kernel = lif_kernel() if takes(x) else None

@@ -6,7 +6,9 @@ It draws nothing and updates nothing: the trainer says which subnets, and moves 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -19,12 +21,8 @@ from autospike.supernet import Logits
 Network = Callable[[Tensor, Sequence[Architecture]], list[Logits]]
 
 
-class NonFiniteLossError(ArithmeticError):
-    """A subnet's loss is infinite or no number; nothing of it was added to the gradients."""
-
-    def __init__(self, *, loss: float, architecture: Architecture) -> None:
-        super().__init__(f"the loss is {loss}, subnet {architecture.id}")
-        self.loss, self.architecture = loss, architecture
+# What a pass runs in whose gradients are not the last of the step: several ranks need not exchange them yet.
+Alone = Callable[[], AbstractContextManager[Any]]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -50,25 +48,23 @@ class Lesson:
         return [Lesson(images=images, targets=targets, taught=taught) for images, targets, taught in split]
 
 
-def learn(network: Network, lesson: Lesson, architectures: Sequence[Architecture], *, accumulate: int) -> float:
-    """Add the gradients of the mean loss of some subnets; returns the loss.
+def learn(
+    network: Network, lesson: Lesson, architectures: Sequence[Architecture], *, accumulate: int, alone: Alone = nullcontext
+) -> Tensor:
+    """Add the gradients of the mean loss of some subnets; returns what each subnet and part adds to it, `[subnets, parts]`.
 
     The lesson goes through in `accumulate` parts, each normalised by itself. One backward pass for each subnet and part: memory for
     one subnet at a time.
-
-    Raises:
-        NonFiniteLossError: the gradients are then those of the subnets and parts before.
     """
-    total = 0.0
-    for architecture in architectures:
-        for part in lesson.parts(accumulate):
+    parts, losses = lesson.parts(accumulate), []
+    passes = [(architecture, part) for architecture in architectures for part in parts]
+    for i, (architecture, part) in enumerate(passes, start=1):
+        with alone() if i < len(passes) else nullcontext():
             (logits,) = network(part.images, [architecture])
             loss = cross_entropy(logits, part) * (len(part) / len(lesson) / len(architectures))
-            if not torch.isfinite(loss):
-                raise NonFiniteLossError(loss=loss.item(), architecture=architecture)
-            total += loss.item()
             loss.backward()
-    return total
+        losses.append(loss.detach())
+    return torch.stack(losses).view(len(architectures), len(parts))
 
 
 def cross_entropy(logits: Logits, lesson: Lesson) -> Tensor:

@@ -1,15 +1,18 @@
 """Supernet training: each step draws subnets, adds up their losses on one batch, and updates the shared parameters.
 
 A step depends on (seed, step), the parameters and the optimizer's state alone, so on one machine's CPU a training resumed from a
-checkpoint ends at the same bits as one that was never stopped. AdamW decays the corners that a step did not draw, for their
-gradient is zero, not absent.
+checkpoint ends at the same bits as one that was never stopped; and on several ranks as on one, up to rounding. AdamW decays the
+corners that a step did not draw, for their gradient is zero, not absent.
 """
 
 from __future__ import annotations
 
-import time
+import math
 from collections.abc import Callable
+from contextlib import nullcontext
 from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
 from typing import Any
 
 from timm.optim import create_optimizer_v2
@@ -18,24 +21,20 @@ from torch.optim import Optimizer
 
 from autospike.config import TrainingConfig
 from autospike.data.batches import Batch, TrainingBatches
-from autospike.errors import UserError
+from autospike.errors import Interrupted
 from autospike.randomness import keyed
+from autospike.space import SearchSpace
 from autospike.supernet import Supernet
-from autospike.training.checkpoint import Checkpoints
+from autospike.training.averaging import Average
+from autospike.training.checkpoint import Checkpoints, State
 from autospike.training.distillation import Teacher
+from autospike.training.distributed import ALONE, Ranks
+from autospike.training.interruption import Interruption
+from autospike.training.nonfinite import check_finite
+from autospike.training.precision import in_bfloat16
+from autospike.training.progress import Pace, Progress
 from autospike.training.sampling import SAMPLING
-from autospike.training.step import Lesson, NonFiniteLossError, learn
-
-
-@dataclass(frozen=True, kw_only=True)
-class Progress:
-    """Where a training stands, after each step. `loss` is the mean over the step's subnets."""
-
-    step: int
-    steps: int
-    loss: float
-    learning_rate: float
-    seconds: float
+from autospike.training.step import Alone, Lesson, Network, learn
 
 
 def train(
@@ -47,34 +46,98 @@ def train(
     *,
     seed: int,
     teacher: Teacher | None = None,
+    ranks: Ranks = ALONE,
 ) -> None:
-    """Train to the end, from the newest checkpoint if there is one.
+    """Train to the end, from the newest checkpoint if there is one; after each step, report.
+
+    Args:
+        batches: this rank's shares of them.
 
     Raises:
         UserError: a checkpoint cannot be read or written; or the loss is no longer finite: the newest checkpoint is from before.
+        Interrupted: by a signal, after a step of which there is a checkpoint.
     """
     steps, interval = config.epochs * batches.per_epoch, config.checkpoint_epochs * batches.per_epoch
-    optimizer = create_optimizer_v2(supernet, opt=config.optimizer, lr=config.learning_rate, weight_decay=config.weight_decay)
-    schedule = _schedule(optimizer, config, batches.per_epoch, steps)
-    start = checkpoints.load(supernet, optimizer)
+    state = _state(supernet, config)
+    network, alone = _network(supernet, config, batches, ranks)
+    learner = _Learner(
+        state=state,
+        space=supernet.space,
+        network=network,
+        alone=alone,
+        schedule=_schedule(state.optimizer, config, batches.per_epoch, steps),
+        teacher=teacher,
+        config=config,
+        seed=seed,
+        ranks=ranks,
+        nonfinite=checkpoints.folder / "nonfinite",
+    )
+    ranks.first_alone(checkpoints.recover)
+    start = checkpoints.restore(state)
     supernet.train()
-    for step, batch in zip(range(start, steps), batches(start, steps), strict=True):
-        started = time.perf_counter()
-        schedule.step_update(step)
-        architectures = SAMPLING[config.sampling](supernet.space, keyed(seed, "sampling", step))
-        try:
-            loss = learn(supernet, _lesson(batch, teacher), architectures, accumulate=config.accumulate)
-        except NonFiniteLossError as error:
-            raise UserError(
-                f"training: the loss is {error.loss} at step {step}, subnet {error.architecture.id}; lower training.learning_rate"
-            ) from None
-        optimizer.step()
-        optimizer.zero_grad()
-        done = step + 1
-        if done % interval == 0 or done == steps:
-            checkpoints.save(done, supernet, optimizer, finished=done == steps)
-        learning_rate = optimizer.param_groups[0]["lr"]
-        report(Progress(step=done, steps=steps, loss=loss, learning_rate=learning_rate, seconds=time.perf_counter() - started))
+    pace = Pace(images=min(batches.batch_size, len(batches.split)), steps=steps, device=batches.device)
+    with Interruption() as interruption:
+        for step, batch in zip(range(start, steps), batches(start, steps), strict=True):
+            loss, done = learner.step(batch, step), step + 1
+            signal = ranks.largest(interruption.signal)
+            if done % interval == 0 or done == steps or signal:
+                ranks.first_alone(partial(checkpoints.save, done, state, finished=done == steps))
+            report(pace.after(done, loss=loss, learning_rate=state.optimizer.param_groups[0]["lr"]))
+            if signal:
+                raise Interrupted(signal=signal, step=done)
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Learner:
+    """What makes an update of a batch, on every rank alike.
+
+    Args:
+        network: the supernet, or what wraps it.
+        nonfinite: the folder in which a step is kept that cannot be gone on from.
+    """
+
+    state: State
+    space: SearchSpace
+    network: Network
+    alone: Alone
+    schedule: Any
+    teacher: Teacher | None
+    config: TrainingConfig
+    seed: int
+    ranks: Ranks
+    nonfinite: Path
+
+    def step(self, batch: Batch, step: int) -> float:
+        """The mean loss of the step's subnets, on all ranks' shares."""
+        self.schedule.step_update(step)
+        architectures = SAMPLING[self.config.sampling](self.space, keyed(self.seed, "sampling", step))
+        lesson = _lesson(batch, self.teacher)
+        losses = learn(self.network, lesson, architectures, accumulate=self.config.accumulate, alone=self.alone)
+        losses = self.ranks.mean(losses)
+        check_finite(losses, lesson, architectures, step=step, folder=self.nonfinite, ranks=self.ranks)
+        self.state.optimizer.step()
+        self.state.optimizer.zero_grad()
+        if self.state.average is not None:
+            self.state.average.update(self.state.model, step + 1)
+        return math.fsum(losses.flatten().tolist())
+
+
+def _state(supernet: Supernet, config: TrainingConfig) -> State:
+    """As a training begins."""
+    optimizer = create_optimizer_v2(supernet, opt=config.optimizer, lr=config.learning_rate, weight_decay=config.weight_decay)
+    return State(model=supernet, optimizer=optimizer, average=Average(supernet, config.ema) if config.ema else None)
+
+
+def _network(supernet: Supernet, config: TrainingConfig, batches: TrainingBatches, ranks: Ranks) -> tuple[Network, Alone]:
+    """What batches go through, and what keeps a pass's gradients on its rank."""
+    network: Network = supernet
+    alone: Alone = nullcontext
+    if ranks.size > 1:
+        network = replica = ranks.replica(supernet)
+        alone = replica.no_sync
+    if config.precision == "bfloat16":
+        network = in_bfloat16(network, batches.device)
+    return network, alone
 
 
 def _lesson(batch: Batch, teacher: Teacher | None) -> Lesson:
