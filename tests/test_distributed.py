@@ -168,7 +168,7 @@ def ranked(tmp_path_factory: pytest.TempPathFactory) -> Path:
     with socket.create_server(("127.0.0.1", 0)) as server:
         port = server.getsockname()[1]
     context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["autospike.training.trainer", "autospike.data.images"])  # imported once for both
+    context.set_forkserver_preload([__name__])  # imported once for both
     processes = [context.Process(target=on_rank, args=(rank, port, folder)) for rank in range(2)]
     for process in processes:
         process.start()
