@@ -6,7 +6,7 @@ It draws nothing and updates nothing: the trainer says which subnets, and moves 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 import torch.nn.functional as F
@@ -15,7 +15,7 @@ from torch import Tensor
 from autospike.architecture import Architecture
 from autospike.supernet import Logits
 
-# A supernet, or what wraps one: images and architectures to the logits of each.
+# A supernet, or what wraps one: images and architectures to the logits of each, `[B, classes]`, or at several T `[S, B, classes]`.
 Network = Callable[[Tensor, Sequence[Architecture]], list[Logits]]
 
 
@@ -50,30 +50,73 @@ class Lesson:
         return [Lesson(images=images, targets=targets, taught=taught) for images, targets, taught in split]
 
 
-def learn(network: Network, lesson: Lesson, architectures: Sequence[Architecture], *, accumulate: int) -> float:
+# What the other subnets of a step learn, after the first one gave its logits.
+HandOn = Callable[[Lesson, Logits], Lesson]
+
+
+def labels(lesson: Lesson, _logits: Logits) -> Lesson:
+    """The same."""
+    return lesson
+
+
+def in_place(lesson: Lesson, logits: Logits) -> Lesson:
+    """The first one's soft answers, at its last T (in-place distillation: universally slimmable networks, ICCV 2019).
+
+    Each of two heads learns from the same head of the first subnet.
+    """
+    first, second = (logits, logits) if isinstance(logits, Tensor) else logits
+    return replace(lesson, targets=_soft(first), taught=_soft(second))
+
+
+TARGETS: dict[str, HandOn] = {"labels": labels, "in-place": in_place}
+
+
+def learn(
+    network: Network, lesson: Lesson, architectures: Sequence[Architecture], *, accumulate: int = 1, hand_on: HandOn = labels
+) -> float:
     """Add the gradients of the mean loss of some subnets; returns the loss.
 
     The lesson goes through in `accumulate` parts, each normalised by itself. One backward pass for each subnet and part: memory for
     one subnet at a time.
 
+    Args:
+        architectures: the first of them is the one that others may learn from.
+
     Raises:
         NonFiniteLossError: the gradients are then those of the subnets and parts before.
     """
-    total = 0.0
+    parts, total = lesson.parts(accumulate), 0.0
     for architecture in architectures:
-        for part in lesson.parts(accumulate):
+        for i, part in enumerate(parts):
             (logits,) = network(part.images, [architecture])
             loss = cross_entropy(logits, part) * (len(part) / len(lesson) / len(architectures))
             if not torch.isfinite(loss):
                 raise NonFiniteLossError(loss=loss.item(), architecture=architecture)
             total += loss.item()
             loss.backward()
+            if architecture is architectures[0]:
+                parts[i] = hand_on(part, logits)
     return total
 
 
 def cross_entropy(logits: Logits, lesson: Lesson) -> Tensor:
-    """Cross-entropy; with two heads the mean of the first on the targets and the second on what a teacher says."""
+    """Cross-entropy, mean over every T that there are logits of; with two heads the mean of the first on the targets and the second
+    on what a teacher says."""
     if isinstance(logits, Tensor):
-        return F.cross_entropy(logits, lesson.targets)
+        return _of_head(logits, lesson.targets)
     first, second = logits
-    return (F.cross_entropy(first, lesson.targets) + F.cross_entropy(second, lesson.taught)) / 2
+    return (_of_head(first, lesson.targets) + _of_head(second, lesson.taught)) / 2
+
+
+def _of_head(logits: Tensor, targets: Tensor) -> Tensor:
+    return torch.stack([F.cross_entropy(at_one, targets) for at_one in _at_each(logits)]).mean()
+
+
+def _soft(logits: Tensor) -> Tensor:
+    """Probabilities at the last T, without a gradient."""
+    return _at_each(logits)[-1].detach().softmax(dim=-1)
+
+
+def _at_each(logits: Tensor) -> Tensor:
+    """`[S, B, classes]`, of one T or several."""
+    return logits.view(-1, *logits.shape[-2:])

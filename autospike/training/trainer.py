@@ -10,6 +10,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 from timm.optim import create_optimizer_v2
@@ -24,7 +25,7 @@ from autospike.supernet import Supernet
 from autospike.training.checkpoint import Checkpoints
 from autospike.training.distillation import Teacher
 from autospike.training.sampling import SAMPLING
-from autospike.training.step import Lesson, NonFiniteLossError, learn
+from autospike.training.step import TARGETS, Lesson, Network, NonFiniteLossError, learn
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -56,14 +57,15 @@ def train(
     steps, interval = config.epochs * batches.per_epoch, config.checkpoint_epochs * batches.per_epoch
     optimizer = create_optimizer_v2(supernet, opt=config.optimizer, lr=config.learning_rate, weight_decay=config.weight_decay)
     schedule = _schedule(optimizer, config, batches.per_epoch, steps)
+    teach = partial(learn, _network(supernet, config), accumulate=config.accumulate, hand_on=TARGETS[config.targets])
     start = checkpoints.load(supernet, optimizer)
     supernet.train()
     for step, batch in zip(range(start, steps), batches(start, steps), strict=True):
         started = time.perf_counter()
         schedule.step_update(step)
-        architectures = SAMPLING[config.sampling](supernet.space, keyed(seed, "sampling", step))
+        architectures = SAMPLING[config.sampling](supernet.space, keyed(seed, "sampling", step), step / steps)
         try:
-            loss = learn(supernet, _lesson(batch, teacher), architectures, accumulate=config.accumulate)
+            loss = teach(_lesson(batch, teacher), architectures)
         except NonFiniteLossError as error:
             raise UserError(
                 f"training: the loss is {error.loss} at step {step}, subnet {error.architecture.id}; lower training.learning_rate"
@@ -75,6 +77,11 @@ def train(
             checkpoints.save(done, supernet, optimizer, finished=done == steps)
         learning_rate = optimizer.param_groups[0]["lr"]
         report(Progress(step=done, steps=steps, loss=loss, learning_rate=learning_rate, seconds=time.perf_counter() - started))
+
+
+def _network(supernet: Supernet, config: TrainingConfig) -> Network:
+    """What answers at each subnet's own T, or at every T of the space."""
+    return partial(supernet, at=supernet.space.time_steps.values) if config.loss == "anytime" else supernet
 
 
 def _lesson(batch: Batch, teacher: Teacher | None) -> Lesson:
