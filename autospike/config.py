@@ -90,8 +90,14 @@ class TeacherConfig(Section):
 
 
 class TrainingConfig(Section):
-    sampling: Literal["single-path", "sandwich"] = "single-path"
-    """Which subnets a step trains: one uniform draw (Auto-Spikformer), or the largest, the smallest and two draws."""
+    sampling: Literal["single-path", "sandwich", "small-first"] = "single-path"
+    """Which subnets a step trains: one uniform draw (Auto-Spikformer); the largest, the smallest and two draws; or one draw of a
+    space that has the smallest sizes at first, and all from half of the training on."""
+    targets: Literal["labels", "in-place"] = "labels"
+    """What they learn: all the labels; or, in a sandwich, the largest the labels and the others its soft answers."""
+    loss: Literal["final", "anytime"] = "final"
+    """Of the answer at the subnet's own T; or the mean over every T of the space, all of one run of the largest T. The T of a draw
+    then has no effect."""
     start_from: Path | None = None
     """Weights to begin with: a published checkpoint, an exported or imported folder, or another run's (`train --from`)."""
     teacher: TeacherConfig | None = None
@@ -358,6 +364,11 @@ def _check(experiment: Experiment, source: str) -> None:
         raise UserError(
             f"{source}: training.accumulate: {training.accumulate} parts of batch_size {training.batch_size}; "
             "choose a divisor that leaves parts of 2 images or more"
+        )
+    if training.targets == "in-place" and training.sampling != "sandwich":
+        raise UserError(
+            f"{source}: training.targets: in-place needs the largest subnet in every step, which {training.sampling} does not run; "
+            "set training.sampling to sandwich, or targets to labels"
         )
     if training.teacher is not None and not (space.distilled and baseline.distilled):
         raise UserError(f"{source}: training.teacher: only a network with distilled: true has the head that a teacher trains")

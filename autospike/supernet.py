@@ -62,13 +62,14 @@ class Supernet(nn.Module):
                 elif not _fits(parameter.shape, held[name].shape):
                     raise ValueError(f"{name}: no architecture of this space has it at its largest; a family broke the corner rule")
 
-    def forward(self, x: Tensor, architectures: Sequence[Architecture]) -> list[Logits]:
+    def forward(self, x: Tensor, architectures: Sequence[Architecture], at: Sequence[int] = ()) -> list[Logits]:
         """Run several subnets on one batch, normalising by its statistics.
 
         Shape: `x` `[B, C, H, W]`, or frames `[T, B, C, H, W]`, to one `[B, num_classes]` for each architecture, in order; to a pair
-        of them where there are two heads.
+        of them where there are two heads. `at` some numbers of steps, whatever T the architectures have: those at each,
+        `[len(at), B, num_classes]`, of one run of the most steps.
         """
-        return [functional_call(self._template(architecture), self.view(architecture), (x,)) for architecture in architectures]
+        return [functional_call(self._template(architecture), self.view(architecture), (x, at)) for architecture in architectures]
 
     def synchronise(self) -> None:
         """From now on a batch is what all ranks were given, together, and `forward` is called on all of them alike."""

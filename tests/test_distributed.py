@@ -53,6 +53,7 @@ WAYS: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
     "one step": (TINY_SPACE, {"batch_size": 128}),
     "single path": (TINY_SPACE, {}),
     "sandwich in parts": (TINY_SPACE, {"sampling": "sandwich", "accumulate": 2, "optimizer": "lamb", "batch_size": 64}),
+    "in place": (TINY_SPACE, {"sampling": "sandwich", "targets": "in-place", "loss": "anytime", "batch_size": 128}),
     "RepConv": (REPCONV_SPACE, {}),
 }
 

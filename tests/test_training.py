@@ -8,6 +8,7 @@ import subprocess
 import sys
 import time
 from dataclasses import replace
+from itertools import combinations
 from pathlib import Path
 from typing import Any
 
@@ -20,12 +21,10 @@ from autospike.config import AugmentationConfig, DataConfig, TrainingConfig
 from autospike.data.batches import TrainingBatches
 from autospike.data.images import load_images
 from autospike.errors import UserError
-from autospike.randomness import keyed
 from autospike.space import SearchSpace
 from autospike.supernet import Supernet
 from autospike.training.checkpoint import Checkpoints, State
 from autospike.training.progress import Progress
-from autospike.training.sampling import sandwich, single_path
 from autospike.training.step import Lesson, learn
 from autospike.training.trainer import train
 
@@ -82,6 +81,7 @@ WAYS = {
     "sandwich": {"sampling": "sandwich"},
     "LAMB": {"optimizer": "lamb"},  # it counts its steps elsewhere than AdamW
     "in parts": {"accumulate": 4},
+    "small first, anytime": {"sampling": "small-first", "loss": "anytime"},  # draws depend on the step's place in the training
 }
 
 
@@ -120,6 +120,22 @@ def test_sigkill_at_random_moments_changes_nothing(tmp_path: Path, tiny_experime
         assert all(torch.equal(found[name], tensor) for name, tensor in expected.items())
 
 
+def test_every_option_reaches_the_training(tmp_path: Path, tiny_space: SearchSpace) -> None:
+    """No two of these ways learn the same in an epoch."""
+    ways = [
+        {"sampling": "single-path"},
+        {"sampling": "small-first"},
+        {"sampling": "sandwich"},
+        {"sampling": "sandwich", "targets": "in-place"},
+        {"sampling": "sandwich", "loss": "anytime"},
+        {"sampling": "sandwich", "targets": "in-place", "loss": "anytime"},
+    ]
+    for i, way in enumerate(ways):
+        run(tiny_space, tmp_path / str(i), CONFIG.model_copy(update={"epochs": 1, "warmup_epochs": 0, **way}))
+    learnt = [weights(tmp_path / str(i))["model.shared.head.weight"] for i in range(len(ways))]
+    assert all(not torch.equal(one, other) for one, other in combinations(learnt, 2))
+
+
 def test_a_finished_training_does_nothing(tmp_path: Path, tiny_space: SearchSpace) -> None:
     run(tiny_space, tmp_path)
     assert run(tiny_space, tmp_path) == []
@@ -148,23 +164,6 @@ def test_a_loss_that_is_not_finite_stops_before_the_update(tmp_path: Path, tiny_
     with pytest.raises(UserError, match="at step 0, subnet"):
         train(network, batches(CONFIG), CONFIG, Checkpoints(folder=tmp_path), lambda _now: None, seed=0)
     assert all(torch.equal(p, before[name]) for name, p in network.named_parameters())
-
-
-def test_one_subnet_a_step_or_a_sandwich(tiny_space: SearchSpace) -> None:
-    for step in range(20):
-        (alone,) = single_path(tiny_space, keyed(0, step))
-        largest, smallest, *drawn = sandwich(tiny_space, keyed(0, step))
-        assert (largest, smallest) == (tiny_space.largest(), tiny_space.smallest())
-        assert len(drawn) == 2
-        assert all(tiny_space.contains(architecture) for architecture in (alone, *drawn))
-
-
-def test_uniform_sampling_draws_every_depth_and_width(tiny_space: SearchSpace) -> None:
-    drawn = [single_path(tiny_space, keyed(0, step))[0] for step in range(400)]
-    for choose in (lambda a: a.depth, lambda a: a.stages[0].embed_dim, lambda a: a.time_steps):
-        values = [choose(architecture) for architecture in drawn]
-        assert all(150 < values.count(value) < 250 for value in set(values))
-        assert len(set(values)) == 2
 
 
 def saved(folder: Path, space: SearchSpace, *steps: int) -> tuple[Supernet, Checkpoints]:

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from contextlib import nullcontext
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -17,8 +16,10 @@ from typing import Any
 
 from timm.optim import create_optimizer_v2
 from timm.scheduler import CosineLRScheduler
+from torch import Tensor
 from torch.optim import Optimizer
 
+from autospike.architecture import Architecture
 from autospike.config import TrainingConfig
 from autospike.data.batches import Batch, TrainingBatches
 from autospike.errors import Interrupted
@@ -33,8 +34,8 @@ from autospike.training.interruption import Interruption
 from autospike.training.nonfinite import check_finite
 from autospike.training.precision import in_bfloat16
 from autospike.training.progress import Pace, Progress
-from autospike.training.sampling import SAMPLING
-from autospike.training.step import Alone, Lesson, Network, learn
+from autospike.training.sampling import SAMPLING, Sampling
+from autospike.training.step import TARGETS, Lesson, learn
 
 
 def train(
@@ -59,16 +60,15 @@ def train(
     """
     steps, interval = config.epochs * batches.per_epoch, config.checkpoint_epochs * batches.per_epoch
     state = _state(supernet, config)
-    network, alone = _network(supernet, config, batches, ranks)
     learner = _Learner(
         state=state,
         space=supernet.space,
-        network=network,
-        alone=alone,
+        teach=_teaching(supernet, config, batches, ranks),
+        draw=SAMPLING[config.sampling],
         schedule=_schedule(state.optimizer, config, batches.per_epoch, steps),
         teacher=teacher,
-        config=config,
         seed=seed,
+        steps=steps,
         ranks=ranks,
         nonfinite=checkpoints.folder / "nonfinite",
     )
@@ -92,28 +92,27 @@ class _Learner:
     """What makes an update of a batch, on every rank alike.
 
     Args:
-        network: the supernet, or what wraps it.
+        teach: gradients of a lesson for some subnets, and what each adds to the loss.
         nonfinite: the folder in which a step is kept that cannot be gone on from.
     """
 
     state: State
     space: SearchSpace
-    network: Network
-    alone: Alone
+    teach: Callable[[Lesson, tuple[Architecture, ...]], Tensor]
+    draw: Sampling
     schedule: Any
     teacher: Teacher | None
-    config: TrainingConfig
     seed: int
+    steps: int
     ranks: Ranks
     nonfinite: Path
 
     def step(self, batch: Batch, step: int) -> float:
         """The mean loss of the step's subnets, on all ranks' shares."""
         self.schedule.step_update(step)
-        architectures = SAMPLING[self.config.sampling](self.space, keyed(self.seed, "sampling", step))
+        architectures = self.draw(self.space, keyed(self.seed, "sampling", step), step / self.steps)
         lesson = _lesson(batch, self.teacher)
-        losses = learn(self.network, lesson, architectures, accumulate=self.config.accumulate, alone=self.alone)
-        losses = self.ranks.mean(losses)
+        losses = self.ranks.mean(self.teach(lesson, architectures))
         check_finite(losses, lesson, architectures, step=step, folder=self.nonfinite, ranks=self.ranks)
         self.state.optimizer.step()
         self.state.optimizer.zero_grad()
@@ -128,16 +127,18 @@ def _state(supernet: Supernet, config: TrainingConfig) -> State:
     return State(model=supernet, optimizer=optimizer, average=Average(supernet, config.ema) if config.ema else None)
 
 
-def _network(supernet: Supernet, config: TrainingConfig, batches: TrainingBatches, ranks: Ranks) -> tuple[Network, Alone]:
-    """What batches go through, and what keeps a pass's gradients on its rank."""
-    network: Network = supernet
-    alone: Alone = nullcontext
+def _teaching(supernet: Supernet, config: TrainingConfig, batches: TrainingBatches, ranks: Ranks) -> partial[Tensor]:
+    """`learn`, of a network that several ranks may hold, at each subnet's own T or at every T of the space."""
+    network: Any = supernet
+    options: dict[str, Any] = {"accumulate": config.accumulate, "hand_on": TARGETS[config.targets]}
     if ranks.size > 1:
         network = replica = ranks.replica(supernet)
-        alone = replica.no_sync
+        options["alone"] = replica.no_sync
     if config.precision == "bfloat16":
         network = in_bfloat16(network, batches.device)
-    return network, alone
+    if config.loss == "anytime":
+        network = partial(network, at=supernet.space.time_steps.values)
+    return partial(learn, network, **options)
 
 
 def _lesson(batch: Batch, teacher: Teacher | None) -> Lesson:
