@@ -10,7 +10,6 @@ import socket
 import subprocess
 import sys
 from collections.abc import Iterator
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -19,16 +18,15 @@ import torch
 from commands import autospike
 from conftest import TINY_SPACE
 from safetensors.torch import load_file
+from trainings import batches, supernet
 
-from autospike.config import AugmentationConfig, DataConfig, TrainingConfig
+from autospike.config import TrainingConfig
 from autospike.data.batches import Batch, TrainingBatches
-from autospike.data.images import load_images
 from autospike.data.share import WHOLE, Share
 from autospike.errors import Interrupted, UserError
 from autospike.nn.layers import Norm
 from autospike.nn.synchronised import SynchronisedNorm
 from autospike.space import SearchSpace
-from autospike.supernet import Supernet
 from autospike.training.checkpoint import Checkpoints
 from autospike.training.distributed import ALONE, Ranks
 from autospike.training.progress import Progress
@@ -76,32 +74,19 @@ class BrokenBatches(TrainingBatches):
             yield batch
 
 
-def batches(config: TrainingConfig, ranks: Ranks, kind: type[TrainingBatches] = TrainingBatches) -> TrainingBatches:
-    split = load_images(DataConfig(name="digits", image_size=8), seed=0).splits["train"]
-    return kind(
-        split=replace(split, indices=split.indices[:128], labels=split.labels[:128]),
-        num_classes=10,
-        channels=1,
-        image_size=8,
-        batch_size=config.batch_size,
-        augmentation=AugmentationConfig(min_scale=0.6, mixup=0.2, cutmix=1.0),
-        smoothing=0.1,
-        workers=0,
-        seed=0,
-        share=ranks.share(parts=config.accumulate),
-    )
-
-
-def supernet(space: dict[str, Any]) -> Supernet:
-    torch.manual_seed(2)
-    return Supernet(SearchSpace.from_dict(space), num_classes=10, in_chans=1)
-
-
 def train_in(folder: Path, way: str, ranks: Ranks) -> None:
     space, update = WAYS[way]
     config = CONFIG.model_copy(update=update)
-    shares = batches(config, ranks, DoubleBatches)
-    train(supernet(space).double(), shares, config, Checkpoints(folder=folder), lambda _now: None, seed=0, ranks=ranks)
+    shares = batches(config, DoubleBatches, ranks)
+    train(
+        supernet(SearchSpace.from_dict(space)).double(),
+        shares,
+        config,
+        Checkpoints(folder=folder),
+        lambda _now: None,
+        seed=0,
+        ranks=ranks,
+    )
 
 
 def normalise(x: torch.Tensor, norm: Norm) -> dict[str, torch.Tensor]:
@@ -115,9 +100,9 @@ def normalise(x: torch.Tensor, norm: Norm) -> dict[str, torch.Tensor]:
 
 def stopped(folder: Path, ranks: Ranks, kind: type[TrainingBatches], report: Any) -> str:
     """How a training of four steps ends that does not reach the fourth."""
+    network, checkpoints = supernet(SearchSpace.from_dict(TINY_SPACE)), Checkpoints(folder=folder)
     try:
-        checkpoints = Checkpoints(folder=folder)
-        train(supernet(TINY_SPACE), batches(CONFIG, ranks, kind), CONFIG, checkpoints, report, seed=0, ranks=ranks)
+        train(network, batches(CONFIG, kind, ranks), CONFIG, checkpoints, report, seed=0, ranks=ranks)
     except (UserError, Interrupted) as error:
         return str(error)
     return "it was not stopped"
@@ -232,8 +217,8 @@ def test_a_checkpoint_that_cannot_be_written_stops_both(ranked: Path) -> None:
 def test_shares_of_a_mixed_batch_are_the_batch(ranks: int, parts: int) -> None:
     """To the last bit. By hand: part p of a batch is made of every rank's part p, whatever the order."""
     config = CONFIG.model_copy(update={"batch_size": 48, "accumulate": parts})
-    (whole,) = batches(config, ALONE)(0, 1)
-    shares = [next(batches(config, Ranks(rank=rank, size=ranks))(0, 1)) for rank in range(ranks)]
+    (whole,) = batches(config)(0, 1)
+    shares = [next(batches(config, ranks=Ranks(rank=rank, size=ranks))(0, 1)) for rank in range(ranks)]
     for part in range(parts):
         place, size = slice(part * 48 // parts, (part + 1) * 48 // parts), 48 // parts // ranks
         own = slice(part * size, (part + 1) * size)
@@ -252,7 +237,7 @@ def test_a_share_takes_both_ends_of_each_part() -> None:
 def test_a_batch_that_ranks_cannot_share_is_refused() -> None:
     config = CONFIG.model_copy(update={"batch_size": 36, "accumulate": 2})
     with pytest.raises(UserError, match="batches of 36 images cannot be shared by 2 ranks in 2 parts each; choose a multiple of 8"):
-        batches(config, Ranks(rank=0, size=2))
+        batches(config, ranks=Ranks(rank=0, size=2))
 
 
 def test_only_training_is_for_torchrun(tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
@@ -268,9 +253,9 @@ def test_only_training_is_for_torchrun(tmp_path: Path, capsys: pytest.CaptureFix
 def test_the_command_under_torchrun_trains_what_it_trains_alone(tmp_path: Path, tiny_experiment: Path) -> None:
     """In float32: losses of the first steps alike, later ones apart by what a flipped spike makes."""
     settings = ["--set", "training.batch_size=128", "--set", "device=cpu"]
-    torchrun = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
+    torchrun = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", "-m", "--"]
     losses = {}
-    for name, launcher in {"alone": [], "together": torchrun}.items():
+    for name, launcher in {"alone": ["-m"], "together": torchrun}.items():
         command = [
             sys.executable,
             *launcher,

@@ -7,7 +7,6 @@ import signal
 import subprocess
 import sys
 import time
-from dataclasses import replace
 from itertools import combinations
 from pathlib import Path
 from typing import Any
@@ -15,66 +14,14 @@ from typing import Any
 import pytest
 import torch
 import torch.nn.functional as F
-from safetensors.torch import load_file
+from trainings import CONFIG, KilledError, batches, run, same_bits, supernet, weights
 
-from autospike.config import AugmentationConfig, DataConfig, TrainingConfig
-from autospike.data.batches import TrainingBatches
-from autospike.data.images import load_images
 from autospike.errors import UserError
 from autospike.space import SearchSpace
 from autospike.supernet import Supernet
 from autospike.training.checkpoint import Checkpoints, State
-from autospike.training.progress import Progress
 from autospike.training.step import Lesson, learn
 from autospike.training.trainer import train
-
-CONFIG = TrainingConfig(epochs=4, batch_size=32, learning_rate=0.01, warmup_epochs=1, checkpoint_epochs=1)
-
-
-class KilledError(Exception):
-    """Stands for a kill at a step."""
-
-
-def supernet(space: SearchSpace) -> Supernet:
-    torch.manual_seed(2)
-    return Supernet(space, num_classes=10, in_chans=1)
-
-
-def batches(config: TrainingConfig) -> TrainingBatches:
-    """Four steps an epoch, at the batch size of `CONFIG`."""
-    split = load_images(DataConfig(name="digits", image_size=8), seed=0).splits["train"]
-    return TrainingBatches(
-        split=replace(split, indices=split.indices[:128], labels=split.labels[:128]),
-        num_classes=10,
-        channels=1,
-        image_size=8,
-        batch_size=config.batch_size,
-        augmentation=AugmentationConfig(min_scale=0.6, mixup=0.2),
-        smoothing=0.1,
-        workers=0,
-        seed=0,
-    )
-
-
-def run(space: SearchSpace, folder: Path, config: TrainingConfig = CONFIG, kill_at: int | None = None) -> list[Progress]:
-    """Train in `folder`; at step `kill_at`, die after the update and before the next one."""
-    steps: list[Progress] = []
-
-    def report(now: Progress) -> None:
-        steps.append(now)
-        if now.step == kill_at:
-            raise KilledError
-
-    train(supernet(space), batches(config), config, Checkpoints(folder=folder), report, seed=0)
-    return steps
-
-
-def weights(folder: Path) -> dict[str, torch.Tensor]:
-    record = Checkpoints(folder=folder).record
-    assert record is not None
-    assert record.finished
-    return load_file(folder / record.file)
-
 
 WAYS = {
     "single path": {"sampling": "single-path"},
@@ -94,9 +41,7 @@ def test_a_killed_training_resumes_to_the_same_bits(tmp_path: Path, tiny_space: 
         with pytest.raises(KilledError):
             run(tiny_space, tmp_path / "killed", config, kill_at=step)
     rest = run(tiny_space, tmp_path / "killed", config)
-    expected, found = weights(tmp_path / "whole"), weights(tmp_path / "killed")
-    assert expected.keys() == found.keys()
-    assert all(torch.equal(found[name], tensor) for name, tensor in expected.items())
+    assert same_bits(weights(tmp_path / "killed"), weights(tmp_path / "whole"))
     assert [now.loss for now in rest] == [now.loss for now in whole[-len(rest) :]]
     assert rest[0].step == kill_at[-1] // 4 * 4 + 1  # four steps an epoch, a checkpoint each
 
@@ -116,8 +61,7 @@ def test_sigkill_at_random_moments_changes_nothing(tmp_path: Path, tiny_experime
         process.wait()
     subprocess.run(command("killed"), check=True, capture_output=True)
     for network in ("supernet", "baseline"):
-        expected, found = weights(tmp_path / "whole" / network), weights(tmp_path / "killed" / network)
-        assert all(torch.equal(found[name], tensor) for name, tensor in expected.items())
+        assert same_bits(weights(tmp_path / "killed" / network), weights(tmp_path / "whole" / network))
 
 
 def test_every_option_reaches_the_training(tmp_path: Path, tiny_space: SearchSpace) -> None:

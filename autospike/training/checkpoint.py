@@ -187,7 +187,7 @@ def _restore(optimizer: Optimizer, tensors: dict[str, Tensor], groups: dict[str,
     state: dict[int, dict[str, Tensor]] = {}
     for name, tensor in tensors.items():
         index, key = name.split(".", 1)
-        state.setdefault(int(index), {})[key] = tensor
+        state.setdefault(int(index), {})[key] = tensor.clone()  # not the file's own memory, which a damage would spoil
     optimizer.load_state_dict({**optimizer.state_dict(), "state": state})
     for name, step in groups.items():
         optimizer.param_groups[int(name.split(".")[0])]["step"] = step

@@ -85,6 +85,9 @@ def train(
             report(pace.after(done, loss=loss, learning_rate=state.optimizer.param_groups[0]["lr"]))
             if signal:
                 raise Interrupted(signal=signal, step=done)
+        signal = ranks.largest(interruption.signal)  # it may have come with the last step
+        if signal:
+            raise Interrupted(signal=signal, step=steps)
 
 
 @dataclass(frozen=True, kw_only=True)
