@@ -253,20 +253,11 @@ def test_only_training_is_for_torchrun(tmp_path: Path, capsys: pytest.CaptureFix
 def test_the_command_under_torchrun_trains_what_it_trains_alone(tmp_path: Path, tiny_experiment: Path) -> None:
     """In float32: losses of the first steps alike, later ones apart by what a flipped spike makes."""
     settings = ["--set", "training.batch_size=128", "--set", "device=cpu"]
-    torchrun = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", "-m", "--"]
+    python, arguments = [sys.executable, "-m"], ["autospike", "train", str(tiny_experiment)]
+    torchrun = [*python, "torch.distributed.run", "--standalone", "--nproc-per-node", "2", "-m", "--"]
     losses = {}
-    for name, launcher in {"alone": ["-m"], "together": torchrun}.items():
-        command = [
-            sys.executable,
-            *launcher,
-            "-m",
-            "autospike",
-            "train",
-            str(tiny_experiment),
-            "--run",
-            str(tmp_path / name),
-            *settings,
-        ]
+    for name, launcher in {"alone": python, "together": torchrun}.items():
+        command = [*launcher, *arguments, "--run", str(tmp_path / name), *settings]
         subprocess.run(command, check=True, capture_output=True)
         events = [json.loads(line) for line in (tmp_path / name / "log.jsonl").read_text().splitlines()]
         losses[name] = [event["loss"] for event in events if event["event"] == "train"]

@@ -7,10 +7,12 @@ import multiprocessing
 import os
 import random
 import resource
+import shutil
 import signal
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from multiprocessing.synchronize import Event
 from pathlib import Path
 
 import pytest
@@ -267,35 +269,34 @@ def test_pace_by_the_clock(monkeypatch: pytest.MonkeyPatch) -> None:
     assert (last.seconds, last.images_per_second, last.seconds_left) == (2.0, 32.0, 14.0)
 
 
-def train_until_killed(space: SearchSpace, folder: Path) -> None:
+LONG = CONFIG.model_copy(update={"epochs": 20})  # eighty steps, a checkpoint after every four
+
+
+def train_until_killed(space: SearchSpace, folder: Path, begun: Event) -> None:
     torch.set_num_threads(1)
-    run(space, folder, CONFIG.model_copy(update={"epochs": 20}))
+    run(space, folder, LONG, also=lambda _now: begun.set())
 
 
 @pytest.mark.slow
 def test_twenty_kills_at_random_moments_change_nothing(tmp_path: Path, tiny_space: SearchSpace) -> None:
-    """SIGKILL, wherever it comes: while a checkpoint is written, too. Each time the last checkpoint can be loaded."""
+    """SIGKILL, wherever it comes: while a checkpoint is written, too. Each time the last checkpoint is whole."""
     context, rng = multiprocessing.get_context("forkserver"), random.Random(0)
     context.set_forkserver_preload([__name__])
-    checkpoints, killed, steps = Checkpoints(folder=tmp_path / "killed"), 0, []
-    while killed < 20:
-        process = context.Process(target=train_until_killed, args=(tiny_space, checkpoints.folder))
+    run(tiny_space, tmp_path / "whole", LONG)
+    expected, checkpoints, steps = weights(tmp_path / "whole"), Checkpoints(folder=tmp_path / "killed"), []
+    while len(steps) < 20:
+        begun = context.Event()
+        process = context.Process(target=train_until_killed, args=(tiny_space, checkpoints.folder, begun))
         process.start()
-        process.join(timeout=rng.uniform(0.5, 2.5))
-        killed += process.is_alive()
+        assert begun.wait(timeout=120)
+        time.sleep(rng.uniform(0, 0.7))
         process.kill()
         process.join()
         assert checkpoints.recover() is None
         steps.append(checkpoints.record.step if checkpoints.record else 0)
-        if checkpoints.record and checkpoints.record.finished:  # too quick; train another
-            assert same_bits(weights(checkpoints.folder), uninterrupted(tmp_path, tiny_space))
-            for path in checkpoints.folder.iterdir():
-                path.unlink()
-    train_until_killed(tiny_space, checkpoints.folder)
+        if steps[-1] == 80:  # begin another one
+            assert same_bits(weights(checkpoints.folder), expected)
+            shutil.rmtree(checkpoints.folder)
     assert len(set(steps)) > 5  # they came at different places
-    assert same_bits(weights(checkpoints.folder), uninterrupted(tmp_path, tiny_space))
-
-
-def uninterrupted(folder: Path, space: SearchSpace) -> dict[str, Tensor]:
-    train_until_killed(space, folder / "whole")  # if it is not there yet
-    return weights(folder / "whole")
+    run(tiny_space, checkpoints.folder, LONG)
+    assert same_bits(weights(checkpoints.folder), expected)
