@@ -8,6 +8,7 @@ RUN/supernet/           checkpoints of the supernet        RUN/baseline/   the s
 RUN/archive.sqlite      every candidate ever measured
 RUN/export/             the exported subnet
 RUN/report/             figures and tables
+RUN/retrain/            subnets trained again: ID/inherited, ID/fine-tuned/seed-K, ID/scratch/seed-K; hand-made/seed-K; report.json
 """
 
 from __future__ import annotations
@@ -127,6 +128,10 @@ class Run:
     @property
     def export(self) -> Path:
         return self.folder / "export"
+
+    @property
+    def retrain(self) -> Path:
+        return self.folder / "retrain"
 
     @property
     def report(self) -> Path:

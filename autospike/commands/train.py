@@ -27,17 +27,22 @@ def train(run: Run) -> None:
     if source is not None and not run.trained:
         opened(source, "supernet")  # before anything is written
     run.record()
-    _train(run, assembly, run.experiment.search_space, run.supernet, "supernet")
-    _train(run, assembly, SearchSpace.of(run.experiment.baseline_architecture), run.baseline, "hand-made")
+    train_network(run, assembly, run.experiment.search_space, run.supernet, name="supernet", part="supernet")
+    alone = SearchSpace.of(run.experiment.baseline_architecture)
+    train_network(run, assembly, alone, run.baseline, name="hand-made", part="baseline")
 
 
-def _train(run: Run, assembly: Assembly, space: SearchSpace, folder: Path, name: str) -> None:
+def train_network(run: Run, assembly: Assembly, space: SearchSpace, folder: Path, *, name: str, part: Part) -> None:
+    """Train the supernet of a space in a folder, unless it is trained; go on from its newest checkpoint.
+
+    Args:
+        part: of a run to start from, which network.
+    """
     record = Checkpoints(folder=folder).record
     if record is not None and record.finished:
         note(f"{name}: trained already, {record.step} steps")
         return
     supernet, source = assembly.supernet(space), run.experiment.training.start_from
-    part: Part = "supernet" if folder == run.supernet else "baseline"
     if source is not None and record is None:
         taken, whole = adopt(supernet, source, part), sum(p.numel() for p in supernet.parameters())
         note(f"{name}: starts from {source}, {taken:,} of {whole:,} parameters")
