@@ -34,7 +34,7 @@ def retrain(run: Run, picks: Sequence[str]) -> None:
     picked = _picked(run, assembly, picks)
     compared = networks(run, dict.fromkeys(picked.values()))
     for network in compared:
-        network.check_recipe(run)
+        network.check_recipe()
     with _threads(run.experiment.threads or threads):
         for network in compared:
             if network.way != "inherited":
@@ -63,7 +63,7 @@ def _threads(count: int) -> Iterator[None]:
 
 
 def _train(run: Run, assembly: Assembly, network: Network) -> None:
-    network.write_recipe(run)
+    network.write_recipe()
     own_run = replace(run, experiment=network.experiment)
     repeated = replace(assembly, experiment=network.experiment, repetition=network.seed)
     train_network(own_run, repeated, network.space, network.checkpoints, name=network.name, part=network.starts_from)

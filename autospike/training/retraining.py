@@ -57,30 +57,42 @@ class Network:
     def model(self) -> Path:
         return self.folder / "model"
 
-    def check_recipe(self, run: Run) -> None:
+    def check_recipe(self) -> None:
         """Raises:
         UserError: what its folder holds was trained in another way.
         """
         path = self.folder / "recipe.json"
         if Checkpoints(folder=self.checkpoints).record is None or not path.exists():
             return
-        held, now = files.read_json(path), self._recipe(run)
-        name = next((name for name in now if held.get(name) != now[name]), None)
+        written = files.read_json(path)
+        held = _fixed(self.experiment, TrainingConfig.model_validate(written["training"])) | {"supernet": written["supernet"]}
+        now = _fixed(self.experiment, self.experiment.training) | {"supernet": self._supernet}
+        name = next((name for name in now if held[name] != now[name]), None)
         if name is not None:
             raise UserError(
-                f"{self.folder}: was trained with {name} {held.get(name)}, not {now[name]}; go on with that, "
-                f"or delete the folder to train it again"
+                f"{self.folder}: was trained with {name} {held[name]}, not {now[name]}; go on with that, "
+                "or delete the folder to train it again"
             )
 
-    def write_recipe(self, run: Run) -> None:
+    def write_recipe(self) -> None:
         if self.checkpoints == self.folder:  # the run's own networks have theirs in its experiment
-            files.write_json(self.folder / "recipe.json", self._recipe(run))
+            training = self.experiment.training.model_dump(mode="json")
+            files.write_json(self.folder / "recipe.json", {"training": training, "supernet": self._supernet})
 
-    def _recipe(self, run: Run) -> dict[str, Any]:
-        """All that its weights depend on besides the run's data and seed, and its place."""
-        training = {name: value for name, value in fixed_part(self.experiment, "training").items() if name != "start_from"}
-        supernet = Checkpoints(folder=run.supernet).record if self.way == "fine-tuned" else None
-        return {**training, "supernet": supernet and supernet.sha256}
+    @property
+    def _supernet(self) -> str | None:
+        """Names the weights that it is fine-tuned from."""
+        source = self.experiment.training.start_from
+        if self.way != "fine-tuned" or source is None:
+            return None
+        record = Checkpoints(folder=source / "supernet").record
+        return record.sha256 if record else None
+
+
+def _fixed(experiment: Experiment, training: TrainingConfig) -> dict[str, Any]:
+    """What weights depend on, less where they came from: a run may move."""
+    fixed = fixed_part(_with(experiment, training), "training")
+    return {name: value for name, value in fixed.items() if name != "start_from"}
 
 
 def networks(run: Run, architectures: Iterable[Architecture]) -> list[Network]:
@@ -118,7 +130,7 @@ def _from_scratch(run: Run, architecture: Architecture, seed: int) -> Network:
 def _retrained(run: Run, architecture: Architecture, way: Way, seed: int, training: TrainingConfig) -> Network:
     folder = run.retrain / architecture.id / way / f"seed-{seed}"
     return Network(
-        architecture=architecture, way=way, seed=seed, experiment=_with(run, training), folder=folder, checkpoints=folder
+        architecture=architecture, way=way, seed=seed, experiment=_with(run.experiment, training), folder=folder, checkpoints=folder
     )
 
 
@@ -130,11 +142,11 @@ def _hand_made(run: Run, seed: int) -> Network:
         architecture=run.experiment.baseline_architecture,
         way="hand-made",
         seed=seed,
-        experiment=_with(run, training),
+        experiment=_with(run.experiment, training),
         folder=folder,
         checkpoints=run.baseline if own else folder,
     )
 
 
-def _with(run: Run, training: TrainingConfig) -> Experiment:
-    return run.experiment.model_copy(update={"training": training})
+def _with(experiment: Experiment, training: TrainingConfig) -> Experiment:
+    return experiment.model_copy(update={"training": training})
