@@ -80,8 +80,8 @@ def way(run: Path, architecture_id: str, name: str) -> dict[str, Any]:
 
 
 def checkpoint(folder: Path) -> dict[str, Tensor]:
-    (path,) = folder.glob("step-*.safetensors")
-    return load_file(path)
+    newest: str = json.loads((folder / "checkpoint.json").read_text())["file"]
+    return load_file(folder / newest)
 
 
 def parameters(folder: Path) -> dict[str, Tensor]:

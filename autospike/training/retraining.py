@@ -40,8 +40,8 @@ class Network:
 
     @property
     def name(self) -> str:
-        whose = "" if self.way == "hand-made" else f"{self.architecture.id} "
-        return f"{whose}{self.way} {self.seed}"
+        whose = "" if self.way == "hand-made" else f"{self.architecture.id}/"
+        return f"{whose}{self.way}/{self.seed}"
 
     @property
     def space(self) -> SearchSpace:
