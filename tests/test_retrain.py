@@ -322,6 +322,14 @@ def test_other_epochs_are_refused_before_anything_is_trained(run: Path, tmp_path
     assert not list((tmp_path / "run").rglob("seed-2"))
 
 
+@pytest.mark.parametrize("damaged", ["{}", "[]", '{"training": {"epochs": 0}, "supernet": null}'])
+def test_a_damaged_recipe_is_one_clear_line(run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], damaged: str) -> None:
+    shutil.copytree(run, tmp_path / "run")
+    recipe = tmp_path / "run" / "retrain" / cheapest(run) / "scratch" / "seed-0" / "recipe.json"
+    recipe.write_text(damaged)
+    refused(autospike(capsys, "retrain", tmp_path / "run", "--pick", "least-energy"), str(recipe), "delete")
+
+
 def test_what_cannot_be_retrained_is_one_clear_line(searched: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     untrained, unsearched = tmp_path / "untrained", tmp_path / "unsearched"
     untrained.mkdir()

@@ -13,6 +13,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
+from pydantic import ValidationError
+
 from autospike import files
 from autospike.architecture import Architecture
 from autospike.config import Experiment, TrainingConfig, fixed_part
@@ -65,7 +67,10 @@ class Network:
         if Checkpoints(folder=self.checkpoints).record is None or not path.exists():
             return
         written = files.read_json(path)
-        held = _fixed(self.experiment, TrainingConfig.model_validate(written["training"])) | {"supernet": written["supernet"]}
+        try:
+            held = _fixed(self.experiment, TrainingConfig.model_validate(written["training"])) | {"supernet": written["supernet"]}
+        except (KeyError, TypeError, ValidationError):
+            raise UserError(f"{path}: does not say how this was trained; delete {self.folder} to train it again") from None
         now = _fixed(self.experiment, self.experiment.training) | {"supernet": self._supernet}
         name = next((name for name in now if held[name] != now[name]), None)
         if name is not None:
