@@ -41,6 +41,8 @@ class Assembly:
     images: Images
     device: torch.device
     ranks: Ranks = ALONE
+    repetition: int = 0
+    """Of a training. Each has initial weights, batches and draws of its own; splits and calibration images are the same."""
 
     @classmethod
     def of(cls, run: Run) -> Assembly:
@@ -63,6 +65,12 @@ class Assembly:
         return assembly
 
     @property
+    def training_seed(self) -> int:
+        """The experiment's, and for its repetitions seeds that follow from it."""
+        seed = self.experiment.seed
+        return keyed_seed(seed, "repetition", self.repetition) if self.repetition else seed
+
+    @property
     def measured_on(self) -> str:
         """The kind of device on which candidates are measured."""
         return "cuda" if self.experiment.execution.gpus_per_worker else self.device.type
@@ -78,15 +86,15 @@ class Assembly:
         return cls(experiment=experiment, images=images, device=ranks.device(_device(experiment.device)), ranks=ranks)
 
     def supernet(self, space: SearchSpace) -> Supernet:
-        """A fresh supernet; its initial parameters depend on the experiment's seed alone."""
+        """A fresh supernet; its initial parameters depend on the training's seed alone."""
         with torch.random.fork_rng():
-            torch.manual_seed(keyed_seed(self.experiment.seed, "initial parameters"))
+            torch.manual_seed(keyed_seed(self.training_seed, "initial parameters"))
             supernet = Supernet(space, num_classes=len(self.images.classes), in_chans=self.images.channels)
         return supernet.to(self.device)
 
     def train(self, supernet: Supernet, folder: Path, report: Callable[[Progress], None]) -> None:
         """Train a supernet to the end, from the newest checkpoint in `folder` if there is one. Several ranks have joined before."""
-        config, seed = self.experiment.training, self.experiment.seed
+        config, seed = self.experiment.training, self.training_seed
         teacher = None
         if config.teacher is not None:
             size, classes = self.experiment.data.image_size, len(self.images.classes)
@@ -186,7 +194,7 @@ class Assembly:
             augmentation=config.augmentation,
             smoothing=config.smoothing,
             workers=config.workers,
-            seed=self.experiment.seed,
+            seed=self.training_seed,
             device=self.device,
             share=self.ranks.share(parts=config.accumulate),
         )

@@ -47,6 +47,9 @@ StartFrom = Annotated[
 ]
 
 
+MinAccuracy = Annotated[float | None, typer.Option(help="Pick among candidates of at least this accuracy on the search split.")]
+
+
 class ExecutorName(StrEnum):
     """Where candidates are measured."""
 
@@ -134,9 +137,7 @@ def export(
             help="knee, best-accuracy, least-energy, best-faeb, or a candidate's id. Default: the experiment's export.pick."
         ),
     ] = None,
-    min_accuracy: Annotated[
-        float | None, typer.Option(help="Pick among candidates of at least this accuracy on the search split.")
-    ] = None,
+    min_accuracy: MinAccuracy = None,
     out: Annotated[Path | None, typer.Option(help="Folder to write to. Default: RUN/export.")] = None,
     overrides: Overrides = None,
 ) -> None:
@@ -146,6 +147,29 @@ def export(
 
     resumed = Run.resume(run, [*(overrides or []), *_overriding("export", pick=pick, min_accuracy=min_accuracy)])
     export(resumed, out or resumed.export)
+
+
+@app.command()
+def retrain(
+    run: RunFolder,
+    pick: Annotated[
+        list[str] | None,
+        typer.Option(help="As of export. May be repeated, for several subnets. Default: the experiment's export.pick."),
+    ] = None,
+    min_accuracy: MinAccuracy = None,
+    seeds: Annotated[int | None, typer.Option(min=1, help="How many trainings of each network. Default: the experiment's.")] = None,
+    epochs: Annotated[
+        int | None, typer.Option(min=1, help="From scratch; a third as many from inherited weights. Default: the training's.")
+    ] = None,
+    overrides: Overrides = None,
+) -> None:
+    """Train picked subnets alone, from scratch and from inherited weights, and compare them on the test split."""
+    from autospike.commands.retrain import retrain
+    from autospike.rundir import Run
+
+    options = [*_overriding("export", min_accuracy=min_accuracy), *_overriding("retrain", seeds=seeds, epochs=epochs)]
+    resumed = Run.resume(run, [*(overrides or []), *options])
+    retrain(resumed, pick or [resumed.experiment.export.pick])
 
 
 @app.command()

@@ -222,6 +222,19 @@ class ExportConfig(Section):
     """Pick among candidates at most this much less accurate than the most accurate one."""
 
 
+class RetrainConfig(Section):
+    """How picked subnets are trained again, and how often. All else is `training`'s."""
+
+    seeds: Count = 3
+    """How many trainings of each network; of the hand-made one, the run's own is the first."""
+    epochs: Count | None = None
+    """From scratch, and of the hand-made architecture; unless given, `training.epochs`."""
+    fine_tune_epochs: Count | None = None
+    """From inherited weights; unless given, a third of those from scratch."""
+    fine_tune_learning_rate: Annotated[float, Field(gt=0)] | None = None
+    """Unless given, a tenth of `training.learning_rate`."""
+
+
 class Experiment(Section):
     seed: Annotated[int, Field(ge=0)] = 0
     device: Literal["auto", "cpu", "cuda"] = "auto"
@@ -240,6 +253,24 @@ class Experiment(Section):
     execution: ExecutionConfig = ExecutionConfig()
     search: SearchConfig = SearchConfig()
     export: ExportConfig = ExportConfig()
+    retrain: RetrainConfig = RetrainConfig()
+
+    @property
+    def from_scratch(self) -> TrainingConfig:
+        """How a network is retrained from fresh weights."""
+        return self.training.model_copy(update={"epochs": self.retrain.epochs or self.training.epochs})
+
+    @property
+    def fine_tuning(self) -> TrainingConfig:
+        """How a subnet is retrained from the weights that it inherits; its warm-up is the usual share of its epochs."""
+        learning_rate = self.retrain.fine_tune_learning_rate or self.training.learning_rate / 10
+        changes = {
+            "epochs": self.retrain.fine_tune_epochs or max(1, self.from_scratch.epochs // 3),
+            "learning_rate": learning_rate,
+            "min_learning_rate": min(self.training.min_learning_rate, learning_rate),
+            "warmup_epochs": None,
+        }
+        return self.training.model_copy(update=changes)
 
     @property
     def search_space(self) -> SearchSpace:
@@ -285,7 +316,7 @@ def continued(held: Experiment, changed: Experiment, *, source: str) -> Experime
         UserError: a field differs that the trained weights depend on.
     """
     for name in FIXED_BY_TRAINING:
-        was, now = _fixed(held, name), _fixed(changed, name)
+        was, now = fixed_part(held, name), fixed_part(changed, name)
         if was != now:
             parts = (
                 [f"{name}.{key}" for key in was if was[key] != now.get(key)]
@@ -302,8 +333,8 @@ def with_start(experiment: Experiment, start_from: Path | None) -> Experiment:
     return experiment.model_copy(update={"training": experiment.training.model_copy(update={"start_from": start_from})})
 
 
-def _fixed(experiment: Experiment, name: str) -> Any:
-    """A field's value, less what changes no weight: where the images lie, who decodes them, how often a checkpoint is written."""
+def fixed_part(experiment: Experiment, name: str) -> Any:
+    """Its value as JSON, less what changes no weight: where the images lie, who decodes them, how often a checkpoint is written."""
     value = experiment.model_dump(mode="json")[name]
     free = {"data": ("root",), "training": ("workers", "checkpoint_epochs")}.get(name, ())
     return {key: v for key, v in value.items() if key not in free} if isinstance(value, dict) else value
@@ -357,9 +388,26 @@ def _check(experiment: Experiment, source: str) -> None:
     if experiment.data.search_share + experiment.data.test_share >= 1:
         raise UserError(f"{source}: data: search_share and test_share leave nothing to train on; their sum must be less than 1")
     _check_execution(experiment, source)
+    _check_training(experiment, source)
+    if experiment.training.teacher is not None and not (space.distilled and baseline.distilled):
+        raise UserError(f"{source}: training.teacher: only a network with distilled: true has the head that a teacher trains")
+    stride = max(space.smallest().stride, baseline.stride)
+    if experiment.data.image_size < stride:
+        raise UserError(
+            f"{source}: data.image_size: {experiment.data.image_size} pixels are too few for embeddings that shrink an image "
+            f"{stride} times"
+        )
+
+
+def _check_training(experiment: Experiment, source: str) -> None:
     training = experiment.training
     if training.warmup >= training.epochs:
         raise UserError(f"{source}: training.warmup_epochs: {training.warmup} of {training.epochs} epochs; warm up for fewer")
+    if training.warmup >= experiment.from_scratch.epochs:
+        raise UserError(
+            f"{source}: retrain.epochs: {experiment.retrain.epochs}, of which training.warmup_epochs takes {training.warmup}; "
+            "retrain for more"
+        )
     if training.batch_size % training.accumulate or training.batch_size // training.accumulate < 2:
         raise UserError(
             f"{source}: training.accumulate: {training.accumulate} parts of batch_size {training.batch_size}; "
@@ -370,18 +418,10 @@ def _check(experiment: Experiment, source: str) -> None:
             f"{source}: training.targets: in-place needs the largest subnet in every step, which {training.sampling} does not run; "
             "set training.sampling to sandwich, or targets to labels"
         )
-    if training.teacher is not None and not (space.distilled and baseline.distilled):
-        raise UserError(f"{source}: training.teacher: only a network with distilled: true has the head that a teacher trains")
     if training.teacher is not None and experiment.data.name == "events":
         raise UserError(f"{source}: training.teacher: teachers see still images, not events; leave it out")
     if training.min_learning_rate > training.learning_rate:
         raise UserError(f"{source}: training.min_learning_rate: {training.min_learning_rate:g} is more than learning_rate")
-    stride = max(space.smallest().stride, baseline.stride)
-    if experiment.data.image_size < stride:
-        raise UserError(
-            f"{source}: data.image_size: {experiment.data.image_size} pixels are too few for embeddings that shrink an image "
-            f"{stride} times"
-        )
 
 
 def _apply(written: dict[str, Any], override: str) -> None:

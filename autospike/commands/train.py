@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from functools import partial
 from pathlib import Path
 
@@ -32,31 +32,31 @@ def train(run: Run) -> None:
     source = run.experiment.training.start_from
     if source is not None and not run.trained:
         opened(source, "supernet")  # before anything is written
+    alone = SearchSpace.of(run.experiment.baseline_architecture)
     with assembly.ranks.joined(assembly.device):
         assembly.ranks.first_alone(run.record)
-        _train(run, assembly, run.experiment.search_space, run.supernet, "supernet")
-        _train(run, assembly, SearchSpace.of(run.experiment.baseline_architecture), run.baseline, "hand-made")
+        train_network(run, assembly, run.experiment.search_space, run.supernet, name="supernet", part="supernet")
+        train_network(run, assembly, alone, run.baseline, name="hand-made", part="baseline")
 
 
-def _train(run: Run, assembly: Assembly, space: SearchSpace, folder: Path, name: str) -> None:
-    checkpoints, first = Checkpoints(folder=folder), assembly.ranks.first
+def train_network(run: Run, assembly: Assembly, space: SearchSpace, folder: Path, *, name: str, part: Part) -> None:
+    """Train the supernet of a space in a folder, unless it is trained; go on from its newest checkpoint.
+
+    Args:
+        part: of a run to start from, which network.
+    """
+    checkpoints, tell = Checkpoints(folder=folder), note if assembly.ranks.first else _say_nothing
     assembly.ranks.first_alone(partial(_recover, run, checkpoints, name))
     record = checkpoints.record
     if record is not None and record.finished:
-        if first:
-            note(f"{name}: trained already, {record.step} steps")
+        tell(f"{name}: trained already, {record.step} steps")
         return
     supernet, source = assembly.supernet(space), run.experiment.training.start_from
-    part: Part = "supernet" if folder == run.supernet else "baseline"
     if source is not None and record is None:
         taken, whole = adopt(supernet, source, part), sum(p.numel() for p in supernet.parameters())
-        if first:
-            note(f"{name}: starts from {source}, {taken:,} of {whole:,} parameters")
-    if first:
-        with _telling(run, assembly, name, record) as report:
-            assembly.train(supernet, folder, report)
-    else:
-        assembly.train(supernet, folder, lambda _now: None)
+        tell(f"{name}: starts from {source}, {taken:,} of {whole:,} parameters")
+    with _telling(run, assembly, name, record) if assembly.ranks.first else nullcontext(_say_nothing) as report:
+        assembly.train(supernet, folder, report)
 
 
 def _recover(run: Run, checkpoints: Checkpoints, name: str) -> None:
@@ -65,6 +65,10 @@ def _recover(run: Run, checkpoints: Checkpoints, name: str) -> None:
     if damage is not None:
         note(f"{name}: {damage}")
         run.log("checkpoint damaged", network=name, what=damage)
+
+
+def _say_nothing(_what: object) -> None:
+    """On ranks but the first."""
 
 
 @contextmanager
