@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import multiprocessing
 import os
 import signal
 import socket
@@ -18,7 +17,7 @@ import torch
 from commands import autospike
 from conftest import TINY_SPACE
 from safetensors.torch import load_file
-from trainings import batches, supernet
+from trainings import batches, forked, supernet
 
 from autospike.config import TrainingConfig
 from autospike.data.batches import Batch, TrainingBatches
@@ -153,9 +152,7 @@ def ranked(tmp_path_factory: pytest.TempPathFactory) -> Path:
     )
     with socket.create_server(("127.0.0.1", 0)) as server:
         port = server.getsockname()[1]
-    context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload([__name__])  # imported once for both
-    processes = [context.Process(target=on_rank, args=(rank, port, folder)) for rank in range(2)]
+    processes = [forked().Process(target=on_rank, args=(rank, port, folder)) for rank in range(2)]
     for process in processes:
         process.start()
     for process in processes:

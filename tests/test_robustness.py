@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import multiprocessing
 import os
 import random
 import resource
@@ -22,7 +21,7 @@ from conftest import TINY_SPACE
 from safetensors.torch import load_file
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from torch import Tensor
-from trainings import CONFIG, KilledError, batches, run, same_bits, supernet, weights
+from trainings import CONFIG, KilledError, batches, forked, run, same_bits, supernet, weights
 
 from autospike.architecture import Architecture, Neuron
 from autospike.errors import Interrupted, UserError
@@ -289,8 +288,7 @@ def train_until_killed(space: SearchSpace, folder: Path, begun: Event) -> None:
 @pytest.mark.slow
 def test_twenty_kills_at_random_moments_change_nothing(tmp_path: Path, tiny_space: SearchSpace) -> None:
     """SIGKILL, wherever it comes: while a checkpoint is written, too. Each time the last checkpoint is whole."""
-    context, rng = multiprocessing.get_context("forkserver"), random.Random(0)
-    context.set_forkserver_preload([__name__])
+    context, rng = forked(), random.Random(0)
     run(tiny_space, tmp_path / "whole", LONG)
     expected, checkpoints, steps = weights(tmp_path / "whole"), Checkpoints(folder=tmp_path / "killed"), []
     while len(steps) < 20:

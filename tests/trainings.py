@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import multiprocessing
 from collections.abc import Callable
 from dataclasses import replace
+from multiprocessing.context import ForkServerContext
 from pathlib import Path
 
 import torch
@@ -21,6 +23,13 @@ from autospike.training.progress import Progress
 from autospike.training.trainer import train
 
 CONFIG = TrainingConfig(epochs=4, batch_size=32, learning_rate=0.01, warmup_epochs=1, checkpoint_epochs=1)
+
+
+def forked() -> ForkServerContext:
+    """Processes that start in a moment, for what a training needs is imported once for all of them."""
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(["autospike.training.trainer", "autospike.cli", "pytest", "sklearn.datasets", "tensorboard"])
+    return context
 
 
 class KilledError(Exception):
