@@ -28,7 +28,9 @@ from autospike.space import SearchSpace
 from autospike.supernet import Supernet
 from autospike.training.checkpoint import Checkpoints
 from autospike.training.distillation import load_teacher
-from autospike.training.trainer import Progress, train
+from autospike.training.distributed import ALONE, Ranks
+from autospike.training.progress import Progress
+from autospike.training.trainer import train
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -38,6 +40,9 @@ class Assembly:
     experiment: Experiment
     images: Images
     device: torch.device
+    ranks: Ranks = ALONE
+    repetition: int = 0
+    """Of a training. Each has initial weights, batches and draws of its own; splits and calibration images are the same."""
 
     @classmethod
     def of(cls, run: Run) -> Assembly:
@@ -60,6 +65,12 @@ class Assembly:
         return assembly
 
     @property
+    def training_seed(self) -> int:
+        """The experiment's, and for its repetitions seeds that follow from it."""
+        seed = self.experiment.seed
+        return keyed_seed(seed, "repetition", self.repetition) if self.repetition else seed
+
+    @property
     def measured_on(self) -> str:
         """The kind of device on which candidates are measured."""
         return "cuda" if self.experiment.execution.gpus_per_worker else self.device.type
@@ -70,31 +81,32 @@ class Assembly:
         if experiment.threads is not None:
             torch.set_num_threads(experiment.threads)
         torch.backends.cudnn.allow_tf32 = False  # a rounding more and a spike flips
-        images, device = load_images(experiment.data, seed=experiment.seed), _device(experiment.device)
+        images, ranks = load_images(experiment.data, seed=experiment.seed), Ranks.of_environment()
         images.check_time_steps(max(*experiment.search_space.time_steps.values, experiment.baseline_architecture.time_steps))
-        return cls(experiment=experiment, images=images, device=device)
+        return cls(experiment=experiment, images=images, device=ranks.device(_device(experiment.device)), ranks=ranks)
 
     def supernet(self, space: SearchSpace) -> Supernet:
-        """A fresh supernet; its initial parameters depend on the experiment's seed alone."""
+        """A fresh supernet; its initial parameters depend on the training's seed alone."""
         with torch.random.fork_rng():
-            torch.manual_seed(keyed_seed(self.experiment.seed, "initial parameters"))
+            torch.manual_seed(keyed_seed(self.training_seed, "initial parameters"))
             supernet = Supernet(space, num_classes=len(self.images.classes), in_chans=self.images.channels)
         return supernet.to(self.device)
 
     def train(self, supernet: Supernet, folder: Path, report: Callable[[Progress], None]) -> None:
-        """Train a supernet to the end, from the newest checkpoint in `folder` if there is one."""
-        config, seed = self.experiment.training, self.experiment.seed
+        """Train a supernet to the end, from the newest checkpoint in `folder` if there is one. Several ranks have joined before."""
+        config, seed = self.experiment.training, self.training_seed
         teacher = None
         if config.teacher is not None:
             size, classes = self.experiment.data.image_size, len(self.images.classes)
             teacher = load_teacher(config.teacher, num_classes=classes, image_size=size, device=self.device)
-        train(supernet, self._training_batches(), config, Checkpoints(folder=folder), report, seed=seed, teacher=teacher)
+        batches, checkpoints = self._training_batches(), Checkpoints(folder=folder)
+        train(supernet, batches, config, checkpoints, report, seed=seed, teacher=teacher, ranks=self.ranks)
 
     def training_steps(self) -> int:
         return self.experiment.training.epochs * self._training_batches().per_epoch
 
     def trained(self, space: SearchSpace, folder: Path) -> Supernet:
-        """The supernet of a finished training.
+        """The supernet of a finished training, with averaged weights where it averaged.
 
         Raises:
             UserError: the training has not finished.
@@ -104,7 +116,7 @@ class Assembly:
         if record is None or not record.finished:
             raise UserError(f"{folder}: training has not finished; run: autospike train EXPERIMENT --run {folder.parent}")
         supernet = self.supernet(space)
-        checkpoints.load(supernet)
+        checkpoints.load_trained(supernet)
         return supernet
 
     def walker(self, supernet: Supernet) -> Walker:
@@ -182,12 +194,13 @@ class Assembly:
             augmentation=config.augmentation,
             smoothing=config.smoothing,
             workers=config.workers,
-            seed=self.experiment.seed,
+            seed=self.training_seed,
             device=self.device,
+            share=self.ranks.share(parts=config.accumulate),
         )
 
 
-def _device(name: str) -> torch.device:
+def _device(name: str) -> str:
     if name == "cuda" and not torch.cuda.is_available():
         raise UserError("device: no CUDA device here; choose cpu or auto")
-    return torch.device("cuda" if name == "cuda" or (name == "auto" and torch.cuda.is_available()) else "cpu")
+    return "cuda" if name == "cuda" or (name == "auto" and torch.cuda.is_available()) else "cpu"

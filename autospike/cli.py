@@ -12,10 +12,11 @@ import typer
 from rich.console import Console
 from rich.markup import escape
 
-from autospike.errors import UserError
-from autospike.process import prepare_process
+from autospike.errors import Interrupted, UserError
+from autospike.process import prepare_process, world_size
 
 INTERRUPTED = 130  # what the parser makes of Ctrl-C
+DISTRIBUTED = ("train",)  # what several ranks can do together
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, rich_markup_mode="markdown")
 
@@ -44,6 +45,9 @@ StartFrom = Annotated[
     Path | None,
     typer.Option("--from", help="Start from these weights: a published checkpoint, an exported or imported folder, or a run."),
 ]
+
+
+MinAccuracy = Annotated[float | None, typer.Option(help="Pick among candidates of at least this accuracy on the search split.")]
 
 
 class ExecutorName(StrEnum):
@@ -84,8 +88,13 @@ def _starting(source: Path | None) -> list[str]:
 
 
 @app.callback()
-def about() -> None:
+def about(context: typer.Context) -> None:
     """Search spiking vision transformers for accuracy and energy: supernet, evolution, export, Pareto plots."""
+    if world_size() > 1 and context.invoked_subcommand not in DISTRIBUTED:
+        raise UserError(
+            f"autospike {context.invoked_subcommand}: {world_size()} ranks were started, and only {', '.join(DISTRIBUTED)} is for "
+            "torchrun; start it without (a search has --executor)"
+        )
 
 
 @app.command()
@@ -128,9 +137,7 @@ def export(
             help="knee, best-accuracy, least-energy, best-faeb, or a candidate's id. Default: the experiment's export.pick."
         ),
     ] = None,
-    min_accuracy: Annotated[
-        float | None, typer.Option(help="Pick among candidates of at least this accuracy on the search split.")
-    ] = None,
+    min_accuracy: MinAccuracy = None,
     out: Annotated[Path | None, typer.Option(help="Folder to write to. Default: RUN/export.")] = None,
     overrides: Overrides = None,
 ) -> None:
@@ -140,6 +147,29 @@ def export(
 
     resumed = Run.resume(run, [*(overrides or []), *_overriding("export", pick=pick, min_accuracy=min_accuracy)])
     export(resumed, out or resumed.export)
+
+
+@app.command()
+def retrain(
+    run: RunFolder,
+    pick: Annotated[
+        list[str] | None,
+        typer.Option(help="As of export. May be repeated, for several subnets. Default: the experiment's export.pick."),
+    ] = None,
+    min_accuracy: MinAccuracy = None,
+    seeds: Annotated[int | None, typer.Option(min=1, help="How many trainings of each network. Default: the experiment's.")] = None,
+    epochs: Annotated[
+        int | None, typer.Option(min=1, help="From scratch; a third as many from inherited weights. Default: the training's.")
+    ] = None,
+    overrides: Overrides = None,
+) -> None:
+    """Train picked subnets alone, from scratch and from inherited weights, and compare them on the test split."""
+    from autospike.commands.retrain import retrain
+    from autospike.rundir import Run
+
+    options = [*_overriding("export", min_accuracy=min_accuracy), *_overriding("retrain", seeds=seeds, epochs=epochs)]
+    resumed = Run.resume(run, [*(overrides or []), *options])
+    retrain(resumed, pick or [resumed.experiment.export.pick])
 
 
 @app.command()
@@ -273,6 +303,8 @@ def main() -> None:
         code = app(standalone_mode=False)
     except UserError as error:
         _fail(str(error))
+    except Interrupted as interruption:
+        _fail(str(interruption), interruption.exit_code)
     except Exception as error:
         if not hasattr(error, "format_message"):  # not one of the command line parser's own
             raise

@@ -90,8 +90,14 @@ class TeacherConfig(Section):
 
 
 class TrainingConfig(Section):
-    sampling: Literal["single-path", "sandwich"] = "single-path"
-    """Which subnets a step trains: one uniform draw (Auto-Spikformer), or the largest, the smallest and two draws."""
+    sampling: Literal["single-path", "sandwich", "small-first"] = "single-path"
+    """Which subnets a step trains: one uniform draw (Auto-Spikformer); the largest, the smallest and two draws; or one draw of a
+    space that has the smallest sizes at first, and all from half of the training on."""
+    targets: Literal["labels", "in-place"] = "labels"
+    """What they learn: all the labels; or, in a sandwich, the largest the labels and the others its soft answers."""
+    loss: Literal["final", "anytime"] = "final"
+    """Of the answer at the subnet's own T; or the mean over every T of the space, all of one run of the largest T. The T of a draw
+    then has no effect."""
     start_from: Path | None = None
     """Weights to begin with: a published checkpoint, an exported or imported folder, or another run's (`train --from`)."""
     teacher: TeacherConfig | None = None
@@ -108,6 +114,10 @@ class TrainingConfig(Section):
     """Epochs of linear warm-up. Unless given: 20 (Auto-Spikformer's), or a fifth of the epochs where that is less."""
     smoothing: Fraction = 0.1
     """Label smoothing."""
+    precision: Literal["float32", "bfloat16"] = "float32"
+    """Of linear maps, convolutions and products in training; membrane potentials and statistics are float32 in either."""
+    ema: Share | None = None
+    """Decay of an exponential moving average of the weights, as 0.999, which search and export then use."""
     augmentation: AugmentationConfig = AugmentationConfig()
     workers: Annotated[int, Field(ge=0)] = 0
     """Processes that decode and augment; 0 does it in the training process."""
@@ -212,6 +222,19 @@ class ExportConfig(Section):
     """Pick among candidates at most this much less accurate than the most accurate one."""
 
 
+class RetrainConfig(Section):
+    """How picked subnets are trained again, and how often. All else is `training`'s."""
+
+    seeds: Count = 3
+    """How many trainings of each network; of the hand-made one, the run's own is the first."""
+    epochs: Count | None = None
+    """From scratch, and of the hand-made architecture; unless given, `training.epochs`."""
+    fine_tune_epochs: Count | None = None
+    """From inherited weights; unless given, a third of those from scratch."""
+    fine_tune_learning_rate: Annotated[float, Field(gt=0)] | None = None
+    """Unless given, a tenth of `training.learning_rate`."""
+
+
 class Experiment(Section):
     seed: Annotated[int, Field(ge=0)] = 0
     device: Literal["auto", "cpu", "cuda"] = "auto"
@@ -230,6 +253,24 @@ class Experiment(Section):
     execution: ExecutionConfig = ExecutionConfig()
     search: SearchConfig = SearchConfig()
     export: ExportConfig = ExportConfig()
+    retrain: RetrainConfig = RetrainConfig()
+
+    @property
+    def from_scratch(self) -> TrainingConfig:
+        """How a network is retrained from fresh weights."""
+        return self.training.model_copy(update={"epochs": self.retrain.epochs or self.training.epochs})
+
+    @property
+    def fine_tuning(self) -> TrainingConfig:
+        """How a subnet is retrained from the weights that it inherits; its warm-up is the usual share of its epochs."""
+        learning_rate = self.retrain.fine_tune_learning_rate or self.training.learning_rate / 10
+        changes = {
+            "epochs": self.retrain.fine_tune_epochs or max(1, self.from_scratch.epochs // 3),
+            "learning_rate": learning_rate,
+            "min_learning_rate": min(self.training.min_learning_rate, learning_rate),
+            "warmup_epochs": None,
+        }
+        return self.training.model_copy(update=changes)
 
     @property
     def search_space(self) -> SearchSpace:
@@ -275,7 +316,7 @@ def continued(held: Experiment, changed: Experiment, *, source: str) -> Experime
         UserError: a field differs that the trained weights depend on.
     """
     for name in FIXED_BY_TRAINING:
-        was, now = _fixed(held, name), _fixed(changed, name)
+        was, now = fixed_part(held, name), fixed_part(changed, name)
         if was != now:
             parts = (
                 [f"{name}.{key}" for key in was if was[key] != now.get(key)]
@@ -292,8 +333,8 @@ def with_start(experiment: Experiment, start_from: Path | None) -> Experiment:
     return experiment.model_copy(update={"training": experiment.training.model_copy(update={"start_from": start_from})})
 
 
-def _fixed(experiment: Experiment, name: str) -> Any:
-    """A field's value, less what changes no weight: where the images lie, who decodes them, how often a checkpoint is written."""
+def fixed_part(experiment: Experiment, name: str) -> Any:
+    """Its value as JSON, less what changes no weight: where the images lie, who decodes them, how often a checkpoint is written."""
     value = experiment.model_dump(mode="json")[name]
     free = {"data": ("root",), "training": ("workers", "checkpoint_epochs")}.get(name, ())
     return {key: v for key, v in value.items() if key not in free} if isinstance(value, dict) else value
@@ -347,26 +388,40 @@ def _check(experiment: Experiment, source: str) -> None:
     if experiment.data.search_share + experiment.data.test_share >= 1:
         raise UserError(f"{source}: data: search_share and test_share leave nothing to train on; their sum must be less than 1")
     _check_execution(experiment, source)
-    training = experiment.training
-    if training.warmup >= training.epochs:
-        raise UserError(f"{source}: training.warmup_epochs: {training.warmup} of {training.epochs} epochs; warm up for fewer")
-    if training.batch_size % training.accumulate or training.batch_size // training.accumulate < 2:
-        raise UserError(
-            f"{source}: training.accumulate: {training.accumulate} parts of batch_size {training.batch_size}; "
-            "choose a divisor that leaves parts of 2 images or more"
-        )
-    if training.teacher is not None and not (space.distilled and baseline.distilled):
+    _check_training(experiment, source)
+    if experiment.training.teacher is not None and not (space.distilled and baseline.distilled):
         raise UserError(f"{source}: training.teacher: only a network with distilled: true has the head that a teacher trains")
-    if training.teacher is not None and experiment.data.name == "events":
-        raise UserError(f"{source}: training.teacher: teachers see still images, not events; leave it out")
-    if training.min_learning_rate > training.learning_rate:
-        raise UserError(f"{source}: training.min_learning_rate: {training.min_learning_rate:g} is more than learning_rate")
     stride = max(space.smallest().stride, baseline.stride)
     if experiment.data.image_size < stride:
         raise UserError(
             f"{source}: data.image_size: {experiment.data.image_size} pixels are too few for embeddings that shrink an image "
             f"{stride} times"
         )
+
+
+def _check_training(experiment: Experiment, source: str) -> None:
+    training = experiment.training
+    if training.warmup >= training.epochs:
+        raise UserError(f"{source}: training.warmup_epochs: {training.warmup} of {training.epochs} epochs; warm up for fewer")
+    if training.warmup >= experiment.from_scratch.epochs:
+        raise UserError(
+            f"{source}: retrain.epochs: {experiment.retrain.epochs}, of which training.warmup_epochs takes {training.warmup}; "
+            "retrain for more"
+        )
+    if training.batch_size % training.accumulate or training.batch_size // training.accumulate < 2:
+        raise UserError(
+            f"{source}: training.accumulate: {training.accumulate} parts of batch_size {training.batch_size}; "
+            "choose a divisor that leaves parts of 2 images or more"
+        )
+    if training.targets == "in-place" and training.sampling != "sandwich":
+        raise UserError(
+            f"{source}: training.targets: in-place needs the largest subnet in every step, which {training.sampling} does not run; "
+            "set training.sampling to sandwich, or targets to labels"
+        )
+    if training.teacher is not None and experiment.data.name == "events":
+        raise UserError(f"{source}: training.teacher: teachers see still images, not events; leave it out")
+    if training.min_learning_rate > training.learning_rate:
+        raise UserError(f"{source}: training.min_learning_rate: {training.min_learning_rate:g} is more than learning_rate")
 
 
 def _apply(written: dict[str, Any], override: str) -> None:

@@ -11,6 +11,14 @@ class UserError(Exception):
     """Bad input. The message is one line: what was given, what is allowed, what to do. The command line exits with 2."""
 
 
+class Interrupted(Exception):  # noqa: N818 - nothing went wrong
+    """A signal ended the work where it can go on. The command line exits as the signal would have it, 128 and its number."""
+
+    def __init__(self, *, signal: int, step: int) -> None:
+        super().__init__(f"interrupted at step {step}; run the same command again to go on")
+        self.step, self.exit_code = step, 128 + signal
+
+
 def first_problem(error: ValidationError, source: str) -> UserError:
     """Turn pydantic's report into one line about the first problem, with the path of the field as it stands in `source`."""
     problem = min(error.errors(), key=lambda p: p["type"] not in UNKNOWN_KEY)  # a misspelt key explains a missing one

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 from torch import nn
 
 from autospike import files
@@ -22,6 +22,7 @@ from autospike.data.preparation import MEAN, STD
 from autospike.errors import UserError
 from autospike.models.contract import SpikingModel
 from autospike.models.registry import ENTRY_POINT, build_model, classifiers, first_conv
+from autospike.tensors import write_tensors
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -42,8 +43,7 @@ class Pixels:
 
 def write_model(folder: Path, model: nn.Module, architecture: Architecture, *, classes: tuple[str, ...], pixels: Pixels) -> None:
     """Write everything but the report. `model` is calibrated."""
-    with files.replacing(folder / "model.safetensors") as temporary:
-        save_file({name: tensor.contiguous() for name, tensor in model.state_dict().items()}, temporary, metadata={"format": "pt"})
+    write_tensors(folder / "model.safetensors", model.state_dict(), metadata={"format": "pt"})
     files.write_json(folder / "architecture.json", architecture.to_dict())
     files.write_json(folder / "config.json", _timm_config(architecture, classes, pixels))
 

@@ -58,9 +58,16 @@ def read_json(path: Path) -> Any:
 
 
 def append_jsonl(path: Path, **event: object) -> None:
-    """One event, one line."""
-    with path.open("a", encoding="utf-8") as file:
-        file.write(json.dumps(event) + "\n")
+    """One event, one line.
+
+    Raises:
+        UserError: the disk is full, or the file cannot be written to.
+    """
+    try:
+        with path.open("a", encoding="utf-8") as file:
+            file.write(json.dumps(event) + "\n")
+    except OSError as error:
+        raise UserError(f"{path}: cannot be written ({error.strerror}); make room, and run it again to go on") from None
 
 
 def sha256(path: Path) -> str:

@@ -1,4 +1,4 @@
-"""What every process of ours sets before it loads torch."""
+"""What every process of ours sets before it loads torch, and what it is one of."""
 
 from __future__ import annotations
 
@@ -19,6 +19,11 @@ def prepare_process() -> None:
         if mallopt is not None:
             mallopt(-1, 1 << 30)  # M_TRIM_THRESHOLD: keep up to 1 GiB that is free
             mallopt(-4, 0)  # M_MMAP_MAX: large blocks, too, for the system zeroes every page that it hands out anew
+
+
+def world_size() -> int:
+    """How many ranks torchrun started; 1 without it, whatever a scheduler's environment says."""
+    return int(os.environ["WORLD_SIZE"]) if "LOCAL_RANK" in os.environ else 1
 
 
 def give_back_memory() -> None:

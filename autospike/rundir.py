@@ -5,9 +5,11 @@ RUN/environment.json    versions, seed, machine
 RUN/log.jsonl           what happened, one event a line
 RUN/data.json           a digest of which image is in which split
 RUN/supernet/           checkpoints of the supernet        RUN/baseline/   the same of the hand-made architecture
+RUN/tensorboard/        the course of both trainings, for TensorBoard
 RUN/archive.sqlite      every candidate ever measured
 RUN/export/             the exported subnet
 RUN/report/             figures and tables
+RUN/retrain/            subnets trained again: ID/inherited, ID/fine-tuned/seed-K, ID/scratch/seed-K; hand-made/seed-K; report.json
 """
 
 from __future__ import annotations
@@ -127,6 +129,10 @@ class Run:
     @property
     def export(self) -> Path:
         return self.folder / "export"
+
+    @property
+    def retrain(self) -> Path:
+        return self.folder / "retrain"
 
     @property
     def report(self) -> Path:

@@ -8,6 +8,7 @@ space differ in nothing but a dead gene.
 
 from __future__ import annotations
 
+import math
 import random
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, fields, is_dataclass
@@ -233,8 +234,9 @@ class SearchSpace:
         space: SearchSpace = _singleton(SearchSpace, architecture)
         return space
 
-    def sample(self, rng: random.Random) -> Architecture:
-        return walk(self, lambda gene, _path: gene.sample(rng))
+    def sample(self, rng: random.Random, *, sizes_share: float = 1.0) -> Architecture:
+        """A uniform draw at every gene; of a size among the smallest of its values alone, this share of them and at least one."""
+        return walk(self, partial(_draw, rng, sizes_share))
 
     def largest(self) -> Architecture:
         """Every size at its largest; neurons at the choice nearest to the published one (threshold 1, tau 2)."""
@@ -298,6 +300,13 @@ def _note(found: list[GeneValue], gene: Gene, path: GenePath, *values: Any) -> A
     value = values[0] if values else gene.values[0]
     found.append(GeneValue(path=path, gene=gene, value=value))
     return value
+
+
+def _draw(rng: random.Random, sizes_share: float, gene: Gene, path: GenePath) -> Any:
+    if path[-1] in PUBLISHED_NEURON or gene.values == (None,) or isinstance(gene.values[0], str):  # no size
+        return gene.sample(rng)
+    few = max(1, math.ceil(len(gene.values) * sizes_share))
+    return rng.choice(gene.values[-few:] if path[-1] == "stride" else gene.values[:few])  # a large stride makes a small network
 
 
 def _extreme(pick: Callable[[Any], Any], gene: Gene, path: GenePath) -> Any:

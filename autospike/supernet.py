@@ -4,8 +4,8 @@ The store holds the parameters of the largest architecture of a space, and, wher
 A subnet runs the plain model of its own architecture on the leading corner of each parameter of the same name,
 `shared[name][:s0, :s1, ...]`: that one rule is weight entanglement (Auto-Spikformer, arXiv 2306.00807). Attention operators read
 the same q, k and v; a separable convolution, a RepConv and each kind of channel mixer have parameters of their own. Normalisation
-statistics are nobody's to share: in training a subnet uses those of its batch; an extracted subnet has buffers of its own, to be
-calibrated before it is scored.
+statistics are nobody's to share: in training a subnet uses those of its batch, be it on one rank or on several,
+and keeps none; an extracted subnet has buffers of its own, to be calibrated before it is scored.
 """
 
 from __future__ import annotations
@@ -23,6 +23,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from autospike.architecture import Architecture
 from autospike.models import build_model
 from autospike.models.contract import SpikingModel
+from autospike.nn.synchronised import synchronise
 from autospike.space import SearchSpace
 
 M = TypeVar("M", bound=nn.Module)
@@ -44,6 +45,7 @@ class Supernet(nn.Module):
         self.space = space
         self.num_classes = num_classes
         self.in_chans = in_chans
+        self._of_ranks = False
         self.shared = nn.Module()
         for architecture in space.cover():
             self._add(architecture)
@@ -60,13 +62,18 @@ class Supernet(nn.Module):
                 elif not _fits(parameter.shape, held[name].shape):
                     raise ValueError(f"{name}: no architecture of this space has it at its largest; a family broke the corner rule")
 
-    def forward(self, x: Tensor, architectures: Sequence[Architecture]) -> list[Logits]:
+    def forward(self, x: Tensor, architectures: Sequence[Architecture], at: Sequence[int] = ()) -> list[Logits]:
         """Run several subnets on one batch, normalising by its statistics.
 
         Shape: `x` `[B, C, H, W]`, or frames `[T, B, C, H, W]`, to one `[B, num_classes]` for each architecture, in order; to a pair
-        of them where there are two heads.
+        of them where there are two heads. `at` some numbers of steps, whatever T the architectures have: those at each,
+        `[len(at), B, num_classes]`, of one run of the most steps.
         """
-        return [functional_call(self._template(architecture), self.view(architecture), (x,)) for architecture in architectures]
+        return [functional_call(self._template(architecture), self.view(architecture), (x, at)) for architecture in architectures]
+
+    def synchronise(self) -> None:
+        """From now on a batch is what all ranks were given, together, and `forward` is called on all of them alike."""
+        self._of_ranks = True
 
     def view(self, architecture: Architecture) -> dict[str, Tensor]:
         """The subnet's parameters: leading corners that share the store's memory, and pass gradients to it."""
@@ -96,14 +103,16 @@ class Supernet(nn.Module):
         return model.eval()
 
     def _template(self, architecture: Architecture) -> SpikingModel:
-        return _template(architecture, self.num_classes, self.in_chans)
+        return _template(architecture, self.num_classes, self.in_chans, self._of_ranks)
 
 
 @lru_cache(maxsize=128)
-def _template(architecture: Architecture, num_classes: int, in_chans: int) -> SpikingModel:
+def _template(architecture: Architecture, num_classes: int, in_chans: int, of_ranks: bool) -> SpikingModel:
     """A plain model without memory or statistics, through which views are run."""
     with torch.device("meta"):
         template = _without_statistics(build_model(architecture, num_classes=num_classes, in_chans=in_chans))
+        if of_ranks:
+            synchronise(template)
     template.set_distilled_training()
     return template
 

@@ -42,6 +42,7 @@ BRAIN = [
     "autospike.report.energy",
     "autospike.report.figures",
     "autospike.report.record",
+    "autospike.report.retrained",
     "autospike.report.tables",
     "autospike.rundir",
     "autospike.search.algorithms",

@@ -177,7 +177,7 @@ def test_describe_a_published_architecture_by_name(capsys: Capsys, name: str, pa
 
 
 def test_help_names_every_option(capsys: Capsys) -> None:
-    for command in ("train", "search", "export", "plot", "run", "import", "describe"):
+    for command in ("train", "search", "export", "retrain", "plot", "run", "import", "describe"):
         outcome = autospike(capsys, command, "--help")
         assert outcome.code == 0
         options = [line for line in outcome.out.splitlines() if "--" in line]

@@ -167,6 +167,11 @@ def test_the_last_override_wins(tmp_path: Path) -> None:
         ("training.learning_rate=0", "training.learning_rate"),
         ("training.smoothing=1.5", "training.smoothing"),
         ("training.sampling=all", "training.sampling"),
+        ("training.loss=every", "training.loss"),
+        (
+            "training.targets=in-place",
+            "training.targets: in-place needs the largest subnet in every step",
+        ),
         ("training.augmentation.min_scale=0", "training.augmentation.min_scale"),
         ("training=3", "training"),
         ("seed=-1", "seed"),

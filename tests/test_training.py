@@ -7,79 +7,28 @@ import signal
 import subprocess
 import sys
 import time
-from dataclasses import replace
+from itertools import combinations
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 import torch.nn.functional as F
-from safetensors.torch import load_file
+from trainings import CONFIG, KilledError, batches, run, same_bits, supernet, weights
 
-from autospike.config import AugmentationConfig, DataConfig, TrainingConfig
-from autospike.data.batches import Batch, TrainingBatches
-from autospike.data.images import load_images
 from autospike.errors import UserError
-from autospike.randomness import keyed
 from autospike.space import SearchSpace
 from autospike.supernet import Supernet
-from autospike.training.checkpoint import Checkpoints
-from autospike.training.sampling import sandwich, single_path
-from autospike.training.trainer import Progress, _step, train
-
-CONFIG = TrainingConfig(epochs=4, batch_size=32, learning_rate=0.01, warmup_epochs=1, checkpoint_epochs=1)
-
-
-class KilledError(Exception):
-    """Stands for a kill at a step."""
-
-
-def supernet(space: SearchSpace) -> Supernet:
-    torch.manual_seed(2)
-    return Supernet(space, num_classes=10, in_chans=1)
-
-
-def batches(config: TrainingConfig) -> TrainingBatches:
-    """Four steps an epoch, at the batch size of `CONFIG`."""
-    split = load_images(DataConfig(name="digits", image_size=8), seed=0).splits["train"]
-    return TrainingBatches(
-        split=replace(split, indices=split.indices[:128], labels=split.labels[:128]),
-        num_classes=10,
-        channels=1,
-        image_size=8,
-        batch_size=config.batch_size,
-        augmentation=AugmentationConfig(min_scale=0.6, mixup=0.2),
-        smoothing=0.1,
-        workers=0,
-        seed=0,
-    )
-
-
-def run(space: SearchSpace, folder: Path, config: TrainingConfig = CONFIG, kill_at: int | None = None) -> list[Progress]:
-    """Train in `folder`; at step `kill_at`, die after the update and before the next one."""
-    steps: list[Progress] = []
-
-    def report(now: Progress) -> None:
-        steps.append(now)
-        if now.step == kill_at:
-            raise KilledError
-
-    train(supernet(space), batches(config), config, Checkpoints(folder=folder), report, seed=0)
-    return steps
-
-
-def weights(folder: Path) -> dict[str, torch.Tensor]:
-    record = Checkpoints(folder=folder).record
-    assert record is not None
-    assert record.finished
-    return load_file(folder / record.file)
-
+from autospike.training.checkpoint import Checkpoints, State
+from autospike.training.step import Lesson, learn
+from autospike.training.trainer import train
 
 WAYS = {
     "single path": {"sampling": "single-path"},
     "sandwich": {"sampling": "sandwich"},
     "LAMB": {"optimizer": "lamb"},  # it counts its steps elsewhere than AdamW
     "in parts": {"accumulate": 4},
+    "small first, anytime": {"sampling": "small-first", "loss": "anytime"},  # draws depend on the step's place in the training
 }
 
 
@@ -92,9 +41,7 @@ def test_a_killed_training_resumes_to_the_same_bits(tmp_path: Path, tiny_space: 
         with pytest.raises(KilledError):
             run(tiny_space, tmp_path / "killed", config, kill_at=step)
     rest = run(tiny_space, tmp_path / "killed", config)
-    expected, found = weights(tmp_path / "whole"), weights(tmp_path / "killed")
-    assert expected.keys() == found.keys()
-    assert all(torch.equal(found[name], tensor) for name, tensor in expected.items())
+    assert same_bits(weights(tmp_path / "killed"), weights(tmp_path / "whole"))
     assert [now.loss for now in rest] == [now.loss for now in whole[-len(rest) :]]
     assert rest[0].step == kill_at[-1] // 4 * 4 + 1  # four steps an epoch, a checkpoint each
 
@@ -114,8 +61,23 @@ def test_sigkill_at_random_moments_changes_nothing(tmp_path: Path, tiny_experime
         process.wait()
     subprocess.run(command("killed"), check=True, capture_output=True)
     for network in ("supernet", "baseline"):
-        expected, found = weights(tmp_path / "whole" / network), weights(tmp_path / "killed" / network)
-        assert all(torch.equal(found[name], tensor) for name, tensor in expected.items())
+        assert same_bits(weights(tmp_path / "killed" / network), weights(tmp_path / "whole" / network))
+
+
+def test_every_option_reaches_the_training(tmp_path: Path, tiny_space: SearchSpace) -> None:
+    """No two of these ways learn the same in an epoch."""
+    ways = [
+        {"sampling": "single-path"},
+        {"sampling": "small-first"},
+        {"sampling": "sandwich"},
+        {"sampling": "sandwich", "targets": "in-place"},
+        {"sampling": "sandwich", "loss": "anytime"},
+        {"sampling": "sandwich", "targets": "in-place", "loss": "anytime"},
+    ]
+    for i, way in enumerate(ways):
+        run(tiny_space, tmp_path / str(i), CONFIG.model_copy(update={"epochs": 1, "warmup_epochs": 0, **way}))
+    learnt = [weights(tmp_path / str(i))["model.shared.head.weight"] for i in range(len(ways))]
+    assert all(not torch.equal(one, other) for one, other in combinations(learnt, 2))
 
 
 def test_a_finished_training_does_nothing(tmp_path: Path, tiny_space: SearchSpace) -> None:
@@ -148,36 +110,26 @@ def test_a_loss_that_is_not_finite_stops_before_the_update(tmp_path: Path, tiny_
     assert all(torch.equal(p, before[name]) for name, p in network.named_parameters())
 
 
-def test_one_subnet_a_step_or_a_sandwich(tiny_space: SearchSpace) -> None:
-    for step in range(20):
-        (alone,) = single_path(tiny_space, keyed(0, step))
-        largest, smallest, *drawn = sandwich(tiny_space, keyed(0, step))
-        assert (largest, smallest) == (tiny_space.largest(), tiny_space.smallest())
-        assert len(drawn) == 2
-        assert all(tiny_space.contains(architecture) for architecture in (alone, *drawn))
-
-
-def test_uniform_sampling_draws_every_depth_and_width(tiny_space: SearchSpace) -> None:
-    drawn = [single_path(tiny_space, keyed(0, step))[0] for step in range(400)]
-    for choose in (lambda a: a.depth, lambda a: a.stages[0].embed_dim, lambda a: a.time_steps):
-        values = [choose(architecture) for architecture in drawn]
-        assert all(150 < values.count(value) < 250 for value in set(values))
-        assert len(set(values)) == 2
-
-
 def saved(folder: Path, space: SearchSpace, *steps: int) -> tuple[Supernet, Checkpoints]:
     network, checkpoints = supernet(space), Checkpoints(folder=folder)
     optimizer = torch.optim.AdamW(network.parameters())
     for step in steps:
         network(torch.rand(4, 1, 8, 8), [space.largest()])[0].sum().backward()
         optimizer.step()
-        checkpoints.save(step, network, optimizer, finished=False)
+        checkpoints.save(step, State(model=network, optimizer=optimizer), finished=False)
     return network, checkpoints
 
 
-def test_only_the_newest_checkpoint_is_kept(tmp_path: Path, tiny_space: SearchSpace) -> None:
-    saved(tmp_path, tiny_space, 3, 6)
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["checkpoint.json", "step-00000006.safetensors"]
+def fresh(network: Supernet) -> State:
+    return State(model=network, optimizer=torch.optim.AdamW(network.parameters()))
+
+
+def test_the_last_two_checkpoints_are_kept(tmp_path: Path, tiny_space: SearchSpace) -> None:
+    for left_by_a_kill in (".step-00000003.safetensors.1234.part", ".tmpAbC123"):  # ours, safetensors' own
+        (tmp_path / left_by_a_kill).touch()
+    saved(tmp_path, tiny_space, 3, 6, 9)
+    kept = ["checkpoint.json", "step-00000006.safetensors", "step-00000009.safetensors"]
+    assert sorted(path.name for path in tmp_path.iterdir()) == kept
 
 
 def test_a_kill_before_the_record_leaves_the_checkpoint_before(
@@ -189,9 +141,9 @@ def test_a_kill_before_the_record_leaves_the_checkpoint_before(
         patch.setattr("autospike.training.checkpoint.write_json", raise_killed)
         with torch.no_grad():
             network.shared.head.bias.add_(1)
-        checkpoints.save(6, network, torch.optim.AdamW(network.parameters()), finished=False)
+        checkpoints.save(6, fresh(network), finished=False)
     restored = supernet(tiny_space)
-    assert checkpoints.load(restored) == 3
+    assert checkpoints.restore(fresh(restored)) == 3
     assert all(torch.equal(p, expected[name]) for name, p in restored.state_dict().items())
 
 
@@ -211,9 +163,10 @@ def flip_a_bit(path: Path) -> None:
 def test_a_damaged_checkpoint_is_one_clear_line(tmp_path: Path, tiny_space: SearchSpace, damage: Any) -> None:
     _, checkpoints = saved(tmp_path, tiny_space, 3)
     damage(tmp_path / "step-00000003.safetensors")
-    with pytest.raises(UserError, match="cannot be restored") as error:
-        checkpoints.load(supernet(tiny_space))
-    assert "\n" not in str(error.value)
+    for read in (lambda: checkpoints.restore(fresh(supernet(tiny_space))), checkpoints.recover):
+        with pytest.raises(UserError, match=r"step-00000003\.safetensors: damaged") as error:
+            read()
+        assert "\n" not in str(error.value)
 
 
 def test_a_batch_in_parts_is_the_mean_of_its_parts(tiny_space: SearchSpace) -> None:
@@ -227,8 +180,5 @@ def test_a_batch_in_parts_is_the_mean_of_its_parts(tiny_space: SearchSpace) -> N
         F.cross_entropy(logits, labels[part]).backward()
         expected += supernet.shared.get_parameter("head.weight").grad / 2
     supernet.zero_grad()
-    keep = torch.optim.SGD(supernet.parameters(), lr=1.0)
-    before = supernet.shared.get_parameter("head.weight").detach().clone()
-    config = CONFIG.model_copy(update={"accumulate": 2})
-    _step(supernet, Batch(images=images, targets=labels), keep, config, None, random.Random(0), 0)
-    torch.testing.assert_close(before - supernet.shared.get_parameter("head.weight"), expected, rtol=1e-4, atol=1e-6)
+    learn(supernet, Lesson(images=images, targets=labels, taught=labels), [tiny_space.largest()], accumulate=2)
+    torch.testing.assert_close(supernet.shared.get_parameter("head.weight").grad, expected)

@@ -34,7 +34,7 @@ def export(run: Run, out: Path) -> None:
     """
     assembly, config = Assembly.to_measure(run), run.experiment.export
     protocol_id = assembly.protocol_id(run.supernet)
-    chosen = pick(_archived(run, protocol_id), config.pick, min_accuracy=config.min_accuracy, tolerance=config.tolerance)
+    chosen = pick(archived(run, protocol_id), config.pick, min_accuracy=config.min_accuracy, tolerance=config.tolerance)
     architecture = chosen.measurement.architecture
     search = run.experiment.search
     provenance = {
@@ -56,7 +56,12 @@ def export(run: Run, out: Path) -> None:
     show(files.read_json(report_path), out)
 
 
-def _archived(run: Run, protocol_id: str) -> list[Evaluation]:
+def archived(run: Run, protocol_id: str) -> list[Evaluation]:
+    """What was measured under a protocol, with the fitness and the energy of the run's search.
+
+    Raises:
+        UserError: nothing was searched yet.
+    """
     archive = Archive(run.searched(), protocol_id, run.experiment.search.energy_convention)
     evaluations = archive.all()
     archive.close()
@@ -71,27 +76,32 @@ def _export(run: Run, assembly: Assembly, chosen: Evaluation, out: Path) -> dict
     architecture, baseline = chosen.measurement.architecture, run.experiment.baseline_architecture
     subnet = assembly.calibrated(assembly.trained(run.experiment.search_space, run.supernet), architecture)
     alone = assembly.calibrated(assembly.trained(SearchSpace.of(baseline), run.baseline), baseline)
-    images = assembly.images
-    pixels = Pixels.ours(images.channels, run.experiment.data.image_size, events=images.time_steps is not None)
-    write_model(out, subnet, architecture, classes=images.classes, pixels=pixels)
+    write(assembly, subnet, out)
     run.log("test split opened", images=len(assembly.images.splits["test"]))
     test = assembly.held_out_batches()
     return {
         "search_accuracy": chosen.measurement.score.accuracy,
         "f_aeb": chosen.f_aeb,
         "generation": chosen.generation,
-        **_final(run, subnet, architecture, test),
-        "baseline": _final(run, alone, baseline, test),
+        **final(run, subnet, test),
+        "baseline": final(run, alone, test),
     }
 
 
-def _final(run: Run, model: SpikingModel, architecture: Architecture, test: FixedBatches) -> dict[str, Any]:
+def write(assembly: Assembly, model: SpikingModel, out: Path) -> None:
+    """Write a calibrated model of these images as a folder that timm opens."""
+    images = assembly.images
+    pixels = Pixels.ours(images.channels, assembly.experiment.data.image_size, events=images.time_steps is not None)
+    write_model(out, model, model.architecture, classes=images.classes, pixels=pixels)
+
+
+def final(run: Run, model: SpikingModel, test: FixedBatches) -> dict[str, Any]:
     """The final measurement of a calibrated model."""
-    firing, started = FiringRates(), time.perf_counter()
-    final = evaluate(model, test, batch_size=run.experiment.evaluation.batch_size, firing=firing)
+    architecture, firing, started = model.architecture, FiringRates(), time.perf_counter()
+    found = evaluate(model, test, batch_size=run.experiment.evaluation.batch_size, firing=firing)
     measured = Measurement(
         architecture=architecture,
-        score=final.score(architecture.time_steps),
+        score=found.score(architecture.time_steps),
         params=sum(p.numel() for p in model.parameters()),
         seconds=time.perf_counter() - started,
     )

@@ -16,6 +16,7 @@ from autospike.config import AugmentationConfig
 from autospike.data.images import Split
 from autospike.data.kept import Kept
 from autospike.data.preparation import MEAN, STD, Augmented, Preparation, preparation
+from autospike.data.share import WHOLE, Share
 from autospike.errors import UserError
 from autospike.randomness import global_random, keyed, keyed_seed
 
@@ -42,7 +43,11 @@ Batches = Callable[[int], Iterator[Batch]]
 class TrainingBatches:
     """An endless sequence of augmented batches. Batch number `step` depends on (seed, step) alone.
 
-    Every epoch is a permutation of the split; a last, smaller batch is dropped, unless it is the only one.
+    Every epoch is a permutation of the split; a last, smaller batch is dropped, unless it is the only one. Of each, a rank
+    decodes its share and no more.
+
+    Raises:
+        UserError: a batch cannot be shared.
     """
 
     split: Split
@@ -55,6 +60,10 @@ class TrainingBatches:
     workers: int
     seed: int
     device: torch.device = CPU
+    share: Share = WHOLE
+
+    def __post_init__(self) -> None:
+        self._keys(0)
 
     @property
     def per_epoch(self) -> int:
@@ -85,7 +94,8 @@ class TrainingBatches:
         order = _order(len(self.split), self.seed, epoch)
         # timm's mixup pairs images, so a split smaller than a batch gives an even number of them
         chosen = order[place * self.batch_size : (place + 1) * self.batch_size]
-        return [(position, keyed_seed(self.seed, "augment", step, position)) for position in chosen[: len(chosen) // 2 * 2]]
+        shared = self.share.of(chosen[: len(chosen) // 2 * 2])
+        return [(position, keyed_seed(self.seed, "augment", step, position)) for position in shared]
 
 
 @lru_cache(maxsize=2)

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any
 
+import torch
 from timm.layers import trunc_normal_
 from timm.models._features import feature_take_indices
 from torch import Tensor, nn
@@ -54,6 +56,11 @@ def answered(heads: Sequence[nn.Module], features: Tensor) -> Tensor:
     first, *second = (head(features) for head in heads)
     logits: Tensor = (first + second[0]) / 2 if second else first
     return logits
+
+
+def means(logits: Tensor, at: Sequence[int]) -> Tensor:
+    """Over the first steps, as many as `at` says: `[T, B, num_classes]` to `[len(at), B, num_classes]`."""
+    return torch.stack([logits[:time_steps].mean(dim=0) for time_steps in at])
 
 
 class Readout(nn.Module):
@@ -132,13 +139,17 @@ class SpikingModel(nn.Module):
         features = pooled(self.head_lif, x)
         if pre_logits or not self.num_classes:
             return features.mean(dim=0)
-        if self.architecture.distilled and self.training and self.distilled_training:
-            return self.head(features).mean(dim=0), self.head_dist(features).mean(dim=0)
-        return answered(self._heads, features).mean(dim=0)
+        return self._logits(features, partial(torch.mean, dim=0))
 
-    def forward(self, x: Tensor) -> Any:
-        """Images `[B, C, H, W]` or frames `[T, B, C, H, W]` to logits `[B, num_classes]`, mean over time."""
-        return self.forward_head(self.forward_features(x))
+    def forward(self, x: Tensor, at: Sequence[int] = ()) -> Any:
+        """Images `[B, C, H, W]` or frames `[T, B, C, H, W]` to logits `[B, num_classes]`, mean over time.
+
+        `at` some numbers of steps: those at each, `[len(at), B, num_classes]`, of one run of the most steps.
+        """
+        if not at:
+            return self.forward_head(self.forward_features(x))
+        features = pooled(self.head_lif, self.forward_features(x, max(at)))
+        return self._logits(features, partial(means, at=at))
 
     def forward_intermediates(
         self,
@@ -191,6 +202,11 @@ class SpikingModel(nn.Module):
     def set_distilled_training(self, enable: bool = True) -> None:
         """timm's: whether training answers with the logits of both heads."""
         self.distilled_training = enable
+
+    def _logits(self, features: Tensor, over_time: Callable[[Tensor], Tensor]) -> Any:
+        if self.architecture.distilled and self.training and self.distilled_training:
+            return over_time(self.head(features)), over_time(self.head_dist(features))
+        return over_time(answered(self._heads, features))
 
     @property
     def _heads(self) -> list[nn.Module]:

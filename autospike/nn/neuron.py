@@ -75,13 +75,13 @@ class LIF(nn.Module):
         """
         if bn is not None and type(bn) is not Norm:
             x, bn = bn(x), None
-        if x.dtype in (torch.bfloat16, torch.float16):
+        if x.dtype in (torch.bfloat16, torch.float16):  # of mixed precision; a potential of eight bits would cross other thresholds
             return self.forward(x.float(), bn, time_steps).to(x.dtype)
         compiled = kernel() if takes(x) else None
         if compiled is None:
             return self._by_spikingjelly(x if bn is None else bn(x), time_steps)
         x, steps = _once(x, time_steps)
-        statistics = None if bn is None else bn.statistics(compiled, x)
+        statistics = None if bn is None else bn.measured(compiled, x)
         weight, bias = (None, None) if bn is None else (bn.weight, bn.bias)
         spikes: Tensor = CompiledLIF.apply(x.contiguous(), weight, bias, Firing(compiled, self._struct(), steps, statistics))
         return spikes

@@ -32,11 +32,11 @@ class Norm(nn.BatchNorm1d):
         compiled = kernel() if takes(y) else None
         if compiled is None:
             return super().forward(y.flatten(0, -2)).view(y.shape)
-        x: Tensor = CompiledNorm.apply(y.contiguous(), self.weight, self.bias, self.statistics(compiled, y), compiled)
+        x: Tensor = CompiledNorm.apply(y.contiguous(), self.weight, self.bias, self.measured(compiled, y), compiled)
         return x
 
     @torch.no_grad()
-    def statistics(self, compiled: Kernel, y: Tensor) -> Statistics:
+    def measured(self, compiled: Kernel, y: Tensor) -> Statistics:
         """Those by which `y` is normalised; in training they are taken from it, and remembered."""
         if self.running_mean is not None and self.running_var is not None and not self.training:
             return Statistics(self.running_mean, torch.rsqrt(self.running_var + self.eps), False)
@@ -52,13 +52,18 @@ class Norm(nn.BatchNorm1d):
             self.running_mean.mul_(1 - momentum).add_(mean, alpha=momentum)
             self.running_var.mul_(1 - momentum).add_(variance, alpha=momentum * count / max(1, count - 1))
 
+    def moments(self, y: Tensor) -> tuple[Tensor, Tensor]:
+        """Mean and biased variance of a batch, `[C]` each, never in half precision."""
+        wide = y.to(torch.promote_types(y.dtype, torch.float32))
+        var, mean = torch.var_mean(wide.flatten(0, -2), dim=0, correction=0)
+        return mean, var
+
     @torch.no_grad()
     def of_zero(self, y: Tensor) -> Tensor:
         """What it makes of 0 in every channel, `[C]`, given that it normalises `y`; no gradient passes."""
-        if self.training or self.running_mean is None or self.running_var is None:
-            var, mean = torch.var_mean(y.flatten(0, -2), dim=0, correction=0)
-        else:
-            var, mean = self.running_var, self.running_mean
+        mean, var = self.running_mean, self.running_var
+        if self.training or mean is None or var is None:
+            mean, var = self.moments(y)
         return self.bias - mean * self.weight / torch.sqrt(var + self.eps)
 
 

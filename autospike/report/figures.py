@@ -8,11 +8,13 @@ from typing import Any
 
 import matplotlib as mpl
 import pandas as pd
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import LogLocator, NullFormatter
 
 from autospike import files
 from autospike.pareto import knee
+from autospike.report.retrained import LABELS, Repeated
 from autospike.report.tables import Course, front
 
 INK, MUTED, ACCENT, CONTRAST = "#1f2933", "#9aa5b1", "#0b69a3", "#d64545"
@@ -151,6 +153,40 @@ def energy_curve(table: pd.DataFrame, title: str) -> Figure:
         ax.set_title(title, loc="left")
         ax.margins(0.15)
     return figure
+
+
+MARKS = {"inherited": (MUTED, "o"), "fine-tuned": (ACCENT, "s"), "scratch": (INK, "^"), "hand-made": (CONTRAST, "*")}
+
+
+def retrained(compared: Sequence[Repeated], title: str) -> Figure:
+    """Accuracy over energy on the test split: the mean of each way with its deviation, each seed, and a line between the ways of a
+    subnet."""
+    scale, unit = _unit(max(one.energy_mj.mean for one in compared))
+    with mpl.rc_context(STYLE):
+        figure = Figure(figsize=(7.2, 4.5))
+        ax = figure.add_subplot()
+        for one in compared:
+            _mark_way(ax, one, scale)
+        for name in dict.fromkeys(one.architecture_id for one in compared if one.way != "hand-made"):
+            ways = [one for one in compared if one.architecture_id == name and one.way != "hand-made"]
+            energies, accuracies = [one.energy_mj.mean * scale for one in ways], [one.test_accuracy.mean for one in ways]
+            ax.plot(energies, accuracies, color=MUTED, lw=0.8, zorder=0)
+            ax.annotate(name, (energies[0], accuracies[0]), textcoords="offset points", xytext=(8, -12), fontsize=8)
+        for way, (color, marker) in MARKS.items():
+            ax.plot([], [], marker, color=color, label=LABELS[way])
+        ax.set(xlabel=f"energy per image ({unit}, counted)", ylabel="accuracy on the test split")
+        ax.set_title(title, loc="left")
+        ax.margins(0.1)
+        ax.legend()
+    return figure
+
+
+def _mark_way(ax: Axes, one: Repeated, scale: float) -> None:
+    (color, marker), accuracy, energy_mj = MARKS[one.way], one.test_accuracy, one.energy_mj
+    across = None if energy_mj.deviation is None else energy_mj.deviation * scale
+    ax.errorbar(energy_mj.mean * scale, accuracy.mean, accuracy.deviation, across, fmt=marker, color=color, ms=8, capsize=3)
+    energies, accuracies = [seed.energy_mj * scale for seed in one.seeds], [seed.test_accuracy for seed in one.seeds]
+    ax.plot(energies, accuracies, ".", color=color, alpha=0.5)
 
 
 def _unit(energy_mj: float) -> tuple[float, str]:

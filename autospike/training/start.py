@@ -16,7 +16,7 @@ from autospike.errors import UserError
 from autospike.models.reference import load_reference, read_checkpoint
 from autospike.models.registry import first_conv
 from autospike.supernet import Supernet
-from autospike.training.checkpoint import Checkpoints
+from autospike.training.checkpoint import Checkpoints, trained
 
 Part = Literal["supernet", "baseline"]
 
@@ -60,9 +60,9 @@ def opened(source: Path, part: Part) -> tuple[str, dict[str, Tensor]]:
         record = Checkpoints(folder=source / part).record
         if record is None or not record.finished:
             raise UserError(f"training.start_from: {source / part}: its training has not finished; go on with it first")
-        prefix, tensors = "model.shared.", _tensors(source / part / record.file)
+        tensors = trained(_tensors(source / part / record.file))
         space = load_experiment(source / "experiment.yaml").search_space
-        return space.family, {name.removeprefix(prefix): t for name, t in tensors.items() if name.startswith(prefix)}
+        return space.family, {name.removeprefix("shared."): tensor for name, tensor in tensors.items()}
     if source.is_dir():
         raise UserError(f"training.start_from: {source} is neither an exported model (architecture.json) nor a run (supernet/)")
     state = read_checkpoint(source)

@@ -1,44 +1,41 @@
 """Supernet training: each step draws subnets, adds up their losses on one batch, and updates the shared parameters.
 
 A step depends on (seed, step), the parameters and the optimizer's state alone, so on one machine's CPU a training resumed from a
-checkpoint ends at the same bits as one that was never stopped. AdamW decays the corners that a step did not draw, for their
-gradient is zero, not absent.
+checkpoint ends at the same bits as one that was never stopped; and on several ranks as on one, up to rounding. AdamW decays the
+corners that a step did not draw, for their gradient is zero, not absent.
 """
 
 from __future__ import annotations
 
-import random
-import time
-from collections.abc import Callable, Iterator
+import math
+from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
 from typing import Any
 
-import torch
-import torch.nn.functional as F
 from timm.optim import create_optimizer_v2
 from timm.scheduler import CosineLRScheduler
 from torch import Tensor
 from torch.optim import Optimizer
 
+from autospike.architecture import Architecture
 from autospike.config import TrainingConfig
 from autospike.data.batches import Batch, TrainingBatches
-from autospike.errors import UserError
+from autospike.errors import Interrupted
 from autospike.randomness import keyed
-from autospike.supernet import Logits, Supernet
-from autospike.training.checkpoint import Checkpoints
+from autospike.space import SearchSpace
+from autospike.supernet import Supernet
+from autospike.training.averaging import Average
+from autospike.training.checkpoint import Checkpoints, State
 from autospike.training.distillation import Teacher
-from autospike.training.sampling import SAMPLING
-
-
-@dataclass(frozen=True, kw_only=True)
-class Progress:
-    """Where a training stands, after each step. `loss` is the mean over the step's subnets."""
-
-    step: int
-    steps: int
-    loss: float
-    learning_rate: float
-    seconds: float
+from autospike.training.distributed import ALONE, Ranks
+from autospike.training.interruption import Interruption
+from autospike.training.nonfinite import check_finite
+from autospike.training.precision import in_bfloat16
+from autospike.training.progress import Pace, Progress
+from autospike.training.sampling import SAMPLING, Sampling
+from autospike.training.step import TARGETS, Lesson, learn
 
 
 def train(
@@ -50,68 +47,106 @@ def train(
     *,
     seed: int,
     teacher: Teacher | None = None,
+    ranks: Ranks = ALONE,
 ) -> None:
-    """Train to the end, from the newest checkpoint if there is one.
+    """Train to the end, from the newest checkpoint if there is one; after each step, report.
+
+    Args:
+        batches: this rank's shares of them.
 
     Raises:
         UserError: a checkpoint cannot be read or written; or the loss is no longer finite: the newest checkpoint is from before.
+        Interrupted: by a signal, after a step of which there is a checkpoint.
     """
     steps, interval = config.epochs * batches.per_epoch, config.checkpoint_epochs * batches.per_epoch
-    optimizer = create_optimizer_v2(supernet, opt=config.optimizer, lr=config.learning_rate, weight_decay=config.weight_decay)
-    schedule = _schedule(optimizer, config, batches.per_epoch, steps)
-    start = checkpoints.load(supernet, optimizer)
+    state = _state(supernet, config)
+    learner = _Learner(
+        state=state,
+        space=supernet.space,
+        teach=_teaching(supernet, config, batches, ranks),
+        draw=SAMPLING[config.sampling],
+        schedule=_schedule(state.optimizer, config, batches.per_epoch, steps),
+        teacher=teacher,
+        seed=seed,
+        steps=steps,
+        ranks=ranks,
+        nonfinite=checkpoints.folder / "nonfinite",
+    )
+    ranks.first_alone(checkpoints.recover)
+    start = checkpoints.restore(state)
     supernet.train()
-    for step, batch in zip(range(start, steps), batches(start, steps), strict=True):
-        started = time.perf_counter()
-        schedule.step_update(step)
-        loss = _step(supernet, batch, optimizer, config, teacher, keyed(seed, "sampling", step), step)
-        done = step + 1
-        if done % interval == 0 or done == steps:
-            checkpoints.save(done, supernet, optimizer, finished=done == steps)
-        learning_rate = optimizer.param_groups[0]["lr"]
-        report(Progress(step=done, steps=steps, loss=loss, learning_rate=learning_rate, seconds=time.perf_counter() - started))
+    pace = Pace(images=min(batches.batch_size, len(batches.split)), steps=steps, device=batches.device)
+    with Interruption() as interruption:
+        for step, batch in zip(range(start, steps), batches(start, steps), strict=True):
+            loss, done = learner.step(batch, step), step + 1
+            signal = ranks.largest(interruption.signal)
+            if done % interval == 0 or done == steps or signal:
+                ranks.first_alone(partial(checkpoints.save, done, state, finished=done == steps))
+            report(pace.after(done, loss=loss, learning_rate=state.optimizer.param_groups[0]["lr"]))
+            if signal:
+                raise Interrupted(signal=signal, step=done)
+        signal = ranks.largest(interruption.signal)  # it may have come with the last step
+        if signal:
+            raise Interrupted(signal=signal, step=steps)
 
 
-def _step(
-    supernet: Supernet,
-    batch: Batch,
-    optimizer: Optimizer,
-    config: TrainingConfig,
-    teacher: Teacher | None,
-    rng: random.Random,
-    step: int,
-) -> float:
-    architectures = SAMPLING[config.sampling](supernet.space, rng)
-    taught = batch.targets if teacher is None else teacher(batch.images)
-    total = 0.0
-    for architecture in architectures:  # one backward pass each: memory for one subnet at a time
-        for images, targets, said in _parts(batch, taught, config.accumulate):
-            (logits,) = supernet(images, [architecture])
-            loss = _loss(logits, targets, said) * (len(targets) / len(batch.targets) / len(architectures))
-            total += loss.item()
-            if not torch.isfinite(loss):
-                raise UserError(
-                    f"training: the loss is {loss.item()} at step {step}, subnet {architecture.id}; lower training.learning_rate"
-                )
-            loss.backward()
-    optimizer.step()
-    optimizer.zero_grad()
-    return total
+@dataclass(frozen=True, kw_only=True)
+class _Learner:
+    """What makes an update of a batch, on every rank alike.
+
+    Args:
+        teach: gradients of a lesson for some subnets, and what each adds to the loss.
+        nonfinite: the folder in which a step is kept that cannot be gone on from.
+    """
+
+    state: State
+    space: SearchSpace
+    teach: Callable[[Lesson, tuple[Architecture, ...]], Tensor]
+    draw: Sampling
+    schedule: Any
+    teacher: Teacher | None
+    seed: int
+    steps: int
+    ranks: Ranks
+    nonfinite: Path
+
+    def step(self, batch: Batch, step: int) -> float:
+        """The mean loss of the step's subnets, on all ranks' shares."""
+        self.schedule.step_update(step)
+        architectures = self.draw(self.space, keyed(self.seed, "sampling", step), step / self.steps)
+        lesson = _lesson(batch, self.teacher)
+        losses = self.ranks.mean(self.teach(lesson, architectures))
+        check_finite(losses, lesson, architectures, step=step, folder=self.nonfinite, ranks=self.ranks)
+        self.state.optimizer.step()
+        self.state.optimizer.zero_grad()
+        if self.state.average is not None:
+            self.state.average.update(self.state.model, step + 1)
+        return math.fsum(losses.flatten().tolist())
 
 
-def _parts(batch: Batch, taught: Tensor, accumulate: int) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
-    """Images, or frames, with their targets, in parts; the batch itself if it is one."""
-    along = batch.images.dim() - 4  # frames have time before the batch
-    size = -(-len(batch.targets) // accumulate)
-    yield from zip(batch.images.split(size, dim=along), batch.targets.split(size), taught.split(size), strict=True)
+def _state(supernet: Supernet, config: TrainingConfig) -> State:
+    """As a training begins."""
+    optimizer = create_optimizer_v2(supernet, opt=config.optimizer, lr=config.learning_rate, weight_decay=config.weight_decay)
+    return State(model=supernet, optimizer=optimizer, average=Average(supernet, config.ema) if config.ema else None)
 
 
-def _loss(logits: Logits, targets: Tensor, taught: Tensor) -> Tensor:
-    """Cross-entropy; with two heads the mean of the first on the targets and the second on what a teacher says."""
-    if isinstance(logits, Tensor):
-        return F.cross_entropy(logits, targets)
-    first, second = logits
-    return (F.cross_entropy(first, targets) + F.cross_entropy(second, taught)) / 2
+def _teaching(supernet: Supernet, config: TrainingConfig, batches: TrainingBatches, ranks: Ranks) -> partial[Tensor]:
+    """`learn`, of a network that several ranks may hold, at each subnet's own T or at every T of the space."""
+    network: Any = supernet
+    options: dict[str, Any] = {"accumulate": config.accumulate, "hand_on": TARGETS[config.targets]}
+    if ranks.size > 1:
+        network = replica = ranks.replica(supernet)
+        options["alone"] = replica.no_sync
+    if config.precision == "bfloat16":
+        network = in_bfloat16(network, batches.device)
+    if config.loss == "anytime":
+        network = partial(network, at=supernet.space.time_steps.values)
+    return partial(learn, network, **options)
+
+
+def _lesson(batch: Batch, teacher: Teacher | None) -> Lesson:
+    """A second head learns what the teacher says, or the same as the first."""
+    return Lesson(images=batch.images, targets=batch.targets, taught=teacher(batch.images) if teacher else batch.targets)
 
 
 def _schedule(optimizer: Optimizer, config: TrainingConfig, per_epoch: int, steps: int) -> Any:

@@ -1,0 +1,159 @@
+"""`autospike retrain`: train picked subnets alone, from scratch and from inherited weights, and compare all on the test split."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict, replace
+from typing import Any
+
+import torch
+
+from autospike import files
+from autospike.architecture import Architecture
+from autospike.assembly import Assembly
+from autospike.commands.display import note, progress, table
+from autospike.commands.export import UJ_PER_MJ, archived, final, write
+from autospike.commands.train import train_network
+from autospike.data.batches import FixedBatches
+from autospike.report import figures, retrained
+from autospike.report.retrained import LABELS, Measured, Repeated, Spread
+from autospike.rundir import Run
+from autospike.search.selection import pick
+from autospike.training.retraining import Network, networks
+
+
+def retrain(run: Run, picks: Sequence[str]) -> None:
+    """Retrain the candidates that `picks` name; what is trained or measured already is not done again.
+
+    Raises:
+        UserError: nothing was trained or searched yet, a pick names no candidate, or a folder holds a training by another recipe.
+    """
+    threads = torch.get_num_threads()
+    assembly = Assembly.to_measure(run)
+    picked = _picked(run, assembly, picks)
+    compared = networks(run, dict.fromkeys(picked.values()))
+    for network in compared:
+        network.check_recipe()
+    with _threads(run.experiment.threads or threads):
+        for network in compared:
+            if network.way != "inherited":
+                _train(run, assembly, network)
+    ways = retrained.repeated(_measured(run, assembly, compared))
+    _report(run, picked, ways)
+    _show(run, ways, images=len(assembly.images.splits["test"]))
+
+
+def _picked(run: Run, assembly: Assembly, picks: Sequence[str]) -> dict[str, Architecture]:
+    assembly.trained(run.experiment.search_space, run.supernet)  # or nothing can be picked
+    evaluations, config = archived(run, assembly.protocol_id(run.supernet)), run.experiment.export
+    chosen = {rule: pick(evaluations, rule, min_accuracy=config.min_accuracy, tolerance=config.tolerance) for rule in picks}
+    return {rule: evaluation.measurement.architecture for rule, evaluation in chosen.items()}
+
+
+@contextmanager
+def _threads(count: int) -> Iterator[None]:
+    """Candidates may be measured with one thread, beside other workers; training is alone, and takes those that it is given."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(count)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
+
+
+def _train(run: Run, assembly: Assembly, network: Network) -> None:
+    network.write_recipe()
+    own_run = replace(run, experiment=network.experiment)
+    repeated = replace(assembly, experiment=network.experiment, repetition=network.seed)
+    train_network(own_run, repeated, network.space, network.checkpoints, name=network.name, part=network.starts_from)
+
+
+def _measured(run: Run, assembly: Assembly, compared: Sequence[Network]) -> list[Measured]:
+    waiting = [network for network in compared if not _is_measured(run, assembly, network)]
+    if waiting:
+        run.log("test split opened", images=len(assembly.images.splits["test"]))
+        test = assembly.held_out_batches()
+        with progress("measure", total=len(waiting)) as bar:
+            for done, network in enumerate(waiting):
+                bar(done, network.way)
+                _measure(run, assembly, network, test)
+            bar(len(waiting), "")
+    return [_read(run, network) for network in compared]
+
+
+def _measure(run: Run, assembly: Assembly, network: Network, test: FixedBatches) -> None:
+    """Calibrate a network, write it as a model, and measure it on the test split."""
+    path = network.model / "report.json"
+    path.unlink(missing_ok=True)  # a folder with a report is complete
+    model = assembly.calibrated(assembly.trained(network.space, network.checkpoints), network.architecture)
+    write(assembly, model, network.model)
+    files.write_json(path, {**final(run, model, test), "provenance": _provenance(run, assembly, network)})
+
+
+def _is_measured(run: Run, assembly: Assembly, network: Network) -> bool:
+    path = network.model / "report.json"
+    return path.exists() and files.read_json(path).get("provenance") == _provenance(run, assembly, network)
+
+
+def _provenance(run: Run, assembly: Assembly, network: Network) -> dict[str, Any]:
+    return {
+        "run": str(run.folder.resolve()),
+        "way": network.way,
+        "seed": network.seed,
+        "protocol_id": assembly.protocol_id(network.checkpoints),
+        "convention": run.experiment.search.energy_convention.name,
+    }
+
+
+def _read(run: Run, network: Network) -> Measured:
+    found = files.read_json(network.model / "report.json")
+    return Measured(
+        architecture_id=network.architecture.id,
+        way=network.way,
+        seed=network.seed,
+        test_accuracy=found["test_accuracy"],
+        energy_mj=found["energy_mj"],
+        params=found["params"],
+        time_steps=found["time_steps"],
+        model=str(network.model.relative_to(run.folder)),
+    )
+
+
+def _report(run: Run, picked: dict[str, Architecture], ways: Sequence[Repeated]) -> None:
+    """`RUN/retrain/report.json`, and the table and the figure in `RUN/report`."""
+    convention = run.experiment.search.energy_convention.name
+    found = [{**way.record(), "networks": [asdict(one) for one in way.seeds]} for way in ways]
+    picks = {rule: architecture.id for rule, architecture in picked.items()}
+    files.write_json(run.retrain / "report.json", {"picks": picks, "convention": convention, "ways": found})
+    files.write_text(run.report / "retrained.csv", retrained.table(ways).to_csv(index=False))
+    drawn = figures.retrained(ways, f"{run.experiment.data.name}, `{convention}`")
+    figures.save(drawn, run.report / "retrained.png", run.report / "retrained.svg")
+    note(f"retrain: see {run.retrain / 'report.json'} and {run.report / 'retrained.png'}")
+
+
+def _show(run: Run, ways: Sequence[Repeated], *, images: int) -> None:
+    """The closing table: every way beside the others."""
+    rows = [
+        [
+            way.architecture_id,
+            LABELS[way.way],
+            _spread(way.test_accuracy, digits=4),
+            _spread(way.energy_mj, digits=3, scale=UJ_PER_MJ),
+            f"{way.seeds[0].params:,}",
+            str(way.seeds[0].time_steps),
+            str(len(way.seeds)),
+        ]
+        for way in ways
+    ]
+    columns = ["network", "weights", "test accuracy", "energy (uJ/image)", "parameters", "T", "seeds"]
+    caption = (
+        f"{images} test images, opened for this measurement alone. Mean ± sample deviation over seeds; a run has one supernet to "
+        "inherit from, so there is none."
+    )
+    table(f"{run.retrain}: retrained", columns, rows, caption)
+
+
+def _spread(spread: Spread, *, digits: int, scale: float = 1.0) -> str:
+    deviation = "-" if spread.deviation is None else f"{spread.deviation * scale:.{digits}f}"
+    return f"{spread.mean * scale:.{digits}f} ± {deviation}"

@@ -1,0 +1,107 @@
+"""The comparison: subnets alone, supernets of each way and seed, and what each supernet is worth."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import pandas as pd
+from quality import Trained, trained
+from rich.console import Console
+from rich.table import Table
+from ways import WAYS, configured
+
+from autospike.architecture import Architecture
+from autospike.assembly import Assembly
+from autospike.config import TrainingConfig, load_experiment
+from autospike.files import replacing
+from autospike.process import prepare_process
+from autospike.randomness import keyed
+from autospike.space import SearchSpace
+
+HERE = Path(__file__).parent
+# Harder than the demo: fewer images to train on, more to tell subnets apart by, and too few epochs to learn them all.
+SETTING = (
+    "data.search_share=0.5",
+    "data.test_share=0.1",
+    "training.batch_size=32",
+    "training.epochs=36",
+    "evaluation.calibration_images=256",
+)
+EPOCHS_ALONE = 12
+SEEDS, SEEDS_ALONE = range(5), range(2)
+SUBNETS, SUBNETS_ALONE = 48, 16
+FIGURES = ("mean_accuracy", "worst_accuracy", "kendall_tau")
+
+
+def main(folder: Path) -> None:
+    """Train what `folder` does not hold yet, measure, write and tell."""
+    prepare_process()
+    assembly = Assembly.open(load_experiment(HERE.parent / "digits.yaml", SETTING))
+    subnets = drawn(assembly.experiment.search_space)
+    study = Study(assembly=assembly, subnets=subnets, folder=folder)
+    configs, alone, rows = configured(assembly, folder), study.alone(subnets[:SUBNETS_ALONE]), []
+    for seed in SEEDS:
+        for way in WAYS:
+            rows.append({"way": way, "seed": seed, **worth(study.supernet(way, configs[way], seed), alone)})
+            write(pd.DataFrame(rows), "results.csv")
+    show(pd.DataFrame(rows))
+
+
+def drawn(space: SearchSpace) -> list[Architecture]:
+    """Different subnets, uniform draws."""
+    found = dict.fromkeys(space.sample(keyed(0, "subnets", number)) for number in range(2 * SUBNETS))
+    return list(found)[:SUBNETS]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Study:
+    """What is trained, and where it is kept."""
+
+    assembly: Assembly
+    subnets: Sequence[Architecture]
+    folder: Path
+
+    def supernet(self, way: str, config: TrainingConfig, seed: int) -> Trained:
+        place = self.folder / way.replace(", ", "-") / str(seed)
+        return trained(self.assembly, config, self.assembly.experiment.search_space, self.subnets, seed=seed, folder=place)
+
+    def alone(self, subnets: Sequence[Architecture]) -> pd.Series[float]:
+        """Accuracy of each subnet trained from scratch, by its id; mean over the seeds."""
+        accuracy = {(subnet.id, f"seed {seed}"): self._one_alone(subnet, seed) for subnet in subnets for seed in SEEDS_ALONE}
+        table = pd.Series(accuracy).unstack()
+        write(table.rename_axis("subnet").reset_index(), "alone.csv")
+        return table.mean(axis=1)
+
+    def _one_alone(self, subnet: Architecture, seed: int) -> float:
+        config = self.assembly.experiment.training.model_copy(update={"epochs": EPOCHS_ALONE})
+        place = self.folder / "alone" / f"{subnet.id}-{seed}"
+        found = trained(self.assembly, config, SearchSpace.of(subnet), [subnet], seed=seed, folder=place)
+        return found.accuracy[subnet.id]
+
+
+def worth(found: Trained, alone: pd.Series[float]) -> dict[str, float]:
+    """A line of `results.csv`."""
+    inherited = pd.Series(found.accuracy)
+    return {
+        "steps": found.steps,
+        "cpu_seconds": round(found.cpu_seconds, 1),
+        "mean_accuracy": round(inherited.mean(), 4),
+        "worst_accuracy": round(inherited.min(), 4),
+        "kendall_tau": round(inherited[alone.index].corr(alone, method="kendall"), 3),
+    }
+
+
+def write(table: pd.DataFrame, name: str) -> None:
+    with replacing(HERE / name) as temporary:
+        table.to_csv(temporary, index=False)
+
+
+def show(results: pd.DataFrame) -> None:
+    """Mean and standard deviation over the seeds."""
+    drawn = Table("way", "steps", "CPU s", *FIGURES)
+    for way, rows in results.groupby("way", sort=False):
+        spread = [f"{rows[name].mean():.3f} ± {rows[name].std():.3f}" for name in FIGURES]
+        drawn.add_row(str(way), f"{rows.steps.mean():.0f}", f"{rows.cpu_seconds.mean():.0f}", *spread)
+    Console().print(drawn)

@@ -1,0 +1,47 @@
+"""A training, and how good the subnets are that inherit from it."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+
+from autospike import files
+from autospike.architecture import Architecture
+from autospike.assembly import Assembly
+from autospike.config import TrainingConfig
+from autospike.execution.contract import Serial
+from autospike.space import SearchSpace
+
+
+@dataclass(frozen=True, kw_only=True)
+class Trained:
+    """One training, and the accuracies of some subnets on the search split, by their ids."""
+
+    steps: int
+    cpu_seconds: float
+    accuracy: dict[str, float]
+
+
+def trained(
+    opened: Assembly, config: TrainingConfig, space: SearchSpace, subnets: Sequence[Architecture], *, seed: int, folder: Path
+) -> Trained:
+    """Train a supernet and measure subnets of it; what was measured before in this folder is read again.
+
+    The seed decides the parameters, the batches and the draws; the images of each split are those of `opened`.
+    """
+    path = folder / "trained.json"
+    if not path.exists():
+        experiment = opened.experiment.model_copy(update={"training": config, "seed": seed})
+        files.write_json(path, asdict(_train(replace(opened, experiment=experiment), space, subnets, folder)))
+    return Trained(**files.read_json(path))
+
+
+def _train(assembly: Assembly, space: SearchSpace, subnets: Sequence[Architecture], folder: Path) -> Trained:
+    supernet, started = assembly.supernet(space), time.process_time()
+    assembly.train(supernet, folder, lambda _now: None)
+    seconds = time.process_time() - started
+    evaluator = assembly.evaluator(Serial(walker=assembly.walker(supernet)), lambda _done, _of: None)
+    accuracy = {measured.architecture.id: measured.score.accuracy for measured in evaluator(subnets)}
+    return Trained(steps=assembly.training_steps(), cpu_seconds=seconds, accuracy=accuracy)

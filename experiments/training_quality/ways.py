@@ -1,0 +1,59 @@
+"""The ways of training that are compared, each with the epochs that the same CPU time affords.
+
+A step of a sandwich runs four subnets, one of the anytime loss the largest T: they get fewer steps. Products and sums would be a
+budget that no machine changes, but small subnets take more time than theirs: by that count the sandwich got a third less time.
+"""
+
+from __future__ import annotations
+
+import time
+from dataclasses import replace
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+from autospike import files
+from autospike.assembly import Assembly
+from autospike.config import TrainingConfig
+
+# What each changes of the experiment's training.
+WAYS: dict[str, dict[str, Any]] = {
+    "single-path": {"sampling": "single-path"},
+    "small-first": {"sampling": "small-first"},
+    "sandwich": {"sampling": "sandwich"},
+    "sandwich, in-place": {"sampling": "sandwich", "targets": "in-place"},
+    "single-path, anytime": {"sampling": "single-path", "loss": "anytime"},
+    "sandwich, in-place, anytime": {"sampling": "sandwich", "targets": "in-place", "loss": "anytime"},
+}
+REFERENCE = "single-path"
+ROUNDS = 3
+
+
+def configured(assembly: Assembly, folder: Path) -> dict[str, TrainingConfig]:
+    """The training of each way that takes as long as the experiment's does with the reference, to the nearest epoch.
+
+    What was timed before in this folder is read again.
+    """
+    path, base = folder / "seconds.json", assembly.experiment.training
+    if not path.exists():
+        files.write_json(path, _epoch_seconds(assembly))
+    seconds: dict[str, float] = files.read_json(path)
+    epochs = {way: max(1, round(base.epochs * seconds[REFERENCE] / seconds[way])) for way in WAYS}
+    return {way: base.model_copy(update={**changes, "epochs": epochs[way]}) for way, changes in WAYS.items()}
+
+
+def _epoch_seconds(assembly: Assembly) -> dict[str, float]:
+    """CPU seconds of a training of one epoch, the least of rounds, each of which times every way."""
+    rounds = [{way: _one_epoch(assembly, changes) for way, changes in WAYS.items()} for _ in range(ROUNDS)]
+    return {way: min(of_ways[way] for of_ways in rounds) for way in WAYS}
+
+
+def _one_epoch(assembly: Assembly, changes: dict[str, Any]) -> float:
+    experiment = assembly.experiment
+    training = experiment.training.model_copy(update={**changes, "epochs": 1, "warmup_epochs": 0})
+    timed = replace(assembly, experiment=experiment.model_copy(update={"training": training}))
+    supernet = timed.supernet(experiment.search_space)
+    with TemporaryDirectory() as scratch:
+        started = time.process_time()
+        timed.train(supernet, Path(scratch), lambda _now: None)
+        return time.process_time() - started
