@@ -237,6 +237,13 @@ def test_a_batch_that_ranks_cannot_share_is_refused() -> None:
         batches(config, ranks=Ranks(rank=0, size=2))
 
 
+def test_each_rank_has_a_cuda_device_of_its_own(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    assert Ranks(rank=5, size=8, local=1).device("cuda") == torch.device("cuda", 1)
+    with pytest.raises(UserError, match="rank 6: this machine has 2 CUDA devices, one for each rank is needed"):
+        Ranks(rank=6, size=8, local=2).device("cuda")
+
+
 def test_only_training_is_for_torchrun(tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
     for name, value in {"RANK": "0", "WORLD_SIZE": "2", "LOCAL_RANK": "0"}.items():
         monkeypatch.setenv(name, value)

@@ -14,6 +14,7 @@ from typing import Any
 import pytest
 import torch
 import torch.nn.functional as F
+from safetensors.torch import load_file
 from trainings import CONFIG, KilledError, batches, run, same_bits, supernet, weights
 
 from autospike.errors import UserError
@@ -78,6 +79,19 @@ def test_every_option_reaches_the_training(tmp_path: Path, tiny_space: SearchSpa
         run(tiny_space, tmp_path / str(i), CONFIG.model_copy(update={"epochs": 1, "warmup_epochs": 0, **way}))
     learnt = [weights(tmp_path / str(i))["model.shared.head.weight"] for i in range(len(ways))]
     assert all(not torch.equal(one, other) for one, other in combinations(learnt, 2))
+
+
+def test_small_first_knows_how_much_is_done(tmp_path: Path, tiny_space: SearchSpace) -> None:
+    """Of two widths the second comes after a quarter of the training: until then nothing moves outside the first one's corner."""
+    config = CONFIG.model_copy(update={"sampling": "small-first", "weight_decay": 0.0})
+    with pytest.raises(KilledError):
+        run(tiny_space, tmp_path, config, kill_at=4)
+    before = supernet(tiny_space).shared.get_parameter("head.weight")
+    early = load_file(tmp_path / "step-00000004.safetensors")["model.shared.head.weight"]
+    assert not torch.equal(early[:, :8], before[:, :8])
+    assert torch.equal(early[:, 8:], before[:, 8:])
+    run(tiny_space, tmp_path, config)
+    assert not torch.equal(weights(tmp_path)["model.shared.head.weight"][:, 8:], before[:, 8:])
 
 
 def test_a_finished_training_does_nothing(tmp_path: Path, tiny_space: SearchSpace) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import pytest
 import torch
@@ -59,12 +59,16 @@ def test_without_distillation_every_subnet_learns_the_labels(tiny_space: SearchS
 
 def test_in_place_the_others_learn_what_the_first_says(tiny_space: SearchSpace) -> None:
     large, small = largest_and_smallest(tiny_space)
-    first, second = logits(2, 3, seed=0), logits(2, 3, seed=1)
-    loss = learn(Table({large: first, small: second}), LESSON, [large, small], hand_on=in_place)
-    torch.testing.assert_close(first.grad, pulled(first, ONE_HOT) / 2)  # nothing comes back from those that it teaches
-    torch.testing.assert_close(second.grad, pulled(second, first.softmax(-1)) / 2)
-    of_second = -(first.softmax(-1) * second.log_softmax(-1)).sum(-1).mean().item()
-    assert loss.sum().item() == pytest.approx((F.cross_entropy(first, LABELS).item() + of_second) / 2)
+    between = replace(small, time_steps=3)
+    said = {architecture: logits(2, 3, seed=seed) for seed, architecture in enumerate((large, between, small))}
+    loss = learn(Table(said), LESSON, list(said), hand_on=in_place)
+    first, *others = said.values()
+    soft = first.detach().softmax(-1)
+    torch.testing.assert_close(first.grad, pulled(first, ONE_HOT) / 3)  # nothing comes back from those that it teaches
+    for other in others:
+        torch.testing.assert_close(other.grad, pulled(other, soft) / 3)
+    of_others = sum(-(soft * other.log_softmax(-1)).sum(-1).mean().item() for other in others)
+    assert loss.sum().item() == pytest.approx((F.cross_entropy(first, LABELS).item() + of_others) / 3)
 
 
 def test_in_place_each_head_learns_from_its_own(tiny_space: SearchSpace) -> None:

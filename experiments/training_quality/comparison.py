@@ -26,7 +26,7 @@ SETTING = (
     "data.search_share=0.5",
     "data.test_share=0.1",
     "training.batch_size=32",
-    "training.epochs=36",
+    "training.epochs=30",
     "evaluation.calibration_images=256",
 )
 EPOCHS_ALONE = 12
