@@ -23,9 +23,8 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from torch import Tensor
 from trainings import CONFIG, KilledError, batches, forked, run, same_bits, supernet, weights
 
-from autospike.architecture import Architecture, Neuron
+from autospike.architecture import Architecture
 from autospike.errors import Interrupted, UserError
-from autospike.nn.neuron import LIF
 from autospike.space import SearchSpace
 from autospike.training.averaging import Average
 from autospike.training.checkpoint import Checkpoints
@@ -229,14 +228,6 @@ def test_an_averaged_training_resumes_to_the_same_bits_and_gives_its_average(
     assert torch.equal(trained.state_dict()[name], found[f"averaged.{name}"])
     assert not torch.equal(found[f"averaged.{name}"], found[f"model.{name}"])
     assert all(torch.equal(found[name], tensor) for name, tensor in whole.items())  # averaging only watches
-
-
-def test_potentials_are_never_bfloat16() -> None:
-    x = torch.randn(4, 256, generator=torch.Generator().manual_seed(0)).bfloat16()
-    lif = LIF(Neuron(v_threshold=1.0, tau=2.0))
-    spikes = lif(x)
-    assert spikes.dtype == torch.float32
-    assert torch.equal(spikes, lif(x.float()))
 
 
 def test_in_bfloat16_the_loss_is_near_and_parameters_stay_wide(tmp_path: Path, tiny_space: SearchSpace) -> None:

@@ -187,7 +187,7 @@ def test_another_batch_is_another_walk() -> None:
 
 def linears(name: str, population: tuple[Architecture, ...]) -> int:
     """Linear maps before the heads that one batch runs through, each at most once."""
-    times = how_often(nn.Linear, score_of(a_walker(name), population))
+    times = how_often(Linear, score_of(a_walker(name), population))
     assert set(times) == {1}
     return len(times)
 
@@ -256,8 +256,8 @@ def test_a_walk_leaves_the_supernet_as_it_was() -> None:
 def test_an_operation_without_a_rule_is_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
     plain = MLP.forward
 
-    def odd(self: MLP, x: Tensor) -> Tensor:
-        return torch.exp(plain(self, x))
+    def odd(self: MLP, x: Tensor, *, lif: LIF | None = None) -> Tensor:
+        return torch.exp(plain(self, x, lif=lif))
 
     monkeypatch.setattr(MLP, "forward", odd)
     with pytest.raises(UnknownOperationError, match=r"stages\.0\.blocks\.0\.channel.*exp"):

@@ -79,7 +79,9 @@ class Modules:
         for name in _first_synapses(module.mixer):
             synapse = module.mixer.get_submodule(name)
             alike = (name, type(synapse), tuple(p.shape for p in synapse.parameters()), before)
-            setattr(module.mixer, name, self._one_of(parent, alike, synapse, "mapped"))
+            synapse = self._one_of(parent, alike, synapse, "mapped")
+            self._one_of(parent, (*alike, "bn"), synapse.bn, "measured")
+            setattr(module.mixer, name, synapse)
         return module
 
     def _one_of(self, parent: str, alike: Any, module: Any, method: str) -> Any:

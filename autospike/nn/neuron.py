@@ -81,7 +81,7 @@ class LIF(nn.Module):
         if compiled is None:
             return self._by_spikingjelly(x if bn is None else bn(x), time_steps)
         x, steps = _once(x, time_steps)
-        statistics = None if bn is None else bn.measured(compiled, x)
+        statistics = None if bn is None else bn.measured(x)
         weight, bias = (None, None) if bn is None else (bn.weight, bn.bias)
         spikes: Tensor = CompiledLIF.apply(x.contiguous(), weight, bias, Firing(compiled, self._struct(), steps, statistics))
         return spikes

@@ -32,17 +32,18 @@ class Norm(nn.BatchNorm1d):
         compiled = kernel() if takes(y) else None
         if compiled is None:
             return super().forward(y.flatten(0, -2)).view(y.shape)
-        x: Tensor = CompiledNorm.apply(y.contiguous(), self.weight, self.bias, self.measured(compiled, y), compiled)
+        x: Tensor = CompiledNorm.apply(y.contiguous(), self.weight, self.bias, self.measured(y), compiled)
         return x
 
     @torch.no_grad()
-    def measured(self, compiled: Kernel, y: Tensor) -> Statistics:
+    def measured(self, y: Tensor) -> Statistics:
         """Those by which `y` is normalised; in training they are taken from it, and remembered."""
         if self.running_mean is not None and self.running_var is not None and not self.training:
             return Statistics(self.running_mean, torch.rsqrt(self.running_var + self.eps), False)
-        mean, variance = compiled.moments(y.contiguous())
+        compiled = kernel() if takes(y) else None
+        mean, variance = compiled.moments(y.contiguous()) if compiled else self.moments(y)
         self._remember(mean, variance, y.numel() // y.shape[-1])
-        return Statistics(mean, variance.add_(self.eps).rsqrt_(), True)
+        return Statistics(mean, torch.rsqrt(variance + self.eps), True)
 
     def _remember(self, mean: Tensor, variance: Tensor, count: int) -> None:
         """As torch: an exponential average, of the unbiased variance."""
