@@ -92,7 +92,8 @@ class TeacherConfig(Section):
 class TrainingConfig(Section):
     sampling: Literal["single-path", "sandwich", "small-first"] = "single-path"
     """Which subnets a step trains: one uniform draw (Auto-Spikformer); the largest, the smallest and two draws; or one draw of a
-    space that has the smallest sizes at first, and all from half of the training on."""
+    space that has the smallest sizes at first, and all from half of the training on. `experiments/training_quality` measures these
+    three options."""
     targets: Literal["labels", "in-place"] = "labels"
     """What they learn: all the labels; or, in a sandwich, the largest the labels and the others its soft answers."""
     loss: Literal["final", "anytime"] = "final"

@@ -28,7 +28,10 @@ def sandwich(space: SearchSpace, rng: random.Random, _done: float) -> tuple[Arch
 
 def small_first(space: SearchSpace, rng: random.Random, done: float) -> tuple[Architecture, ...]:
     """One draw a step, of a space that grows: each size has its smallest value alone at first, then one more after the other, each
-    for equally long, and all of them from half of the training on. What is no size is drawn as ever."""
+    for equally long, and all of them from half of the training on. What is no size is drawn as ever.
+
+    The converse of progressive shrinking (Once-for-All, ICLR 2020), which begins with the largest; the schedule is ours.
+    """
     return (space.sample(rng, sizes_share=min(1.0, done / WIDENING)),)
 
 

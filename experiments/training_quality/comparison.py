@@ -21,7 +21,7 @@ from autospike.randomness import keyed
 from autospike.space import SearchSpace
 
 HERE = Path(__file__).parent
-# Harder than the demo: fewer images to train on, more to tell subnets apart by, and too few epochs to learn them all.
+# Harder than the demo: fewer images to train on, more to tell subnets apart by, and a short training.
 SETTING = (
     "data.search_share=0.5",
     "data.test_share=0.1",
