@@ -25,7 +25,8 @@ from autospike.evaluation.walker import Calibrated, Walker
 from autospike.execution.contract import Serial
 from autospike.models.spikformer import SpikingPatchSplitting
 from autospike.nn.blocks import MLP, Residual
-from autospike.nn.layers import Conv
+from autospike.nn.layers import Conv, Linear
+from autospike.nn.neuron import LIF
 
 BATCHES = spans(CALIBRATION, CALIBRATION_BATCH)
 FAMILIES = tuple(WRITTEN)
