@@ -183,3 +183,36 @@ def test_bfloat16_currents_are_integrated_in_single_precision() -> None:
     theirs.sum().backward()
     assert single.grad is not None
     assert torch.equal(x.grad, single.grad.bfloat16())
+
+
+@pytest.mark.parametrize("channels", [3, 16, 48, 300])
+@pytest.mark.parametrize("steps", [None, 4])
+def test_spikes_are_counted_by_step_and_position(implementation: str, steps: int | None, channels: int) -> None:
+    told: list[tuple[Tensor, Tensor]] = []
+    lif, x = LIF(Neuron()), torch.randn(4 if steps is None else 1, 5, 3, 2, channels) * 2
+    lif.counted = lambda *seen: told.append(seen)
+    spikes = lif(x, Norm(channels), steps)
+    if implementation == "reference":
+        assert not told
+    else:
+        ((fired, counts),) = told
+        assert fired is spikes
+        assert torch.equal(counts, spikes.double().sum(dim=(1, 4)).flatten(1))
+
+
+def test_threads_change_nothing(implementation: str) -> None:
+    """Neither spikes nor gradients; sums over the batch are taken in a fixed number of parts."""
+    if implementation == "reference":
+        pytest.skip("torch's sums depend on them")
+    torch.manual_seed(0)
+    y, bn, cotangent = torch.randn(4, 16, 8, 8, 48), Norm(48), torch.randn(4, 16, 8, 8, 48)
+    threads, found = torch.get_num_threads(), []
+    for number in (1, 2):
+        torch.set_num_threads(number)
+        bn.zero_grad()
+        x = y.clone().requires_grad_()
+        spikes = LIF(Neuron())(x, bn)
+        spikes.backward(cotangent)
+        found.append((spikes, x.grad, bn.weight.grad, bn.bias.grad))
+    torch.set_num_threads(threads)
+    assert all(torch.equal(one, two) for one, two in zip(*found, strict=True) if one is not None)

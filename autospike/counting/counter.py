@@ -25,6 +25,7 @@ from autospike.counting.tally import Tally
 from autospike.counting.values import Reader
 from autospike.energy.operations import Operations
 from autospike.energy.totals import LayerTotal
+from autospike.nn.neuron import LIF
 
 # Counts of the same forward differ between versions; scores are compared within one.
 VERSION = 2
@@ -74,6 +75,9 @@ class Counter:
             if not self.settled:
                 stack.enter_context(self._second_look(named, part, Batch(images=images, time_steps=time_steps, read=part.read)))
             for name, module in named.items():
+                if isinstance(module, LIF):
+                    stack.callback(setattr, module, "counted", module.counted)
+                    module.counted = part.read.spikes
                 if type(module) not in RULES:
                     continue
                 hook = partial(self._count_layer, name, RULES[type(module)], part.read, calls)

@@ -49,6 +49,11 @@ class Reader:
             self._values[x] = (x._version, values)
         return values
 
+    def spikes(self, x: Tensor, sums: Tensor) -> None:
+        """Spikes that neurons have counted as they fired; see `LIF.counted`."""
+        if not x.is_inference():
+            self._values[x] = (x._version, Values(sums=sums, kinds=torch.zeros(len(x), dtype=torch.int64)))
+
     def total(self, x: Tensor) -> Values:
         """`[T, ...]`, in one position."""
         order = sorted(range(1, x.dim()), key=x.stride, reverse=True)  # as it lies in memory, so that nothing is copied

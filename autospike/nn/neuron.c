@@ -15,11 +15,16 @@
 #include <stdint.h>
 #include <stdlib.h>
 #include <string.h>
+#ifdef __AVX512F__
+#include <immintrin.h>
+#endif
 
 #define BLOCK 256    /* neurons at once */
 #define CHUNKS 64    /* of a sum over the batch */
 #define FLUSH 64     /* so many rows are summed in single precision, the rest in double */
 #define SMALL 16384  /* values below which threads cost more than they save */
+#define LARGE 2000000 /* values above which nobody finds what was written in cache */
+#define LINE 16      /* values of a cache line */
 
 #define INLINE static inline __attribute__((always_inline))
 
@@ -113,38 +118,84 @@ INLINE float current(const float *in, const float *scale, const float *shift, in
     return norm ? fused(in[i], scale[i], shift[i]) : in[i];
 }
 
+/* Steps lie far apart in memory, in as many streams as there are; the processor does not see by itself what comes next. */
+INLINE void prefetch(const float *values, int width) {
+    for (int i = 0; i < width; i += LINE) {
+        __builtin_prefetch(values + i);
+    }
+}
+
+/* Copies a block out of cache; past it, if nobody will find it there, for a line that is written whole need not be read first. */
+INLINE void put(const float *block, int width, int past_cache, float *out) {
+#ifdef __AVX512F__
+    if (past_cache && width % LINE == 0 && (uintptr_t)out % (LINE * sizeof *out) == 0) {
+        for (int i = 0; i < width; i += LINE) {
+            _mm512_stream_ps(out + i, _mm512_loadu_ps(block + i));
+        }
+        return;
+    }
+#endif
+    (void)past_cache;
+    memcpy(out, block, width * sizeof *out);
+}
+
+/* Spikes by step and position, [steps, positions], added to; whole numbers, exact in any order. */
+typedef struct {
+    int64_t positions;
+    double *sums;
+} counts;
+
+/* Adds some spikes of one step; at: the first one's neuron. */
+static void count(const float *spikes, int width, int64_t at, int64_t channels, int64_t positions, double *sums) {
+    for (int i = 0, along; i < width; i += along) {
+        along = (int)at_most(channels - (at + i) % channels, width - i);
+        int32_t sum = 0;
+        for (int j = i; j < i + along; j++) {
+            sum += (int32_t)spikes[j];
+        }
+        double *of_position = sums + (at + i) / channels % positions;
+#pragma omp atomic
+        *of_position += sum;
+    }
+}
+
 INLINE void fire_block(const float *y, const shape *s, const neuron *p, const float *restrict scale, const float *restrict shift,
-                       float *spikes, int width, int norm, int soft, int decays) {
-    float v[BLOCK] = {0};
+                       float *spikes, int64_t at, int width, counts c, int norm, int soft, int decays) {
+    float v[BLOCK] = {0}, fired[BLOCK];
     const float tau = p->tau, rate = 1.0f / tau, v_threshold = p->v_threshold;
+    const int past_cache = s->steps * s->size > LARGE;
     for (int64_t t = 0; t < s->steps; t++) {
-        const float *restrict in = y + t * s->stride;
-        float *restrict out = spikes + t * s->size;
+        const float *restrict in = y + t * s->stride + at;
+        prefetch(in + width, width);
         for (int i = 0; i < width; i++) {
             const float h = charged(current(in, scale, shift, i, norm), v[i], tau, rate, decays);
-            out[i] = h >= v_threshold ? 1.0f : 0.0f;
+            fired[i] = h >= v_threshold ? 1.0f : 0.0f;
             v[i] = reset(h, v_threshold, soft);
+        }
+        put(fired, width, past_cache, spikes + t * s->size + at);
+        if (c.sums) {
+            count(fired, width, at, s->channels, c.positions, c.sums + t * c.positions);
         }
     }
 }
 
-/* Spikes [steps, size]. */
-void fire(const float *y, const shape *s, const neuron *p, const normalisation *norm, float *spikes) {
+/* Spikes [steps, size]. sums: how many there are by step and position, see counts, or null. */
+void fire(const float *y, const shape *s, const neuron *p, const normalisation *norm, float *spikes, int64_t positions, double *sums) {
     const row r = row_of(norm, s->channels);
+    const counts c = {positions, sums};
 #pragma omp parallel for num_threads(s->threads) if (s->steps * s->size >= SMALL)
     for (int64_t start = 0; start < s->size; start += r.period) {
-        for (int64_t at = 0; at < r.period && start + at < s->size; at += BLOCK) {
-            const int width = (int)at_most(BLOCK, at_most(r.period - at, s->size - start - at));
-            const float *in = y + start + at;
-            float *out = spikes + start + at;
+        for (int64_t along = 0; along < r.period && start + along < s->size; along += BLOCK) {
+            const int64_t at = start + along;
+            const int width = (int)at_most(BLOCK, at_most(r.period - along, s->size - at));
             if (norm && !p->soft_reset && p->decays_input) {
-                fire_block(in, s, p, r.scale + at, r.shift + at, out, width, 1, 0, 1);
+                fire_block(y, s, p, r.scale + along, r.shift + along, spikes, at, width, c, 1, 0, 1);
             } else if (norm) {
-                fire_block(in, s, p, r.scale + at, r.shift + at, out, width, 1, p->soft_reset, p->decays_input);
+                fire_block(y, s, p, r.scale + along, r.shift + along, spikes, at, width, c, 1, p->soft_reset, p->decays_input);
             } else if (!p->soft_reset && p->decays_input) {
-                fire_block(in, s, p, NULL, NULL, out, width, 0, 0, 1);
+                fire_block(y, s, p, NULL, NULL, spikes, at, width, c, 0, 0, 1);
             } else {
-                fire_block(in, s, p, NULL, NULL, out, width, 0, p->soft_reset, p->decays_input);
+                fire_block(y, s, p, NULL, NULL, spikes, at, width, c, 0, p->soft_reset, p->decays_input);
             }
         }
     }
@@ -156,17 +207,30 @@ typedef struct {
     float *grad, *moved;
 } sums;
 
+/* Writes a block's gradient, and sums it for a normalisation. */
+INLINE void leave(const float *restrict grad, const float *restrict y, const float *restrict mean, int width, int norm, int past_cache,
+                  float *grad_y, sums total) {
+    float *restrict grad_sum = total.grad, *restrict moved_sum = total.moved;
+    for (int i = 0; norm && i < width; i++) {
+        grad_sum[i] += grad[i];
+        moved_sum[i] += grad[i] * (y[i] - mean[i]);
+    }
+    put(grad, width, past_cache, grad_y);
+}
+
 INLINE void back_block(const float *y, const shape *s, const neuron *p, const float *restrict scale, const float *restrict shift,
                        const float *restrict mean, const float *grad_spikes, float *potential, float *grad_x, sums total, int width,
                        int norm, int published) {
-    float v[BLOCK] = {0}, carry[BLOCK] = {0}, whole[BLOCK] = {0};
-    float *restrict grad_sum = total.grad, *restrict moved_sum = total.moved;
+    float v[BLOCK] = {0}, carry[BLOCK] = {0}, whole[BLOCK] = {0}, leaving[BLOCK];
     const float tau = p->tau, rate = 1.0f / tau, v_threshold = p->v_threshold, slope = p->slope;
     const int soft = !published && p->soft_reset, decays = published || p->decays_input;
-    const int detaches = published || p->detaches_reset, arctan = !published && p->arctan, once = s->stride == 0 && s->steps > 1;
+    const int detaches = published || p->detaches_reset, arctan = !published && p->arctan;
+    const int once = s->stride == 0 && s->steps > 1, past_cache = s->steps * s->size > LARGE;
     for (int64_t t = 0; t < s->steps; t++) {
         const float *restrict in = y + t * s->stride;
         float *restrict kept = potential + t * BLOCK;
+        prefetch(in + width, width);
+        prefetch(grad_spikes + t * s->size + width, width);
         for (int i = 0; i < width; i++) {
             const float h = charged(current(in, scale, shift, i, norm), v[i], tau, rate, decays);
             kept[i] = h;
@@ -175,7 +239,6 @@ INLINE void back_block(const float *y, const shape *s, const neuron *p, const fl
     }
     for (int64_t t = s->steps - 1; t >= 0; t--) {
         const float *restrict kept = potential + t * BLOCK, *restrict grad = grad_spikes + t * s->size;
-        float *restrict out = once ? whole : grad_x + t * s->size;
         for (int i = 0; i < width; i++) {
             const float h = kept[i], ds = surrogate(h - v_threshold, slope, arctan);
             float through = soft || h < v_threshold ? 1.0f : 0.0f; /* dv/dh */
@@ -184,18 +247,18 @@ INLINE void back_block(const float *y, const shape *s, const neuron *p, const fl
             }
             const float grad_h = grad[i] * ds + carry[i] * through, leaked = grad_h * rate;
             carry[i] = grad_h - leaked;
-            out[i] = (once ? out[i] : 0.0f) + (decays ? leaked : grad_h);
+            leaving[i] = decays ? leaked : grad_h;
+        }
+        if (once) {
+            for (int i = 0; i < width; i++) {
+                whole[i] += leaving[i];
+            }
+        } else {
+            leave(leaving, y + t * s->stride, mean, width, norm, past_cache, grad_x + t * s->size, total);
         }
     }
     if (once) {
-        memcpy(grad_x, whole, width * sizeof *grad_x);
-    }
-    for (int64_t t = 0; norm && t < (once ? 1 : s->steps); t++) {
-        const float *restrict in = y + t * s->stride, *restrict out = grad_x + t * s->size;
-        for (int i = 0; i < width; i++) {
-            grad_sum[i] += out[i];
-            moved_sum[i] += out[i] * (in[i] - mean[i]);
-        }
+        leave(whole, y, mean, width, norm, past_cache, grad_x, total);
     }
 }
 

@@ -23,6 +23,7 @@ spikes. Without a compiler it is spikingjelly's reference. Potentials are single
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Literal, NamedTuple
 
@@ -57,8 +58,14 @@ class Dynamics:
 PUBLISHED = Dynamics()
 
 
+# Told of spikes `[T, B, ..., C]`, and of how many there are by step and position between B and C, `[T, positions]` float64.
+Counted = Callable[[Tensor, Tensor], None]
+
+
 class LIF(nn.Module):
     """Spikes of a layer of neurons. It keeps no state: every call starts from v = 0 and sees the whole sequence.
+
+    `counted`, if somebody sets it, is told how many neurons fired, which the kernel counts in passing.
 
     Shape: `[T, B, ...]` input current to `[T, B, ...]` spikes, 0 or 1.
     """
@@ -67,6 +74,7 @@ class LIF(nn.Module):
         super().__init__()
         self.neuron = neuron
         self.dynamics = dynamics
+        self.counted: Counted | None = None
 
     def forward(self, x: Tensor, bn: nn.Module | None = None, time_steps: int | None = None) -> Tensor:
         """Args:
@@ -83,7 +91,11 @@ class LIF(nn.Module):
         x, steps = _once(x, time_steps)
         statistics = None if bn is None else bn.measured(x)
         weight, bias = (None, None) if bn is None else (bn.weight, bn.bias)
-        spikes: Tensor = CompiledLIF.apply(x.contiguous(), weight, bias, Firing(compiled, self._struct(), steps, statistics))
+        counts = None if self.counted is None or x.dim() < 4 else torch.zeros(steps, x[0, 0, ..., 0].numel(), dtype=torch.float64)
+        firing = Firing(compiled, self._struct(), steps, statistics, counts)
+        spikes: Tensor = CompiledLIF.apply(x.contiguous(), weight, bias, firing)
+        if self.counted is not None and counts is not None:
+            self.counted(spikes, counts)
         return spikes
 
     def _by_spikingjelly(self, x: Tensor, time_steps: int | None) -> Tensor:
@@ -126,6 +138,7 @@ class Firing(NamedTuple):
     neuron: NeuronStruct
     steps: int
     statistics: Statistics | None
+    counts: Tensor | None
 
     def affine(self, weight: Tensor | None, bias: Tensor | None) -> Affine | None:
         if self.statistics is None or weight is None or bias is None:
@@ -140,7 +153,7 @@ class CompiledLIF(torch.autograd.Function):
     def forward(ctx: Any, y: Tensor, weight: Tensor | None, bias: Tensor | None, firing: Firing) -> Tensor:
         ctx.save_for_backward(y, weight, bias)
         ctx.firing = firing
-        return firing.compiled.fire(y, firing.steps, firing.neuron, firing.affine(weight, bias))
+        return firing.compiled.fire(y, firing.steps, firing.neuron, firing.affine(weight, bias), firing.counts)
 
     @staticmethod
     @once_differentiable

@@ -9,16 +9,20 @@ from pathlib import Path
 
 from energy import energy_overhead
 from generation import generation
+from kernels import kernels
 from measuring import Result
 from rich.console import Console
 from rich.table import Table
 from scaling import cost_per_candidate, evaluation_memory, two_workers
+from steps import steps
 
 from autospike import files
 from autospike.process import prepare_process
 
 # By the names of what they find.
 BENCHMARKS: dict[tuple[str, ...], Callable[[], list[Result]]] = {
+    ("lif_forward", "lif_forward_backward", "bn_lif_eval", "bn_lif_train"): kernels,
+    ("step_train_128", "step_eval_128", "step_train_384", "step_eval_384", "step_of_peak"): steps,
     ("energy_overhead",): energy_overhead,
     ("generation_vs_own", "generation_vs_spikingjelly", "measured_vs_own", "measured_vs_spikingjelly"): generation,
     ("two_workers",): two_workers,
