@@ -14,8 +14,14 @@ def _register_models(_timm: object) -> None:
     importlib.import_module("autospike.models")
 
 
-# They need torch, which `import autospike` alone does not load.
-LAZY = {"fuse": "autospike.nn.layers", "count_operations": "autospike.counting.model"}
+# Most need torch, which `import autospike` alone does not load.
+LAZY = {
+    "LIF": "autospike.nn.neuron",
+    "Dynamics": "autospike.nn.neuron",
+    "Neuron": "autospike.architecture",
+    "count_operations": "autospike.counting.model",
+    "fuse": "autospike.nn.layers",
+}
 
 
 def __getattr__(name: str) -> object:

@@ -89,7 +89,8 @@ class Assembly:
         """A fresh supernet; its initial parameters depend on the training's seed alone."""
         with torch.random.fork_rng():
             torch.manual_seed(keyed_seed(self.training_seed, "initial parameters"))
-            supernet = Supernet(space, num_classes=len(self.images.classes), in_chans=self.images.channels)
+            surrogate = self.experiment.training.surrogate
+            supernet = Supernet(space, num_classes=len(self.images.classes), in_chans=self.images.channels, surrogate=surrogate)
         return supernet.to(self.device)
 
     def train(self, supernet: Supernet, folder: Path, report: Callable[[Progress], None]) -> None:

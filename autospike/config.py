@@ -115,6 +115,8 @@ class TrainingConfig(Section):
     """Epochs of linear warm-up. Unless given: 20 (Auto-Spikformer's), or a fifth of the epochs where that is less."""
     smoothing: Fraction = 0.1
     """Label smoothing."""
+    surrogate: Literal["sigmoid", "arctan"] = "sigmoid"
+    """What stands for the derivative of a neuron's step: that of a sigmoid of slope 4, as published, or of an arctan of slope 2."""
     precision: Literal["float32", "bfloat16"] = "float32"
     """Of linear maps, convolutions and products in training; membrane potentials and statistics are float32 in either."""
     ema: Share | None = None

@@ -23,6 +23,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from autospike.architecture import Architecture
 from autospike.models import build_model
 from autospike.models.contract import SpikingModel
+from autospike.nn.neuron import LIF, Dynamics, Surrogate
 from autospike.nn.synchronised import synchronise
 from autospike.space import SearchSpace
 
@@ -38,11 +39,13 @@ class Supernet(nn.Module):
         space: what the supernet spans; its largest architecture sets the shapes.
         num_classes: outputs of every subnet.
         in_chans: channels of an image.
+        surrogate: what stands for a neuron's step in training.
     """
 
-    def __init__(self, space: SearchSpace, *, num_classes: int, in_chans: int) -> None:
+    def __init__(self, space: SearchSpace, *, num_classes: int, in_chans: int, surrogate: Surrogate = "sigmoid") -> None:
         super().__init__()
         self.space = space
+        self.surrogate = surrogate
         self.num_classes = num_classes
         self.in_chans = in_chans
         self._of_ranks = False
@@ -103,14 +106,17 @@ class Supernet(nn.Module):
         return model.eval()
 
     def _template(self, architecture: Architecture) -> SpikingModel:
-        return _template(architecture, self.num_classes, self.in_chans, self._of_ranks)
+        return _template(architecture, self.num_classes, self.in_chans, self._of_ranks, self.surrogate)
 
 
 @lru_cache(maxsize=128)
-def _template(architecture: Architecture, num_classes: int, in_chans: int, of_ranks: bool) -> SpikingModel:
+def _template(architecture: Architecture, num_classes: int, in_chans: int, of_ranks: bool, surrogate: Surrogate) -> SpikingModel:
     """A plain model without memory or statistics, through which views are run."""
     with torch.device("meta"):
         template = _without_statistics(build_model(architecture, num_classes=num_classes, in_chans=in_chans))
+    for lif in template.modules():
+        if isinstance(lif, LIF):
+            lif.dynamics = Dynamics(surrogate=surrogate)
         if of_ranks:
             synchronise(template)
     template.set_distilled_training()

@@ -390,3 +390,17 @@ def test_the_store_is_the_union_of_the_choices_each_at_its_largest() -> None:
         expected |= {f"{token}.{synapse}.outer_bn.{leaf}": (8,) for leaf in ("weight", "bias")}
     supernet = Supernet(space, num_classes=4, in_chans=1)
     assert {name: tuple(p.shape) for name, p in supernet.shared.named_parameters()} == expected
+
+
+def test_the_surrogate_changes_gradients_and_nothing_else(tiny_space: SearchSpace) -> None:
+    images, found = torch.rand(4, 1, 8, 8), {}
+    for surrogate in ("sigmoid", "arctan"):
+        torch.manual_seed(0)
+        supernet = Supernet(tiny_space, num_classes=10, in_chans=1, surrogate=surrogate)
+        (logits,) = supernet(images, [tiny_space.largest()])
+        logits.square().sum().backward()
+        gradient = supernet.shared.get_parameter("stages.0.embedding.convs.0.conv.weight").grad
+        assert gradient is not None
+        found[surrogate] = (logits, gradient)
+    assert torch.equal(found["sigmoid"][0], found["arctan"][0])
+    assert not torch.allclose(found["sigmoid"][1], found["arctan"][1])

@@ -36,8 +36,9 @@ from autospike.architecture import Neuron
 from autospike.nn.kernel import Affine, Kernel, NeuronStruct, kernel, takes
 from autospike.nn.norm import Norm, Statistics
 
+Surrogate = Literal["sigmoid", "arctan"]
 # spikingjelly's, and the published networks'.
-SLOPES = {"sigmoid": 4.0, "arctan": 2.0}
+SLOPES: dict[Surrogate, float] = {"sigmoid": 4.0, "arctan": 2.0}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -50,7 +51,7 @@ class Dynamics:
     """Whether the input is divided by tau: otherwise `h[t] = v[t-1] - v[t-1] / tau + x[t]`."""
     reset_is_detached: bool = True
     """Whether no gradient passes through the reset."""
-    surrogate: Literal["sigmoid", "arctan"] = "sigmoid"
+    surrogate: Surrogate = "sigmoid"
     """What stands for the step in backward: a sigmoid of slope 4, or an arctan of slope 2, whose derivative is
     `1 / (1 + (pi (h - v_threshold))^2)`."""
 
