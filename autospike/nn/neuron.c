@@ -145,17 +145,20 @@ typedef struct {
     double *sums;
 } counts;
 
-/* Adds some spikes of one step; at: the first one's neuron. */
-static void count(const float *spikes, int width, int64_t at, int64_t channels, int64_t positions, double *sums) {
-    for (int i = 0, along; i < width; i += along) {
-        along = (int)at_most(channels - (at + i) % channels, width - i);
+/* Adds some spikes of one step, of which the first is at a place in a row of channels and of a position. */
+static void count(const float *spikes, int width, int64_t place, int64_t position, const shape *s, int64_t positions, double *sums) {
+    for (int i = 0, along; i < width; i += along, place = 0, position = position + 1 == positions ? 0 : position + 1) {
+        along = (int)at_most(s->channels - place, width - i);
         int32_t sum = 0;
         for (int j = i; j < i + along; j++) {
             sum += (int32_t)spikes[j];
         }
-        double *of_position = sums + (at + i) / channels % positions;
+        if (s->threads == 1) {
+            sums[position] += sum;
+        } else {
 #pragma omp atomic
-        *of_position += sum;
+            sums[position] += sum;
+        }
     }
 }
 
@@ -174,7 +177,7 @@ INLINE void fire_block(const float *y, const shape *s, const neuron *p, const fl
         }
         put(fired, width, past_cache, spikes + t * s->size + at);
         if (c.sums) {
-            count(fired, width, at, s->channels, c.positions, c.sums + t * c.positions);
+            count(fired, width, at % s->channels, at / s->channels % c.positions, s, c.positions, c.sums + t * c.positions);
         }
     }
 }
