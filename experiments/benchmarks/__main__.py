@@ -9,6 +9,7 @@ from pathlib import Path
 
 from energy import energy_overhead
 from generation import generation
+from gpu import gpu
 from kernels import kernels
 from measuring import Result
 from rich.console import Console
@@ -23,6 +24,7 @@ from autospike.process import prepare_process
 BENCHMARKS: dict[tuple[str, ...], Callable[[], list[Result]]] = {
     ("lif_forward", "lif_forward_backward", "bn_lif_eval", "bn_lif_train"): kernels,
     ("step_train_128", "step_eval_128", "step_train_384", "step_eval_384", "step_of_peak"): steps,
+    ("gpu_lif_forward_backward", "gpu_step_cifar", "gpu_step_imagenet"): gpu,
     ("energy_overhead",): energy_overhead,
     ("generation_vs_own", "generation_vs_spikingjelly", "measured_vs_own", "measured_vs_spikingjelly"): generation,
     ("two_workers",): two_workers,
