@@ -118,13 +118,14 @@ class SecondLook(TorchDispatchMode):
             stack.enter_context(self)
             yield
 
-    def _enter(self, module: nn.Module, _args: Any) -> None:
+    def _enter(self, module: nn.Module, args: Any) -> None:
         layer = self.layers.get(module)
         if layer:
             self.path.append(layer)
             self.covered += layer.covered
-            if layer.free:
-                self.free[layer.free] += 1
+            for inside in (layer, *(self.layers[x] for x in args if isinstance(x, _BatchNorm) and x in self.layers)):
+                if inside.free:  # neurons normalise what enters them, if they are told to
+                    self.free[inside.free] += 1
 
     def _leave(self, _module: nn.Module, _args: Any, _result: Any) -> None:
         self.covered -= self.path.pop().covered
