@@ -11,6 +11,7 @@ import os
 import platform
 import shlex
 import subprocess
+import threading
 from functools import cache
 from pathlib import Path
 
@@ -42,7 +43,7 @@ def _built(source: Path, compiler: list[str], flags: tuple[str, ...]) -> Path:
     built = _cache_folder() / f"{source.stem}-{key.hexdigest()[:16]}.so"
     if not built.exists():
         built.parent.mkdir(parents=True, exist_ok=True)
-        part = built.with_suffix(f".{os.getpid()}.part")
+        part = built.with_suffix(f".{os.getpid()}.{threading.get_ident()}.part")
         subprocess.run([*compiler, *flags, "-o", str(part), str(source), "-lm"], capture_output=True, check=True, timeout=120)
         part.replace(built)
     return built

@@ -114,11 +114,11 @@ def _template(architecture: Architecture, num_classes: int, in_chans: int, of_ra
     """A plain model without memory or statistics, through which views are run."""
     with torch.device("meta"):
         template = _without_statistics(build_model(architecture, num_classes=num_classes, in_chans=in_chans))
+        if of_ranks:
+            synchronise(template)
     for lif in template.modules():
         if isinstance(lif, LIF):
             lif.dynamics = Dynamics(surrogate=surrogate)
-        if of_ranks:
-            synchronise(template)
     template.set_distilled_training()
     return template
 

@@ -198,7 +198,7 @@ def test_ranks_agree_on_the_step_at_which_they_stop(ranked: Path) -> None:
 def test_a_loss_that_is_not_finite_on_one_rank_stops_both(ranked: Path) -> None:
     first, second = ends(ranked, "nonfinite")
     assert first == second
-    assert "the loss is nan at step 1, subnet" in first
+    assert "the loss is nan, the gradient's norm nan at step 1, subnet" in first
     kept = load_file(ranked / "broken" / "nonfinite" / "batch.safetensors")
     assert kept["images"].shape == (32, 1, 8, 8)
     assert kept["targets"].isnan().nonzero().tolist() == [[16, 0]]  # the first image of the second rank

@@ -216,3 +216,40 @@ def test_threads_change_nothing(implementation: str) -> None:
         found.append((spikes, x.grad, bn.weight.grad, bn.bias.grad))
     torch.set_num_threads(threads)
     assert all(torch.equal(one, two) for one, two in zip(*found, strict=True) if one is not None)
+
+
+def test_what_the_kernel_cannot_read_is_left_to_torch() -> None:
+    """Narrow parameters, other sizes, an empty batch, one value for each channel, statistics that lie apart."""
+    x = torch.randn(4, 5, 3, 2, 8)
+    narrow = Norm(8).eval().bfloat16()
+    assert 0 < LIF(Neuron())(x.bfloat16() * 4, narrow).float().mean() < 0.5
+    with pytest.raises(RuntimeError):
+        Norm(8).eval()(torch.randn(2, 4096))
+    with pytest.raises(ValueError, match="more than 1 value"):
+        Norm(8)(torch.randn(1, 8))
+    assert LIF(Neuron())(torch.empty(4, 0, 2, 2, 8), Norm(8).eval()).shape == (4, 0, 2, 2, 8)
+    apart = Norm(8).eval()
+    apart.running_mean = torch.randn(8, 2)[:, 0]
+    expected = (x - apart.running_mean) / (apart.running_var + apart.eps).sqrt()  # type: ignore[operator]
+    torch.testing.assert_close(apart(x), expected)
+
+
+def test_an_input_of_several_steps_is_not_one_that_is_repeated() -> None:
+    with pytest.raises((ValueError, RuntimeError)):
+        LIF(Neuron())(torch.randn(3, 2, 4), None, 2)
+
+
+def test_statistics_that_change_before_backward_are_noticed(implementation: str) -> None:
+    if implementation == "reference":
+        pytest.skip("torch's own")
+    bn, x = Norm(8).eval(), torch.randn(4, 5, 2, 2, 8, requires_grad=True)
+    spikes = LIF(Neuron())(x, bn)
+    bn.running_mean.add_(3)  # type: ignore[union-attr,operator]
+    with pytest.raises(RuntimeError, match="modified by an inplace operation"):
+        spikes.sum().backward()
+
+
+@pytest.mark.parametrize("wrong", [{"reset": "Soft"}, {"surrogate": "relu"}])
+def test_dynamics_that_nobody_knows_are_refused(wrong: Any) -> None:
+    with pytest.raises(ValueError, match="reset is hard or soft"):
+        Dynamics(**wrong)

@@ -24,3 +24,9 @@ def test_values_and_gradients_are_those_of_torch(size: tuple[int, int], channels
     (ours_grad,) = torch.autograd.grad(ours, x, cotangent)
     (theirs_grad,) = torch.autograd.grad(theirs, x, cotangent)
     torch.testing.assert_close(ours_grad, theirs_grad)
+
+
+def test_what_is_no_number_is_no_number_after_the_pool() -> None:
+    x = torch.zeros(1, 1, 4, 4, 1)
+    x[0, 0, 1, 1] = torch.nan
+    assert TimewiseMaxPool()(x).isnan().all()

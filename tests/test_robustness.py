@@ -184,6 +184,16 @@ def test_an_interrupted_command_says_how_to_go_on(
     assert events == ["train started", "train", "train interrupted"]
 
 
+def test_a_gradient_that_is_not_finite_moves_no_weight(tmp_path: Path, tiny_space: SearchSpace) -> None:
+    """The loss may be finite still: a weight that is no number fires no spikes."""
+    network = supernet(tiny_space)
+    before = {name: p.detach().clone() for name, p in network.named_parameters()}
+    network.shared.get_parameter("head.bias").register_hook(lambda gradient: gradient * float("inf"))
+    with pytest.raises(UserError, match=r"the gradient's norm (inf|nan) at step 0"):
+        train(network, batches(CONFIG), CONFIG, Checkpoints(folder=tmp_path), lambda _now: None, seed=0)
+    assert all(torch.equal(p, before[name]) for name, p in network.named_parameters())
+
+
 def test_a_step_that_is_not_finite_is_kept(tmp_path: Path, tiny_space: SearchSpace) -> None:
     network = supernet(tiny_space)
     with torch.no_grad():
@@ -193,7 +203,12 @@ def test_a_step_that_is_not_finite_is_kept(tmp_path: Path, tiny_space: SearchSpa
     kept = tmp_path / "nonfinite"
     assert str(kept) in str(error.value)
     architecture = Architecture.from_json((kept / "architecture.json").read_text())
-    assert json.loads((kept / "step.json").read_text()) == {"step": 0, "subnet": architecture.id, "loss": "nan"}
+    assert json.loads((kept / "step.json").read_text()) == {
+        "step": 0,
+        "subnet": architecture.id,
+        "loss": "nan",
+        "gradient": "nan",
+    }
     assert tiny_space.contains(architecture)
     (batch,) = batches(CONFIG)(0, 1)
     assert same_bits(

@@ -72,7 +72,7 @@ class Kernel:
         Args:
             counts: to which spikes are added by step and position between B and C, `[steps, positions]` float64.
         """
-        spikes = torch.empty(steps, *y.shape[1:])
+        spikes = y.new_empty(steps, *y.shape[1:])
         shape, norm = _shape(y, steps), affine and affine.struct()
         counted = (0, None) if counts is None else (counts.shape[1], counts.data_ptr())
         self.functions.fire(y.data_ptr(), shape, neuron, norm, spikes.data_ptr(), *counted)
@@ -94,7 +94,7 @@ class Kernel:
     def moments(self, y: Tensor) -> tuple[Tensor, Tensor]:
         """Mean and biased variance over all but the last dimension, `[C]` each."""
         channels = y.shape[-1]
-        mean, variance = torch.empty(channels), torch.empty(channels)
+        mean, variance = y.new_empty(channels), y.new_empty(channels)
         size = (y.numel() // channels, channels, torch.get_num_threads())
         self.functions.channel_moments(y.data_ptr(), *size, mean.data_ptr(), variance.data_ptr())
         return mean, variance
@@ -115,7 +115,7 @@ class Kernel:
 
 def takes(x: Tensor) -> bool:
     """Whether kernels read such tensors; those of a tracer have no memory."""
-    return x.device.type == "cpu" and x.dtype == torch.float32 and type(x) in (Tensor, nn.Parameter)
+    return x.device.type == "cpu" and x.dtype == torch.float32 and type(x) in (Tensor, nn.Parameter) and not x.is_neg()
 
 
 @cache

@@ -387,7 +387,7 @@ static void moments_chunk(const float *restrict y, int64_t rows, int64_t channel
     free(held);
 }
 
-/* Mean and biased variance of y [rows, channels] by channel. Distances are from the first row, so that nothing cancels. */
+/* Mean and biased variance of y [rows, channels] by channel. Distances are from the first row, so that little cancels. */
 void channel_moments(const float *y, int64_t rows, int64_t channels, int32_t threads, float *mean, float *variance) {
     double *chunks = calloc(CHUNKS * 2 * channels, sizeof *chunks);
 #pragma omp parallel for num_threads(threads) if (rows * channels >= SMALL)

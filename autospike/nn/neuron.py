@@ -23,6 +23,7 @@ spikes. Without a compiler it is spikingjelly's reference. Potentials are single
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Literal, NamedTuple
@@ -55,6 +56,10 @@ class Dynamics:
     """What stands for the step in backward: a sigmoid of slope 4, or an arctan of slope 2, whose derivative is
     `1 / (1 + (pi (h - v_threshold))^2)`."""
 
+    def __post_init__(self) -> None:
+        if self.reset not in ("hard", "soft") or self.surrogate not in SLOPES:
+            raise ValueError(f"reset is hard or soft, surrogate one of {', '.join(SLOPES)}; got {self.reset!r}, {self.surrogate!r}")
+
 
 PUBLISHED = Dynamics()
 
@@ -82,22 +87,28 @@ class LIF(nn.Module):
         bn: a normalisation of `x` `[T, B, ..., C]` before it enters.
         time_steps: T, of an `x` `[1, B, ...]` that is the same at every step.
         """
+        if x.dtype in (torch.bfloat16, torch.float16):  # of mixed precision; a potential of eight bits would cross other thresholds
+            return self._widened(x, bn, time_steps)
         if bn is not None and type(bn) is not Norm:
             x, bn = bn(x), None
-        if x.dtype in (torch.bfloat16, torch.float16):  # of mixed precision; a potential of eight bits would cross other thresholds
-            return self.forward(x.float(), bn, time_steps).to(x.dtype)
-        compiled = kernel() if takes(x) else None
+        compiled = bn.compiled(x) if bn is not None else kernel() if takes(x) and x.numel() else None
         if compiled is None:
             return self._by_spikingjelly(x if bn is None else bn(x), time_steps)
         x, steps = _once(x, time_steps)
         statistics = None if bn is None else bn.measured(x)
         weight, bias = (None, None) if bn is None else (bn.weight, bn.bias)
-        counts = None if self.counted is None or x.dim() < 4 else torch.zeros(steps, x[0, 0, ..., 0].numel(), dtype=torch.float64)
+        counts = None if self.counted is None else x.new_zeros(steps, math.prod(x.shape[2:-1]), dtype=torch.float64)
         firing = Firing(compiled, self._struct(), steps, statistics, counts)
         spikes: Tensor = CompiledLIF.apply(x.contiguous(), weight, bias, firing)
         if self.counted is not None and counts is not None:
             self.counted(spikes, counts)
         return spikes
+
+    def _widened(self, x: Tensor, bn: nn.Module | None, time_steps: int | None) -> Tensor:
+        """In single precision, from the normalisation on unless its own parameters are narrow."""
+        if bn is not None and any(p.dtype == x.dtype for p in bn.parameters()):
+            x, bn = bn(x), None
+        return self.forward(x.float(), bn, time_steps).to(x.dtype)
 
     def _by_spikingjelly(self, x: Tensor, time_steps: int | None) -> Tensor:
         current = x if time_steps is None else x.expand(time_steps, *x.shape[1:]).contiguous()
@@ -128,6 +139,8 @@ class LIF(nn.Module):
 def _once(x: Tensor, time_steps: int | None) -> tuple[Tensor, int]:
     """The input, as one step if it is the same at every one, and T."""
     if time_steps is not None:
+        if len(x) != 1:
+            raise ValueError(f"time_steps is for an input of one step, seen at several; got one of {len(x)} steps")
         return x, time_steps
     return (x[:1], len(x)) if len(x) > 1 and x.stride(0) == 0 else (x, len(x))
 
@@ -152,15 +165,16 @@ class CompiledLIF(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, y: Tensor, weight: Tensor | None, bias: Tensor | None, firing: Firing) -> Tensor:
-        ctx.save_for_backward(y, weight, bias)
+        affine = firing.affine(weight, bias)
+        ctx.save_for_backward(y, *(affine or ()))
         ctx.firing = firing
-        return firing.compiled.fire(y, firing.steps, firing.neuron, firing.affine(weight, bias), firing.counts)
+        return firing.compiled.fire(y, firing.steps, firing.neuron, affine, firing.counts)
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, *grad_outputs: Tensor) -> tuple[Tensor | None, ...]:
         firing: Firing = ctx.firing
-        y, weight, bias = ctx.saved_tensors
+        y, *saved = ctx.saved_tensors
         by_batch = firing.statistics is not None and firing.statistics.by_batch
-        affine, grad_spikes = firing.affine(weight, bias), grad_outputs[0].contiguous()
+        affine, grad_spikes = Affine(*saved) if saved else None, grad_outputs[0].contiguous()
         return *firing.compiled.fire_backward(y, firing.steps, firing.neuron, affine, grad_spikes, by_batch=by_batch), None

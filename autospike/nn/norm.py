@@ -29,18 +29,26 @@ class Norm(nn.BatchNorm1d):
     """Shape: `[..., C]` to `[..., C]`."""
 
     def forward(self, y: Tensor) -> Tensor:
-        compiled = kernel() if takes(y) else None
+        compiled = self.compiled(y)
         if compiled is None:
             return super().forward(y.flatten(0, -2)).view(y.shape)
         x: Tensor = CompiledNorm.apply(y.contiguous(), self.weight, self.bias, self.measured(y), compiled)
         return x
 
+    def compiled(self, y: Tensor) -> Kernel | None:
+        """What normalises `y` on a CPU in single precision, if it can; what is wrong with others torch says."""
+        own = (self.weight, self.bias, self.running_mean, self.running_var)
+        by_batch = self.training or self.running_mean is None
+        enough = y.numel() > self.num_features if by_batch else y.numel() > 0
+        fits = self.affine and y.dim() > 1 and y.shape[-1] == self.num_features and enough
+        return kernel() if fits and all(x is None or takes(x) for x in (y, *own)) else None
+
     @torch.no_grad()
     def measured(self, y: Tensor) -> Statistics:
         """Those by which `y` is normalised; in training they are taken from it, and remembered."""
         if self.running_mean is not None and self.running_var is not None and not self.training:
-            return Statistics(self.running_mean, torch.rsqrt(self.running_var + self.eps), False)
-        compiled = kernel() if takes(y) else None
+            return Statistics(self.running_mean.contiguous(), torch.rsqrt(self.running_var + self.eps).contiguous(), False)
+        compiled = self.compiled(y)
         mean, variance = compiled.moments(y.contiguous()) if compiled else self.moments(y)
         self._remember(mean, variance, y.numel() // y.shape[-1])
         return Statistics(mean, torch.rsqrt(variance + self.eps), True)

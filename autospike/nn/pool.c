@@ -32,7 +32,7 @@ static void largest(const float *image, const shape *s, window w, int64_t from, 
         for (int64_t column = w.first_column; column <= w.last_column; column++) {
             const float *restrict x = image + (row * s->width + column) * s->channels + from;
             for (int64_t c = 0; c < count; c++) {
-                max[c] = x[c] > max[c] ? x[c] : max[c];
+                max[c] = x[c] > max[c] || x[c] != x[c] ? x[c] : max[c];
             }
         }
     }
@@ -62,7 +62,7 @@ static void pass_back(const float *image, const shape *s, window w, int64_t from
             for (int c = 0; c < count; c++) {
                 const float here = x[c] == max[c] ? left[c] : 0.0f;
                 out[c] += here;
-                left[c] -= here;
+                left[c] = x[c] == max[c] ? 0.0f : left[c];
             }
         }
     }

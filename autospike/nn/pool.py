@@ -38,7 +38,7 @@ class CompiledPool(torch.autograd.Function):
         ctx.save_for_backward(x)
         ctx.functions = functions
         steps, batch, height, width, channels = x.shape
-        out = torch.empty(steps, batch, -(-height // 2), -(-width // 2), channels)
+        out = x.new_empty(steps, batch, -(-height // 2), -(-width // 2), channels)
         functions.pool(x.data_ptr(), _shape(x), out.data_ptr())
         return out
 

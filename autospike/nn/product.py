@@ -39,7 +39,8 @@ class AttentionProduct(nn.Module):
 
     def forward(self, heads: Heads) -> Tensor:
         watched = is_in_torch_dispatch_mode()  # by what counts operations, and would not see a kernel of ours
-        functions = _functions() if all(map(takes, heads)) and not watched else None
+        alike = heads.q.shape == heads.k.shape == heads.v.shape
+        functions = _functions() if alike and all(map(takes, heads)) and not watched else None
         if functions is not None:
             whole = [merge_heads(x).contiguous() for x in heads]
             product: Tensor = CompiledProduct.apply(*whole, heads.q.shape[2], self.scale, functions)

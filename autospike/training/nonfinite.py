@@ -1,7 +1,7 @@
-"""What is kept of a step whose loss is not finite, for a person to look into.
+"""What is kept of a step whose loss or gradient is not finite, for a person to look into.
 
-nonfinite/step.json           {"step", "subnet", "loss"}
-nonfinite/architecture.json   the first subnet whose loss it was
+nonfinite/step.json           {"step", "subnet", "loss", "gradient"}; the gradient's norm is that of all subnets of the step
+nonfinite/architecture.json   the first subnet whose loss it was; if all are finite, the step's first
 nonfinite/batch.safetensors   "images" and "targets" of the step, of all ranks one after another; "taught" to a second head
 """
 
@@ -21,31 +21,42 @@ from autospike.training.step import Lesson
 
 
 def check_finite(
-    losses: Tensor, lesson: Lesson, architectures: Sequence[Architecture], *, step: int, folder: Path, ranks: Ranks
+    losses: Tensor,
+    gradient: Tensor,
+    lesson: Lesson,
+    architectures: Sequence[Architecture],
+    *,
+    step: int,
+    folder: Path,
+    ranks: Ranks,
 ) -> None:
-    """Hold up a step, on every rank alike, before it moves the weights.
+    """Hold up a step, on every rank alike, before it moves the weights. A weight that is no number would fire no spikes, and leave
+    the losses to come finite.
 
     Args:
         losses: `[subnets, parts]`, over all ranks.
+        gradient: its norm, over all ranks.
 
     Raises:
         UserError: one is infinite or no number; what it came from is in `folder`.
     """
-    finite = losses.isfinite()
-    if finite.all():
+    if losses.isfinite().all() and gradient.isfinite():
         return
-    which, part = (~finite).nonzero()[0].tolist()
+    which, part = [*(~losses.isfinite()).nonzero().tolist(), [0, 0]][0]
     architecture, loss = architectures[which], losses[which, part].item()
     batch = _whole(lesson, ranks)
 
     def keep() -> None:
-        write_json(folder / "step.json", {"step": step, "subnet": architecture.id, "loss": str(loss)})
+        write_json(
+            folder / "step.json", {"step": step, "subnet": architecture.id, "loss": str(loss), "gradient": str(gradient.item())}
+        )
         write_json(folder / "architecture.json", architecture.to_dict())
         write_tensors(folder / "batch.safetensors", batch)
 
     ranks.first_alone(keep)
     raise UserError(
-        f"training: the loss is {loss} at step {step}, subnet {architecture.id} (both and the batch are kept in {folder}); "
+        f"training: the loss is {loss}, the gradient's norm {gradient.item():g} at step {step}, subnet {architecture.id} "
+        f"(kept with the batch in {folder}); "
         "lower training.learning_rate"
     )
 

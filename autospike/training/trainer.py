@@ -17,6 +17,7 @@ from typing import Any
 from timm.optim import create_optimizer_v2
 from timm.scheduler import CosineLRScheduler
 from torch import Tensor
+from torch.nn.utils import get_total_norm
 from torch.optim import Optimizer
 
 from autospike.architecture import Architecture
@@ -116,7 +117,8 @@ class _Learner:
         architectures = self.draw(self.space, keyed(self.seed, "sampling", step), step / self.steps)
         lesson = _lesson(batch, self.teacher)
         losses = self.ranks.mean(self.teach(lesson, architectures))
-        check_finite(losses, lesson, architectures, step=step, folder=self.nonfinite, ranks=self.ranks)
+        gradient = get_total_norm([p.grad for p in self.state.model.parameters() if p.grad is not None])
+        check_finite(losses, gradient, lesson, architectures, step=step, folder=self.nonfinite, ranks=self.ranks)
         self.state.optimizer.step()
         self.state.optimizer.zero_grad()
         if self.state.average is not None:
