@@ -22,6 +22,7 @@ from autospike.evaluation.racing import ROUNDS
 from autospike.evaluation.walker import Walker
 from autospike.execution.contract import Executor
 from autospike.models.contract import SpikingModel
+from autospike.process import large_blocks_kept
 from autospike.randomness import keyed, keyed_seed
 from autospike.rundir import Run
 from autospike.space import SearchSpace
@@ -101,7 +102,8 @@ class Assembly:
             size, classes = self.experiment.data.image_size, len(self.images.classes)
             teacher = load_teacher(config.teacher, num_classes=classes, image_size=size, device=self.device)
         batches, checkpoints = self._training_batches(), Checkpoints(folder=folder)
-        train(supernet, batches, config, checkpoints, report, seed=seed, teacher=teacher, ranks=self.ranks)
+        with large_blocks_kept():
+            train(supernet, batches, config, checkpoints, report, seed=seed, teacher=teacher, ranks=self.ranks)
 
     def training_steps(self) -> int:
         return self.experiment.training.epochs * self._training_batches().per_epoch

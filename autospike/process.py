@@ -5,6 +5,10 @@ from __future__ import annotations
 import ctypes
 import os
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+M_MMAP_MAX = -4  # glibc: how many blocks may be had from the system directly
 
 
 def prepare_process() -> None:
@@ -18,7 +22,21 @@ def prepare_process() -> None:
         mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
         if mallopt is not None:
             mallopt(-1, 1 << 30)  # M_TRIM_THRESHOLD: keep up to 1 GiB that is free
-            mallopt(-4, 0)  # M_MMAP_MAX: large blocks, too, for the system zeroes every page that it hands out anew
+
+
+@contextmanager
+def large_blocks_kept() -> Iterator[None]:
+    """Keep also blocks beyond that threshold, for work that wants the same again and again: the system zeroes every page that it
+    hands out anew, which takes longer than what is then written there. A walk, which keeps things in between, goes without."""
+    mallopt = getattr(ctypes.CDLL(None), "mallopt", None) if sys.platform == "linux" else None
+    if mallopt is None:
+        yield
+        return
+    mallopt(M_MMAP_MAX, 0)
+    try:
+        yield
+    finally:
+        mallopt(M_MMAP_MAX, 65536)  # glibc's own
 
 
 def world_size() -> int:

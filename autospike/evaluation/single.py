@@ -15,6 +15,7 @@ from autospike.energy.operations import Operations
 from autospike.evaluation.calibration import require_calibrated
 from autospike.measurement import Score
 from autospike.models.contract import SpikingModel
+from autospike.process import large_blocks_kept
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -47,7 +48,7 @@ def evaluate(
     require_calibrated(model)
     steps = time_steps or model.architecture.time_steps
     counter, correct = Counter(), torch.zeros(steps, dtype=torch.long)
-    with firing.watch(model) if firing else nullcontext():
+    with firing.watch(model) if firing else nullcontext(), large_blocks_kept():
         for batch in batches(batch_size):
             with counter.watch(model, images=len(batch.targets), time_steps=steps):
                 logits = model.forward_steps(batch.images, steps)

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from autospike.architecture import Neuron
 from autospike.nn.neuron import LIF
 from autospike.nn.norm import Norm
+from autospike.process import large_blocks_kept
 
 SHAPE = (4, 32, 8, 8, 256)  # T, B, H, W, C: half a hidden layer of a CIFAR Spikformer 128 wide
 ROUNDS = 15
@@ -58,7 +59,8 @@ def _work(call: Callable[[Tensor], Tensor], x: Tensor, backward: bool, stateful:
 
 
 def _compared(name: str, goal: str, ours: Work, theirs: Work) -> Result:
-    own, peer = interleaved(ours, theirs, rounds=ROUNDS)
+    with large_blocks_kept():  # as in every training and evaluation
+        own, peer = interleaved(ours, theirs, rounds=ROUNDS)
     sizes = " x ".join(map(str, SHAPE))
     return Result(
         name=name,

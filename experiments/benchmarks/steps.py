@@ -18,6 +18,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from autospike.architecture import Architecture, Block, Embedding, Stage
 from autospike.models.registry import build_model
+from autospike.process import large_blocks_kept
 
 DEPTH, STEPS, SIZE, BATCH_SIZE = 4, 4, 32, 32
 GOALS = {128: {"train": ">= 2.5", "eval": ">= 3"}, 384: {"train": ">= 1.7", "eval": ">= 2.2"}}
@@ -103,7 +104,8 @@ def _evaluation(net: nn.Module) -> Work:
 
 
 def _compared(kind: str, width: int, threads: int, ours: Work, theirs: Work) -> Result:
-    own, peer = interleaved(ours, theirs, rounds=ROUNDS[width])
+    with large_blocks_kept():  # as in every training and evaluation
+        own, peer = interleaved(ours, theirs, rounds=ROUNDS[width])
     setting = f"depth {DEPTH}, {SIZE}x{SIZE}, T {STEPS}, batch {BATCH_SIZE}"
     return Result(
         name=f"step_{kind}_{width}",
