@@ -124,7 +124,7 @@ def on_rank(rank: int, port: int, folder: Path) -> None:
     with ranks.joined(torch.device("cpu")):
         for way in WAYS:
             train_in(folder / way, way, ranks)
-        whole = torch.load(folder / "whole.pt")
+        whole = torch.load(folder / "whole.pt", weights_only=True)
         norm = SynchronisedNorm(3, track_running_stats=False, dtype=whole.dtype)
         mine = whole.chunk(2)[rank].clone().requires_grad_()
         y = norm(mine)
@@ -174,9 +174,9 @@ def test_two_ranks_train_the_weights_of_one(ranked: Path, tmp_path: Path, way: s
 
 def test_synchronised_norm_is_the_norm_of_the_whole_batch(ranked: Path) -> None:
     """Torch's own, on what both ranks hold."""
-    whole = torch.load(ranked / "whole.pt")
+    whole = torch.load(ranked / "whole.pt", weights_only=True)
     expected = normalise(whole, Norm(3, track_running_stats=False, dtype=whole.dtype))
-    first, second = (torch.load(ranked / f"norm-{rank}.pt") for rank in (0, 1))
+    first, second = (torch.load(ranked / f"norm-{rank}.pt", weights_only=True) for rank in (0, 1))
     for name in ("y", "x"):
         torch.testing.assert_close(torch.cat([first[name], second[name]]), expected[name])
     for name in ("weight", "bias"):

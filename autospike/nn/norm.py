@@ -3,7 +3,7 @@
     x = weight (y - mean) / sqrt(var + eps) + bias
 
 In training mean and var are those of the batch, otherwise those that were measured (by training, or calibration). On CPU it is a
-compiled kernel, for torch's takes twice as long; together with the neurons that follow it is one pass over memory (`neuron.py`).
+compiled kernel; together with the neurons that follow it is one pass over memory (`neuron.py`).
 """
 
 from __future__ import annotations
