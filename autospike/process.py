@@ -8,7 +8,9 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-M_MMAP_MAX = -4  # glibc: how many blocks may be had from the system directly
+# Of glibc: how much may lie free at the end of the heap; how many blocks may be had from the system directly.
+M_TRIM_THRESHOLD, M_MMAP_MAX = -1, -4
+MOST_FREE, MOST_BLOCKS = 1 << 30, 65536  # 1 GiB, and glibc's own
 
 
 def prepare_process() -> None:
@@ -21,7 +23,7 @@ def prepare_process() -> None:
     if sys.platform == "linux":
         mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
         if mallopt is not None:
-            mallopt(-1, 1 << 30)  # M_TRIM_THRESHOLD: keep up to 1 GiB that is free
+            mallopt(M_TRIM_THRESHOLD, MOST_FREE)
 
 
 @contextmanager
@@ -33,10 +35,12 @@ def large_blocks_kept() -> Iterator[None]:
         yield
         return
     mallopt(M_MMAP_MAX, 0)
+    mallopt(M_TRIM_THRESHOLD, -1)  # nothing is given back
     try:
         yield
     finally:
-        mallopt(M_MMAP_MAX, 65536)  # glibc's own
+        mallopt(M_MMAP_MAX, MOST_BLOCKS)
+        mallopt(M_TRIM_THRESHOLD, MOST_FREE)
 
 
 def world_size() -> int:

@@ -88,6 +88,8 @@ class SecondLook(TorchDispatchMode):
         reads_image: whether a layer that an earlier batch met reads a still image; None of one that is new.
     """
 
+    reads_layers = True
+
     def __init__(
         self,
         named: dict[str, nn.Module],

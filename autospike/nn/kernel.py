@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
+from torch.utils._python_dispatch import _get_current_dispatch_mode_stack
 
 from autospike.native import library
 
@@ -116,6 +117,11 @@ class Kernel:
 def takes(x: Tensor) -> bool:
     """Whether kernels read such tensors; those of a tracer have no memory."""
     return x.device.type == "cpu" and x.dtype == torch.float32 and type(x) in (Tensor, nn.Parameter) and not x.is_neg()
+
+
+def observed() -> bool:
+    """Whether somebody counts torch's operations, who would not see a kernel of ours. Who reads whole layers says `reads_layers`."""
+    return any(not getattr(mode, "reads_layers", False) for mode in _get_current_dispatch_mode_stack())
 
 
 @cache

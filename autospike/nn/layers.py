@@ -10,12 +10,12 @@ from __future__ import annotations
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from autospike.nn.neuron import LIF
 from autospike.nn.norm import Norm
+from autospike.nn.sparse import Geometry, convolved
 
 
 class Linear(nn.Linear):
@@ -23,25 +23,28 @@ class Linear(nn.Linear):
 
     On CPU it runs as a 1x1 convolution: torch leaves matrix products to MKL, which on AMD's processors takes twice as long as
     oneDNN, which does the convolutions.
+
+    Args:
+        spikes: whether zeros are most of what enters, so that it is worth while to pass over them.
     """
 
-    def forward(self, x: Tensor) -> Tensor:
+    def __init__(self, in_features: int, out_features: int, *, bias: bool, spikes: bool = True) -> None:
+        super().__init__(in_features, out_features, bias=bias)
+        self.spikes = spikes
+
+    def forward(self, x: Tensor, *, bias_is_lost: bool = False) -> Tensor:
         if x.is_cuda:
             return super().forward(x)
-        y = F.conv2d(x.flatten(0, 1).permute(0, 3, 1, 2), self.weight[:, :, None, None], self.bias)
-        return _channels_last(y, x)
+        weight = self.weight[:, :, None, None]
+        return convolved(x, weight, self.bias, Geometry(), bias_is_lost=bias_is_lost, spikes=self.spikes)
 
 
 class Conv(nn.Conv2d):
     """A convolution of channels-last images. Shape: `[T, B, H, W, in_channels]` to `[T, B, H', W', out_channels]`."""
 
-    def forward(self, x: Tensor) -> Tensor:
-        return _channels_last(super().forward(x.flatten(0, 1).permute(0, 3, 1, 2)), x)
-
-
-def _channels_last(y: Tensor, like: Tensor) -> Tensor:
-    """Images `[T * B, C, H, W]` to `[T, B, H, W, C]`."""
-    return y.permute(0, 2, 3, 1).unflatten(0, like.shape[:2]).contiguous()
+    def forward(self, x: Tensor, *, bias_is_lost: bool = False) -> Tensor:
+        geometry = Geometry(self.stride[0], int(self.padding[0]), self.groups)
+        return convolved(x, self.weight, self.bias, geometry, bias_is_lost=bias_is_lost, spikes=True)
 
 
 class Synapse(nn.Module):
@@ -61,6 +64,10 @@ class Synapse(nn.Module):
         """The same map in inference, as one."""
         raise NotImplementedError
 
+    def loses_bias(self) -> bool:
+        """Whether the normalisation takes away the mean, and with it a bias before it."""
+        return isinstance(self.bn, _BatchNorm) and (self.bn.training or self.bn.running_mean is None)
+
     def forward(self, x: Tensor, *, lif: LIF | None = None) -> Tensor:
         y = self.mapped(x)
         out: Tensor = self.bn(y) if lif is None else lif(y, self.bn)
@@ -76,7 +83,7 @@ class LinearNorm(Synapse):
         self.bn: nn.Module = Norm(out_features)
 
     def mapped(self, x: Tensor) -> Tensor:
-        y: Tensor = self.linear(x)
+        y: Tensor = self.linear(x, bias_is_lost=self.loses_bias())
         return y
 
     def fused(self) -> nn.Module:
@@ -98,7 +105,7 @@ class ConvNorm(Synapse):
         self.bn: nn.Module = Norm(out_channels)
 
     def mapped(self, x: Tensor) -> Tensor:
-        y: Tensor = self.conv(x)
+        y: Tensor = self.conv(x, bias_is_lost=self.loses_bias())
         return y
 
     def forward(self, x: Tensor, time_steps: int | None = None, *, lif: LIF | None = None) -> Tensor:
@@ -123,7 +130,7 @@ class SeparableConvNorm(Synapse):
     def __init__(self, in_channels: int, out_channels: int, *, kernel_size: int) -> None:
         super().__init__()
         self.depthwise = Conv(in_channels, in_channels, kernel_size, padding=kernel_size // 2, groups=in_channels, bias=False)
-        self.pointwise = Linear(in_channels, out_channels, bias=False)
+        self.pointwise = Linear(in_channels, out_channels, bias=False, spikes=False)
         self.bn = Norm(out_channels)
 
     def mapped(self, x: Tensor) -> Tensor:
@@ -153,7 +160,7 @@ class RepConv(Synapse):
         self.first = Linear(channels, channels, bias=False)
         self.first_bn = Norm(channels)
         self.depthwise = Conv(channels, channels, kernel_size=3, groups=channels, bias=False)
-        self.last = Linear(channels, channels, bias=False)
+        self.last = Linear(channels, channels, bias=False, spikes=False)
         self.last_bn = Norm(channels)
         self.outer_bn = Norm(channels)
 

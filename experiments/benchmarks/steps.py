@@ -26,7 +26,7 @@ HEADS = {128: 4, 384: 12}
 ROUNDS = {128: 10, 384: 5}
 # What of a profile is what. The rest is Python, autograd and everything small.
 PARTS = {
-    "convolutions and linear maps": ("convolution", "mkldnn", "addmm", "aten::mm"),
+    "convolutions and linear maps": ("convolution", "Convolution", "mkldnn", "addmm", "aten::mm"),
     "neurons, with normalisation": ("CompiledLIF", "CompiledNorm", "batch_norm"),
     "attention's product": ("CompiledProduct", "bmm"),
     "pooling": ("Pool", "pool"),
