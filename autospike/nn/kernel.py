@@ -120,7 +120,7 @@ def takes(x: Tensor) -> bool:
 
 
 def observed() -> bool:
-    """Whether somebody counts torch's operations, who would not see a kernel of ours. Who reads whole layers says `reads_layers`."""
+    """Whether somebody counts torch's operations, and would not see a kernel; who reads whole layers says `reads_layers`."""
     return any(not getattr(mode, "reads_layers", False) for mode in _get_current_dispatch_mode_stack())
 
 

@@ -107,8 +107,9 @@ def _dense_gradients(
 
 
 class _Shape(ctypes.Structure):
-    _names = ("images", "height", "width", "in_", "out_height", "out_width", "out", "kernel", "stride", "padding", "by_out", "by_in")
-    _fields_ = (*((name, count) for name in _names), ("threads", flag))
+    _sizes = ("images", "height", "width", "in_", "out_height", "out_width", "out")
+    _steps = ("kernel", "stride", "padding", "by_out", "by_in")
+    _fields_ = (*((name, count) for name in (*_sizes, *_steps)), ("threads", flag))
 
 
 def _shape(x: Tensor, y: Tensor, weight: Tensor, geometry: Geometry) -> _Shape:
