@@ -17,19 +17,21 @@ def prepare_process() -> None:
     """Threads that wait briefly, memory that is kept.
 
     A thread of libgomp that spins without end starves its neighbour on a busy machine; glibc's malloc that gives large blocks back
-    to the system after every step costs up to a third of an evaluation's time.
+    to the system after every step costs up to a third of an evaluation's time. The small blocks that its threads put by split the
+    space of large ones; only a process that is yet to start, a worker, can be told to put none by.
     """
     os.environ.setdefault("GOMP_SPINCOUNT", "20000")
     if sys.platform == "linux":
         mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
         if mallopt is not None:
             mallopt(M_TRIM_THRESHOLD, MOST_FREE)
+            os.environ.setdefault("GLIBC_TUNABLES", "glibc.malloc.tcache_count=0")
 
 
 @contextmanager
 def large_blocks_kept() -> Iterator[None]:
     """Keep also blocks beyond that threshold, for work that wants the same again and again: the system zeroes every page that it
-    hands out anew, which takes longer than what is then written there. A walk, which keeps things in between, goes without."""
+    hands out anew, which takes longer than what is then written there. What outlives the work is better kept apart."""
     mallopt = getattr(ctypes.CDLL(None), "mallopt", None) if sys.platform == "linux" else None
     if mallopt is None:
         yield
@@ -49,8 +51,7 @@ def world_size() -> int:
 
 
 def give_back_memory() -> None:
-    """Return to the system what lies free between what is kept. Without it holes add up to many times what is in use, for every
-    little thing that lives long splits the space that a large one will want again."""
+    """Return to the system what lies free, before work that wants blocks of other sizes."""
     if sys.platform == "linux":
         trim = getattr(ctypes.CDLL(None), "malloc_trim", None)
         if trim is not None:

@@ -153,12 +153,12 @@ def test_frames_are_decoded_once_and_kept_in_the_fewest_bytes_that_lose_nothing(
         (batch,) = whole(5)
     assert opened == [0, 1, 2, 3, 4]
     assert batch.images[2, :, 1, 3, 4].tolist() == [255, 300, 40_000, 0.5, -1]
-    used = []
+    sizes = []
     for i in range(5):
         alone = replace(whole, kept=Kept())
         alone.batch((i, i + 1))
-        used.append(alone.kept.used_bytes)
-    assert used == [size * 3 * 2 * 8 * 8 for size in (1, 2, 4, 4, 2)]
+        sizes += [sample.tensor().nbytes for sample, _, _ in alone.kept._held.values()]
+    assert sizes == [size * 3 * 2 * 8 * 8 for size in (1, 2, 4, 4, 2)]
 
 
 def test_resized_counts_are_means_and_the_middle_is_taken() -> None:

@@ -13,6 +13,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from autospike.config import AugmentationConfig
+from autospike.data.apart import Apart
 from autospike.data.images import Split
 from autospike.data.kept import Kept
 from autospike.data.preparation import MEAN, STD, Augmented, Preparation, preparation
@@ -176,11 +177,11 @@ class FixedBatches:
 
     def _sample(self, samples: Preparation, position: int) -> Tensor:
         key = ("sample", self.split.name, self.split.indices[position], self.image_size)
-        sample = self.kept.get(key)
+        sample: Apart | None = self.kept.get(key)
         if sample is None:
-            sample = samples.kept(self.split.image(position))
+            sample = Apart.of(samples.kept(self.split.image(position)))
             self.kept.keep(key, sample, sample.nbytes)
-        return sample
+        return sample.tensor()
 
 
 @dataclass(frozen=True, kw_only=True)

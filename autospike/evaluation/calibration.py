@@ -65,8 +65,9 @@ def install(module: nn.Module, values: Tensor, *, batches: int) -> None:
     layers = batch_norms(module)
     parts = iter(values.split([bn.num_features for bn in layers for _ in range(2)]))
     for bn in layers:
-        bn.running_mean, bn.running_var = next(parts).clone(), next(parts).clone()
-        assert bn.num_batches_tracked is not None
+        assert bn.running_mean is not None and bn.running_var is not None and bn.num_batches_tracked is not None
+        bn.running_mean.copy_(next(parts))
+        bn.running_var.copy_(next(parts))
         bn.num_batches_tracked.fill_(batches)
         bn.momentum = MOMENTUM
     module.eval()

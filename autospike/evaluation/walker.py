@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from autospike.architecture import Architecture
 from autospike.counting.counter import Counter, Part
 from autospike.counting.values import Reader
+from autospike.data.apart import Apart
 from autospike.data.batches import FixedBatches, Span
 from autospike.data.kept import Kept
 from autospike.energy.totals import LayerTotal
@@ -27,10 +28,11 @@ from autospike.evaluation.single import right_answers
 from autospike.evaluation.traversal import Run, Traversal
 from autospike.evaluation.trie import HEAD, Node, Trie
 from autospike.models.contract import entering
-from autospike.process import give_back_memory
+from autospike.process import give_back_memory, large_blocks_kept
 from autospike.supernet import Supernet
 
 BYTES_PER_LAYER = 1000  # of what is noted: some twenty Python objects
+NOTHING = Apart.of(torch.empty(0))
 
 Population = tuple[Architecture, ...]
 Statistics = dict[str, NDArray[np.float32]]  # by node; see `calibration.statistics`
@@ -100,17 +102,17 @@ class Walker:
     def calibrate(self, population: Population, span: Span) -> Statistics:
         """Statistics of every node that normalises, from one batch of the calibration images."""
 
-        def run(node: Node, *entering: Any) -> tuple[Tensor, Tensor]:
+        def run(node: Node, *entering: Any) -> tuple[Tensor, Apart]:
             if node.name == HEAD:  # it does not normalise, and nothing follows it
-                return entering[0], torch.empty(0)
+                return entering[0], NOTHING
             module = grown.modules.of[node.key]
             measuring(module)
             stream: Tensor = module(*entering)
-            return stream, statistics(module)
+            return stream, Apart.of(statistics(module))
 
         grown = self._grow(population)
         noted = self._walk(("calibrate", span), run, lambda: self.calibration.batch(span).images)
-        return {key: values.cpu().numpy() for key, values in noted.items() if len(values)}
+        return {key: values.array() for key, values in noted.items() if values.shape.numel()}
 
     @torch.no_grad()
     def score(self, population: Population, calibrated: Calibrated, span: Span) -> dict[str, Done]:
@@ -140,6 +142,8 @@ class Walker:
     def _grow(self, population: Population) -> _Grown:
         """The trie of a population with its modules; the last one is remembered."""
         if self._grown is None or self._grown.population != population:
+            self._grown = None  # before there are two
+            give_back_memory()
             trie = Trie(population)
             self._grown = _Grown(population=population, trie=trie, modules=Modules.of_trie(trie, self.supernet))
             self.kept.turn()
@@ -148,9 +152,8 @@ class Walker:
     def _walk(self, part: tuple[Any, ...], run: Run, images: Callable[[], Tensor]) -> dict[str, Any]:
         assert self._grown is not None
         traversal = Traversal(kept=self.kept, part=part, run=run, finished=self._grown.modules.forget)
-        noted = traversal.through(self._grown.trie.roots.values(), lambda: entering(images(), self.time_steps))
-        give_back_memory()
-        return noted
+        with large_blocks_kept():
+            return traversal.through(self._grown.trie.roots.values(), lambda: entering(images(), self.time_steps))
 
 
 @dataclass(frozen=True, kw_only=True)

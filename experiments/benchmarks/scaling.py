@@ -19,6 +19,7 @@ from autospike.config import EvaluationConfig, SearchConfig
 from autospike.evaluation.evaluator import Evaluator
 from autospike.evaluation.walker import Walker
 from autospike.execution.processes import Processes
+from autospike.process import prepare_process
 from autospike.search.relatives import relatives
 
 SIZES = (8, 16, 32, 64, 128, 256)
@@ -148,7 +149,8 @@ def _peak_mb(count: int, *, kept_mb: int) -> float:
 
 
 def walk_and_weigh(count: int, kept_mb: int) -> float:
-    """Peak memory in MB after three walks."""
+    """Peak memory in MB after three walks, in a process that is set up as a worker is."""
+    prepare_process()
     measure = evaluator(Begin(count=count, kept_mb=kept_mb)(), calibration_batch_size=32)
     for seed in range(3):
         list(measure(population(6, seed)))
