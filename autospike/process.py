@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+import gc
 import os
 import sys
 from collections.abc import Iterator
@@ -43,6 +44,18 @@ def large_blocks_kept() -> Iterator[None]:
     finally:
         mallopt(M_MMAP_MAX, MOST_BLOCKS)
         mallopt(M_TRIM_THRESHOLD, MOST_FREE)
+
+
+@contextmanager
+def garbage_left() -> Iterator[None]:
+    """Without looking for garbage in cycles, for work that makes little: among the many modules of a walk the look is long."""
+    was = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if was:
+            gc.enable()
 
 
 def world_size() -> int:

@@ -22,7 +22,7 @@ class Packed:
     @classmethod
     def of(cls, x: Tensor) -> Packed:
         small = x.to(torch.uint8)
-        if not torch.equal(small.to(x.dtype), x) or torch.signbit(x).any():
+        if not torch.equal(small.float().view(torch.int32), x.view(torch.int32)):  # to the bit: there is a zero that is negative
             return cls(data=Apart.of(x), bits=32, shape=x.shape)
         bits = next(bits for bits in (1, 2, 4, 8) if int(small.max()) < 1 << bits)
         planes = torch.zeros(8 // bits, math.ceil(x.numel() * bits / 8), dtype=torch.uint8, device=x.device)

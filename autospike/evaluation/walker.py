@@ -28,7 +28,7 @@ from autospike.evaluation.single import right_answers
 from autospike.evaluation.traversal import Run, Traversal
 from autospike.evaluation.trie import HEAD, Node, Trie
 from autospike.models.contract import entering
-from autospike.process import give_back_memory, large_blocks_kept
+from autospike.process import garbage_left, give_back_memory, large_blocks_kept
 from autospike.supernet import Supernet
 
 BYTES_PER_LAYER = 1000  # of what is noted: some twenty Python objects
@@ -152,7 +152,7 @@ class Walker:
     def _walk(self, part: tuple[Any, ...], run: Run, images: Callable[[], Tensor]) -> dict[str, Any]:
         assert self._grown is not None
         traversal = Traversal(kept=self.kept, part=part, run=run, finished=self._grown.modules.forget)
-        with large_blocks_kept():
+        with large_blocks_kept(), garbage_left():
             return traversal.through(self._grown.trie.roots.values(), lambda: entering(images(), self.time_steps))
 
 

@@ -32,6 +32,10 @@ class Linear(nn.Linear):
         super().__init__(in_features, out_features, bias=bias)
         self.spikes = spikes
 
+    def reset_parameters(self) -> None:
+        if not self.weight.is_meta:  # without memory there is nothing to write, slowly
+            super().reset_parameters()
+
     def forward(self, x: Tensor, *, bias_is_lost: bool = False) -> Tensor:
         if x.is_cuda:
             return super().forward(x)
@@ -41,6 +45,10 @@ class Linear(nn.Linear):
 
 class Conv(nn.Conv2d):
     """A convolution of channels-last images. Shape: `[T, B, H, W, in_channels]` to `[T, B, H', W', out_channels]`."""
+
+    def reset_parameters(self) -> None:
+        if not self.weight.is_meta:
+            super().reset_parameters()
 
     def forward(self, x: Tensor, *, bias_is_lost: bool = False) -> Tensor:
         geometry = Geometry(self.stride[0], int(self.padding[0]), self.groups)

@@ -23,7 +23,7 @@
 #define CHUNKS 64    /* of a sum over the batch */
 #define FLUSH 64     /* so many rows are summed in single precision, the rest in double */
 #define SMALL 16384  /* values below which threads cost more than they save */
-#define LARGE 2000000 /* values above which nobody finds what was written in cache */
+#define LARGE 500000 /* values above which nobody finds what was written in cache */
 #define LINE 16      /* values of a cache line */
 
 #define INLINE static inline __attribute__((always_inline))

@@ -258,12 +258,17 @@ static void map_band(const shape *s, band b, const inputs *l, int dense, sums y,
 /* The weight as [blocks of AT_ONCE outputs][tap, input, output], the last block padded. The bias, too. */
 static void pack(const shape *s, const float *weight, const float *bias, float *packed, float *shifts) {
     for (int64_t o = 0; o < padded(s); o++) {
-        const int64_t block = o / AT_ONCE * AT_ONCE, lanes = at_most(AT_ONCE, padded(s) - block);
-        float *to = packed + block * taps(s) * s->in + o - block;
         shifts[o] = bias && o < s->out ? bias[o] : 0;
+    }
+    for (int64_t block = 0; block < padded(s); block += AT_ONCE) {
+        const int64_t lanes = at_most(AT_ONCE, padded(s) - block), width = at_most(lanes, s->out - block);
         for (int64_t i = 0; i < s->in; i++) {
             for (int64_t tap = 0; tap < taps(s); tap++) {
-                to[(tap * s->in + i) * lanes] = o < s->out ? weight[o * s->by_out + i * s->by_in + tap] : 0;
+                const float *from = weight + block * s->by_out + i * s->by_in + tap;
+                float *to = packed + (block * taps(s) + tap * lanes) * s->in + i * lanes;
+                for (int64_t o = 0; o < lanes; o++) {
+                    to[o] = o < width ? from[o * s->by_out] : 0;
+                }
             }
         }
     }
