@@ -383,6 +383,21 @@ static int64_t worth(const float *x, const shape *s) {
     return at_most(8 * INPUTS, at_least(INPUTS, LISTED * seen / some));
 }
 
+/* Back from the order of `pack`; some outputs at a time, for lines of cache are to be written whole. */
+static void unpack(const shape *s, const float *packed, float *weight) {
+    for (int64_t first = 0; first < s->out; first += LANES) {
+        const int64_t block = first / AT_ONCE * AT_ONCE, lanes = at_most(AT_ONCE, padded(s) - block), outs = at_most(LANES, s->out - first);
+        for (int64_t i = 0; i < s->in; i++) {
+            for (int64_t tap = 0; tap < taps(s); tap++) {
+                const float *from = packed + (block * taps(s) + tap * lanes) * s->in + i * lanes + first - block;
+                for (int64_t o = 0; o < outs; o++) {
+                    weight[((first + o) * s->in + i) * taps(s) + tap] = from[o];
+                }
+            }
+        }
+    }
+}
+
 /* The weight's gradient [out, in, kernel, kernel], where the stride is 1. It is summed in groups of bands, as many as cut the
  * work. */
 void convolve_backward_weight(const float *x, const float *grad, const shape *s, float *out) {
@@ -416,12 +431,5 @@ void convolve_backward_weight(const float *x, const float *grad, const shape *s,
             sum[i] += sum[g * size + i];
         }
     }
-    for (int64_t o = 0; o < s->out; o++) {
-        const int64_t block = o / AT_ONCE * AT_ONCE, lanes = at_most(AT_ONCE, padded(s) - block);
-        for (int64_t i = 0; i < s->in; i++) {
-            for (int64_t tap = 0; tap < taps(s); tap++) {
-                *out++ = sum[block * taps(s) * s->in + (tap * s->in + i) * lanes + o - block];
-            }
-        }
-    }
+    unpack(s, sum, out);
 }
