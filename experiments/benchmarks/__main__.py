@@ -15,6 +15,7 @@ from measuring import Result
 from rich.console import Console
 from rich.table import Table
 from scaling import cost_per_candidate, evaluation_memory, two_workers
+from sparse import sparse
 from steps import steps
 
 from autospike import files
@@ -23,6 +24,7 @@ from autospike.process import prepare_process
 # By the names of what they find.
 BENCHMARKS: dict[tuple[str, ...], Callable[[], list[Result]]] = {
     ("lif_forward", "lif_forward_backward", "bn_lif_eval", "bn_lif_train"): kernels,
+    ("sparse_forward", "sparse_forward_backward"): sparse,
     ("step_train_128", "step_eval_128", "step_train_384", "step_eval_384", "step_of_peak"): steps,
     ("gpu_lif_forward_backward", "gpu_step_cifar", "gpu_step_imagenet"): gpu,
     ("energy_overhead",): energy_overhead,
