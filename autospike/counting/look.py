@@ -88,7 +88,7 @@ class SecondLook(TorchDispatchMode):
         reads_image: whether a layer that an earlier batch met reads a still image; None of one that is new.
     """
 
-    reads_layers = True
+    reads_layers = True  # by rules: it need not see what runs in them
 
     def __init__(
         self,

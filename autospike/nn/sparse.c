@@ -275,7 +275,7 @@ static void pack(const shape *s, const float *weight, const float *bias, float *
 }
 
 void convolve(const float *x, const shape *s, const float *weight, const float *bias, float *out) {
-    const int pointwise = s->kernel == 1 && s->stride == 1 && s->width == 1;
+    const int pointwise = s->kernel == 1 && s->stride == 1 && s->padding == 0 && s->width == 1;
     const int64_t blocks = parts(s->in, INPUTS), edge = s->kernel - 1, pitch = s->out_width + 2 * edge;
     const int64_t rows = at_least(1, at_most(s->out_height, BAND / (s->out_width * at_most(padded(s), AT_ONCE))));
     const int64_t bands = parts(s->out_height, rows), seen = ((rows - 1) * s->stride + s->kernel) * s->width;
@@ -358,7 +358,7 @@ static void copy_row(const float *grad, const shape *s, int64_t oy, int64_t pitc
 /* Adds to the gradient of some outputs' weights, [tap, input, lanes], what some rows of an image give. */
 static void add_gradient(const float *x, const float *grad, const shape *s, int64_t first, int64_t last, int64_t lanes, int64_t width,
                          const positions *l, float *copied, float *sum) {
-    const int64_t edge = s->kernel - 1, pitch = s->width + edge, direct = edge == 0 && lanes == s->out;
+    const int64_t edge = s->kernel - 1, pitch = s->width + edge, direct = edge == 0 && s->padding == 0 && lanes == s->out;
     adder *add = adders[lanes / LANES - 1];
     list_positions(x + first * s->width * s->in, last - first, pitch, s, l);
     for (int64_t y = 0; y < last - first + edge && !direct; y++) {
@@ -402,7 +402,8 @@ static void unpack(const shape *s, const float *packed, float *weight) {
  * work. */
 void convolve_backward_weight(const float *x, const float *grad, const shape *s, float *out) {
     const int64_t edge = s->kernel - 1, outs = parts(padded(s), AT_ONCE), size = padded(s) * taps(s) * s->in;
-    const int64_t rows = at_least(1, at_most(s->height, worth(x, s) / s->width)), bands = s->images * parts(s->height, rows);
+    const int64_t rows = at_least(1, at_most(s->height, worth(x, s) / s->width)), of_image = parts(s->height, rows);
+    const int64_t bands = s->images * of_image;
     const int64_t groups = at_most(bands, parts(TASKS, outs)), of_copy = (rows + edge) * (s->width + edge) * AT_ONCE;
     const int64_t space = rows * s->width + LANES; /* not a power of two, at which lists would share lines of cache */
     clear(&shared, lines(groups * size));
@@ -418,7 +419,7 @@ void convolve_backward_weight(const float *x, const float *grad, const shape *s,
             const int64_t group = task / outs, block = task % outs * AT_ONCE, lanes = at_most(AT_ONCE, padded(s) - block);
             float *start = sum + group * size + block * taps(s) * s->in;
             for (int64_t n = bands * group / groups; n < bands * (group + 1) / groups; n++) {
-                const int64_t image = n / parts(s->height, rows), first = n % parts(s->height, rows) * rows;
+                const int64_t image = n / of_image, first = n % of_image * rows;
                 const float *in = x + image * s->height * s->width * s->in;
                 const float *of = grad + image * s->out_height * s->out_width * s->out + block;
                 const int64_t last = at_most(s->height, first + rows), width = at_most(lanes, s->out - block);

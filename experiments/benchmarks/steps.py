@@ -100,7 +100,7 @@ def _training(net: nn.Module) -> Work:
 def _evaluation(net: nn.Module) -> Work:
     """Of a network whose neurons fire, as those of a trained one do: its statistics are measured first."""
     images = torch.rand(BATCH_SIZE, 3, SIZE, SIZE)
-    calibrate(net, lambda: _answer(net, images))
+    _calibrate(net, lambda: _answer(net, images))
 
     def work() -> None:
         net.eval()
@@ -110,7 +110,7 @@ def _evaluation(net: nn.Module) -> Work:
     return work
 
 
-def calibrate(net: nn.Module, run: Work) -> None:
+def _calibrate(net: nn.Module, run: Work) -> None:
     """Its normalisations' statistics become those of a run, as of a batch."""
     norms = [module for module in net.modules() if isinstance(module, _BatchNorm)]
     before = [norm.momentum for norm in norms]
