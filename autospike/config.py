@@ -182,15 +182,15 @@ class SearchConfig(Section):
     parents: Annotated[int, Field(ge=2)] = 10
     """aeb: how many of the best breed."""
     block_mutation: Fraction = 0.2
-    """Probability that a gene of a block mutates, in the mean over the blocks."""
+    """Probability that a gene of a block mutates."""
     global_mutation: Fraction = 0.4
     """Probability that depth, width, time steps, shortcut or a gene of an embedding mutates."""
     crossover: Literal["one-point", "uniform"] = "one-point"
-    """nsga2: a child is the beginning of one parent and the end of the other, or a mixture of genes. With one-point crossover
-    candidates share beginnings, which are computed once."""
-    late_mutation: Annotated[float, Field(ge=1, le=100)] = 4.0
-    """nsga2: how many times as often a block's genes mutate as those of the block before, for the same reason; 1 is all alike. In a
-    deep network less, so that the last block's mutate at most 64 times as often as the first one's."""
+    """nsga2: a child is one parent up to a random block and the other one, mutated, from there on; or a mixture of both, mutated
+    everywhere. With one-point crossover candidates share beginnings, which are computed once."""
+    late_point: Annotated[float, Field(ge=1, le=100)] = 3.0
+    """one-point: how many times as likely that block is as the one before it, for the same reason; 1 is all alike. In a deep
+    network less, so that the last block is at most 64 times as likely as the first."""
     convention: str = DEFAULT.name
     """What counts as energy: a convention of `autospike.energy.conventions`, as `spikformer` or `exact/int8`. The archive keeps
     counts, so a search under another one re-uses all that was measured."""

@@ -13,7 +13,8 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from autospike.data.kept import MB, Kept
-from autospike.evaluation.packing import Packed
+from autospike.evaluation import packing
+from autospike.evaluation.packing import Composed, Packed
 
 # What happens to a store: "turn", a key that is asked for, or a key that is kept with a size.
 events = st.lists(st.just("turn") | st.integers(0, 9) | st.tuples(st.integers(0, 9), st.integers(0, 40)), max_size=60)
@@ -131,6 +132,24 @@ def test_whole_numbers_come_back_to_the_bit(highest: int, bits: int, data: st.Da
 def test_any_numbers_come_back_to_the_bit(values: list[float]) -> None:
     x = torch.tensor(values, dtype=torch.float32)
     assert same_bits(Packed.of(x).unpacked(), x)
+
+
+@given(values=st.lists(st.integers(0, 255), min_size=1, max_size=300))
+@few
+def test_both_ways_pack_alike(values: list[int]) -> None:
+    """What runs without a compiler, and what runs with one."""
+    x, bits = torch.tensor(values, dtype=torch.float32), max(values).bit_length()
+    compiled, composed = packing._functions(x), Composed()
+    assert compiled.bits_set(x).bit_length() == composed.bits_set(x).bit_length() == bits
+    for wide in (wide for wide in (1, 2, 4, 8) if bits <= wide):
+        one, other = (torch.full((math.ceil(len(x) * wide / 8),), 255, dtype=torch.uint8) for _ in range(2))
+        compiled.pack(x, wide, one)
+        composed.pack(x, wide, other)
+        assert torch.equal(one, other)
+        for way in (compiled, composed):
+            back = torch.empty_like(x)
+            way.unpack(one, wide, back)
+            assert same_bits(back, x)
 
 
 @pytest.mark.parametrize("odd", [-0.0, math.nan, math.inf, -math.inf, -1.0, 0.5, 256.0, 1e-45, 3e9, 2.0**32])

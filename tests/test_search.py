@@ -675,7 +675,7 @@ def test_the_id_of_a_search_names_its_settings_but_not_its_length() -> None:
     assert identity(generations=2) == base
     others = [identity("random"), identity(seed=1), identity(population=8), identity(block_mutation=0.3)]
     others += [identity(global_mutation=0.3), identity(objectives=("accuracy", "params")), identity(fitness={"beta": 0.1})]
-    others += [identity(crossover="uniform"), identity(late_mutation=1.0)]
+    others += [identity(crossover="uniform"), identity(late_point=1.0)]
     others += [identity(convention="binary-only"), identity(convention="exact/int8")]
     assert identity(convention="exact/fp32") == base
     assert len({base, *others}) == 1 + len(others)
@@ -699,28 +699,19 @@ def test_measurements_in_another_order_are_refused() -> None:
     assert archive.all() == []
 
 
-@pytest.mark.parametrize("late", [1.0, 4.0])
 @pytest.mark.parametrize("crossover", ["one-point", "uniform"])
-def test_nsga2_breeds_as_configured(crossover: str, late: float, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Every child is of the crossover that is named, and mutates as late as is said."""
-    crossed: list[str] = []
-    lates: list[float] = []
-    plain = algorithms.mutate
-
-    def mutate(*args: Any, late: float = 1.0) -> Architecture:
-        lates.append(late)
-        return plain(*args, late=late)
+def test_nsga2_breeds_as_configured(crossover: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Every child is of the crossover that is named, which is told how the search is configured."""
+    crossed: list[tuple[str, float]] = []
 
     def noting(name: str) -> Callable[..., Architecture]:
         original = algorithms.CROSSOVERS[name]
-        return lambda *args: crossed.append(name) or original(*args)  # type: ignore[func-returns-value]
+        return lambda *args: crossed.append((name, args[-1].late_point)) or original(*args)  # type: ignore[func-returns-value]
 
-    monkeypatch.setattr(algorithms, "mutate", mutate)
     monkeypatch.setattr(algorithms, "CROSSOVERS", {name: noting(name) for name in ("one-point", "uniform")})
-    searched(settings_of("nsga2", crossover=crossover, late_mutation=late))
-    assert set(crossed) == {crossover}
-    assert set(lates) == {late}
-    assert len(lates) == len(crossed) >= 18
+    searched(settings_of("nsga2", crossover=crossover, late_point=7.0))
+    assert set(crossed) == {(crossover, 7.0)}
+    assert len(crossed) >= 18
 
 
 def test_a_key_names_a_generator() -> None:

@@ -33,6 +33,8 @@ SHAPES = [
     (16, 48, 3, 1, 2, 5, 6),
     (96, 150, 3, 1, 1, 16, 40),
     (32, 16, 1, 1, 1, 4, 1),
+    (32, 3, 1, 1, 0, 4, 4),
+    (80, 24, 1, 1, 0, 8, 8),
 ]
 DENSITIES = [0.0, 0.05, 0.3, 1.0]
 
@@ -215,3 +217,20 @@ def test_a_wrong_number_of_channels_is_torchs_to_say(layer: nn.Module) -> None:
 
 def test_no_image_gives_none() -> None:
     assert Conv(32, 8, 3, padding=1)(torch.ones(2, 0, 4, 4, 32)).shape == (2, 0, 4, 4, 8)
+
+
+@pytest.mark.parametrize("positions", [1, 2, 5, 400])
+@pytest.mark.parametrize("out", [1, 3, 8, 15, 16, 24, 72, 130])
+def test_nothing_is_written_beside_the_output(out: int, positions: int) -> None:
+    """Whole vectors are written also where outputs are fewer: over what comes later, never over what is somebody else's."""
+    functions = sparse._functions()
+    if functions is None:
+        pytest.skip("no C compiler here")
+    for in_ in (32, 96):
+        x, weight = sums(torch.empty(1, positions, 1, in_), 0.3), torch.randn(out, in_, 1, 1)
+        around = torch.full((256 + positions * out,), 7.0)
+        y = around[128:-128].view(1, positions, 1, out)
+        functions.convolve(x.data_ptr(), sparse._shape(x, y, weight, Geometry()), weight.data_ptr(), None, y.data_ptr())
+        assert torch.equal(around[:128], torch.full((128,), 7.0))
+        assert torch.equal(around[-128:], torch.full((128,), 7.0))
+        torch.testing.assert_close(y, torch.einsum("npqi,oi->npqo", x, weight[:, :, 0, 0]), rtol=1e-4, atol=1e-4)

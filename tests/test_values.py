@@ -241,6 +241,37 @@ def test_equal_tensors_are_read_each(reads: list[Tensor]) -> None:
     assert len(reads) == 3
 
 
+def test_the_whole_by_heads_is_not_read_again(reads: list[Tensor]) -> None:
+    read, x = Reader(), torch.randint(0, 3, (2, 3, 5, 8)).float()
+    read.by_position(x)
+    heads = x.unflatten(-1, (2, 4)).transpose(2, 3)
+    found = read.total(heads)
+    assert len(reads) == 1
+    assert found.sums.tolist() == [[step.sum().item()] for step in x]
+    assert found.kinds.tolist() == [int(step.max() > 1) for step in x]
+    x[0, 0, 0, 0] += 1
+    assert read.total(heads).sums.tolist() == [[step.sum().item()] for step in x]
+    assert len(reads) == 2
+
+
+@pytest.mark.parametrize(
+    "part",
+    [
+        lambda x: x[..., :4],
+        lambda x: x[:1],
+        lambda x: x[1:],
+        lambda x: x[:, :1].expand(-1, 3, -1, -1),
+        lambda x: x[:, 1:2].expand(-1, 3, -1, -1),
+        lambda x: x.transpose(0, 1),
+        lambda x: x.flip(1),
+    ],
+)
+def test_what_is_not_the_whole_is_read(part: Callable[[Tensor], Tensor]) -> None:
+    read, x = Reader(), torch.arange(3.0 * 3 * 5 * 8).view(3, 3, 5, 8).clone()
+    read.by_position(x)
+    assert read.total(part(x)).sums.tolist() == [[step.sum().item()] for step in part(x)]
+
+
 class Named(nn.Module):
     def __init__(self, layer: nn.Module) -> None:
         super().__init__()
@@ -251,11 +282,11 @@ class Named(nn.Module):
 
 
 def test_q_k_and_v_share_what_they_read(reads: list[Tensor]) -> None:
-    """Their input is read once; then q, k, v one by one. What the projection reads was counted by the neurons that fired it."""
+    """Their input is read once. What attention and the projection read was counted by the neurons that fired it."""
     model = Named(Attention(8, Block(num_heads=2), scale=0.125, qkv_bias=False)).eval()
     x, counter = torch.randint(0, 2, (2, 3, 2, 2, 8)).float(), Counter()
     with torch.no_grad(), counter.watch(model, images=3, time_steps=2):
         model(x)
-    assert len(reads) == 1 + 3 + (kernel() is None)
+    assert len(reads) == 1 + 4 * (kernel() is None)
     q, k, v, *_ = counter.operations().counts
     assert q.acs == k.acs == v.acs == tuple(8 * step.sum().item() / 3 for step in x)

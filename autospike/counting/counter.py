@@ -33,12 +33,13 @@ VERSION = 2
 
 @dataclass(frozen=True, kw_only=True)
 class Part:
-    """A part of a network, counted by itself: its name there, whether neurons have fired before it, and what reads values for all
-    parts that share tensors."""
+    """A part of a network, counted by itself: its name there, whether neurons have fired before it, what reads values for all parts
+    that share tensors, and its modules by name, if they are known."""
 
     name: str = ""
     behind_neurons: bool = False
     read: Reader = field(default_factory=Reader)
+    named: dict[str, nn.Module] | None = None
 
 
 @dataclass(kw_only=True)
@@ -70,7 +71,7 @@ class Counter:
             UnknownOperationError: in strict mode, as soon as the operation runs.
         """
         part, calls = part or Part(), Frequencies[str]()
-        named = dict(model.named_modules(prefix=part.name))
+        named = part.named or dict(model.named_modules(prefix=part.name))
         with ExitStack() as stack:
             if not self.settled:
                 stack.enter_context(self._second_look(named, part, Batch(images=images, time_steps=time_steps, read=part.read)))

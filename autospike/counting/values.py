@@ -41,23 +41,34 @@ class Reader:
 
     def by_position(self, x: Tensor) -> Values:
         """`[T, B, ..., C]`, by all that stands between B and C."""
-        if x.is_inference():  # nothing tells whether it was written over
-            return _read(x.flatten(2, -2))
-        version, values = self._values.get(x, (None, None))
-        if values is None or version != x._version:
+        values = self._known(x)
+        if values is None:
             values = _read(x.flatten(2, -2))
-            self._values[x] = (x._version, values)
+            self._remember(x, values)
         return values
 
     def spikes(self, x: Tensor, sums: Tensor) -> None:
         """Spikes that neurons have counted as they fired; see `LIF.counted`."""
-        if not x.is_inference():
-            self._values[x] = (x._version, Values(sums=sums, kinds=torch.zeros(len(x), dtype=torch.int64)))
+        self._remember(x, Values(sums=sums, kinds=torch.zeros(len(x), dtype=torch.int64)))
 
     def total(self, x: Tensor) -> Values:
-        """`[T, ...]`, in one position."""
+        """`[T, ...]`, in one position; the whole of what was read before, by heads or in another shape, is not read again."""
         order = sorted(range(1, x.dim()), key=x.stride, reverse=True)  # as it lies in memory, so that nothing is copied
-        return _read(x.permute(0, *order).reshape(len(x), 1, 1, -1))
+        lying, whole = x.permute(0, *order), x if x._base is None else x._base
+        same = (len(x), x.numel(), x.data_ptr()) == (len(whole), whole.numel(), whole.data_ptr())
+        known = self._known(whole) if same and lying.is_contiguous() and whole.is_contiguous() else None
+        if known is not None:
+            return Values(sums=known.sums.sum(dim=1, keepdim=True), kinds=known.kinds)
+        return _read(lying.reshape(len(x), 1, 1, -1))
+
+    def _known(self, x: Tensor) -> Values | None:
+        """What was read of a tensor, unless it may have been written over since; of one of inference nothing tells."""
+        version, values = (None, None) if x.is_inference() else self._values.get(x, (None, None))
+        return values if values is not None and version == x._version else None
+
+    def _remember(self, x: Tensor, values: Values) -> None:
+        if not x.is_inference():
+            self._values[x] = (x._version, values)
 
 
 def _read(x: Tensor) -> Values:

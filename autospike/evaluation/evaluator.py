@@ -24,6 +24,7 @@ from autospike.evaluation.trie import Trie
 from autospike.evaluation.walker import Calibrated, Done, Population
 from autospike.execution.contract import Calibration, Executor, Job, Scoring
 from autospike.measurement import Measurement, Score
+from autospike.process import garbage_left
 
 # Told of how many of a walk's shards are done, and of how many there are.
 Watch = Callable[[int, int], None]
@@ -52,7 +53,8 @@ class Evaluator:
         asked = list(architectures)
         if asked:
             started, trie = time.perf_counter(), Trie(asked)
-            measured = self._walk(trie)
+            with garbage_left():
+                measured = self._walk(trie)
             seconds = (time.perf_counter() - started) / len(asked)
             for architecture in asked:
                 score, params = measured[architecture]

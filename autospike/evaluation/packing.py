@@ -2,13 +2,20 @@
 
 from __future__ import annotations
 
+import ctypes
 import math
 from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor
 
 from autospike.data.apart import Apart
+from autospike.native import library
+
+SOURCE = Path(__file__).with_name("packing.c")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -21,25 +28,86 @@ class Packed:
 
     @classmethod
     def of(cls, x: Tensor) -> Packed:
-        small = x.to(torch.uint8)
-        if not torch.equal(small.float().view(torch.int32), x.view(torch.int32)):  # to the bit: there is a zero that is negative
+        values, functions = x.contiguous().view(-1), _functions(x)
+        all_bits = functions.bits_set(values)
+        if all_bits < 0:
             return cls(data=Apart.of(x), bits=32, shape=x.shape)
-        bits = next(bits for bits in (1, 2, 4, 8) if int(small.max()) < 1 << bits)
-        planes = torch.zeros(8 // bits, math.ceil(x.numel() * bits / 8), dtype=torch.uint8, device=x.device)
-        planes.view(-1)[: x.numel()] = small.flatten()
-        for i, plane in enumerate(planes[1:], start=1):
-            planes[0] |= plane << (bits * i)
-        return cls(data=Apart.of(planes[0]), bits=bits, shape=x.shape)
+        bits = next(bits for bits in (1, 2, 4, 8) if all_bits < 1 << bits)
+        packed = torch.empty(math.ceil(len(values) * bits / 8), dtype=torch.uint8, device=x.device)
+        functions.pack(values, bits, packed)
+        return cls(data=Apart.of(packed), bits=bits, shape=x.shape)
 
     def unpacked(self) -> Tensor:
         data = self.data.tensor()
         if self.bits == 32:
             return data
-        planes = torch.empty(8 // self.bits, len(data), dtype=torch.float32, device=data.device)
-        for i, plane in enumerate(planes):
-            plane.copy_((data >> (self.bits * i)) & ((1 << self.bits) - 1))
-        return planes.view(-1)[: math.prod(self.shape)].view(self.shape)
+        values = torch.empty(math.prod(self.shape), device=data.device)
+        _functions(values).unpack(data, self.bits, values)
+        return values.view(self.shape)
 
     @property
     def nbytes(self) -> int:
         return self.data.nbytes
+
+
+class Functions(Protocol):
+    """What `packing.c` does; values are flat and of float32."""
+
+    def bits_set(self, values: Tensor) -> int: ...
+
+    def pack(self, values: Tensor, bits: int, packed: Tensor) -> None: ...
+
+    def unpack(self, packed: Tensor, bits: int, values: Tensor) -> None: ...
+
+
+def _functions(x: Tensor) -> Functions:
+    compiled = _compiled() if x.device.type == "cpu" else None
+    return compiled or Composed()
+
+
+class Composed:
+    """As tensor operations: on a GPU, or where there is no compiler."""
+
+    def bits_set(self, values: Tensor) -> int:
+        small = values.to(torch.uint8)
+        if not torch.equal(small.float().view(torch.int32), values.view(torch.int32)):  # to the bit: a zero may be negative
+            return -1
+        return int(small.max())  # of as many bits as all of them together
+
+    def pack(self, values: Tensor, bits: int, packed: Tensor) -> None:
+        planes = torch.zeros(8 // bits, len(packed), dtype=torch.uint8, device=values.device)
+        planes.view(-1)[: len(values)] = values.to(torch.uint8)
+        for i, plane in enumerate(planes[1:], start=1):
+            planes[0] |= plane << (bits * i)
+        packed.copy_(planes[0])
+
+    def unpack(self, packed: Tensor, bits: int, values: Tensor) -> None:
+        for i, plane in enumerate(values.split(len(packed))):
+            plane.copy_(((packed >> (bits * i)) & ((1 << bits) - 1))[: len(plane)])
+
+
+class Compiled:
+    """The functions of `packing.c`, on the CPU."""
+
+    def __init__(self, functions: ctypes.CDLL) -> None:
+        pointer, count = ctypes.c_void_p, ctypes.c_int64
+        self.functions: Any = functions
+        functions.bits_set.argtypes, functions.bits_set.restype = (pointer, count), count
+        functions.pack.argtypes, functions.pack.restype = (pointer, count, count, pointer, count), None
+        functions.unpack.argtypes, functions.unpack.restype = (pointer, count, count, pointer, count), None
+
+    def bits_set(self, values: Tensor) -> int:
+        found: int = self.functions.bits_set(values.data_ptr(), len(values))
+        return found
+
+    def pack(self, values: Tensor, bits: int, packed: Tensor) -> None:
+        self.functions.pack(values.data_ptr(), len(values), bits, packed.data_ptr(), len(packed))
+
+    def unpack(self, packed: Tensor, bits: int, values: Tensor) -> None:
+        self.functions.unpack(packed.data_ptr(), len(packed), bits, values.data_ptr(), len(values))
+
+
+@cache
+def _compiled() -> Compiled | None:
+    functions = library(SOURCE)
+    return None if functions is None else Compiled(functions)

@@ -110,34 +110,36 @@ class Walker:
             stream: Tensor = module(*entering)
             return stream, Apart.of(statistics(module))
 
-        grown = self._grow(population)
-        noted = self._walk(("calibrate", span), run, lambda: self.calibration.batch(span).images)
-        return {key: values.array() for key, values in noted.items() if values.shape.numel()}
+        with garbage_left():
+            grown = self._grow(population)
+            grown.installed.clear()
+            noted = self._walk(("calibrate", span), run, lambda: self.calibration.batch(span).images)
+            return {key: values.array() for key, values in noted.items() if values.shape.numel()}
 
     @torch.no_grad()
     def score(self, population: Population, calibrated: Calibrated, span: Span) -> dict[str, Done]:
         """What every node does with some images of the search split."""
-        grown, read, targets = self._grow(population), Reader(), self.search.targets(span)
-        roots = {root.key for root in grown.trie.roots.values()}
 
         def run(node: Node, *entering: Any) -> tuple[Tensor, Done]:
-            module = grown.modules.of[node.key]
-            calibrated.install(node.key, module)
-            structure = _structure(module)
-            counter = Counter(settled=structure in self._settled)
-            part = Part(name=node.prefix, behind_neurons=node.key not in roots, read=read)
+            module, found = grown.modules.of[node.key], grown.structure(node)
+            grown.install(calibrated, node)
+            counter = Counter(settled=found.kind in self._settled)
+            part = Part(name=node.prefix, behind_neurons=node.key not in roots, read=read, named=found.named)
             with counter.watch(module, images=len(targets), time_steps=self.time_steps, part=part):
                 leaving: Tensor = module(*entering)
             if counter.settled:
-                self._settled.add(structure)
+                self._settled.add(found.kind)
             return leaving, Done(
                 layers=counter.totals(),
-                params=sum(p.numel() for p in module.parameters()),
+                params=found.params,
                 images=len(targets),
                 correct=tuple(right_answers(leaving, targets).tolist()) if node.name == HEAD else (),
             )
 
-        return self._walk(("score", span), run, lambda: self.search.batch(span).images)
+        with garbage_left():
+            grown, read, targets = self._grow(population), Reader(), self.search.targets(span)
+            roots = {root.key for root in grown.trie.roots.values()}
+            return self._walk(("score", span), run, lambda: self.search.batch(span).images)
 
     def _grow(self, population: Population) -> _Grown:
         """The trie of a population with its modules; the last one is remembered."""
@@ -152,18 +154,42 @@ class Walker:
     def _walk(self, part: tuple[Any, ...], run: Run, images: Callable[[], Tensor]) -> dict[str, Any]:
         assert self._grown is not None
         traversal = Traversal(kept=self.kept, part=part, run=run, finished=self._grown.modules.forget)
-        with large_blocks_kept(), garbage_left():
+        with large_blocks_kept():
             return traversal.through(self._grown.trie.roots.values(), lambda: entering(images(), self.time_steps))
 
 
 @dataclass(frozen=True, kw_only=True)
+class _Structure:
+    """Of a node's module: what decides which operations run, how many parameters it has, its modules by name in the network."""
+
+    kind: Any
+    params: int
+    named: dict[str, nn.Module]
+
+    @classmethod
+    def of(cls, module: nn.Module, prefix: str) -> _Structure:
+        parameters, named = dict(module.named_parameters()), dict(module.named_modules(prefix=prefix))
+        kind = tuple((name.removeprefix(prefix), type(inner)) for name, inner in named.items()), tuple(parameters)
+        return cls(kind=kind, params=sum(p.numel() for p in parameters.values()), named=named)
+
+
+@dataclass(frozen=True, kw_only=True)
 class _Grown:
+    """A population's trie, and what its nodes' modules are; `installed`: the statistics that they have."""
+
     population: Population
     trie: Trie
     modules: Modules
+    installed: dict[str, Calibrated] = field(default_factory=dict)
+    _structures: dict[str, _Structure] = field(default_factory=dict)
 
+    def structure(self, node: Node) -> _Structure:
+        if node.key not in self._structures:
+            self._structures[node.key] = _Structure.of(self.modules.of[node.key], node.prefix)
+        return self._structures[node.key]
 
-def _structure(module: nn.Module) -> Any:
-    """What decides which operations run."""
-    parameters = tuple(name for name, _ in module.named_parameters())
-    return tuple((name, type(inner)) for name, inner in module.named_modules()), parameters
+    def install(self, calibrated: Calibrated, node: Node) -> None:
+        """Give a node's module its statistics, unless it has them from an earlier batch."""
+        if self.installed.get(node.key) is not calibrated:
+            calibrated.install(node.key, self.modules.of[node.key])
+            self.installed[node.key] = calibrated

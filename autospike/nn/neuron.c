@@ -19,7 +19,8 @@
 #include <immintrin.h>
 #endif
 
-#define BLOCK 256    /* neurons at once */
+#define FIRED 512    /* neurons at once, forward */
+#define BLOCK 256    /* and backward */
 #define CHUNKS 64    /* of a sum over the batch */
 #define FLUSH 64     /* so many rows are summed in single precision, the rest in double */
 #define SMALL 16384  /* values below which threads cost more than they save */
@@ -65,11 +66,11 @@ typedef struct {
     float *scale, *shift, *mean;
 } row;
 
-static row row_of(const normalisation *norm, int64_t channels) {
+static row row_of(const normalisation *norm, int64_t channels, int64_t block) {
     if (!norm) {
-        return (row){BLOCK, NULL, NULL, NULL};
+        return (row){block, NULL, NULL, NULL};
     }
-    row r = {.period = channels >= BLOCK ? channels : BLOCK / channels * channels};
+    row r = {.period = channels >= block ? channels : block / channels * channels};
     r.scale = malloc(3 * r.period * sizeof *r.scale), r.shift = r.scale + r.period, r.mean = r.shift + r.period;
     for (int64_t i = 0, c = 0; i < r.period; i++, c = c + 1 == channels ? 0 : c + 1) {
         r.scale[i] = norm->weight[c] * norm->inverse[c];
@@ -164,18 +165,21 @@ static void count(const float *spikes, int width, int64_t place, int64_t positio
 
 INLINE void fire_block(const float *y, const shape *s, const neuron *p, const float *restrict scale, const float *restrict shift,
                        float *spikes, int64_t at, int width, counts c, int norm, int soft, int decays) {
-    float v[BLOCK] = {0}, fired[BLOCK];
+    float v[FIRED] = {0}, block[FIRED];
     const float tau = p->tau, rate = 1.0f / tau, v_threshold = p->v_threshold;
     const int past_cache = s->steps * s->size > LARGE;
     for (int64_t t = 0; t < s->steps; t++) {
         const float *restrict in = y + t * s->stride + at;
+        float *out = spikes + t * s->size + at, *restrict fired = past_cache ? block : out;
         prefetch(in + width, width);
         for (int i = 0; i < width; i++) {
             const float h = charged(current(in, scale, shift, i, norm), v[i], tau, rate, decays);
             fired[i] = h >= v_threshold ? 1.0f : 0.0f;
             v[i] = reset(h, v_threshold, soft);
         }
-        put(fired, width, past_cache, spikes + t * s->size + at);
+        if (past_cache) {
+            put(block, width, 1, out);
+        }
         if (c.sums) {
             count(fired, width, at % s->channels, at / s->channels % c.positions, s, c.positions, c.sums + t * c.positions);
         }
@@ -184,13 +188,13 @@ INLINE void fire_block(const float *y, const shape *s, const neuron *p, const fl
 
 /* Spikes [steps, size]. sums: how many there are by step and position, see counts, or null. */
 void fire(const float *y, const shape *s, const neuron *p, const normalisation *norm, float *spikes, int64_t positions, double *sums) {
-    const row r = row_of(norm, s->channels);
+    const row r = row_of(norm, s->channels, FIRED);
     const counts c = {positions, sums};
 #pragma omp parallel for num_threads(s->threads) if (s->steps * s->size >= SMALL)
     for (int64_t start = 0; start < s->size; start += r.period) {
-        for (int64_t along = 0; along < r.period && start + along < s->size; along += BLOCK) {
+        for (int64_t along = 0; along < r.period && start + along < s->size; along += FIRED) {
             const int64_t at = start + along;
-            const int width = (int)at_most(BLOCK, at_most(r.period - along, s->size - at));
+            const int width = (int)at_most(FIRED, at_most(r.period - along, s->size - at));
             if (norm && !p->soft_reset && p->decays_input) {
                 fire_block(y, s, p, r.scale + along, r.shift + along, spikes, at, width, c, 1, 0, 1);
             } else if (norm) {
@@ -309,7 +313,7 @@ static void back_rows(const float *y, const shape *s, const neuron *p, row r, co
  * gradient, and of it times the distance from the mean. Where the batch gave the statistics, they pass gradient, too. */
 static void through_normalisation(const float *y, int64_t size, int64_t channels, int32_t threads, const normalisation *norm,
                                   int by_batch, const double *moments, float *grad) {
-    const row r = row_of(norm, channels);
+    const row r = row_of(norm, channels, BLOCK);
     const double count = (double)(size / channels);
     for (int64_t i = 0, c = 0; i < r.period; i++, c = c + 1 == channels ? 0 : c + 1) { /* grad = scale * grad + mean * y + shift */
         const double even = -r.scale[i] * moments[c] / count;
@@ -351,7 +355,7 @@ static void of_parameters(const double *moments, const normalisation *norm, int6
 void fire_backward(const float *y, const shape *s, const neuron *p, const normalisation *norm, int32_t by_batch,
                    const float *grad_spikes, float *grad_y, float *grad_weight, float *grad_bias) {
     const int64_t channels = s->channels;
-    const row r = row_of(norm, channels);
+    const row r = row_of(norm, channels, BLOCK);
     const int64_t rows = (s->size + r.period - 1) / r.period, steps = s->stride ? s->steps : 1;
     double *chunks = norm ? calloc((CHUNKS + 1) * 2 * channels, sizeof *chunks) : NULL, *moments = norm ? chunks + CHUNKS * 2 * channels : NULL;
 #pragma omp parallel for num_threads(s->threads) if (s->steps * s->size >= SMALL)
@@ -411,7 +415,7 @@ void channel_moments(const float *y, int64_t rows, int64_t channels, int32_t thr
 
 /* A normalisation alone: [rows, channels] to the same. */
 void normalise(const float *y, int64_t rows, int64_t channels, int32_t threads, const normalisation *norm, float *x) {
-    const row r = row_of(norm, channels);
+    const row r = row_of(norm, channels, BLOCK);
     const int64_t size = rows * channels;
 #pragma omp parallel for num_threads(threads) if (size >= SMALL)
     for (int64_t start = 0; start < size; start += r.period) {

@@ -28,6 +28,10 @@ class Statistics(NamedTuple):
 class Norm(nn.BatchNorm1d):
     """Shape: `[..., C]` to `[..., C]`."""
 
+    def reset_parameters(self) -> None:
+        if not self.weight.is_meta:  # without memory there is nothing to write, slowly
+            super().reset_parameters()
+
     def forward(self, y: Tensor) -> Tensor:
         compiled = self.compiled(y)
         if compiled is None:

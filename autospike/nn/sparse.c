@@ -80,8 +80,8 @@ static void *take(room *r, int64_t values) {
     return start;
 }
 
-/* to += sum of the listed rows, so many vectors wide as its name says. */
-typedef void adder(const int32_t *row, const float *times, int64_t size, const float *rows, int64_t pitch, float *to);
+/* to = start + sum of the listed rows, so many vectors wide as its name says. */
+typedef void adder(const int32_t *row, const float *times, int64_t size, const float *rows, int64_t pitch, const float *start, float *to);
 
 #define EACH_1(DO) DO(0)
 #define EACH_2(DO) EACH_1(DO) DO(1)
@@ -91,18 +91,19 @@ typedef void adder(const int32_t *row, const float *times, int64_t size, const f
 #define EACH_6(DO) EACH_5(DO) DO(5)
 #define EACH_7(DO) EACH_6(DO) DO(6)
 #define EACH_8(DO) EACH_7(DO) DO(7)
-#define BEGIN(v) vector sum_##v = *(const vector *)(to + v * LANES);
+#define BEGIN(v) vector sum_##v = *(const vector *)(start + v * LANES);
 #define GATHER(v) sum_##v += often * *(const vector *)(from + v * LANES);
 #define END(v) *(vector *)(to + v * LANES) = sum_##v;
-#define ADDER(V)                                                                                                              \
-    static void add_##V(const int32_t *row, const float *times, int64_t size, const float *rows, int64_t pitch, float *to) {  \
-        EACH_##V(BEGIN)                                                                                                       \
-        for (int64_t i = 0; i < size; i++) {                                                                                  \
-            const float *from = rows + row[i] * pitch;                                                                        \
-            const vector often = times[i] - (vector){0};                                                                      \
-            EACH_##V(GATHER)                                                                                                  \
-        }                                                                                                                     \
-        EACH_##V(END)                                                                                                         \
+#define ADDER(V)                                                                                                                \
+    static void add_##V(const int32_t *row, const float *times, int64_t size, const float *rows, int64_t pitch,                 \
+                        const float *start, float *to) {                                                                        \
+        EACH_##V(BEGIN)                                                                                                         \
+        for (int64_t i = 0; i < size; i++) {                                                                                    \
+            const float *from = rows + row[i] * pitch;                                                                          \
+            const vector often = times[i] - (vector){0};                                                                        \
+            EACH_##V(GATHER)                                                                                                    \
+        }                                                                                                                       \
+        EACH_##V(END)                                                                                                           \
     }
 ADDER(1) ADDER(2) ADDER(3) ADDER(4)
 #if VECTORS > 4
@@ -120,9 +121,10 @@ typedef struct {
 } inputs;
 
 /* Adds the weights of what is not zero in some blocks at a position. */
-INLINE void add_inputs(const inputs *l, int64_t position, int64_t block, int64_t blocks, const float *weight, int64_t lanes, float *to) {
+INLINE void add_inputs(const inputs *l, int64_t position, int64_t block, int64_t blocks, const float *weight, int64_t lanes,
+                       const float *from, float *to) {
     const int32_t *start = l->start + position * l->blocks + block;
-    adders[lanes / LANES - 1](l->row + *start, l->times + *start, start[blocks] - *start, weight, lanes, to);
+    adders[lanes / LANES - 1](l->row + *start, l->times + *start, start[blocks] - *start, weight, lanes, from, to);
 }
 
 /* Appends what is not zero of `size` inputs, of which the first is called `first`; may write LANES more. How many these are. */
@@ -188,7 +190,7 @@ INLINE void add_tap(const shape *s, band b, const inputs *l, sums y, const float
     }
     float *to = y.values + (oy * y.pitch + ox) * y.lanes;
     const float *rows = weight + (ky * s->kernel + kx) * s->in * y.lanes;
-    add_inputs(l, (iy - b.first_in) * s->width + ix, block, blocks, rows, y.lanes, to);
+    add_inputs(l, (iy - b.first_in) * s->width + ix, block, blocks, rows, y.lanes, to, to);
 }
 
 /* Of many inputs: some weights after the other, which so stay in cache. */
@@ -221,16 +223,11 @@ static void add_by_position(const shape *s, band b, const inputs *l, sums y, con
     }
 }
 
-/* A sum starts from the bias. */
-static void begin(const float *bias, int64_t positions, int64_t pitch, int64_t lanes, float *to) {
-    for (int64_t p = 0; p < positions; p++) {
-        memcpy(to + p * pitch, bias, lanes * sizeof *to);
-    }
-}
-
 static void convolve_band(const shape *s, band b, const inputs *l, int dense, sums y, const float *weight, const float *bias,
                           int64_t width, float *out) {
-    begin(bias, (b.last - b.first) * y.pitch, y.lanes, y.lanes, y.values);
+    for (int64_t p = 0; p < (b.last - b.first) * y.pitch; p++) { /* a sum starts from the bias */
+        memcpy(y.values + p * y.lanes, bias, y.lanes * sizeof *bias);
+    }
     (dense ? add_by_tap : add_by_position)(s, b, l, y, weight);
     for (int64_t oy = 0; oy < b.last - b.first; oy++) {
         for (int64_t ox = 0; ox < s->out_width; ox++) {
@@ -239,19 +236,22 @@ static void convolve_band(const shape *s, band b, const inputs *l, int dense, su
     }
 }
 
-/* A linear map: every position sees itself alone, and its sum is taken where it belongs if there is room for whole vectors. */
+/* A linear map: every position sees itself alone. Its sum is taken where it belongs, if there is room for whole vectors, or what is
+ * written beyond is yet to be overwritten by the next position's; else beside. */
 static void map_band(const shape *s, band b, const inputs *l, int dense, sums y, const float *weight, const float *bias, int64_t width,
                      float *out) {
-    const int64_t positions = b.last - b.first, together = dense ? 1 : l->blocks, pitch = width == y.lanes ? s->out : y.lanes;
-    float *to = width == y.lanes ? out : y.values;
-    begin(bias, positions, pitch, y.lanes, to);
+    const int64_t positions = b.last - b.first, together = dense ? 1 : l->blocks;
+    const int64_t beyond = parts(y.lanes - width, s->out); /* positions, of which what is written beyond touches the first values */
+    const int overwritten = width == s->out && together == l->blocks;
+    const int64_t fits = beyond == 0 ? positions : overwritten ? at_least(0, positions - beyond) : 0;
     for (int64_t block = 0; block < l->blocks; block += together) {
         for (int64_t p = 0; p < positions; p++) {
-            add_inputs(l, p, block, together, weight, y.lanes, to + p * pitch);
+            float *to = p < fits ? out + p * s->out : y.values + p * y.lanes;
+            add_inputs(l, p, block, together, weight, y.lanes, block ? to : bias, to);
         }
     }
-    for (int64_t p = 0; p < positions && to != out; p++) {
-        memcpy(out + p * s->out, to + p * pitch, width * sizeof *out);
+    for (int64_t p = fits; p < positions; p++) {
+        memcpy(out + p * s->out, y.values + p * y.lanes, width * sizeof *out);
     }
 }
 
@@ -368,7 +368,7 @@ static void add_gradient(const float *x, const float *grad, const shape *s, int6
     for (int64_t tap = 0; tap < taps(s); tap++) {
         const float *seen = rows + ((edge - tap / s->kernel) * pitch + edge - tap % s->kernel) * lanes;
         for (int64_t i = 0; i < s->in; i++, sum += lanes) {
-            add(l->row + i * l->space, l->times + i * l->space, l->size[i], seen, lanes, sum);
+            add(l->row + i * l->space, l->times + i * l->space, l->size[i], seen, lanes, sum, sum);
         }
     }
 }

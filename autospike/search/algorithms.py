@@ -16,7 +16,7 @@ from deap import base, tools
 from autospike.architecture import Architecture
 from autospike.config import SearchConfig
 from autospike.randomness import global_random
-from autospike.search.variation import crossover, mutate, one_point_crossover
+from autospike.search.variation import CROSSOVERS, crossover, mutate
 from autospike.space import SearchSpace
 
 
@@ -66,18 +66,14 @@ class RandomSearch:
         return population + offspring
 
 
-CROSSOVERS = {"one-point": one_point_crossover, "uniform": crossover}
-
-
 class NSGA2:
     """NSGA-II (Deb et al. 2002): parents by binary tournament on rank and crowding, survivors by non-dominated sorting."""
 
     def ask(self, population: list[Individual], turn: Turn) -> Iterator[Architecture]:
+        cross = CROSSOVERS[turn.config.crossover]
         while True:
             for mother, father in _pairs(population, turn):
-                cross = CROSSOVERS[turn.config.crossover]
-                child = cross(turn.space, mother.architecture, father.architecture, turn.rng)
-                yield mutate(turn.space, child, turn.rng, turn.config, late=turn.config.late_mutation)
+                yield cross(turn.space, mother.architecture, father.architecture, turn.rng, turn.config)
 
     def tell(self, population: list[Individual], offspring: list[Individual], turn: Turn) -> list[Individual]:
         survivors: list[Individual] = tools.selNSGA2(population + offspring, turn.config.population)

@@ -28,7 +28,7 @@ from autospike.space import SearchSpace
 Evaluate = Callable[[Iterable[Architecture]], Iterator[Measurement]]
 Fitness = Callable[[float, float], float]  # of accuracy and energy in mJ
 
-# How often an algorithm may repeat itself before its generation is taken to be complete.
+# How often an algorithm may repeat itself before what lacks of its generation is drawn at random, and then random draws in turn.
 DRAWS_PER_CANDIDATE = 50
 
 
@@ -57,7 +57,7 @@ class Search:
         return f"{self.config.algorithm}-{digest({'seed': self.seed, **settings})}"
 
     def run(self) -> None:
-        """Search to the last generation, or until the algorithm finds no candidate that it has not seen."""
+        """Search to the last generation, or until no candidate is found that was not seen."""
         self.archive.begin(self.id, self.config.model_dump_json())
         if self.archive.get(self.space.largest()):
             self.archive.rescore(self._fitness(()))
@@ -68,7 +68,7 @@ class Search:
             turn = self._turn(generation)
             asked = algorithm.ask(population, turn) if generation else self._first_generation(turn)
             before = frozenset(seen)
-            candidates = list(self._unseen(asked, seen))
+            candidates = list(self._unseen(asked, seen, turn))
             if not candidates:
                 return
             free = self._free(candidates, before)
@@ -92,11 +92,12 @@ class Search:
         anchors = (self.space.largest(), self.space.smallest(), *(a for a in self.anchors if self.space.contains(a)))
         return chain(anchors, ALGORITHMS["random"]().ask([], turn))
 
-    def _unseen(self, asked: Iterator[Architecture], seen: set[Architecture]) -> Iterator[Architecture]:
-        """The first `population` candidates that this search has not measured before, nor measures along with another of them."""
+    def _unseen(self, asked: Iterator[Architecture], seen: set[Architecture], turn: Turn) -> Iterator[Architecture]:
+        """The first `population` candidates that this search has not measured before, nor measures along with another; where
+        the algorithm does not find as many, the rest are random."""
         budget = DRAWS_PER_CANDIDATE * self.config.population
         wanted = self.config.population
-        for candidate in islice(asked, budget):
+        for candidate in chain(islice(asked, budget), islice(ALGORITHMS["random"]().ask([], turn), budget)):
             if candidate in seen:
                 continue
             seen.update(relatives(self.space, candidate))

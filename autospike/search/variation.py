@@ -7,6 +7,7 @@ adds are drawn afresh, and every other block keeps its place; so a child is vali
 from __future__ import annotations
 
 import random
+from collections.abc import Callable
 from typing import Any
 
 from autospike.architecture import Architecture
@@ -19,22 +20,11 @@ from autospike.walk import GenePath, walk
 LATE_SPAN = 64
 
 
-def mutate(
-    space: SearchSpace, parent: Architecture, rng: random.Random, config: SearchConfig, *, late: float = 1.0
-) -> Architecture:
-    """Genes of blocks change with probability `block_mutation`, the others with `global_mutation` (Auto-Spikformer: 0.2, 0.4).
-
-    Args:
-        late: how many times as often a block's genes change as those of the block before, as far as the last block's change no more
-            than `LATE_SPAN` times as often as the first one's. The mean over the blocks stays, unless a rate would pass 1.
-    """
-    rates = _rates(parent.depth, late, config.block_mutation)
+def mutate(space: SearchSpace, parent: Architecture, rng: random.Random, config: SearchConfig) -> Architecture:
+    """Genes of blocks change with probability `block_mutation`, the others with `global_mutation` (Auto-Spikformer: 0.2, 0.4)."""
 
     def visit(gene: Gene, path: GenePath, *value: Any) -> Any:
-        if not value:
-            return gene.sample(rng)
-        probability = rates[_blocks_before(parent, path)] if "blocks" in path else config.global_mutation
-        return gene.mutate(value[0], rng) if rng.random() < probability else value[0]
+        return _mutated(gene, path, value[0], rng, config) if value else gene.sample(rng)
 
     return walk(space, visit, parent)
 
@@ -48,33 +38,60 @@ def crossover(space: SearchSpace, mother: Architecture, father: Architecture, rn
     return walk(space, visit, mother, father)
 
 
-def one_point_crossover(space: SearchSpace, mother: Architecture, father: Architecture, rng: random.Random) -> Architecture:
-    """What stands before a random block comes from the mother, what follows from the father; T and depths from either.
+def uniform(
+    space: SearchSpace, mother: Architecture, father: Architecture, rng: random.Random, config: SearchConfig
+) -> Architecture:
+    """A child of a uniform crossover that mutates everywhere."""
+    return mutate(space, crossover(space, mother, father, rng), rng, config)
 
-    The child shares a beginning with its mother, and with its siblings: what a walk computes once.
+
+def one_point(
+    space: SearchSpace, mother: Architecture, father: Architecture, rng: random.Random, config: SearchConfig
+) -> Architecture:
+    """What stands before a random place is the mother's, unchanged; what follows is the father's, and mutates.
+
+    A place is an embedding or a block, `late_point` times as likely as the one before it, as far as the last is no more than
+    `LATE_SPAN` times as likely as the first. T and the depth of the last stage are either parent's, and mutate wherever that is. So
+    the child shares a beginning with its mother, and with its siblings: what a walk computes once.
     """
-    point = rng.randint(0, mother.depth)
+    places = _places(mother, len(mother.stages))
+    growth = min(config.late_point, LATE_SPAN ** (1 / (places - 1)))
+    (point,) = rng.choices(range(places), [growth**place for place in range(places)])
 
     def visit(gene: Gene, path: GenePath, *values: Any) -> Any:
         if not values:
             return gene.sample(rng)
-        if path[-1] in ("time_steps", "depth"):
-            return rng.choice(values)
-        before = path[0] != "stages" or (path[:2] == ("stages", 0) and "blocks" not in path) or _blocks_before(mother, path) < point
-        return values[0] if before else values[-1]
+        if _place(mother, path) < point:
+            return values[0]
+        return _mutated(gene, path, rng.choice(values) if path[-1] in ("time_steps", "depth") else values[-1], rng, config)
 
     return walk(space, visit, mother, father)
 
 
-def _blocks_before(architecture: Architecture, path: GenePath) -> int:
-    """How many of an architecture's blocks stand before a gene."""
-    stage = int(path[1])
-    within = int(path[3]) if "blocks" in path else 0
-    return sum(len(s.blocks) for s in architecture.stages[:stage]) + within
+Crossover = Callable[[SearchSpace, Architecture, Architecture, random.Random, SearchConfig], Architecture]
+
+CROSSOVERS: dict[str, Crossover] = {"one-point": one_point, "uniform": uniform}
 
 
-def _rates(depth: int, late: float, mean: float) -> list[float]:
-    """Of mutation, block by block."""
-    growth = min(late, LATE_SPAN ** (1 / max(1, depth - 1)))
-    weights = [growth**i for i in range(depth)]
-    return [min(1.0, mean * weight * depth / sum(weights)) for weight in weights]
+def _mutated(gene: Gene, path: GenePath, value: Any, rng: random.Random, config: SearchConfig) -> Any:
+    probability = config.block_mutation if "blocks" in path else config.global_mutation
+    return gene.mutate(value, rng) if rng.random() < probability else value
+
+
+def _places(architecture: Architecture, stages: int) -> int:
+    """How many embeddings and blocks so many stages have."""
+    return sum(1 + len(stage.blocks) for stage in architecture.stages[:stages])
+
+
+def _place(architecture: Architecture, path: GenePath) -> int:
+    """Where a gene has its first effect: in which of an architecture's embeddings and blocks."""
+    match path:
+        case ("time_steps",):
+            return _places(architecture, len(architecture.stages))  # none: every T comes out of the same walk
+        case ("stages", int(stage), "depth"):
+            return _places(architecture, stage + 1) - 1  # the last block, behind which there may be more
+        case ("stages", int(stage), "blocks", int(block), *_):
+            return _places(architecture, stage) + 1 + block
+        case ("stages", int(stage), *_):
+            return _places(architecture, stage)
+    return 0

@@ -1,0 +1,104 @@
+"""`python experiments/variation RUN [SEEDS]`: what NSGA-II finds on a run's supernet under each way of variation, and at what cost.
+
+RUN is trained before: `autospike train experiments/variation/spikformer.yaml --run RUN`. Each seed searches once in each way; a
+candidate that another search has measured is not measured again. Writes RUN/variation.csv.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+import pandas as pd
+from rich.console import Console
+
+from autospike import files
+from autospike.architecture import Architecture
+from autospike.assembly import Assembly
+from autospike.config import SearchConfig
+from autospike.evaluation.evaluator import Evaluator
+from autospike.evaluation.trie import HEAD, Trie
+from autospike.execution.contract import Serial
+from autospike.measurement import Measurement
+from autospike.pareto import hypervolume
+from autospike.process import prepare_process
+from autospike.rundir import Run
+from autospike.search.archive import Archive
+from autospike.search.evolution import Search
+from autospike.space import SearchSpace
+
+WAYS = {
+    "uniform": {"crossover": "uniform"},
+    "one-point": {"late_point": 1.0},
+    "one-point, late (default)": {},
+}
+POPULATION, GENERATIONS = 24, 10
+
+
+@dataclass(kw_only=True)
+class Shared:
+    """Measures what no search has asked for before; for one search, counts the blocks of its candidates and those to be run."""
+
+    evaluator: Evaluator
+    measured: dict[Architecture, Measurement] = field(default_factory=dict)
+    energies: list[tuple[float, float]] = field(default_factory=list)
+    known: set[str] = field(default_factory=set)
+    blocks: int = 0
+    run: int = 0
+
+    def begin(self) -> None:
+        self.energies, self.known, self.blocks, self.run = [], set(), 0, 0
+
+    def __call__(self, architectures: Iterable[Architecture]) -> Iterator[Measurement]:
+        wanted = list(architectures)
+        asked = wanted[:POPULATION]  # the others come along
+        nodes = {key for key, node in Trie(asked).nodes.items() if node.name.endswith(".channel") and node.name != HEAD}
+        self.blocks += sum(architecture.depth for architecture in asked)
+        self.run += len(nodes - self.known)
+        self.known |= nodes
+        missing = [architecture for architecture in wanted if architecture not in self.measured]
+        self.measured |= dict(zip(missing, self.evaluator(missing), strict=True))
+        found = [self.measured[architecture] for architecture in wanted]
+        self.energies += [(m.score.accuracy, m.score.energy(self.evaluator.convention).energy_mj) for m in found]
+        return iter(found)
+
+
+def searched(shared: Shared, space: SearchSpace, settings: dict[str, float | str], seed: int) -> dict[str, float]:
+    """What one search is worth: hypervolume of all that it measured, and the share of its candidates' blocks that it ran."""
+    config = SearchConfig.model_validate({"population": POPULATION, "generations": GENERATIONS, **settings})
+    shared.begin()
+    with TemporaryDirectory() as folder:
+        Search(
+            space=space,
+            anchors=(),
+            evaluate=shared,
+            archive=Archive(Path(folder) / "archive.sqlite", "variation", shared.evaluator.convention),
+            config=config,
+            seed=seed,
+            measured=lambda _evaluation: None,
+        ).run()
+    reference = shared.measured[space.largest()].score.energy(shared.evaluator.convention).energy_mj
+    volume = hypervolume(shared.energies, energy_reference=reference)
+    return {"hypervolume": volume, "blocks": shared.blocks, "run": shared.run, "measured": len(shared.energies)}
+
+
+def main(folder: Path, seeds: int) -> None:
+    prepare_process()
+    run = Run.resume(folder)
+    assembly, space = Assembly.to_measure(run), run.experiment.search_space
+    walker = assembly.walker(assembly.trained(space, run.supernet))
+    shared = Shared(evaluator=assembly.evaluator(Serial(walker=walker), lambda _done, _of: None))
+    rows = []
+    for seed in range(seeds):
+        for way, settings in WAYS.items():
+            rows.append({"way": way, "seed": seed, **searched(shared, space, settings, seed)})
+            Console().print(rows[-1])
+    table = pd.DataFrame(rows)
+    files.write_text(folder / "variation.csv", table.to_csv(index=False))
+    Console().print(table.groupby("way", sort=False).agg({"hypervolume": ["mean", "sem"], "run": "mean", "blocks": "mean"}))
+
+
+main(Path(sys.argv[1]), int(sys.argv[2]) if len(sys.argv) > 2 else 6)
