@@ -182,15 +182,16 @@ class SearchConfig(Section):
     parents: Annotated[int, Field(ge=2)] = 10
     """aeb: how many of the best breed."""
     block_mutation: Fraction = 0.2
-    """Probability that a gene of a block mutates."""
+    """Probability that a gene of a block mutates; under one-point crossover, of a block from that point on."""
     global_mutation: Fraction = 0.4
-    """Probability that depth, width, time steps, shortcut or a gene of an embedding mutates."""
+    """Probability that depth, width, time steps, shortcut or a gene of an embedding mutates; under one-point crossover, of those
+    from that point on, time steps and the last depth always."""
     crossover: Literal["one-point", "uniform"] = "one-point"
     """nsga2: a child is one parent up to a random block and the other one, mutated, from there on; or a mixture of both, mutated
     everywhere. With one-point crossover candidates share beginnings, which are computed once."""
-    late_point: Annotated[float, Field(ge=1, le=100)] = 3.0
-    """one-point: how many times as likely that block is as the one before it, for the same reason; 1 is all alike. In a deep
-    network less, so that the last block is at most 64 times as likely as the first."""
+    late_point: Annotated[float, Field(ge=1, le=100)] = 1.0
+    """one-point: how many times as likely that block is as the one before it. A late point shares more and costs hypervolume, see
+    docs/evaluation.md. In a deep network less, so that the last block is at most 64 times as likely as the first."""
     convention: str = DEFAULT.name
     """What counts as energy: a convention of `autospike.energy.conventions`, as `spikformer` or `exact/int8`. The archive keeps
     counts, so a search under another one re-uses all that was measured."""

@@ -158,6 +158,7 @@ def test_one_odd_number_makes_it_real(odd: float) -> None:
     packed = Packed.of(x)
     assert (packed.bits, nbytes_of(packed)) == (32, 20)
     assert same_bits(packed.unpacked(), x)
+    assert Composed().bits_set(x) == packing._functions(x).bits_set(x) == -1
 
 
 @pytest.mark.parametrize(
@@ -174,3 +175,12 @@ def test_a_view_comes_back_in_its_shape() -> None:
     x = torch.arange(6.0).view(1, 2, 3)
     for view in (x.expand(4, 2, 3), x.transpose(1, 2), (x / 7).expand(4, 2, 3)):
         assert same_bits(Packed.of(view).unpacked(), view)
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.bfloat16])
+def test_what_is_of_another_type_is_held_as_it_is(dtype: torch.dtype) -> None:
+    x = torch.tensor([0.0, 1.0, 3.0], dtype=dtype)
+    packed = Packed.of(x)
+    assert packed.bits == 32
+    assert torch.equal(packed.unpacked(), x)
+    assert packed.unpacked().dtype == dtype

@@ -263,7 +263,6 @@ def test_the_whole_by_heads_is_not_read_again(reads: list[Tensor]) -> None:
         lambda x: x[:, :1].expand(-1, 3, -1, -1),
         lambda x: x[:, 1:2].expand(-1, 3, -1, -1),
         lambda x: x.transpose(0, 1),
-        lambda x: x.flip(1),
     ],
 )
 def test_what_is_not_the_whole_is_read(part: Callable[[Tensor], Tensor]) -> None:

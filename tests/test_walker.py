@@ -180,6 +180,15 @@ def test_a_walk_that_keeps_nothing_runs_everything_again() -> None:
     assert [nodes_that_run(again) for _ in range(2)] == [4, 4]
 
 
+def test_calibrating_again_changes_no_score() -> None:
+    """Modules are in use for both; a score is by the statistics that it is given, not by those of the batch measured last."""
+    walker = a_walker("sew", kept=Kept(0))
+    score = score_of(walker, (DEEPER, WIDER))
+    before = score()
+    walker.calibrate((DEEPER, WIDER), BATCHES[0])
+    assert score() == before
+
+
 def test_another_batch_is_another_walk() -> None:
     walker = a_walker("sew")
     score_of(walker, (DEEPER,))()

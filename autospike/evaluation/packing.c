@@ -14,9 +14,10 @@ int64_t bits_set(const float *restrict x, int64_t n) {
     for (int64_t i = 0; i < n; i++) {
         uint32_t pattern;
         memcpy(&pattern, x + i, sizeof pattern);
-        const int32_t whole = (int32_t)x[i];
+        const float value = pattern > LARGEST ? 0.0f : x[i]; /* what may be converted */
+        const int32_t whole = (int32_t)value;
         all |= (uint32_t)whole;
-        odd |= (pattern > LARGEST) | ((float)whole != x[i]);
+        odd |= (pattern > LARGEST) | ((float)whole != value);
     }
     return odd ? -1 : (int64_t)all;
 }

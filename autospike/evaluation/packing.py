@@ -20,7 +20,7 @@ SOURCE = Path(__file__).with_name("packing.c")
 
 @dataclass(frozen=True, kw_only=True)
 class Packed:
-    """A tensor of float32, to the bit; whole numbers below 2, 4, 16 or 256 in as many bits as they need."""
+    """A tensor, to the bit; of float32, whole numbers below 2, 4, 16 or 256 in as many bits as they need."""
 
     data: Apart
     bits: int
@@ -29,7 +29,7 @@ class Packed:
     @classmethod
     def of(cls, x: Tensor) -> Packed:
         values, functions = x.contiguous().view(-1), _functions(x)
-        all_bits = functions.bits_set(values)
+        all_bits = functions.bits_set(values) if x.dtype == torch.float32 else -1
         if all_bits < 0:
             return cls(data=Apart.of(x), bits=32, shape=x.shape)
         bits = next(bits for bits in (1, 2, 4, 8) if all_bits < 1 << bits)

@@ -6,6 +6,7 @@ through it.
 
 from __future__ import annotations
 
+import gc
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -145,6 +146,7 @@ class Walker:
         """The trie of a population with its modules; the last one is remembered."""
         if self._grown is None or self._grown.population != population:
             self._grown = None  # before there are two
+            gc.collect()  # modules that siblings share are in cycles
             give_back_memory()
             trie = Trie(population)
             self._grown = _Grown(population=population, trie=trie, modules=Modules.of_trie(trie, self.supernet))

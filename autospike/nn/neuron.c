@@ -178,7 +178,7 @@ INLINE void fire_block(const float *y, const shape *s, const neuron *p, const fl
             v[i] = reset(h, v_threshold, soft);
         }
         if (past_cache) {
-            put(block, width, 1, out);
+            put(fired, width, 1, out);
         }
         if (c.sums) {
             count(fired, width, at % s->channels, at / s->channels % c.positions, s, c.positions, c.sums + t * c.positions);

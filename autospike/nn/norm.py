@@ -29,7 +29,7 @@ class Norm(nn.BatchNorm1d):
     """Shape: `[..., C]` to `[..., C]`."""
 
     def reset_parameters(self) -> None:
-        if not self.weight.is_meta:  # without memory there is nothing to write, slowly
+        if not self.affine or not self.weight.is_meta:  # without memory there is nothing to write, slowly
             super().reset_parameters()
 
     def forward(self, y: Tensor) -> Tensor:

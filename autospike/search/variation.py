@@ -51,8 +51,9 @@ def one_point(
     """What stands before a random place is the mother's, unchanged; what follows is the father's, and mutates.
 
     A place is an embedding or a block, `late_point` times as likely as the one before it, as far as the last is no more than
-    `LATE_SPAN` times as likely as the first. T and the depth of the last stage are either parent's, and mutate wherever that is. So
-    the child shares a beginning with its mother, and with its siblings: what a walk computes once.
+    `LATE_SPAN` times as likely as the first. T is either parent's and mutates wherever that is; so is and does the depth of a stage
+    that does not end before it, and a smaller one cuts off. The child shares a beginning with its mother, and with its siblings:
+    what a walk computes once.
     """
     places = _places(mother, len(mother.stages))
     growth = min(config.late_point, LATE_SPAN ** (1 / (places - 1)))
