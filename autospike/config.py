@@ -190,8 +190,8 @@ class SearchConfig(Section):
     """nsga2: a child is one parent up to a random block and the other one, mutated, from there on; or a mixture of both, mutated
     everywhere. With one-point crossover candidates share beginnings, which are computed once."""
     late_point: Annotated[float, Field(ge=1, le=100)] = 1.0
-    """one-point: how many times as likely that block is as the one before it. A late point shares more and seems to cost hypervolume
-    (docs/evaluation.md). In a deep network less, so that the last block is at most 64 times as likely as the first."""
+    """one-point: how many times as likely that block is as the one before it. A late point shares more and seems to cost
+    hypervolume (docs/evaluation.md). In a deep network less, so that the last block is at most 64 times as likely as the first."""
     convention: str = DEFAULT.name
     """What counts as energy: a convention of `autospike.energy.conventions`, as `spikformer` or `exact/int8`. The archive keeps
     counts, so a search under another one re-uses all that was measured."""
