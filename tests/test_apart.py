@@ -111,7 +111,7 @@ def owner(array: Any) -> Any:
 def places(walker: Walker) -> list[int]:
     """Where the modules' statistics stand."""
     assert walker._grown
-    modules = walker._grown.modules.of.values()
+    modules = walker._grown.modules._built.values()
     return [buffer.data_ptr() for module in modules for buffer in module.buffers()]
 
 

@@ -6,11 +6,13 @@ from dataclasses import replace
 from typing import Any
 
 import pytest
+import torch
 from builders import architectures, few
 from hypothesis import given
 
 from autospike.architecture import Architecture, Block, Embedding, Neuron, NeuronGroups, NeuronOverride, Stage
 from autospike.evaluation.trie import HEAD, Segment, Trie, segments
+from autospike.models import build_model, build_segment
 
 BLOCK = Block(num_heads=2, mlp_ratio=2)
 
@@ -173,3 +175,20 @@ def test_where_a_node_stands() -> None:
     assert [node.ends_block for node in nodes] == [True, True, True, False, True, False]
     assert [node.prefix for node in nodes] == [*(node.name for node in nodes[:-1]), ""]
     assert nodes[-1].name == HEAD
+
+
+@given(one=architectures())
+@few
+def test_a_segment_built_alone_is_the_one_of_the_whole_model(one: Architecture) -> None:
+    """The same modules on parameters of the same shapes, under the names that they have there."""
+    size = {"num_classes": 3, "in_chans": 2}
+    with torch.device("meta"):
+        model = build_model(one, **size)
+        parts = {s.name: build_segment(one, s.name, **size) for s in segments(one)}
+    named = {"" if name == HEAD else f"{name}.": part for name, part in parts.items()}
+    shapes = {prefix + name: p.shape for prefix, part in named.items() for name, p in part.named_parameters()}
+    assert shapes == {name: p.shape for name, p in model.named_parameters()}
+    for prefix, part in named.items():
+        for name, inner in part.named_modules():
+            if name or prefix:
+                assert repr(inner) == repr(model.get_submodule((prefix + name).rstrip(".")))

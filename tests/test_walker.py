@@ -7,6 +7,7 @@ from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Any
+from weakref import ref
 
 import pytest
 import torch
@@ -27,6 +28,7 @@ from autospike.models.spikformer import SpikingPatchSplitting
 from autospike.nn.blocks import MLP, Residual
 from autospike.nn.layers import Conv, Linear
 from autospike.nn.neuron import LIF
+from autospike.process import garbage_left
 
 BATCHES = spans(CALIBRATION, CALIBRATION_BATCH)
 FAMILIES = tuple(WRITTEN)
@@ -124,7 +126,20 @@ def tiny(*blocks: Block, shortcut: str = "sew", embed_dim: int = 8, time_steps: 
 
 BLOCK = Block(num_heads=1, mlp_ratio=1)
 DEEPER = tiny(BLOCK, BLOCK)
+DEEPER_MEMBRANE = tiny(BLOCK, BLOCK, shortcut="membrane")
 WIDER = tiny(BLOCK, replace(BLOCK, mlp_ratio=2))
+
+
+def test_what_a_population_leaves_behind_is_free_at_once() -> None:
+    """Nobody looks for garbage while a search goes on; under membrane shortcuts siblings share neurons and synapses."""
+    walker = a_walker("spike_driven")
+    walker.calibrate((tiny(BLOCK, shortcut="membrane"), tiny(replace(BLOCK, mlp_ratio=2), shortcut="membrane")), BATCHES[0])
+    assert walker._grown
+    built = [ref(module) for module in walker._grown.modules._built.values()]
+    assert built
+    with garbage_left():
+        walker.calibrate((DEEPER_MEMBRANE,), BATCHES[0])
+        assert not [found for module in built if (found := module()) is not None]
 
 
 def score_of(walker: Walker, population: tuple[Architecture, ...], span: tuple[int, int] = (0, 25)) -> Callable[[], Any]:

@@ -9,61 +9,69 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Callable
-from dataclasses import dataclass, field
 from typing import Any
+from weakref import WeakMethod
 
 import torch
 from torch import Tensor, nn
 
-from autospike.evaluation.trie import HEAD, Node, Trie
-from autospike.models import build_model
-from autospike.models.contract import Readout, SpikingModel
+from autospike.evaluation.trie import Node
+from autospike.models import build_segment
 from autospike.nn.attention import Attention
 from autospike.nn.blocks import MLP, ChannelConv, Residual, SepConv
 from autospike.supernet import Supernet, batch_norms, corner
 
 
 class Remembering:
-    """A function of one tensor that remembers its last answer."""
+    """A method of one tensor that remembers its last answer. It stands in the method's place, and does not hold the owner: what a
+    population leaves behind is then free at once, and nobody has to look for it in cycles."""
 
-    def __init__(self, function: Callable[[Tensor], Tensor]) -> None:
-        self.function = function
-        self._last: tuple[Tensor, Tensor] | None = None
+    def __init__(self, method: Callable[[Tensor], Any]) -> None:
+        self._method = WeakMethod(method)
+        self._last: tuple[Tensor, Any] | None = None
 
-    def __call__(self, x: Tensor) -> Tensor:
+    @property
+    def owner(self) -> Any:
+        return self.method.__self__
+
+    @property
+    def method(self) -> Any:
+        method = self._method()
+        assert method is not None
+        return method
+
+    def __call__(self, x: Tensor) -> Any:
         if self._last is None or self._last[0] is not x:
-            self._last = (x, self.function(x))
+            self._last = (x, self.method(x))
         return self._last[1]
 
     def forget(self) -> None:
         self._last = None
 
 
-@dataclass(frozen=True, kw_only=True)
 class Modules:
-    """Of every node, by its key; and what the children of a node share."""
+    """Of a trie's nodes, built when they first run: nodes of which everything is kept never do.
 
-    of: dict[str, nn.Module] = field(default_factory=dict)
-    shared: dict[str, dict[Any, Remembering]] = field(default_factory=lambda: defaultdict(dict))
+    Nodes share the memory of equal weights. Statistics are each node's own, but for those of shared synapses.
+    """
 
-    @classmethod
-    def of_trie(cls, trie: Trie, supernet: Supernet) -> Modules:
-        """Nodes share the memory of equal weights. Statistics are each node's own, but for those of shared synapses."""
-        modules, corners = cls(), _Corners(supernet)
-        for architecture, path in trie.paths.items():
-            if all(key in modules.of for key in path):
-                continue
+    def __init__(self, supernet: Supernet) -> None:
+        self._supernet = supernet
+        self._corners = _Corners(supernet)
+        self._built: dict[str, nn.Module] = {}
+        self._shared: dict[str, dict[Any, Remembering]] = defaultdict(dict)
+
+    def of(self, node: Node) -> nn.Module:
+        if node.key not in self._built:
+            net = self._supernet
             with torch.device("meta"):
-                model = build_model(architecture, num_classes=supernet.num_classes, in_chans=supernet.in_chans)
-            for parent, key in zip(("", *path), path, strict=False):
-                if key not in modules.of:
-                    node = trie.nodes[key]
-                    modules.of[key] = modules._sharing(parent, corners.given_to(_part(model, node), node))
-        return modules
+                module = build_segment(node.architecture, node.name, num_classes=net.num_classes, in_chans=net.in_chans)
+            self._built[node.key] = self._sharing(node.parent, self._corners.given_to(module, node))
+        return self._built[node.key]
 
     def forget(self, parent: Node) -> None:
         """The children of a node have run."""
-        for remembering in self.shared.get(parent.key, {}).values():
+        for remembering in self._shared.get(parent.key, {}).values():
             remembering.forget()
 
     def _sharing(self, parent: str, module: nn.Module) -> nn.Module:
@@ -86,11 +94,11 @@ class Modules:
 
     def _one_of(self, parent: str, alike: Any, module: Any, method: str) -> Any:
         """The module of this kind that the siblings share, whose method remembers."""
-        held = self.shared[parent].get(alike)
+        held = self._shared[parent].get(alike)
         if held is None:
-            held = self.shared[parent][alike] = Remembering(getattr(module, method))
+            held = self._shared[parent][alike] = Remembering(getattr(module, method))
             setattr(module, method, held)
-        return held.function.__self__  # type: ignore[attr-defined]
+        return held.owner
 
 
 def _first_synapses(mixer: nn.Module) -> tuple[str, ...]:
@@ -105,10 +113,6 @@ def _first_synapses(mixer: nn.Module) -> tuple[str, ...]:
         case ChannelConv():
             return ("conv1",)
     return ()
-
-
-def _part(model: SpikingModel, node: Node) -> nn.Module:
-    return Readout(model) if node.name == HEAD else model.get_submodule(node.name)
 
 
 class _Corners:

@@ -59,10 +59,12 @@ def _neurons(block: Block, groups: Iterable[str]) -> list[Any]:
 class Node:
     """A segment behind a certain beginning.
 
-    `key`: digest of all genes up to here, the same in every trie. `architecture`: one that passes through here.
+    `key`: digest of all genes up to here, the same in every trie. `parent`: the key of the node before, "" of a root.
+    `architecture`: one that passes through here.
     """
 
     key: str
+    parent: str
     name: str
     architecture: Architecture
     children: dict[Segment, Node] = field(default_factory=dict)
@@ -99,8 +101,10 @@ class Trie:
         siblings = self.roots
         for segment in segments(architecture):
             if segment not in siblings:
-                key = hashlib.sha256(f"{path[-1] if path else ''}{segment}".encode()).hexdigest()[:24]
-                siblings[segment] = self.nodes[key] = Node(key=key, name=segment.name, architecture=architecture)
+                parent = path[-1] if path else ""
+                key = hashlib.sha256(f"{parent}{segment}".encode()).hexdigest()[:24]
+                node = Node(key=key, parent=parent, name=segment.name, architecture=architecture)
+                siblings[segment] = self.nodes[key] = node
             node = siblings[segment]
             path.append(node.key)
             siblings = node.children

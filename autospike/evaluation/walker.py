@@ -6,7 +6,6 @@ through it.
 
 from __future__ import annotations
 
-import gc
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -106,15 +105,16 @@ class Walker:
         def run(node: Node, *entering: Any) -> tuple[Tensor, Apart]:
             if node.name == HEAD:  # it does not normalise, and nothing follows it
                 return entering[0], NOTHING
-            module = grown.modules.of[node.key]
+            module = grown.modules.of(node)
             measuring(module)
             stream: Tensor = module(*entering)
             return stream, Apart.of(statistics(module))
 
         with garbage_left():
-            grown = self._grow(population)
+            part = ("calibrate", span)
+            grown = self._grow(population, part)
             grown.installed.clear()
-            noted = self._walk(("calibrate", span), run, lambda: self.calibration.batch(span).images)
+            noted = self._walk(part, run, lambda: self.calibration.batch(span).images)
             return {key: values.array() for key, values in noted.items() if values.shape.numel()}
 
     @torch.no_grad()
@@ -122,7 +122,7 @@ class Walker:
         """What every node does with some images of the search split."""
 
         def run(node: Node, *entering: Any) -> tuple[Tensor, Done]:
-            module, found = grown.modules.of[node.key], grown.structure(node)
+            module, found = grown.modules.of(node), grown.structure(node)
             grown.install(calibrated, node)
             counter = Counter(settled=found.kind in self._settled)
             part = Part(name=node.prefix, behind_neurons=node.key not in roots, read=read, named=found.named)
@@ -138,19 +138,25 @@ class Walker:
             )
 
         with garbage_left():
-            grown, read, targets = self._grow(population), Reader(), self.search.targets(span)
+            part = ("score", span)
+            grown, read, targets = self._grow(population, part), Reader(), self.search.targets(span)
             roots = {root.key for root in grown.trie.roots.values()}
-            return self._walk(("score", span), run, lambda: self.search.batch(span).images)
+            return self._walk(part, run, lambda: self.search.batch(span).images)
 
-    def _grow(self, population: Population) -> _Grown:
-        """The trie of a population with its modules; the last one is remembered."""
+    def _grow(self, population: Population, part: tuple[Any, ...]) -> _Grown:
+        """The trie of a population with its modules; the last one is remembered.
+
+        What will run is built beforehand: little things that stay, made between large ones that go, would split their space.
+        """
         if self._grown is None or self._grown.population != population:
             self._grown = None  # before there are two
-            gc.collect()  # modules that siblings share are in cycles
             give_back_memory()
             trie = Trie(population)
-            self._grown = _Grown(population=population, trie=trie, modules=Modules.of_trie(trie, self.supernet))
+            self._grown = _Grown(population=population, trie=trie, modules=Modules(self.supernet))
             self.kept.turn()
+            for node in trie.nodes.values():
+                if self.kept.get(("note", *part, node.key)) is None:
+                    self._grown.modules.of(node)
         return self._grown
 
     def _walk(self, part: tuple[Any, ...], run: Run, images: Callable[[], Tensor]) -> dict[str, Any]:
@@ -187,11 +193,11 @@ class _Grown:
 
     def structure(self, node: Node) -> _Structure:
         if node.key not in self._structures:
-            self._structures[node.key] = _Structure.of(self.modules.of[node.key], node.prefix)
+            self._structures[node.key] = _Structure.of(self.modules.of(node), node.prefix)
         return self._structures[node.key]
 
     def install(self, calibrated: Calibrated, node: Node) -> None:
         """Give a node's module its statistics, unless it has them from an earlier batch."""
         if self.installed.get(node.key) is not calibrated:
-            calibrated.install(node.key, self.modules.of[node.key])
+            calibrated.install(node.key, self.modules.of(node))
             self.installed[node.key] = calibrated

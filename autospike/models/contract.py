@@ -63,14 +63,29 @@ def means(logits: Tensor, at: Sequence[int]) -> Tensor:
     return torch.stack([logits[:time_steps].mean(dim=0) for time_steps in at])
 
 
-class Readout(nn.Module):
-    """A model's last segment, with the layers of the model. Shape: `[T, B, H, W, D]` to `[T, B, num_classes]`."""
+def head_neurons(architecture: Architecture) -> nn.Module:
+    """Where the stream is a membrane potential, neurons; else nothing."""
+    return LIF(HEAD_NEURON) if architecture.shortcut == "membrane" else nn.Identity()
 
-    def __init__(self, model: SpikingModel) -> None:
+
+def untrained_head(architecture: Architecture, num_classes: int) -> nn.Module:
+    """Nothing, for features, at 0 classes."""
+    if not num_classes:
+        return nn.Identity()
+    kind = SpikingHead if architecture.shortcut == "membrane" else MeanHead
+    result = kind(architecture.stages[-1].embed_dim, num_classes)
+    initialise(result)
+    return result
+
+
+class Readout(nn.Module):
+    """The last segment alone, its layers named as in the model. Shape: `[T, B, H, W, D]` to `[T, B, num_classes]`."""
+
+    def __init__(self, architecture: Architecture, num_classes: int) -> None:
         super().__init__()
-        self.head_lif, self.head = model.head_lif, model.head
-        if model.architecture.distilled:
-            self.head_dist = model.head_dist
+        self.head_lif, self.head = head_neurons(architecture), untrained_head(architecture, num_classes)
+        if architecture.distilled:
+            self.head_dist = untrained_head(architecture, num_classes)
 
     def forward(self, stream: Tensor) -> Tensor:
         heads = [self.head, self.head_dist] if hasattr(self, "head_dist") else [self.head]
@@ -98,15 +113,17 @@ class SpikingModel(nn.Module):
         self.num_classes = 0
         widths = [in_chans, *(stage.embed_dim for stage in architecture.stages)]
         self.stages = nn.ModuleList(
-            SpikingStage(self.embedding(i, widths[i]), architecture, stage) for i, stage in enumerate(architecture.stages)
+            SpikingStage(self.embedding(architecture, i, widths[i]), architecture, stage)
+            for i, stage in enumerate(architecture.stages)
         )
-        self.head_lif = LIF(HEAD_NEURON) if architecture.shortcut == "membrane" else nn.Identity()
+        self.head_lif = head_neurons(architecture)
         self.feature_info = _feature_info(architecture)
         self.distilled_training = False
         self.reset_classifier(num_classes)
         self.apply(initialise)
 
-    def embedding(self, index: int, in_channels: int) -> nn.Module:
+    @staticmethod
+    def embedding(architecture: Architecture, index: int, in_channels: int) -> nn.Module:
         """The embedding of stage number `index`.
 
         It is called with its input; the first one with the image `[1, B, H, W, C]` or frames `[T, B, H, W, C]` and, for an image,
@@ -195,9 +212,9 @@ class SpikingModel(nn.Module):
         if global_pool not in (None, "avg"):
             raise ValueError(f"global_pool must be 'avg', the mean over positions, got {global_pool!r}")
         self.num_classes = num_classes
-        self.head = self._new_head()
+        self.head = untrained_head(self.architecture, num_classes)
         if self.architecture.distilled:
-            self.head_dist = self._new_head()
+            self.head_dist = untrained_head(self.architecture, num_classes)
 
     def set_distilled_training(self, enable: bool = True) -> None:
         """timm's: whether training answers with the logits of both heads."""
@@ -211,14 +228,6 @@ class SpikingModel(nn.Module):
     @property
     def _heads(self) -> list[nn.Module]:
         return [self.head, self.head_dist] if self.architecture.distilled else [self.head]
-
-    def _new_head(self) -> nn.Module:
-        if not self.num_classes:
-            return nn.Identity()
-        kind = SpikingHead if self.architecture.shortcut == "membrane" else MeanHead
-        head = kind(self.num_features, self.num_classes)
-        initialise(head)
-        return head
 
 
 def entering(x: Tensor, time_steps: int) -> tuple[Tensor, int | None]:

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 from torch import Tensor, nn
 
-from autospike.architecture import Stage
+from autospike.architecture import Architecture, Stage
 from autospike.models.contract import SpikingModel
 from autospike.nn.layers import ConvNorm, fire
 from autospike.nn.neuron import LIF
@@ -39,6 +39,6 @@ class Downsampling(nn.Module):
 class MetaSpikeFormer(SpikingModel):
     """A plain Meta-SpikeFormer."""
 
-    def embedding(self, index: int, in_channels: int) -> nn.Module:
-        stage = self.architecture.stages[index]
-        return Downsampling(stage, in_channels, self.architecture.shortcut, first=index == 0)
+    @staticmethod
+    def embedding(architecture: Architecture, index: int, in_channels: int) -> nn.Module:
+        return Downsampling(architecture.stages[index], in_channels, architecture.shortcut, first=index == 0)

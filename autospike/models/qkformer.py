@@ -14,7 +14,7 @@ import math
 
 from torch import Tensor, nn
 
-from autospike.architecture import Neuron, Stage
+from autospike.architecture import Architecture, Neuron, Stage
 from autospike.models.contract import SpikingModel
 from autospike.nn.layers import ConvNorm, fire
 from autospike.nn.neuron import LIF
@@ -82,8 +82,9 @@ class FirstPatchEmbedding(nn.Module):
 class QKFormer(SpikingModel):
     """A plain QKFormer."""
 
-    def embedding(self, index: int, in_channels: int) -> nn.Module:
-        stage, compact = self.architecture.stages[index], self.architecture.compact_embedding
+    @staticmethod
+    def embedding(architecture: Architecture, index: int, in_channels: int) -> nn.Module:
+        stage, compact = architecture.stages[index], architecture.compact_embedding
         if index == 0:
             return FirstPatchEmbedding(stage, in_channels, compact=compact)
         stride = stage.embedding.stride

@@ -7,11 +7,13 @@ from importlib import import_module
 from typing import Any
 
 from timm.models import build_model_with_cfg, generate_default_cfgs, register_model
+from torch import nn
 
 from autospike.architecture import Architecture
 from autospike.errors import UserError
 from autospike.families import rules_of
-from autospike.models.contract import SpikingModel
+from autospike.models.contract import Readout, SpikingModel
+from autospike.nn.blocks import channel_branch, token_branch
 from autospike.published import PUBLISHED, Published
 
 ENTRY_POINT = "autospike_subnet"
@@ -19,10 +21,28 @@ ENTRY_POINT = "autospike_subnet"
 
 def build_model(architecture: Architecture, *, num_classes: int, in_chans: int) -> SpikingModel:
     """The plain model of an architecture, with fresh parameters."""
+    return _family(architecture)(architecture, num_classes=num_classes, in_chans=in_chans)
+
+
+def build_segment(architecture: Architecture, name: str, *, num_classes: int, in_chans: int) -> nn.Module:
+    """One segment of that model alone, by its path there ("stages.0.embedding", "stages.0.blocks.1.token"), or "head"."""
+    if name == "head":
+        return Readout(architecture, num_classes)
+    _, index, kind, *within = name.split(".")
+    stage = architecture.stages[int(index)]
+    if kind == "embedding":
+        in_channels = architecture.stages[int(index) - 1].embed_dim if int(index) else in_chans
+        return _family(architecture).embedding(architecture, int(index), in_channels)
+    block = stage.blocks[int(within[0])]
+    if within[1] == "token":
+        return token_branch(architecture, stage.embed_dim, block)
+    return channel_branch(architecture, stage.embed_dim, stage.hidden_features(block), block)
+
+
+def _family(architecture: Architecture) -> type[SpikingModel]:
     module, name = rules_of(architecture.family).model.split(":")
-    family: Any = getattr(import_module(module), name)
-    model: SpikingModel = family(architecture, num_classes=num_classes, in_chans=in_chans)
-    return model
+    family: type[SpikingModel] = getattr(import_module(module), name)
+    return family
 
 
 def classifiers(architecture: Architecture) -> str | tuple[str, ...]:

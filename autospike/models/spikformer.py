@@ -15,7 +15,7 @@ from itertools import pairwise
 
 from torch import Tensor, nn
 
-from autospike.architecture import Stage
+from autospike.architecture import Architecture, Stage
 from autospike.models.contract import SpikingModel
 from autospike.nn.blocks import Residual
 from autospike.nn.layers import ConvNorm, fire
@@ -51,5 +51,6 @@ class SpikingPatchSplitting(nn.Module):
 class Spikformer(SpikingModel):
     """A plain Spikformer."""
 
-    def embedding(self, index: int, in_channels: int) -> nn.Module:
-        return SpikingPatchSplitting(self.architecture.stages[index], in_channels, self.architecture.shortcut)
+    @staticmethod
+    def embedding(architecture: Architecture, index: int, in_channels: int) -> nn.Module:
+        return SpikingPatchSplitting(architecture.stages[index], in_channels, architecture.shortcut)

@@ -90,17 +90,27 @@ class SpikingBlock(nn.Module):
 
     def __init__(self, architecture: Architecture, embed_dim: int, hidden_features: int, block: Block) -> None:
         super().__init__()
-        membrane = architecture.shortcut == "membrane"
-        self.token: nn.Module = nn.Identity()
-        if block.token_mixer != "none":
-            neuron = block.neuron_of("token_input" if membrane else "projection")
-            self.token = Residual(_token_mixer(architecture, embed_dim, block), architecture.shortcut, neuron)
-        mixer = {"mlp": MLP, "conv": ChannelConv}[block.channel_mixer](embed_dim, hidden_features, block)
-        self.channel = Residual(mixer, architecture.shortcut, block.neuron_of("channel_input" if membrane else "fc2"))
+        self.token = token_branch(architecture, embed_dim, block)
+        self.channel = channel_branch(architecture, embed_dim, hidden_features, block)
 
     def forward(self, x: Tensor) -> Tensor:
         out: Tensor = self.channel(self.token(x))
         return out
+
+
+def token_branch(architecture: Architecture, embed_dim: int, block: Block) -> nn.Module:
+    """The first half of a block; nothing, in one without a token mixer."""
+    if block.token_mixer == "none":
+        return nn.Identity()
+    neuron = block.neuron_of("token_input" if architecture.shortcut == "membrane" else "projection")
+    return Residual(_token_mixer(architecture, embed_dim, block), architecture.shortcut, neuron)
+
+
+def channel_branch(architecture: Architecture, embed_dim: int, hidden_features: int, block: Block) -> nn.Module:
+    """The second half of a block."""
+    mixer = {"mlp": MLP, "conv": ChannelConv}[block.channel_mixer](embed_dim, hidden_features, block)
+    neuron = block.neuron_of("channel_input" if architecture.shortcut == "membrane" else "fc2")
+    return Residual(mixer, architecture.shortcut, neuron)
 
 
 def _token_mixer(architecture: Architecture, embed_dim: int, block: Block) -> nn.Module:
