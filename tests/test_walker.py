@@ -135,7 +135,7 @@ def test_what_a_population_leaves_behind_is_free_at_once() -> None:
     walker = a_walker("spike_driven")
     walker.calibrate((tiny(BLOCK, shortcut="membrane"), tiny(replace(BLOCK, mlp_ratio=2), shortcut="membrane")), BATCHES[0])
     assert walker._grown
-    built = [ref(module) for module in walker._grown.modules._built.values()]
+    built = [ref(inner) for module in walker._grown.modules._built.values() for inner in module.modules()]
     assert built
     with garbage_left():
         walker.calibrate((DEEPER_MEMBRANE,), BATCHES[0])
