@@ -200,6 +200,31 @@ def test_spikes_are_counted_by_step_and_position(implementation: str, steps: int
         assert torch.equal(counts, spikes.double().sum(dim=(1, 4)).flatten(1))
 
 
+@pytest.mark.parametrize("batch", [5, 600])
+@pytest.mark.parametrize("kind", ["plain", "repeated", "transposed", "bfloat16", "broadcast"])
+def test_spikes_added_to_a_stream(kind: str, batch: int) -> None:
+    """The sum, its gradients, and no count. What 600 images give is written past the cache."""
+    torch.manual_seed(0)
+    x, shape = torch.randn(1 if kind == "repeated" else 4, batch, 3, 2, 48), (4, batch, 3, 2, 48)
+    stream = torch.randint(0, 5, shape).float().requires_grad_()
+    x, under = (x.bfloat16(), stream) if kind == "bfloat16" else (x, stream)
+    if kind == "transposed":
+        under = stream.transpose(2, 3).reshape(4, batch, 2, 3, 48).transpose(2, 3)
+    if kind == "broadcast":
+        under = stream[:, :1]
+    x, steps, lif, bn = x.requires_grad_(), 4 if kind == "repeated" else None, LIF(Neuron(v_threshold=0.3)), Norm(48).eval()
+    expected = under + lif(x, bn, steps)
+    told: list[Tensor] = []
+    lif.counted = lambda fired, _counts: told.append(fired)
+    found = lif(x, bn, steps, onto=under)
+    assert torch.equal(found, expected)
+    assert 0.02 < (found - under).detach().mean() < 0.9
+    assert not told or kind in ("bfloat16", "broadcast")  # there a sum is torch's
+    cotangent = torch.randn_like(expected)
+    for ours, theirs in zip(*(torch.autograd.grad(y, (x, stream), cotangent) for y in (found, expected)), strict=True):
+        assert torch.equal(ours, theirs)
+
+
 def test_threads_change_nothing(implementation: str) -> None:
     """Neither spikes nor gradients; sums over the batch are taken in a fixed number of parts."""
     if implementation == "reference":

@@ -17,7 +17,10 @@ def operands(tokens: int, heads: int, head_dim: int) -> list[Tensor]:
     return [(torch.rand(2, 3, tokens, heads * head_dim) < 0.3).float().requires_grad_() for _ in range(3)]
 
 
-@pytest.mark.parametrize(("tokens", "heads", "head_dim"), [(16, 4, 12), (64, 4, 32), (7, 3, 8), (9, 2, 64), (1, 1, 1)])
+@pytest.mark.parametrize(
+    ("tokens", "heads", "head_dim"),
+    [(16, 4, 12), (64, 4, 32), (33, 3, 40), (49, 12, 3), (7, 3, 8), (9, 2, 64), (65, 2, 16), (1, 1, 1)],
+)
 def test_product_and_gradients(tokens: int, heads: int, head_dim: int) -> None:
     """The product to the last bit, for it is made of whole numbers."""
     leaves = operands(tokens, heads, head_dim)
@@ -27,6 +30,16 @@ def test_product_and_gradients(tokens: int, heads: int, head_dim: int) -> None:
     cotangent = torch.randn_like(ours)
     for found, expected in zip(*(torch.autograd.grad(y, leaves, cotangent) for y in (ours, theirs)), strict=True):
         torch.testing.assert_close(found, expected, rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("value", [2.0, 0.5, -1.0, -0.0])
+@pytest.mark.parametrize("operand", ["q", "k", "v"])
+def test_what_is_no_spike_is_multiplied(operand: str, value: float) -> None:
+    """One number among spikes, at the last token of 37, in the last channel."""
+    with torch.no_grad():
+        heads = Heads(*(split_heads(x.detach().clone(), 3) for x in operands(37, 3, 6)))
+        getattr(heads, operand)[-1, -1, -1, -1, -1] = value
+        assert torch.equal(AttentionProduct(SCALE)(heads), heads.q @ (heads.k.transpose(-1, -2) @ heads.v) * SCALE)
 
 
 def test_whoever_counts_operations_sees_it() -> None:

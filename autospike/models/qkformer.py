@@ -58,7 +58,7 @@ class PatchEmbedding(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         y: Tensor = self.conv2(self.conv1(x))
-        return y + fire(self.residual, self.residual_lif, x)
+        return fire(self.residual, self.residual_lif, x, onto=y)
 
 
 class FirstPatchEmbedding(nn.Module):

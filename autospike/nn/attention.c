@@ -3,7 +3,7 @@
  * q, k, v, out: [images, tokens, channels] float32, contiguous; a head is channels / heads of the channels. Products of spikes are
  * whole numbers, exact in any order, so the result is that of any other way to multiply. A head is copied into a buffer padded with
  * zeros, and multiplied in tiles of ROWS x LANES numbers that stay in registers. Where the processor counts bits, k^T v of spikes
- * of narrow heads is counted: the tokens at which a channel fires are bits of a word, and two channels meet where both have one.
+ * is counted: the tokens at which a channel fires are bits of a word, and two channels meet where both have one.
  */
 #include <stdint.h>
 #include <stdlib.h>
@@ -16,6 +16,8 @@
 #define ROWS 8
 #define LANES 16
 #define SMALL 16384 /* values below which threads cost more than they save */
+
+#define INLINE static inline __attribute__((always_inline))
 
 typedef float lanes __attribute__((vector_size(LANES * sizeof(float)), aligned(4)));
 
@@ -85,110 +87,113 @@ static void of_rows(const float *x, const float *matrix, const head *h, float sc
 }
 
 #ifdef COUNTS_BITS
-#define WORD 64 /* tokens of a word */
+#define WORD 32  /* tokens of a word */
+#define GROUPS 8 /* of LANES channels, whose words registers hold */
 
-/* Where x [tokens, channels] is 1: bits by word of tokens and channel, [words, width]. Whether everything else is 0. */
-static int bits_of(const float *x, const shape *s, int64_t width, uint64_t *bits) {
-    __mmask16 odd = 0;
-    for (int64_t first = 0, word = 0; first < s->tokens; first += WORD, word++) {
-        const int64_t last = first + WORD < s->tokens ? first + WORD : s->tokens;
-        for (int64_t c = 0; c < s->channels; c += LANES) {
-            const __mmask16 there = s->channels - c < LANES ? (1 << (s->channels - c)) - 1 : 0xffff;
-            __m512i low = _mm512_setzero_si512(), high = low, bit = _mm512_set1_epi64(1);
-            for (int64_t n = first; n < last; n++, bit = _mm512_slli_epi64(bit, 1)) {
-                const __m512 values = _mm512_maskz_loadu_ps(there, x + n * s->channels + c);
-                const __mmask16 ones = _mm512_cmp_ps_mask(values, _mm512_set1_ps(1), _CMP_EQ_OQ);
-                odd |= ones ^ _mm512_cmp_ps_mask(values, _mm512_setzero_ps(), _CMP_NEQ_UQ);
-                low = _mm512_mask_or_epi64(low, (__mmask8)ones, low, bit);
-                high = _mm512_mask_or_epi64(high, (__mmask8)(ones >> 8), high, bit);
-            }
-            _mm512_storeu_si512(bits + word * width + c, low);
-            _mm512_storeu_si512(bits + word * width + c + 8, high);
+/* A head that begins at the last channel may be read to a whole number of lanes. */
+INLINE int64_t padded_channels(const shape *s) { return (s->channels + LANES - 1) / LANES * LANES + LANES; }
+
+/* Of a word's tokens, so many groups of channels at once, of which the last has only those that are `there`. What is neither 0 nor 1
+ * leaves something in the answer. */
+INLINE __m512i gather(const float *x, int64_t pitch, int64_t tokens, int groups, __mmask16 there, uint32_t *bits) {
+    const __m512i one = _mm512_castps_si512(_mm512_set1_ps(1)), top = _mm512_set1_epi32(INT32_MIN);
+    __m512i word[GROUPS], odd = _mm512_setzero_si512();
+    for (int g = 0; g < groups; g++) {
+        word[g] = _mm512_setzero_si512();
+    }
+    for (int64_t n = 0; n < tokens; n++, x += pitch) {
+        for (int g = 0; g < groups; g++) {
+            const __m512i value = _mm512_maskz_loadu_epi32(g == groups - 1 ? there : 0xffff, x + g * LANES);
+            odd = _mm512_or_si512(odd, _mm512_min_epu32(value, _mm512_xor_si512(value, one)));
+            /* a word makes room and takes the bit that 1 has there: a | b & c */
+            word[g] = _mm512_ternarylogic_epi32(_mm512_srli_epi32(word[g], 1), _mm512_slli_epi32(value, 2), top, 0xf8);
         }
     }
-    return !odd;
+    for (int g = 0; g < groups; g++) {
+        _mm512_storeu_si512(bits + g * LANES, word[g]);
+    }
+    return odd;
 }
 
-/* k^T v of every head, [channels of k, those of v in the same head], padded. */
-static void meetings(const uint64_t *k, const uint64_t *v, const shape *s, int64_t words, int64_t width, const head *h, float *out) {
+/* Where x [tokens, channels] is 1: bits by word of tokens and channel, [words, width]. Whether everything else is 0. Rows are read as
+ * they lie in memory, which the processor foresees. */
+static int bits_of(const float *x, const shape *s, int64_t width, uint32_t *bits) {
+    __m512i odd = _mm512_setzero_si512();
+    for (int64_t first = 0; first < s->tokens; first += WORD, bits += width) {
+        const int64_t tokens = s->tokens - first < WORD ? s->tokens - first : WORD;
+        for (int64_t c = 0; c < s->channels; c += GROUPS * LANES) {
+            const int64_t left = s->channels - c < GROUPS * LANES ? s->channels - c : GROUPS * LANES;
+            const __mmask16 there = left % LANES ? (1 << left % LANES) - 1 : 0xffff;
+            const float *from = x + first * s->channels + c;
+            switch ((left + LANES - 1) / LANES) {
+#define GATHER(groups)                                                                                                             \
+    case groups:                                                                                                                   \
+        odd = _mm512_or_si512(odd, gather(from, s->channels, tokens, groups, there, bits + c));                                    \
+        break;
+                GATHER(1) GATHER(2) GATHER(3) GATHER(4) GATHER(5) GATHER(6) GATHER(7) GATHER(8)
+            }
+        }
+    }
+    return _mm512_test_epi32_mask(odd, odd) == 0;
+}
+
+/* k^T v of every head: [channels of k, those of v in the same head], padded by whatever follows there. */
+static void meetings(const uint32_t *k, const uint32_t *v, const shape *s, int64_t words, int64_t width, const head *h, float *kv) {
     for (int64_t c = 0; c < s->channels; c++) {
         const int64_t start = c / h->dim * h->dim;
-        for (int64_t j = 0; j < h->dim; j += 8) {
+        for (int64_t j = 0; j < h->dim; j += LANES) {
             __m512i sum = _mm512_setzero_si512();
             for (int64_t w = 0; w < words; w++) {
-                const __m512i both = _mm512_and_si512(_mm512_set1_epi64(k[w * width + c]), _mm512_loadu_si512(v + w * width + start + j));
-                sum = _mm512_add_epi64(sum, _mm512_popcnt_epi64(both));
+                const __m512i both = _mm512_and_si512(_mm512_set1_epi32((int)k[w * width + c]), _mm512_loadu_si512(v + w * width + start + j));
+                sum = _mm512_add_epi32(sum, _mm512_popcnt_epi32(both));
             }
-            _mm256_storeu_ps(out + c * h->width + j, _mm512_cvtepi64_ps(sum));
+            _mm512_storeu_ps(kv + c * h->width + j, _mm512_cvtepi32_ps(sum));
         }
     }
 }
 
-/* 16 rows of 16 numbers, `along` apart, as columns; of those, the first `rows` and `columns` are written. */
-static void turn(const float *from, int64_t along, float *to, int64_t pitch, int64_t rows, int64_t columns) {
-    __m512 a[LANES], b[LANES];
-    for (int i = 0; i < LANES; i++) {
-        a[i] = _mm512_loadu_ps(from + i * along);
+/* Some tokens' q of a head times so many columns of kv as are `there`. */
+INLINE void of_tokens(const float *q, const shape *s, const head *h, const float *kv, int tokens, __mmask16 there, float *out) {
+    __m512 sum[ROWS];
+    for (int n = 0; n < tokens; n++) {
+        sum[n] = _mm512_setzero_ps();
     }
-    for (int i = 0; i < LANES; i += 2) {
-        b[i] = _mm512_unpacklo_ps(a[i], a[i + 1]), b[i + 1] = _mm512_unpackhi_ps(a[i], a[i + 1]);
-    }
-    for (int i = 0; i < LANES; i += 4) {
-        for (int j = 0; j < 2; j++) {
-            const __m512d even = _mm512_castps_pd(b[i + j]), odd = _mm512_castps_pd(b[i + j + 2]);
-            a[i + 2 * j] = _mm512_castpd_ps(_mm512_unpacklo_pd(even, odd));
-            a[i + 2 * j + 1] = _mm512_castpd_ps(_mm512_unpackhi_pd(even, odd));
+    for (int64_t d = 0; d < h->dim; d++) {
+        const __m512 row = _mm512_loadu_ps(kv + d * h->width);
+        for (int n = 0; n < tokens; n++) {
+            sum[n] = _mm512_fmadd_ps(_mm512_set1_ps(q[n * s->channels + d]), row, sum[n]);
         }
     }
-    for (int i = 0; i < 4; i++) { /* a[4 g + i]: columns i, i + 4, i + 8, i + 12 of rows 4 g and on */
-        const __m512 low = _mm512_shuffle_f32x4(a[i], a[i + 4], 0x88), low_odd = _mm512_shuffle_f32x4(a[i], a[i + 4], 0xdd);
-        const __m512 high = _mm512_shuffle_f32x4(a[i + 8], a[i + 12], 0x88), high_odd = _mm512_shuffle_f32x4(a[i + 8], a[i + 12], 0xdd);
-        b[i] = _mm512_shuffle_f32x4(low, high, 0x88), b[i + 8] = _mm512_shuffle_f32x4(low, high, 0xdd);
-        b[i + 4] = _mm512_shuffle_f32x4(low_odd, high_odd, 0x88), b[i + 12] = _mm512_shuffle_f32x4(low_odd, high_odd, 0xdd);
-    }
-    const __mmask16 there = rows < LANES ? (1 << rows) - 1 : 0xffff;
-    for (int64_t i = 0; i < columns; i++) {
-        _mm512_mask_storeu_ps(to + i * pitch, there, b[i]);
+    for (int n = 0; n < tokens; n++) {
+        _mm512_mask_storeu_ps(out + n * s->channels, there, _mm512_mul_ps(sum[n], _mm512_set1_ps(s->scale)));
     }
 }
 
-/* Of a word of tokens: q times the meetings. A channel is summed at all tokens at once, in registers, and then turned. */
-static void pass(const uint64_t *q, const float *kv, const shape *s, const head *h, int64_t tokens, float *by_channel, float *out) {
-    const __m512 scale = _mm512_set1_ps(s->scale);
-    for (int64_t c = 0; c < s->channels; c++) {
-        const int64_t start = c / h->dim * h->dim;
-        __m512 sum[4] = {_mm512_setzero_ps(), _mm512_setzero_ps(), _mm512_setzero_ps(), _mm512_setzero_ps()};
-        for (int64_t i = start; i < start + h->dim; i++) {
-            const __m512 met = _mm512_set1_ps(kv[i * h->width + c - start]);
-            for (int part = 0; part < 4; part++) {
-                sum[part] = _mm512_mask_add_ps(sum[part], (__mmask16)(q[i] >> (LANES * part)), sum[part], met);
+/* q times the meetings, where it lies. */
+static void pass(const float *q, const float *kv, const shape *s, const head *h, float *out) {
+    for (int64_t c = 0; c < s->channels; c += h->dim) {
+        for (int64_t j = 0; j < h->dim; j += LANES) {
+            const __mmask16 there = h->dim - j < LANES ? (1 << (h->dim - j)) - 1 : 0xffff;
+            int64_t n = 0;
+            for (; n + ROWS <= s->tokens; n += ROWS) {
+                of_tokens(q + n * s->channels + c, s, h, kv + c * h->width + j, ROWS, there, out + n * s->channels + c + j);
+            }
+            for (; n < s->tokens; n++) {
+                of_tokens(q + n * s->channels + c, s, h, kv + c * h->width + j, 1, there, out + n * s->channels + c + j);
             }
         }
-        for (int part = 0; part < 4; part++) {
-            _mm512_storeu_ps(by_channel + c * WORD + LANES * part, _mm512_mul_ps(sum[part], scale));
-        }
-    }
-    for (int64_t c = 0; c < s->channels; c += LANES) {
-        for (int64_t n = 0; n < tokens; n += LANES) {
-            const int64_t rows = s->channels - c < LANES ? s->channels - c : LANES, columns = tokens - n < LANES ? tokens - n : LANES;
-            turn(by_channel + c * WORD + n, WORD, out + n * s->channels + c, s->channels, rows, columns);
-        }
     }
 }
 
-/* Of spikes, an image at once. Whether that is what they were. */
-static int counted(const float *q, const float *k, const float *v, const shape *s, const head *h, uint64_t *bits, float *room, float *out) {
-    const int64_t words = (s->tokens + WORD - 1) / WORD, width = (s->channels + LANES - 1) / LANES * LANES + 8;
-    uint64_t *of_q = bits, *of_k = bits + words * width, *of_v = bits + 2 * words * width;
-    if (!bits_of(q, s, width, of_q) || !bits_of(k, s, width, of_k) || !bits_of(v, s, width, of_v)) {
+/* An image at once, if k and v are spikes. Whether they are. */
+static int counted(const float *q, const float *k, const float *v, const shape *s, const head *h, uint32_t *bits, float *kv, float *out) {
+    const int64_t words = (s->tokens + WORD - 1) / WORD, width = padded_channels(s);
+    uint32_t *of_k = bits, *of_v = bits + words * width;
+    if (!bits_of(k, s, width, of_k) || !bits_of(v, s, width, of_v)) {
         return 0;
     }
-    meetings(of_k, of_v, s, words, width, h, room);
-    float *by_channel = room + width * h->width;
-    for (int64_t w = 0; w < words; w++) {
-        const int64_t first = w * WORD, tokens = s->tokens - first < WORD ? s->tokens - first : WORD;
-        pass(of_q + w * width, room, s, h, tokens, by_channel, out + first * s->channels);
-    }
+    meetings(of_k, of_v, s, words, width, h, kv);
+    pass(q, kv, s, h, out);
     return 1;
 }
 #endif
@@ -211,22 +216,21 @@ void attention(const float *q, const float *k, const float *v, const shape *s, f
     {
         float *buffer = calloc(size, sizeof *buffer);
 #ifdef COUNTS_BITS
-        const int64_t width = (s->channels + LANES - 1) / LANES * LANES + 8;
-        uint64_t *bits = calloc(3 * (s->tokens + WORD - 1) / WORD * width + 3 * width, sizeof *bits);
-        float *room = calloc(width * (h.width + 8 + WORD), sizeof *room);
+        uint32_t *bits = calloc(2 * ((s->tokens + WORD - 1) / WORD) * padded_channels(s), sizeof *bits);
+        float *kv = malloc(s->channels * h.width * sizeof *kv);
 #endif
 #pragma omp for
         for (int64_t i = 0; i < s->images; i++) {
             const int64_t at = i * image;
 #ifdef COUNTS_BITS
-            if (h.dim < LANES && counted(q + at, k + at, v + at, s, &h, bits, room, out + at)) {
+            if (counted(q + at, k + at, v + at, s, &h, bits, kv, out + at)) {
                 continue;
             }
 #endif
             multiplied(q + at, k + at, v + at, s, &h, buffer, out + at);
         }
 #ifdef COUNTS_BITS
-        free(bits), free(room);
+        free(bits), free(kv);
 #endif
         free(buffer);
     }

@@ -20,7 +20,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from autospike.architecture import OPERANDS, Block, Neuron
-from autospike.nn.layers import fire, synapse
+from autospike.nn.layers import Neurons, fire, synapse
 from autospike.nn.neuron import LIF
 from autospike.nn.product import AttentionProduct, Heads, merge_heads, split_heads
 
@@ -166,7 +166,7 @@ class Attention(nn.Module):
         self.operator = operator(block, scale)
         self.projection = synapse(block.projection or "linear", embed_dim, bias=True)
 
-    def forward(self, x: Tensor, *, lif: LIF | None = None) -> Tensor:
+    def forward(self, x: Tensor, *, lif: Neurons | None = None) -> Tensor:
         operands = [fire(getattr(self, name), getattr(self, f"{name}_lif"), x) for name in self.operands]
         out: Tensor = self.projection(self.operator(*operands), lif=lif)
         return out

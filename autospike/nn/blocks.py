@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from autospike.architecture import OPERANDS, Architecture, Block, Neuron
 from autospike.nn.attention import Attention
-from autospike.nn.layers import ConvNorm, LinearNorm, SeparableConvNorm, fire
+from autospike.nn.layers import ConvNorm, LinearNorm, Neurons, SeparableConvNorm, fire
 from autospike.nn.neuron import LIF
 
 SEPCONV_EXPANSION = 2  # Meta-SpikeFormer's published code
@@ -34,7 +34,7 @@ class Residual(nn.Module):
         if self.shortcut == "membrane":
             return x + self.mixer(self.lif(x))
         if self.shortcut == "sew":
-            return x + fire(self.mixer, self.lif, x)
+            return fire(self.mixer, self.lif, x, onto=x)
         out: Tensor = self.lif(x + self.mixer(x))
         return out
 
@@ -52,7 +52,7 @@ class SepConv(nn.Module):
         self.lif = LIF(block.neuron_of("sepconv"))
         self.separable = SeparableConvNorm(hidden, embed_dim, kernel_size=SEPCONV_KERNEL_SIZE)
 
-    def forward(self, x: Tensor, *, lif: LIF | None = None) -> Tensor:
+    def forward(self, x: Tensor, *, lif: Neurons | None = None) -> Tensor:
         out: Tensor = self.separable(fire(self.expand, self.lif, x), lif=lif)
         return out
 
@@ -66,7 +66,7 @@ class MLP(nn.Module):
         self.lif = LIF(block.neuron_of("fc1"))
         self.fc2 = LinearNorm(hidden_features, embed_dim, bias=True)
 
-    def forward(self, x: Tensor, *, lif: LIF | None = None) -> Tensor:
+    def forward(self, x: Tensor, *, lif: Neurons | None = None) -> Tensor:
         out: Tensor = self.fc2(fire(self.fc1, self.lif, x), lif=lif)
         return out
 
@@ -80,7 +80,7 @@ class ChannelConv(nn.Module):
         self.lif = LIF(block.neuron_of("fc1"))
         self.conv2 = ConvNorm(hidden_features, embed_dim)
 
-    def forward(self, x: Tensor, *, lif: LIF | None = None) -> Tensor:
+    def forward(self, x: Tensor, *, lif: Neurons | None = None) -> Tensor:
         out: Tensor = self.conv2(fire(self.conv1, self.lif, x), lif=lif)
         return out
 

@@ -67,16 +67,27 @@ class Kernel:
 
     functions: Any
 
-    def fire(self, y: Tensor, steps: int, neuron: NeuronStruct, affine: Affine | None, counts: Tensor | None = None) -> Tensor:
+    def fire(
+        self,
+        y: Tensor,
+        steps: int,
+        neuron: NeuronStruct,
+        affine: Affine | None,
+        *,
+        onto: Tensor | None = None,
+        counts: Tensor | None = None,
+    ) -> Tensor:
         """Spikes `[steps, ...]` of `y` `[steps or 1, B, ..., C]`.
 
         Args:
+            onto: what they are added to, `[steps, B, ..., C]`.
             counts: to which spikes are added by step and position between B and C, `[steps, positions]` float64.
         """
         spikes = y.new_empty(steps, *y.shape[1:])
         shape, norm = _shape(y, steps), affine and affine.struct()
         counted = (0, None) if counts is None else (counts.shape[1], counts.data_ptr())
-        self.functions.fire(y.data_ptr(), shape, neuron, norm, spikes.data_ptr(), *counted)
+        below = None if onto is None else onto.data_ptr()
+        self.functions.fire(y.data_ptr(), shape, neuron, norm, below, spikes.data_ptr(), *counted)
         return spikes
 
     def fire_backward(
@@ -131,7 +142,7 @@ def kernel() -> Kernel | None:
     if functions is None:
         return None
     shape, neuron, norm = (ctypes.POINTER(struct) for struct in (_Shape, NeuronStruct, _Normalisation))
-    functions.fire.argtypes = (pointer, shape, neuron, norm, pointer, count, pointer)
+    functions.fire.argtypes = (pointer, shape, neuron, norm, pointer, pointer, count, pointer)
     functions.fire_backward.argtypes = (pointer, shape, neuron, norm, flag, *(pointer,) * 4)
     functions.channel_moments.argtypes = (pointer, count, count, flag, pointer, pointer)
     functions.normalise.argtypes = (pointer, count, count, flag, norm, pointer)

@@ -7,15 +7,21 @@ linear without a neuron between, folds into it.
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
+from torch.nn.modules.module import _global_forward_hooks
 
 from autospike.nn.neuron import LIF
 from autospike.nn.norm import Norm
 from autospike.nn.sparse import Geometry, convolved
+
+# Takes a current and the normalisation before it: a `LIF`, perhaps with a stream to which spikes are added.
+Neurons = Callable[..., Tensor]
 
 
 class Linear(nn.Linear):
@@ -76,7 +82,7 @@ class Synapse(nn.Module):
         """Whether the normalisation takes away the mean, and with it a bias before it."""
         return isinstance(self.bn, _BatchNorm) and (self.bn.training or self.bn.running_mean is None)
 
-    def forward(self, x: Tensor, *, lif: LIF | None = None) -> Tensor:
+    def forward(self, x: Tensor, *, lif: Neurons | None = None) -> Tensor:
         y = self.mapped(x)
         out: Tensor = self.bn(y) if lif is None else lif(y, self.bn)
         return out
@@ -116,7 +122,7 @@ class ConvNorm(Synapse):
         y: Tensor = self.conv(x, bias_is_lost=self.loses_bias())
         return y
 
-    def forward(self, x: Tensor, time_steps: int | None = None, *, lif: LIF | None = None) -> Tensor:
+    def forward(self, x: Tensor, time_steps: int | None = None, *, lif: Neurons | None = None) -> Tensor:
         y = self.mapped(x)
         if lif is not None:
             spikes: Tensor = lif(y, self.bn, time_steps)
@@ -193,10 +199,21 @@ class RepConv(Synapse):
         return _convolution(kernel, bias)
 
 
-def fire(layer: nn.Module, lif: nn.Module, *entering: Any) -> Tensor:
-    """What neurons make of a layer's answer. Neurons of ours are left to the layer, which ends in a synapse."""
+def fire(layer: nn.Module, lif: nn.Module, *entering: Any, onto: Tensor | None = None) -> Tensor:
+    """What neurons make of a layer's answer, added to a stream if there is one.
+
+    Neurons of ours are left to the layer, which ends in a synapse. They add to the stream by themselves, unless somebody listens to
+    what leaves them: that is spikes.
+    """
+    if isinstance(lif, LIF) and onto is not None and not _listened_to(lif):
+        added: Tensor = layer(*entering, lif=partial(lif, onto=onto))
+        return added
     spikes: Tensor = layer(*entering, lif=lif) if isinstance(lif, LIF) else lif(layer(*entering))
-    return spikes
+    return spikes if onto is None else onto + spikes
+
+
+def _listened_to(module: nn.Module) -> bool:
+    return bool(module._forward_hooks or _global_forward_hooks)
 
 
 def synapse(kind: str, channels: int, *, bias: bool) -> Synapse:

@@ -163,8 +163,15 @@ static void count(const float *spikes, int width, int64_t place, int64_t positio
     }
 }
 
+INLINE void add(const float *restrict from, int width, float *restrict to) {
+    prefetch(from + width, width);
+    for (int i = 0; i < width; i++) {
+        to[i] += from[i];
+    }
+}
+
 INLINE void fire_block(const float *y, const shape *s, const neuron *p, const float *restrict scale, const float *restrict shift,
-                       float *spikes, int64_t at, int width, counts c, int norm, int soft, int decays) {
+                       const float *onto, float *spikes, int64_t at, int width, counts c, int norm, int soft, int decays) {
     float v[FIRED] = {0}, block[FIRED];
     const float tau = p->tau, rate = 1.0f / tau, v_threshold = p->v_threshold;
     const int past_cache = s->steps * s->size > LARGE;
@@ -177,17 +184,22 @@ INLINE void fire_block(const float *y, const shape *s, const neuron *p, const fl
             fired[i] = h >= v_threshold ? 1.0f : 0.0f;
             v[i] = reset(h, v_threshold, soft);
         }
-        if (past_cache) {
-            put(fired, width, 1, out);
-        }
         if (c.sums) {
             count(fired, width, at % s->channels, at / s->channels % c.positions, s, c.positions, c.sums + t * c.positions);
+        }
+        if (onto) {
+            add(onto + t * s->size + at, width, fired);
+        }
+        if (past_cache) {
+            put(fired, width, 1, out);
         }
     }
 }
 
-/* Spikes [steps, size]. sums: how many there are by step and position, see counts, or null. */
-void fire(const float *y, const shape *s, const neuron *p, const normalisation *norm, float *spikes, int64_t positions, double *sums) {
+/* Spikes [steps, size]. sums: how many there are by step and position, see counts, or null.
+ * onto: what they are added to, [steps, size], or null. */
+void fire(const float *y, const shape *s, const neuron *p, const normalisation *norm, const float *onto, float *spikes, int64_t positions,
+          double *sums) {
     const row r = row_of(norm, s->channels, FIRED);
     const counts c = {positions, sums};
 #pragma omp parallel for num_threads(s->threads) if (s->steps * s->size >= SMALL)
@@ -196,13 +208,13 @@ void fire(const float *y, const shape *s, const neuron *p, const normalisation *
             const int64_t at = start + along;
             const int width = (int)at_most(FIRED, at_most(r.period - along, s->size - at));
             if (norm && !p->soft_reset && p->decays_input) {
-                fire_block(y, s, p, r.scale + along, r.shift + along, spikes, at, width, c, 1, 0, 1);
+                fire_block(y, s, p, r.scale + along, r.shift + along, onto, spikes, at, width, c, 1, 0, 1);
             } else if (norm) {
-                fire_block(y, s, p, r.scale + along, r.shift + along, spikes, at, width, c, 1, p->soft_reset, p->decays_input);
+                fire_block(y, s, p, r.scale + along, r.shift + along, onto, spikes, at, width, c, 1, p->soft_reset, p->decays_input);
             } else if (!p->soft_reset && p->decays_input) {
-                fire_block(y, s, p, NULL, NULL, spikes, at, width, c, 0, 0, 1);
+                fire_block(y, s, p, NULL, NULL, onto, spikes, at, width, c, 0, 0, 1);
             } else {
-                fire_block(y, s, p, NULL, NULL, spikes, at, width, c, 0, p->soft_reset, p->decays_input);
+                fire_block(y, s, p, NULL, NULL, onto, spikes, at, width, c, 0, p->soft_reset, p->decays_input);
             }
         }
     }

@@ -82,27 +82,33 @@ class LIF(nn.Module):
         self.dynamics = dynamics
         self.counted: Counted | None = None
 
-    def forward(self, x: Tensor, bn: nn.Module | None = None, time_steps: int | None = None) -> Tensor:
+    def forward(
+        self, x: Tensor, bn: nn.Module | None = None, time_steps: int | None = None, *, onto: Tensor | None = None
+    ) -> Tensor:
         """Args:
         bn: a normalisation of `x` `[T, B, ..., C]` before it enters.
         time_steps: T, of an `x` `[1, B, ...]` that is the same at every step.
+        onto: a stream `[T, B, ...]` to which spikes are added; the sum is returned, and spikes are not counted.
         """
         if x.dtype in (torch.bfloat16, torch.float16):  # of mixed precision; a potential of eight bits would cross other thresholds
-            return self._widened(x, bn, time_steps)
+            return _added(self._widened(x, bn, time_steps), onto)
         if bn is not None and type(bn) is not Norm:
             x, bn = bn(x), None
         compiled = bn.compiled(x) if bn is not None else kernel() if takes(x) and x.numel() else None
         if compiled is None:
-            return self._by_spikingjelly(x if bn is None else bn(x), time_steps)
+            return _added(self._by_spikingjelly(x if bn is None else bn(x), time_steps), onto)
         x, steps = _once(x, time_steps)
         statistics = None if bn is None else bn.measured(x)
         weight, bias = (None, None) if bn is None else (bn.weight, bn.bias)
-        counts = None if self.counted is None else x.new_zeros(steps, math.prod(x.shape[2:-1]), dtype=torch.float64)
+        asked = self.counted is not None and onto is None
+        counts = x.new_zeros(steps, math.prod(x.shape[2:-1]), dtype=torch.float64) if asked else None
         firing = Firing(compiled, self._struct(), steps, statistics, counts)
-        spikes: Tensor = CompiledLIF.apply(x.contiguous(), weight, bias, firing)
+        stream = onto if onto is not None and takes(onto) and onto.shape == (steps, *x.shape[1:]) else None
+        below = None if stream is None else stream.contiguous()
+        spikes: Tensor = CompiledLIF.apply(x.contiguous(), weight, bias, below, firing)
         if self.counted is not None and counts is not None:
             self.counted(spikes, counts)
-        return spikes
+        return spikes if stream is not None else _added(spikes, onto)
 
     def _widened(self, x: Tensor, bn: nn.Module | None, time_steps: int | None) -> Tensor:
         """In single precision, from the normalisation on unless its own parameters are narrow."""
@@ -136,6 +142,10 @@ class LIF(nn.Module):
         return f"v_threshold={self.neuron.v_threshold:g}, tau={self.neuron.tau:g}"
 
 
+def _added(spikes: Tensor, onto: Tensor | None) -> Tensor:
+    return spikes if onto is None else onto + spikes
+
+
 def _once(x: Tensor, time_steps: int | None) -> tuple[Tensor, int]:
     """The input, as one step if it is the same at every one, and T."""
     if time_steps is not None:
@@ -161,14 +171,14 @@ class Firing(NamedTuple):
 
 
 class CompiledLIF(torch.autograd.Function):
-    """Normalisation, if any, and neurons by the compiled kernel; backward keeps the input and nothing else."""
+    """Normalisation, if any, neurons, and a residual's sum by the compiled kernel; backward keeps the input and nothing else."""
 
     @staticmethod
-    def forward(ctx: Any, y: Tensor, weight: Tensor | None, bias: Tensor | None, firing: Firing) -> Tensor:
+    def forward(ctx: Any, y: Tensor, weight: Tensor | None, bias: Tensor | None, onto: Tensor | None, firing: Firing) -> Tensor:
         affine = firing.affine(weight, bias)
         ctx.save_for_backward(y, *(affine or ()))
         ctx.firing = firing
-        return firing.compiled.fire(y, firing.steps, firing.neuron, affine, firing.counts)
+        return firing.compiled.fire(y, firing.steps, firing.neuron, affine, onto=onto, counts=firing.counts)
 
     @staticmethod
     @once_differentiable
@@ -177,4 +187,5 @@ class CompiledLIF(torch.autograd.Function):
         y, *saved = ctx.saved_tensors
         by_batch = firing.statistics is not None and firing.statistics.by_batch
         affine, grad_spikes = Affine(*saved) if saved else None, grad_outputs[0].contiguous()
-        return *firing.compiled.fire_backward(y, firing.steps, firing.neuron, affine, grad_spikes, by_batch=by_batch), None
+        gradients = firing.compiled.fire_backward(y, firing.steps, firing.neuron, affine, grad_spikes, by_batch=by_batch)
+        return *gradients, grad_outputs[0] if ctx.needs_input_grad[3] else None, None
