@@ -12,7 +12,7 @@ from typing import Any
 
 import torch
 from measuring import Result
-from population import IMAGES, evaluator, images, reduced_space, supernet, walker
+from population import IMAGES, SCORING_BATCH, evaluator, images, reduced_space, supernet, walker
 from spikingjelly.activation_based import functional
 from spikingjelly.activation_based.model.spikformer import Spikformer
 from torch import nn
@@ -28,8 +28,7 @@ from autospike.search.evolution import Search
 
 POPULATION = 48
 GENERATIONS = 6
-BATCH_SIZE = 32  # what suits the single models best, too
-OWN_EVERY, THEIRS_EVERY = 6, 16  # of the candidates asked for, how many are timed alone
+OWN_EVERY, THEIRS_EVERY = 6, 8  # of the candidates asked for, how many are timed alone
 
 
 @dataclass
@@ -60,7 +59,7 @@ class Timed:
         """Our own fastest path for a single model: calibration at the space's largest T, then a counted pass at its own."""
         model = self.walker.supernet.extract(architecture)
         calibrate(model, (batch.images for batch in self.walker.calibration(128)), time_steps=self.walker.time_steps)
-        score(model, self.walker.search, batch_size=BATCH_SIZE)
+        score(model, self.walker.search, batch_size=SCORING_BATCH)
 
     @torch.no_grad()
     def _theirs(self, architecture: Architecture) -> None:
@@ -71,7 +70,7 @@ class Timed:
             functional.reset_net(net)
             net(batch.images)
         net.eval().T = architecture.time_steps
-        for batch in self.walker.search(BATCH_SIZE):
+        for batch in self.walker.search(SCORING_BATCH):
             functional.reset_net(net)
             net(batch.images).argmax(dim=-1)
 
