@@ -165,6 +165,13 @@ def test_each_node_runs_once_a_batch() -> None:
         assert kinds["Readout"] == heads
 
 
+def test_calibration_leaves_out_what_follows_the_last_normalisation() -> None:
+    """By hand: neurons: 5 layers in the embedding, 7 in each block, but a candidate's last; the first of a sibling's channel mixer."""
+    for population, more in (((DEEPER,), 0), ((DEEPER, WIDER), 1), ((DEEPER, tiny(BLOCK)), 0)):
+        called = calls(lambda population=population: a_walker("sew").calibrate(population, BATCHES[0]))  # type: ignore[misc]
+        assert sum(type(module) is LIF for module, _ in called) == 5 + 7 + 7 - 1 + more
+
+
 def test_a_still_image_enters_the_first_convolution_once() -> None:
     """And is the same at every step."""
     images = a_walker("sew").search.batch((0, 25)).images.permute(0, 2, 3, 1)[None]

@@ -129,9 +129,9 @@ class _Corners:
             owner, leaf = _owner(module, name)
             owner.register_parameter(leaf, self._of(f"{node.prefix}.{name}".lstrip("."), parameter))
         for bn in batch_norms(module):
-            for leaf, buffer in bn.named_buffers():
-                setattr(bn, leaf, torch.zeros_like(buffer, device=self._device))
-            bn.reset_running_stats()
+            bn.running_mean = torch.zeros(bn.num_features, device=self._device)
+            bn.running_var = torch.ones(bn.num_features, device=self._device)
+            bn.num_batches_tracked = torch.zeros((), dtype=torch.long, device=self._device)
         return module.eval()
 
     def _of(self, name: str, like: Tensor) -> nn.Parameter:

@@ -28,6 +28,7 @@ from autospike.evaluation.single import right_answers
 from autospike.evaluation.traversal import Run, Traversal
 from autospike.evaluation.trie import HEAD, Node, Trie
 from autospike.models.contract import entering
+from autospike.nn.blocks import Residual
 from autospike.process import garbage_left, give_back_memory, large_blocks_kept
 from autospike.supernet import Supernet
 
@@ -107,7 +108,7 @@ class Walker:
                 return entering[0], NOTHING
             module = grown.modules.of(node)
             measuring(module)
-            stream: Tensor = module(*entering)
+            stream: Tensor = module.measure(*entering) if isinstance(module, Residual) and not node.goes_on else module(*entering)
             return stream, Apart.of(statistics(module))
 
         with garbage_left():

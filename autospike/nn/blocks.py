@@ -16,6 +16,7 @@ from autospike.architecture import OPERANDS, Architecture, Block, Neuron
 from autospike.nn.attention import Attention
 from autospike.nn.layers import ConvNorm, LinearNorm, Neurons, SeparableConvNorm, fire
 from autospike.nn.neuron import LIF
+from autospike.nn.norm import Norm
 
 SEPCONV_EXPANSION = 2  # Meta-SpikeFormer's published code
 SEPCONV_KERNEL_SIZE = 7
@@ -38,8 +39,19 @@ class Residual(nn.Module):
         out: Tensor = self.lif(x + self.mixer(x))
         return out
 
+    def measure(self, x: Tensor) -> Tensor:
+        """Run for the sake of the statistics alone: all but what follows the last normalisation. Returns what enters that."""
+        mixed: Tensor = self.mixer(self.lif(x) if self.shortcut == "membrane" else x, lif=_measured)
+        return mixed
+
     def extra_repr(self) -> str:
         return self.shortcut
+
+
+def _measured(y: Tensor, bn: Norm, _time_steps: int | None = None) -> Tensor:
+    """In the place of neurons."""
+    bn.measured(y)
+    return y
 
 
 class SepConv(nn.Module):
