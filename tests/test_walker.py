@@ -166,7 +166,7 @@ def test_each_node_runs_once_a_batch() -> None:
 
 
 def test_calibration_leaves_out_what_follows_the_last_normalisation() -> None:
-    """By hand: neurons: 5 layers in the embedding, 7 in each block, but a candidate's last; the first of a sibling's channel mixer."""
+    """Neurons: 5 layers in the embedding, 7 in each block, but a candidate's last; of a sibling, its channel mixer's first."""
     for population, more in (((DEEPER,), 0), ((DEEPER, WIDER), 1), ((DEEPER, tiny(BLOCK)), 0)):
         called = calls(lambda population=population: a_walker("sew").calibrate(population, BATCHES[0]))  # type: ignore[misc]
         assert sum(type(module) is LIF for module, _ in called) == 5 + 7 + 7 - 1 + more

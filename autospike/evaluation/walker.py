@@ -150,8 +150,9 @@ class Walker:
         What will run is built beforehand: little things that stay, made between large ones that go, would split their space.
         """
         if self._grown is None or self._grown.population != population:
+            if self._grown is None:
+                give_back_memory()
             self._grown = None  # before there are two
-            give_back_memory()
             trie = Trie(population)
             self._grown = _Grown(population=population, trie=trie, modules=Modules(self.supernet))
             self.kept.turn()
