@@ -9,6 +9,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 from weakref import ref
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor, nn
@@ -25,6 +26,8 @@ from autospike.evaluation.trie import HEAD, Node, Trie
 from autospike.evaluation.walker import Calibrated, Walker
 from autospike.execution.contract import Serial
 from autospike.models.spikformer import SpikingPatchSplitting
+from autospike.nn import neuron as neuron_module
+from autospike.nn import norm as norm_module
 from autospike.nn.blocks import MLP, Residual
 from autospike.nn.layers import Conv, Linear
 from autospike.nn.neuron import LIF
@@ -163,6 +166,21 @@ def test_each_node_runs_once_a_batch() -> None:
         assert kinds["MLP"] == 3
         assert kinds["Attention"] == 2
         assert kinds["Readout"] == heads
+
+
+@pytest.mark.parametrize("compiled", [True, False])
+@pytest.mark.parametrize("shortcut", ["sew", "vanilla", "membrane"])
+def test_who_goes_on_behind_changes_no_statistics(shortcut: str, compiled: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Behind the last node nothing is run, unless another goes on there: to the same bits, also where torch normalises."""
+    if not compiled:
+        for module in (norm_module, neuron_module):
+            monkeypatch.setattr(module, "kernel", lambda: None)
+    short, longer = tiny(BLOCK, shortcut=shortcut), tiny(BLOCK, BLOCK, shortcut=shortcut)
+    name = {"sew": "sew", "vanilla": "vanilla", "membrane": "spike_driven"}[shortcut]
+    found = a_walker(name).calibrate((short,), BATCHES[0])
+    beside = a_walker(name).calibrate((short, longer), BATCHES[0])
+    assert len(found) == 3
+    assert all(np.array_equal(values, beside[key]) for key, values in found.items())
 
 
 def test_calibration_leaves_out_what_follows_the_last_normalisation() -> None:

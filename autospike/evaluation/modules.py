@@ -50,7 +50,7 @@ class Remembering:
 
 
 class Modules:
-    """Of a trie's nodes, built when they first run: nodes of which everything is kept never do.
+    """Of a trie's nodes, built when first asked for: nodes of which everything is kept never are.
 
     Nodes share the memory of equal weights. Statistics are each node's own, but for those of shared synapses.
     """

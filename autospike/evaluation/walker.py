@@ -147,7 +147,7 @@ class Walker:
     def _grow(self, population: Population, part: tuple[Any, ...]) -> _Grown:
         """The trie of a population with its modules; the last one is remembered.
 
-        What will run is built beforehand: little things that stay, made between large ones that go, would split their space.
+        What is new is built beforehand: little things that stay, made between large ones that go, would split their space.
         """
         if self._grown is None or self._grown.population != population:
             if self._grown is None:

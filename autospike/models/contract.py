@@ -124,7 +124,7 @@ class SpikingModel(nn.Module):
 
     @staticmethod
     def embedding(architecture: Architecture, index: int, in_channels: int) -> nn.Module:
-        """The embedding of stage number `index`.
+        """The embedding of stage number `index`. It has the architecture and no model, for a walk builds it alone.
 
         It is called with its input; the first one with the image `[1, B, H, W, C]` or frames `[T, B, H, W, C]` and, for an image,
         the number of steps.

@@ -34,8 +34,9 @@ def build_segment(architecture: Architecture, name: str, *, num_classes: int, in
         in_channels = architecture.stages[int(index) - 1].embed_dim if int(index) else in_chans
         return _family(architecture).embedding(architecture, int(index), in_channels)
     block = stage.blocks[int(within[0])]
-    if within[1] == "token":
+    if within[1:] == ["token"]:
         return token_branch(architecture, stage.embed_dim, block)
+    assert within[1:] == ["channel"], name
     return channel_branch(architecture, stage.embed_dim, stage.hidden_features(block), block)
 
 

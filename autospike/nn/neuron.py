@@ -71,7 +71,8 @@ Counted = Callable[[Tensor, Tensor], None]
 class LIF(nn.Module):
     """Spikes of a layer of neurons. It keeps no state: every call starts from v = 0 and sees the whole sequence.
 
-    `counted`, if somebody sets it, is told how many neurons fired, which the kernel counts in passing.
+    `counted`, if somebody sets it, is told how many neurons fired, which the kernel counts in passing, unless it adds the spikes to
+    a stream.
 
     Shape: `[T, B, ...]` input current to `[T, B, ...]` spikes, 0 or 1.
     """
@@ -88,7 +89,7 @@ class LIF(nn.Module):
         """Args:
         bn: a normalisation of `x` `[T, B, ..., C]` before it enters.
         time_steps: T, of an `x` `[1, B, ...]` that is the same at every step.
-        onto: a stream `[T, B, ...]` to which spikes are added; the sum is returned, and spikes are not counted.
+        onto: a stream `[T, B, ...]` to which spikes are added; the sum is returned.
         """
         if x.dtype in (torch.bfloat16, torch.float16):  # of mixed precision; a potential of eight bits would cross other thresholds
             return _added(self._widened(x, bn, time_steps), onto)
