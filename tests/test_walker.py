@@ -26,9 +26,11 @@ from autospike.evaluation.trie import HEAD, Node, Trie
 from autospike.evaluation.walker import Calibrated, Walker
 from autospike.execution.contract import Serial
 from autospike.models.spikformer import SpikingPatchSplitting
+from autospike.nn import layers, sparse
 from autospike.nn import neuron as neuron_module
 from autospike.nn import norm as norm_module
 from autospike.nn.blocks import MLP, Residual
+from autospike.nn.kernel import kernel
 from autospike.nn.layers import Conv, Linear
 from autospike.nn.neuron import LIF
 from autospike.process import garbage_left
@@ -257,6 +259,26 @@ def test_siblings_share_their_first_synapses() -> None:
     assert linears("sew", (tiny(BLOCK), tiny(replace(BLOCK, mlp_ratio=2)))) == 6 + 2
     sdsa_2 = Block(token_mixer="sdsa_2", mlp_ratio=1)
     assert linears("spike_driven", (tiny(BLOCK, shortcut="membrane"), tiny(sdsa_2, shortcut="membrane"))) == 6 + 1 + 2
+
+
+@pytest.mark.skipif(sparse._functions() is None or kernel() is None, reason="no C compiler here")
+def test_neurons_run_the_maps_before_them_unless_siblings_share_those(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Alone q, k, v, projection and MLP; a sibling has its own projection and MLP, and q, k and v run once, by themselves."""
+    ran = Counter[str]()
+
+    def noting(name: str, work: Callable[..., Any]) -> Callable[..., Any]:
+        return lambda *args, **kwargs: ran.update([name]) or work(*args, **kwargs)
+
+    monkeypatch.setattr(layers, "rows", noting("by neurons", sparse.rows))
+    monkeypatch.setattr(Linear, "forward", noting("by itself", Linear.forward))
+    walker, block = a_walker("sew", kept=Kept(0)), replace(BLOCK, mlp_ratio=2)
+    one, other = (tiny(b, embed_dim=16) for b in (block, replace(with_groups(q=SLOW), mlp_ratio=2)))
+    for population, own, shared in (((one,), 6, 0), ((one, other), 3 + 3, 3)):
+        score = score_of(walker, population)
+        score()  # every operation is looked at
+        ran.clear()
+        score()
+        assert ran == Counter({"by neurons": own, "by itself": shared})
 
 
 def test_under_membrane_shortcuts_siblings_share_behind_the_same_neurons_only() -> None:

@@ -87,17 +87,19 @@ class Modules:
         for name in _first_synapses(module.mixer):
             synapse = module.mixer.get_submodule(name)
             alike = (name, type(synapse), tuple(p.shape for p in synapse.parameters()), before)
-            synapse = self._one_of(parent, alike, synapse, "mapped")
-            self._one_of(parent, (*alike, "bn"), synapse.bn, "measured")
-            setattr(module.mixer, name, synapse)
+            held = self._one_of(parent, alike, synapse, "mapped")
+            self._one_of(parent, (*alike, "bn"), held.bn, "measured")
+            held.shared |= held is not synapse
+            setattr(module.mixer, name, held)
         return module
 
     def _one_of(self, parent: str, alike: Any, module: Any, method: str) -> Any:
-        """The module of this kind that the siblings share, whose method remembers."""
+        """The module of this kind that the siblings share, whose method remembers as soon as there are two."""
         held = self._shared[parent].get(alike)
         if held is None:
-            held = self._shared[parent][alike] = Remembering(getattr(module, method))
-            setattr(module, method, held)
+            self._shared[parent][alike] = Remembering(getattr(module, method))
+            return module
+        setattr(held.owner, method, held)
         return held.owner
 
 

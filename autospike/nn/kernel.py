@@ -61,6 +61,23 @@ class Gradients(NamedTuple):
     bias: Tensor | None
 
 
+@dataclass(frozen=True, kw_only=True)
+class Rows:
+    """Currents that a linear map is yet to give, a few rows at a time (`fire_mapped` in `neuron.c`). It holds until another map
+    runs.
+
+    Args:
+        function, map: what gives them.
+        out: memory for what comes of them, `[T, B, ..., C]`.
+        read: what `map` reads.
+    """
+
+    function: Any
+    map: ctypes.Structure
+    out: Tensor
+    read: Tensor
+
+
 @dataclass(frozen=True)
 class Kernel:
     """The functions, for tensors that are contiguous; `y` of one step may be seen at several, as a still image is."""
@@ -89,6 +106,16 @@ class Kernel:
         below = None if onto is None else onto.data_ptr()
         self.functions.fire(y.data_ptr(), shape, neuron, norm, below, spikes.data_ptr(), *counted)
         return spikes
+
+    def fire_rows(
+        self, rows: Rows, neuron: NeuronStruct, affine: Affine, *, onto: Tensor | None = None, counts: Tensor | None = None
+    ) -> Tensor:
+        """As `fire`, of what a map gives."""
+        counted = (0, None) if counts is None else (counts.shape[1], counts.data_ptr())
+        pointers = (affine.struct(), None if onto is None else onto.data_ptr(), rows.out.data_ptr())
+        shape = _shape(rows.out, len(rows.out))
+        self.functions.fire_mapped(rows.function, ctypes.byref(rows.map), shape, neuron, *pointers, *counted)
+        return rows.out
 
     def fire_backward(
         self, y: Tensor, steps: int, neuron: NeuronStruct, affine: Affine | None, grad_spikes: Tensor, *, by_batch: bool
@@ -143,11 +170,12 @@ def kernel() -> Kernel | None:
         return None
     shape, neuron, norm = (ctypes.POINTER(struct) for struct in (_Shape, NeuronStruct, _Normalisation))
     functions.fire.argtypes = (pointer, shape, neuron, norm, pointer, pointer, count, pointer)
+    functions.fire_mapped.argtypes = (pointer, pointer, shape, neuron, norm, pointer, pointer, count, pointer)
     functions.fire_backward.argtypes = (pointer, shape, neuron, norm, flag, *(pointer,) * 4)
     functions.channel_moments.argtypes = (pointer, count, count, flag, pointer, pointer)
     functions.normalise.argtypes = (pointer, count, count, flag, norm, pointer)
     functions.normalise_backward.argtypes = (pointer, count, count, flag, norm, flag, *(pointer,) * 3)
-    for name in ("fire", "fire_backward", "channel_moments", "normalise", "normalise_backward"):
+    for name in ("fire", "fire_mapped", "fire_backward", "channel_moments", "normalise", "normalise_backward"):
         getattr(functions, name).restype = None
     return Kernel(functions)
 

@@ -8,20 +8,33 @@ linear without a neuron between, folds into it.
 from __future__ import annotations
 
 from collections.abc import Callable
-from functools import partial
+from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
-from torch.nn.modules.module import _global_forward_hooks
+from torch.nn.modules.module import _global_forward_hooks, _global_forward_pre_hooks
 
+from autospike.nn.kernel import Rows
 from autospike.nn.neuron import LIF
 from autospike.nn.norm import Norm
-from autospike.nn.sparse import Geometry, convolved
+from autospike.nn.sparse import Geometry, convolved, rows
 
-# Takes a current and the normalisation before it: a `LIF`, perhaps with a stream to which spikes are added.
+# Takes a current and the normalisation before it: a `LIF`, or one to which nobody listens.
 Neurons = Callable[..., Tensor]
+
+
+@dataclass(frozen=True)
+class Unheard:
+    """Neurons of which nobody asks what enters and leaves: they may add to a stream `onto`, and run the map before them."""
+
+    lif: LIF
+    onto: Tensor | None
+
+    def __call__(self, x: Tensor | Rows, bn: nn.Module, time_steps: int | None = None) -> Tensor:
+        spikes: Tensor = self.lif(x, bn, time_steps, onto=self.onto)
+        return spikes
 
 
 class Linear(nn.Linear):
@@ -69,6 +82,8 @@ class Synapse(nn.Module):
     """
 
     bn: nn.Module
+    shared = False
+    """Whether several neurons follow, each by itself: the map is then not theirs to run."""
 
     def mapped(self, x: Tensor) -> Tensor:
         """Before its last normalisation."""
@@ -95,6 +110,20 @@ class LinearNorm(Synapse):
         super().__init__()
         self.linear = Linear(in_features, out_features, bias=bias)
         self.bn: nn.Module = Norm(out_features)
+
+    def forward(self, x: Tensor, *, lif: Neurons | None = None) -> Tensor:
+        by_neurons = self._rows(x) if isinstance(lif, Unheard) else None
+        if lif is None or by_neurons is None:
+            return super().forward(x, lif=lif)
+        return lif(by_neurons, self.bn)
+
+    def _rows(self, x: Tensor) -> Rows | None:
+        """The map, for neurons to run in one pass: in inference, if nobody else asks what leaves it."""
+        asked = torch.is_grad_enabled() or self.loses_bias() or self.shared or _listened_to(self.linear)
+        if asked or type(self.bn) is not Norm:
+            return None
+        made = rows(x, self.linear.weight, self.linear.bias)
+        return made if made is not None and self.bn.compiled(made.out) else None
 
     def mapped(self, x: Tensor) -> Tensor:
         y: Tensor = self.linear(x, bias_is_lost=self.loses_bias())
@@ -202,18 +231,19 @@ class RepConv(Synapse):
 def fire(layer: nn.Module, lif: nn.Module, *entering: Any, onto: Tensor | None = None) -> Tensor:
     """What neurons make of a layer's answer, added to a stream if there is one.
 
-    Neurons of ours are left to the layer, which ends in a synapse. They add to the stream by themselves, unless somebody listens to
-    what leaves them: that is spikes.
+    Neurons of ours are left to the layer, which ends in a synapse. They add to the stream by themselves, and may run the map before
+    them, unless somebody listens to them: what enters them is current, what leaves them spikes.
     """
-    if isinstance(lif, LIF) and onto is not None and not _listened_to(lif):
-        added: Tensor = layer(*entering, lif=partial(lif, onto=onto))
-        return added
+    if isinstance(lif, LIF) and not _listened_to(lif):
+        fired: Tensor = layer(*entering, lif=Unheard(lif, onto))
+        return fired
     spikes: Tensor = layer(*entering, lif=lif) if isinstance(lif, LIF) else lif(layer(*entering))
     return spikes if onto is None else onto + spikes
 
 
 def _listened_to(module: nn.Module) -> bool:
-    return bool(module._forward_hooks or _global_forward_hooks)
+    hooks = (module._forward_pre_hooks, module._forward_hooks, _global_forward_pre_hooks, _global_forward_hooks)
+    return any(hooks)
 
 
 def synapse(kind: str, channels: int, *, bias: bool) -> Synapse:

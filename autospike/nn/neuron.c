@@ -24,8 +24,9 @@
 #define CHUNKS 64    /* of a sum over the batch */
 #define FLUSH 64     /* so many rows are summed in single precision, the rest in double */
 #define SMALL 16384  /* values below which threads cost more than they save */
-#define LARGE 500000 /* values above which nobody finds what was written in cache */
+#define LARGE 3000000 /* values above which nobody finds what was written in cache */
 #define LINE 16      /* values of a cache line */
+#define MAPPED 16384 /* currents at once, of which a map leaves none in memory */
 
 #define INLINE static inline __attribute__((always_inline))
 
@@ -46,6 +47,7 @@ typedef struct {
 } shape;
 
 INLINE int64_t at_most(int64_t a, int64_t b) { return a < b ? a : b; }
+INLINE int64_t at_least(int64_t a, int64_t b) { return a > b ? a : b; }
 
 #if defined(__FMA__) || defined(__ARM_FEATURE_FMA)
 INLINE float fused(float a, float b, float c) { return fmaf(a, b, c); }
@@ -170,13 +172,14 @@ INLINE void add(const float *restrict from, int width, float *restrict to) {
     }
 }
 
+/* `y`: what enters the first of the neurons; `at`: which that is. */
 INLINE void fire_block(const float *y, const shape *s, const neuron *p, const float *restrict scale, const float *restrict shift,
                        const float *onto, float *spikes, int64_t at, int width, counts c, int norm, int soft, int decays) {
     float v[FIRED] = {0}, block[FIRED];
     const float tau = p->tau, rate = 1.0f / tau, v_threshold = p->v_threshold;
     const int past_cache = s->steps * s->size > LARGE;
     for (int64_t t = 0; t < s->steps; t++) {
-        const float *restrict in = y + t * s->stride + at;
+        const float *restrict in = y + t * s->stride;
         float *out = spikes + t * s->size + at, *restrict fired = past_cache ? block : out;
         prefetch(in + width, width);
         for (int i = 0; i < width; i++) {
@@ -196,6 +199,23 @@ INLINE void fire_block(const float *y, const shape *s, const neuron *p, const fl
     }
 }
 
+/* A row of neurons, of which the first is `start`. */
+static void fire_row(const float *y, const shape *s, const neuron *p, row r, const float *onto, float *spikes, int64_t start, counts c) {
+    for (int64_t along = 0; along < r.period && start + along < s->size; along += FIRED, y += FIRED) {
+        const int64_t at = start + along;
+        const int width = (int)at_most(FIRED, at_most(r.period - along, s->size - at));
+        if (r.scale && !p->soft_reset && p->decays_input) {
+            fire_block(y, s, p, r.scale + along, r.shift + along, onto, spikes, at, width, c, 1, 0, 1);
+        } else if (r.scale) {
+            fire_block(y, s, p, r.scale + along, r.shift + along, onto, spikes, at, width, c, 1, p->soft_reset, p->decays_input);
+        } else if (!p->soft_reset && p->decays_input) {
+            fire_block(y, s, p, NULL, NULL, onto, spikes, at, width, c, 0, 0, 1);
+        } else {
+            fire_block(y, s, p, NULL, NULL, onto, spikes, at, width, c, 0, p->soft_reset, p->decays_input);
+        }
+    }
+}
+
 /* Spikes [steps, size]. sums: how many there are by step and position, see counts, or null.
  * onto: what they are added to, [steps, size], or null. */
 void fire(const float *y, const shape *s, const neuron *p, const normalisation *norm, const float *onto, float *spikes, int64_t positions,
@@ -204,19 +224,35 @@ void fire(const float *y, const shape *s, const neuron *p, const normalisation *
     const counts c = {positions, sums};
 #pragma omp parallel for num_threads(s->threads) if (s->steps * s->size >= SMALL)
     for (int64_t start = 0; start < s->size; start += r.period) {
-        for (int64_t along = 0; along < r.period && start + along < s->size; along += FIRED) {
-            const int64_t at = start + along;
-            const int width = (int)at_most(FIRED, at_most(r.period - along, s->size - at));
-            if (norm && !p->soft_reset && p->decays_input) {
-                fire_block(y, s, p, r.scale + along, r.shift + along, onto, spikes, at, width, c, 1, 0, 1);
-            } else if (norm) {
-                fire_block(y, s, p, r.scale + along, r.shift + along, onto, spikes, at, width, c, 1, p->soft_reset, p->decays_input);
-            } else if (!p->soft_reset && p->decays_input) {
-                fire_block(y, s, p, NULL, NULL, onto, spikes, at, width, c, 0, 0, 1);
-            } else {
-                fire_block(y, s, p, NULL, NULL, onto, spikes, at, width, c, 0, p->soft_reset, p->decays_input);
+        fire_row(y + start, s, p, r, onto, spikes, start, c);
+    }
+    free(r.scale);
+}
+
+/* Writes rows first, first + 1, ... of what a map gives, [count, channels]. */
+typedef void map_rows(const void *map, int64_t first, int64_t count, float *y);
+
+/* The same of what a map gives, [steps, size], a few rows of every step at a time: neurons take them from cache. */
+void fire_mapped(map_rows *rows, const void *map, const shape *s, const neuron *p, const normalisation *norm, const float *onto,
+                 float *spikes, int64_t positions, double *sums) {
+    const row r = row_of(norm, s->channels, FIRED);
+    const counts c = {positions, sums};
+    const int64_t together = at_least(1, MAPPED / (s->steps * r.period)) * r.period;
+    const shape seen = {s->steps, together, s->size, s->channels, s->threads};
+#pragma omp parallel num_threads(s->threads) if (s->steps * s->size >= SMALL)
+    {
+        float *y = malloc(s->steps * together * sizeof *y);
+#pragma omp for
+        for (int64_t first = 0; first < s->size; first += together) {
+            const int64_t last = at_most(s->size, first + together);
+            for (int64_t t = 0; t < s->steps; t++) {
+                rows(map, (t * s->size + first) / s->channels, (last - first) / s->channels, y + t * together);
+            }
+            for (int64_t start = first; start < last; start += r.period) {
+                fire_row(y + start - first, &seen, p, r, onto, spikes, start, c);
             }
         }
+        free(y);
     }
     free(r.scale);
 }

@@ -34,7 +34,7 @@ from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
 from autospike.architecture import Neuron
-from autospike.nn.kernel import Affine, Kernel, NeuronStruct, kernel, takes
+from autospike.nn.kernel import Affine, Kernel, NeuronStruct, Rows, kernel, takes
 from autospike.nn.norm import Norm, Statistics
 
 Surrogate = Literal["sigmoid", "arctan"]
@@ -84,13 +84,17 @@ class LIF(nn.Module):
         self.counted: Counted | None = None
 
     def forward(
-        self, x: Tensor, bn: nn.Module | None = None, time_steps: int | None = None, *, onto: Tensor | None = None
+        self, x: Tensor | Rows, bn: nn.Module | None = None, time_steps: int | None = None, *, onto: Tensor | None = None
     ) -> Tensor:
         """Args:
+        x: or a map that gives it, with a `bn` that knows its statistics; no gradient passes.
         bn: a normalisation of `x` `[T, B, ..., C]` before it enters.
         time_steps: T, of an `x` `[1, B, ...]` that is the same at every step.
         onto: a stream `[T, B, ...]` to which spikes are added; the sum is returned.
         """
+        return self._of_map(x, bn, onto) if isinstance(x, Rows) else self._of_currents(x, bn, time_steps, onto)
+
+    def _of_currents(self, x: Tensor, bn: nn.Module | None, time_steps: int | None, onto: Tensor | None) -> Tensor:
         if x.dtype in (torch.bfloat16, torch.float16):  # of mixed precision; a potential of eight bits would cross other thresholds
             return _added(self._widened(x, bn, time_steps), onto)
         if bn is not None and type(bn) is not Norm:
@@ -101,21 +105,38 @@ class LIF(nn.Module):
         x, steps = _once(x, time_steps)
         statistics = None if bn is None else bn.measured(x)
         weight, bias = (None, None) if bn is None else (bn.weight, bn.bias)
-        asked = self.counted is not None and onto is None
-        counts = x.new_zeros(steps, math.prod(x.shape[2:-1]), dtype=torch.float64) if asked else None
+        stream, counts = self._beside(x, steps, onto)
         firing = Firing(compiled, self._struct(), steps, statistics, counts)
-        stream = onto if onto is not None and takes(onto) and onto.shape == (steps, *x.shape[1:]) else None
-        below = None if stream is None else stream.contiguous()
-        spikes: Tensor = CompiledLIF.apply(x.contiguous(), weight, bias, below, firing)
+        spikes: Tensor = CompiledLIF.apply(x.contiguous(), weight, bias, stream, firing)
+        return self._told(spikes, counts, onto if stream is None else None)
+
+    def _of_map(self, rows: Rows, bn: nn.Module | None, onto: Tensor | None) -> Tensor:
+        assert isinstance(bn, Norm)
+        compiled, statistics = bn.compiled(rows.out), bn.measured(rows.out)
+        assert compiled is not None
+        affine = Affine(bn.weight.contiguous(), bn.bias.contiguous(), statistics.mean, statistics.inverse)
+        stream, counts = self._beside(rows.out, len(rows.out), onto)
+        spikes = compiled.fire_rows(rows, self._struct(), affine, onto=stream, counts=counts)
+        return self._told(spikes, counts, onto if stream is None else None)
+
+    def _beside(self, x: Tensor, steps: int, onto: Tensor | None) -> tuple[Tensor | None, Tensor | None]:
+        """The stream that the kernel adds to, if it can, and where it counts, if it is asked to."""
+        if onto is not None:
+            return (onto.contiguous() if takes(onto) and onto.shape == (steps, *x.shape[1:]) else None), None
+        asked = self.counted is not None
+        return None, x.new_zeros(steps, math.prod(x.shape[2:-1]), dtype=torch.float64) if asked else None
+
+    def _told(self, spikes: Tensor, counts: Tensor | None, onto: Tensor | None) -> Tensor:
+        """The spikes, on a stream that the kernel could not add to, if any; whoever counts is told."""
         if self.counted is not None and counts is not None:
             self.counted(spikes, counts)
-        return spikes if stream is not None else _added(spikes, onto)
+        return _added(spikes, onto)
 
     def _widened(self, x: Tensor, bn: nn.Module | None, time_steps: int | None) -> Tensor:
         """In single precision, from the normalisation on unless its own parameters are narrow."""
         if bn is not None and any(p.dtype == x.dtype for p in bn.parameters()):
             x, bn = bn(x), None
-        return self.forward(x.float(), bn, time_steps).to(x.dtype)
+        return self._of_currents(x.float(), bn, time_steps, None).to(x.dtype)
 
     def _by_spikingjelly(self, x: Tensor, time_steps: int | None) -> Tensor:
         current = x if time_steps is None else x.expand(time_steps, *x.shape[1:]).contiguous()

@@ -132,19 +132,21 @@ INLINE int64_t appended(const float *x, int64_t size, int32_t first, int32_t *ro
     int64_t n = 0, i = 0;
 #ifdef __AVX512F__
     const __m512i order = _mm512_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15);
-    for (; i + LANES <= size; i += LANES) {
-        const __m512 values = _mm512_loadu_ps(x + i);
+    for (; i < size; i += LANES) {
+        const __mmask16 known = i + LANES <= size ? 0xffff : (__mmask16)((1 << (size - i)) - 1);
+        const __m512 values = _mm512_maskz_loadu_ps(known, x + i);
         const __mmask16 some = _mm512_cmp_ps_mask(values, _mm512_setzero_ps(), _CMP_NEQ_UQ);
         const __m512i names = _mm512_add_epi32(order, _mm512_set1_epi32(first + (int32_t)i));
         _mm512_storeu_si512(row + n, _mm512_maskz_compress_epi32(some, names));
         _mm512_storeu_ps(times + n, _mm512_maskz_compress_ps(some, values));
         n += __builtin_popcount(some);
     }
-#endif
+#else
     for (; i < size; i++) {
         row[n] = first + (int32_t)i, times[n] = x[i];
         n += x[i] != 0;
     }
+#endif
     return n;
 }
 
@@ -256,7 +258,15 @@ static void map_band(const shape *s, band b, const inputs *l, int dense, sums y,
 }
 
 /* The weight as [blocks of AT_ONCE outputs][tap, input, output], the last block padded. The bias, too. */
-static void pack(const shape *s, const float *weight, const float *bias, float *packed, float *shifts) {
+typedef struct {
+    const float *weight, *bias;
+} packed;
+
+/* Until this thread packs the next. */
+static packed pack(const shape *s, const float *weight, const float *bias) {
+    const int64_t size = padded(s) * taps(s) * s->in;
+    clear(&shared, lines(size) + lines(padded(s)));
+    float *rows = take(&shared, size), *shifts = take(&shared, padded(s));
     for (int64_t o = 0; o < padded(s); o++) {
         shifts[o] = bias && o < s->out ? bias[o] : 0;
     }
@@ -265,24 +275,59 @@ static void pack(const shape *s, const float *weight, const float *bias, float *
         for (int64_t i = 0; i < s->in; i++) {
             for (int64_t tap = 0; tap < taps(s); tap++) {
                 const float *from = weight + block * s->by_out + i * s->by_in + tap;
-                float *to = packed + (block * taps(s) + tap * lanes) * s->in + i * lanes;
+                float *to = rows + (block * taps(s) + tap * lanes) * s->in + i * lanes;
                 for (int64_t o = 0; o < lanes; o++) {
                     to[o] = o < width ? from[o * s->by_out] : 0;
                 }
             }
         }
     }
+    return (packed){rows, shifts};
+}
+
+typedef void banded(const shape *s, band b, const inputs *l, int dense, sums y, const float *weight, const float *bias, int64_t width,
+                    float *out);
+
+/* A band of an image, of which x and out are the first values that it sees and gives. */
+static void whole_band(banded *of_outputs, const float *x, const shape *s, band b, const inputs *l, const packed *weights, float *values,
+                       float *out) {
+    const int64_t positions = (b.last_in - b.first_in) * s->width, edge = s->kernel - 1;
+    list_inputs(x, positions, s->in, l);
+    const int dense = l->start[positions * l->blocks] > DENSE * positions * l->blocks;
+    for (int64_t block = 0; block < padded(s); block += AT_ONCE) {
+        const int64_t lanes = at_most(AT_ONCE, padded(s) - block), width = at_most(lanes, s->out - block);
+        const sums y = {values, edge, s->out_width + 2 * edge, lanes};
+        const float *rows = weights->weight + block * taps(s) * s->in;
+        of_outputs(s, b, l, dense, y, rows, weights->bias + block, width, out + block);
+    }
+}
+
+/* A linear map of x [rows, in], of which any rows may be taken by themselves, as `neuron.c` does. */
+typedef struct {
+    const float *x;
+    shape s;
+    packed weights;
+} map;
+
+void begin_map(const float *x, const shape *s, const float *weight, const float *bias, map *m) {
+    *m = (map){x, *s, pack(s, weight, bias)};
+}
+
+void map_rows(const map *m, int64_t first, int64_t count, float *y) {
+    const shape *s = &m->s;
+    const int64_t blocks = parts(s->in, INPUTS), of_lists = count * s->in + LANES, of_sums = count * AT_ONCE;
+    clear(&own, lines(count * blocks + 1) + 2 * lines(of_lists) + lines(of_sums));
+    const inputs l = {blocks, take(&own, count * blocks + 1), take(&own, of_lists), take(&own, of_lists)};
+    whole_band(map_band, m->x + first * s->in, s, (band){0, count, 0, count}, &l, &m->weights, take(&own, of_sums), y);
 }
 
 void convolve(const float *x, const shape *s, const float *weight, const float *bias, float *out) {
     const int pointwise = s->kernel == 1 && s->stride == 1 && s->padding == 0 && s->width == 1;
-    const int64_t blocks = parts(s->in, INPUTS), edge = s->kernel - 1, pitch = s->out_width + 2 * edge;
+    const int64_t blocks = parts(s->in, INPUTS), pitch = s->out_width + 2 * (s->kernel - 1);
     const int64_t rows = at_least(1, at_most(s->out_height, BAND / (s->out_width * at_most(padded(s), AT_ONCE))));
     const int64_t bands = parts(s->out_height, rows), seen = ((rows - 1) * s->stride + s->kernel) * s->width;
-    const int64_t of_weight = padded(s) * taps(s) * s->in, of_lists = seen * s->in + LANES, of_sums = rows * pitch * AT_ONCE;
-    clear(&shared, lines(of_weight) + lines(padded(s)));
-    float *packed = take(&shared, of_weight), *shifts = take(&shared, padded(s));
-    pack(s, weight, bias, packed, shifts);
+    const int64_t of_lists = seen * s->in + LANES, of_sums = rows * pitch * AT_ONCE;
+    const packed weights = pack(s, weight, bias);
 #pragma omp parallel num_threads(s->threads)
     {
         clear(&own, lines(seen * blocks + 1) + 2 * lines(of_lists) + lines(of_sums));
@@ -292,16 +337,9 @@ void convolve(const float *x, const shape *s, const float *weight, const float *
         for (int64_t task = 0; task < s->images * bands; task++) {
             const int64_t image = task / bands;
             const band b = band_of(s, rows, task % bands);
-            const int64_t positions = (b.last_in - b.first_in) * s->width;
-            list_inputs(x + (image * s->height + b.first_in) * s->width * s->in, positions, s->in, &l);
-            const int dense = l.start[positions * blocks] > DENSE * positions * blocks;
+            const float *from = x + (image * s->height + b.first_in) * s->width * s->in;
             float *to = out + (image * s->out_height + b.first) * s->out_width * s->out;
-            for (int64_t block = 0; block < padded(s); block += AT_ONCE) {
-                const int64_t lanes = at_most(AT_ONCE, padded(s) - block), width = at_most(lanes, s->out - block);
-                const sums y = {values, edge, pitch, lanes};
-                const float *rows_of = packed + block * taps(s) * s->in;
-                (pointwise ? map_band : convolve_band)(s, b, &l, dense, y, rows_of, shifts + block, width, to + block);
-            }
+            whole_band(pointwise ? map_band : convolve_band, from, s, b, &l, &weights, values, to);
         }
     }
 }

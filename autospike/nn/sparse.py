@@ -17,7 +17,7 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from autospike.native import library
-from autospike.nn.kernel import count, flag, observed, pointer, takes
+from autospike.nn.kernel import Rows, count, flag, observed, pointer, takes
 
 SOURCE = Path(__file__).with_name("sparse.c")
 FEWEST_INPUTS = 16  # of fewer, it takes longer to find zeros than to multiply by them
@@ -49,6 +49,18 @@ def convolved(x: Tensor, weight: Tensor, bias: Tensor | None, geometry: Geometry
     else:
         y = SparseConvolution.apply(images, weight, bias, geometry, bias_is_lost, functions)
     return y.unflatten(0, x.shape[:2]).contiguous()
+
+
+def rows(x: Tensor, weight: Tensor, bias: Tensor | None) -> Rows | None:
+    """A linear map for neurons to run, if the kernel can; no gradient passes. x `[T, B, H, W, in]`, weight `[out, in]`."""
+    spikes, taps = x.contiguous(), weight[:, :, None, None]
+    functions = _functions() if _fits(spikes.flatten(0, 1), taps, bias, Geometry()) else None
+    if functions is None:
+        return None
+    out, shifts, made = x.new_empty(*x.shape[:-1], weight.shape[0]), None if bias is None else bias.contiguous(), _Map()
+    shape = _shape(spikes.flatten(0, 1), out.flatten(0, 1), taps, Geometry())
+    functions.begin_map(spikes.data_ptr(), shape, weight.data_ptr(), None if shifts is None else shifts.data_ptr(), made)
+    return Rows(function=ctypes.cast(functions.map_rows, pointer), map=made, out=out, read=spikes)
 
 
 def _fits(x: Tensor, weight: Tensor, bias: Tensor | None, geometry: Geometry) -> bool:
@@ -112,6 +124,10 @@ class _Shape(ctypes.Structure):
     _fields_ = (*((name, count) for name in (*_sizes, *_steps)), ("threads", flag))
 
 
+class _Map(ctypes.Structure):
+    _fields_ = (("x", pointer), ("shape", _Shape), ("weight", pointer), ("bias", pointer))
+
+
 def _shape(x: Tensor, y: Tensor, weight: Tensor, geometry: Geometry) -> _Shape:
     """A linear map sees every position alone: one image, of one column."""
     kernel, pointwise = weight.shape[2], weight.shape[2] == geometry.stride == 1 and geometry.padding == 0
@@ -133,5 +149,7 @@ def _functions() -> Any:
         shape = ctypes.POINTER(_Shape)
         functions.convolve.argtypes = (pointer, shape, pointer, pointer, pointer)
         functions.convolve_backward_weight.argtypes = (pointer, pointer, shape, pointer)
-        functions.convolve.restype = functions.convolve_backward_weight.restype = None
+        functions.begin_map.argtypes = (pointer, shape, pointer, pointer, ctypes.POINTER(_Map))
+        for function in (functions.convolve, functions.convolve_backward_weight, functions.begin_map):
+            function.restype = None
     return functions
