@@ -37,13 +37,19 @@ def large_blocks_kept() -> Iterator[None]:
     if mallopt is None:
         yield
         return
+    _asking.append(True)
     mallopt(M_MMAP_MAX, 0)
     mallopt(M_TRIM_THRESHOLD, -1)  # nothing is given back
     try:
         yield
     finally:
-        mallopt(M_MMAP_MAX, MOST_BLOCKS)
-        mallopt(M_TRIM_THRESHOLD, MOST_FREE)
+        _asking.pop()
+        if not _asking:
+            mallopt(M_MMAP_MAX, MOST_BLOCKS)
+            mallopt(M_TRIM_THRESHOLD, MOST_FREE)
+
+
+_asking: list[bool] = []  # one for each `large_blocks_kept` that is open: malloc is the process's, and so is this
 
 
 @contextmanager

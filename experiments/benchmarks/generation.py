@@ -23,12 +23,13 @@ from autospike.evaluation.calibration import calibrate
 from autospike.evaluation.single import score
 from autospike.evaluation.walker import Walker
 from autospike.measurement import Measurement
+from autospike.process import large_blocks_kept
 from autospike.search.archive import Archive
 from autospike.search.evolution import Search
 
 POPULATION = 48
-GENERATIONS = 6
-OWN_EVERY, THEIRS_EVERY = 4, 2  # of the candidates asked for, how many are timed alone
+GENERATIONS = 8
+OWN_EVERY, THEIRS_EVERY = 4, 8  # of the candidates asked for, one is timed alone
 
 
 @dataclass
@@ -46,7 +47,7 @@ class Timed:
         wanted = list(architectures)
         if len(wanted) == 1:  # F_AEB's reference
             return evaluator(self.walker)(wanted)
-        asked = wanted[:POPULATION]
+        asked = sorted(wanted[:POPULATION], key=_size)
         before = self._one_by_one(asked[::2])
         started = time.perf_counter()
         found = list(evaluator(self.walker)(wanted))
@@ -60,7 +61,8 @@ class Timed:
 
     def _one_by_one(self, asked: list[Architecture]) -> tuple[float, float]:
         """Seconds of our single-model path, and of theirs; half is timed before a walk and half after it, for speed drifts."""
-        return _timed(self._alone, asked, OWN_EVERY), _timed(self._theirs, asked, THEIRS_EVERY)
+        with large_blocks_kept():  # as in a walk
+            return _timed(self._alone, asked, OWN_EVERY), _timed(self._theirs, asked, THEIRS_EVERY)
 
     def _alone(self, architecture: Architecture) -> None:
         """Our own fastest path for a single model: calibration at the space's largest T, then a counted pass at its own."""
@@ -99,12 +101,21 @@ def spikingjelly_s(architecture: Architecture) -> nn.Module:
     return net
 
 
+def _size(architecture: Architecture) -> tuple[int, int, int]:
+    (stage,) = architecture.stages
+    return stage.embed_dim, len(stage.blocks), architecture.time_steps
+
+
 def _timed(work: Callable[[Architecture], None], asked: list[Architecture], every: int) -> float:
-    """Seconds for all, of which some are timed."""
-    started, some = time.perf_counter(), asked[::every]
+    """Seconds for all, of which some, of every size, are timed."""
+    started, some = time.perf_counter(), asked[every // 2 :: every]
     for architecture in some:
         work(architecture)
     return (time.perf_counter() - started) * len(asked) / len(some)
+
+
+def _each(ratios: list[float]) -> str:
+    return ", ".join(f"{ratio:.2g}" for ratio in ratios)
 
 
 def generation() -> list[Result]:
@@ -126,7 +137,8 @@ def generation() -> list[Result]:
     note = (
         f"NSGA-II, {POPULATION} candidates a generation, small_5 at widths 24 to 96, T up to 4, {IMAGES} images 32x32 to score and "
         f"as many to calibrate on; medians of generations 3 to {GENERATIONS}; a walk takes {median(timed.seconds[2:]):.0f} s and "
-        f"measures {median(free) * POPULATION:.0f}; every {OWN_EVERY}th candidate was timed alone, every second one theirs"
+        f"measures {median(free) * POPULATION:.0f}; every {OWN_EVERY}th candidate in order of size was timed alone, "
+        f"every {THEIRS_EVERY}th theirs; by generation {_each(own)} against our own path, {_each(theirs)} against spikingjelly's"
     )
     one_by_one = {"unit": "times faster", "threads": 1, "note": note}
     ours, spikingjelly = "each candidate alone, by our own single-model path", "each candidate alone, as spikingjelly's Spikformer"

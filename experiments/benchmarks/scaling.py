@@ -12,7 +12,7 @@ from statistics import median
 
 import torch
 from measuring import Result, interleaved
-from population import evaluator, images, reduced_space, walker
+from population import SCORING_BATCH, evaluator, images, reduced_space, walker
 
 from autospike.architecture import Architecture
 from autospike.config import EvaluationConfig, SearchConfig
@@ -136,7 +136,7 @@ def evaluation_memory() -> list[Result]:
             peer=f"the budget of {BUDGET_MB} MB",
             goal="<= 1",
             threads=1,
-            note=f"batches of 32; {COUNTS[0]} images with nothing kept: {without:.0f} MB; {each}",
+            note=f"batches of {SCORING_BATCH}, to calibrate on 32; {COUNTS[0]} images with nothing kept: {without:.0f} MB; {each}",
         )
     ]
 
