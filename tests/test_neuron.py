@@ -200,10 +200,10 @@ def test_spikes_are_counted_by_step_and_position(implementation: str, steps: int
         assert torch.equal(counts, spikes.double().sum(dim=(1, 4)).flatten(1))
 
 
-@pytest.mark.parametrize("batch", [5, 600])
+@pytest.mark.parametrize("batch", [5, 2700])
 @pytest.mark.parametrize("kind", ["plain", "repeated", "transposed", "bfloat16", "broadcast"])
 def test_spikes_added_to_a_stream(implementation: str, kind: str, batch: int) -> None:
-    """The sum, its gradients, and no count. What 600 images give is written past the cache."""
+    """The sum, its gradients, and no count. What 2700 images give is written past the cache."""
     torch.manual_seed(0)
     x, shape = torch.randn(1 if kind == "repeated" else 4, batch, 3, 2, 48), (4, batch, 3, 2, 48)
     stream = torch.randint(0, 5, shape).float().requires_grad_()

@@ -31,9 +31,12 @@ def fired(layer: LinearNorm, lif: LIF, x: Tensor, onto: Tensor | None) -> tuple[
 @needs_kernel
 @pytest.mark.parametrize("adds", [False, True])
 @pytest.mark.parametrize("threads", [1, 2])
-@pytest.mark.parametrize("shape", [(4, 5, 72, 72), (1, 2, 24, 33), (2, 3, 16, 600), (4, 40, 200, 48), (3, 1, 16, 1)])
+@pytest.mark.parametrize(
+    "shape", [(4, 5, 72, 72), (1, 2, 24, 33), (2, 3, 16, 600), (4, 40, 200, 48), (3, 1, 16, 1), (4, 1400, 16, 48)]
+)
 def test_neurons_that_run_the_map_before_them_fire_as_behind_it(shape: tuple[int, ...], threads: int, adds: bool) -> None:
-    """The same bits and counts, added to a stream or not; with a gradient, or in training, the map runs by itself."""
+    """The same bits and counts, added to a stream or not; with a gradient, or in training, the map runs by itself. What the largest
+    gives is written past the cache."""
     steps, batch, in_features, out_features = shape
     torch.manual_seed(0)
     x = (torch.rand(steps, batch, 3, 4, in_features) < 0.3).float()

@@ -112,9 +112,8 @@ class LIF(nn.Module):
 
     def _of_map(self, rows: Rows, bn: nn.Module | None, onto: Tensor | None) -> Tensor:
         assert isinstance(bn, Norm)
-        compiled, statistics = bn.compiled(rows.out), bn.measured(rows.out)
+        compiled, affine = bn.compiled(rows.out), bn.measured(rows.out).affine(bn.weight, bn.bias)
         assert compiled is not None
-        affine = Affine(bn.weight.contiguous(), bn.bias.contiguous(), statistics.mean, statistics.inverse)
         stream, counts = self._beside(rows.out, len(rows.out), onto)
         spikes = compiled.fire_rows(rows, self._struct(), affine, onto=stream, counts=counts)
         return self._told(spikes, counts, onto if stream is None else None)
@@ -189,7 +188,7 @@ class Firing(NamedTuple):
     def affine(self, weight: Tensor | None, bias: Tensor | None) -> Affine | None:
         if self.statistics is None or weight is None or bias is None:
             return None
-        return Affine(weight.contiguous(), bias.contiguous(), self.statistics.mean, self.statistics.inverse)
+        return self.statistics.affine(weight, bias)
 
 
 class CompiledLIF(torch.autograd.Function):

@@ -24,6 +24,9 @@ class Statistics(NamedTuple):
     inverse: Tensor
     by_batch: bool
 
+    def affine(self, weight: Tensor, bias: Tensor) -> Affine:
+        return Affine(weight.contiguous(), bias.contiguous(), self.mean, self.inverse)
+
 
 class Norm(nn.BatchNorm1d):
     """Shape: `[..., C]` to `[..., C]`."""
@@ -85,7 +88,7 @@ class CompiledNorm(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, y: Tensor, weight: Tensor, bias: Tensor, statistics: Statistics, compiled: Kernel) -> Tensor:
-        affine = Affine(weight.contiguous(), bias.contiguous(), statistics.mean, statistics.inverse)
+        affine = statistics.affine(weight, bias)
         ctx.save_for_backward(y, *affine)
         ctx.by_batch, ctx.compiled = statistics.by_batch, compiled
         return compiled.normalise(y, affine)
