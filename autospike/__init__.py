@@ -18,7 +18,7 @@ def _register_models(_timm: object) -> None:
 LAZY = {
     "LIF": "autospike.nn.neuron",
     "Dynamics": "autospike.nn.neuron",
-    "Neuron": "autospike.architecture",
+    "Neuron": "autospike.space.architecture",
     "count_operations": "autospike.counting.model",
     "fuse": "autospike.nn.layers",
 }

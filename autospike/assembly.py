@@ -8,24 +8,24 @@ from pathlib import Path
 
 import torch
 
-from autospike.architecture import Architecture, digest
 from autospike.config import Experiment
 from autospike.counting.counter import VERSION as COUNTING_VERSION
 from autospike.data.batches import FixedBatches, TrainingBatches
 from autospike.data.images import Images, Split, load_images
-from autospike.data.kept import MB, Kept
 from autospike.errors import UserError
 from autospike.evaluation.calibration import VERSION as CALIBRATION_VERSION
 from autospike.evaluation.calibration import calibrate
-from autospike.evaluation.evaluator import Evaluator, Watch
-from autospike.evaluation.racing import ROUNDS
-from autospike.evaluation.walker import Walker
-from autospike.execution.contract import Executor
+from autospike.evaluation.population import PopulationEvaluator, Watch
+from autospike.evaluation.successive_halving import ROUNDS
+from autospike.evaluation.trie_evaluator import TrieEvaluator
+from autospike.execution.executor import Executor
+from autospike.memory.allocator import retain_large_allocations
+from autospike.memory.cache import MB, ByteBudgetCache
 from autospike.models.contract import SpikingModel
-from autospike.process import large_blocks_kept
 from autospike.randomness import keyed, keyed_seed
-from autospike.rundir import Run
-from autospike.space import SearchSpace
+from autospike.run_directory import Run
+from autospike.space.architecture import Architecture, digest
+from autospike.space.search_space import SearchSpace
 from autospike.supernet import Supernet
 from autospike.training.checkpoint import Checkpoints
 from autospike.training.distillation import load_teacher
@@ -102,7 +102,7 @@ class Assembly:
             size, classes = self.experiment.data.image_size, len(self.images.classes)
             teacher = load_teacher(config.teacher, num_classes=classes, image_size=size, device=self.device)
         batches, checkpoints = self._training_batches(), Checkpoints(folder=folder)
-        with large_blocks_kept():
+        with retain_large_allocations():
             train(supernet, batches, config, checkpoints, report, seed=seed, teacher=teacher, ranks=self.ranks)
 
     def training_steps(self) -> int:
@@ -122,15 +122,15 @@ class Assembly:
         checkpoints.load_trained(supernet)
         return supernet
 
-    def walker(self, supernet: Supernet) -> Walker:
+    def walker(self, supernet: Supernet) -> TrieEvaluator:
         """What measures candidates in this process. The search split's order is drawn, for it may be used in parts."""
         kept, search = self._room(), self.images.splits["search"]
         shuffled = search.drawn(len(search), keyed(self.experiment.seed, "order of the search split"))
         calibration, scoring = self.fixed_batches(self._calibration_split(), kept), self.fixed_batches(shuffled, kept)
-        return Walker(supernet=supernet, calibration=calibration, search=scoring, kept=kept)
+        return TrieEvaluator(supernet=supernet, calibration=calibration, search=scoring, kept=kept)
 
-    def evaluator(self, executor: Executor, watch: Watch) -> Evaluator:
-        return Evaluator(
+    def evaluator(self, executor: Executor, watch: Watch) -> PopulationEvaluator:
+        return PopulationEvaluator(
             executor=executor,
             calibration_images=len(self._calibration_split()),
             search_images=len(self.images.splits["search"]),
@@ -151,7 +151,7 @@ class Assembly:
         """The test split, for the final measurement alone."""
         return self.fixed_batches(self.images.splits["test"])
 
-    def fixed_batches(self, split: Split, kept: Kept | None = None) -> FixedBatches:
+    def fixed_batches(self, split: Split, kept: ByteBudgetCache | None = None) -> FixedBatches:
         size = self.experiment.data.image_size
         return FixedBatches(
             split=split,
@@ -161,8 +161,8 @@ class Assembly:
             kept=self._room() if kept is None else kept,
         )
 
-    def _room(self) -> Kept:
-        return Kept(self.experiment.evaluation.kept_mb * MB)
+    def _room(self) -> ByteBudgetCache:
+        return ByteBudgetCache(self.experiment.evaluation.kept_mb * MB)
 
     def _calibration_split(self) -> Split:
         count = self.experiment.evaluation.calibration_images

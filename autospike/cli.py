@@ -106,7 +106,7 @@ def train(
 ) -> None:
     """Train the supernet, and the hand-made architecture to compare with."""
     from autospike.commands.train import train
-    from autospike.rundir import Run
+    from autospike.run_directory import Run
 
     train(Run.start(experiment, run, [*(overrides or []), *_starting(start_from)]))
 
@@ -122,7 +122,7 @@ def search(
 ) -> None:
     """Search the trained supernet for subnets; every candidate goes to RUN/archive.sqlite."""
     from autospike.commands.search import search
-    from autospike.rundir import Run
+    from autospike.run_directory import Run
 
     where = _executing(executor, workers=workers, address=address, gpus_per_worker=gpus_per_worker)
     search(Run.resume(run, [*(overrides or []), *where]))
@@ -143,7 +143,7 @@ def export(
 ) -> None:
     """Write the picked subnet as a timm model, measured on the test split."""
     from autospike.commands.export import export
-    from autospike.rundir import Run
+    from autospike.run_directory import Run
 
     resumed = Run.resume(run, [*(overrides or []), *_overriding("export", pick=pick, min_accuracy=min_accuracy)])
     export(resumed, out or resumed.export)
@@ -165,7 +165,7 @@ def retrain(
 ) -> None:
     """Train picked subnets alone, from scratch and from inherited weights, and compare them on the test split."""
     from autospike.commands.retrain import retrain
-    from autospike.rundir import Run
+    from autospike.run_directory import Run
 
     options = [*_overriding("export", min_accuracy=min_accuracy), *_overriding("retrain", seeds=seeds, epochs=epochs)]
     resumed = Run.resume(run, [*(overrides or []), *options])
@@ -185,7 +185,7 @@ def plot(
     """Draw the Pareto front, the course of the search and the genes of the front to RUN/report."""
     from autospike.commands.plot import plot
     from autospike.energy.conventions import convention_of
-    from autospike.rundir import Run
+    from autospike.run_directory import Run
 
     plot(Run.resume(run), convention_of(energy) if energy else None)
 
@@ -250,7 +250,7 @@ def run_all(
     from autospike.commands.plot import plot
     from autospike.commands.search import search
     from autospike.commands.train import train
-    from autospike.rundir import Run
+    from autospike.run_directory import Run
 
     where = _executing(executor, workers=workers, address=address, gpus_per_worker=gpus_per_worker)
     started = Run.start(experiment, run, [*(overrides or []), *where, *_starting(start_from)])

@@ -13,13 +13,13 @@ from typing import Annotated, Any, Literal
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 
-from autospike.architecture import Architecture
 from autospike.energy.conventions import DEFAULT, Convention, convention_of
 from autospike.errors import UserError, first_problem
 from autospike.files import parse_yaml, read_yaml
-from autospike.published import PUBLISHED
 from autospike.search.objectives import OBJECTIVES
-from autospike.space import SearchSpace
+from autospike.space.architecture import Architecture
+from autospike.space.published import PUBLISHED
+from autospike.space.search_space import SearchSpace
 
 Share = Annotated[float, Field(gt=0, lt=1)]
 Fraction = Annotated[float, Field(ge=0, le=1)]
@@ -250,7 +250,7 @@ class Experiment(Section):
     """A search space, or in the file that is read the path of one, relative to that file."""
     baseline: dict[str, Any] | None = None
     """The hand-made architecture to compare with, trained alone by the same recipe; the space's largest unless given. In the file
-    that is read it may be the name of a published one (`autospike.published`)."""
+    that is read it may be the name of a published one (`autospike.space.published`)."""
     data: DataConfig
     training: TrainingConfig
     evaluation: EvaluationConfig = EvaluationConfig()

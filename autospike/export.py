@@ -17,11 +17,11 @@ from safetensors.torch import load_file
 from torch import nn
 
 from autospike import files
-from autospike.architecture import Architecture
 from autospike.data.preparation import MEAN, STD
 from autospike.errors import UserError
 from autospike.models.contract import SpikingModel
 from autospike.models.registry import ENTRY_POINT, build_model, classifiers, first_conv
+from autospike.space.architecture import Architecture
 from autospike.tensors import write_tensors
 
 

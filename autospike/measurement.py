@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from autospike.architecture import Architecture
 from autospike.energy.conventions import Convention, Energy, energy
 from autospike.energy.counts import LayerCount
+from autospike.space.architecture import Architecture
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -20,12 +20,12 @@ from torch import Tensor, nn
 from torch.func import functional_call
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from autospike.architecture import Architecture
 from autospike.models import build_model
 from autospike.models.contract import SpikingModel
 from autospike.nn.neuron import LIF, Dynamics, Surrogate
 from autospike.nn.synchronised import synchronise
-from autospike.space import SearchSpace
+from autospike.space.architecture import Architecture
+from autospike.space.search_space import SearchSpace
 
 M = TypeVar("M", bound=nn.Module)
 

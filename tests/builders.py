@@ -12,11 +12,11 @@ import pytest
 from hypothesis import settings
 from hypothesis import strategies as st
 
-from autospike.architecture import Architecture, Block, Embedding, Neuron, NeuronGroups, NeuronOverride, Stage
 from autospike.energy.conventions import DEFAULT, Convention
 from autospike.energy.counts import LayerCount
 from autospike.errors import UserError
 from autospike.measurement import Evaluation, Measurement, Score
+from autospike.space.architecture import Architecture, Block, Embedding, Neuron, NeuronGroups, NeuronOverride, Stage
 
 few = settings(max_examples=25, deadline=None)
 

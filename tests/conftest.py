@@ -10,7 +10,7 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")  # before torch is loaded: the net
 import pytest
 import yaml
 
-from autospike.space import SearchSpace
+from autospike.space.search_space import SearchSpace
 
 TINY_SPACE = {
     "family": "spikformer",

@@ -13,15 +13,15 @@ from builders import analytic, scored
 
 from autospike.energy.counts import to_rows
 from autospike.search.archive import Archive
-from autospike.space import SearchSpace
+from autospike.space.search_space import SearchSpace
 
 BODY = ("safetensors", "torch", "torchvision", "torchaudio", "timm", "spikingjelly")
 
 BRAIN = [
     "autospike",
-    "autospike.architecture",
+    "autospike.space.architecture",
     "autospike.cli",
-    "autospike.commands.display",
+    "autospike.console",
     "autospike.commands.plot",
     "autospike.config",
     "autospike.energy.conventions",
@@ -30,31 +30,31 @@ BRAIN = [
     "autospike.energy.quantised",
     "autospike.energy.totals",
     "autospike.errors",
-    "autospike.families",
+    "autospike.space.families",
     "autospike.files",
-    "autospike.genes",
+    "autospike.space.genes",
     "autospike.measurement",
-    "autospike.native",
+    "autospike.kernels.build",
     "autospike.pareto",
     "autospike.process",
-    "autospike.published",
+    "autospike.space.published",
     "autospike.randomness",
     "autospike.report.energy",
     "autospike.report.figures",
     "autospike.report.record",
     "autospike.report.retrained",
     "autospike.report.tables",
-    "autospike.rundir",
+    "autospike.run_directory",
     "autospike.search.algorithms",
     "autospike.search.archive",
     "autospike.search.evolution",
     "autospike.search.fitness",
     "autospike.search.objectives",
-    "autospike.search.relatives",
+    "autospike.search.by_products",
     "autospike.search.selection",
     "autospike.search.variation",
-    "autospike.space",
-    "autospike.walk",
+    "autospike.space.search_space",
+    "autospike.space.visitor",
 ]
 
 IMPORTS = "import importlib\nfor name in {names}: importlib.import_module(name)\n"

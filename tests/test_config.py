@@ -11,11 +11,11 @@ import pytest
 import yaml
 from builders import edited, one_line_error
 
-from autospike.architecture import Architecture, Block, Embedding, Stage
 from autospike.config import Experiment, continued, load_experiment
 from autospike.energy.conventions import EXACT, INT8, RATE
-from autospike.rundir import Run
-from autospike.space import SearchSpace
+from autospike.run_directory import Run
+from autospike.space.architecture import Architecture, Block, Embedding, Stage
+from autospike.space.search_space import SearchSpace
 
 SPACE: dict[str, Any] = {
     "time_steps": [2, 3],

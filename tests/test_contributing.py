@@ -11,14 +11,14 @@ from types import ModuleType
 import pytest
 import torch
 
-from autospike.families import FAMILIES, FamilyRules
 from autospike.models.contract import SpikingModel
-from autospike.space import SearchSpace
+from autospike.space.families import FAMILIES, FamilyRules
+from autospike.space.search_space import SearchSpace
 from autospike.supernet import Supernet
 
 IMPORTS = """
 from torch import Tensor, nn
-from autospike.architecture import Stage
+from autospike.space.architecture import Stage
 from autospike.models.contract import SpikingModel
 from autospike.nn.layers import ConvNorm
 from autospike.nn.neuron import LIF

@@ -8,9 +8,9 @@ import pytest
 import yaml
 
 from autospike.config import load_experiment
-from autospike.families import FAMILIES
-from autospike.published import PUBLISHED
-from autospike.space import SearchSpace
+from autospike.space.families import FAMILIES
+from autospike.space.published import PUBLISHED
+from autospike.space.search_space import SearchSpace
 
 ROOT = Path(__file__).parents[1]
 SPACES = sorted((ROOT / "search_spaces").glob("*.yaml"))

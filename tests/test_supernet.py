@@ -19,16 +19,16 @@ from torch import Tensor, nn
 from torch.func import functional_call
 
 import autospike  # noqa: F401  (registers the models with timm)
-from autospike.architecture import Architecture
 from autospike.counting.counter import Counter
 from autospike.energy.counts import LayerCount
 from autospike.evaluation.calibration import calibrate
 from autospike.export import Pixels, write_model
 from autospike.models import build_model
 from autospike.models.contract import SpikingModel
-from autospike.space import SearchSpace
+from autospike.space.architecture import Architecture
+from autospike.space.search_space import SearchSpace
+from autospike.space.visitor import GenePath, walk
 from autospike.supernet import Supernet, corner
-from autospike.walk import GenePath, walk
 
 NEURON = {"v_threshold": [0.4, 0.8], "tau": [1.5, 3.0]}
 OVERRIDE = {"v_threshold": [0.3, 0.7], "tau": [1.25, 2.5]}

@@ -15,7 +15,7 @@ from torch import Tensor
 from autospike.config import AugmentationConfig, DataConfig, TrainingConfig
 from autospike.data.batches import TrainingBatches
 from autospike.data.images import load_images
-from autospike.space import SearchSpace
+from autospike.space.search_space import SearchSpace
 from autospike.supernet import Supernet
 from autospike.training.checkpoint import Checkpoints
 from autospike.training.distributed import ALONE, Ranks

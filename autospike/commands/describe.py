@@ -7,15 +7,15 @@ from pathlib import Path
 
 import torch
 
-from autospike.architecture import Architecture
-from autospike.commands.display import table
+from autospike.console import table
 from autospike.counting.model import count_operations
 from autospike.energy.conventions import DEFAULT
 from autospike.errors import UserError
 from autospike.files import read_yaml
 from autospike.models import build_model
-from autospike.published import PUBLISHED
-from autospike.space import SearchSpace
+from autospike.space.architecture import Architecture
+from autospike.space.published import PUBLISHED
+from autospike.space.search_space import SearchSpace
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -8,20 +8,20 @@ from pathlib import Path
 import torch
 
 from autospike import files
-from autospike.commands.display import note, short, working
 from autospike.commands.energy_report import Report
 from autospike.config import load_experiment
+from autospike.console import note, short, working
 from autospike.data.batches import FixedBatches, Renormalised
 from autospike.data.images import Images, SplitName
-from autospike.data.opening import open_images
+from autospike.data.source import open_images
 from autospike.energy.conventions import DEFAULT, Convention
 from autospike.errors import UserError
 from autospike.evaluation.calibration import UncalibratedError, calibrate, require_calibrated
 from autospike.evaluation.single import evaluate
 from autospike.export import Exported, Pixels, read_model
 from autospike.models.registry import build_model
-from autospike.published import PUBLISHED
 from autospike.randomness import keyed
+from autospike.space.published import PUBLISHED
 
 CALIBRATION_IMAGES = 64
 

@@ -9,7 +9,7 @@ from typing import Any
 import pandas as pd
 
 from autospike import files
-from autospike.commands.display import note, short, table
+from autospike.console import note, short, table
 from autospike.energy.conventions import FP32, SRAM, Convention
 from autospike.energy.counts import to_rows
 from autospike.energy.quantised import BreakEven, break_even

@@ -7,9 +7,8 @@ from pathlib import Path
 from typing import Any
 
 from autospike import files
-from autospike.architecture import Architecture
 from autospike.assembly import Assembly
-from autospike.commands.display import note, table, working
+from autospike.console import note, table, working
 from autospike.counting.firing import FiringRates
 from autospike.data.batches import FixedBatches
 from autospike.evaluation.single import evaluate
@@ -17,11 +16,12 @@ from autospike.export import Pixels, write_model
 from autospike.measurement import Evaluation, Measurement
 from autospike.models.contract import SpikingModel
 from autospike.report.record import record
-from autospike.rundir import Run
+from autospike.run_directory import Run
 from autospike.search.archive import Archive
 from autospike.search.fitness import refitted
 from autospike.search.selection import pick
-from autospike.space import SearchSpace
+from autospike.space.architecture import Architecture
+from autospike.space.search_space import SearchSpace
 
 UJ_PER_MJ = 1000
 

@@ -7,11 +7,11 @@ from pathlib import Path
 
 from timm.data import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
 
-from autospike.architecture import Architecture
-from autospike.commands.display import note
+from autospike.console import note
 from autospike.errors import UserError
 from autospike.export import Pixels, write_model
-from autospike.models.reference import load_reference, read_checkpoint
+from autospike.models.checkpoint_import import load_reference, read_checkpoint
+from autospike.space.architecture import Architecture
 
 # The published CIFAR-10 recipes of Spikformer and of the Spike-driven Transformer.
 CIFAR_MEAN, CIFAR_STD = (0.4914, 0.4822, 0.4465), (0.2470, 0.2435, 0.2616)

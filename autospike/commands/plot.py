@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from autospike import files
-from autospike.commands.display import note
+from autospike.console import note
 from autospike.energy.conventions import Convention, energy
 from autospike.energy.counts import from_rows
 from autospike.errors import UserError
 from autospike.report import figures, tables
-from autospike.rundir import Run
+from autospike.run_directory import Run
 from autospike.search.archive import Archive, newest_protocol
 from autospike.search.fitness import refitted
 from autospike.search.selection import front

@@ -10,16 +10,16 @@ from typing import Any
 import torch
 
 from autospike import files
-from autospike.architecture import Architecture
 from autospike.assembly import Assembly
-from autospike.commands.display import note, progress, table
 from autospike.commands.export import UJ_PER_MJ, archived, final, write
 from autospike.commands.train import train_network
+from autospike.console import note, progress, table
 from autospike.data.batches import FixedBatches
 from autospike.report import figures, retrained
 from autospike.report.retrained import LABELS, Measured, Repeated, Spread
-from autospike.rundir import Run
+from autospike.run_directory import Run
 from autospike.search.selection import pick
+from autospike.space.architecture import Architecture
 from autospike.training.retraining import Network, networks
 
 

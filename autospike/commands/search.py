@@ -6,15 +6,15 @@ from contextlib import ExitStack
 
 from autospike import files
 from autospike.assembly import Assembly
-from autospike.commands.display import note, progress
-from autospike.execution.contract import Executor, Serial
-from autospike.execution.hiring import hire
+from autospike.console import note, progress
+from autospike.execution.executor import Executor, Serial
+from autospike.execution.executors import create_executor
 from autospike.measurement import Evaluation
 from autospike.report.record import record
-from autospike.rundir import Run
+from autospike.run_directory import Run
 from autospike.search.archive import Archive
 from autospike.search.evolution import Search
-from autospike.space import SearchSpace
+from autospike.space.search_space import SearchSpace
 
 
 def search(run: Run) -> None:
@@ -25,7 +25,7 @@ def search(run: Run) -> None:
     """
     assembly, config = Assembly.to_measure(run), run.experiment.search
     with ExitStack() as stack:
-        executor = hire(run, assembly)
+        executor = create_executor(run, assembly)
         stack.callback(executor.close)
         archive = Archive(run.archive, assembly.protocol_id(run.supernet), config.energy_convention)
         stack.callback(archive.close)

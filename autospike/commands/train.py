@@ -8,15 +8,15 @@ from functools import partial
 from pathlib import Path
 
 from autospike.assembly import Assembly
-from autospike.commands.display import note, progress, short
+from autospike.console import note, progress, short
 from autospike.errors import Interrupted
-from autospike.nn.kernel import kernel
-from autospike.rundir import Run
-from autospike.space import SearchSpace
+from autospike.kernels.lif import kernel
+from autospike.run_directory import Run
+from autospike.space.search_space import SearchSpace
 from autospike.training.checkpoint import Checkpoints, Record
+from autospike.training.initialisation import Part, adopt, opened
 from autospike.training.progress import Progress
 from autospike.training.scalars import Scalars
-from autospike.training.start import Part, adopt, opened
 
 LOG_EVERY_STEPS = 10
 

@@ -18,11 +18,11 @@ from typing import Any
 import torch
 from torch import nn
 
+from autospike.counting.accumulator import OperationAccumulator
+from autospike.counting.coverage import OperatorCoverage, numbered
+from autospike.counting.input_values import InputReader
 from autospike.counting.layers import RULES, Rule
-from autospike.counting.look import SecondLook, numbered
 from autospike.counting.operations import Batch, storages
-from autospike.counting.tally import Tally
-from autospike.counting.values import Reader
 from autospike.energy.operations import Operations
 from autospike.energy.totals import LayerTotal
 from autospike.nn.neuron import LIF
@@ -38,7 +38,7 @@ class Part:
 
     name: str = ""
     behind_neurons: bool = False
-    read: Reader = field(default_factory=Reader)
+    read: InputReader = field(default_factory=InputReader)
     named: dict[str, nn.Module] | None = None
 
 
@@ -53,7 +53,7 @@ class Counter:
     strict: bool = True
     settled: bool = False
     """Whether every operation was looked at before, and nothing was counted outside layers with rules."""
-    tallies: dict[str, list[Tally]] = field(default_factory=dict)
+    tallies: dict[str, list[OperationAccumulator]] = field(default_factory=dict)
     free: Frequencies[str] = field(default_factory=Frequencies)
     unknown: Frequencies[str] = field(default_factory=Frequencies)
     images: int = 0
@@ -101,14 +101,14 @@ class Counter:
         """Sums over the images, in the order in which operations run."""
         return tuple(tally.total() for tallies in self.tallies.values() for tally in tallies)
 
-    def _add(self, name: str, tallies: list[Tally]) -> None:
+    def _add(self, name: str, tallies: list[OperationAccumulator]) -> None:
         held = self.tallies.setdefault(name, tallies)
         if held is not tallies:
             for total, new in zip(held, tallies, strict=True):
                 total.add(new)
 
     def _count_layer(
-        self, name: str, rule: Rule, read: Reader, calls: Frequencies[str], module: nn.Module, args: Any, kwargs: Any
+        self, name: str, rule: Rule, read: InputReader, calls: Frequencies[str], module: nn.Module, args: Any, kwargs: Any
     ) -> None:
         called, entering = numbered(name, calls), {key: value for key, value in kwargs.items() if key != "lif"}
         with torch.no_grad():
@@ -119,7 +119,7 @@ class Counter:
         """Watch every operation of one batch, and settle whether that was needed."""
         model = next(iter(named.values()))
         batch.weights = storages(chain(model.parameters(), model.buffers()))
-        look = SecondLook(
+        look = OperatorCoverage(
             named,
             batch,
             strict=self.strict,

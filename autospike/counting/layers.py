@@ -20,97 +20,100 @@ from typing import Any
 
 from torch import Tensor, nn
 
+from autospike.counting.accumulator import Operand, OperationAccumulator
 from autospike.counting.fan_out import fan_out
-from autospike.counting.tally import Operand, Tally
-from autospike.counting.values import Reader
+from autospike.counting.input_values import InputReader
 from autospike.energy.counts import Form
 from autospike.models.contract import MeanHead, SpikingHead
 from autospike.nn.attention import Gate, SumOfSpikes
+from autospike.nn.attention_product import AttentionProduct, Heads
 from autospike.nn.layers import ConvNorm, LinearNorm, RepConv, SeparableConvNorm
-from autospike.nn.product import AttentionProduct, Heads
 
-Rule = Callable[..., list[Tally]]
+Rule = Callable[..., list[OperationAccumulator]]
 
 
-def _linear(name: str, read: Reader, module: LinearNorm, x: Tensor) -> list[Tally]:
+def _linear(name: str, read: InputReader, module: LinearNorm, x: Tensor) -> list[OperationAccumulator]:
     """`[T, B, H, W, in_features]`."""
     return [_fanned(f"{name}.linear", read, x, module.linear.out_features)]
 
 
-def _conv(name: str, read: Reader, module: ConvNorm, x: Tensor, time_steps: int | None = None) -> list[Tally]:
+def _conv(name: str, read: InputReader, module: ConvNorm, x: Tensor, time_steps: int | None = None) -> list[OperationAccumulator]:
     """`[T, B, H, W, in_channels]`, or `[1, B, ...]` with `time_steps`: a still image, real even if its pixels are whole."""
     conv = module.conv
     if time_steps is None:
         reached = conv_fan_out(conv, x).to(x.device)
         return [_fanned(f"{name}.conv", read, x, reached, macs=_conv_macs(conv, x))]
-    return [Tally(layer=f"{name}.conv", macs=_conv_macs(conv, x), time_steps=time_steps, reads="image")]
+    return [OperationAccumulator(layer=f"{name}.conv", macs=_conv_macs(conv, x), time_steps=time_steps, reads="image")]
 
 
-def _separable(name: str, read: Reader, module: SeparableConvNorm, x: Tensor) -> list[Tally]:
+def _separable(name: str, read: InputReader, module: SeparableConvNorm, x: Tensor) -> list[OperationAccumulator]:
     """Depthwise, then pointwise on real values; or fused."""
     outputs, macs = module.pointwise.out_features, _conv_macs(module.depthwise, x)
     reached = conv_fan_out(module.depthwise, x).to(x.device)
     return [
         _fanned(f"{name}.depthwise", read, x, reached, macs=macs, form="separate"),
-        Tally(layer=f"{name}.pointwise", macs=x[0, 0].numel() * outputs, time_steps=len(x), form="separate"),
+        OperationAccumulator(layer=f"{name}.pointwise", macs=x[0, 0].numel() * outputs, time_steps=len(x), form="separate"),
         _fanned(f"{name}.fused", read, x, reached * outputs, macs=macs * outputs, form="fused"),
     ]
 
 
-def _repconv(name: str, read: Reader, module: RepConv, x: Tensor) -> list[Tally]:
+def _repconv(name: str, read: InputReader, module: RepConv, x: Tensor) -> list[OperationAccumulator]:
     """1x1 on spikes, then depthwise 3x3 and 1x1 on real values; or fused to one 3x3."""
     channels, elements = module.last.out_features, x[0, 0].numel()
     reached = fan_out(x.shape[2:4], (3, 3), stride=(1, 1), padding=(1, 1), dilation=(1, 1)).to(x.device)
     return [
         _fanned(f"{name}.first", read, x, channels, form="separate"),
-        Tally(layer=f"{name}.depthwise", macs=elements * 9, time_steps=len(x), form="separate"),
-        Tally(layer=f"{name}.last", macs=elements * channels, time_steps=len(x), form="separate"),
+        OperationAccumulator(layer=f"{name}.depthwise", macs=elements * 9, time_steps=len(x), form="separate"),
+        OperationAccumulator(layer=f"{name}.last", macs=elements * channels, time_steps=len(x), form="separate"),
         _fanned(f"{name}.fused", read, x, reached * channels, macs=elements * channels * 9, form="fused"),
     ]
 
 
-def _spiking_head(name: str, read: Reader, module: SpikingHead, x: Tensor) -> list[Tally]:
+def _spiking_head(name: str, read: InputReader, module: SpikingHead, x: Tensor) -> list[OperationAccumulator]:
     """Spikes `[T, B, D]`."""
     operand = Operand.of(read.total(x), elements=x.shape[-1], fan_out=module.out_features)
-    return [Tally(layer=name, macs=module.weight.numel(), time_steps=len(x), operands=[operand])]
+    return [OperationAccumulator(layer=name, macs=module.weight.numel(), time_steps=len(x), operands=[operand])]
 
 
-def _mean_head(name: str, _read: Reader, module: MeanHead, x: Tensor) -> list[Tally]:
+def _mean_head(name: str, _read: InputReader, module: MeanHead, x: Tensor) -> list[OperationAccumulator]:
     """A mean over positions `[T, B, D]`: real, even where it happens to be whole."""
-    return [Tally(layer=name, macs=module.weight.numel(), time_steps=len(x), reads="mean")]
+    return [OperationAccumulator(layer=name, macs=module.weight.numel(), time_steps=len(x), reads="mean")]
 
 
-def _attention(name: str, read: Reader, _module: AttentionProduct, heads: Heads) -> list[Tally]:
+def _attention(name: str, read: InputReader, _module: AttentionProduct, heads: Heads) -> list[OperationAccumulator]:
     """q, k and v, each `[T, B, heads, N, head_dim]`."""
     head_dim, elements = heads.q.shape[-1], math.prod(heads.q.shape[2:])
     q, k, v = (Operand.of(read.total(x), elements=elements, fan_out=head_dim) for x in heads)
     shared: dict[str, Any] = {"macs": elements * head_dim, "time_steps": len(heads.q)}
-    return [Tally(layer=f"{name}.kv", operands=[k, v], **shared), Tally(layer=f"{name}.qkv", operands=[q], **shared)]
+    return [
+        OperationAccumulator(layer=f"{name}.kv", operands=[k, v], **shared),
+        OperationAccumulator(layer=f"{name}.qkv", operands=[q], **shared),
+    ]
 
 
-def _sum(name: str, read: Reader, _module: SumOfSpikes, x: Tensor) -> list[Tally]:
+def _sum(name: str, read: InputReader, _module: SumOfSpikes, x: Tensor) -> list[OperationAccumulator]:
     """Spikes `[T, B, ...]`, each added once."""
     operand = Operand.of(read.total(x), elements=x[0, 0].numel(), fan_out=1)
-    return [Tally(layer=name, macs=operand.elements, time_steps=len(x), operands=[operand])]
+    return [OperationAccumulator(layer=name, macs=operand.elements, time_steps=len(x), operands=[operand])]
 
 
-def _gate(name: str, read: Reader, _module: Gate, *spikes: Tensor) -> list[Tally]:
+def _gate(name: str, read: InputReader, _module: Gate, *spikes: Tensor) -> list[OperationAccumulator]:
     """Two layers of spikes `[T, B, ...]`: those of the larger one meet the other, of equally large ones those of the sparser."""
     largest = max(x.numel() for x in spikes)
     met = [x for x in spikes if x.numel() == largest]
     elements = met[0][0, 0].numel()
     operands = [Operand.of(read.total(x), elements=elements, fan_out=1) for x in met]
-    return [Tally(layer=name, macs=elements, time_steps=len(met[0]), operands=operands)]
+    return [OperationAccumulator(layer=name, macs=elements, time_steps=len(met[0]), operands=operands)]
 
 
 def _fanned(
-    layer: str, read: Reader, x: Tensor, reached: float | Tensor, *, macs: int | None = None, form: Form = "always"
-) -> Tally:
+    layer: str, read: InputReader, x: Tensor, reached: float | Tensor, *, macs: int | None = None, form: Form = "always"
+) -> OperationAccumulator:
     """`x` `[T, B, H, W, C]` into a layer in which a value reaches so many outputs; a linear map, unless `macs` is given."""
     elements = x[0, 0].numel()
     operand = Operand.of(read.by_position(x), elements=elements, fan_out=reached)
     dense = int(elements * reached) if macs is None else macs
-    return Tally(layer=layer, macs=dense, time_steps=len(x), operands=[operand], form=form)
+    return OperationAccumulator(layer=layer, macs=dense, time_steps=len(x), operands=[operand], form=form)
 
 
 def _conv_macs(conv: nn.Conv2d, x: Tensor) -> int:

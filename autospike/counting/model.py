@@ -12,7 +12,7 @@ from spikingjelly.activation_based import functional, layer
 from torch import Tensor, nn
 
 from autospike.counting.counter import Counter
-from autospike.counting.look import NEURON_LAYERS, unnumbered
+from autospike.counting.coverage import NEURON_LAYERS, unnumbered
 from autospike.energy.counts import KINDS, InputKind, LayerCount
 from autospike.energy.operations import Operations
 from autospike.models.contract import SpikingModel

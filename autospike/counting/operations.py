@@ -16,9 +16,9 @@ import torch
 from torch import Tensor
 from torch.utils._pytree import tree_leaves
 
+from autospike.counting.accumulator import Operand, OperationAccumulator
 from autospike.counting.fan_out import fan_out
-from autospike.counting.tally import Operand, Tally
-from autospike.counting.values import Reader
+from autospike.counting.input_values import InputReader
 from autospike.energy.totals import REAL
 
 
@@ -29,7 +29,7 @@ class Batch:
     images: int
     time_steps: int
     weights: frozenset[int] = frozenset()
-    read: Reader = field(default_factory=Reader)
+    read: InputReader = field(default_factory=InputReader)
 
     def is_weight(self, x: object) -> bool:
         """A number, a parameter or buffer or a view of one, or what is smaller than the batch and so does not depend on it."""
@@ -44,10 +44,10 @@ class Batch:
 
 
 # A tally; None where nothing is to be counted after all.
-OperationRule = Callable[..., Tally | None]
+OperationRule = Callable[..., OperationAccumulator | None]
 
 
-def _matmul(batch: Batch, layer: str, a: Tensor, b: Tensor, **_options: Any) -> Tally | None:
+def _matmul(batch: Batch, layer: str, a: Tensor, b: Tensor, **_options: Any) -> OperationAccumulator | None:
     """`[n, k]` or `[groups, n, k]` times `[k, m]` or `[groups, k, m]`."""
     groups, (n, k), m = (len(a) if a.dim() == 3 else 1), a.shape[-2:], b.shape[-1]
     weights = (batch.is_weight(a), batch.is_weight(b) or _is_computed_weight(batch, a))
@@ -60,7 +60,7 @@ def _matmul(batch: Batch, layer: str, a: Tensor, b: Tensor, **_options: Any) -> 
         for x, reached, weight in ((a, m, weights[0]), (b, n, weights[1]))
         if not weight
     ]
-    return Tally(layer=layer, macs=groups * n * k * m // shared, time_steps=steps, operands=operands)
+    return OperationAccumulator(layer=layer, macs=groups * n * k * m // shared, time_steps=steps, operands=operands)
 
 
 def _is_computed_weight(batch: Batch, a: Tensor) -> bool:
@@ -69,11 +69,11 @@ def _is_computed_weight(batch: Batch, a: Tensor) -> bool:
     return a.dim() == 2 and lead > 1 and len(a) % lead == 0
 
 
-def _matvec(batch: Batch, layer: str, a: Tensor, b: Tensor, **_options: Any) -> Tally | None:
+def _matvec(batch: Batch, layer: str, a: Tensor, b: Tensor, **_options: Any) -> OperationAccumulator | None:
     return _matmul(batch, layer, a, b.unsqueeze(-1))
 
 
-def _added_matmul(batch: Batch, layer: str, _added: Tensor, a: Tensor, b: Tensor, **_options: Any) -> Tally | None:
+def _added_matmul(batch: Batch, layer: str, _added: Tensor, a: Tensor, b: Tensor, **_options: Any) -> OperationAccumulator | None:
     return _matmul(batch, layer, a, b)
 
 
@@ -90,7 +90,7 @@ def _convolution(
     output_padding: Sequence[int],
     groups: int,
     **_options: Any,
-) -> Tally | None:
+) -> OperationAccumulator | None:
     """`[T * B, C, *size]`."""
     if batch.is_weight(x):
         return None
@@ -102,7 +102,7 @@ def _convolution(
     operand = Operand.of(values, elements=x.numel() // (steps * batch.images), fan_out=reached.to(x.device) * outputs)
     positions = math.prod(size) if transposed else _outputs(size, weight.shape[2:], stride, padding, dilation)
     macs = positions * weight.numel() * len(x) // (steps * batch.images)
-    return Tally(layer=layer, macs=macs, time_steps=steps, operands=[operand])
+    return OperationAccumulator(layer=layer, macs=macs, time_steps=steps, operands=[operand])
 
 
 def _outputs(size: Sequence[int], kernel: Sequence[int], *settings: Sequence[int]) -> int:
@@ -111,7 +111,7 @@ def _outputs(size: Sequence[int], kernel: Sequence[int], *settings: Sequence[int
     return math.prod((length + 2 * pad - gap * (taps - 1) - 1) // step + 1 for length, taps, step, pad, gap in dims)
 
 
-def _product(batch: Batch, layer: str, a: Any, b: Any, **_options: Any) -> Tally | None:
+def _product(batch: Batch, layer: str, a: Any, b: Any, **_options: Any) -> OperationAccumulator | None:
     """Element by element, of what was computed: a gate, of which the larger operand's values meet the other."""
     if batch.is_weight(a) or batch.is_weight(b):
         return None
@@ -122,10 +122,10 @@ def _product(batch: Batch, layer: str, a: Any, b: Any, **_options: Any) -> Tally
     operands = [
         Operand.of(batch.read.total(x.reshape(steps, -1)), elements=largest // shared, fan_out=products // largest) for x in met
     ]
-    return Tally(layer=layer, macs=products // shared, time_steps=steps, operands=operands)
+    return OperationAccumulator(layer=layer, macs=products // shared, time_steps=steps, operands=operands)
 
 
-def _sum(batch: Batch, layer: str, x: Tensor, *_dims: Any, **_options: Any) -> Tally | None:
+def _sum(batch: Batch, layer: str, x: Tensor, *_dims: Any, **_options: Any) -> OperationAccumulator | None:
     """Of spikes: each is added once. A sum of real values is taken for a mean."""
     if batch.is_weight(x):
         return None
@@ -134,7 +134,9 @@ def _sum(batch: Batch, layer: str, x: Tensor, *_dims: Any, **_options: Any) -> T
     if int(values.kinds.max()) == REAL:
         return None
     elements = x.numel() // (steps * batch.images)
-    return Tally(layer=layer, macs=elements, time_steps=steps, operands=[Operand.of(values, elements=elements, fan_out=1)])
+    return OperationAccumulator(
+        layer=layer, macs=elements, time_steps=steps, operands=[Operand.of(values, elements=elements, fan_out=1)]
+    )
 
 
 # What a rule does not count, for one of its operands is a weight, may be free for a reason below.

@@ -13,12 +13,12 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from autospike.config import AugmentationConfig
-from autospike.data.apart import Apart
 from autospike.data.images import Split
-from autospike.data.kept import Kept
 from autospike.data.preparation import MEAN, STD, Augmented, Preparation, preparation
-from autospike.data.share import WHOLE, Share
+from autospike.data.rank_slice import WHOLE, RankSlice
 from autospike.errors import UserError
+from autospike.memory.cache import ByteBudgetCache
+from autospike.memory.mmap_tensor import MmapTensor
 from autospike.randomness import global_random, keyed, keyed_seed
 
 CPU = torch.device("cpu")
@@ -61,7 +61,7 @@ class TrainingBatches:
     workers: int
     seed: int
     device: torch.device = CPU
-    share: Share = WHOLE
+    share: RankSlice = WHOLE
 
     def __post_init__(self) -> None:
         self._keys(0)
@@ -157,7 +157,7 @@ class FixedBatches:
     channels: int
     image_size: int
     device: torch.device = CPU
-    kept: Kept = field(default_factory=Kept, repr=False)
+    kept: ByteBudgetCache = field(default_factory=ByteBudgetCache, repr=False)
 
     def __len__(self) -> int:
         return len(self.split)
@@ -177,9 +177,9 @@ class FixedBatches:
 
     def _sample(self, samples: Preparation, position: int) -> Tensor:
         key = ("sample", self.split.name, self.split.indices[position], self.image_size)
-        sample: Apart | None = self.kept.get(key)
+        sample: MmapTensor | None = self.kept.get(key)
         if sample is None:
-            sample = Apart.of(samples.kept(self.split.image(position)))
+            sample = MmapTensor.of(samples.kept(self.split.image(position)))
             self.kept.keep(key, sample, sample.nbytes)
         return sample.tensor()
 

@@ -22,11 +22,11 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from autospike.architecture import digest
 from autospike.config import DataConfig
 from autospike.data.events import FrameFiles, Frames, read_frames
 from autospike.data.splits import carve
 from autospike.errors import UserError
+from autospike.space.architecture import digest
 
 SplitName = Literal["train", "search", "test"]
 Read = Callable[[int], Image.Image | Frames]

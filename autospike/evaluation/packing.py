@@ -6,23 +6,22 @@ import ctypes
 import math
 from dataclasses import dataclass
 from functools import cache
-from pathlib import Path
 from typing import Any, Protocol
 
 import torch
 from torch import Tensor
 
-from autospike.data.apart import Apart
-from autospike.native import library
+from autospike.kernels.build import library
+from autospike.memory.mmap_tensor import MmapTensor
 
-SOURCE = Path(__file__).with_name("packing.c")
+SOURCE = "packing"
 
 
 @dataclass(frozen=True, kw_only=True)
 class Packed:
     """A tensor, to the bit; of float32, whole numbers below 2, 4, 16 or 256 in as many bits as they need."""
 
-    data: Apart
+    data: MmapTensor
     bits: int
     shape: torch.Size
 
@@ -31,11 +30,11 @@ class Packed:
         values, functions = x.contiguous().view(-1), _functions(x)
         all_bits = functions.bits_set(values) if x.dtype == torch.float32 else -1
         if all_bits < 0:
-            return cls(data=Apart.of(x), bits=32, shape=x.shape)
+            return cls(data=MmapTensor.of(x), bits=32, shape=x.shape)
         bits = next(bits for bits in (1, 2, 4, 8) if all_bits < 1 << bits)
         packed = torch.empty(math.ceil(len(values) * bits / 8), dtype=torch.uint8, device=x.device)
         functions.pack(values, bits, packed)
-        return cls(data=Apart.of(packed), bits=bits, shape=x.shape)
+        return cls(data=MmapTensor.of(packed), bits=bits, shape=x.shape)
 
     def unpacked(self) -> Tensor:
         data = self.data.tensor()

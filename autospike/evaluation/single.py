@@ -14,8 +14,8 @@ from autospike.data.batches import Batches
 from autospike.energy.operations import Operations
 from autospike.evaluation.calibration import require_calibrated
 from autospike.measurement import Score
+from autospike.memory.allocator import retain_large_allocations
 from autospike.models.contract import SpikingModel
-from autospike.process import large_blocks_kept
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -48,7 +48,7 @@ def evaluate(
     require_calibrated(model)
     steps = time_steps or model.architecture.time_steps
     counter, correct = Counter(), torch.zeros(steps, dtype=torch.long)
-    with firing.watch(model) if firing else nullcontext(), large_blocks_kept():
+    with firing.watch(model) if firing else nullcontext(), retain_large_allocations():
         for batch in batches(batch_size):
             with counter.watch(model, images=len(batch.targets), time_steps=steps):
                 logits = model.forward_steps(batch.images, steps)

@@ -13,7 +13,7 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field, fields
 from typing import Any
 
-from autospike.architecture import Architecture, Block, neuron_groups
+from autospike.space.architecture import Architecture, Block, neuron_groups
 
 HEAD = "head"
 

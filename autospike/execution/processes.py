@@ -13,12 +13,12 @@ from multiprocessing import connection, get_context, parent_process
 from typing import Any
 
 from autospike.data.batches import Span
-from autospike.evaluation.walker import Walker
-from autospike.execution.contract import Job
+from autospike.evaluation.trie_evaluator import TrieEvaluator
 from autospike.execution.dispatch import dispatch
+from autospike.execution.executor import Job
 from autospike.process import prepare_process
 
-MakeWalker = Callable[[], Walker]  # makes a worker's walker, where the worker is
+MakeWalker = Callable[[], TrieEvaluator]  # makes a worker's walker, where the worker is
 
 
 @dataclass
@@ -85,7 +85,7 @@ class _Process:
 
 # In the worker: how to make its walker, and the walker.
 _start: MakeWalker
-_walker: Walker | None = None
+_walker: TrieEvaluator | None = None
 
 
 def _begin(start: MakeWalker) -> None:

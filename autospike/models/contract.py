@@ -11,9 +11,9 @@ from timm.layers import trunc_normal_
 from timm.models._features import feature_take_indices
 from torch import Tensor, nn
 
-from autospike.architecture import Architecture, Neuron, Stage
 from autospike.nn.blocks import SpikingBlock
 from autospike.nn.neuron import LIF
+from autospike.space.architecture import Architecture, Neuron, Stage
 
 # Before the head, where the stream is a membrane potential. No published network searches it.
 HEAD_NEURON = Neuron()

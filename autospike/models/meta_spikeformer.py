@@ -12,10 +12,10 @@ from __future__ import annotations
 
 from torch import Tensor, nn
 
-from autospike.architecture import Architecture, Stage
 from autospike.models.contract import SpikingModel
 from autospike.nn.layers import ConvNorm, fire
 from autospike.nn.neuron import LIF
+from autospike.space.architecture import Architecture, Stage
 
 
 class Downsampling(nn.Module):

@@ -14,11 +14,11 @@ import math
 
 from torch import Tensor, nn
 
-from autospike.architecture import Architecture, Neuron, Stage
 from autospike.models.contract import SpikingModel
 from autospike.nn.layers import ConvNorm, fire
+from autospike.nn.max_pool import TimewiseMaxPool
 from autospike.nn.neuron import LIF
-from autospike.nn.pool import TimewiseMaxPool
+from autospike.space.architecture import Architecture, Neuron, Stage
 
 
 class SpikingConv(nn.Module):

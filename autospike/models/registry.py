@@ -9,12 +9,12 @@ from typing import Any
 from timm.models import build_model_with_cfg, generate_default_cfgs, register_model
 from torch import nn
 
-from autospike.architecture import Architecture
 from autospike.errors import UserError
-from autospike.families import rules_of
 from autospike.models.contract import Readout, SpikingModel
 from autospike.nn.blocks import channel_branch, token_branch
-from autospike.published import PUBLISHED, Published
+from autospike.space.architecture import Architecture
+from autospike.space.families import rules_of
+from autospike.space.published import PUBLISHED, Published
 
 ENTRY_POINT = "autospike_subnet"
 

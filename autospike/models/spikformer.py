@@ -15,12 +15,12 @@ from itertools import pairwise
 
 from torch import Tensor, nn
 
-from autospike.architecture import Architecture, Stage
 from autospike.models.contract import SpikingModel
 from autospike.nn.blocks import Residual
 from autospike.nn.layers import ConvNorm, fire
+from autospike.nn.max_pool import TimewiseMaxPool
 from autospike.nn.neuron import LIF
-from autospike.nn.pool import TimewiseMaxPool
+from autospike.space.architecture import Architecture, Stage
 
 
 class SpikingPatchSplitting(nn.Module):

@@ -19,10 +19,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from autospike.architecture import OPERANDS, Block, Neuron
+from autospike.nn.attention_product import AttentionProduct, Heads, merge_heads, split_heads
 from autospike.nn.layers import Neurons, fire, synapse
 from autospike.nn.neuron import LIF
-from autospike.nn.product import AttentionProduct, Heads, merge_heads, split_heads
+from autospike.space.architecture import OPERANDS, Block, Neuron
 
 # Training may not turn a learnable threshold around.
 SMALLEST_THRESHOLD_SCALE = 0.01

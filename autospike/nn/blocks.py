@@ -12,11 +12,11 @@ from __future__ import annotations
 
 from torch import Tensor, nn
 
-from autospike.architecture import OPERANDS, Architecture, Block, Neuron
 from autospike.nn.attention import Attention
 from autospike.nn.layers import ConvNorm, LinearNorm, Neurons, SeparableConvNorm, fire
 from autospike.nn.neuron import LIF
 from autospike.nn.norm import Norm
+from autospike.space.architecture import OPERANDS, Architecture, Block, Neuron
 
 SEPCONV_EXPANSION = 2  # Meta-SpikeFormer's published code
 SEPCONV_KERNEL_SIZE = 7

@@ -16,10 +16,10 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.modules.module import _global_forward_hooks, _global_forward_pre_hooks
 
-from autospike.nn.kernel import Rows
+from autospike.kernels.lif import Rows
+from autospike.kernels.sparse_conv import Geometry, convolved, rows
 from autospike.nn.neuron import LIF
 from autospike.nn.norm import Norm
-from autospike.nn.sparse import Geometry, convolved, rows
 
 # Takes a current and the normalisation before it: a `LIF`, or one to which nobody listens.
 Neurons = Callable[..., Tensor]

@@ -33,9 +33,9 @@ from spikingjelly.activation_based import functional, surrogate
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
-from autospike.architecture import Neuron
-from autospike.nn.kernel import Affine, Kernel, NeuronStruct, Rows, kernel, takes
+from autospike.kernels.lif import Affine, Kernel, NeuronStruct, Rows, kernel, takes
 from autospike.nn.norm import Norm, Statistics
+from autospike.space.architecture import Neuron
 
 Surrogate = Literal["sigmoid", "arctan"]
 # spikingjelly's, and the published networks'.

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
-from autospike.nn.kernel import Affine, Kernel, kernel, takes
+from autospike.kernels.lif import Affine, Kernel, kernel, takes
 
 
 class Statistics(NamedTuple):

@@ -9,13 +9,13 @@ from typing import Any
 
 import pandas as pd
 
-from autospike.architecture import Architecture
-from autospike.genes import Choice, Range
 from autospike.measurement import Evaluation
 from autospike.pareto import hypervolume, on_front
 from autospike.search.selection import accuracy_and_energy
-from autospike.space import SearchSpace
-from autospike.walk import GenePath
+from autospike.space.architecture import Architecture
+from autospike.space.genes import Choice, Range
+from autospike.space.search_space import SearchSpace
+from autospike.space.visitor import GenePath
 
 COLUMNS = [
     "id",

@@ -13,11 +13,11 @@ from typing import Protocol
 
 from deap import base, tools
 
-from autospike.architecture import Architecture
 from autospike.config import SearchConfig
 from autospike.randomness import global_random
 from autospike.search.variation import CROSSOVERS, crossover, mutate
-from autospike.space import SearchSpace
+from autospike.space.architecture import Architecture
+from autospike.space.search_space import SearchSpace
 
 
 @dataclass(kw_only=True, eq=False)
@@ -38,7 +38,7 @@ def fitness_of(values: Sequence[float], maximise: Sequence[bool]) -> base.Fitnes
 
 
 @dataclass(frozen=True, kw_only=True)
-class Turn:
+class GenerationContext:
     """What an algorithm may use to make a generation."""
 
     space: SearchSpace
@@ -50,37 +50,37 @@ class Turn:
 class Algorithm(Protocol):
     """The contract. `ask` yields candidates for as long as it is asked; `tell` returns the population after a generation."""
 
-    def ask(self, population: list[Individual], turn: Turn) -> Iterator[Architecture]: ...
+    def ask(self, population: list[Individual], turn: GenerationContext) -> Iterator[Architecture]: ...
 
-    def tell(self, population: list[Individual], offspring: list[Individual], turn: Turn) -> list[Individual]: ...
+    def tell(self, population: list[Individual], offspring: list[Individual], turn: GenerationContext) -> list[Individual]: ...
 
 
 class RandomSearch:
     """Uniform draws; the baseline that any search must beat."""
 
-    def ask(self, population: list[Individual], turn: Turn) -> Iterator[Architecture]:  # noqa: ARG002
+    def ask(self, population: list[Individual], turn: GenerationContext) -> Iterator[Architecture]:  # noqa: ARG002
         while True:
             yield turn.space.sample(turn.rng)
 
-    def tell(self, population: list[Individual], offspring: list[Individual], turn: Turn) -> list[Individual]:  # noqa: ARG002
+    def tell(self, population: list[Individual], offspring: list[Individual], turn: GenerationContext) -> list[Individual]:  # noqa: ARG002
         return population + offspring
 
 
 class NSGA2:
     """NSGA-II (Deb et al. 2002): parents by binary tournament on rank and crowding, survivors by non-dominated sorting."""
 
-    def ask(self, population: list[Individual], turn: Turn) -> Iterator[Architecture]:
+    def ask(self, population: list[Individual], turn: GenerationContext) -> Iterator[Architecture]:
         cross = CROSSOVERS[turn.config.crossover]
         while True:
             for mother, father in _pairs(population, turn):
                 yield cross(turn.space, mother.architecture, father.architecture, turn.rng, turn.config)
 
-    def tell(self, population: list[Individual], offspring: list[Individual], turn: Turn) -> list[Individual]:
+    def tell(self, population: list[Individual], offspring: list[Individual], turn: GenerationContext) -> list[Individual]:
         survivors: list[Individual] = tools.selNSGA2(population + offspring, turn.config.population)
         return survivors
 
 
-def _pairs(population: list[Individual], turn: Turn) -> list[tuple[Individual, Individual]]:
+def _pairs(population: list[Individual], turn: GenerationContext) -> list[tuple[Individual, Individual]]:
     """Parents by tournament; DEAP's needs four individuals, so a space of fewer architectures mates at random."""
     if len(population) < 4:
         return [(turn.rng.choice(population), turn.rng.choice(population))]
@@ -92,13 +92,13 @@ def _pairs(population: list[Individual], turn: Turn) -> list[tuple[Individual, I
 class AEB:
     """The paper's evolution on F_AEB: the best `parents` so far breed, half of a generation by mutation, half by crossover."""
 
-    def ask(self, population: list[Individual], turn: Turn) -> Iterator[Architecture]:
+    def ask(self, population: list[Individual], turn: GenerationContext) -> Iterator[Architecture]:
         while True:
             yield mutate(turn.space, turn.rng.choice(population).architecture, turn.rng, turn.config)
             mother, father = turn.rng.choice(population), turn.rng.choice(population)
             yield crossover(turn.space, mother.architecture, father.architecture, turn.rng)
 
-    def tell(self, population: list[Individual], offspring: list[Individual], turn: Turn) -> list[Individual]:
+    def tell(self, population: list[Individual], offspring: list[Individual], turn: GenerationContext) -> list[Individual]:
         ranked = sorted(population + offspring, key=lambda individual: -individual.f_aeb)
         return ranked[: turn.config.parents]
 

@@ -17,11 +17,11 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from autospike.architecture import Architecture
 from autospike.energy.conventions import DEFAULT, Convention
 from autospike.energy.counts import from_rows, to_rows
 from autospike.errors import UserError
 from autospike.measurement import Evaluation, Measurement, Score
+from autospike.space.architecture import Architecture
 
 SCHEMA = """
 CREATE TABLE IF NOT EXISTS evaluations (

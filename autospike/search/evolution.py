@@ -1,6 +1,6 @@
 """The search itself: generation by generation, every candidate looked up before it is measured, every walk archived as it ends.
 
-With each candidate come its relatives (`autospike.search.relatives`), which cost nothing: they compete for the next generation as
+With each candidate come its relatives (`autospike.search.by_products`), which cost nothing: they compete for the next generation as
 if they had been asked for, and are not asked for again.
 
 A killed search is resumed by running it again: the generations that the archive knows are replayed without a forward pass, and as
@@ -14,16 +14,16 @@ from dataclasses import dataclass
 from functools import partial
 from itertools import chain, islice
 
-from autospike.architecture import Architecture, digest
 from autospike.config import SearchConfig
 from autospike.measurement import Evaluation, Measurement
 from autospike.randomness import keyed
-from autospike.search.algorithms import ALGORITHMS, Individual, Turn, fitness_of
+from autospike.search.algorithms import ALGORITHMS, GenerationContext, Individual, fitness_of
 from autospike.search.archive import Archive
+from autospike.search.by_products import by_product_candidates
 from autospike.search.fitness import f_aeb
 from autospike.search.objectives import OBJECTIVES
-from autospike.search.relatives import relatives
-from autospike.space import SearchSpace
+from autospike.space.architecture import Architecture, digest
+from autospike.space.search_space import SearchSpace
 
 Evaluate = Callable[[Iterable[Architecture]], Iterator[Measurement]]
 Fitness = Callable[[float, float], float]  # of accuracy and energy in mJ
@@ -76,9 +76,9 @@ class Search:
             offspring = [self._individual(e) for e in self._measure(candidates, free, generation)]
             population = algorithm.tell(population, offspring, turn)
 
-    def _turn(self, generation: int) -> Turn:
+    def _turn(self, generation: int) -> GenerationContext:
         rng, key = keyed(self.seed, "search", generation), (self.seed, "deap", generation)
-        return Turn(space=self.space, config=self.config, rng=rng, key=key)
+        return GenerationContext(space=self.space, config=self.config, rng=rng, key=key)
 
     def _individual(self, evaluation: Evaluation) -> Individual:
         targets = [OBJECTIVES[name] for name in self.config.objectives]
@@ -88,11 +88,11 @@ class Search:
             fitness=fitness_of([t.value(evaluation) for t in targets], [t.maximise for t in targets]),
         )
 
-    def _first_generation(self, turn: Turn) -> Iterator[Architecture]:
+    def _first_generation(self, turn: GenerationContext) -> Iterator[Architecture]:
         anchors = (self.space.largest(), self.space.smallest(), *(a for a in self.anchors if self.space.contains(a)))
         return chain(anchors, ALGORITHMS["random"]().ask([], turn))
 
-    def _unseen(self, asked: Iterator[Architecture], seen: set[Architecture], turn: Turn) -> Iterator[Architecture]:
+    def _unseen(self, asked: Iterator[Architecture], seen: set[Architecture], turn: GenerationContext) -> Iterator[Architecture]:
         """The first `population` candidates that this search has not measured before, nor measures along with another; where
         the algorithm does not find as many, the rest are random."""
         budget = DRAWS_PER_CANDIDATE * self.config.population
@@ -100,7 +100,7 @@ class Search:
         for candidate in chain(islice(asked, budget), islice(ALGORITHMS["random"]().ask([], turn), budget)):
             if candidate in seen:
                 continue
-            seen.update(relatives(self.space, candidate))
+            seen.update(by_product_candidates(self.space, candidate))
             yield candidate
             wanted -= 1
             if not wanted:
@@ -109,7 +109,7 @@ class Search:
     def _free(self, candidates: list[Architecture], before: frozenset[Architecture]) -> list[Architecture]:
         """Who is measured along with some candidates, and was neither asked for nor measured before."""
         skipped = before.union(candidates)
-        along = dict.fromkeys(chain.from_iterable(relatives(self.space, candidate) for candidate in candidates))
+        along = dict.fromkeys(chain.from_iterable(by_product_candidates(self.space, candidate) for candidate in candidates))
         return [architecture for architecture in along if architecture not in skipped]
 
     def _fitness(self, measured: Sequence[Measurement]) -> Fitness:

@@ -13,9 +13,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import replace
 
-from autospike.architecture import Architecture
 from autospike.config import FitnessConfig
 from autospike.measurement import Evaluation
+from autospike.space.architecture import Architecture
 
 
 def f_aeb(accuracy: float, energy_mj: float, *, reference_mj: float, config: FitnessConfig) -> float:

@@ -10,11 +10,11 @@ import random
 from collections.abc import Callable
 from typing import Any
 
-from autospike.architecture import Architecture
 from autospike.config import SearchConfig
-from autospike.genes import Gene
-from autospike.space import SearchSpace
-from autospike.walk import GenePath, walk
+from autospike.space.architecture import Architecture
+from autospike.space.genes import Gene
+from autospike.space.search_space import SearchSpace
+from autospike.space.visitor import GenePath, walk
 
 # In a deep network the first blocks must not freeze.
 LATE_SPAN = 64

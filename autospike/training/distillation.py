@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from autospike.config import TeacherConfig
 from autospike.data.preparation import MEAN, STD
 from autospike.errors import UserError
-from autospike.models.reference import read_checkpoint
+from autospike.models.checkpoint_import import read_checkpoint
 
 
 @dataclass(frozen=True, kw_only=True)

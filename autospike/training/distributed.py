@@ -16,7 +16,7 @@ import torch.distributed as dist
 from torch import Tensor
 from torch.nn.parallel import DistributedDataParallel
 
-from autospike.data.share import Share
+from autospike.data.rank_slice import RankSlice
 from autospike.errors import Interrupted, UserError
 from autospike.process import world_size
 from autospike.supernet import Supernet
@@ -78,8 +78,8 @@ class Ranks:
             raise
         dist.destroy_process_group()
 
-    def share(self, *, parts: int) -> Share:
-        return Share(rank=self.rank, ranks=self.size, parts=parts)
+    def share(self, *, parts: int) -> RankSlice:
+        return RankSlice(rank=self.rank, ranks=self.size, parts=parts)
 
     def replica(self, supernet: Supernet) -> DistributedDataParallel:
         """A supernet whose gradients are the mean over the ranks after the backward pass, except in `no_sync`.

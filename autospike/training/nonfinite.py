@@ -12,18 +12,18 @@ from pathlib import Path
 
 from torch import Tensor
 
-from autospike.architecture import Architecture
 from autospike.errors import UserError
 from autospike.files import write_json
+from autospike.space.architecture import Architecture
 from autospike.tensors import write_tensors
 from autospike.training.distributed import Ranks
-from autospike.training.step import Lesson
+from autospike.training.step import LabelledBatch
 
 
 def check_finite(
     losses: Tensor,
     gradient: Tensor,
-    lesson: Lesson,
+    lesson: LabelledBatch,
     architectures: Sequence[Architecture],
     *,
     step: int,
@@ -61,7 +61,7 @@ def check_finite(
     )
 
 
-def _whole(lesson: Lesson, ranks: Ranks) -> dict[str, Tensor]:
+def _whole(lesson: LabelledBatch, ranks: Ranks) -> dict[str, Tensor]:
     images = ranks.together(lesson.images, dim=lesson.images.dim() - 4)  # frames have time before the batch
     return {
         "images": images,

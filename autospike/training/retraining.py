@@ -16,13 +16,13 @@ from typing import Any, Literal
 from pydantic import ValidationError
 
 from autospike import files
-from autospike.architecture import Architecture
 from autospike.config import Experiment, TrainingConfig, fixed_part
 from autospike.errors import UserError
-from autospike.rundir import Run
-from autospike.space import SearchSpace
+from autospike.run_directory import Run
+from autospike.space.architecture import Architecture
+from autospike.space.search_space import SearchSpace
 from autospike.training.checkpoint import Checkpoints
-from autospike.training.start import Part
+from autospike.training.initialisation import Part
 
 Way = Literal["inherited", "fine-tuned", "scratch", "hand-made"]
 

@@ -8,8 +8,8 @@ from __future__ import annotations
 import random
 from collections.abc import Callable
 
-from autospike.architecture import Architecture
-from autospike.space import SearchSpace
+from autospike.space.architecture import Architecture
+from autospike.space.search_space import SearchSpace
 
 Sampling = Callable[[SearchSpace, random.Random, float], tuple[Architecture, ...]]
 

@@ -14,7 +14,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from autospike.architecture import Architecture
+from autospike.space.architecture import Architecture
 from autospike.supernet import Logits
 
 # A supernet, or what wraps one: images and architectures to the logits of each, `[B, classes]`, or at several T `[S, B, classes]`.
@@ -26,7 +26,7 @@ Alone = Callable[[], AbstractContextManager[Any]]
 
 
 @dataclass(frozen=True, kw_only=True)
-class Lesson:
+class LabelledBatch:
     """What a network is shown and should answer.
 
     Images `[B, C, H, W]` or event frames `[T, B, C, H, W]`; labels `[B]` or probabilities `[B, classes]`, as `targets` for the
@@ -40,24 +40,24 @@ class Lesson:
     def __len__(self) -> int:
         return len(self.targets)
 
-    def parts(self, number: int) -> list[Lesson]:
+    def parts(self, number: int) -> list[LabelledBatch]:
         """In so many parts, in order; itself if it is one."""
         along = self.images.dim() - 4  # frames have time before the batch
         size = -(-len(self) // number)
         split = zip(self.images.split(size, dim=along), self.targets.split(size), self.taught.split(size), strict=True)
-        return [Lesson(images=images, targets=targets, taught=taught) for images, targets, taught in split]
+        return [LabelledBatch(images=images, targets=targets, taught=taught) for images, targets, taught in split]
 
 
 # What the other subnets of a step learn, after the first one gave its logits.
-HandOn = Callable[[Lesson, Logits], Lesson]
+TargetTransform = Callable[[LabelledBatch, Logits], LabelledBatch]
 
 
-def labels(lesson: Lesson, _logits: Logits) -> Lesson:
+def labels(lesson: LabelledBatch, _logits: Logits) -> LabelledBatch:
     """The same."""
     return lesson
 
 
-def in_place(lesson: Lesson, logits: Logits) -> Lesson:
+def in_place(lesson: LabelledBatch, logits: Logits) -> LabelledBatch:
     """The first one's soft answers, at its last T (in-place distillation: universally slimmable networks, ICCV 2019).
 
     Each of two heads learns from the same head of the first subnet.
@@ -66,16 +66,16 @@ def in_place(lesson: Lesson, logits: Logits) -> Lesson:
     return replace(lesson, targets=_soft(first), taught=_soft(second))
 
 
-TARGETS: dict[str, HandOn] = {"labels": labels, "in-place": in_place}
+TARGETS: dict[str, TargetTransform] = {"labels": labels, "in-place": in_place}
 
 
 def learn(
     network: Network,
-    lesson: Lesson,
+    lesson: LabelledBatch,
     architectures: Sequence[Architecture],
     *,
     accumulate: int = 1,
-    hand_on: HandOn = labels,
+    target_transform: TargetTransform = labels,
     alone: Alone = nullcontext,
 ) -> Tensor:
     """Add the gradients of the mean loss of some subnets; returns what each subnet and part adds to it, `[subnets, parts]`.
@@ -98,11 +98,11 @@ def learn(
                 loss.backward()
             losses.append(loss.detach())
             if architecture is architectures[0]:
-                parts[i] = hand_on(part, logits)
+                parts[i] = target_transform(part, logits)
     return torch.stack(losses).view(len(architectures), len(parts))
 
 
-def cross_entropy(logits: Logits, lesson: Lesson) -> Tensor:
+def cross_entropy(logits: Logits, lesson: LabelledBatch) -> Tensor:
     """Cross-entropy, mean over every T that there are logits of; with two heads the mean of the first on the targets and the second
     on what a teacher says."""
     if isinstance(logits, Tensor):

@@ -20,12 +20,12 @@ from torch import Tensor
 from torch.nn.utils import get_total_norm
 from torch.optim import Optimizer
 
-from autospike.architecture import Architecture
 from autospike.config import TrainingConfig
 from autospike.data.batches import Batch, TrainingBatches
 from autospike.errors import Interrupted
 from autospike.randomness import keyed
-from autospike.space import SearchSpace
+from autospike.space.architecture import Architecture
+from autospike.space.search_space import SearchSpace
 from autospike.supernet import Supernet
 from autospike.training.averaging import Average
 from autospike.training.checkpoint import Checkpoints, State
@@ -36,7 +36,7 @@ from autospike.training.nonfinite import check_finite
 from autospike.training.precision import in_bfloat16
 from autospike.training.progress import Pace, Progress
 from autospike.training.sampling import SAMPLING, Sampling
-from autospike.training.step import TARGETS, Lesson, learn
+from autospike.training.step import TARGETS, LabelledBatch, learn
 
 
 def train(
@@ -102,7 +102,7 @@ class _Learner:
 
     state: State
     space: SearchSpace
-    teach: Callable[[Lesson, tuple[Architecture, ...]], Tensor]
+    teach: Callable[[LabelledBatch, tuple[Architecture, ...]], Tensor]
     draw: Sampling
     schedule: Any
     teacher: Teacher | None
@@ -135,7 +135,7 @@ def _state(supernet: Supernet, config: TrainingConfig) -> State:
 def _teaching(supernet: Supernet, config: TrainingConfig, batches: TrainingBatches, ranks: Ranks) -> partial[Tensor]:
     """`learn`, of a network that several ranks may hold, at each subnet's own T or at every T of the space."""
     network: Any = supernet
-    options: dict[str, Any] = {"accumulate": config.accumulate, "hand_on": TARGETS[config.targets]}
+    options: dict[str, Any] = {"accumulate": config.accumulate, "target_transform": TARGETS[config.targets]}
     if ranks.size > 1:
         network = replica = ranks.replica(supernet)
         options["alone"] = replica.no_sync
@@ -146,9 +146,9 @@ def _teaching(supernet: Supernet, config: TrainingConfig, batches: TrainingBatch
     return partial(learn, network, **options)
 
 
-def _lesson(batch: Batch, teacher: Teacher | None) -> Lesson:
+def _lesson(batch: Batch, teacher: Teacher | None) -> LabelledBatch:
     """A second head learns what the teacher says, or the same as the first."""
-    return Lesson(images=batch.images, targets=batch.targets, taught=teacher(batch.images) if teacher else batch.targets)
+    return LabelledBatch(images=batch.images, targets=batch.targets, taught=teacher(batch.images) if teacher else batch.targets)
 
 
 def _schedule(optimizer: Optimizer, config: TrainingConfig, per_epoch: int, steps: int) -> Any:

@@ -9,12 +9,12 @@ import torch
 from measuring import Result, interleaved, overhead
 from spikingjelly.activation_based.op_counter import DispatchCounterMode, SynOpCounter
 
-from autospike.architecture import Architecture, Block, Embedding, Stage
 from autospike.data.batches import Batch
 from autospike.evaluation.calibration import calibrate
 from autospike.evaluation.single import evaluate
 from autospike.models.contract import SpikingModel
 from autospike.models.registry import build_model
+from autospike.space.architecture import Architecture, Block, Embedding, Stage
 
 BATCH_SIZE = 64
 

@@ -17,15 +17,15 @@ from spikingjelly.activation_based import functional
 from spikingjelly.activation_based.model.spikformer import Spikformer
 from torch import nn
 
-from autospike.architecture import Architecture
 from autospike.config import SearchConfig
 from autospike.evaluation.calibration import calibrate
 from autospike.evaluation.single import score
-from autospike.evaluation.walker import Walker
+from autospike.evaluation.trie_evaluator import TrieEvaluator
 from autospike.measurement import Measurement
-from autospike.process import large_blocks_kept
+from autospike.memory.allocator import retain_large_allocations
 from autospike.search.archive import Archive
 from autospike.search.evolution import Search
+from autospike.space.architecture import Architecture
 
 POPULATION = 48
 GENERATIONS = 8
@@ -36,7 +36,7 @@ OWN_EVERY, THEIRS_EVERY = 4, 8  # of the candidates asked for, one is timed alon
 class Timed:
     """Measures what a search asks for, and beside it some of the candidates alone: ratios by generation."""
 
-    walker: Walker
+    walker: TrieEvaluator
     asked: int = 0
     own: list[float] = field(default_factory=list)
     theirs: list[float] = field(default_factory=list)
@@ -61,7 +61,7 @@ class Timed:
 
     def _one_by_one(self, asked: list[Architecture]) -> tuple[float, float]:
         """Seconds of our single-model path, and of theirs; half is timed before a walk and half after it, for speed drifts."""
-        with large_blocks_kept():  # as in a walk
+        with retain_large_allocations():  # as in a walk
             return _timed(self._alone, asked, OWN_EVERY), _timed(self._theirs, asked, THEIRS_EVERY)
 
     def _alone(self, architecture: Architecture) -> None:

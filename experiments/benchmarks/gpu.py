@@ -15,9 +15,9 @@ from spikingjelly.activation_based import functional
 from spikingjelly.activation_based.model.spikformer import Spikformer
 from torch import Tensor, nn
 
-from autospike.architecture import Architecture, Block, Embedding, Neuron, Stage
 from autospike.nn.neuron import LIF
-from autospike.space import SearchSpace
+from autospike.space.architecture import Architecture, Block, Embedding, Neuron, Stage
+from autospike.space.search_space import SearchSpace
 from autospike.supernet import Supernet
 
 ROUNDS = 20

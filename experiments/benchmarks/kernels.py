@@ -10,10 +10,10 @@ from measuring import Result, Work, interleaved
 from spikingjelly.activation_based import functional, layer, neuron, surrogate
 from torch import Tensor, nn
 
-from autospike.architecture import Neuron
+from autospike.memory.allocator import retain_large_allocations
 from autospike.nn.neuron import LIF
 from autospike.nn.norm import Norm
-from autospike.process import large_blocks_kept
+from autospike.space.architecture import Neuron
 
 SHAPE = (4, 32, 8, 8, 256)  # T, B, H, W, C: half a hidden layer of a CIFAR Spikformer 128 wide
 ROUNDS = 15
@@ -59,7 +59,7 @@ def _work(call: Callable[[Tensor], Tensor], x: Tensor, backward: bool, stateful:
 
 
 def _compared(name: str, goal: str, ours: Work, theirs: Work) -> Result:
-    with large_blocks_kept():  # as in every training and evaluation
+    with retain_large_allocations():  # as in every training and evaluation
         own, peer = interleaved(ours, theirs, rounds=ROUNDS)
     sizes = " x ".join(map(str, SHAPE))
     return Result(

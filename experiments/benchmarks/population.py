@@ -13,12 +13,12 @@ from torch.optim import AdamW
 from autospike.config import AugmentationConfig, DataConfig, EvaluationConfig, SearchConfig
 from autospike.data.batches import Batch, FixedBatches, TrainingBatches
 from autospike.data.images import Images, SplitName, load_images
-from autospike.data.kept import MB, Kept
-from autospike.evaluation.evaluator import Evaluator
-from autospike.evaluation.walker import Walker
-from autospike.execution.contract import Serial
+from autospike.evaluation.population import PopulationEvaluator
+from autospike.evaluation.trie_evaluator import TrieEvaluator
+from autospike.execution.executor import Serial
+from autospike.memory.cache import MB, ByteBudgetCache
 from autospike.randomness import keyed
-from autospike.space import SearchSpace
+from autospike.space.search_space import SearchSpace
 from autospike.supernet import Supernet
 
 SMALL_5 = Path(__file__).parents[2] / "search_spaces" / "auto_spikformer_small_5.yaml"
@@ -42,7 +42,7 @@ def images() -> Images:
     return load_images(config, seed=0)
 
 
-def batches(source: Images, split: SplitName, kept: Kept, count: int = IMAGES) -> FixedBatches:
+def batches(source: Images, split: SplitName, kept: ByteBudgetCache, count: int = IMAGES) -> FixedBatches:
     drawn = source.splits[split].drawn(count, random.Random(0))
     return FixedBatches(split=drawn, channels=3, image_size=SIZE, kept=kept)
 
@@ -75,14 +75,14 @@ def _training(source: Images) -> Iterator[Batch]:
     return made(0, TRAINING_STEPS)
 
 
-def walker(net: Supernet, source: Images, *, kept_mb: int = 1024, count: int = IMAGES) -> Walker:
-    kept = Kept(kept_mb * MB)
+def walker(net: Supernet, source: Images, *, kept_mb: int = 1024, count: int = IMAGES) -> TrieEvaluator:
+    kept = ByteBudgetCache(kept_mb * MB)
     calibration, search = batches(source, "train", kept, count), batches(source, "search", kept, count)
-    return Walker(supernet=net, calibration=calibration, search=search, kept=kept)
+    return TrieEvaluator(supernet=net, calibration=calibration, search=search, kept=kept)
 
 
-def evaluator(walker: Walker, *, calibration_batch_size: int = 128) -> Evaluator:
-    return Evaluator(
+def evaluator(walker: TrieEvaluator, *, calibration_batch_size: int = 128) -> PopulationEvaluator:
+    return PopulationEvaluator(
         executor=Serial(walker=walker),
         calibration_images=len(walker.calibration),
         search_images=len(walker.search),

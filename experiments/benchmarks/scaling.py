@@ -14,13 +14,13 @@ import torch
 from measuring import Result, interleaved
 from population import SCORING_BATCH, evaluator, images, reduced_space, walker
 
-from autospike.architecture import Architecture
 from autospike.config import EvaluationConfig, SearchConfig
-from autospike.evaluation.evaluator import Evaluator
-from autospike.evaluation.walker import Walker
+from autospike.evaluation.population import PopulationEvaluator
+from autospike.evaluation.trie_evaluator import TrieEvaluator
 from autospike.execution.processes import Processes
 from autospike.process import prepare_process
-from autospike.search.relatives import relatives
+from autospike.search.by_products import by_product_candidates
+from autospike.space.architecture import Architecture
 
 SIZES = (8, 16, 32, 64, 128, 256)
 FIGURE = Path("runs") / "bench" / "cost_per_candidate.png"
@@ -33,7 +33,7 @@ class Begin:
     count: int
     kept_mb: int = 0
 
-    def __call__(self) -> Walker:
+    def __call__(self) -> TrieEvaluator:
         torch.set_num_threads(1)
         torch.manual_seed(0)
         space, source = reduced_space(), images()
@@ -46,7 +46,7 @@ def population(size: int, seed: int = 0) -> list[Architecture]:
     """Random members of the space with their relatives."""
     space, rng = reduced_space(), random.Random(seed)
     drawn = [space.sample(rng) for _ in range(size)]
-    return list(dict.fromkeys(relative for one in drawn for relative in relatives(space, one)))
+    return list(dict.fromkeys(relative for one in drawn for relative in by_product_candidates(space, one)))
 
 
 def two_workers() -> list[Result]:
@@ -72,8 +72,8 @@ def two_workers() -> list[Result]:
     ]
 
 
-def _evaluator(executor: Processes, count: int) -> Evaluator:
-    return Evaluator(
+def _evaluator(executor: Processes, count: int) -> PopulationEvaluator:
+    return PopulationEvaluator(
         executor=executor,
         calibration_images=count,
         search_images=count,

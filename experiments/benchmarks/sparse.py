@@ -9,8 +9,8 @@ import torch.nn.functional as F
 from measuring import Result, Work, interleaved
 from torch import Tensor
 
-from autospike.nn.sparse import Geometry, convolved
-from autospike.process import large_blocks_kept
+from autospike.kernels.sparse_conv import Geometry, convolved
+from autospike.memory.allocator import retain_large_allocations
 
 IMAGES, SIDE, CHANNELS = 128, 8, 128  # the position embedding of a CIFAR Spikformer 128 wide, T 4 and batch 32
 DENSITIES = (0.05, 0.2, 0.5, 1.0)
@@ -21,7 +21,7 @@ ROUNDS = 15
 def sparse() -> list[Result]:
     torch.set_num_threads(1)
     torch.manual_seed(0)
-    with large_blocks_kept():
+    with retain_large_allocations():
         found = {density: _ratios(density) for density in DENSITIES}
     by_density = "; ".join(f"at {density:.0%} {forward:.1f}, {both:.1f}" for density, (forward, both) in found.items())
     note = f"3x3, {CHANNELS} to {CHANNELS} channels, {IMAGES} images {SIDE}x{SIDE}; forward, forward and backward: {by_density}"

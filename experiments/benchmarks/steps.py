@@ -17,10 +17,10 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from torch.profiler import ProfilerActivity, profile, schedule
 from torch.utils.flop_counter import FlopCounterMode
 
-from autospike.architecture import Architecture, Block, Embedding, Stage
+from autospike.memory.allocator import retain_large_allocations
 from autospike.models.registry import build_model
 from autospike.nn.layers import Conv, Linear
-from autospike.process import large_blocks_kept
+from autospike.space.architecture import Architecture, Block, Embedding, Stage
 
 DEPTH, STEPS, SIZE, BATCH_SIZE = 4, 4, 32, 32
 GOALS = {128: {"train": ">= 2.5", "eval": ">= 3"}, 384: {"train": ">= 1.7", "eval": ">= 2.2"}}
@@ -141,7 +141,7 @@ def _density(net: nn.Module, run: Work) -> float:
 
 
 def _compared(kind: str, width: int, threads: int, ours: Work, theirs: Work, density: float) -> Result:
-    with large_blocks_kept():  # as in every training and evaluation
+    with retain_large_allocations():  # as in every training and evaluation
         own, peer = interleaved(ours, theirs, rounds=ROUNDS[width])
     setting = f"depth {DEPTH}, {SIZE}x{SIZE}, T {STEPS}, batch {BATCH_SIZE}, {density:.0%} of what enters maps is not zero"
     return Result(
@@ -160,7 +160,7 @@ def _of_peak() -> list[Result]:
     torch.set_num_threads(1)
     work = _training(_ours(128))
     best, flops = _peak_flops(), _training_flops(work)
-    with large_blocks_kept():
+    with retain_large_allocations():
         (seconds,) = interleaved(work, rounds=10)
         shares = ", ".join(f"{name} {share:.0%}" for name, share in _where_time_goes(work).items())
     step = f"a step at 128 wide is {flops / 1e9:.0f} GFLOP, counting zeros, in {median(seconds) * 1000:.0f} ms"

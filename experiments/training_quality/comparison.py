@@ -12,13 +12,13 @@ from rich.console import Console
 from rich.table import Table
 from ways import WAYS, configured
 
-from autospike.architecture import Architecture
 from autospike.assembly import Assembly
 from autospike.config import TrainingConfig, load_experiment
 from autospike.files import replacing
 from autospike.process import prepare_process
 from autospike.randomness import keyed
-from autospike.space import SearchSpace
+from autospike.space.architecture import Architecture
+from autospike.space.search_space import SearchSpace
 
 HERE = Path(__file__).parent
 # Harder than the demo: fewer images to train on, more to tell subnets apart by, and a short training.

@@ -8,11 +8,11 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 from autospike import files
-from autospike.architecture import Architecture
 from autospike.assembly import Assembly
 from autospike.config import TrainingConfig
-from autospike.execution.contract import Serial
-from autospike.space import SearchSpace
+from autospike.execution.executor import Serial
+from autospike.space.architecture import Architecture
+from autospike.space.search_space import SearchSpace
 
 
 @dataclass(frozen=True, kw_only=True)

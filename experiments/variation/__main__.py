@@ -16,19 +16,19 @@ import pandas as pd
 from rich.console import Console
 
 from autospike import files
-from autospike.architecture import Architecture
 from autospike.assembly import Assembly
 from autospike.config import SearchConfig
-from autospike.evaluation.evaluator import Evaluator
+from autospike.evaluation.population import PopulationEvaluator
 from autospike.evaluation.trie import Trie
-from autospike.execution.contract import Serial
+from autospike.execution.executor import Serial
 from autospike.measurement import Measurement
 from autospike.pareto import hypervolume
 from autospike.process import prepare_process
-from autospike.rundir import Run
+from autospike.run_directory import Run
 from autospike.search.archive import Archive
 from autospike.search.evolution import Search
-from autospike.space import SearchSpace
+from autospike.space.architecture import Architecture
+from autospike.space.search_space import SearchSpace
 
 WAYS = {
     "uniform": {"crossover": "uniform"},
@@ -42,7 +42,7 @@ POPULATION, GENERATIONS = 24, 10
 class Shared:
     """Measures what no search has asked for before; for one search, counts the blocks of its candidates and those to be run."""
 
-    evaluator: Evaluator
+    evaluator: PopulationEvaluator
     measured: dict[Architecture, Measurement] = field(default_factory=dict)
     energies: list[tuple[float, float]] = field(default_factory=list)
     known: set[str] = field(default_factory=set)

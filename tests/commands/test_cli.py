@@ -1,0 +1,185 @@
+"""What the command line answers to bad input: one line on standard error that says what to do, exit code 2, nothing written."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import yaml
+from cli_runner import autospike
+from conftest import TINY_EXPERIMENT, TINY_SPACE
+
+Capsys = pytest.CaptureFixture[str]
+
+
+def written(path: Path, value: object) -> Path:
+    path.write_text(value if isinstance(value, str) else yaml.safe_dump(value))
+    return path
+
+
+@pytest.mark.parametrize(
+    ("settings", "words"),
+    [
+        (["training.epoch=3"], "training.epoch: unknown key"),
+        (["training.epochs=many"], "training.epochs: input should be a valid integer"),
+        (["training.epochs=0"], "training.epochs: input should be greater than or equal to 1"),
+        (["search.algorithm=nsga3"], "search.algorithm: input should be 'nsga2', 'aeb' or 'random'"),
+        (["data.name=imagenet"], "data.name"),
+        (["data.name=folder"], "data.root: required"),
+        (["data.name=folder", "data.root=/nowhere"], "/nowhere is no folder"),
+        (["data.image_size=3"], "data.image_size: 3 pixels are too few for embeddings that shrink an image 4 times"),
+        (["space.family=resnet"], "family must be one of spikformer, spike_driven, meta_spikeformer, qkformer"),
+        (["space.shortcut=membrane"], "the spikformer family has sew or vanilla shortcuts"),
+        (["space.stages.0.embedding.stride=3"], "stages[0].embedding.stride: choose from 1, 2, 4, 8, 16"),
+        (["space.stages.0.block.token_mixer=[sdsa_5]"], "choose from sdsa_1"),
+        (["space.stages.0.block.token_mixer=sepconv"], "num_heads has no effect with token_mixer sepconv"),
+        (["space.stages.0.block.num_heads=[3]"], "num_heads 3 does not divide embed_dim 8"),
+        (["space.stages.0.depth=0"], "depth must be at least 1"),
+        (["space.stages.7.depth=1"], "7 is no index"),
+        (["seed=true"], "no field is a switch"),
+        (["seed=2020-13-45"], "is not YAML"),
+        (["space.stages.0.block.num_heads=[0, 1]"], "num_heads must be at least 1"),
+        (["space.stages.0.block.neuron.tau=.nan"], "tau must be a finite number"),
+        (["training.warmup_epochs=2"], "warm up for fewer"),
+        (["training.min_learning_rate=1"], "is more than learning_rate"),
+        (["training.batch_size=31"], "multiple of 2"),
+        (["nonsense"], "write it as a.b=c"),
+        (["search.objectives=[accuracy, beauty]"], "search.objectives"),
+        (["baseline={stages: [{embed_dim: 12, blocks: [{num_heads: 4}]}]}"], "multiple of 8"),
+        (["training.augmentation.auto_augment=rand-q9"], "auto_augment"),
+    ],
+)
+def test_a_setting_that_does_not_fit(
+    tmp_path: Path, tiny_experiment: Path, capsys: Capsys, settings: list[str], words: str
+) -> None:
+    flags = [part for setting in settings for part in ("--set", setting)]
+    outcome = autospike(capsys, "run", tiny_experiment, "--run", tmp_path / "run", *flags)
+    assert outcome.code == 2
+    assert words in outcome.err
+    assert outcome.err.count("\n") == 1
+    assert "Traceback" not in outcome.err
+    assert not (tmp_path / "run" / "supernet").exists()
+
+
+@pytest.mark.parametrize(
+    ("args", "words"),
+    [
+        (["train", "missing.yaml", "--run", "r"], "missing.yaml: cannot be read (No such file or directory)"),
+        (["search", "nowhere"], "nowhere: no run here"),
+        (["export", "nowhere"], "nowhere: no run here"),
+        (["plot", "nowhere"], "nowhere: no run here"),
+        (["describe", "missing.yaml"], "missing.yaml: no such file"),
+        (["plot", "[/x] [red]y"], "[/x] [red]y: no run here"),
+        (["train"], "Missing argument 'EXPERIMENT'"),
+        (["fly"], "No such command 'fly'"),
+        (["plot", "nowhere", "--fast"], "No such option"),
+    ],
+)
+def test_a_call_that_does_not_fit(capsys: Capsys, args: list[str], words: str) -> None:
+    outcome = autospike(capsys, *args)
+    assert (outcome.code, outcome.err.count("\n"), outcome.out) == (2, 1, "")
+    assert words in outcome.err
+
+
+@pytest.mark.parametrize("text", ["- a\n- list\n", "seed: 1\nseed: 2\n", "seed: 2020-13-45\n", "just words", "a: [1\n", "", "\x00"])
+def test_a_file_that_is_no_experiment(tmp_path: Path, capsys: Capsys, text: str) -> None:
+    path = written(tmp_path / "experiment.yaml", text)
+    outcome = autospike(capsys, "train", path, "--run", tmp_path / "run")
+    assert (outcome.code, outcome.err.count("\n")) == (2, 1)
+    assert "experiment.yaml" in outcome.err
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_run_of_another_experiment_is_not_touched(tmp_path: Path, tiny_experiment: Path, capsys: Capsys) -> None:
+    run = tmp_path / "run"
+    run.mkdir()
+    other = written(run / "experiment.yaml", {**TINY_EXPERIMENT, "seed": 99})
+    (run / "supernet").mkdir()
+    written(run / "supernet" / "checkpoint.json", "{}")
+    before = other.read_text()
+    outcome = autospike(capsys, "train", tiny_experiment, "--run", run)
+    assert outcome.code == 2
+    assert "seed differs" in outcome.err
+    assert other.read_text() == before
+
+
+def test_an_experiment_may_be_mended_until_something_is_trained(tmp_path: Path, tiny_experiment: Path, capsys: Capsys) -> None:
+    flags = ["--run", tmp_path, "--set", "data.name=folder", "--set"]
+    for root in ("/nowhere", "/elsewhere"):
+        outcome = autospike(capsys, "train", tiny_experiment, *flags, f"data.root={root}")
+        assert f"{root} is no folder" in outcome.err
+
+
+def test_search_before_training_says_what_to_run(tmp_path: Path, capsys: Capsys) -> None:
+    written(tmp_path / "experiment.yaml", TINY_EXPERIMENT)
+    outcome = autospike(capsys, "search", tmp_path)
+    assert outcome.code == 2
+    assert "autospike train" in outcome.err
+
+
+@pytest.mark.parametrize("command", ["export", "plot"])
+def test_export_and_plot_before_search_say_what_to_run(tmp_path: Path, capsys: Capsys, command: str) -> None:
+    written(tmp_path / "experiment.yaml", TINY_EXPERIMENT)
+    outcome = autospike(capsys, command, tmp_path)
+    assert outcome.code == 2
+    assert "run: autospike" in outcome.err
+    assert not (tmp_path / "archive.sqlite").exists()
+
+
+def test_an_interrupt_says_how_to_go_on(
+    tmp_path: Path, tiny_experiment: Path, capsys: Capsys, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def interrupted(*_args: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("autospike.commands.train.train", interrupted)
+    outcome = autospike(capsys, "train", tiny_experiment, "--run", tmp_path)
+    assert (outcome.code, outcome.err) == (130, "error: interrupted; run the same command again to go on\n")
+
+
+@pytest.mark.parametrize("stages", [[1], 3, [], [{"blocks": 2}], [{"embed_dim": 16, "blocks": []}]])
+def test_describe_what_is_neither(tmp_path: Path, capsys: Capsys, stages: object) -> None:
+    outcome = autospike(capsys, "describe", written(tmp_path / "x.yaml", {"stages": stages}))
+    assert (outcome.code, outcome.err.count("\n")) == (2, 1)
+
+
+def test_describe_a_space(tmp_path: Path, capsys: Capsys) -> None:
+    """The tiny space: 2 T x 2 widths x (16 + 16^2) blocks = 1088."""
+    path = written(tmp_path / "space.yaml", TINY_SPACE)
+    outcome = autospike(capsys, "describe", path, "--image-size", 8, "--channels", 1)
+    assert outcome.code == 0
+    assert "1088 architectures" in outcome.out
+    assert "smallest" in outcome.out
+    assert "largest" in outcome.out
+
+
+def test_describe_an_architecture(capsys: Capsys, tmp_path: Path) -> None:
+    """Spikformer-2-384 on CIFAR-10: 5,765,050 parameters as published."""
+    stage = {"embed_dim": 384, "embedding": {"stride": 4}, "blocks": [{"num_heads": 12}, {"num_heads": 12}]}
+    path = written(tmp_path / "architecture.yaml", {"time_steps": 4, "qkv_bias": True, "stages": [stage]})
+    outcome = autospike(capsys, "describe", path)
+    assert outcome.code == 0
+    assert "5,765,050" in outcome.out
+
+
+@pytest.mark.parametrize(
+    ("name", "params", "images"),
+    [
+        ("spikformer_cifar_2_384", "5,765,050", "3 x 32 x 32 images, 10 classes"),
+        ("meta_spikeformer_15m", "15,112,208", "3 x 224 x 224 images, 1000 classes"),
+    ],
+)
+def test_describe_a_published_architecture_by_name(capsys: Capsys, name: str, params: str, images: str) -> None:
+    outcome = autospike(capsys, "describe", name)
+    assert outcome.code == 0
+    assert params in outcome.out
+    assert images in outcome.out
+
+
+def test_help_names_every_option(capsys: Capsys) -> None:
+    for command in ("train", "search", "export", "retrain", "plot", "run", "import", "describe"):
+        outcome = autospike(capsys, command, "--help")
+        assert outcome.code == 0
+        options = [line for line in outcome.out.splitlines() if "--" in line]
+        assert options
+        assert all(len(line.split()) > 3 for line in options)

@@ -1,0 +1,631 @@
+"""`autospike energy`: what it writes about exports, runs, published names and imported folders, and what it refuses."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import sqlite3
+import zlib
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from cli_runner import Outcome, autospike
+from PIL import Image
+
+from autospike.config import DataConfig
+from autospike.data.batches import FixedBatches
+from autospike.data.images import load_images
+from autospike.data.source import open_images
+from autospike.evaluation.calibration import calibrate
+from autospike.export import Pixels, write_model
+from autospike.models import build_model
+from autospike.report import figures
+from autospike.space.architecture import Architecture, Embedding, Neuron, Stage
+from autospike.space.architecture import Block as TheBlock
+
+Capsys = pytest.CaptureFixture[str]
+
+NAMES = ["exact", "rate", "spikformer", "binary-only", "fused", "memory"]
+PJ = dict.fromkeys(NAMES, (4.6, 0.9)) | {"memory": (24.6, 30.9)}
+EVERYTHING = 10**6
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory: pytest.TempPathFactory, tiny_experiment: Path) -> Path:
+    """A finished run with its export."""
+    from autospike.cli import app
+
+    folder = tmp_path_factory.mktemp("runs") / "tiny"
+    app(["run", str(tiny_experiment), "--run", str(folder)], standalone_mode=False)
+    return folder
+
+
+@pytest.fixture(autouse=True)
+def undrawn(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Figures are made but not written, for time; unless a test asks for `drawn`."""
+    if "drawn" not in request.fixturenames:
+        monkeypatch.setattr(figures, "save", lambda *_args: None)
+
+
+@pytest.fixture
+def drawn() -> None:
+    """Figures are written."""
+
+
+def succeeded(capsys: Capsys, *args: object) -> Outcome:
+    outcome = autospike(capsys, "energy", *args)
+    assert (outcome.code, outcome.err) == (0, "")
+    return outcome
+
+
+def tables(folder: Path) -> dict[str, str]:
+    return {path.name: path.read_text() for path in folder.glob("*.csv")}
+
+
+def totals(folder: Path) -> dict[str, dict[str, Any]]:
+    return {row["convention"]: row for row in pd.read_csv(folder / "totals.csv").to_dict("records")}
+
+
+def report(folder: Path) -> dict[str, Any]:
+    """Strictly JSON: no NaN."""
+    found: dict[str, Any] = json.loads((folder / "energy.json").read_text(), parse_constant=lambda name: pytest.fail(name))
+    return found
+
+
+def archived(run: Path) -> dict[str, Any]:
+    """The row of the exported subnet."""
+    name = json.loads((run / "export" / "report.json").read_text())["architecture_id"]
+    db = sqlite3.connect(run / "archive.sqlite")
+    db.row_factory = sqlite3.Row
+    return dict(db.execute("SELECT * FROM evaluations WHERE architecture_id = ?", (name,)).fetchone())
+
+
+def by_hand(rows: list[dict[str, Any]], name: str) -> tuple[float, float]:
+    """MACs and ACs of counts, by the table of conventions."""
+    fused, once = name not in ("spikformer", "binary-only"), name in ("exact", "rate", "memory")
+    macs = acs = 0.0
+    for row in rows:
+        steps = row["time_steps"]
+        if row["form"] == ("separate" if fused else "fused"):
+            continue
+        if row["input"] == "real":
+            macs += row["macs"] * (1 if row["reads"] == "mean" or (row["reads"] == "image" and once) else steps)
+        elif row["input"] == "integer" and name == "binary-only":
+            macs += row["macs"] * steps
+        else:
+            acs += sum(row["acs"]) if name in ("exact", "memory") else row["macs"] * sum(row["rate"])
+    return macs, acs
+
+
+def test_an_export_is_measured_as_its_candidate_was(run: Path, tmp_path: Path, capsys: Capsys) -> None:
+    """On all images of the search split: the archive's counts, hence its energy, and its accuracy, to the last bit."""
+    succeeded(capsys, run / "export", "--images", EVERYTHING, "--out", tmp_path / "out")
+    row, found = archived(run), totals(tmp_path / "out")["exact"]
+    assert (found["energy_mj"], found["macs"], found["acs"]) == (row["energy_mj"], row["macs"], row["acs"])
+    written = report(tmp_path / "out")
+    assert written["layers"] == json.loads(zlib.decompress(row["counts"]))
+    assert (written["accuracy"], written["images"]) == (row["accuracy"], row["images"])
+
+
+def test_the_test_split_gives_what_the_export_reports(run: Path, tmp_path: Path, capsys: Capsys) -> None:
+    succeeded(capsys, run / "export", "--split", "test", "--images", EVERYTHING, "--out", tmp_path / "out")
+    reported, written = json.loads((run / "export" / "report.json").read_text()), report(tmp_path / "out")
+    assert totals(tmp_path / "out")["exact"]["energy_mj"] == reported["energy_mj"]
+    assert {name: row["energy_mj"] for name, row in totals(tmp_path / "out").items()} == reported["energy_mj_by_convention"]
+    assert (written["accuracy"], written["images"]) == (reported["test_accuracy"], reported["test_images"])
+    assert written["layers"] == reported["layers"]
+
+
+@pytest.mark.parametrize("convention", ["exact", "binary-only", "spikformer/int8/image-once"])
+def test_layers_sum_to_the_total(run: Path, tmp_path: Path, capsys: Capsys, convention: str) -> None:
+    succeeded(capsys, run, "--convention", convention, "--out", tmp_path / "out")
+    layers, total = pd.read_csv(tmp_path / "out" / "layers.csv"), totals(tmp_path / "out")[convention]
+    assert next(iter(totals(tmp_path / "out"))) == convention
+    for column in ("macs", "acs", "energy_mj"):
+        assert layers[column].sum() == pytest.approx(total[column], rel=1e-9)
+    assert layers["share"].sum() == pytest.approx(1, rel=1e-9)
+    assert total["ratio"] == 1
+    assert report(tmp_path / "out")["convention"] == convention
+
+
+def test_totals_follow_from_the_counts(run: Path, tmp_path: Path, capsys: Capsys) -> None:
+    succeeded(capsys, run, "--out", tmp_path / "out")
+    rows, found = report(tmp_path / "out")["layers"], totals(tmp_path / "out")
+    assert list(found) == NAMES
+    for name, row in found.items():
+        macs, acs = by_hand(rows, name)
+        assert (row["macs"], row["acs"]) == (macs, pytest.approx(acs, rel=1e-12))
+        pj_per_mac, pj_per_ac = PJ[name]
+        assert row["energy_mj"] == pytest.approx((pj_per_mac * macs + pj_per_ac * acs) * 1e-9, rel=1e-12)
+        assert row["ratio"] == pytest.approx(row["energy_mj"] / found["exact"]["energy_mj"], rel=1e-12)
+
+
+def test_layers_hold_the_counts_of_each_step(run: Path, tmp_path: Path, capsys: Capsys) -> None:
+    succeeded(capsys, run, "--time-steps", 3, "--out", tmp_path / "out")
+    rows = report(tmp_path / "out")["layers"]
+    table = pd.read_csv(tmp_path / "out" / "layers.csv")
+    assert table["layer"].tolist() == [row["layer"] for row in rows if row["form"] != "separate"]
+    by_name = {row["layer"]: row for row in rows}
+    for found in table.to_dict("records"):
+        row = by_name[found["layer"]]
+        assert (found["dense_macs"], found["input"], found["time_steps"]) == (row["macs"], row["input"], 3)
+        if row["input"] != "real":
+            assert [found[f"acs_{t}"] for t in (1, 2, 3)] == row["acs"]
+            assert [found[f"rate_{t}"] for t in (1, 2, 3)] == row["rate"]
+            assert found["rate"] == pytest.approx(sum(row["rate"]) / 3, rel=1e-12)
+
+
+@pytest.mark.usefixtures("drawn")
+def test_what_is_written_is_complete(run: Path, tmp_path: Path, capsys: Capsys) -> None:
+    out = tmp_path / "out"
+    outcome = succeeded(capsys, run, "--images", 24, "--split", "train", "--curve", "--out", out)
+    assert {path.name for path in out.iterdir()} == {
+        *("layers.csv", "totals.csv", "energy.json", "layers.png"),
+        *("curve.csv", "curve.png"),
+    }
+    assert all((out / name).read_bytes().startswith(b"\x89PNG") for name in ("layers.png", "curve.png"))
+    written = report(out)
+    assert (written["model"], written["data"], written["split"], written["images"]) == (str(run), str(run), "train", 24)
+    assert (written["time_steps"], written["pj_per_mac"], written["pj_per_ac"]) == (archived(run)["time_steps"], 4.6, 0.9)
+    assert written["totals"] == list(totals(out).values())
+    assert written["unknown"] == {}
+    assert "normalisation, which folds into weights" in written["free"]
+    assert all(name in outcome.out for name in NAMES)
+    assert str(out) in outcome.out
+
+
+def test_the_break_even_is_of_what_was_counted(run: Path, tmp_path: Path, capsys: Capsys) -> None:
+    """At T = 3: 2 bits; 4.6 / (3 x 0.9); 2 x 0.30448 / (3 x 3.05448). With int8's costs 0.23 / (3 x 0.03).
+
+    Computing alone leaves out what `memory` adds.
+    """
+    succeeded(capsys, run, "--time-steps", 3, "--out", tmp_path / "out")
+    written = report(tmp_path / "out")
+    spiking = [row for row in written["layers"] if row["input"] != "real" and row["form"] != "separate"]
+    measured = sum(row["macs"] * sum(row["rate"]) for row in spiking) / sum(row["macs"] * 3 for row in spiking)
+    assert written["break_even"] == {
+        "time_steps": 3,
+        "bits": 2,
+        "measured_rate": pytest.approx(measured, rel=1e-12),
+        "computing_rate": pytest.approx(4.6 / 2.7, rel=1e-12),
+        "movement_rate": pytest.approx(0.60896 / 9.16344, rel=1e-12),
+    }
+    for convention, expected in (("rate/int8", 0.23 / 0.09), ("memory", 4.6 / 2.7)):
+        succeeded(capsys, run, "--time-steps", 3, "--convention", convention, "--out", tmp_path / convention)
+        assert report(tmp_path / convention)["break_even"]["computing_rate"] == pytest.approx(expected, rel=1e-12)
+
+
+def test_a_run_stands_for_its_export(run: Path, tmp_path: Path, capsys: Capsys) -> None:
+    """And its export's folder is where the report goes."""
+    succeeded(capsys, run, "--images", 16)
+    succeeded(capsys, run / "export", "--images", 16, "--out", tmp_path / "out")
+    assert tables(run / "export" / "energy") == tables(tmp_path / "out")
+    assert set(tables(tmp_path / "out")) == {"layers.csv", "totals.csv"}
+
+
+def test_data_may_be_said_in_several_ways(run: Path, tiny_experiment: Path, tmp_path: Path, capsys: Capsys) -> None:
+    """The run that made an export, its experiment, or no more than the digits: other splits, the same images."""
+    for i, data in enumerate([run, run / "experiment.yaml", tiny_experiment]):
+        succeeded(capsys, run, "--images", EVERYTHING, "--data", data, "--out", tmp_path / str(i))
+        assert totals(tmp_path / str(i))["exact"]["energy_mj"] == archived(run)["energy_mj"]
+        assert report(tmp_path / str(i))["data"] == str(data)
+    succeeded(capsys, run, "--images", EVERYTHING, "--data", "digits", "--out", tmp_path / "digits")
+    assert report(tmp_path / "digits")["images"] == 360  # a fifth of 1,797, as experiments have it unless they say otherwise
+
+
+def test_the_usual_convention_is_that_of_the_run(run: Path, tmp_path: Path, capsys: Capsys) -> None:
+    """Whose images they are; of others it is `exact`."""
+    moved = tmp_path / "moved"
+    shutil.copytree(run, moved)
+    assert autospike(capsys, "search", moved, "--set", "search.convention=binary-only/int8").code == 0
+    succeeded(capsys, moved, "--images", EVERYTHING, "--out", tmp_path / "own")
+    assert report(tmp_path / "own")["convention"] == "binary-only/int8"
+    assert totals(tmp_path / "own")["binary-only/int8"]["energy_mj"] == archived(moved)["energy_mj"]
+    for name, flags in (("other", ["--data", "digits"]), ("said", ["--convention", "exact"])):
+        succeeded(capsys, moved, "--images", 4, *flags, "--out", tmp_path / name)
+        assert report(tmp_path / name)["convention"] == "exact"
+
+
+def test_a_curve_of_an_earlier_command_does_not_stay(run: Path, tmp_path: Path, capsys: Capsys) -> None:
+    """It would be of other images."""
+    out = tmp_path / "out"
+    succeeded(capsys, run, "--images", 8, "--curve", "--out", out)
+    (out / "curve.png").write_bytes(b"")
+    succeeded(capsys, run, "--images", 4, "--out", out)
+    assert {path.name for path in out.iterdir()} == {"layers.csv", "totals.csv", "energy.json"}
+
+
+def test_a_source_of_images_is_left_as_it_is(run: Path, tmp_path: Path, capsys: Capsys) -> None:
+    """A run without its checkpoints, or a folder with no more than an experiment, is only read."""
+    bare = tmp_path / "bare"
+    bare.mkdir()
+    shutil.copy(run / "experiment.yaml", bare / "experiment.yaml")
+    succeeded(capsys, run, "--data", bare, "--images", 4, "--out", tmp_path / "out")
+    assert [path.name for path in bare.iterdir()] == ["experiment.yaml"]
+
+
+def test_images_that_changed_since_training_are_refused(run: Path, tmp_path: Path, capsys: Capsys) -> None:
+    """Some that were trained on could be in another split now."""
+    changed = tmp_path / "changed"
+    shutil.copytree(run, changed)
+    edited(changed / "data.json", "fingerprint", "another")
+    refused(capsys, tmp_path / "out", "not those that this run was trained on", changed)
+
+
+def test_the_same_command_writes_the_same_tables(run: Path, tmp_path: Path, capsys: Capsys) -> None:
+    for name in ("one", "two"):
+        torch.manual_seed(len(name))
+        succeeded(capsys, run, "--images", 20, "--curve", "--out", tmp_path / name)
+    assert tables(tmp_path / "one") == tables(tmp_path / "two")
+    assert report(tmp_path / "one") == report(tmp_path / "two")
+
+
+@pytest.mark.parametrize("batch_size", [1, 7, 1000])
+def test_the_batch_size_changes_nothing(run: Path, tmp_path: Path, capsys: Capsys, batch_size: int) -> None:
+    succeeded(capsys, run, "--images", 30, "--curve", "--out", tmp_path / "usual")
+    succeeded(capsys, run, "--images", 30, "--curve", "--batch-size", batch_size, "--out", tmp_path / "other")
+    assert tables(tmp_path / "usual") == tables(tmp_path / "other")
+
+
+def test_one_image_is_enough(run: Path, tmp_path: Path, capsys: Capsys) -> None:
+    succeeded(capsys, run, "--images", 1, "--out", tmp_path / "out")
+    assert report(tmp_path / "out")["images"] == 1
+
+
+@pytest.fixture(scope="module")
+def curve(run: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """Of T up to 4, beyond what the model was searched for."""
+    from autospike.cli import app
+
+    folder = tmp_path_factory.mktemp("curve")
+    app(["energy", str(run), "--curve", "--time-steps", "4", "--images", "64", "--out", str(folder)], standalone_mode=False)
+    yield folder
+
+
+def test_every_row_of_a_curve_is_a_run_of_so_many_steps(run: Path, curve: Path, tmp_path: Path, capsys: Capsys) -> None:
+    for row in pd.read_csv(curve / "curve.csv").to_dict("records"):
+        out = tmp_path / str(row["time_steps"])
+        succeeded(capsys, run, "--images", 64, "--time-steps", row["time_steps"], "--out", out)
+        for name, total in totals(out).items():
+            assert row[f"energy_mj_{name}"] == total["energy_mj"]
+        assert row["accuracy"] == report(out)["accuracy"]
+
+
+def test_a_curve_ends_at_the_totals(curve: Path) -> None:
+    table = pd.read_csv(curve / "curve.csv")
+    assert table["time_steps"].tolist() == [1, 2, 3, 4]
+    last = table.iloc[-1]
+    assert {name: last[f"energy_mj_{name}"] for name in NAMES} == {n: row["energy_mj"] for n, row in totals(curve).items()}
+    assert last["accuracy"] == report(curve)["accuracy"]
+    assert all(row["time_steps"] == 4 for row in report(curve)["layers"])
+
+
+def test_energy_rises_with_the_steps(curve: Path) -> None:
+    table = pd.read_csv(curve / "curve.csv")
+    for column in ("energy_mj", *(f"energy_mj_{name}" for name in NAMES)):
+        assert table[column].is_monotonic_increasing
+        assert table[column].is_unique
+
+
+def test_a_published_name_is_a_network_with_random_weights(tmp_path: Path, capsys: Capsys, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Spikformer-4-256 on 32 x 32: the first convolution has 3 x 32 kernels, the head 256 x 10 weights."""
+    monkeypatch.chdir(tmp_path)
+    outcome = succeeded(capsys, "spikformer_cifar_4_256", "--data", "digits", "--images", 8)
+    out = tmp_path / "energy" / "spikformer_cifar_4_256"
+    assert [path.name for path in tmp_path.iterdir()] == ["energy"]
+    rows = {row["layer"]: row for row in report(out)["layers"]}
+    assert rows["stages.0.embedding.convs.0.conv"]["macs"] == 32 * 32 * 9 * 3 * 32
+    assert rows["head"]["macs"] == 256 * 10
+    assert {row["time_steps"] for row in rows.values()} == {4}
+    assert sum(rows["stages.0.blocks.3.channel.mixer.fc2.linear"]["acs"]) > 0
+    assert report(out)["accuracy"] is None
+    assert "untrained" in outcome.out
+
+
+def test_random_weights_are_always_the_same(tmp_path: Path, capsys: Capsys, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whatever was drawn before; and what is drawn after is as if nothing had been."""
+    monkeypatch.setattr("autospike.commands.energy.CALIBRATION_IMAGES", 4)
+    drawn_after = []
+    for seed in (1, 1, 2):
+        torch.manual_seed(seed)
+        out = tmp_path / str(len(drawn_after))
+        succeeded(capsys, "spikformer_cifar_4_256", "--data", "digits", "--images", 2, "--out", out)
+        drawn_after.append(torch.rand(1).item())
+        assert tables(out) == tables(tmp_path / "0")
+    torch.manual_seed(1)
+    assert drawn_after[0] == drawn_after[1] == torch.rand(1).item() != drawn_after[2]
+
+
+def test_random_weights_have_no_accuracy(tmp_path: Path, capsys: Capsys) -> None:
+    """Nor a curve of it, though there are ten classes on either side."""
+    refused(capsys, tmp_path / "out", "is untrained", "spikformer_cifar_4_256", "--data", "digits", "--curve")
+
+
+def test_a_published_name_needs_data(tmp_path: Path, capsys: Capsys, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    refused(capsys, tmp_path / "out", "say what to run it on: --data", "spikformer_cifar_4_256")
+
+
+@pytest.fixture
+def imported(vectors: Path, tmp_path: Path, capsys: Capsys) -> Path:
+    """A published checkpoint of a Spikformer of width 64 with two blocks, for ten classes of 32 x 32 images."""
+    stored = np.load(vectors / "spikformer_cifar_d64_L2.npz", allow_pickle=False)
+    state = {key.removeprefix("sd/"): torch.from_numpy(stored[key]) for key in stored.files if key.startswith("sd/")}
+    return import_state(state, tmp_path, capsys)
+
+
+def import_state(state: dict[str, torch.Tensor], tmp_path: Path, capsys: Capsys) -> Path:
+    torch.save({"state_dict": state}, tmp_path / "published.pth")
+    out = tmp_path / "imported"
+    assert autospike(capsys, "import", tmp_path / "published.pth", "--out", out, "--time-steps", 2).code == 0
+    return out
+
+
+def test_an_imported_folder_is_measured(imported: Path, capsys: Capsys) -> None:
+    """Its classes are numbered, so it may answer for any ten."""
+    succeeded(capsys, imported, "--data", "digits", "--images", 12, "--curve")
+    rows = {row["layer"]: row for row in report(imported / "energy")["layers"]}
+    assert rows["stages.0.embedding.convs.0.conv"]["macs"] == 32 * 32 * 9 * 3 * 8
+    assert {row["time_steps"] for row in rows.values()} == {2}
+    assert 0 <= report(imported / "energy")["accuracy"] <= 1
+    assert len(pd.read_csv(imported / "energy" / "curve.csv")) == 2
+
+
+def test_an_imported_folder_sees_pixels_as_it_was_trained_to(imported: Path, tmp_path: Path, capsys: Capsys) -> None:
+    """By the mean and deviation in its folder: others, and it sees other images."""
+    config = json.loads((imported / "config.json").read_text())
+    found = []
+    for mean, std in ((0.4, 0.2), (0.5, 0.5)):
+        config["pretrained_cfg"] |= {"mean": [mean] * 3, "std": [std] * 3}
+        (imported / "config.json").write_text(json.dumps(config))
+        succeeded(capsys, imported, "--data", "digits", "--images", 12, "--out", tmp_path / str(mean))
+        found.append(totals(tmp_path / str(mean))["exact"]["acs"])
+    assert found[0] != found[1]
+
+
+def test_an_imported_folder_has_no_data_of_its_own(imported: Path, tmp_path: Path, capsys: Capsys) -> None:
+    refused(capsys, tmp_path / "out", "say what to run it on: --data", imported)
+
+
+def test_a_network_whose_normalisation_has_seen_nothing_is_one_line(vectors: Path, tmp_path: Path, capsys: Capsys) -> None:
+    """As a checkpoint may say that was saved before any training."""
+    stored = np.load(vectors / "spikformer_cifar_d64_L2.npz", allow_pickle=False)
+    state = {key.removeprefix("sd/"): torch.from_numpy(stored[key]) for key in stored.files if key.startswith("sd/")}
+    unseen = {key: torch.zeros_like(value) if key.endswith("num_batches_tracked") else value for key, value in state.items()}
+    refused(capsys, tmp_path / "out", "statistics", import_state(unseen, tmp_path, capsys), "--data", "digits")
+
+
+def frames_folder(root: Path, *, steps: int = 4, channels: int = 2) -> Path:
+    """Counts of 0 to 3, as spikingjelly writes them."""
+    rng = np.random.default_rng(0)
+    for name, count in {"clap": 10, "wave": 20}.items():
+        (root / name).mkdir(parents=True)
+        for i in range(count):
+            np.savez_compressed(root / name / f"{i}.npz", frames=rng.integers(0, 4, (steps, channels, 8, 8)).astype(float))
+    return root
+
+
+@pytest.fixture
+def event_network(tmp_path: Path) -> Path:
+    """An exported network for event frames, and `tmp_path / "frames"` to run it on."""
+    images = load_images(DataConfig(name="events", root=frames_folder(tmp_path / "frames"), image_size=8), seed=0)
+    lively = Neuron(v_threshold=0.3)
+    stage = Stage(embed_dim=16, embedding=Embedding(stride=4, neuron=lively), blocks=(TheBlock(num_heads=2, neuron=lively),))
+    architecture = Architecture(time_steps=3, stages=(stage,))
+    torch.manual_seed(0)
+    model = build_model(architecture, num_classes=2, in_chans=2)
+    (batch,) = FixedBatches(split=images.splits["train"], channels=2, image_size=8)(100)
+    calibrate(model, [batch.images], time_steps=3)
+    write_model(tmp_path / "network", model, architecture, classes=images.classes, pixels=Pixels.ours(2, 8, events=True))
+    return tmp_path / "network"
+
+
+def test_event_frames_are_accumulated(event_network: Path, capsys: Capsys) -> None:
+    """Counts as they are, of the first three of four frames: the first layer's rates are the frames' means."""
+    frames = event_network.parent / "frames"
+    succeeded(capsys, event_network, "--data", frames, "--images", EVERYTHING, "--split", "train", "--curve")
+    first = pd.read_csv(event_network / "energy" / "layers.csv").iloc[0]
+    train = load_images(DataConfig(name="events", root=frames, image_size=8), seed=0).splits["train"]
+    shown = np.stack([train.image(i) for i in range(len(train))])
+    assert (first["input"], first["reads"], first["time_steps"]) == ("integer", "stream", 3)
+    assert [first[f"rate_{t + 1}"] for t in range(3)] == pytest.approx(shown.mean(axis=(0, 2, 3, 4))[:3].tolist(), rel=1e-6)
+    taps = np.array([2, 3, 3, 3, 3, 3, 3, 2])
+    reached = shown[:, :3].sum(axis=2) * np.outer(taps, taps) * 2  # two outputs of a kernel of 3 x 3
+    assert [first[f"acs_{t + 1}"] for t in range(3)] == pytest.approx(reached.sum(axis=(2, 3)).mean(axis=0).tolist(), rel=1e-6)
+    assert report(event_network / "energy")["accuracy"] is not None
+
+
+def test_event_frames_end(event_network: Path, capsys: Capsys) -> None:
+    frames = event_network.parent / "frames"
+    succeeded(capsys, event_network, "--data", frames, "--time-steps", 4)
+    out = event_network.parent / "out"
+    refused(capsys, out, "5 steps, but the event frames", event_network, "--data", frames, "--time-steps", 5)
+
+
+def refused(capsys: Capsys, out: Path, words: str, *args: object) -> None:
+    """One line on standard error, exit code 2, and nothing written."""
+    outcome = autospike(capsys, "energy", *args, "--out", out)
+    assert (outcome.code, outcome.err.count("\n"), outcome.out) == (2, 1, "")
+    assert words in outcome.err
+    assert "Traceback" not in outcome.err
+    assert not out.exists()
+
+
+@pytest.mark.parametrize(
+    ("args", "words"),
+    [
+        (["nowhere"], "nowhere: no such folder, and no published network of this name; those are spikformer_8_384"),
+        (["RUN/experiment.yaml"], "no such folder"),
+        (["RUN/supernet"], "no exported or imported model here (no architecture.json); see: autospike export, import"),
+        (["RUN", "--data", "nowhere"], "--data nowhere: no such folder; give a folder of images"),
+        (["RUN", "--data", "nowhere.yaml"], "nowhere.yaml: cannot be read"),
+        (["RUN", "--data", "RUN/supernet"], "is no image folder"),
+        (["RUN", "--convention", "joules"], "no energy convention 'joules'; choose from exact, rate, spikformer, binary-only"),
+        (["RUN", "--convention", "exact/int4"], "/fp32, /fp16, /int8, /sram"),
+        (["RUN", "--split", "val"], "'--split'"),
+        (["RUN", "--images", "0"], "'--images'"),
+        (["RUN", "--images", "many"], "'--images'"),
+        (["RUN", "--time-steps", "0"], "'--time-steps'"),
+        (["RUN", "--batch-size", "0"], "'--batch-size'"),
+        ([], "Missing argument"),
+    ],
+)
+def test_a_call_that_does_not_fit(run: Path, tmp_path: Path, capsys: Capsys, args: list[str], words: str) -> None:
+    refused(capsys, tmp_path / "out", words, *(arg.replace("RUN", str(run)) for arg in args))
+
+
+def test_a_run_without_an_export_has_no_model(run: Path, tmp_path: Path, capsys: Capsys) -> None:
+    shutil.copytree(run, tmp_path / "run", ignore=shutil.ignore_patterns("export"))
+    refused(capsys, tmp_path / "out", "no exported or imported model here", tmp_path / "run")
+
+
+def test_still_images_are_none_for_a_network_of_events(event_network: Path, tmp_path: Path, capsys: Capsys) -> None:
+    refused(capsys, tmp_path / "out", "takes 2 channels; give data that fit", event_network, "--data", "digits")
+
+
+def test_event_frames_are_none_for_a_network_of_images(run: Path, tmp_path: Path, capsys: Capsys) -> None:
+    frames = frames_folder(tmp_path / "frames")
+    refused(capsys, tmp_path / "out", "event frames of 2 channels", run, "--data", frames)
+
+
+def test_event_frames_of_other_channels(event_network: Path, tmp_path: Path, capsys: Capsys) -> None:
+    frames = frames_folder(tmp_path / "others", channels=3)
+    refused(capsys, tmp_path / "out", "event frames of 3 channels, but", event_network, "--data", frames)
+
+
+def pictures(root: Path) -> Path:
+    """A folder of noise in two classes."""
+    rng = np.random.default_rng(0)
+    for i in range(40):
+        path = root / ("cat", "dog")[i % 2] / f"{i}.png"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(rng.integers(0, 256, (8, 8, 3), dtype=np.uint8)).save(path)
+    return root
+
+
+def test_other_classes_have_energy_but_no_accuracy(run: Path, tmp_path: Path, capsys: Capsys) -> None:
+    """A curve of accuracy is then refused."""
+    folder = pictures(tmp_path / "pictures")
+    succeeded(capsys, run, "--data", folder, "--out", tmp_path / "plain")
+    assert report(tmp_path / "plain")["accuracy"] is None
+    assert report(tmp_path / "plain")["images"] == 8  # a fifth of 40
+    refused(capsys, tmp_path / "out", "its 10 classes are not the 2 of the data", run, "--data", folder, "--curve")
+
+
+def test_an_export_whose_run_is_gone_needs_data(run: Path, tmp_path: Path, capsys: Capsys) -> None:
+    exported = copied(run, tmp_path, lambda folder: edited(folder / "report.json", "provenance", {"run": str(tmp_path / "gone")}))
+    refused(capsys, tmp_path / "out", "the run that made it is not known; say what to run it on: --data", exported)
+    succeeded(capsys, exported, "--data", run, "--images", EVERYTHING, "--out", tmp_path / "out")
+    assert totals(tmp_path / "out")["exact"]["energy_mj"] == archived(run)["energy_mj"]
+
+
+def test_an_export_elsewhere_knows_its_run(run: Path, tmp_path: Path, capsys: Capsys) -> None:
+    exported = copied(run, tmp_path, lambda _folder: None)
+    succeeded(capsys, exported, "--images", EVERYTHING)
+    assert totals(exported / "energy")["exact"]["energy_mj"] == archived(run)["energy_mj"]
+
+
+def test_a_run_that_was_moved_knows_its_data(run: Path, tmp_path: Path, capsys: Capsys) -> None:
+    """Though its export names the folder where it was made."""
+    shutil.copytree(run, tmp_path / "moved")
+    edited(tmp_path / "moved" / "export" / "report.json", "provenance", {"run": str(tmp_path / "gone")})
+    succeeded(capsys, tmp_path / "moved", "--images", EVERYTHING, "--out", tmp_path / "out")
+    assert totals(tmp_path / "out")["exact"]["energy_mj"] == archived(run)["energy_mj"]
+
+
+def copied(run: Path, tmp_path: Path, spoil: Callable[[Path], object]) -> Path:
+    """The export alone, away from its run, after something happened to it."""
+    folder = tmp_path / "copy" / "export"
+    shutil.copytree(run / "export", folder, ignore=shutil.ignore_patterns("energy"))
+    spoil(folder)
+    return folder
+
+
+def edited(path: Path, field: str, value: object) -> None:
+    path.write_text(json.dumps({**json.loads(path.read_text()), field: value}))
+
+
+def pixels(field: str, value: object) -> Callable[[Path], None]:
+    """What `config.json` says of them, changed."""
+
+    def spoil(folder: Path) -> None:
+        config = json.loads((folder / "config.json").read_text())
+        config["pretrained_cfg"][field] = value
+        (folder / "config.json").write_text(json.dumps(config))
+
+    return spoil
+
+
+DAMAGE: dict[str, Callable[[Path], object]] = {
+    "weights that are none": lambda folder: (folder / "model.safetensors").write_bytes(b"weights"),
+    "weights cut short": lambda folder: (folder / "model.safetensors").write_bytes(
+        (folder / "model.safetensors").read_bytes()[:-9]
+    ),
+    "no weights": lambda folder: (folder / "model.safetensors").unlink(),
+    "config that is no JSON": lambda folder: (folder / "config.json").write_text("{"),
+    "config that is no text": lambda folder: (folder / "config.json").write_bytes(b"\xff\xfe"),
+    "config of another kind": lambda folder: (folder / "config.json").write_text("[]"),
+    "empty config": lambda folder: (folder / "config.json").write_text("{}"),
+    "no config": lambda folder: (folder / "config.json").unlink(),
+    "classes that do not fit": lambda folder: edited(folder / "config.json", "label_names", ["one"]),
+    "classes that are none": lambda folder: edited(folder / "config.json", "label_names", 10),
+    "no size": pixels("input_size", None),
+    "half a size": pixels("input_size", [1, 8]),
+    "size that is no number": pixels("input_size", [1, "large", "large"]),
+    "size of nothing": pixels("input_size", [1, 0, 0]),
+    "mean that is no number": pixels("mean", ["grey"]),
+    "means of more channels": pixels("mean", [0.1, 0.2, 0.3]),
+    "architecture that is no JSON": lambda folder: (folder / "architecture.json").write_text("{"),
+    "architecture of another kind": lambda folder: (folder / "architecture.json").write_text("[]"),
+    "empty architecture": lambda folder: (folder / "architecture.json").write_text("{}"),
+    "another architecture": lambda folder: edited(folder / "architecture.json", "stages", [{"embed_dim": 24, "blocks": [{}]}]),
+}
+
+
+@pytest.mark.parametrize("name", DAMAGE)
+def test_a_damaged_model_is_named(run: Path, tmp_path: Path, capsys: Capsys, name: str) -> None:
+    exported = copied(run, tmp_path, DAMAGE[name])
+    refused(capsys, tmp_path / "out", str(exported), exported, "--data", "digits")
+
+
+@pytest.mark.parametrize("text", ["{", "{}", "[]", "null", '{"provenance": {}}', '{"provenance": {"run": 3}}'])
+def test_a_damaged_report_of_an_export_is_one_line(run: Path, tmp_path: Path, capsys: Capsys, text: str) -> None:
+    exported = copied(run, tmp_path, lambda folder: (folder / "report.json").write_text(text))
+    refused(capsys, tmp_path / "out", str(exported), exported)
+
+
+@pytest.mark.parametrize("out", ["out", "out/deeper/still"])
+def test_a_file_in_the_place_of_the_report_is_one_line(run: Path, tmp_path: Path, capsys: Capsys, out: str) -> None:
+    (tmp_path / "out").write_text("mine")
+    outcome = autospike(capsys, "energy", run, "--images", 4, "--out", tmp_path / out)
+    assert (outcome.code, outcome.err.count("\n"), outcome.out) == (2, 1, "")
+    assert f"{tmp_path / 'out'} is a file" in outcome.err
+    assert (tmp_path / "out").read_text() == "mine"
+
+
+def test_nothing_of_a_model_changes(run: Path, capsys: Capsys) -> None:
+    """Its folder gets a report beside what it holds."""
+    held = {path: path.read_bytes() for path in (run / "export").iterdir() if path.is_file()}
+    succeeded(capsys, run, "--images", 4)
+    assert {path: path.read_bytes() for path in (run / "export").iterdir() if path.is_file()} == held
+
+
+def test_sources_of_images(run: Path, tmp_path: Path) -> None:
+    """What a folder holds says what it is; sizes are what a model wants, splits those of the experiment if there is one."""
+    still = open_images(str(pictures(tmp_path / "pictures")), image_size=5)
+    assert (still.classes, still.channels, still.time_steps) == (("cat", "dog"), 3, None)
+    frames = open_images(str(frames_folder(tmp_path / "frames")), image_size=5)
+    assert (frames.classes, frames.channels, frames.time_steps) == (("clap", "wave"), 2, 4)
+    assert {name: len(split) for name, split in open_images("digits", image_size=9).splits.items()} == {
+        "train": 1077,
+        "search": 360,
+        "test": 360,
+    }
+    ours = open_images(str(run), image_size=8)
+    own = load_images(DataConfig(name="digits", image_size=8, search_share=0.1, test_share=0.1), seed=3)
+    assert ours.fingerprint == own.fingerprint != open_images("digits", image_size=8).fingerprint

@@ -1,0 +1,353 @@
+"""Retraining: what is trained, from what, how often, and what is said of it."""
+
+from __future__ import annotations
+
+import json
+import math
+import shutil
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+from xml.etree import ElementTree
+
+import pandas as pd
+import pytest
+import timm
+import torch
+import yaml
+from cli_runner import Outcome, autospike
+from conftest import TINY_EXPERIMENT
+from safetensors.torch import load_file
+from torch import Tensor
+
+from autospike.assembly import Assembly
+from autospike.config import Experiment, load_experiment
+from autospike.data.batches import TrainingBatches
+from autospike.data.images import load_images
+from autospike.randomness import keyed_seed
+from autospike.report.retrained import Measured, Spread, repeated
+from autospike.space.search_space import SearchSpace
+from autospike.supernet import Supernet
+from autospike.training.checkpoint import Checkpoints
+from autospike.training.trainer import train
+
+SEED = 3  # of the tiny experiment
+
+
+@pytest.fixture(scope="module")
+def searched(tmp_path_factory: pytest.TempPathFactory, tiny_experiment: Path) -> Path:
+    """A run that was trained and searched, and nothing more."""
+    folder = tmp_path_factory.mktemp("runs") / "searched"
+    fewer = ["data.search_share=0.5", "data.test_share=0.4", "search.population=4", "search.generations=1"]
+    call("train", tiny_experiment, "--run", folder, *(part for setting in fewer for part in ("--set", setting)))
+    call("search", folder)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def run(searched: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The same with the cheapest subnet and the hand-made architecture, the space's largest, retrained by two seeds."""
+    folder = tmp_path_factory.mktemp("runs") / "retrained"
+    shutil.copytree(searched, folder)
+    call("retrain", folder, "--pick", "least-energy", "--pick", hand_made(folder), "--seeds", 2)
+    return folder
+
+
+def call(*args: object) -> None:
+    """Run a command that must succeed."""
+    from autospike.cli import app
+
+    app([str(arg) for arg in args], standalone_mode=False)
+
+
+def hand_made(run: Path) -> str:
+    return load_experiment(run / "experiment.yaml").search_space.largest().id
+
+
+def cheapest(run: Path) -> str:
+    picked: str = report(run)["picks"]["least-energy"]
+    return picked
+
+
+def report(run: Path) -> dict[str, Any]:
+    found: dict[str, Any] = json.loads((run / "retrain" / "report.json").read_text())
+    return found
+
+
+def way(run: Path, architecture_id: str, name: str) -> dict[str, Any]:
+    (found,) = [one for one in report(run)["ways"] if (one["architecture_id"], one["way"]) == (architecture_id, name)]
+    return dict(found)
+
+
+def checkpoint(folder: Path) -> dict[str, Tensor]:
+    newest: str = json.loads((folder / "checkpoint.json").read_text())["file"]
+    return load_file(folder / newest)
+
+
+def parameters(folder: Path) -> dict[str, Tensor]:
+    """Of a supernet's checkpoint, by the names of a plain model."""
+    prefix = "model.shared."
+    return {name.removeprefix(prefix): t for name, t in checkpoint(folder).items() if name.startswith(prefix)}
+
+
+def same(one: dict[str, Tensor], other: dict[str, Tensor]) -> bool:
+    return one.keys() == other.keys() and all(torch.equal(one[name], other[name]) for name in one)
+
+
+def corners(run: Path, shapes: dict[str, Tensor]) -> dict[str, Tensor]:
+    """By the rule of weight entanglement: the leading corner of each of the supernet's parameters."""
+    shared = parameters(run / "supernet")
+    return {name: shared[name][tuple(slice(size) for size in tensor.shape)] for name, tensor in shapes.items()}
+
+
+def test_every_network_has_a_folder(run: Path) -> None:
+    for name in (cheapest(run), hand_made(run)):
+        for trained in ("fine-tuned/seed-0", "fine-tuned/seed-1", "scratch/seed-0", "scratch/seed-1"):
+            assert (run / "retrain" / name / trained / "checkpoint.json").is_file()
+            assert (run / "retrain" / name / trained / "model" / "config.json").is_file()
+        assert (run / "retrain" / name / "inherited" / "model" / "model.safetensors").is_file()
+    assert (run / "retrain" / "hand-made" / "seed-1" / "checkpoint.json").is_file()
+    assert not list(run.rglob("*.part"))
+
+
+def test_ways_stand_side_by_side(run: Path) -> None:
+    once, thrice = ("inherited", 1), [("fine-tuned", 2), ("scratch", 2)]
+    found = [(one["architecture_id"], one["way"], one["seeds"]) for one in report(run)["ways"]]
+    expected = [(name, *row) for name in (cheapest(run), hand_made(run)) for row in (once, *thrice)]
+    assert found == [*expected, (hand_made(run), "hand-made", 2)]
+
+
+def test_mean_and_deviation_are_those_of_the_seeds(run: Path) -> None:
+    """By hand: of two values x and y, the sample's standard deviation is |x - y| / sqrt(2)."""
+    for one in report(run)["ways"]:
+        assert [network["seed"] for network in one["networks"]] == list(range(one["seeds"]))
+        for quantity in ("test_accuracy", "energy_mj"):
+            values = [network[quantity] for network in one["networks"]]
+            assert one[f"{quantity}_mean"] == pytest.approx(sum(values) / len(values), rel=1e-12)
+            deviation = abs(values[0] - values[1]) / math.sqrt(2) if len(values) == 2 else None
+            assert one[f"{quantity}_deviation"] == (deviation and pytest.approx(deviation, rel=1e-9))
+
+
+def test_a_deviation_is_that_of_a_sample() -> None:
+    """By hand: 1, 2, 3, 4 lie 1.5, 0.5, 0.5 and 1.5 from their mean, 5 in squares, over n - 1 = 3."""
+    assert Spread.of([1.0, 2.0, 3.0, 4.0]) == Spread(mean=2.5, deviation=pytest.approx(math.sqrt(5 / 3), rel=1e-12))
+    assert Spread.of([0.75]) == Spread(mean=0.75, deviation=None)
+
+
+def test_an_architecture_picked_and_made_by_hand_is_two_networks() -> None:
+    one = Measured(architecture_id="a", way="scratch", seed=0, test_accuracy=0.5, energy_mj=1.0, params=9, time_steps=2, model="m")
+    other = replace(one, way="hand-made", test_accuracy=0.25)
+    found = repeated([one, other, replace(one, seed=1)])
+    assert [(row.way, [network.seed for network in row.seeds]) for row in found] == [("scratch", [0, 1]), ("hand-made", [0])]
+
+
+def test_the_table_and_the_figure(run: Path) -> None:
+    table = pd.read_csv(run / "report" / "retrained.csv", dtype={"architecture_id": str})
+    assert list(table.columns) == [
+        *("architecture_id", "way", "seeds"),
+        *("test_accuracy_mean", "test_accuracy_deviation", "energy_mj_mean", "energy_mj_deviation"),
+        *("params", "time_steps"),
+    ]
+    assert table["test_accuracy_mean"].tolist() == [one["test_accuracy_mean"] for one in report(run)["ways"]]
+    assert table["energy_mj_deviation"].isna().tolist() == [one["way"] == "inherited" for one in report(run)["ways"]]
+    assert (run / "report" / "retrained.png").read_bytes().startswith(b"\x89PNG")
+    assert ElementTree.parse(run / "report" / "retrained.svg").getroot().tag.endswith("svg")
+
+
+def test_energy_is_of_the_run_s_convention(run: Path) -> None:
+    for one in report(run)["ways"]:
+        for network in one["networks"]:
+            found = json.loads((run / network["model"] / "report.json").read_text())
+            assert network["energy_mj"] == pytest.approx((4.6 * found["macs"] + 0.9 * found["acs"]) * 1e-9)
+            assert found["convention"] == "exact"
+
+
+def test_the_run_s_own_hand_made_network_is_the_first(run: Path) -> None:
+    """It is not trained twice."""
+    folder = run / "retrain" / "hand-made" / "seed-0"
+    assert not list(folder.glob("*.safetensors"))
+    model, trained = load_file(folder / "model" / "model.safetensors"), parameters(run / "baseline")
+    assert same({name: model[name] for name in trained}, trained)
+
+
+def test_inherited_weights_are_the_supernet_s_corner(run: Path) -> None:
+    found = load_file(run / "retrain" / cheapest(run) / "inherited" / "model" / "model.safetensors")
+    weights = {name: found[name] for name in parameters(run / "retrain" / cheapest(run) / "scratch" / "seed-0")}
+    assert same(weights, corners(run, weights))
+
+
+def test_from_scratch_is_how_the_hand_made_network_was_trained(run: Path) -> None:
+    """It is the space's largest: retrained by the run's seed it ends at the bits of `autospike train`."""
+    scratch, made = run / "retrain" / hand_made(run) / "scratch", run / "retrain" / "hand-made"
+    assert same(checkpoint(scratch / "seed-0"), checkpoint(run / "baseline"))
+    assert same(checkpoint(scratch / "seed-1"), checkpoint(made / "seed-1"))
+    assert not same(parameters(scratch / "seed-0"), parameters(scratch / "seed-1"))
+
+
+def test_another_seed_is_training_a_space_of_one_with_it(run: Path, tmp_path: Path) -> None:
+    """The trainer called by hand: other initial weights, batches and draws, on the splits of the run's seed."""
+    experiment, seed = load_experiment(run / "experiment.yaml"), keyed_seed(SEED, "repetition", 1)
+    with torch.random.fork_rng():
+        torch.manual_seed(keyed_seed(seed, "initial parameters"))
+        supernet = Supernet(SearchSpace.of(experiment.search_space.largest()), num_classes=10, in_chans=1)
+    config = experiment.training
+    batches = TrainingBatches(
+        split=load_images(experiment.data, seed=SEED).splits["train"],
+        num_classes=10,
+        channels=1,
+        image_size=8,
+        batch_size=config.batch_size,
+        augmentation=config.augmentation,
+        smoothing=config.smoothing,
+        workers=0,
+        seed=seed,
+    )
+    train(supernet, batches, config, Checkpoints(folder=tmp_path), lambda _now: None, seed=seed)
+    assert same(checkpoint(run / "retrain" / hand_made(run) / "scratch" / "seed-1"), checkpoint(tmp_path))
+
+
+def test_a_repetition_measures_by_the_same_images() -> None:
+    first = Assembly.open(Experiment.model_validate(TINY_EXPERIMENT))
+    other = replace(first, repetition=1)
+    assert first.training_seed == SEED != other.training_seed
+    assert first._calibration_split() == other._calibration_split()
+    assert first.images == other.images
+
+
+class StopError(Exception):
+    """Ends a command."""
+
+
+@dataclass
+class Starts:
+    """Stands for the trainer: notes with what weights a training begins, and for how long."""
+
+    seen: list[tuple[dict[str, Tensor], Any]] = field(default_factory=list)
+
+    def __call__(self, supernet: Supernet, _batches: Any, config: Any, *_args: Any, **_settings: Any) -> None:
+        weights = {name: p.detach().clone() for name, p in supernet.shared.named_parameters()}
+        self.seen.append((weights, config))
+        raise StopError
+
+
+def test_fine_tuning_starts_at_the_inherited_weights(searched: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Bit by bit, for a third of the epochs, at a tenth of the learning rate."""
+    shutil.copytree(searched, tmp_path / "run")
+    starts = Starts()
+    monkeypatch.setattr("autospike.assembly.train", starts)
+    with pytest.raises(StopError):
+        call("retrain", tmp_path / "run", "--pick", "least-energy", "--epochs", 7)
+    ((weights, config),) = starts.seen
+    assert same(weights, corners(tmp_path / "run", weights))
+    assert (config.epochs, config.learning_rate, config.min_learning_rate) == (2, pytest.approx(0.001), 1e-5)
+
+
+def test_a_killed_retraining_goes_on_to_the_same_bits(
+    searched: Path, run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What was finished is not trained again: 1 epoch of fine-tuning and 2 from scratch, two seeds; 2 of a hand-made network."""
+    shutil.copytree(searched, tmp_path / "run")
+    command, saved = ["retrain", tmp_path / "run", "--pick", "least-energy", "--seeds", 2], []
+    original = Checkpoints.save
+
+    def dying(self: Checkpoints, *args: Any, **kwargs: Any) -> None:
+        original(self, *args, **kwargs)
+        saved.append(self.folder)
+        if len(saved) in (1, 3):
+            raise StopError
+
+    monkeypatch.setattr(Checkpoints, "save", dying)
+    for _ in range(2):
+        with pytest.raises(StopError):
+            call(*command)
+    call(*command)
+    assert len(saved) == 1 + 1 + 2 + 2 + 2
+    for name in ("fine-tuned/seed-0", "fine-tuned/seed-1", "scratch/seed-0", "scratch/seed-1"):
+        assert same(*(checkpoint(folder / "retrain" / cheapest(run) / name) for folder in (run, tmp_path / "run")))
+    assert report(tmp_path / "run")["ways"][:3] == report(run)["ways"][:3]
+
+
+def barred(*_args: object, **_kwargs: object) -> None:
+    raise AssertionError("work was done again")
+
+
+def test_nothing_is_done_twice(run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    before = report(run)
+    for work in ("assembly.train", "assembly.calibrate", "commands.export.evaluate"):
+        monkeypatch.setattr(f"autospike.{work}", barred)
+    call("retrain", run, "--pick", "least-energy", "--pick", hand_made(run), "--seeds", 2)
+    assert report(run) == before
+
+
+def test_the_table_says_what_was_measured(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    outcome = autospike(capsys, "retrain", run, "--pick", "least-energy", "--seeds", 2)
+    assert outcome.code == 0
+    rows = [line for line in outcome.out.splitlines() if line.startswith("│")]
+    assert len(rows) == 4
+    inherited, scratch = way(run, cheapest(run), "inherited"), way(run, cheapest(run), "scratch")
+    assert f"{inherited['test_accuracy_mean']:.4f} ± -" in rows[0]
+    assert f"{scratch['test_accuracy_mean']:.4f} ± {scratch['test_accuracy_deviation']:.4f}" in rows[2]
+    assert f"{1000 * scratch['energy_mj_mean']:.3f} ± {1000 * scratch['energy_mj_deviation']:.3f}" in rows[2]
+
+
+def test_timm_opens_a_retrained_network_with_the_reported_accuracy(run: Path) -> None:
+    """Scored by hand on the test split."""
+    folder = run / "retrain" / cheapest(run) / "scratch" / "seed-1" / "model"
+    model = timm.create_model(f"local-dir:{folder}", pretrained=True).eval()
+    experiment = load_experiment(run / "experiment.yaml")
+    test = load_images(experiment.data, seed=experiment.seed).splits["test"]
+    pixels = [torch.tensor(list(test.image(i).tobytes())).view(1, 8, 8) / 127.5 - 1 for i in range(len(test))]
+    with torch.no_grad():
+        answers = model(torch.stack(pixels)).argmax(dim=1)
+    right = (answers == torch.tensor(test.labels)).float().mean().item()
+    assert way(run, cheapest(run), "scratch")["networks"][1]["test_accuracy"] == pytest.approx(right)
+
+
+def test_the_opening_of_the_test_split_is_logged_once(run: Path) -> None:
+    events = [json.loads(line)["event"] for line in (run / "log.jsonl").read_text().splitlines()]
+    assert events.count("test split opened") == 1
+    assert events.index("test split opened") > max(i for i, event in enumerate(events) if event == "train finished")
+
+
+def refused(outcome: Outcome, *said: str) -> None:
+    assert (outcome.code, outcome.err.count("\n")) == (2, 1)
+    assert all(part in outcome.err for part in said)
+
+
+def test_other_epochs_are_refused_before_anything_is_trained(run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    shutil.copytree(run, tmp_path / "run")
+    outcome = autospike(capsys, "retrain", tmp_path / "run", "--pick", "least-energy", "--seeds", 3, "--epochs", 4)
+    refused(outcome, f"{cheapest(run)}/scratch/seed-0: was trained with epochs 2, not 4", "delete the folder")
+    assert report(tmp_path / "run") == report(run)
+    assert not list((tmp_path / "run").rglob("seed-2"))
+
+
+@pytest.mark.parametrize("damaged", ["{}", "[]", '{"training": {"epochs": 0}, "supernet": null}'])
+def test_a_damaged_recipe_is_one_clear_line(run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], damaged: str) -> None:
+    shutil.copytree(run, tmp_path / "run")
+    recipe = tmp_path / "run" / "retrain" / cheapest(run) / "scratch" / "seed-0" / "recipe.json"
+    recipe.write_text(damaged)
+    refused(autospike(capsys, "retrain", tmp_path / "run", "--pick", "least-energy"), str(recipe), "delete")
+
+
+def test_what_cannot_be_retrained_is_one_clear_line(searched: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    untrained, unsearched = tmp_path / "untrained", tmp_path / "unsearched"
+    untrained.mkdir()
+    (untrained / "experiment.yaml").write_text(yaml.safe_dump(TINY_EXPERIMENT))
+    shutil.copytree(searched, unsearched)
+    (unsearched / "archive.sqlite").unlink()
+    refused(autospike(capsys, "retrain", tmp_path / "nowhere"), "nowhere: no run here")
+    refused(autospike(capsys, "retrain", untrained), "training has not finished; run: autospike train")
+    refused(autospike(capsys, "retrain", unsearched), "no archive yet; run: autospike search")
+    refused(autospike(capsys, "retrain", searched, "--pick", "knee", "--pick", "nobody"), "--pick nobody: no candidate has that id")
+    refused(autospike(capsys, "retrain", searched, "--seeds", 0), "--seeds")
+    refused(autospike(capsys, "retrain", searched, "--set", "retrain.seeds=0"), "retrain.seeds")
+    refused(autospike(capsys, "retrain", searched, "--min-accuracy", 1.0), "no candidate reaches accuracy 1")
+    assert not (searched / "retrain").exists()
+
+
+def test_a_warm_up_that_leaves_nothing_is_refused(searched: Path, capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    written = yaml.safe_load((searched / "experiment.yaml").read_text())
+    written["training"] |= {"epochs": 20, "warmup_epochs": 5}
+    (tmp_path / "experiment.yaml").write_text(yaml.safe_dump(written))
+    refused(autospike(capsys, "retrain", tmp_path, "--epochs", 5), "retrain.epochs: 5", "training.warmup_epochs")

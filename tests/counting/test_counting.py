@@ -1,0 +1,950 @@
+"""Operations of this package's layers and models: by hand, by brute force, and against torch's own counter and published totals."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import replace
+from functools import cache
+from typing import Any
+
+import pytest
+import torch
+import torch.nn.functional as F
+from builders import FAMILIES, READS, WITH_HEADS, few
+from hypothesis import given
+from hypothesis import strategies as st
+from torch import Tensor, nn
+from torch.nn.modules import module as torch_hooks
+from torch.utils._python_dispatch import _get_current_dispatch_mode_stack
+from torch.utils.flop_counter import FlopCounterMode
+
+from autospike.counting.counter import Counter
+from autospike.counting.coverage import UnknownOperationError
+from autospike.counting.firing import FiringRates
+from autospike.counting.layers import conv_fan_out
+from autospike.counting.model import count_operations
+from autospike.energy.counts import LayerCount, from_rows, to_rows
+from autospike.energy.operations import Operations
+from autospike.errors import UserError
+from autospike.evaluation.calibration import calibrate
+from autospike.models import build_model
+from autospike.models.contract import MeanHead, SpikingHead, SpikingModel
+from autospike.nn.attention import Gate, SumOfSpikes, operator
+from autospike.nn.attention_product import AttentionProduct, Heads
+from autospike.nn.layers import ConvNorm, LinearNorm, Norm, RepConv, SeparableConvNorm
+from autospike.nn.neuron import LIF
+from autospike.space.architecture import Architecture, Block, Embedding, Neuron, Stage
+from autospike.space.published import PUBLISHED
+from autospike.space.search_space import SearchSpace
+
+
+class Alone(nn.Module):
+    """One layer as a model."""
+
+    def __init__(self, layer: nn.Module) -> None:
+        super().__init__()
+        self.layer = layer
+
+    def forward(self, *args: Any) -> Any:
+        return self.layer(*args)
+
+
+def count(layer: nn.Module, *args: Any, images: int = 1) -> list[LayerCount]:
+    model, counter = Alone(layer).eval(), Counter()
+    with torch.no_grad(), counter.watch(model, images=images, time_steps=2):
+        model(*args)
+    return list(counter.operations().counts)
+
+
+def counted(model: nn.Module, images: Tensor) -> tuple[LayerCount, ...]:
+    return count_operations(model, images, strict=True).counts
+
+
+def in_batches(model: SpikingModel, batches: Sequence[Tensor]) -> Operations:
+    counter = Counter()
+    for batch in batches:
+        with torch.no_grad(), counter.watch(model, images=len(batch), time_steps=model.architecture.time_steps):
+            model(batch)
+    return counter.operations()
+
+
+def spikes(*shape: int, high: int = 2, seed: int = 7) -> Tensor:
+    return torch.randint(0, high, shape, generator=torch.Generator().manual_seed(seed)).float()
+
+
+# Layers
+
+
+def test_linear_counts_values_times_outputs() -> None:
+    x = torch.tensor([[[[[0.0, 1, 1], [2, 0, 0]]]], [[[[0, 0, 0], [0, 0, 1]]]]])  # T = 2, B = 1, 1 x 2 positions, 3 features
+    (found,) = count(LinearNorm(3, 5, bias=True), x)
+    assert found.acs == (4 * 5, 1 * 5)
+    assert (found.layer, found.form, found.reads, found.time_steps) == ("layer.linear", "always", "stream", 2)
+    assert (found.macs, found.input, found.rate) == (2 * 3 * 5, "integer", (4 / 6, 1 / 6))
+
+
+@pytest.mark.parametrize("value", [0.3, -1.0])
+def test_real_values_are_multiplied(value: float) -> None:
+    (found,) = count(LinearNorm(3, 5, bias=True), torch.full((2, 1, 2, 2, 3), value))
+    assert (found.input, found.macs, found.acs, found.rate) == ("real", 4 * 3 * 5, (), ())
+
+
+def test_one_real_value_at_one_step_makes_a_layer_multiply() -> None:
+    x = spikes(2, 3, 2, 2, 3)
+    x[1, 2, 1, 1, 2] = 0.5
+    (found,) = count(LinearNorm(3, 5, bias=True), x, images=3)
+    assert (found.input, found.input_by_step) == ("real", ("binary", "real"))
+    assert found.acs == pytest.approx((per_image(x)[0] * 5, 0), rel=1e-12)
+    assert found.rate == pytest.approx((per_image(x)[0] / 12, 0), rel=1e-12)
+
+
+def test_what_enters_is_told_by_step() -> None:
+    """Where steps differ."""
+    x = torch.cat([spikes(1, 3, 2, 2, 3), spikes(1, 3, 2, 2, 3, high=5)])
+    mixed, pure = count(LinearNorm(3, 5, bias=True), x, images=3) + count(LinearNorm(3, 5, bias=True), x[:1], images=3)
+    assert (mixed.input, mixed.input_by_step) == ("integer", ("binary", "integer"))
+    assert (pure.input, pure.input_by_step) == ("binary", ())
+    assert mixed.acs == pytest.approx([5 * n for n in per_image(x)], rel=1e-12)
+
+
+@pytest.mark.parametrize("pixels", [[-1.0, 1.0], [0.0, 1.0]])
+def test_black_and_white_pixels_are_no_spikes(tiny_space: SearchSpace, pixels: list[float]) -> None:
+    model = build_model(tiny_space.largest(), num_classes=10, in_chans=1).eval()
+    images = torch.tensor(pixels)[torch.randint(0, 2, (4, 1, 8, 8), generator=torch.Generator().manual_seed(0))]
+    real = {found.layer for found in counted(model, images) if found.input == "real"}
+    assert real == {"stages.0.embedding.convs.0.conv", "head"}
+
+
+def reached(x: Tensor, weight: Tensor, **settings: int) -> tuple[float, ...]:
+    """A brute force: each value alone, as an impulse through a convolution of ones; the padding's outputs do not exist.
+
+    `x` `[T, B, H, W, C]`; operations per step, mean over the images.
+    """
+    found = []
+    for step in x:
+        total = 0.0
+        for place in step.nonzero().tolist():
+            impulse = torch.zeros_like(step)
+            impulse[tuple(place)] = step[tuple(place)]
+            total += F.conv2d(impulse.permute(0, 3, 1, 2), torch.ones_like(weight), **settings).sum().item()
+        found.append(total / x.shape[1])
+    return tuple(found)
+
+
+CONVOLUTIONS: dict[str, tuple[Callable[[], ConvNorm], int]] = {
+    "3x3": (lambda: ConvNorm(2, 3), 5 * 6 * 9),
+    "3x3, stride 2": (lambda: ConvNorm(2, 3, stride=2, bias=True), 3 * 3 * 9),
+    "1x1": (lambda: ConvNorm(2, 3, kernel_size=1), 5 * 6),
+    "1x1, stride 2": (lambda: ConvNorm(2, 3, kernel_size=1, stride=2), 3 * 3),
+    "7x7": (lambda: ConvNorm(2, 3, kernel_size=7), 5 * 6 * 49),
+    "7x7, stride 2": (lambda: ConvNorm(2, 3, kernel_size=7, stride=2, bias=True), 3 * 3 * 49),
+}
+
+
+@pytest.mark.parametrize("name", CONVOLUTIONS)
+def test_a_convolution_counts_what_each_spike_reaches(name: str) -> None:
+    build, positions = CONVOLUTIONS[name]
+    layer, x = build(), spikes(2, 3, 5, 6, 2, high=3)
+    size, stride = layer.conv.weight.shape[-1], layer.conv.stride[0]
+    (found,) = count(layer, x, images=3)
+    assert found.acs == pytest.approx(reached(x, layer.conv.weight, stride=stride, padding=size // 2), rel=1e-12)
+    assert found.rate == pytest.approx([x[t].sum().item() / (3 * 5 * 6 * 2) for t in (0, 1)], rel=1e-12)
+    assert (found.layer, found.input, found.form, found.macs) == ("layer.conv", "integer", "always", positions * 2 * 3)
+
+
+@pytest.mark.parametrize("value", [0.0, 1.0, 0.5])
+def test_a_still_image_is_real_whatever_its_pixels(value: float) -> None:
+    """It is given once, with the number of steps at which it is seen."""
+    (found,) = count(ConvNorm(3, 4, stride=2), torch.full((1, 2, 5, 6, 3), value), 4, images=2)
+    assert (found.reads, found.input, found.time_steps, found.macs) == ("image", "real", 4, 3 * 3 * 9 * 3 * 4)
+    assert found.acs == found.rate == ()
+
+
+class ByKeyword(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv = ConvNorm(3, 4)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.conv(x=x, time_steps=4)
+
+
+def test_arguments_may_be_given_by_name() -> None:
+    (found,) = count(ByKeyword(), torch.ones(1, 2, 5, 6, 3), images=2)
+    assert (found.reads, found.time_steps, found.macs) == ("image", 4, 5 * 6 * 9 * 3 * 4)
+
+
+@pytest.mark.parametrize("kernel_size", [3, 7])
+def test_a_separable_convolution_counts_in_both_forms(kernel_size: int) -> None:
+    """Apart, spikes reach the depthwise kernel only, and what comes out is real; fused they reach every output channel."""
+    layer, x = SeparableConvNorm(4, 3, kernel_size=kernel_size), spikes(2, 2, 5, 6, 4)
+    depthwise, pointwise, fused = count(layer, x, images=2)
+    padding = kernel_size // 2
+    assert depthwise.acs == reached(x, layer.depthwise.weight, padding=padding, groups=4)
+    assert fused.acs == reached(x, torch.ones(3, 4, kernel_size, kernel_size), padding=padding)
+    assert (depthwise.form, pointwise.form, fused.form) == ("separate", "separate", "fused")
+    assert (depthwise.input, pointwise.input, fused.input) == ("binary", "real", "binary")
+    assert (depthwise.macs, pointwise.macs, fused.macs) == tuple(
+        5 * 6 * n for n in (4 * kernel_size**2, 4 * 3, 4 * 3 * kernel_size**2)
+    )
+    assert [c.layer for c in (depthwise, pointwise, fused)] == ["layer.depthwise", "layer.pointwise", "layer.fused"]
+    assert (pointwise.acs, pointwise.rate, pointwise.time_steps) == ((), (), 2)
+
+
+def test_repconv_counts_in_both_forms() -> None:
+    """Apart, spikes reach the first 1x1 map only; fused it is a 3x3 convolution."""
+    layer, x = RepConv(4), spikes(2, 2, 5, 6, 4)
+    first, depthwise, last, fused = count(layer, x, images=2)
+    assert first.acs == tuple(x[t].sum().item() * 4 / 2 for t in (0, 1))
+    assert fused.acs == reached(x, torch.ones(4, 4, 3, 3), padding=1)
+    assert [(c.layer, c.form, c.input, c.macs) for c in (first, depthwise, last, fused)] == [
+        ("layer.first", "separate", "binary", 5 * 6 * 16),
+        ("layer.depthwise", "separate", "real", 5 * 6 * 4 * 9),
+        ("layer.last", "separate", "real", 5 * 6 * 16),
+        ("layer.fused", "fused", "binary", 5 * 6 * 16 * 9),
+    ]
+    assert first.rate == fused.rate == tuple(x[t].double().mean().item() for t in (0, 1))
+
+
+def test_fan_out_of_a_padded_convolution_is_smaller_at_the_border() -> None:
+    found = conv_fan_out(nn.Conv2d(4, 6, 3, padding=1, groups=2), torch.zeros(1, 1, 3, 4, 4))
+    assert found.view(3, 4).tolist() == [[4 * 3, 6 * 3, 6 * 3, 4 * 3], [6 * 3, 9 * 3, 9 * 3, 6 * 3], [4 * 3, 6 * 3, 6 * 3, 4 * 3]]
+
+
+def test_heads_tell_spikes_from_means() -> None:
+    """A mean that happens to be whole is a mean."""
+    x = torch.tensor([[[1.0, 0, 1], [0, 0, 1]], [[0, 0, 0], [1, 1, 1]]])  # T = 2, B = 2
+    (spiking,), (mean,) = count(SpikingHead(3, 5), x, images=2), count(MeanHead(3, 5), x, images=2)
+    assert (spiking.input, spiking.reads, spiking.acs, spiking.rate) == ("binary", "stream", (3 * 5 / 2, 3 * 5 / 2), (0.5, 0.5))
+    assert (mean.input, mean.reads, mean.acs, mean.rate) == ("real", "mean", (), ())
+    assert spiking.macs == mean.macs == 15
+    assert spiking.time_steps == mean.time_steps == 2
+
+
+class Twice(nn.Module):
+    """One layer, in two places."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.map = LinearNorm(3, 3, bias=True)
+
+    def forward(self, x: Tensor, y: Tensor) -> Tensor:
+        return self.map(x) + self.map(y)
+
+
+def test_what_is_called_twice_is_two_layers() -> None:
+    """In each batch; or the second call's dense operations would be lost."""
+    model, counter = Twice().eval(), Counter()
+    for seed in (1, 2):
+        x, y = spikes(2, 3, 1, 2, 3, seed=seed), torch.full((2, 3, 1, 4, 3), 0.5)
+        with torch.no_grad(), counter.watch(model, images=3, time_steps=2):
+            model.map(x), model.map(y)
+    first, second = counter.operations().counts
+    assert (first.layer.partition("#")[0], first.input, first.macs) == ("map.linear", "binary", 2 * 9)
+    expected = [per_image(spikes(2, 3, 1, 2, 3, seed=seed)) for seed in (1, 2)]
+    assert first.acs == pytest.approx([3 * (a + b) / 2 for a, b in zip(*expected, strict=True)], rel=1e-12)
+    assert (second.input, second.macs, second.acs) == ("real", 4 * 9, ())
+    assert second.layer != first.layer
+
+
+# Attention
+
+
+def heads_of(*counts: Sequence[int]) -> Heads:
+    """q, k and v with so many spikes at each step, in 2 heads of 3 tokens and 4 channels."""
+    tensors = [torch.zeros(len(numbers), 1, 2 * 3 * 4) for numbers in counts]
+    for tensor, numbers in zip(tensors, counts, strict=True):
+        for step, number in zip(tensor, numbers, strict=True):
+            step[:, :number] = 1
+    return Heads(*(tensor.view(len(tensor), 1, 2, 3, 4) for tensor in tensors))
+
+
+@pytest.mark.parametrize(("k", "v"), [(4, 24), (24, 4)])
+def test_attention_counts_the_sparser_of_k_and_v(k: int, v: int) -> None:
+    kv, qkv = count(AttentionProduct(0.125), heads_of([8], [k], [v]))
+    assert (kv.layer, kv.acs, qkv.layer, qkv.acs) == ("layer.kv", (4 * 4,), "layer.qkv", (8 * 4,))
+    assert kv.macs == qkv.macs == 2 * 3 * 4 * 4
+    assert {kv.form, qkv.form} == {"always"}
+    assert (kv.rate, qkv.rate) == ((4 / 24,), (8 / 24,))
+
+
+def test_the_sparser_operand_is_chosen_at_each_step() -> None:
+    """Over all steps v is sparser; at the second step it is not."""
+    kv, _ = count(AttentionProduct(0.125), heads_of([0, 0, 0], [20, 3, 9], [2, 12, 9]))
+    assert kv.acs == (2 * 4, 3 * 4, 9 * 4)
+    assert kv.rate == (2 / 24, 3 / 24, 9 / 24)
+
+
+def test_the_sparser_operand_is_of_all_images() -> None:
+    """A batch is a mean over images: which operand drives a step is no choice of each image alone."""
+    q, first, second = (heads_of([n], [0], [0]).q for n in (0, 2, 20))
+    k, v = torch.cat([first, second], dim=1), torch.cat([second, first], dim=1)
+    kv, _ = count(AttentionProduct(1.0), Heads(torch.cat([q, q], dim=1), k, v), images=2)
+    assert kv.acs == (22 * 4 / 2,)
+
+
+def test_spikes_drive_before_sums_of_spikes() -> None:
+    """However few the sums are; at each step."""
+    q, k, v = heads_of([0, 0], [20, 6], [0, 18])
+    v[0, ..., 0, 0] = 2
+    k[1, ..., 0, 0] = 3
+    kv, _ = count(AttentionProduct(0.125), Heads(q, k, v))
+    assert (kv.input, kv.input_by_step, kv.acs) == ("binary", (), (20 * 4, 18 * 4))
+
+
+def operator_of(mixer: str) -> nn.Module:
+    heads = {"num_heads": 2} if mixer in WITH_HEADS else {}
+    return operator(Block(token_mixer=mixer, **heads), 0.125)  # type: ignore[arg-type]
+
+
+def per_image(x: Tensor) -> list[float]:
+    """Of `[T, B, ...]`: spikes at each step, mean over the images."""
+    return [step.sum().item() / len(step) for step in x]
+
+
+@pytest.mark.parametrize("mixer", ["sdsa_1", "sdsa_2", "token_qk", "channel_qk"])
+def test_gates_count_what_is_summed_and_what_meets_a_gate(mixer: str) -> None:
+    """Each spike that a sum takes, and each that meets a gate, whether it passes or not: one accumulation."""
+    operands = [spikes(2, 3, 4, 5, 8, seed=seed) for seed in range(len(READS[mixer]))]
+    operands[1][0] *= spikes(3, 4, 5, 8, seed=8)  # k is sparser at the first step, v at the second
+    operands[-1][1] *= spikes(3, 4, 5, 8, seed=9)
+    expected = {"sum": per_image(operands[0]), "gate": per_image(operands[-1])}
+    if mixer == "sdsa_1":
+        q, k, v = operands
+        fewer = [min(both) for both in zip(per_image(k), per_image(v), strict=True)]
+        expected = {"coincidence": fewer, "sum": per_image(k * v), "gate": per_image(q)}
+    found = {c.layer.removeprefix("layer."): c for c in count(operator_of(mixer), *operands, images=3)}
+    assert found.keys() == expected.keys()
+    for name, acs in expected.items():
+        assert found[name].acs == pytest.approx(acs, rel=1e-12)
+        assert found[name].rate == pytest.approx([n / (4 * 5 * 8) for n in acs], rel=1e-12)
+        assert (found[name].macs, found[name].input, found[name].form) == (4 * 5 * 8, "binary", "always")
+
+
+def test_a_dilated_gate_counts_what_its_pools_let_in() -> None:
+    """k and v meet as they are pooled; the sum takes what its neurons see; the query is gated before it is pooled."""
+    q, k, v = (spikes(2, 3, 4, 5, 8, seed=seed) * spikes(2, 3, 4, 5, 8, seed=seed + 9) for seed in range(3))
+    layer, currents, operands = operator_of("sdsa_1_dilated"), [], []
+    layer.get_submodule("lif").register_forward_pre_hook(lambda _m, args: currents.append(args[0]))
+    layer.get_submodule("coincidence").register_forward_pre_hook(lambda _m, args: operands.extend(args))
+    found = {c.layer.removeprefix("layer."): c for c in count(layer, q, k, v, images=3)}
+    assert found.keys() == {"coincidence", "sum", "gate"}
+    for pooled, whole in zip(operands, (k, v), strict=True):
+        assert pooled.sum() > whole.sum()
+    fewer = [min(both) for both in zip(*map(per_image, operands), strict=True)]
+    for name, acs in (("coincidence", fewer), ("sum", per_image(currents[0])), ("gate", per_image(q))):
+        assert found[name].acs == pytest.approx(acs, rel=1e-12)
+        assert found[name].macs == 4 * 5 * 8
+
+
+def test_of_unequal_operands_the_larger_one_s_spikes_meet_the_other() -> None:
+    """Wherever it stands, and however many spikes the smaller one has."""
+    large, small = torch.zeros(1, 1, 4, 8), torch.ones(1, 1, 1, 8)
+    large[0, 0, 0] = 1
+    for operands in ((large, small), (small, large)):
+        (found,) = count(Gate(), *operands)
+        assert (found.acs, found.macs, found.rate) == ((8,), 32, (0.25,))
+    (found,) = count(Gate(), torch.ones_like(large), torch.zeros_like(small))
+    assert found.acs == (32,)
+
+
+def test_of_equal_operands_the_sparser_one_s_spikes_meet_the_other() -> None:
+    a, b = spikes(3, 2, 4, 8, seed=1), spikes(3, 2, 4, 8, seed=2) * spikes(3, 2, 4, 8, seed=3)
+    b[1] = 1
+    (found,) = count(Gate(), a, b, images=2)
+    assert found.acs == (b[0].sum() / 2, a[1].sum() / 2, b[2].sum() / 2)
+
+
+def test_a_sum_counts_each_spike_once() -> None:
+    x = spikes(2, 3, 4, 8, high=4)
+    (found,) = count(SumOfSpikes(dim=2), x, images=3)
+    assert (found.layer, found.input, found.macs) == ("layer", "integer", 32)
+    assert found.acs == tuple(per_image(x))
+
+
+# Models, by hand
+
+
+def of_constant_neurons(architecture: Architecture, *, fire: bool) -> SpikingModel:
+    """A model all of whose neurons fire at every step, or never."""
+    model = build_model(architecture, num_classes=5, in_chans=3).eval()
+    for module in model.modules():
+        if isinstance(module, Norm):
+            nn.init.zeros_(module.weight)
+            nn.init.constant_(module.bias, 9.0 if fire else -9.0)
+    return model
+
+
+HEIGHT, WIDTH = 5, 6
+N = HEIGHT * WIDTH
+# Pairs of positions of a 3x3 kernel and of an image that lie inside it.
+INSIDE = (3 * HEIGHT - 2) * (3 * WIDTH - 2)
+
+
+def one_block(family: str, block: Block) -> Architecture:
+    shortcut = "membrane" if family == "spike_driven" else "sew"
+    return Architecture(family=family, shortcut=shortcut, time_steps=2, stages=(Stage(embed_dim=16, blocks=(block,)),))
+
+
+# Accumulations of each layer in one step, where all neurons fire. The stream of a SEW shortcut grows by 1 at each addition.
+STEM = {"convs.1.conv": INSIDE * 2 * 4, "convs.2.conv": INSIDE * 4 * 8, "convs.3.conv": INSIDE * 8 * 16}
+STEM |= {"position.mixer.conv": INSIDE * 16 * 16}
+SPIKFORMER = {f"embedding.{name}": acs for name, acs in STEM.items()} | {
+    **{f"blocks.0.token.mixer.{name}.linear": 2 * N * 16 * 16 for name in "qkv"},
+    "blocks.0.token.mixer.operator.product.kv": N * 16 * 8,
+    "blocks.0.token.mixer.operator.product.qkv": N * 16 * 8,
+    "blocks.0.token.mixer.projection.linear": N * 16 * 16,
+    "blocks.0.channel.mixer.fc1.linear": 3 * N * 16 * 32,
+    "blocks.0.channel.mixer.fc2.linear": N * 32 * 16,
+}
+SPIKE_DRIVEN = {f"embedding.{name}": acs for name, acs in STEM.items()} | {
+    **{f"blocks.0.token.mixer.{name}.linear": N * 16 * 16 for name in "qkv"},
+    **{f"blocks.0.token.mixer.operator.{name}": N * 16 for name in ("coincidence", "sum", "gate")},
+    "blocks.0.token.mixer.projection.linear": N * 16 * 16,
+    "blocks.0.channel.mixer.fc1.linear": N * 16 * 32,
+    "blocks.0.channel.mixer.fc2.linear": N * 32 * 16,
+}
+ALL_FIRE = {
+    "spikformer": (Block(num_heads=2, mlp_ratio=2), SPIKFORMER),
+    "spike_driven": (Block(token_mixer="sdsa_1", mlp_ratio=2), SPIKE_DRIVEN),
+}
+
+
+@pytest.mark.parametrize("family", ALL_FIRE)
+def test_where_all_neurons_fire_everything_is_known(family: str) -> None:
+    block, expected = ALL_FIRE[family]
+    image, *found = counted(of_constant_neurons(one_block(family, block), fire=True), torch.rand(3, 3, HEIGHT, WIDTH))
+    *inside, head = found
+    assert {c.layer.removeprefix("stages.0."): c.acs for c in inside} == {name: (acs, acs) for name, acs in expected.items()}
+    assert (image.layer, image.reads, image.macs) == ("stages.0.embedding.convs.0.conv", "image", N * 9 * 3 * 2)
+    assert (head.reads, head.acs) == (("mean", ()) if family == "spikformer" else ("stream", (16 * 5, 16 * 5)))
+    assert {c.reads for c in inside} == {"stream"}
+
+
+@pytest.mark.parametrize("family", ALL_FIRE)
+def test_where_no_neuron_fires_nothing_is_accumulated(family: str) -> None:
+    block, expected = ALL_FIRE[family]
+    _, *inside, _ = counted(of_constant_neurons(one_block(family, block), fire=False), torch.rand(3, 3, HEIGHT, WIDTH))
+    assert len(inside) == len(expected)
+    assert {(c.acs, c.rate, c.input) for c in inside} == {((0.0, 0.0), (0.0, 0.0), "binary")}
+
+
+def small(shortcut: str, *blocks: Block, distilled: bool = False) -> SpikingModel:
+    """A model whose neurons fire, up to those before the head."""
+    torch.manual_seed(0)
+    stages = tuple(Stage(embed_dim=8, embedding=Embedding(stride=stride), blocks=blocks) for stride in (1, 2))
+    architecture = Architecture(
+        family="meta_spikeformer",
+        shortcut=shortcut,  # type: ignore[arg-type]
+        time_steps=3,
+        distilled=distilled,
+        stages=stages,
+    )
+    model = build_model(architecture, num_classes=5, in_chans=1)
+    for name, parameter in model.named_parameters():
+        if name.endswith("bn.bias"):
+            nn.init.constant_(parameter, 0.8)
+    model.train()
+    with torch.no_grad():
+        for _ in range(10):
+            model(torch.rand(16, 1, 8, 8))
+    return model.eval()
+
+
+MLP_ALONE = Block(token_mixer="none", neuron=Neuron(v_threshold=0.5))
+
+
+@pytest.mark.parametrize(("shortcut", "kind"), [("membrane", "binary"), ("sew", "real"), ("vanilla", "real")])
+def test_a_head_behind_neurons_accumulates_and_one_behind_a_mean_multiplies(shortcut: str, kind: str) -> None:
+    model, inputs = small(shortcut, MLP_ALONE, distilled=True), []
+    model.head.register_forward_pre_hook(lambda _m, args: inputs.append(args[0]))
+    found = {c.layer: c for c in counted(model, torch.rand(4, 1, 8, 8))}
+    assert isinstance(model.head, SpikingHead) == (kind == "binary")
+    for head in (found["head"], found["head_dist"]):
+        assert (head.input, head.macs, head.time_steps, head.form) == (kind, 8 * 5, 3, "always")
+        assert head.reads == ("stream" if kind == "binary" else "mean")
+        fired = [step.sum().item() for step in inputs[0]]
+        assert sum(fired) > 0
+        assert head.acs == (pytest.approx([n * 5 / 4 for n in fired], rel=1e-12) if kind == "binary" else ())
+        assert head.rate == (pytest.approx([n / (4 * 8) for n in fired], rel=1e-12) if kind == "binary" else ())
+
+
+@pytest.mark.parametrize("shortcut", ["membrane", "sew", "vanilla"])
+def test_one_layer_reads_the_image_and_heads_alone_read_means(shortcut: str) -> None:
+    found = counted(small(shortcut, MLP_ALONE, distilled=True), torch.rand(4, 1, 8, 8))
+    assert [c.layer for c in found if c.reads == "image"] == ["stages.0.embedding.conv.conv"]
+    assert [c.layer for c in found if c.reads == "mean"] == ([] if shortcut == "membrane" else ["head", "head_dist"])
+
+
+def test_a_mean_is_real_even_where_it_is_whole() -> None:
+    model = small("sew", MLP_ALONE)
+    with torch.no_grad():
+        for name, parameter in model.named_parameters():
+            if name.endswith("bn.bias"):
+                parameter.fill_(-99)
+        assert not model.forward_features(torch.rand(2, 1, 8, 8)).any()
+    assert counted(model, torch.rand(2, 1, 8, 8))[-1].input == "real"
+
+
+def all_blocks() -> tuple[Block, ...]:
+    """Between them every token mixer, channel mixer and synapse."""
+    return tuple(
+        Block(token_mixer=mixer, channel_mixer=channel, **({"num_heads": 2} if mixer in WITH_HEADS else {}), **synapses)  # type: ignore[arg-type]
+        for mixer in READS
+        for channel, synapses in (("mlp", {"qkv": "repconv"} if READS[mixer] else {}), ("conv", {}))
+    )
+
+
+def operations_of(block: Block) -> set[str]:
+    """Beside its maps: the products, sums and gates of a block's attention, and what can be fused."""
+    match block.token_mixer:
+        case "none":
+            found = set()
+        case "sepconv":
+            found = {"separable.fused"}
+        case "sdsa_3" | "sdsa_4":
+            found = {"operator.product.kv", "operator.product.qkv"}
+        case "sdsa_1" | "sdsa_1_dilated":
+            found = {"operator.coincidence", "operator.sum", "operator.gate"}
+        case _:
+            found = {"operator.sum", "operator.gate"}
+    return found | ({f"{name}.fused" for name in READS[block.token_mixer]} if block.qkv == "repconv" else set())
+
+
+def test_every_synaptic_layer_of_a_model_is_counted_once() -> None:
+    """Each linear map and convolution by its own name, the products, sums and gates of attention, and what can be fused."""
+    blocks = all_blocks()
+    model = small("membrane", *blocks)
+    expected = {name for name, module in model.named_modules() if isinstance(module, nn.Linear | nn.Conv2d)}
+    for stage in range(2):
+        for i, block in enumerate(blocks):
+            expected |= {f"stages.{stage}.blocks.{i}.token.mixer.{name}" for name in operations_of(block)}
+    found = [c.layer for c in counted(model, torch.rand(2, 1, 8, 8))]
+    assert len(found) == len(set(found))
+    assert set(found) == expected
+
+
+def test_a_still_image_counts_once_per_step_though_it_is_convolved_once(tiny_space: SearchSpace) -> None:
+    """Frames' own values are spikes; a still image's pixels are real."""
+    model = build_model(tiny_space.smallest(), num_classes=10, in_chans=1).eval()
+    image = torch.ones(2, 1, 8, 8)
+    first, *rest = counted(model, image)
+    of_frames, *after = counted(model, image.expand(2, *image.shape))
+    assert rest == after
+    assert (first.input, first.macs, first.time_steps, first.reads) == ("real", 8 * 8 * 9, 2, "image")
+    assert (of_frames.input, of_frames.macs, of_frames.time_steps, of_frames.reads) == ("binary", 8 * 8 * 9, 2, "stream")
+
+
+def test_frames_beyond_the_last_step_are_not_counted(tiny_space: SearchSpace) -> None:
+    model = build_model(tiny_space.smallest(), num_classes=10, in_chans=1).eval()
+    frames = spikes(5, 3, 1, 8, 8)
+    assert model.architecture.time_steps == 2
+    assert counted(model, frames) == counted(model, frames[:2])
+
+
+# Batches, steps
+
+
+SKELETONS = [(family, shortcut) for family, (shortcuts, *_) in FAMILIES.items() for shortcut in shortcuts]
+
+
+@cache
+def lively(family: str, shortcut: str) -> SpikingModel:
+    """With every token mixer, and with statistics of its own; most neurons fire now and then."""
+    torch.manual_seed(0)
+    neuron = Neuron(v_threshold=0.6)
+    blocks = tuple(replace(block, mlp_ratio=1.0, neuron=neuron) for block in all_blocks())
+    stages = [Stage(embed_dim=16, embedding=Embedding(stride=2), blocks=blocks)]  # 16 tokens
+    if FAMILIES[family][2]:
+        stages.append(Stage(embed_dim=24, blocks=blocks[:2]))
+    model = build_model(
+        Architecture(family=family, shortcut=shortcut, time_steps=3, stages=tuple(stages)),  # type: ignore[arg-type]
+        num_classes=4,
+        in_chans=2,
+    )
+    for module in model.modules():
+        if isinstance(module, Norm):
+            nn.init.normal_(module.weight, 1, 0.5)
+            nn.init.normal_(module.bias, 0.4, 0.5)
+    calibrate(model, [pictures(24)], time_steps=3)
+    return model
+
+
+def pictures(count: int, seed: int = 0) -> Tensor:
+    return torch.rand(count, 2, 8, 8, generator=torch.Generator().manual_seed(seed)) * 2 - 1
+
+
+@cache
+def brief(shortcut: str) -> SpikingModel:
+    neuron = Neuron(v_threshold=0.4)
+    attention = Block(num_heads=2, qkv="repconv", mlp_ratio=1, neuron=neuron)
+    gates = Block(token_mixer="sdsa_1", mlp_ratio=1, neuron=neuron)
+    return small(shortcut, attention, gates, Block(token_mixer="sepconv", channel_mixer="conv", mlp_ratio=1, neuron=neuron))
+
+
+@few
+@given(st.lists(st.integers(1, 4), min_size=1, max_size=4), st.integers(0, 99), st.sampled_from(["membrane", "sew"]))
+def test_batches_of_any_sizes_add_up_to_the_same_bits_in_any_order(sizes: list[int], seed: int, shortcut: str) -> None:
+    model = brief(shortcut)
+    images = torch.rand(sum(sizes), 1, 8, 8, generator=torch.Generator().manual_seed(seed)) * 4
+    order = list(range(len(images)))
+    random.Random(seed).shuffle(order)
+    whole, parts = in_batches(model, [images]), in_batches(model, images[order].split(sizes))
+    assert parts.counts == whole.counts
+    assert parts.images == whole.images == len(images)
+    assert parts.free == whole.free
+    assert not parts.unknown
+
+
+@pytest.mark.parametrize(("family", "shortcut"), SKELETONS)
+def test_most_layers_of_a_lively_model_are_reached(family: str, shortcut: str) -> None:
+    """Or the laws about it would say nothing."""
+    spiking = [c for c in counted(lively(family, shortcut), pictures(4)) if c.input != "real"]
+    assert sum(sum(c.acs) > 0 for c in spiking) > 0.9 * len(spiking)
+    assert sum(c.acs[0] != c.acs[-1] for c in spiking) > len(spiking) / 2
+
+
+def stepped(model: SpikingModel, x: Tensor, steps: int) -> tuple[LayerCount, ...]:
+    """Of a run with so many steps."""
+    counter = Counter()
+    with torch.no_grad(), counter.watch(model, images=x.shape[-4], time_steps=steps):
+        model.forward_head(model.forward_features(x, steps))
+    return counter.operations().counts
+
+
+def growing_frames() -> Tensor:
+    """Spikes, then whole numbers, then real ones."""
+    return torch.stack([pictures(4, seed).clamp(0) * scale for seed, scale in ((0, 1.0), (1, 4.0), (2, 1.0))])
+
+
+WHAT_IS_SEEN: dict[str, Callable[[], Tensor]] = {
+    "images": lambda: pictures(4),
+    "frames": lambda: growing_frames().round(),
+    "frames that become real": lambda: torch.cat([growing_frames()[:2].round(), growing_frames()[2:]]),
+}
+
+
+@pytest.mark.parametrize("seen", WHAT_IS_SEEN)
+@pytest.mark.parametrize(("family", "shortcut"), SKELETONS)
+def test_the_first_steps_do_not_depend_on_how_many_follow(family: str, shortcut: str, seen: str) -> None:
+    model, x = lively(family, shortcut), WHAT_IS_SEEN[seen]()
+    whole = stepped(model, x, 3)
+    for steps in (1, 2, 3):
+        assert stepped(model, x, steps) == tuple(found.first(steps) for found in whole)
+
+
+def test_the_first_steps_of_a_count() -> None:
+    found = LayerCount(layer="q", input="binary", time_steps=3, macs=8, acs=(1.0, 2.0, 4.0), rate=(0.1, 0.2, 0.4))
+    assert found.first(2) == replace(found, time_steps=2, acs=(1.0, 2.0), rate=(0.1, 0.2))
+    assert found.first(3) == found.first(9) == found
+    real = LayerCount(layer="head", input="real", reads="mean", time_steps=3, macs=8, acs=(), rate=())
+    assert real.first(1) == replace(real, time_steps=1)
+
+
+def test_the_first_steps_of_a_count_may_be_of_a_narrower_kind() -> None:
+    found = LayerCount(
+        layer="q",
+        input="integer",
+        input_by_step=("binary", "binary", "integer"),
+        time_steps=3,
+        macs=8,
+        acs=(1.0, 2.0, 9.0),
+        rate=(0.1, 0.2, 1.1),
+    )
+    assert found.first(3) == found
+    assert found.first(2) == replace(found, input="binary", input_by_step=(), time_steps=2, acs=(1.0, 2.0), rate=(0.1, 0.2))
+
+
+def test_the_first_steps_of_a_count_may_be_real_alone() -> None:
+    found = LayerCount(
+        layer="q",
+        input="real",
+        input_by_step=("real", "real", "binary"),
+        time_steps=3,
+        macs=8,
+        acs=(0.0, 0.0, 4.0),
+        rate=(0.0, 0.0, 0.5),
+    )
+    assert found.first(2) == replace(found, input_by_step=(), time_steps=2, acs=(), rate=())
+
+
+def test_rows_keep_what_a_layer_reads() -> None:
+    found = counted(lively("spikformer", "sew"), pictures(2))
+    assert {c.reads for c in found} == {"image", "stream", "mean"}
+    assert from_rows(to_rows(found)) == found
+
+
+# Totals
+
+
+def dense(counts: Sequence[LayerCount], *forms: str) -> int:
+    """Multiply-accumulates of all steps; the same at every step, a still image is convolved once."""
+    taken = [c for c in counts if c.form in forms]
+    return sum(c.macs * (1 if c.reads == "image" else c.time_steps) for c in taken)
+
+
+def is_gate_or_sum(count: LayerCount) -> bool:
+    return count.layer.rpartition(".")[2] in ("coincidence", "sum", "gate")
+
+
+def flops(model: nn.Module, x: Tensor) -> int:
+    with torch.no_grad(), FlopCounterMode(display=False) as counter:
+        model(x)
+    return counter.get_total_flops()
+
+
+@pytest.mark.parametrize(("family", "shortcut"), SKELETONS)
+def test_dense_totals_are_those_of_torch(family: str, shortcut: str) -> None:
+    """It counts two operations a multiply-accumulate, none for sums and gates; separate maps are what runs.
+
+    There are more tokens than a head has channels, so attention multiplies in the order in which it is counted.
+    """
+    model, images = lively(family, shortcut), pictures(3)
+    found = [c for c in counted(model, images) if not is_gate_or_sum(c)]
+    assert flops(model, images) == 2 * 3 * dense(found, "always", "separate")
+
+
+@pytest.mark.parametrize("name", ["spikformer_cifar_4_256", "spike_driven_cifar_2_512", "qkformer_cifar_4_384"])
+def test_dense_totals_of_published_models_are_those_of_torch(name: str) -> None:
+    model = build_model(replace(PUBLISHED[name].architecture, time_steps=2), num_classes=10, in_chans=3).eval()
+    images = torch.rand(1, 3, 32, 32)
+    found = [c for c in counted(model, images) if not is_gate_or_sum(c)]
+    assert flops(model, images) == 2 * dense(found, "always", "separate")
+
+
+def test_dense_totals_of_the_published_cifar_model() -> None:
+    """Spikformer-4-384 on 32x32 images, in millions of MACs per step: stem, then q, k, v and projection, attention, MLP, head."""
+    model = build_model(PUBLISHED["spikformer_cifar_4_384"].architecture, num_classes=10, in_chans=3).eval()
+    counts = counted(model, torch.rand(1, 3, 32, 32))
+    macs = {found.layer: found.macs / 1e6 for found in counts}
+    stem = [macs[f"stages.0.embedding.convs.{i}.conv"] for i in range(4)] + [macs["stages.0.embedding.position.mixer.conv"]]
+    assert stem == pytest.approx([1.327104, 42.467328, 169.869312, 169.869312, 84.934656], abs=1e-9)
+    block = "stages.0.blocks.3"
+    assert sum(macs[f"{block}.token.mixer.{p}.linear"] for p in ("q", "k", "v", "projection")) == pytest.approx(37.748736)
+    assert macs[f"{block}.channel.mixer.fc1.linear"] + macs[f"{block}.channel.mixer.fc2.linear"] == pytest.approx(75.497472)
+    # k^T v and q times it: 2 x 64 tokens x 384 channels x 32 channels a head
+    assert macs[f"{block}.token.mixer.operator.product.kv"] + macs[f"{block}.token.mixer.operator.product.qkv"] == pytest.approx(
+        2 * 64 * 384 * 32 / 1e6
+    )
+    assert macs["head"] == pytest.approx(0.00384)
+    first = counts[0]
+    assert (first.layer, first.macs * first.time_steps, first.input) == ("stages.0.embedding.convs.0.conv", 5_308_416, "real")
+
+
+def meta_spikeformer_macs(widths: Sequence[int], *, repconv_fused: bool, sepconv_fused: bool) -> int:
+    """Of a published network on 224 x 224 pixels, for one step, without the first convolution: all sums by hand."""
+    total = 0
+    for i, (width, size, blocks) in enumerate(zip(widths, (112, 56, 28, 14, 14), (1, 1, 2, 6, 2), strict=True)):
+        positions = size * size
+        total += positions * 9 * widths[i - 1] * width if i else 0
+        if i < 3:
+            sepconv = 2 * width * (49 * width if sepconv_fused else 49 + width)
+            block = 2 * width * width + sepconv + 2 * 9 * 4 * width * width
+        else:
+            repconv = 9 * width * width if repconv_fused else 2 * width * width + 9 * width
+            attention = 2 * width * width // 8
+            block = 4 * repconv + attention + 2 * 4 * width * width
+        total += positions * block * blocks
+    return total + widths[-1] * 1000
+
+
+FORMS = {"separate": (False, False, 6.414), "RepConv fused": (True, False, 9.98), "fused": (True, True, 14.832)}
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_dense_totals_of_meta_spikeformer(form: str) -> None:
+    """Its smallest published network: to the last operation by hand, and as published, in 10^9."""
+    repconv_fused, sepconv_fused, published = FORMS[form]
+    first, *found = whole_meta_spikeformer()
+    sepconv = [c for c in found if ".separable." in c.layer]
+    others = [c for c in found if ".separable." not in c.layer]
+    total = dense(others, "always", "fused" if repconv_fused else "separate")
+    total += dense(sepconv, "fused" if sepconv_fused else "separate")
+    assert total == meta_spikeformer_macs((32, 64, 128, 256, 360), repconv_fused=repconv_fused, sepconv_fused=sepconv_fused)
+    assert total / 1e9 == pytest.approx(published, abs=0.01)
+    assert (first.reads, first.macs) == ("image", 112 * 112 * 49 * 3 * 32)
+
+
+@cache
+def whole_meta_spikeformer() -> tuple[LayerCount, ...]:
+    architecture = replace(PUBLISHED["meta_spikeformer_15m"].architecture, time_steps=1)
+    return counted(build_model(architecture, num_classes=1000, in_chans=3), torch.zeros(1, 3, 224, 224))
+
+
+# A counter as a guest: nothing of the model, of torch or of the answer is changed
+
+
+def hooks_of(model: nn.Module) -> list[int]:
+    """How many hooks the model's modules and torch itself have, and how many dispatch modes are on."""
+    found = [len(module._forward_pre_hooks) + len(module._forward_hooks) for module in model.modules()]
+    everywhere = (torch_hooks._global_forward_pre_hooks, torch_hooks._global_forward_hooks)
+    found += [len(hooks) for hooks in (*everywhere, torch_hooks._global_forward_hooks_always_called)]
+    return [*found, len(_get_current_dispatch_mode_stack())]
+
+
+class Failing(nn.Module):
+    def forward(self, _x: Tensor) -> Tensor:
+        raise FloatingPointError("inside the model")
+
+
+class Unknown(nn.Module):
+    def forward(self, x: Tensor) -> Tensor:
+        return torch.exp(x)
+
+
+@contextmanager
+def watched(model: SpikingModel) -> Iterator[None]:
+    with Counter().watch(model, images=2, time_steps=3):
+        yield
+
+
+def test_hooks_are_gone_afterwards() -> None:
+    model, counter, images = small("sew", MLP_ALONE), Counter(), torch.rand(2, 1, 8, 8)
+    before = hooks_of(model)
+    with torch.no_grad(), counter.watch(model, images=2, time_steps=3):
+        model(images)
+        assert hooks_of(model) != before
+    assert hooks_of(model) == before
+    seen = counter.operations()
+    model(images * 9)
+    assert counter.operations() == seen
+
+
+@pytest.mark.parametrize(("layer", "error"), [(Failing(), FloatingPointError), (Unknown(), UnknownOperationError)])
+def test_hooks_are_gone_after_an_error_inside_the_model(layer: nn.Module, error: type[Exception]) -> None:
+    model = small("sew", MLP_ALONE)
+    images = torch.rand(2, 1, 8, 8)
+    model.stages[1].embedding.after = layer
+    before = hooks_of(model)
+    with pytest.raises(error), watched(model):
+        model(images)
+    assert hooks_of(model) == before
+
+
+def test_hooks_are_gone_after_an_error_beside_the_model() -> None:
+    model = small("sew", MLP_ALONE)
+    before = hooks_of(model)
+    with pytest.raises(KeyboardInterrupt), watched(model):
+        raise KeyboardInterrupt
+    assert hooks_of(model) == before
+
+
+def test_a_batch_that_failed_is_none_and_the_next_is_looked_at_again() -> None:
+    model, counter, images = small("sew", MLP_ALONE), Counter(), torch.rand(2, 1, 8, 8)
+    for _ in range(2):
+        with pytest.raises(KeyboardInterrupt), counter.watch(model, images=2, time_steps=3):
+            raise KeyboardInterrupt
+    with pytest.raises(ValueError, match="no batch was counted"):
+        counter.operations()
+    model.stages[1].embedding.after = Unknown()
+    with pytest.raises(UnknownOperationError), counter.watch(model, images=2, time_steps=3):
+        model(images)
+
+
+@pytest.mark.parametrize(("family", "shortcut"), SKELETONS)
+def test_counting_changes_no_answer(family: str, shortcut: str) -> None:
+    model, counter, images = lively(family, shortcut), Counter(), pictures(4)
+    with torch.no_grad():
+        alone = model(images)
+        for _ in range(2):
+            with counter.watch(model, images=4, time_steps=3):
+                answer = model(images)
+            assert torch.equal(answer, alone)
+    assert counter.operations().counts == counted(model, images)
+
+
+def test_gradients_pass_through_a_counted_model() -> None:
+    model, images = small("sew", MLP_ALONE), torch.rand(2, 1, 8, 8)
+    model(images).sum().backward()
+    expected = [parameter.grad.clone() for parameter in model.parameters()]
+    model.zero_grad()
+    with watched(model):
+        answer = model(images)
+    answer.sum().backward()
+    assert all(torch.equal(p.grad, grad) for p, grad in zip(model.parameters(), expected, strict=True))
+
+
+def test_inference_mode_counts_as_any_other() -> None:
+    model, images = lively("spikformer", "sew"), torch.rand(2, 2, 10, 12)
+    with torch.inference_mode():
+        found = counted(model, images)
+    assert found == counted(model, images)
+
+
+# What is told
+
+
+def test_firing_rates_may_be_measured_in_the_same_pass() -> None:
+    """And hooks of anybody, inside layers with rules and neurons: what they do is no operation of the model."""
+    model, images, counter, firing = small("sew", MLP_ALONE), torch.rand(2, 1, 8, 8), Counter(), FiringRates()
+    lif, linear = (model.get_submodule(f"stages.0.blocks.0.channel.mixer.{name}") for name in ("lif", "fc2"))
+    seen: list[Tensor] = []
+    lif.register_forward_hook(lambda _m, _a, out: seen.append(out.exp().sum()))
+    linear.register_forward_pre_hook(lambda _m, args: seen.append((args[0] @ args[0].transpose(-1, -2)).sum()))
+    with torch.no_grad(), firing.watch(model), counter.watch(model, images=2, time_steps=3):
+        model(images)
+    assert len(seen) == 2
+    assert counter.operations() == in_batches(small("sew", MLP_ALONE), [images])
+    assert len(firing.rates()) == 2 * 3
+
+
+def test_our_model_runs_with_as_many_steps_as_are_asked_for() -> None:
+    model, images = lively("spikformer", "sew"), pictures(3)
+    found = count_operations(model, images, time_steps=2, strict=True)
+    assert found.counts == tuple(c.first(2) for c in counted(model, images))
+
+
+def test_what_is_unknown_is_said_with_every_energy() -> None:
+    found = Operations(images=1, counts=(), unknown={"head: _softmax": 2})
+    with pytest.warns(UserWarning, match="a lower bound.*head: _softmax"):
+        assert found.energy().energy_mj == 0
+
+
+def test_nothing_counted_is_an_error() -> None:
+    with pytest.raises(ValueError, match="no batch was counted"):
+        Counter().operations()
+
+
+def test_free_operations_are_calls_of_one_forward_pass() -> None:
+    """By hand: a network of 2 stages, each an embedding and a block without token mixer, in 2 batches."""
+    model, counter, images = small("sew", MLP_ALONE), Counter(), torch.rand(2, 1, 8, 8)
+    for _ in range(2):
+        with torch.no_grad(), counter.watch(model, images=2, time_steps=3):
+            model(images)
+    found = counter.operations()
+    assert found.free["neurons"] == 2 * 3
+    assert found.free["additions of residuals and biases"] == 2
+    assert found.free["means, and sums of real values"] == 2  # over positions, over time
+    assert not found.unknown
+
+
+def test_energy_of_operations_is_that_of_their_counts() -> None:
+    """By hand: 4.6 pJ a multiply-accumulate, of which the image has 1,000 once, and 0.9 pJ an accumulation."""
+    image = LayerCount(layer="stem", input="real", reads="image", time_steps=2, macs=1000, acs=(), rate=())
+    layer = LayerCount(layer="q", input="binary", time_steps=2, macs=800, acs=(10.0, 20.0), rate=(0.1, 0.2))
+    found = Operations(images=1, counts=(image, layer)).energy()
+    assert (found.convention, found.macs, found.acs) == ("exact", 1000, 30)
+    assert found.energy_mj == pytest.approx((4.6 * 1000 + 0.9 * 30) * 1e-9, rel=1e-12)
+    every = Operations(images=1, counts=(image, layer)).energy("exact/image-every-step")
+    assert (every.macs, every.acs) == (2000, 30)
+    with pytest.raises(UserError, match="no energy convention 'joules'"):
+        Operations(images=1, counts=()).energy("joules")
+
+
+def test_firing_rates_are_means_of_neuron_outputs(tiny_space: SearchSpace) -> None:
+    model, firing, seen = build_model(tiny_space.smallest(), num_classes=10, in_chans=1).eval(), FiringRates(), []
+    lif = model.get_submodule("stages.0.embedding.lifs.0")
+    handle = lif.register_forward_hook(lambda _m, _a, out: seen.append(out))
+    before = hooks_of(model)
+    with torch.no_grad(), firing.watch(model):
+        model(torch.rand(3, 1, 8, 8) * 9)
+        model(torch.rand(2, 1, 8, 8) * 9)
+    assert hooks_of(model) == before
+    handle.remove()
+    expected = torch.cat([s.flatten() for s in seen]).mean().item()
+    assert expected > 0
+    assert firing.rates()["stages.0.embedding.lifs.0"] == pytest.approx(expected)
+    assert firing.rates().keys() == {name for name, module in model.named_modules() if isinstance(module, LIF)}
+    assert len(firing.rates()) == 5 + 7  # four convolutions and the position code; q, k, v, attention, projection, fc1, fc2

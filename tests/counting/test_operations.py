@@ -1,0 +1,724 @@
+"""What a model does outside this package's layers: by hand, against the layers' own rules, and what no rule covers."""
+
+from __future__ import annotations
+
+import itertools
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from typing import Any
+
+import pytest
+import torch
+import torch.nn.functional as F
+from builders import FAMILIES, READS, WITH_HEADS, few
+from hypothesis import given
+from hypothesis import strategies as st
+from spikingjelly.activation_based.neuron import IFNode
+from torch import Tensor, nn
+from torch.utils._python_dispatch import _get_current_dispatch_mode_stack
+from torch.utils.flop_counter import FlopCounterMode
+
+from autospike.counting.counter import Counter
+from autospike.counting.coverage import UnknownOperationError
+from autospike.counting.fan_out import fan_out
+from autospike.counting.layers import RULES
+from autospike.counting.model import count_operations
+from autospike.counting.operations import operation
+from autospike.energy.conventions import CONVENTIONS
+from autospike.energy.counts import LayerCount
+from autospike.energy.operations import Operations
+from autospike.models import build_model
+from autospike.models.contract import MeanHead, SpikingHead
+from autospike.models.spikformer import Spikformer
+from autospike.nn.attention import Gate, SumOfSpikes
+from autospike.nn.attention_product import AttentionProduct, Heads
+from autospike.nn.layers import ConvNorm, LinearNorm, Norm, RepConv, SeparableConvNorm
+from autospike.nn.neuron import LIF
+from autospike.space.architecture import Architecture, Block, Embedding, Neuron, Stage
+from autospike.space.published import PUBLISHED
+
+STEPS, BATCH = 3, 2
+
+
+def spikes(*shape: int, high: int = 2, seed: int = 7) -> Tensor:
+    return torch.randint(0, high, shape, generator=torch.Generator().manual_seed(seed)).float()
+
+
+def real(*shape: int, seed: int = 7) -> Tensor:
+    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed))
+
+
+class Plain(nn.Module):
+    """Anybody's module: a function of its layers and of what enters."""
+
+    def __init__(self, function: Callable[..., Any], **layers: nn.Module | nn.Parameter) -> None:
+        super().__init__()
+        self.function = function
+        for name, layer in layers.items():
+            setattr(self, name, layer)
+
+    def forward(self, *args: Any) -> Any:
+        return self.function(self, *args)
+
+
+def looked(model: nn.Module, *args: Any, strict: bool = True, images: int = BATCH, steps: int = STEPS) -> Operations:
+    counter = Counter(strict=strict)
+    with torch.no_grad(), counter.watch(model.eval(), images=images, time_steps=steps):
+        model(*args)
+    return counter.operations()
+
+
+def one(model: nn.Module, *args: Any) -> LayerCount:
+    (found,) = looked(model, *args).counts
+    return found
+
+
+def per_image(x: Tensor, times: float = 1) -> tuple[float, ...]:
+    """Of `[T, B, ...]`: values at each step, mean over the images."""
+    return tuple(step.sum().item() * times / len(step) for step in x)
+
+
+# Fan-out
+
+
+def meetings(size: int, taps: int, stride: int, padding: int, dilation: int) -> list[int]:
+    """How many outputs each input along one dimension reaches: all pairs of output and tap, one by one."""
+    reached = [0] * size
+    for output in range((size + 2 * padding - dilation * (taps - 1) - 1) // stride + 1):
+        for tap in range(taps):
+            place = output * stride - padding + tap * dilation
+            if 0 <= place < size:
+                reached[place] += 1
+    return reached
+
+
+def transposed_meetings(size: int, taps: int, stride: int, padding: int, dilation: int, more: int) -> list[int]:
+    outputs = range((size - 1) * stride - 2 * padding + dilation * (taps - 1) + more + 1)
+    return [sum(i * stride - padding + tap * dilation in outputs for tap in range(taps)) for i in range(size)]
+
+
+def products(along: Sequence[list[int]]) -> list[float]:
+    return [float(math.prod(each)) for each in itertools.product(*along)]
+
+
+@st.composite
+def geometries(draw: st.DrawFn) -> tuple[dict[str, Any], list[tuple[int, ...]], bool]:
+    """Arguments of `fan_out`, the same by dimension, and whether it is transposed; in one to three dimensions."""
+    transposed = draw(st.booleans())
+    dims = []
+    for _ in range(draw(st.integers(1, 3))):
+        taps, stride, dilation = draw(st.integers(1, 4)), draw(st.integers(1, 3)), draw(st.integers(1, 3))
+        padding = draw(st.integers(0, 3 if not transposed else dilation * (taps - 1) // 2))
+        size = draw(st.integers(max(1, dilation * (taps - 1) + 1 - 2 * padding), dilation * (taps - 1) + 6))
+        more = draw(st.integers(0, max(stride, dilation) - 1)) if transposed else 0
+        dims.append((size, taps, stride, padding, dilation, more))
+    size, kernel, stride, padding, dilation, more = zip(*dims, strict=True)
+    settings = {"stride": stride, "padding": padding, "dilation": dilation, "transposed": transposed}
+    return {"size": size, "kernel": kernel, "output_padding": more, **settings}, dims, transposed
+
+
+@few
+@given(geometries())
+def test_fan_out_is_what_loops_over_outputs_and_taps_find(drawn: tuple[dict[str, Any], list[tuple[int, ...]], bool]) -> None:
+    arguments, dims, transposed = drawn
+    along = [transposed_meetings(*dim) if transposed else meetings(*dim[:-1]) for dim in dims]
+    size, kernel = arguments.pop("size"), arguments.pop("kernel")
+    found = fan_out(size, kernel, **arguments)
+    assert found.dtype == torch.float64
+    assert found.tolist() == products(along)
+
+
+def test_fan_out_by_hand() -> None:
+    """Seven inputs, three taps a gap of one apart, every second output, one zero beside each end: outputs 0, 2 and 4 minus 1."""
+    found = fan_out((7,), (3,), stride=(2,), padding=(1,), dilation=(2,))
+    assert found.tolist() == [0, 2, 0, 3, 0, 2, 0]
+
+
+Convolution = Callable[[], nn.Module]
+CONVOLUTIONS: dict[str, tuple[Convolution, tuple[int, ...]]] = {
+    "1d": (lambda: nn.Conv1d(4, 6, 3, stride=2, padding=1), (9,)),
+    "2d": (lambda: nn.Conv2d(4, 6, (3, 2), padding=(1, 0), dilation=(2, 1), bias=False), (7, 5)),
+    "2d, same": (lambda: nn.Conv2d(4, 6, (5, 3), padding="same"), (7, 5)),
+    "2d, grouped": (lambda: nn.Conv2d(4, 6, 3, padding=1, groups=2), (5, 6)),
+    "2d, depthwise": (lambda: nn.Conv2d(4, 8, 3, padding=1, groups=4), (5, 6)),
+    "3d": (lambda: nn.Conv3d(4, 3, (2, 3, 3), stride=(1, 2, 1), padding=(0, 1, 1)), (4, 5, 6)),
+    "1d, transposed": (lambda: nn.ConvTranspose1d(4, 6, 4, stride=2, padding=1), (5,)),
+    "2d, transposed": (lambda: nn.ConvTranspose2d(4, 6, 3, stride=2, padding=1, output_padding=1, groups=2), (4, 5)),
+    "3d, transposed": (lambda: nn.ConvTranspose3d(4, 2, 2, stride=2), (2, 3, 2)),
+}
+
+
+def reached(conv: nn.Module, x: Tensor) -> float:
+    """A brute force: the sum of all outputs, of weights that are ones."""
+    ones = {name: torch.zeros_like(p) if name == "bias" else torch.ones_like(p) for name, p in conv.named_parameters()}
+    return torch.func.functional_call(conv, ones, (x,)).sum().item()
+
+
+@pytest.mark.parametrize("name", CONVOLUTIONS)
+def test_anybody_s_convolution_counts_what_its_values_reach(name: str) -> None:
+    build, size = CONVOLUTIONS[name]
+    conv, x = build(), spikes(STEPS, BATCH, 4, *size, high=3)
+    found = one(Plain(lambda m, x: m.conv(x), conv=conv), x.flatten(0, 1))
+    assert found.acs == tuple(reached(conv, step) / BATCH for step in x)
+    assert found.rate == pytest.approx([step.mean().item() for step in x], rel=1e-6)
+    assert (found.layer, found.input, found.form, found.reads, found.time_steps) == ("conv", "integer", "always", "stream", STEPS)
+
+
+@pytest.mark.parametrize("name", CONVOLUTIONS)
+def test_anybody_s_convolution_has_the_dense_operations_that_torch_counts(name: str) -> None:
+    build, size = CONVOLUTIONS[name]
+    model, x = Plain(lambda m, x: m.conv(x), conv=build()), real(STEPS * BATCH, 4, *size)
+    found = one(model, x)
+    with torch.no_grad(), FlopCounterMode(display=False) as counter:
+        model(x)
+    assert counter.get_total_flops() == 2 * STEPS * BATCH * found.macs
+    assert (found.input, found.acs, found.rate) == ("real", (), ())
+
+
+# Products of matrices
+
+
+def parameter(*shape: int) -> nn.Parameter:
+    """Ones: what looks like spikes, and is none."""
+    return nn.Parameter(torch.ones(*shape))
+
+
+LINEAR: dict[str, Plain] = {
+    "layer": Plain(lambda m, x: m.w(x), w=nn.Linear(4, 5)),
+    "layer without bias": Plain(lambda m, x: m.w(x), w=nn.Linear(4, 5, bias=False)),
+    "function": Plain(lambda m, x: F.linear(x, m.w), w=parameter(5, 4)),
+    "product": Plain(lambda m, x: x @ m.w, w=parameter(4, 5)),
+    "transposed weight": Plain(lambda m, x: x @ m.w.t(), w=parameter(5, 4)),
+    "part of a weight": Plain(lambda m, x: x @ m.w[:, 2:7], w=parameter(4, 9)),
+    "weight first": Plain(lambda m, x: (m.w @ x.transpose(-1, -2)).transpose(-1, -2), w=parameter(5, 4)),
+    "expanded weight": Plain(lambda m, x: torch.bmm(x.flatten(0, 1), m.w.expand(len(x) * x.shape[1], 4, 5)), w=parameter(4, 5)),
+    "addmm": Plain(lambda m, x: torch.addmm(m.b, x.flatten(0, 2), m.w), w=parameter(4, 5), b=parameter(5)),
+}
+
+
+@pytest.mark.parametrize("name", LINEAR)
+def test_a_product_with_a_weight_is_a_linear_map_however_it_is_written(name: str) -> None:
+    x = spikes(STEPS, BATCH, 6, 4, high=3)
+    found = one(LINEAR[name], x)
+    assert (found.acs, found.macs, found.input, found.time_steps) == (per_image(x, 5), 6 * 4 * 5, "integer", STEPS)
+    assert found.rate == pytest.approx(per_image(x, 1 / 24), rel=1e-12)
+    of_reals = one(LINEAR[name], real(STEPS, BATCH, 6, 4))
+    assert (of_reals.acs, of_reals.macs, of_reals.input) == ((), 6 * 4 * 5, "real")
+
+
+def test_a_product_that_forgets_time_keeps_its_totals() -> None:
+    """torch writes it as one product of one long matrix."""
+    x = spikes(STEPS, BATCH, 6, 4)
+    found = one(Plain(lambda m, x: torch.einsum("tbnc,dc->tbnd", x, m.w), w=parameter(5, 4)), x)
+    assert sum(found.acs) == x.sum().item() * 5 / BATCH
+    assert found.macs * found.time_steps == STEPS * 6 * 4 * 5
+    assert found.macs * sum(found.rate) == pytest.approx(sum(found.acs), rel=1e-12)
+
+
+def test_a_matrix_times_one_vector() -> None:
+    x = spikes(STEPS * BATCH, 4)
+    found = one(Plain(lambda m, x: x @ m.w, w=parameter(4)), x)
+    assert (found.acs, found.macs) == (per_image(x.view(STEPS, BATCH, 4)), 4)
+
+
+def hidden(_module: nn.Module, a: Tensor, b: Tensor) -> Tensor:
+    return a @ b
+
+
+def test_a_hidden_product_is_counted_by_the_sparser_operand_at_each_step() -> None:
+    """`[T, B, heads, n, k]` times `[T, B, heads, k, m]`: a value of the first reaches m outputs, of the second n."""
+    a, b = spikes(STEPS, BATCH, 2, 6, 3), spikes(STEPS, BATCH, 2, 3, 4, seed=8)
+    a[1], b[2] = 0, 0
+    found = one(Plain(hidden), a, b)
+    drivers = [min((4 * x.sum().item(), x.mean().item()), (6 * y.sum().item(), y.mean().item())) for x, y in zip(a, b, strict=True)]
+    assert found.acs == tuple(acs / BATCH for acs, _ in drivers)
+    assert found.rate == pytest.approx([rate for _, rate in drivers], rel=1e-6)
+    assert (found.macs, found.input, found.time_steps) == (2 * 6 * 3 * 4, "binary", STEPS)
+    assert drivers[0][0] > 0
+
+
+@pytest.mark.parametrize(
+    ("a", "b", "driver", "kind"),
+    [
+        (spikes(STEPS, BATCH, 6, 3), real(STEPS, BATCH, 3, 4), "a", "binary"),
+        (real(STEPS, BATCH, 6, 3), spikes(STEPS, BATCH, 3, 4), "b", "binary"),
+        (spikes(STEPS, BATCH, 6, 3, high=2), spikes(STEPS, BATCH, 3, 4, high=9), "a", "binary"),
+        (spikes(STEPS, BATCH, 6, 3, high=9), real(STEPS, BATCH, 3, 4), "a", "integer"),
+        (real(STEPS, BATCH, 6, 3), real(STEPS, BATCH, 3, 4), None, "real"),
+    ],
+)
+def test_spikes_drive_a_product_before_integers_before_nothing(a: Tensor, b: Tensor, driver: str | None, kind: str) -> None:
+    found = one(Plain(hidden), a, b)
+    expected = {"a": per_image(a, 4), "b": per_image(b, 6), None: ()}[driver]
+    assert (found.acs, found.input, found.macs) == (expected, kind, 6 * 3 * 4)
+
+
+def test_each_step_has_a_driver_of_its_own() -> None:
+    """Where one operand is real, the other may be spikes."""
+    a, b = real(STEPS, BATCH, 6, 3), spikes(STEPS, BATCH, 3, 4, high=3)
+    a[1], b[2] = spikes(BATCH, 6, 3), spikes(BATCH, 3, 4)
+    found = one(Plain(hidden), a, b)
+    assert (found.input, found.input_by_step) == ("integer", ("integer", "binary", "binary"))
+    assert found.acs == (per_image(b, 6)[0], per_image(a, 4)[1], per_image(b, 6)[2])
+
+
+COMPUTED: dict[str, Plain] = {
+    "masked": Plain(lambda m, x: F.linear(x, m.w * m.mask), w=parameter(5, 4), mask=parameter(5, 4)),
+    "cast": Plain(lambda m, x: x @ m.w.double().float(), w=parameter(4, 5)),
+    "with bias": Plain(lambda m, x: F.linear(x, m.w.abs(), m.b), w=parameter(5, 4), b=parameter(5)),
+}
+
+
+@pytest.mark.parametrize("name", COMPUTED)
+def test_a_weight_that_is_made_in_the_forward_is_a_weight(name: str) -> None:
+    """It looks like spikes, and drives nothing."""
+    model, x = Plain(lambda m, x: m.layer(x), layer=COMPUTED[name]), spikes(STEPS, BATCH, 6, 4, high=3)
+    counts = [looked(model, x, strict=False).counts, looked(model, x + 0.5, strict=False).counts]
+    (found,), (of_reals,) = ([c for c in each if c.macs == 6 * 4 * 5] for each in counts)
+    assert (found.input, found.acs) == ("integer", per_image(x, 5))
+    assert (of_reals.input, of_reals.acs) == ("real", ())
+
+
+def test_dense_products_are_those_of_torch() -> None:
+    def forward(m: Any, x: Tensor) -> Tensor:
+        y = torch.einsum("tbnc,tbmc->tbnm", x, m.fc(x))
+        return torch.baddbmm(y.flatten(0, 1), x.flatten(0, 1), x.flatten(0, 1).transpose(1, 2))
+
+    model, x = Plain(forward, fc=nn.Linear(8, 8)), real(STEPS, BATCH, 6, 8)
+    found = looked(model, x)
+    with torch.no_grad(), FlopCounterMode(display=False) as counter:
+        model(x)
+    assert sum(c.macs * c.time_steps for c in found.counts) * BATCH * 2 == counter.get_total_flops()
+    assert not found.unknown
+
+
+def test_what_comes_after_a_mean_over_time_happens_once() -> None:
+    model = Plain(lambda m, x: m.head(x.mean(dim=0)), head=nn.Linear(4, 5))
+    found = one(model, spikes(STEPS, BATCH, 4))
+    assert (found.layer, found.time_steps, found.macs, found.input) == ("head", 1, 20, "real")
+
+
+def test_images_in_the_middle_are_still_all_counted() -> None:
+    """Time x batch is no more than a way to tell steps apart: totals do not depend on it."""
+    x = spikes(STEPS, BATCH, 6, 4)
+    found = one(Plain(lambda m, x: m.fc(x.movedim(0, 2)), fc=nn.Linear(4, 5)), x)
+    assert sum(found.acs) == x.sum().item() * 5 / BATCH
+    assert found.macs * found.time_steps == STEPS * 6 * 4 * 5
+
+
+# Gates and sums
+
+
+def test_a_mask_meets_the_larger_operand_s_values() -> None:
+    x, mask = spikes(STEPS, BATCH, 6, 4), spikes(STEPS, BATCH, 1, 4, seed=8)
+    for operands in ((x, mask), (mask, x)):
+        found = one(Plain(lambda _m, a, b: a * b), *operands)
+        assert (found.acs, found.macs, found.input) == (per_image(x), 24, "binary")
+
+
+def test_a_mask_of_the_same_size_meets_the_sparser_operand_at_each_step() -> None:
+    a, b = spikes(STEPS, BATCH, 6, 4), spikes(STEPS, BATCH, 6, 4, seed=8)
+    a[0], b[1] = 0, 0
+    found = one(Plain(lambda _m, a, b: a * b), a, b)
+    assert found.acs == tuple(map(min, per_image(a), per_image(b)))
+    assert found.acs[2] > 0
+
+
+def test_a_mask_in_place_is_counted_by_what_entered() -> None:
+    def forward(_m: Any, a: Tensor, b: Tensor) -> Tensor:
+        a *= b
+        return a
+
+    x, mask = spikes(STEPS, BATCH, 6, 4), torch.zeros(STEPS, BATCH, 1, 4)
+    assert one(Plain(forward), x.clone(), mask).acs == per_image(x)
+
+
+def test_a_mask_of_truth_values_is_counted() -> None:
+    x = spikes(STEPS, BATCH, 6, 4, high=3)
+    found = one(Plain(lambda _m, x: x * (x > 1)), x)
+    assert (found.input, found.acs) == ("binary", per_image((x > 1).float()))
+
+
+def test_scaling_is_free() -> None:
+    model = Plain(lambda m, x: x * 0.125 * m.scale[:4] * m.scale[3:] * m.one / m.scale[1:5], scale=parameter(7), one=parameter(1))
+    found = looked(model, spikes(STEPS, BATCH, 6, 4))
+    assert not found.counts
+    assert found.free["scaling by a number or a weight"] == 5
+
+
+def test_a_quotient_of_what_was_computed_is_no_scaling_by_a_weight() -> None:
+    """A normalisation without an exponential: it divides, and nobody knows at what cost."""
+    found = looked(Plain(lambda _m, x, y: x / y), spikes(STEPS, BATCH, 6, 4), real(STEPS, BATCH, 6, 4).abs() + 1, strict=False)
+    assert found.counts or found.unknown
+    assert not found.free
+
+
+def test_an_outer_product_costs_the_same_however_it_is_written() -> None:
+    """Every value of one meets every value of the other."""
+    a, b = spikes(STEPS, BATCH, 6, 1), spikes(STEPS, BATCH, 1, 6, seed=8)
+    as_matrices, as_mask = one(Plain(hidden), a, b), one(Plain(lambda _m, a, b: a * b), a, b)
+    assert as_matrices.acs == tuple(6 * n for n in map(min, per_image(a), per_image(b)))
+    assert (as_mask.acs, as_mask.macs) == (as_matrices.acs, as_matrices.macs)
+
+
+@pytest.mark.parametrize("dims", [(-1,), (2, 3), ()])
+def test_a_sum_of_spikes_adds_each_once(dims: tuple[int, ...]) -> None:
+    x = spikes(STEPS, BATCH, 6, 4, high=3)
+    found = one(Plain(lambda _m, x: x.sum(dim=dims)), x)
+    assert (found.layer, found.acs, found.macs, found.input) == ("sum", per_image(x), 24, "integer")
+
+
+def test_a_sum_of_what_is_real_at_some_step_is_a_mean() -> None:
+    x = spikes(STEPS, BATCH, 6, 4)
+    x[1] += 0.5
+    found = looked(Plain(lambda _m, x: x.sum(dim=-1)), x)
+    assert (found.counts, found.free) == ((), {"means, and sums of real values": 1})
+
+
+def test_sums_of_real_values_and_of_weights_are_free() -> None:
+    model = Plain(lambda m, x: x.sum(dim=-1, keepdim=True) + m.w.sum() + m.w.sum(dim=0), w=parameter(4, 4))
+    found = looked(Plain(lambda m, x: m.inner(x), inner=model), real(STEPS, BATCH, 6, 4))
+    assert "means, and sums of real values" in found.free
+    assert not found.unknown
+    assert not found.counts
+
+
+def test_what_does_not_depend_on_the_images_costs_a_finite_number() -> None:
+    """A grid of positions, made in each forward pass: fewer numbers than images."""
+    model = Plain(lambda m, x: m.fc(x) + (torch.arange(2.0) * torch.arange(2.0)).sum(), fc=nn.Linear(4, 5))
+    found = looked(model, spikes(STEPS, BATCH * 4, 4), images=BATCH * 4)
+    assert all(math.isfinite(found.energy(name).energy_mj) for name in CONVENTIONS)
+
+
+# The same by torch's operations as by the layers' own rules
+
+
+def subclass(kind: type[nn.Module]) -> type[nn.Module]:
+    return type(f"My{kind.__name__}", (kind,), {})
+
+
+X = (STEPS, BATCH, 5, 6, 4)
+SYNAPSES: dict[type[nn.Module], tuple[tuple[Any, ...], tuple[Tensor, ...]]] = {
+    LinearNorm: ((4, 7), (spikes(*X, high=3),)),
+    ConvNorm: ((4, 7), (spikes(*X, high=3),)),
+    SeparableConvNorm: ((4, 7), (spikes(*X),)),
+    RepConv: ((4,), (spikes(*X),)),
+    SumOfSpikes: ((2,), (spikes(*X),)),
+    Gate: ((), (spikes(*X), spikes(STEPS, BATCH, 5, 6, 1))),
+    SpikingHead: ((4, 7), (spikes(STEPS, BATCH, 4),)),
+    MeanHead: ((4, 7), (real(STEPS, BATCH, 4),)),
+}
+NAMED: dict[type[nn.Module], dict[str, Any]] = {
+    LinearNorm: {"bias": True},
+    SeparableConvNorm: {"kernel_size": 3},
+}
+
+
+def what_runs(found: Operations) -> list[tuple[Any, ...]]:
+    """Everything but names and what a convention takes a layer for."""
+    return [(c.input, c.macs, c.time_steps, c.acs, c.rate) for c in found.counts if c.form != "fused"]
+
+
+@pytest.mark.parametrize("kind", SYNAPSES)
+def test_a_subclass_of_our_layer_without_a_rule_is_counted_by_what_it_does(kind: type[nn.Module]) -> None:
+    arguments, inputs = SYNAPSES[kind]
+    named = NAMED.get(kind, {})
+    ours = Plain(lambda m, *x: m.layer(*x), layer=kind(*arguments, **named))
+    theirs = Plain(lambda m, *x: m.layer(*x), layer=subclass(kind)(*arguments, **named))
+    expected, found = looked(ours, *inputs), looked(theirs, *inputs, strict=False)
+    assert what_runs(found) == what_runs(expected) != []
+    assert all(c.layer.startswith("layer") for c in found.counts)
+    of_its_border = {"layer: sqrt", "layer: div"} if kind is RepConv else set()  # whose value follows from weights
+    assert found.unknown.keys() <= of_its_border
+
+
+def test_a_subclass_of_our_attention_is_counted_by_what_it_does() -> None:
+    """There are more tokens than channels, so k^T v runs first."""
+    heads = Heads(*(spikes(STEPS, BATCH, 2, 6, 4, seed=seed) * spikes(STEPS, BATCH, 2, 6, 4, seed=seed + 5) for seed in range(3)))
+    ours = Plain(lambda m, x: m.layer(x), layer=AttentionProduct(0.125))
+    theirs = Plain(lambda m, x: m.layer(x), layer=subclass(AttentionProduct)(0.125))
+    assert what_runs(looked(theirs, heads)) == what_runs(looked(ours, heads))
+    assert [c.layer for c in looked(theirs, heads).counts] == ["layer.bmm", "layer.bmm#2"]
+
+
+def test_every_rule_has_a_test_against_torch_s_operations() -> None:
+    assert {*SYNAPSES, AttentionProduct} == RULES.keys()
+
+
+# What no rule covers
+
+
+UNKNOWN: dict[str, tuple[Callable[[Tensor], Any], str]] = {
+    "exp": (torch.exp, "exp"),
+    "softmax": (lambda x: torch.softmax(x, dim=-1), "_softmax"),
+    "layer_norm": (lambda x: F.layer_norm(x, x.shape[-1:]), "native_layer_norm"),
+    "gelu": (F.gelu, "gelu"),
+    "sigmoid": (torch.sigmoid, "sigmoid"),
+    "tanh, in place": (lambda x: x.clone().tanh_(), "tanh"),
+    "square": (lambda x: x**2, "pow"),
+    "cumsum": (lambda x: x.cumsum(dim=0), "cumsum"),
+    "sort": (lambda x: x.sort(dim=-1), "sort"),
+    "interpolation": (lambda x: F.interpolate(x.flatten(0, 1).unsqueeze(1), scale_factor=2), "upsample_nearest2d"),
+    "dot": (lambda x: x[0, 0, 0] @ x[0, 0, 1], "dot"),
+    "of a list": (lambda x: torch._foreach_exp([x]), "_foreach_exp"),
+    "noise": (lambda x: x + torch.randn(x.shape), "randn"),
+}
+
+
+@pytest.mark.parametrize("name", UNKNOWN)
+def test_an_operation_without_a_rule_is_named(name: str) -> None:
+    function, called = UNKNOWN[name]
+    model = Plain(lambda m, x: m.stage.odd(x), stage=nn.Module())
+    model.stage.odd = Plain(lambda _m, x: function(x))
+    x = spikes(STEPS, BATCH, 6, 4)
+    with pytest.raises(UnknownOperationError, match=rf"^stage\.odd: {called}: no rule says what this operation costs"):
+        looked(model, x)
+    assert looked(model, x, strict=False).unknown == {f"stage.odd: {called}": 1}
+
+
+def test_what_depends_on_weights_alone_is_free() -> None:
+    """It can be computed before any image is seen."""
+    model = Plain(lambda m, x: m.fc(x) + (m.w @ m.w).exp().sum() * m.w.exp().sum(), fc=nn.Linear(4, 5), w=parameter(9, 9))
+    found = looked(model, spikes(STEPS, BATCH, 4), strict=False)
+    assert not [name for name in found.unknown if "mm" in name]
+    assert [c.layer for c in found.counts] == ["fc"]
+
+
+def test_what_depends_on_values_in_a_list_does_not_depend_on_weights_alone() -> None:
+    model = Plain(lambda m, x: m.w.index_put((x.long().flatten(),), m.w[0]), w=parameter(9))
+    assert looked(model, spikes(STEPS, BATCH, 4), strict=False).unknown == {"the model: index_put": 1}
+
+
+class Fallback(nn.Module):
+    """Tries a layer that fails, and goes on without it."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.inner = nn.Sequential(Plain(lambda _m, x: x.reshape(-1, 7)))
+
+    def forward(self, x: Tensor) -> Tensor:
+        try:
+            return self.inner(x)
+        except RuntimeError:
+            return x.exp()
+
+
+def test_an_operation_after_a_layer_that_failed_is_named_rightly() -> None:
+    assert looked(Fallback(), spikes(STEPS, BATCH, 4), strict=False).unknown == {"the model: exp": 1}
+
+
+def test_an_operation_of_the_model_itself_is_named() -> None:
+    assert looked(Plain(lambda _m, x: x.exp().exp()), spikes(STEPS, BATCH, 4), strict=False).unknown == {"the model: exp": 2}
+
+
+def test_the_same_operation_is_known_inside_neurons() -> None:
+    """No convention counts what happens there."""
+
+    class Sigmoidal(LIF):
+        def forward(self, x: Tensor) -> Tensor:
+            return super().forward(torch.sigmoid(x) * x)
+
+    class Exponential(IFNode):
+        def neuronal_charge(self, x: Tensor) -> None:
+            self.v = self.v + x * torch.exp(x)
+
+    model = Plain(lambda m, x: m.theirs(m.ours(x)), ours=Sigmoidal(Neuron()), theirs=Exponential(step_mode="m"))
+    found = looked(model, real(STEPS, BATCH, 4))
+    assert (found.free, found.counts) == ({"neurons": 2}, ())
+
+
+@pytest.mark.parametrize(
+    ("torch_function", "name"),
+    [
+        (torch.ops.aten.add.Tensor, "add"),
+        (torch.ops.aten.add_.Scalar, "add"),
+        (torch.ops.aten.mm.default, "mm"),
+        (torch.ops.aten.__and__.Tensor, "__and__"),
+        (torch.ops.aten._softmax.default, "_softmax"),
+        (torch.ops.prims.exp.default, "prims::exp"),
+    ],
+)
+def test_an_operation_has_one_name_in_place_and_overloaded(torch_function: Any, name: str) -> None:
+    assert operation(torch_function) == name
+
+
+SMALL = Architecture(time_steps=STEPS, stages=(Stage(embed_dim=16, blocks=(Block(num_heads=2, mlp_ratio=1),)),))
+
+
+class Exponential(Spikformer):
+    """A family of somebody's, with an operation that has no rule."""
+
+    def forward_features(self, x: Tensor, time_steps: int | None = None) -> Tensor:
+        return torch.exp(super().forward_features(x, time_steps))
+
+
+class Pairwise(Spikformer):
+    """A family of somebody's, with a product that no layer of ours does."""
+
+    def forward_features(self, x: Tensor, time_steps: int | None = None) -> Tensor:
+        stream = super().forward_features(x, time_steps).flatten(2, 3)
+        return (stream @ stream.transpose(-1, -2)).unsqueeze(2)[..., :16]
+
+
+Call = Callable[[Any, Tensor], Tensor]
+CALLS: dict[str, Call] = {"call": lambda m, x: m(x), "method": lambda m, x: m.forward_steps(x)}
+
+
+@pytest.mark.parametrize("how", CALLS)
+def test_a_family_with_an_unknown_operation_is_refused(how: str) -> None:
+    """Also where it is not called itself, but one of its methods, as evaluation does."""
+    model, images = Exponential(SMALL, num_classes=3, in_chans=1).eval(), torch.rand(2, 1, 4, 6)
+    counter = Counter()
+    with (
+        pytest.raises(UnknownOperationError, match="the model: exp"),
+        torch.no_grad(),
+        counter.watch(model, images=2, time_steps=STEPS),
+    ):
+        CALLS[how](model, images)
+
+
+@pytest.mark.parametrize("how", CALLS)
+def test_a_family_with_a_hidden_product_is_counted(how: str) -> None:
+    """By hand: a stream of whole numbers, 24 tokens and 16 channels, times itself, transposed."""
+    model, images = Pairwise(SMALL, num_classes=3, in_chans=1).eval(), torch.rand(2, 1, 4, 6)
+    for module in model.modules():
+        if isinstance(module, Norm):
+            nn.init.constant_(module.bias, 2.0)
+    counter = Counter()
+    with torch.no_grad():
+        stream = Spikformer.forward_features(model, images)
+        with counter.watch(model, images=2, time_steps=STEPS):
+            CALLS[how](model, images)
+    found = {c.layer: c for c in counter.operations().counts}["bmm"]
+    assert (found.macs, found.input, found.time_steps) == (24 * 16 * 24, "integer", STEPS)
+    assert found.acs == tuple(24 * n for n in per_image(stream))
+    assert sum(found.acs) > 0
+
+
+# The second look, batch after batch
+
+
+def test_the_second_look_goes_on_where_it_counted_something() -> None:
+    """Two batches add up, of products, masks and sums that no layer has."""
+
+    def forward(m: Any, x: Tensor) -> Tensor:
+        gated = m.fc(x).ge(0).float() * x
+        return (gated @ gated.transpose(-1, -2)).sum(dim=-1)
+
+    model, x = Plain(forward, fc=nn.Linear(4, 4)), spikes(STEPS, 6, 5, 4)
+    whole, counter = looked(model, x, images=6), Counter()
+    for part in map(Tensor.contiguous, x.split([1, 3, 2], dim=1)):
+        with torch.no_grad(), counter.watch(model, images=part.shape[1], time_steps=STEPS):
+            assert len(_get_current_dispatch_mode_stack()) == 1
+            model(part)
+    assert counter.operations().counts == whole.counts
+    assert len(whole.counts) == 4
+    assert counter.operations().free == whole.free
+
+
+def test_the_second_look_goes_off_where_it_counted_nothing() -> None:
+    model, images, counter = build_model(SMALL, num_classes=3, in_chans=1).eval(), torch.rand(2, 1, 8, 8), Counter()
+    for expected in (1, 0, 0):
+        with torch.no_grad(), counter.watch(model, images=2, time_steps=STEPS):
+            assert len(_get_current_dispatch_mode_stack()) == expected
+            model(images)
+
+
+def test_what_is_unknown_is_told_of_one_forward_pass() -> None:
+    model, counter, x = Plain(lambda m, x: m.fc(x).exp(), fc=nn.Linear(4, 4)), Counter(strict=False), spikes(STEPS, BATCH, 4)
+    for _ in range(3):
+        with torch.no_grad(), counter.watch(model, images=BATCH, time_steps=STEPS):
+            model(x)
+    assert counter.operations().unknown == {"the model: exp": 1}
+
+
+def test_batches_may_begin_with_blank_frames() -> None:
+    """Which might be a still image, and no later batch is."""
+    model, counter = Plain(lambda m, x: m.conv(x), conv=nn.Conv2d(1, 2, 3)), Counter()
+    for x in (torch.zeros(STEPS * BATCH, 1, 5, 5), spikes(STEPS * BATCH, 1, 5, 5)):
+        with torch.no_grad(), counter.watch(model, images=BATCH, time_steps=STEPS):
+            model(x)
+    (found,) = counter.operations().counts
+    assert (found.layer, found.macs, found.time_steps) == ("conv", 9 * 9 * 2, STEPS)
+
+
+@pytest.mark.parametrize("values", [(0.0, 1.0), (1.0, 0.0)])
+def test_what_one_batch_alone_meets_is_told(values: tuple[float, ...]) -> None:
+    model, counter = Plain(lambda m, x: m.fc(x).exp() if x.any() else m.fc(x), fc=nn.Linear(4, 4)), Counter(strict=False)
+    for value in values:
+        x = torch.full((STEPS, BATCH, 4), value)
+        with torch.no_grad(), counter.watch(model, images=BATCH, time_steps=STEPS):
+            model(x)
+    assert counter.operations().unknown["the model: exp"] == 1
+
+
+# Every network there is
+
+
+def reduced(architecture: Architecture) -> Architecture:
+    """Narrow, with one block of each kind in a stage, for two steps; else the same."""
+    stages = []
+    for stage in architecture.stages:
+        blocks = [replace(block, num_heads=2 if block.num_heads else None) for block in stage.blocks]
+        stages.append(replace(stage, embed_dim=16, blocks=tuple(dict.fromkeys(blocks))))
+    return replace(architecture, time_steps=2, stages=tuple(stages))
+
+
+def nothing_unknown(architecture: Architecture, x: Tensor, num_classes: int) -> None:
+    model = build_model(architecture, num_classes=num_classes, in_chans=x.shape[-3])
+    found = count_operations(model, x, strict=True)
+    assert not found.unknown
+    layers = {name for name, m in model.named_modules() if isinstance(m, nn.Linear | nn.Conv1d | nn.Conv2d | nn.Conv3d)}
+    assert layers <= {c.layer for c in found.counts}
+
+
+@pytest.mark.parametrize("name", PUBLISHED)
+def test_every_operation_of_every_published_network_is_known(name: str) -> None:
+    published = PUBLISHED[name]
+    events = published.in_chans == 2
+    x = spikes(*(2,) * events, 2, published.in_chans, 32, 32, high=4)
+    nothing_unknown(reduced(published.architecture), x, num_classes=7)
+
+
+def smallest() -> list[str]:
+    """Of each form the narrowest published network."""
+    found: dict[Architecture, str] = {}
+    for name in sorted(PUBLISHED, key=lambda name: PUBLISHED[name].architecture.stages[-1].embed_dim):
+        found.setdefault(reduced(PUBLISHED[name].architecture), name)
+    return list(found.values())
+
+
+@pytest.mark.parametrize("name", smallest())
+def test_every_operation_of_a_whole_network_of_each_form_is_known(name: str) -> None:
+    published = PUBLISHED[name]
+    architecture = replace(published.architecture, time_steps=1)
+    nothing_unknown(architecture, torch.rand(1, published.in_chans, 32, 32), published.num_classes)
+
+
+SKELETONS = [(family, shortcut) for family, (shortcuts, *_) in FAMILIES.items() for shortcut in shortcuts]
+
+
+@pytest.mark.parametrize(("family", "shortcut"), SKELETONS)
+def test_every_operation_of_every_choice_is_known(family: str, shortcut: str) -> None:
+    """All token mixers, channel mixers, synapses and shortcuts, with a second head."""
+    blocks = [
+        Block(
+            token_mixer=mixer, channel_mixer=channel, mlp_ratio=1, **dict.fromkeys(("qkv", "projection") if READS[mixer] else (), s)
+        )  # type: ignore[arg-type]
+        for mixer in READS
+        for channel, s in (("mlp", "linear"), ("conv", "repconv"))
+    ]
+    blocks = [replace(block, num_heads=2 if block.token_mixer in WITH_HEADS else None) for block in blocks]
+    stages = tuple(
+        Stage(embed_dim=16, embedding=Embedding(stride=2), blocks=tuple(blocks)) for _ in range(2 if FAMILIES[family][2] else 1)
+    )
+    architecture = Architecture(
+        family=family,
+        shortcut=shortcut,  # type: ignore[arg-type]
+        time_steps=2,
+        qkv_bias=True,
+        distilled=True,
+        stages=stages,
+    )
+    nothing_unknown(architecture, torch.rand(2, 1, 8, 8), num_classes=3)

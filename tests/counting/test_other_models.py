@@ -1,0 +1,780 @@
+"""Anybody's models: spikingjelly's, against hand counts, spikingjelly's own counter, and ours with the same weights; and ANNs."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import cache
+from typing import Any
+
+import pytest
+import test_spikingjelly as theirs_and_ours
+import torch
+import torch.nn.functional as F
+from spikingjelly.activation_based import functional, layer, neuron
+from spikingjelly.activation_based.model import sew_resnet, spiking_resnet
+from spikingjelly.activation_based.op_counter import DispatchCounterMode, SynOpCounter
+from torch import Tensor, nn
+from torch.utils.flop_counter import FlopCounterMode
+
+import autospike
+from autospike.counting.coverage import UnknownOperationError
+from autospike.energy.conventions import CONVENTIONS
+from autospike.energy.counts import LayerCount
+from autospike.energy.operations import Operations
+from autospike.models.contract import SpikingModel
+
+aten = torch.ops.aten
+
+# By hand
+
+
+class Counted(nn.Module):
+    """A convolution, neurons, a linear map, neurons, a linear map; at four steps of a still image of 2 x 3 pixels.
+
+    Neurons have tau = 2 and a threshold of 1: an input of 2 or more fires at every step, one of 1.5 at every second.
+    """
+
+    def __init__(self, step_mode: str) -> None:
+        super().__init__()
+        self.conv = layer.Conv2d(1, 2, 3, padding=1, bias=False)
+        self.lif = neuron.LIFNode(tau=2.0, v_threshold=1.0)
+        self.hidden = layer.Linear(12, 3)
+        self.hidden_lif = neuron.LIFNode(tau=2.0, v_threshold=1.0)
+        self.head = layer.Linear(3, 5)
+        functional.set_step_mode(self, step_mode)
+        for parameter in self.parameters():
+            nn.init.zeros_(parameter)
+        with torch.no_grad():
+            self.conv.weight[:, 0, 1, 1] = torch.tensor([2.0, 1.5])
+            self.hidden.bias[:] = torch.tensor([2.0, 1.5, 0.5])
+
+    def network(self, x: Tensor) -> Tensor:
+        spikes = self.lif(self.conv(x))
+        return self.head(self.hidden_lif(self.hidden(spikes.flatten(-3))))
+
+
+class MultiStep(Counted):
+    def __init__(self) -> None:
+        super().__init__("m")
+
+    def forward(self, x: Tensor) -> Tensor:
+        frames = x if x.dim() == 5 else x.unsqueeze(0).repeat(4, 1, 1, 1, 1)
+        return self.network(frames).mean(dim=0)
+
+
+class SingleStep(Counted):
+    def __init__(self) -> None:
+        super().__init__("s")
+
+    def forward(self, x: Tensor) -> Tensor:
+        frames = x if x.dim() == 5 else x.unsqueeze(0).expand(4, *x.shape)
+        return torch.stack([self.network(frame) for frame in frames]).mean(dim=0)
+
+
+MODES: dict[str, Callable[[], Counted]] = {"multi-step": MultiStep, "single-step": SingleStep}
+
+
+def two_images() -> Tensor:
+    """One has five pixels of 1 and one of 0; the other is dark."""
+    images = torch.zeros(2, 1, 2, 3)
+    images[0, 0] = torch.tensor([[1.0, 1, 1], [1, 0, 1]])
+    return images
+
+
+# Of the first image five neurons fire at every step and five at every second; of hidden ones, one and one, whatever the image.
+HIDDEN = LayerCount(
+    layer="hidden",
+    input="binary",
+    time_steps=4,
+    macs=12 * 3,
+    acs=(5 * 3 / 2, 10 * 3 / 2, 5 * 3 / 2, 10 * 3 / 2),
+    rate=(5 / 24, 10 / 24, 5 / 24, 10 / 24),
+)
+HEAD = LayerCount(layer="head", input="binary", time_steps=4, macs=3 * 5, acs=(5, 10, 5, 10), rate=(1 / 3, 2 / 3, 1 / 3, 2 / 3))
+
+
+@pytest.mark.parametrize("mode", MODES)
+def test_spikes_of_a_net_are_counted_as_by_hand(mode: str) -> None:
+    """Whether neurons see all steps at once, or the net loops over them."""
+    found = autospike.count_operations(MODES[mode](), two_images())
+    _, hidden, head = found.counts
+    assert (hidden, head) == (HIDDEN, HEAD)
+    assert found.images == 2
+    assert not found.unknown
+
+
+@pytest.mark.parametrize("mode", MODES)
+def test_grey_pixels_are_multiplied_at_every_step(mode: str) -> None:
+    image, *_ = autospike.count_operations(MODES[mode](), two_images() * 1.25).counts
+    assert (image.layer, image.input, image.time_steps, image.macs) == ("conv", "real", 4, 6 * 9 * 2)
+    assert image.acs == image.rate == ()
+
+
+def test_a_still_image_is_known_even_where_its_pixels_are_whole() -> None:
+    image, *rest = autospike.count_operations(MultiStep(), two_images()).counts
+    assert (image.input, image.reads, image.acs) == ("real", "image", ())
+    assert {count.reads for count in rest} == {"stream"}
+
+
+@pytest.mark.parametrize("mode", MODES)
+def test_frames_of_whole_numbers_accumulate(mode: str) -> None:
+    """By hand: 2 x 3 pixels of which each is a corner or the middle of a long side, and reaches 4 or 6 outputs in 2 channels."""
+    reaches = torch.tensor([[4.0, 6, 4], [4, 6, 4]])
+    frames = torch.randint(0, 3, (4, 2, 1, 2, 3), generator=torch.Generator().manual_seed(0)).float()
+    image, *_ = autospike.count_operations(MODES[mode](), frames).counts
+    assert image.acs == tuple((frame[:, 0] * reaches).sum().item() * 2 / 2 for frame in frames)
+    assert (image.input, image.reads, image.time_steps, image.macs) == ("integer", "stream", 4, 6 * 9 * 2)
+
+
+def told(found: Operations) -> list[tuple[Any, ...]]:
+    return [(c.layer, c.input, c.time_steps, c.macs, c.acs, c.rate) for c in found.counts]
+
+
+def test_both_step_modes_tell_the_same_of_frames() -> None:
+    torch.manual_seed(0)
+    nets = [MultiStep(), SingleStep()]
+    for parameters in zip(nets[0].parameters(), nets[1].parameters(), strict=True):
+        nn.init.normal_(parameters[0])
+        parameters[1].data.copy_(parameters[0])
+    frames = torch.randint(0, 4, (5, 6, 1, 2, 3)).float()
+    multi, single = (autospike.count_operations(net, frames) for net in nets)
+    assert told(multi) == told(single)
+    assert multi.counts == single.counts
+    assert all(sum(c.acs) > 0 for c in multi.counts)
+
+
+@pytest.mark.parametrize("convention", CONVENTIONS)
+def test_both_step_modes_need_the_same_energy_for_a_still_image(convention: str) -> None:
+    """The network is the same, and sees the same."""
+    multi, single = (autospike.count_operations(build(), two_images() * 1.25) for build in MODES.values())
+    assert single.energy(convention).energy_mj == pytest.approx(multi.energy(convention).energy_mj, rel=1e-12)
+
+
+class Repeat(nn.Module):
+    """An image at each of four steps."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x.unsqueeze(0).repeat(4, *[1] * x.dim())
+
+
+class TwoProducts(nn.Module):
+    """Two maps of different sizes in one module, at each of three steps."""
+
+    def __init__(self, step_mode: str) -> None:
+        super().__init__()
+        self.lif = neuron.LIFNode(step_mode=step_mode)
+        self.narrow, self.wide = nn.Parameter(torch.ones(2, 4)), nn.Parameter(torch.full((9, 2), 0.5))
+
+    def both(self, x: Tensor) -> Tensor:
+        return F.linear(F.linear(x, self.narrow), self.wide)
+
+    def forward(self, x: Tensor) -> Tensor:
+        if self.lif.step_mode == "m":
+            return self.both(self.lif(x))
+        return torch.stack([self.both(self.lif(step)) for step in x])
+
+
+@pytest.mark.parametrize("weight", [1.0, 0.3], ids=["integers", "real values"])
+def test_totals_do_not_depend_on_the_step_mode(weight: float) -> None:
+    """Nor on what else the module does at each step, though it may take operations for steps. Each 9 that enters is a spike."""
+    frames = torch.randint(0, 2, (3, 2, 1, 1, 4), generator=torch.Generator().manual_seed(0)).float() * 9
+    fired = frames.count_nonzero().item() / 2
+    for mode in ("m", "s"):
+        net = TwoProducts(mode)
+        nn.init.constant_(net.narrow, weight)
+        found = autospike.count_operations(net, frames)
+        assert found.energy("exact").acs == fired * 2 + (fired * 2 * 9 if weight == 1 else 0)
+        assert found.energy("exact").macs == (0 if weight == 1 else 3 * 2 * 9)
+        assert sum(c.macs * c.time_steps for c in found.counts) == 3 * (4 * 2 + 2 * 9)
+
+
+def test_spikes_that_are_the_same_at_every_step_are_no_image() -> None:
+    """Of neurons that see the image itself, and of which some always fire and the others never."""
+    net = nn.Sequential(Repeat(), neuron.IFNode(step_mode="m"), layer.Linear(3, 5, step_mode="m"))
+    (found,) = autospike.count_operations(net, torch.tensor([[1.0, 0, 1], [0, 0, 1]])).counts
+    assert (found.input, found.reads, found.acs) == ("binary", "stream", (3 * 5 / 2,) * 4)
+
+
+class AtOnce(nn.Module):
+    """A network of somebody's, at three steps."""
+
+    def __init__(self, net: nn.Module) -> None:
+        super().__init__()
+        self.net = net
+        functional.set_step_mode(net, "m")
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.net(x.unsqueeze(0).repeat(3, 1, 1, 1, 1)).mean(dim=0)
+
+
+class InALoop(AtOnce):
+    def __init__(self, net: nn.Module) -> None:
+        super().__init__(net)
+        functional.set_step_mode(net, "s")
+
+    def forward(self, x: Tensor) -> Tensor:
+        return sum(self.net(x) for _ in range(3)) / 3
+
+
+RESIDUAL: dict[str, Callable[[], nn.Module]] = {
+    "spikes": lambda: spiking_resnet.spiking_resnet18(spiking_neuron=neuron.LIFNode, num_classes=5),
+    "sums of spikes": lambda: sew_resnet.sew_resnet18(cnf="ADD", spiking_neuron=neuron.LIFNode, num_classes=5),
+}
+
+
+def firing(net: nn.Module, images: Tensor) -> nn.Module:
+    """Multi-step, with normalisations that make its neurons fire now and then."""
+    functional.set_step_mode(net, "m")
+    for module in net.modules():
+        if isinstance(module, nn.BatchNorm2d):
+            nn.init.uniform_(module.weight, 1, 3)
+            nn.init.uniform_(module.bias, 0, 1.5)
+            module.momentum = None
+    with torch.no_grad():
+        net.train()(images.unsqueeze(0).repeat(3, 1, 1, 1, 1))
+    return net.eval()
+
+
+@pytest.mark.parametrize("name", RESIDUAL)
+def test_a_residual_network_costs_the_same_in_both_step_modes(name: str) -> None:
+    """Layer by layer; and as dense operations, what torch counts."""
+    torch.manual_seed(0)
+    images = torch.rand(2, 3, 16, 16)
+    net = firing(RESIDUAL[name](), images)
+    single, multi = (autospike.count_operations(build(net), images) for build in (InALoop, AtOnce))
+    assert single.counts == multi.counts
+    assert (single.unknown, multi.unknown) == ({}, {})
+    image, *inside = multi.counts
+    assert (image.reads, len(inside)) == ("image", 20)
+    assert {c.input for c in inside} == ({"binary"} if name == "spikes" else {"binary", "integer"})
+    assert all(sum(c.acs) > 0 for c in inside)
+    with torch.no_grad(), FlopCounterMode(display=False) as counter:
+        AtOnce(net)(images)
+    assert counter.get_total_flops() == 2 * 2 * sum(c.macs * c.time_steps for c in multi.counts)
+
+
+@pytest.mark.parametrize("kind", [neuron.SimpleIFNode, neuron.SimpleLIFNode])
+def test_spikingjelly_s_other_neurons_are_neurons(kind: type[nn.Module]) -> None:
+    """That derive from no common base."""
+    constants = {"tau": 2.0, "decay_input": True} if kind is neuron.SimpleLIFNode else {}
+    net = nn.Sequential(
+        Repeat(), layer.Linear(3, 3, step_mode="m"), kind(**constants, step_mode="m"), layer.Linear(3, 5, step_mode="m")
+    )
+    found = autospike.count_operations(net, torch.rand(2, 3) * 9)
+    assert [(c.layer, c.time_steps) for c in found.counts] == [("1", 4), ("3", 4)]
+    assert found.free["neurons"] == 1
+
+
+# Spikingjelly's own counter, with rules of ours that know integers
+
+
+def is_whole(x: Tensor) -> bool:
+    return bool((x == x.round()).all()) and bool((x >= 0).all())
+
+
+def conv_accumulations(args: Any, _kwargs: Any, _out: Any) -> int:
+    """The sum of all outputs of a convolution of ones."""
+    x, weight, _, *settings = args
+    return int(aten.convolution.default(x, torch.ones_like(weight), None, *settings).sum()) if is_whole(x) else 0
+
+
+def bmm_accumulations(args: Any, _kwargs: Any, _out: Any) -> int:
+    """Of two layers of spikes `[T * rest, n, k]` and `[T * rest, k, m]`, or of spikes and something."""
+    a, b = args
+    steps = a.reshape(theirs_and_ours.T, -1).sum(dim=1) * b.shape[2], b.reshape(theirs_and_ours.T, -1).sum(dim=1) * a.shape[1]
+    drivers = [total for x, total in zip((a, b), steps, strict=True) if is_whole(x) and x.max() <= 1]
+    return int(torch.stack(drivers).min(dim=0).values.sum())
+
+
+def dense_conv(args: Any, _kwargs: Any, out: Any) -> int:
+    x, weight = args[:2]
+    return 0 if is_whole(x) else out.numel() * weight[0].numel()
+
+
+def dense_linear(args: Any, _kwargs: Any, _out: Any) -> int:
+    _, x, weight = args
+    return 0 if is_whole(x) else x.numel() * weight.shape[1]
+
+
+ACCUMULATIONS = {aten.convolution.default: conv_accumulations, aten.bmm.default: bmm_accumulations}
+DENSE = {aten.convolution.default: dense_conv, aten.addmm.default: dense_linear, aten.bmm.default: lambda *_: 0}
+
+
+def by_their_counter(net: nn.Module, x: Tensor, rules: dict[Any, Any]) -> SynOpCounter:
+    """Operations of a whole batch, by module."""
+    counter = SynOpCounter(extra_rules=rules)
+    functional.reset_net(net)
+    with torch.no_grad(), DispatchCounterMode([counter]):
+        net(x)
+    return counter
+
+
+@dataclass(frozen=True)
+class Pair:
+    """A network of theirs and ours with the same weights, what they see, and what was counted."""
+
+    net: nn.Module
+    model: SpikingModel
+    images: Tensor
+    theirs: Operations
+    ours: Operations
+
+    @classmethod
+    def of(cls, net: nn.Module, model: SpikingModel, images: Tensor) -> Pair:
+        counted = [autospike.count_operations(each, images) for each in (net, model)]
+        return cls(net, model, images, *counted)
+
+
+SMALL = theirs_and_ours.IMAGES[..., :12, :8]
+
+
+@cache
+def spikformers() -> Pair:
+    """Without pools: theirs stand before neurons, ours behind them."""
+    net = theirs_and_ours.their_spikformer(stride=4)
+    theirs_and_ours.take_pools(net)
+    theirs_and_ours.settled(net)
+    return Pair.of(net, theirs_and_ours.our_spikformer(net, stride=1)[0], SMALL)
+
+
+@cache
+def spike_driven() -> Pair:
+    net = theirs_and_ours.settled(theirs_and_ours.their_spike_driven("0011", mlp_ratio=2), shift=-0.5)
+    return Pair.of(net, theirs_and_ours.our_spike_driven(net, 4, mlp_ratio=2)[0], theirs_and_ours.IMAGES)
+
+
+@cache
+def qkformers(qka_type: str) -> Pair:
+    net = theirs_and_ours.settled(theirs_and_ours.their_qkformer(qka_type))
+    return Pair.of(net, theirs_and_ours.our_qkformer(net, qka_type)[0], theirs_and_ours.IMAGES)
+
+
+PAIRS: dict[str, Callable[[], Pair]] = {
+    "Spikformer": spikformers,
+    "Spike-driven Transformer": spike_driven,
+    "QKFormer": lambda: qkformers("token"),
+    "QKFormer, channels": lambda: qkformers("channel"),
+}
+
+
+@pytest.mark.parametrize("name", PAIRS)
+def test_nothing_in_spikingjelly_s_transformers_is_unknown(name: str) -> None:
+    pair = PAIRS[name]()
+    assert not pair.theirs.unknown
+    assert autospike.count_operations(pair.net, pair.images, strict=True) == pair.theirs
+
+
+@pytest.mark.parametrize("name", PAIRS)
+def test_every_layer_and_product_is_what_spikingjelly_counts(name: str) -> None:
+    """Layer by layer, over all images and steps; its counter knows no masks and sums."""
+    pair = PAIRS[name]()
+    adds, dense = (by_their_counter(pair.net, pair.images, rules) for rules in (ACCUMULATIONS, DENSE))
+    found: dict[tuple[str, Any], float] = {}
+    for c in pair.theirs.counts:
+        module, product, _ = c.layer.partition(".bmm")
+        if not module.rpartition(".")[2].startswith(("mul", "sum")):
+            key = module, aten.bmm.default if product else aten.addmm.default if module == "head" else aten.convolution.default
+            total = c.macs * c.time_steps if c.input == "real" else sum(c.acs)
+            found[key] = found.get(key, 0) + total * len(pair.images)
+    for (module, operation), total in found.items():
+        scope = f"{type(pair.net).__name__}.{module}"
+        assert total == adds.records[scope][operation] + dense.records[scope][operation]
+        assert total > 0
+    assert sum(found.values()) == adds.get_total() + dense.get_total()
+
+
+@pytest.mark.parametrize("name", PAIRS)
+def test_layers_that_read_spikes_are_what_spikingjelly_counts_by_itself(name: str) -> None:
+    """Without a rule of ours: its own fan-out of convolutions."""
+    pair = PAIRS[name]()
+    counter, root = by_their_counter(pair.net, pair.images, {}), type(pair.net).__name__
+    modules = dict(pair.net.named_modules())
+    binary = [c for c in pair.theirs.counts if c.input == "binary" and c.layer in modules]
+    assert len(binary) > 5
+    for c in binary:
+        assert sum(c.acs) * len(pair.images) == counter.records[f"{root}.{c.layer}"][aten.convolution.default]
+
+
+# Theirs against ours: layers of theirs, and those of ours that do the same, whose operations add up
+
+Same = dict[str, Sequence[str]]
+
+
+def linear_layers(theirs: str, ours: str, *, fc1: str = "mlp.fc1.0", fc2: str = "mlp.fc2.0") -> Same:
+    return {
+        f"{theirs}.{fc1}": [f"{ours}.channel.mixer.fc1.linear"],
+        f"{theirs}.{fc2}": [f"{ours}.channel.mixer.fc2.linear"],
+        f"{theirs}.attn.proj_conv_bn.0": [f"{ours}.token.mixer.projection.linear"],
+    }
+
+
+def matrix_attention(theirs: str, ours: str) -> Same:
+    product = f"{ours}.token.mixer.operator.product"
+    stacked = [f"{ours}.token.mixer.{name}.linear" for name in "qkv"]
+    return {
+        f"{theirs}.attn.qkv_conv_bn.0": stacked,
+        f"{theirs}.attn.bmm": [f"{product}.kv"],
+        f"{theirs}.attn.bmm#2": [f"{product}.qkv"],
+    }
+
+
+def same_spikformer() -> Same:
+    embedding = "stages.0.embedding"
+    same: Same = {f"patch_embed.stages.{i}.conv_bn.block.0": [f"{embedding}.convs.{i}.conv"] for i in range(4)}
+    same["patch_embed.positional_encoding.conv_bn.block.0"] = [f"{embedding}.position.mixer.conv"]
+    for i in range(2):
+        theirs, ours = f"blocks.{i}", f"stages.0.blocks.{i}"
+        same |= matrix_attention(theirs, ours) | linear_layers(theirs, ours)
+    return same
+
+
+def same_spike_driven() -> Same:
+    embedding = "stages.0.embedding"
+    same: Same = {f"patch_embed.stages.{i}.0": [f"{embedding}.convs.{i}.conv"] for i in range(3)}
+    same["patch_embed.final_stage.0"] = [f"{embedding}.convs.3.conv"]
+    same["patch_embed.rpe_conv"] = [f"{embedding}.position.mixer.conv"]
+    for i in range(2):
+        attention, mixer, channel = f"blocks.{i}.attn", f"stages.0.blocks.{i}.token.mixer", f"stages.0.blocks.{i}.channel.mixer"
+        same |= {f"{attention}.{name}_conv": [f"{mixer}.{name}.linear"] for name in "qkv"}
+        operations = {"mul": "coincidence", "sum": "sum", "mul#2": "gate"}
+        same |= {f"{attention}.{theirs}": [f"{mixer}.operator.{ours}"] for theirs, ours in operations.items()}
+        same[f"{attention}.proj_conv"] = [f"{mixer}.projection.linear"]
+        same |= {f"blocks.{i}.mlp.{name}": [f"{channel}.{name}.linear"] for name in ("fc1", "fc2")}
+    return same
+
+
+def same_qkformer() -> Same:
+    first = "stages.0.embedding"
+    same: Same = {
+        "patch_embed1.conv1": [f"{first}.conv.conv.conv"],
+        "patch_embed1.conv2": [f"{first}.rest.conv1.conv.conv"],
+        "patch_embed1.conv3": [f"{first}.rest.conv2.conv.conv"],
+        "patch_embed1.shortcut.0": [f"{first}.rest.residual.conv"],
+    }
+    for i in (1, 2):
+        theirs, ours = f"patch_embed{i + 1}", f"stages.{i}.embedding"
+        same |= {f"{theirs}.conv{n}": [f"{ours}.conv{n}.conv.conv"] for n in (1, 2)}
+        same[f"{theirs}.shortcut.0"] = [f"{ours}.residual.conv"]
+    for stage, depth in enumerate((1, 2, 1)):
+        for i in range(depth):
+            theirs, ours = f"stage{stage + 1}.{i}", f"stages.{stage}.blocks.{i}"
+            same |= linear_layers(theirs, ours, fc1="mlp.fc1", fc2="mlp.fc2")
+            same |= matrix_attention(theirs, ours) if stage == 2 else query_gates(theirs, ours)
+    return same
+
+
+def query_gates(theirs: str, ours: str) -> Same:
+    mixer = f"{ours}.token.mixer"
+    return {
+        f"{theirs}.attn.qk_conv_bn.0": [f"{mixer}.{name}.linear" for name in "qk"],
+        f"{theirs}.attn.sum": [f"{mixer}.operator.sum"],
+        f"{theirs}.attn.mul": [f"{mixer}.operator.gate"],
+    }
+
+
+SAME: dict[str, Callable[[], Same]] = {
+    "Spikformer": same_spikformer,
+    "Spike-driven Transformer": same_spike_driven,
+    "QKFormer": same_qkformer,
+    "QKFormer, channels": same_qkformer,
+}
+
+
+@pytest.mark.parametrize("name", PAIRS)
+def test_theirs_and_ours_count_the_same_layer_by_layer(name: str) -> None:
+    """By torch's operations, and by the rules of our layers: at every step the same. But for the head: where it stands differs."""
+    pair, same = PAIRS[name](), SAME[name]()
+    theirs = {c.layer: c for c in pair.theirs.counts if c.layer != "head"}
+    ours = {c.layer: c for c in pair.ours.counts if c.layer != "head"}
+    assert theirs.keys() == same.keys()
+    assert ours.keys() == {layer for layers in same.values() for layer in layers}
+    for layer_name, names in same.items():
+        one, several = theirs[layer_name], [ours[each] for each in names]
+        assert one.macs == sum(c.macs for c in several)
+        assert one.acs == pytest.approx([sum(acs) for acs in zip(*(c.acs for c in several), strict=True)], rel=1e-12)
+        assert {(one.input, one.reads, one.rate, one.time_steps)} == {(c.input, c.reads, c.rate, c.time_steps) for c in several}
+
+
+@pytest.mark.parametrize(
+    "convention", ["exact/head-every-step", "rate/head-every-step", "spikformer/int8/head-every-step", "fused/sram"]
+)
+def test_theirs_and_ours_need_the_same_energy(convention: str) -> None:
+    """Of Spikformer the whole network. That its head reads a mean, ours knows and theirs does not."""
+    pair = spikformers()
+    found, expected = (
+        each.energy(convention.replace("fused/sram", "fused/sram/head-every-step")) for each in (pair.theirs, pair.ours)
+    )
+    assert (found.macs, found.acs) == pytest.approx((expected.macs, expected.acs), rel=1e-12)
+    assert found.energy_mj == pytest.approx(expected.energy_mj, rel=1e-12)
+
+
+def test_a_head_behind_the_mean_over_time_is_counted_once() -> None:
+    """As these two have it."""
+    for pair in (spike_driven(), qkformers("token")):
+        head = pair.theirs.counts[-1]
+        assert (head.layer, head.input, head.time_steps, head.macs) == ("head", "real", 1, 32 * theirs_and_ours.CLASSES)
+
+
+def test_images_and_their_frames_need_the_same_accumulations() -> None:
+    """The image at every step as frames: theirs cannot tell, and ours takes frames for frames."""
+    pair = spikformers()
+    frames = SMALL.expand(theirs_and_ours.T, *SMALL.shape)
+    again = autospike.count_operations(pair.net, frames)
+    assert again.counts == pair.theirs.counts
+
+
+# The model afterwards
+
+
+class Nested(nn.Module):
+    """A multi-step net with normalisation and dropout, of which a part trains and a part does not."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.frozen = nn.Sequential(layer.Conv2d(1, 2, 3, padding=1), layer.BatchNorm2d(2), layer.Dropout(0.5))
+        self.lif = neuron.LIFNode(step_mode="m")
+        self.head = nn.Linear(2 * 6, 3)
+        functional.set_step_mode(self, "m")
+        self.frozen.eval()
+
+    def forward(self, x: Tensor) -> Tensor:
+        frames = x.unsqueeze(0).repeat(3, 1, 1, 1, 1)
+        return self.head(self.lif(self.frozen(frames)).flatten(2)).mean(dim=0)
+
+
+def state_of(net: nn.Module) -> dict[str, Any]:
+    hooks = {name: (len(m._forward_hooks), len(m._forward_pre_hooks)) for name, m in net.named_modules()}
+    return {"training": {name: m.training for name, m in net.named_modules()}, "hooks": hooks}
+
+
+def test_a_model_is_left_as_it_was() -> None:
+    net, images = Nested(), torch.rand(4, 1, 2, 3) * 9
+    with torch.no_grad():
+        before, weights = net.eval()(images), {name: tensor.clone() for name, tensor in net.state_dict().items()}
+    net.train()
+    net.frozen.eval()
+    state = state_of(net)
+    assert set(state["training"].values()) == {True, False}
+    net.lif.v = torch.full((4, 2, 2, 3), 99.0)
+    first, second = (autospike.count_operations(net, images) for _ in range(2))
+    assert first == second
+    assert state_of(net) == state
+    assert isinstance(net.lif.v, float)
+    assert net.lif.v == 0
+    assert all(torch.equal(tensor, weights[name]) for name, tensor in net.state_dict().items())
+    assert all(parameter.grad is None and parameter.requires_grad for parameter in net.parameters())
+    with torch.no_grad():
+        assert torch.equal(net.eval()(images), before)
+
+
+@contextmanager
+def failing(net: nn.Module) -> Iterator[None]:
+    handle = net.head.register_forward_pre_hook(lambda *_: 1 / 0)
+    yield
+    handle.remove()
+
+
+def test_a_model_that_fails_is_left_as_it_was() -> None:
+    net = Nested()
+    state = state_of(net)
+    with failing(net), pytest.raises(ZeroDivisionError):
+        autospike.count_operations(net, torch.rand(4, 1, 2, 3))
+    assert state_of(net) == state
+    assert isinstance(net.lif.v, float)
+
+
+def test_a_model_that_is_refused_is_left_as_it_was() -> None:
+    net = Nested()
+    net.head = nn.Sequential(net.head, nn.Softmax(dim=-1))
+    state = state_of(net)
+    with pytest.raises(UnknownOperationError, match=r"head\.1: _softmax"):
+        autospike.count_operations(net, torch.rand(4, 1, 2, 3), strict=True)
+    assert state_of(net) == state
+    assert isinstance(net.lif.v, float)
+
+
+def test_mixed_step_modes_are_refused() -> None:
+    net = Nested()
+    net.head_lif = neuron.IFNode(step_mode="s")
+    with pytest.raises(ValueError, match="single-step and multi-step"):
+        autospike.count_operations(net, torch.rand(4, 1, 2, 3))
+
+
+def test_neurons_tell_how_many_images_there_are() -> None:
+    """Of vectors at each step, `[T, B, features]`."""
+    net = nn.Sequential(layer.Linear(3, 4, step_mode="m"), neuron.IFNode(step_mode="m"), layer.Linear(4, 5, step_mode="m"))
+    nn.init.constant_(net[0].weight, 0.5)
+    nn.init.zeros_(net[0].bias)
+    spikes = torch.randint(0, 2, (6, 2, 3), generator=torch.Generator().manual_seed(0)).float()
+    first, second = autospike.count_operations(net, spikes).counts
+    assert first.acs == tuple(step.sum().item() * 4 / 2 for step in spikes)
+    assert (first.time_steps, first.macs, second.time_steps, second.macs) == (6, 12, 6, 20)
+
+
+class ByKeyword(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.lif = neuron.IFNode(step_mode="m")
+        self.head = layer.Linear(3, 5, step_mode="m")
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.head(self.lif(x_seq=x))
+
+
+def test_neurons_may_be_called_by_keyword() -> None:
+    """By hand: a threshold of 1, and inputs of 0 and 1."""
+    spikes = torch.randint(0, 2, (4, 2, 3), generator=torch.Generator().manual_seed(0)).float()
+    (found,) = autospike.count_operations(ByKeyword(), spikes).counts
+    assert found.acs == tuple(step.sum().item() * 5 / 2 for step in spikes)
+
+
+def test_a_container_that_loops_over_steps_is_multi_step() -> None:
+    """Neurons inside see one step at a time, everything else all of them."""
+
+    def net(neurons: nn.Module) -> nn.Module:
+        torch.manual_seed(0)
+        return nn.Sequential(Repeat(), layer.Linear(3, 4, step_mode="m"), neurons, layer.Linear(4, 5, step_mode="m"))
+
+    x = torch.rand(2, 3) * 9
+    looped = autospike.count_operations(net(layer.MultiStepContainer(neuron.IFNode())), x)
+    at_once = autospike.count_operations(net(neuron.IFNode(step_mode="m")), x)
+    assert looped.counts == at_once.counts
+    assert [c.time_steps for c in looped.counts] == [4, 4]
+    assert not looped.unknown
+
+
+def test_time_steps_that_no_neuron_tells_are_given() -> None:
+    """A net without neurons, of frames that are spikes."""
+    net = nn.Sequential(nn.Flatten(0, 1), nn.Conv2d(1, 2, 1))
+    frames = torch.randint(0, 2, (3, 4, 1, 2, 3), generator=torch.Generator().manual_seed(0)).float()
+    (told,) = autospike.count_operations(net, frames, time_steps=3).counts
+    assert told.acs == tuple(frame.sum().item() * 2 / 4 for frame in frames)
+    (untold,) = autospike.count_operations(net, frames).counts
+    assert sum(untold.acs) == pytest.approx(sum(told.acs), rel=1e-12)
+    assert untold.macs * untold.time_steps == told.macs * told.time_steps == 3 * 6 * 2
+
+
+# Networks that are none of ours
+
+
+class Attending(nn.Module):
+    """Spikes, and an attention with a softmax."""
+
+    def __init__(self, attention: nn.Module) -> None:
+        super().__init__()
+        self.lif = neuron.LIFNode(step_mode="m")
+        self.attention = attention
+
+    def forward(self, x: Tensor) -> Tensor:
+        spikes = self.lif(x.unsqueeze(0).repeat(2, 1, 1, 1)).flatten(0, 1)
+        return self.attention(spikes)
+
+
+class TorchAttention(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.mha = nn.MultiheadAttention(8, 2, batch_first=True)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.mha(x, x, x)[0]
+
+
+class FusedAttention(nn.Module):
+    def forward(self, x: Tensor) -> Tensor:
+        return F.scaled_dot_product_attention(x, x, x)
+
+
+class WrittenAttention(nn.Module):
+    def forward(self, x: Tensor) -> Tensor:
+        return torch.softmax(x @ x.transpose(-1, -2), dim=-1) @ x
+
+
+ATTENTIONS: dict[type[nn.Module], tuple[str, str]] = {
+    TorchAttention: ("attention.mha: ", "_native_multi_head_attention"),
+    FusedAttention: ("attention: ", "_scaled_dot_product_flash_attention_for_cpu"),
+    WrittenAttention: ("attention: ", "_softmax"),
+}
+
+
+@pytest.mark.parametrize("kind", ATTENTIONS)
+def test_attention_with_a_softmax_is_named(kind: type[nn.Module]) -> None:
+    """Torch has fast ways for it in evaluation, which are single operations."""
+    where, operation = ATTENTIONS[kind]
+    net, x = Attending(kind()), torch.rand(3, 5, 8) * 4
+    found = autospike.count_operations(net, x)
+    assert found.unknown == {f"{where}{operation}": 1}
+    with pytest.raises(UnknownOperationError, match=f"{where}{operation}"):
+        autospike.count_operations(net, x, strict=True)
+
+
+def test_the_products_around_a_softmax_are_counted() -> None:
+    """By hand: spikes times spikes; then real weights times spikes, whose values reach five tokens each."""
+    net, x = Attending(WrittenAttention()), torch.rand(3, 5, 8, generator=torch.Generator().manual_seed(0)) * 4
+    functional.reset_net(net)
+    with torch.no_grad():
+        spikes = net.lif(x.unsqueeze(0).repeat(2, 1, 1, 1))
+    first, second = autospike.count_operations(net, x).counts
+    assert first.acs == second.acs == tuple(step.sum().item() * 5 / 3 for step in spikes)
+    assert (first.macs, second.macs, first.input, second.input) == (5 * 8 * 5, 5 * 5 * 8, "binary", "binary")
+    assert sum(first.acs) > 0
+
+
+def test_layers_of_conventional_transformers_are_named() -> None:
+    net = nn.Sequential(nn.Linear(8, 16), nn.LayerNorm(16), nn.GELU(), nn.Linear(16, 4), nn.Softmax(dim=-1))
+    found = autospike.count_operations(net, torch.randn(3, 5, 8))
+    assert found.unknown == {"1: native_layer_norm": 1, "2: gelu": 1, "4: _softmax": 1}
+    assert [c.layer for c in found.counts] == ["0", "3"]
+
+
+def convolutional() -> nn.Module:
+    return nn.Sequential(
+        nn.Conv2d(3, 8, 3, stride=2, padding=1, bias=False),
+        nn.BatchNorm2d(8),
+        nn.ReLU(),
+        nn.Conv2d(8, 8, 3, padding=1, groups=8),
+        nn.MaxPool2d(2),
+        nn.Conv2d(8, 12, 1),
+        nn.AdaptiveAvgPool2d(1),
+        nn.Flatten(),
+        nn.Dropout(),
+        nn.Linear(12, 7),
+    )
+
+
+def test_a_network_without_neurons_multiplies() -> None:
+    """All of it, as torch counts: half its floating-point operations."""
+    net, images = convolutional(), torch.randn(3, 3, 16, 16)
+    found = autospike.count_operations(net, images)
+    with torch.no_grad(), FlopCounterMode(display=False) as counter:
+        net.eval()(images)
+    assert {(c.input, c.time_steps) for c in found.counts} == {("real", 1)}
+    assert [c.layer for c in found.counts] == ["0", "3", "5", "9"]
+    assert sum(c.macs for c in found.counts) * 2 * 3 == counter.get_total_flops()
+    energy = found.energy("spikformer")
+    assert (energy.macs, energy.acs) == (sum(c.macs for c in found.counts), 0)
+    assert not found.unknown
+    assert found.free["normalisation, which folds into weights"] == 1
+    assert found.free["comparisons of max-pooling"] == 1
+
+
+@pytest.mark.parametrize("build", [convolutional, Nested, MultiStep], ids=["ANN", "nested", "multi-step"])
+def test_nothing_depends_on_how_images_come_in_batches(build: Callable[[], nn.Module]) -> None:
+    """Dense operations and means are of one image."""
+    torch.manual_seed(0)
+    net = build()
+    size = (3, 16, 16) if build is convolutional else (1, 2, 3)
+    images = torch.rand(4, *size) * 3
+    whole, parts = autospike.count_operations(net, images), [autospike.count_operations(net, image[None]) for image in images]
+    for i, found in enumerate(whole.counts):
+        each = [part.counts[i] for part in parts]
+        assert {(c.layer, c.macs, c.time_steps) for c in each} == {(found.layer, found.macs, found.time_steps)}
+        assert found.acs == pytest.approx([sum(acs) / 4 for acs in zip(*(c.acs for c in each), strict=True)], rel=1e-12)
+
+
+def test_inference_mode_counts_as_any_other() -> None:
+    net, images = Nested(), torch.rand(4, 1, 2, 3) * 9
+    with torch.inference_mode():
+        found = autospike.count_operations(net, images)
+    assert found == autospike.count_operations(net, images)

@@ -1,0 +1,193 @@
+"""Early decisions: who is clearly dominated, and what a search loses by dropping it: nothing that survives."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import pytest
+from builders import measurement
+from populations import SEARCH, Start, a_walker, an_evaluator, drawn, walked, worth
+
+from autospike.config import EvaluationConfig
+from autospike.data.batches import Span
+from autospike.energy.conventions import EXACT
+from autospike.energy.totals import LayerTotal, OperandTotal
+from autospike.evaluation.population import PopulationEvaluator
+from autospike.evaluation.successive_halving import clearly_better, undominated
+from autospike.evaluation.trie import HEAD, Trie
+from autospike.evaluation.trie_evaluator import NodeResult
+from autospike.execution.executor import Calibration, Job, Serial
+from autospike.measurement import Score
+from autospike.space.architecture import Architecture, Block, Embedding, Stage
+
+IMAGES = 400
+
+
+def of(ratio: float, *, time_steps: int = 1, depth: int = 1) -> Architecture:
+    blocks = (Block(num_heads=1, mlp_ratio=ratio),) * depth
+    return Architecture(time_steps=time_steps, stages=(Stage(embed_dim=8, embedding=Embedding(stride=4), blocks=blocks),))
+
+
+def scored(correct: int, images: int, *, energy: float = 0.0) -> Score:
+    return measurement(of(1), correct=correct, images=images, acs=energy).score
+
+
+def test_clearly_better_by_hand() -> None:
+    """0.9 and 0.5 of 100, of 400 in all: deviation sqrt((0.09 + 0.25) / 100 * 0.75) = 0.0505; 0.4 are 7.9 of them."""
+    good, bad = scored(90, 100), scored(50, 100)
+    deviations = 0.4 / math.sqrt(0.34 / 100 * 0.75)
+    assert clearly_better(good, bad, deviations - 1e-6, images=IMAGES)
+    assert not clearly_better(good, bad, deviations + 1e-6, images=IMAGES)
+    assert not clearly_better(bad, good, 0.001, images=IMAGES)
+
+
+def test_after_all_images_any_difference_is_clear() -> None:
+    assert clearly_better(scored(201, 400), scored(200, 400), 100, images=IMAGES)
+    assert not clearly_better(scored(200, 400), scored(200, 400), 100, images=IMAGES)
+
+
+def test_equal_answers_are_never_clearly_better() -> None:
+    assert not clearly_better(scored(100, 100), scored(100, 100), 3, images=IMAGES)
+    assert not clearly_better(scored(0, 100), scored(0, 100), 3, images=IMAGES)
+
+
+def standing(*correct_and_energy: tuple[int, float]) -> list[int]:
+    """Which of some candidates go on, after 100 of 400 images."""
+    scores = {of(i + 1): scored(c, 100, energy=e) for i, (c, e) in enumerate(correct_and_energy)}
+    names = list(scores)
+    return sorted(names.index(a) for a in undominated(scores, EXACT, 3, images=IMAGES))
+
+
+def test_undominated_by_hand() -> None:
+    """Three deviations between 0.9 and p are about 0.13 at 0.75."""
+    assert standing((90, 10), (50, 20)) == [0]
+    assert standing((90, 10), (85, 20)) == [0, 1]
+    assert standing((90, 20), (50, 10)) == [0, 1]
+    assert standing((50, 10), (90, 20), (60, 30), (89, 40)) == [0, 1, 3]
+    assert standing((70, 10)) == [0]
+
+
+def test_a_candidate_that_was_dropped_still_drops_others() -> None:
+    """0.9 drops 0.7, which would have dropped 0.5 too."""
+    assert standing((90, 10), (70, 20), (50, 30)) == [0]
+
+
+def test_of_equal_energies_the_more_accurate_stays_whatever_the_order() -> None:
+    assert standing((90, 10), (50, 10)) == [0]
+    assert standing((50, 10), (90, 10)) == [1]
+
+
+@dataclass
+class Scripted:
+    """An executor without networks: a head's right answers are written down, per image; each segment does as much as its depth."""
+
+    right: dict[str, float]
+    workers: int = 1
+    scored: list[tuple[int, Span]] = field(default_factory=list)
+
+    def run(self, job: Job, shards: Sequence[Span]) -> Iterator[tuple[int, Any]]:
+        for i, (start, stop) in reversed(list(enumerate(shards))):
+            if isinstance(job, Calibration):
+                yield i, {}
+                continue
+            population = job.population  # type: ignore[attr-defined]
+            self.scored.append((len(population), (start, stop)))
+            yield i, {key: self._done(node.name, key, start, stop) for key, node in Trie(population).nodes.items()}
+
+    def close(self) -> None:
+        """Nothing to let go."""
+
+    def _done(self, name: str, key: str, start: int, stop: int) -> NodeResult:
+        images = stop - start
+        spikes = OperandTotal(kinds=(0, 0), sums=(images, images), acs=(images * 10.0, images * 10.0), elements=1)
+        share = self.right.get(key, 0.5)
+        correct = tuple(sum(int((i + 1) * share) - int(i * share) for i in range(start, stop)) for _ in range(2))
+        layers = (LayerTotal(layer=name, macs=1, time_steps=2, operands=(spikes,)),)
+        return NodeResult(layers=layers, params=1, images=images, correct=correct if name == HEAD else ())
+
+
+def race(right: dict[Architecture, float], *, racing: float, workers: int = 1, batch_size: int = 64) -> dict[Architecture, Score]:
+    """Scores of candidates that answer such a share of all images rightly."""
+    trie = Trie(right)
+    executor = Scripted({trie.paths[a][-1]: share for a, share in right.items()}, workers=workers)
+    evaluator = PopulationEvaluator(
+        executor=executor,
+        calibration_images=2,
+        search_images=IMAGES,
+        config=EvaluationConfig(batch_size=batch_size, racing=racing),
+        convention=EXACT,
+    )
+    return {m.architecture: m.score for m in evaluator(right)}
+
+
+SHALLOW, DEEP, DEEPEST = of(1), of(1, depth=2), of(1, depth=3)
+RIGHT = {SHALLOW: 0.9, DEEP: 0.2, DEEPEST: 0.95}
+
+
+def test_a_clearly_dominated_candidate_is_dropped() -> None:
+    """After 50 of 400 images; what goes on is scored as without racing."""
+    exact, raced = race(RIGHT, racing=0), race(RIGHT, racing=3)
+    assert {a: s.images for a, s in raced.items()} == {SHALLOW: 400, DEEP: 50, DEEPEST: 400}
+    assert {a: s.images for a, s in exact.items()} == dict.fromkeys(RIGHT, 400)
+    assert [raced[a] for a in (SHALLOW, DEEPEST)] == [exact[a] for a in (SHALLOW, DEEPEST)]
+    assert exact[SHALLOW].correct == 360
+    assert raced[DEEP].correct == 10
+    assert raced[DEEP].counts == exact[DEEP].counts
+
+
+def test_who_shares_a_head_with_one_that_goes_on_goes_on() -> None:
+    """It costs nothing: the same walk answers for every T."""
+    two = of(1, time_steps=2)
+    scores = race({SHALLOW: 0.5, two: 0.5}, racing=3)
+    assert {a: s.images for a, s in scores.items()} == {SHALLOW: 400, two: 400}
+
+
+@pytest.mark.parametrize(("workers", "batch_size"), [(1, 7), (3, 64), (5, 1), (16, 1000)])
+def test_who_is_dropped_does_not_depend_on_the_workers(workers: int, batch_size: int) -> None:
+    assert race(RIGHT, racing=3, workers=workers, batch_size=batch_size) == race(RIGHT, racing=3)
+
+
+@pytest.mark.parametrize("images", range(2, 40))
+@pytest.mark.parametrize("racing", [0, 3])
+def test_rounds_cover_every_image_once_and_never_one_alone(images: int, racing: float) -> None:
+    """A convolution takes another path for one image, and its last bits differ."""
+    executor = Scripted({})
+    config = EvaluationConfig(batch_size=8, racing=racing)
+    evaluator = PopulationEvaluator(executor=executor, calibration_images=2, search_images=images, config=config, convention=EXACT)
+    list(evaluator([SHALLOW]))
+    spans = sorted(span for _, span in executor.scored)
+    assert [i for span in spans for i in range(*span)] == list(range(images))
+    assert min(stop - start for start, stop in spans) >= 2
+
+
+def test_racing_real_networks_changes_no_survivor() -> None:
+    """At a twentieth of a deviation almost every difference is clear."""
+    walker = a_walker("sew")
+    population = drawn(walker.supernet.space, 6, seed=2)
+    exact = walked(walker, population)
+    for batch_size in (4, 9, 100):
+        raced = [worth(m) for m in an_evaluator(Serial(walker=Start("sew")()), racing=0.05, batch_size=batch_size)(population)]
+        assert {score.images for _, score, _ in raced} > {SEARCH}
+        assert [r for r, e in zip(raced, exact, strict=True) if r[1].images == SEARCH and r != e] == []
+        if batch_size == 4:
+            first = raced
+        assert raced == first
+
+
+def test_who_is_spared_sees_every_image() -> None:
+    """However clearly it is dominated: the reference of F_AEB rests on all of them."""
+    scores = race(RIGHT, racing=3.0)
+    assert scores[DEEP].images < IMAGES
+    trie = Trie(RIGHT)
+    evaluator = PopulationEvaluator(
+        executor=Scripted({trie.paths[a][-1]: share for a, share in RIGHT.items()}),
+        calibration_images=2,
+        search_images=IMAGES,
+        config=EvaluationConfig(batch_size=64, racing=3.0),
+        convention=EXACT,
+        spared=DEEP,
+    )
+    assert {m.architecture: m.score.images for m in evaluator(RIGHT)} == dict.fromkeys(RIGHT, IMAGES)

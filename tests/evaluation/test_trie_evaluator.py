@@ -1,0 +1,386 @@
+"""Walks of a trie: every candidate gets what it gets alone, to the bit, and nothing is done twice."""
+
+from __future__ import annotations
+
+import random
+from collections import Counter
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from typing import Any
+from weakref import ref
+
+import numpy as np
+import pytest
+import torch
+from populations import (
+    CALIBRATION,
+    CALIBRATION_BATCH,
+    SEARCH,
+    WRITTEN,
+    a_walker,
+    alone,
+    an_evaluator,
+    calibrated,
+    drawn,
+    walked,
+    worth,
+)
+from torch import Tensor, nn
+from torch.nn.modules.module import register_module_forward_hook
+
+from autospike.counting.coverage import UnknownOperationError
+from autospike.data.batches import spans
+from autospike.evaluation.calibration import statistics
+from autospike.evaluation.depth_first import DepthFirstPass
+from autospike.evaluation.trie import HEAD, Node, Trie
+from autospike.evaluation.trie_evaluator import CalibratedStatistics, TrieEvaluator
+from autospike.execution.executor import Serial
+from autospike.kernels import sparse_conv as sparse
+from autospike.kernels.lif import kernel
+from autospike.memory.allocator import gc_disabled
+from autospike.memory.cache import ByteBudgetCache
+from autospike.models.spikformer import SpikingPatchSplitting
+from autospike.nn import layers
+from autospike.nn import neuron as neuron_module
+from autospike.nn import norm as norm_module
+from autospike.nn.blocks import MLP, Residual
+from autospike.nn.layers import Conv, Linear
+from autospike.nn.neuron import LIF
+from autospike.space.architecture import Architecture, Block, Embedding, Neuron, NeuronGroups, NeuronOverride, Stage
+
+BATCHES = spans(CALIBRATION, CALIBRATION_BATCH)
+FAMILIES = tuple(WRITTEN)
+
+
+def population_of(walker: TrieEvaluator, count: int = 3, seed: int = 0) -> list[Architecture]:
+    return drawn(walker.supernet.space, count, seed, kin=True)
+
+
+def calls(work: Callable[[], Any]) -> list[tuple[nn.Module, tuple[Any, ...]]]:
+    """Every module that was called, in order, with what entered it."""
+    seen: list[tuple[nn.Module, tuple[Any, ...]]] = []
+    handle = register_module_forward_hook(lambda module, args, _out: seen.append((module, args)))
+    try:
+        work()
+    finally:
+        handle.remove()
+    return seen
+
+
+def how_often(kind: type, work: Callable[[], Any]) -> list[int]:
+    """How often each module of exactly this type was called."""
+    return sorted(Counter(id(module) for module, _ in calls(work) if type(module) is kind).values())
+
+
+def nodes_that_run(work: Callable[[], Any]) -> int:
+    """Calls of mixers with their shortcuts, without position codes in the embedding."""
+    return sum(isinstance(module, Residual) and type(module.mixer).__name__ != "ConvNorm" for module, _ in calls(work))
+
+
+@pytest.mark.parametrize("name", FAMILIES)
+def test_a_walk_gives_what_each_candidate_gets_alone(name: str) -> None:
+    """At its own T: right answers, images, counts of operations, parameters."""
+    walker = a_walker(name)
+    population = population_of(walker, 4)
+    found = walked(walker, population)
+    assert found == [alone(a_walker(name), architecture) for architecture in population]
+    assert len({score.correct for _, score, _ in found}) > 1, "candidates that differ should answer differently"
+
+
+@pytest.mark.parametrize("name", ["sew", "spike_driven", "meta_spikeformer", "events"])
+def test_nothing_depends_on_how_a_population_is_walked(name: str) -> None:
+    """Batch size, order and company."""
+    expected = walked(a_walker(name), population_of(a_walker(name)))
+    shuffled = random.Random(1).sample(expected, len(expected))
+    asked = [architecture for architecture, _, _ in shuffled]
+    for batch_size in (1, 100):
+        assert walked(a_walker(name), asked, batch_size=batch_size) == shuffled
+    assert walked(a_walker(name), asked[:1]) == shuffled[:1]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Sharded(Serial):
+    """As if there were more workers; results come last to first."""
+
+    pretended: int
+
+    @property
+    def workers(self) -> int:
+        return self.pretended
+
+    def run(self, job: Any, shards: Any) -> Any:
+        return reversed([(i, job(self.walker, span)) for i, span in enumerate(shards)])
+
+
+@pytest.mark.parametrize("workers", [3, 12])
+def test_nothing_depends_on_the_number_of_shards(workers: int) -> None:
+    walker = a_walker("meta_spikeformer")
+    population = population_of(walker)
+    found = an_evaluator(Sharded(walker=walker, pretended=workers))(population)
+    assert [worth(m) for m in found] == walked(a_walker("meta_spikeformer"), population)
+
+
+# What is kept of the first walk: all of it, nothing, or what happens to have room. A note of scores is at least
+# 1,000 bytes; an image, a stream and what is noted in calibration take a page each.
+BUDGETS = (1 << 30, 0, 900, 9_000, 60_000, 240_000)
+
+
+@pytest.mark.parametrize(("name", "budget"), [*(("sew", budget) for budget in BUDGETS), ("meta_spikeformer", 120_000)])
+def test_what_is_kept_changes_nothing(name: str, budget: int) -> None:
+    """The same population twice, then another, then the first one again."""
+    walker = a_walker(name, kept=ByteBudgetCache(budget))
+    first, second = population_of(walker), population_of(walker, seed=5)
+    fresh = {a: w for a in (first, second) for a, w in zip(a, walked(a_walker(name), a), strict=True)}
+    for population in (first, first, second, first):
+        assert walked(walker, population) == [fresh[a] for a in population]
+        assert walker.kept.used_bytes <= budget
+
+
+def tiny(*blocks: Block, shortcut: str = "sew", embed_dim: int = 8, time_steps: int = 2) -> Architecture:
+    family = "spike_driven" if shortcut == "membrane" else "spikformer"
+    stage = Stage(embed_dim=embed_dim, embedding=Embedding(stride=2), blocks=blocks)
+    return Architecture(family=family, shortcut=shortcut, time_steps=time_steps, qkv_bias=shortcut == "sew", stages=(stage,))
+
+
+BLOCK = Block(num_heads=1, mlp_ratio=1)
+DEEPER = tiny(BLOCK, BLOCK)
+DEEPER_MEMBRANE = tiny(BLOCK, BLOCK, shortcut="membrane")
+WIDER = tiny(BLOCK, replace(BLOCK, mlp_ratio=2))
+
+
+def test_what_a_population_leaves_behind_is_free_at_once() -> None:
+    """Nobody looks for garbage while a search goes on; under membrane shortcuts siblings share neurons and synapses."""
+    walker = a_walker("spike_driven")
+    walker.calibrate((tiny(BLOCK, shortcut="membrane"), tiny(replace(BLOCK, mlp_ratio=2), shortcut="membrane")), BATCHES[0])
+    assert walker._grown
+    built = [ref(inner) for module in walker._grown.modules._built.values() for inner in module.modules()]
+    assert built
+    with gc_disabled():
+        walker.calibrate((DEEPER_MEMBRANE,), BATCHES[0])
+        assert not [found for module in built if (found := module()) is not None]
+
+
+def score_of(walker: TrieEvaluator, population: tuple[Architecture, ...], span: tuple[int, int] = (0, 25)) -> Callable[[], Any]:
+    statistics = CalibratedStatistics.over([walker.calibrate(population, batch) for batch in BATCHES])
+    return lambda: walker.score(population, statistics, span)
+
+
+def test_each_node_runs_once_a_batch() -> None:
+    """Together: 1 embedding; token and channel of the first block; the second's token; two channel mixers; two heads.
+
+    Calibration leaves the heads out, for they do not normalise.
+    """
+    population = (DEEPER, WIDER, replace(DEEPER, time_steps=1))
+    works = ((lambda: a_walker("sew").calibrate(population, BATCHES[0]), 0), (score_of(a_walker("sew"), population), 2))
+    for work, heads in works:
+        called = calls(work)
+        times = Counter(id(module) for module, _ in called)
+        assert set(times.values()) == {1}
+        kinds = Counter(type(module).__name__ for module, _ in called)
+        assert kinds["SpikingPatchSplitting"] == 1
+        assert kinds["MLP"] == 3
+        assert kinds["Attention"] == 2
+        assert kinds["Readout"] == heads
+
+
+@pytest.mark.parametrize("compiled", [True, False])
+@pytest.mark.parametrize("shortcut", ["sew", "vanilla", "membrane"])
+def test_who_goes_on_behind_changes_no_statistics(shortcut: str, compiled: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Behind the last node nothing is run, unless another goes on there: to the same bits, also where torch normalises."""
+    if not compiled:
+        for module in (norm_module, neuron_module):
+            monkeypatch.setattr(module, "kernel", lambda: None)
+    short, longer = tiny(BLOCK, shortcut=shortcut), tiny(BLOCK, BLOCK, shortcut=shortcut)
+    name = {"sew": "sew", "vanilla": "vanilla", "membrane": "spike_driven"}[shortcut]
+    found = a_walker(name).calibrate((short,), BATCHES[0])
+    beside = a_walker(name).calibrate((short, longer), BATCHES[0])
+    assert len(found) == 3
+    assert all(np.array_equal(values, beside[key]) for key, values in found.items())
+
+
+def test_calibration_leaves_out_what_follows_the_last_normalisation() -> None:
+    """Neurons: 5 layers in the embedding, 7 in each block, but a candidate's last; of a sibling, its channel mixer's first."""
+    for population, more in (((DEEPER,), 0), ((DEEPER, WIDER), 1), ((DEEPER, tiny(BLOCK)), 0)):
+        called = calls(lambda population=population: a_walker("sew").calibrate(population, BATCHES[0]))  # type: ignore[misc]
+        assert sum(type(module) is LIF for module, _ in called) == 5 + 7 + 7 - 1 + more
+
+
+def test_a_still_image_enters_the_first_convolution_once() -> None:
+    """And is the same at every step."""
+    images = a_walker("sew").search.batch((0, 25)).images.permute(0, 2, 3, 1)[None]
+    called = calls(score_of(a_walker("sew"), (DEEPER,)))
+    entered = [args[0] for module, args in called if type(module) is Conv]
+    assert [tuple(x.shape[:2]) for x in entered] == [(1, 25), (3, 25), (3, 25), (3, 25), (3, 25)]
+    assert torch.equal(entered[0], images)
+
+
+def test_frames_enter_as_they_are() -> None:
+    called = calls(score_of(a_walker("events"), (replace(DEEPER, qkv_bias=False),)))
+    assert next(args[0] for module, args in called if type(module) is Conv).shape == (3, 25, 8, 8, 2)
+
+
+def test_known_nodes_do_not_run_again() -> None:
+    """Beginnings are kept, last blocks and heads are not: behind the kept first block run the last block's two nodes."""
+    walker = a_walker("sew")
+    again = score_of(walker, (DEEPER,))
+    assert nodes_that_run(again) == 4
+    assert nodes_that_run(again) == 2
+    assert not [module for module, _ in calls(again) if isinstance(module, SpikingPatchSplitting)]
+    other = score_of(walker, (WIDER,))
+    assert nodes_that_run(other) == 1 + 1
+
+
+def test_a_walk_that_keeps_nothing_runs_everything_again() -> None:
+    again = score_of(a_walker("sew", kept=ByteBudgetCache(0)), (DEEPER,))
+    assert [nodes_that_run(again) for _ in range(2)] == [4, 4]
+
+
+def test_calibrating_again_changes_no_score() -> None:
+    """Modules are in use for both; a score is by the statistics that it is given, not by those of the batch measured last."""
+    walker = a_walker("sew", kept=ByteBudgetCache(0))
+    score = score_of(walker, (DEEPER, WIDER))
+    before = score()
+    walker.calibrate((DEEPER, WIDER), BATCHES[0])
+    assert score() == before
+
+
+def test_another_batch_is_another_walk() -> None:
+    walker = a_walker("sew")
+    score_of(walker, (DEEPER,))()
+    assert nodes_that_run(score_of(walker, (DEEPER,), (0, 9))) == 4
+
+
+def linears(name: str, population: tuple[Architecture, ...]) -> int:
+    """Linear maps before the heads that one batch runs through, each at most once."""
+    times = how_often(Linear, score_of(a_walker(name), population))
+    assert set(times) == {1}
+    return len(times)
+
+
+def with_groups(**groups: NeuronOverride) -> Block:
+    return replace(BLOCK, groups=NeuronGroups(**groups))
+
+
+SLOW = NeuronOverride(tau=3)
+
+
+def test_siblings_share_their_first_synapses() -> None:
+    """Alone 4 maps of attention and 2 of the MLP; a sibling adds what follows the first neurons that differ."""
+    assert linears("sew", (tiny(BLOCK),)) == 6
+    assert linears("sew", (tiny(BLOCK), tiny(with_groups(q=SLOW)))) == 6 + 1 + 2  # projection and MLP; not q, k, v
+    assert linears("sew", (tiny(BLOCK), tiny(with_groups(fc1=SLOW)))) == 6 + 1  # fc2
+    assert linears("sew", (tiny(BLOCK), tiny(replace(BLOCK, mlp_ratio=2)))) == 6 + 2
+    sdsa_2 = Block(token_mixer="sdsa_2", mlp_ratio=1)
+    assert linears("spike_driven", (tiny(BLOCK, shortcut="membrane"), tiny(sdsa_2, shortcut="membrane"))) == 6 + 1 + 2
+
+
+@pytest.mark.skipif(sparse._functions() is None or kernel() is None, reason="no C compiler here")
+def test_neurons_run_the_maps_before_them_unless_siblings_share_those(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Alone q, k, v, projection and MLP; a sibling has its own projection and MLP, and q, k and v run once, by themselves."""
+    ran = Counter[str]()
+
+    def noting(name: str, work: Callable[..., Any]) -> Callable[..., Any]:
+        return lambda *args, **kwargs: ran.update([name]) or work(*args, **kwargs)
+
+    monkeypatch.setattr(layers, "rows", noting("by neurons", sparse.rows))
+    monkeypatch.setattr(Linear, "forward", noting("by itself", Linear.forward))
+    walker, block = a_walker("sew", kept=ByteBudgetCache(0)), replace(BLOCK, mlp_ratio=2)
+    one, other = (tiny(b, embed_dim=16) for b in (block, replace(with_groups(q=SLOW), mlp_ratio=2)))
+    for population, own, shared in (((one,), 6, 0), ((one, other), 3 + 3, 3)):
+        score = score_of(walker, population)
+        score()  # every operation is looked at
+        ran.clear()
+        score()
+        assert ran == Counter({"by neurons": own, "by itself": shared})
+
+
+def test_under_membrane_shortcuts_siblings_share_behind_the_same_neurons_only() -> None:
+    def both(**groups: NeuronOverride) -> int:
+        return linears("spike_driven", (tiny(BLOCK, shortcut="membrane"), tiny(with_groups(**groups), shortcut="membrane")))
+
+    assert both(q=SLOW) == 6 + 1 + 2
+    assert both(token_input=SLOW) == 6 + 4 + 2
+    assert both(channel_input=SLOW) == 6 + 2
+    assert both(token_input=NeuronOverride(v_threshold=1.0)) == 6
+
+
+def test_siblings_that_share_get_what_they_get_alone() -> None:
+    names = ("token_input", "q", "k", "v", "attention", "channel_input", "fc1")
+    population = [tiny(with_groups(**{name: SLOW}), shortcut="membrane") for name in names]
+    population += [tiny(Block(token_mixer=mixer, mlp_ratio=1), shortcut="membrane") for mixer in ("sdsa_1", "sdsa_2")]
+    population += [tiny(replace(BLOCK, neuron=Neuron(v_threshold=v)), shortcut="membrane") for v in (0.5, 1.0)]
+    walker = a_walker("spike_driven")
+    assert walked(walker, population) == [alone(walker, a) for a in population]
+
+
+@pytest.mark.parametrize("name", FAMILIES)
+def test_statistics_are_those_of_a_model_calibrated_alone(name: str) -> None:
+    walker = a_walker(name)
+    population = tuple(population_of(walker, 2))
+    trie = Trie(population)
+    found = CalibratedStatistics.over([walker.calibrate(population, batch) for batch in BATCHES])
+    assert found.batches == 2
+    for architecture, path in trie.paths.items():
+        model = calibrated(walker, architecture)
+        for key in path:
+            node = trie.nodes[key]
+            if node.name == HEAD:
+                assert key not in found.statistics
+            else:
+                assert torch.equal(torch.from_numpy(found.statistics[key]), statistics(model.get_submodule(node.name)))
+
+
+def test_a_walk_leaves_the_supernet_as_it_was() -> None:
+    walker = a_walker("meta_spikeformer")
+    before = {name: p.clone() for name, p in walker.supernet.named_parameters()}
+    walked(walker, population_of(walker))
+    assert all(torch.equal(p, before[name]) for name, p in walker.supernet.named_parameters())
+    assert walker.supernet.state_dict().keys() == before.keys()
+
+
+def test_an_operation_without_a_rule_is_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
+    plain = MLP.forward
+
+    def odd(self: MLP, x: Tensor, *, lif: LIF | None = None) -> Tensor:
+        return torch.exp(plain(self, x, lif=lif))
+
+    monkeypatch.setattr(MLP, "forward", odd)
+    with pytest.raises(UnknownOperationError, match=r"stages\.0\.blocks\.0\.channel.*exp"):
+        score_of(a_walker("sew"), (DEEPER,))()
+
+
+def test_no_candidates_no_walk() -> None:
+    called: list[Any] = []
+    assert calls(lambda: called.extend(walked(a_walker("sew"), []))) == []
+    assert called == []
+
+
+def test_the_watch_is_told_of_every_shard() -> None:
+    """Two calibration batches and 25 images in shards of at most 9."""
+    told: list[tuple[int, int]] = []
+    evaluator = replace(an_evaluator(Serial(walker=a_walker("sew"))), watch=lambda done, of: told.append((done, of)))
+    list(evaluator([DEEPER]))
+    assert told == [(i, 5) for i in range(1, 6)]
+    assert SEARCH == 25
+
+
+@dataclass(frozen=True)
+class Sized:
+    """A note of that many bytes."""
+
+    nbytes: int
+
+
+@pytest.mark.parametrize("budget", [0, 3, 50, 150, 1 << 20])
+def test_every_walk_notes_every_node(budget: int) -> None:
+    """Also where a stream is still kept and the note is not: it did not fit, or made room for something else."""
+    kept, trie = ByteBudgetCache(budget), Trie([DEEPER, WIDER])
+
+    def run(_node: Node, *_: Any) -> tuple[Tensor, Sized]:
+        return torch.ones(16), Sized(100)
+
+    for turn in range(4):
+        traversal = DepthFirstPass(kept=kept, part=("walk",), run=run, finished=lambda _node: None)
+        assert set(traversal.through(trie.roots.values(), lambda: (torch.zeros(1),))) == set(trie.nodes)
+        kept.turn()
+        kept.keep(("something else", turn), None, 40)

@@ -1,0 +1,478 @@
+"""Executors: the same results to the bit, wherever workers are and whatever becomes of them."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import time
+from collections import deque
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Future
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import pytest
+from builders import one_line_error
+from populations import Echo, Fail, KillOnce, Pid, Refuse, Start, Worth, a_walker, an_evaluator, drawn, walked, worth
+
+from autospike.config import ExecutionConfig
+from autospike.data.batches import Span
+from autospike.errors import UserError
+from autospike.execution.dispatch import dispatch
+from autospike.execution.executor import Executor, Job, Serial
+from autospike.execution.processes import Processes
+from autospike.space.architecture import Architecture
+
+TESTS = Path(__file__).parents[1]
+NAME = "meta_spikeformer"
+SHARDS = [(i, i + 4) for i in range(0, 28, 4)]
+
+
+def within(seconds: float, holds: Callable[[], bool]) -> bool:
+    """Whether something comes to hold in time."""
+    until = time.monotonic() + seconds
+    while not holds():
+        if time.monotonic() > until:
+            return False
+        time.sleep(0.05)
+    return True
+
+
+def is_alive(pid: int) -> bool:
+    """A zombie is dead."""
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()[0] != "Z"
+    except (FileNotFoundError, ProcessLookupError):
+        return False
+
+
+# Dispatch, with workers that are made of nothing.
+
+
+class LostError(Exception):
+    """The worker died."""
+
+
+@dataclass
+class Fake:
+    """A worker that answers with what is written down for a shard: a result, an exception to end in, or None to say nothing.
+
+    `log`: what every worker was asked to do, in order.
+    """
+
+    name: int
+    answers: Callable[[int, Span], Any]
+    log: list[tuple[int, Any]]
+    lost: tuple[type[Exception], ...] = (LostError,)
+    loading: deque[Any] = field(default_factory=deque)
+
+    def ready(self) -> Future[Any]:
+        return self._future(self.loading.popleft() if self.loading else "ready")
+
+    def submit(self, _job: Any, span: Span) -> Future[Any]:
+        self.log.append((self.name, span))
+        return self._future(self.answers(self.name, span))
+
+    def revive(self) -> None:
+        self.log.append((self.name, "revived"))
+
+    def _future(self, answer: Any) -> Future[Any]:
+        future: Future[Any] = Future()
+        if isinstance(answer, Exception):
+            future.set_exception(answer)
+        elif isinstance(answer, threading.Timer):
+            answer.function = lambda: future.set_result("late")
+            answer.start()
+        elif answer is not None:
+            future.set_result(answer)
+        return future
+
+
+def fakes(count: int, answers: Callable[[int, Span], Any]) -> list[Fake]:
+    log: list[tuple[int, Any]] = []
+    return [Fake(i, answers, log) for i in range(count)]
+
+
+def test_workers_take_shards_of_their_own_first() -> None:
+    """Shard i is worker i % 3's, as long as it has any left; all take equally long."""
+    workers = fakes(3, lambda _n, _span: threading.Timer(0.2, print))
+    assert sorted(dispatch("job", SHARDS, workers)) == [(i, "late") for i in range(7)]
+    taken = {name: [span[0] // 4 for other, span in workers[0].log if other == name] for name in range(3)}
+    assert [taken[name][0] for name in range(3)] == [0, 1, 2]
+    assert [taken[name][1] for name in range(3)] == [3, 4, 5]
+
+
+def test_an_idle_worker_takes_what_another_has_not_begun() -> None:
+    """Whoever has the second shard hangs, and does nothing else after."""
+    workers = fakes(2, lambda _name, span: threading.Timer(0.3, print) if span == SHARDS[1] else span)
+    found = dict(dispatch("job", SHARDS, workers))
+    assert found == {**dict(enumerate(SHARDS)), 1: "late"}
+    hanging = next(name for name, span in workers[0].log if span == SHARDS[1])
+    assert [span for name, span in workers[0].log if name == hanging][-1] == SHARDS[1]
+
+
+def test_more_workers_than_shards() -> None:
+    assert sorted(dispatch("job", SHARDS[:2], fakes(5, lambda _n, span: span))) == [(0, (0, 4)), (1, (4, 8))]
+
+
+def test_no_shards() -> None:
+    assert list(dispatch("job", [], fakes(2, lambda _n, span: span))) == []
+
+
+def test_what_a_lost_worker_had_is_done_by_another() -> None:
+    deaths = deque([LostError(), LostError()])
+    workers = fakes(2, lambda _n, span: deaths.popleft() if span == SHARDS[2] and deaths else span)
+    assert sorted(dispatch("job", SHARDS, workers)) == list(enumerate(SHARDS))
+    assert [what for _, what in workers[0].log].count("revived") == 2
+    assert [what for _, what in workers[0].log].count(SHARDS[2]) == 3
+
+
+def test_a_shard_that_always_kills_is_given_up() -> None:
+    workers = fakes(2, lambda _n, span: LostError() if span == SHARDS[2] else span)
+    message = one_line_error(lambda: list(dispatch("job", SHARDS, workers)))
+    assert message.startswith("3 workers died of images 8 to 12, ")
+    assert "evaluation.batch_size" in message
+    assert [what for _, what in workers[0].log].count(SHARDS[2]) == 3
+
+
+def test_every_shard_may_lose_two_workers() -> None:
+    """Deaths are counted by shard."""
+    deaths = {span: deque([LostError(), LostError()]) for span in SHARDS}
+    workers = fakes(3, lambda _n, span: deaths[span].popleft() if deaths[span] else span)
+    assert sorted(dispatch("job", SHARDS, workers)) == list(enumerate(SHARDS))
+
+
+def test_workers_that_die_while_they_load_are_given_up() -> None:
+    workers = fakes(1, lambda _n, span: span)
+    workers[0].loading.extend(LostError() for _ in range(3))
+    assert one_line_error(lambda: list(dispatch("job", SHARDS, workers))).startswith("3 workers died while they loaded")
+
+
+def test_an_error_of_the_job_is_raised_as_it_is() -> None:
+    error = UserError("no such image")
+    with pytest.raises(UserError) as caught:
+        list(dispatch("job", SHARDS, fakes(2, lambda _n, span: error if span == SHARDS[3] else span)))
+    assert caught.value is error
+
+
+def test_a_silent_worker_is_taken_for_lost() -> None:
+    silent = deque([None])
+    workers = fakes(2, lambda _n, span: silent.popleft() if span == SHARDS[1] and silent else span)
+    started = time.monotonic()
+    assert sorted(dispatch("job", SHARDS, workers, lost_after_seconds=0.2)) == list(enumerate(SHARDS))
+    assert 0.2 <= time.monotonic() - started < 2
+    assert (1, "revived") in workers[0].log
+
+
+def test_a_slow_worker_is_waited_for() -> None:
+    slow = deque([threading.Timer(0.1, print), threading.Timer(0.6, print)])
+    workers = fakes(1, lambda _n, span: slow.popleft() if slow else span)
+    assert dict(dispatch("job", SHARDS[:2], workers)) == {0: "late", 1: "late"}
+    assert "revived" not in [what for _, what in workers[0].log]
+
+
+# Executors.
+
+
+@pytest.fixture(scope="module")
+def population() -> list[Architecture]:
+    return drawn(a_walker(NAME).supernet.space, 3, kin=True)
+
+
+@pytest.fixture(scope="module")
+def expected(population: list[Architecture]) -> list[Worth]:
+    return walked(a_walker(NAME), population)
+
+
+@dataclass
+class Through:
+    """An executor that changes jobs on their way into another."""
+
+    inner: Executor
+    change: Callable[[Job], Job]
+
+    @property
+    def workers(self) -> int:
+        return self.inner.workers
+
+    def run(self, job: Job, shards: Sequence[Span]) -> Iterator[tuple[int, Any]]:
+        return self.inner.run(self.change(job), shards)
+
+    def close(self) -> None:
+        self.inner.close()
+
+
+def measured(executor: Executor, population: list[Architecture], **config: Any) -> list[Worth]:
+    return [worth(found) for found in an_evaluator(executor, **config)(population)]
+
+
+class ExecutorContract:
+    """What every executor does. `executor`: one for the whole class."""
+
+    @pytest.fixture
+    def executor(self) -> Executor:
+        raise NotImplementedError
+
+    def test_every_shard_is_answered_once(self, executor: Executor) -> None:
+        assert sorted(executor.run(Echo(), SHARDS)) == [(i, (3, span)) for i, span in enumerate(SHARDS)]
+        assert list(executor.run(Echo(), [])) == []
+
+    @pytest.mark.parametrize("error", [UserError("images are gone"), ValueError("odd"), KeyError("stages.0")])
+    def test_an_error_of_the_job_is_raised_as_it_is(self, executor: Executor, error: Exception) -> None:
+        with pytest.raises(type(error)) as caught:
+            list(executor.run(Fail(error, SHARDS[3][0]), SHARDS))
+        assert type(caught.value) is type(error)
+        assert caught.value.args == error.args
+
+    def test_after_an_error_it_goes_on(self, executor: Executor) -> None:
+        with pytest.raises(ValueError, match="odd"):
+            list(executor.run(Fail(ValueError("odd"), 0), SHARDS))
+        assert dict(executor.run(Echo(), SHARDS)) == {i: (3, span) for i, span in enumerate(SHARDS)}
+
+    def test_measurements_are_those_of_one_process(
+        self, executor: Executor, population: list[Architecture], expected: list[Worth]
+    ) -> None:
+        assert measured(executor, population) == expected
+        assert measured(executor, population[::-1], batch_size=4) == expected[::-1]
+
+    def test_racing_drops_the_same_candidates(self, executor: Executor, population: list[Architecture]) -> None:
+        assert measured(executor, population, racing=0.05) == measured(Serial(walker=a_walker(NAME)), population, racing=0.05)
+
+
+class WorkersContract(ExecutorContract):
+    """What every executor does whose workers are processes of their own."""
+
+    def test_a_worker_killed_in_a_walk_changes_nothing(
+        self, executor: Executor, population: list[Architecture], expected: list[Worth], tmp_path: Path
+    ) -> None:
+        marker = tmp_path / "killed"
+        assert measured(Through(executor, lambda job: KillOnce(job, 10, marker)), population) == expected
+        assert marker.exists()
+
+    def test_workers_work_at_the_same_time(self, executor: Executor) -> None:
+        """Once all have loaded."""
+        assert within(60, lambda: len({pid for _, pid in executor.run(Pid(), SHARDS)} - {os.getpid()}) == 2)
+
+    def test_a_worker_killed_while_idle_is_replaced(self, executor: Executor) -> None:
+        pids = {pid for _, pid in executor.run(Pid(), SHARDS)}
+        killed = min(pids)
+        os.kill(killed, signal.SIGKILL)
+        assert within(10, lambda: not is_alive(killed))
+        assert sorted(executor.run(Echo(), SHARDS)) == [(i, (3, span)) for i, span in enumerate(SHARDS)]
+
+    @pytest.mark.slow
+    def test_a_shard_that_always_kills_its_worker_is_a_user_error(self, executor: Executor) -> None:
+        message = one_line_error(lambda: list(executor.run(KillOnce(Echo(), SHARDS[1][0], None), SHARDS)))
+        assert message.startswith("3 workers died of images 4 to 8, ")
+        assert len(list(executor.run(Echo(), SHARDS))) == len(SHARDS)
+
+
+class TestSerial(ExecutorContract):
+    @pytest.fixture
+    def executor(self) -> Executor:
+        return Serial(walker=a_walker(NAME))
+
+    def test_closing_twice_does_nothing(self, executor: Executor) -> None:
+        executor.close()
+        executor.close()
+        assert executor.workers == 1
+
+
+class TestProcesses(WorkersContract):
+    @pytest.fixture(scope="class")
+    @classmethod
+    def executor(cls) -> Iterator[Processes]:  # type: ignore[override]
+        executor = Processes(start=Start(NAME), workers=2)
+        yield executor
+        pids = executor.pids
+        executor.close()
+        executor.close()
+        assert within(10, lambda: not any(map(is_alive, pids)))
+
+    def test_its_pids_are_those_of_its_workers(self, executor: Processes) -> None:
+        assert executor.workers == 2
+        assert {pid for _, pid in executor.run(Pid(0), SHARDS)} <= set(executor.pids)
+        assert len(executor.pids) == 2
+
+    @pytest.mark.slow
+    def test_a_worker_that_cannot_begin_says_why(self) -> None:
+        executor = Processes(start=Refuse(UserError("other images")), workers=1)
+        try:
+            assert one_line_error(lambda: list(executor.run(Echo(), SHARDS))) == "other images"
+        finally:
+            executor.close()
+
+    @pytest.mark.slow
+    def test_a_killed_parent_takes_its_workers_with_it(self) -> None:
+        code = """
+if __name__ == "__main__":
+    from populations import Pid, Start, Echo
+    from autospike.execution.processes import Processes
+    executor = Processes(start=Start("sew"), workers=1)
+    list(executor.run(Echo(), [(0, 4)]))
+    print(*executor.pids, flush=True)
+    list(executor.run(Pid(600), [(0, 4)]))
+"""
+        script = subprocess.Popen(
+            [sys.executable, "-c", code], stdout=subprocess.PIPE, text=True, env={**os.environ, "PYTHONPATH": str(TESTS)}
+        )
+        assert script.stdout is not None
+        with script.stdout:
+            pids = [int(pid) for pid in script.stdout.readline().split()]
+        assert pids
+        assert all(map(is_alive, pids))
+        script.kill()
+        script.wait()
+        assert within(10, lambda: not any(map(is_alive, pids)))
+
+
+# Ray.
+
+
+@dataclass
+class Node:
+    """A machine of a Ray cluster, as processes of this one."""
+
+    process: subprocess.Popen[bytes]
+
+    @classmethod
+    def begin(cls, *options: str) -> Node:
+        command = [str(Path(sys.executable).parent / "ray"), "start", "--num-cpus=1", "--object-store-memory=100000000", "--block"]
+        process = subprocess.Popen(
+            [*command, *options],
+            env=ray_environment(),
+            start_new_session=True,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+        )
+        return cls(process)
+
+    def kill(self) -> None:
+        """With all that it began."""
+        if self.process.poll() is None:
+            for pid in (self.process.pid, *descendants(self.process.pid)):
+                if is_alive(pid):
+                    os.kill(pid, signal.SIGKILL)
+            self.process.wait()
+
+
+def ray_environment() -> dict[str, str]:
+    usual = {"RAY_AUTH_MODE": "disabled", "RAY_USAGE_STATS_ENABLED": "0", "OMP_NUM_THREADS": "1"}
+    return {**os.environ, **usual, "PYTHONPATH": str(TESTS)}
+
+
+def descendants(pid: int) -> list[int]:
+    children = [int(c) for task in Path(f"/proc/{pid}/task").iterdir() for c in (task / "children").read_text().split()]
+    return children + [grandchild for child in children for grandchild in descendants(child)]
+
+
+@pytest.fixture
+def _ray_environment(monkeypatch: pytest.MonkeyPatch) -> None:
+    pytest.importorskip("ray")
+    for name, value in ray_environment().items():
+        monkeypatch.setenv(name, value)
+
+
+@pytest.mark.slow
+class TestCluster(WorkersContract):
+    """A cluster that is started on this machine."""
+
+    @pytest.fixture(scope="class")
+    @classmethod
+    def executor(cls) -> Iterator[Executor]:  # type: ignore[override]
+        pytest.importorskip("ray")
+        from autospike.execution.ray_cluster import Cluster
+
+        with pytest.MonkeyPatch.context() as patch:
+            for name, value in ray_environment().items():
+                patch.setenv(name, value)
+            executor = Cluster(start=Start(NAME), config=ExecutionConfig(executor="ray", workers=2), threads=1)
+            assert executor.workers == 2
+            yield executor
+            executor.close()
+            executor.close()
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("_ray_environment")
+class TestTwoMachines:
+    """A Ray cluster of two nodes, of which one is lost."""
+
+    @pytest.fixture
+    def nodes(self) -> Iterator[tuple[str, list[Node]]]:
+        port = 20000 + os.getpid() % 20000
+        short = Path(f"/tmp/ray-{port}")  # sockets have short names only
+        head = Node.begin("--head", f"--port={port}", "--include-dashboard=false", f"--temp-dir={short}")
+        nodes = [head]
+        try:
+            assert within(60, lambda: _answers(port)), "no head"
+            nodes.append(Node.begin(f"--address=127.0.0.1:{port}"))
+            yield f"127.0.0.1:{port}", nodes
+        finally:
+            for node in reversed(nodes):
+                node.kill()
+            shutil.rmtree(short, ignore_errors=True)
+
+    def test_a_lost_machine_changes_nothing(
+        self, nodes: tuple[str, list[Node]], population: list[Architecture], expected: list[Worth]
+    ) -> None:
+        import ray
+
+        from autospike.execution.ray_cluster import Cluster
+
+        address, (_, second) = nodes
+        ray.init(address=address, logging_level="ERROR", log_to_driver=False)
+        assert within(60, lambda: ray.cluster_resources().get("CPU") == 2)
+        ray.shutdown()
+        executor = Cluster(start=Start(NAME), config=ExecutionConfig(executor="ray", address=address), threads=1)
+        try:
+            assert executor.workers == 2
+            assert measured(executor, population) == expected
+            assert within(60, lambda: len({pid for _, pid in executor.run(Pid(), SHARDS)}) == 2)
+            timer = threading.Timer(1.5, second.kill)
+            timer.start()
+            found = dict(executor.run(Pid(1.0), SHARDS))
+            timer.join()
+            assert sorted(found) == list(range(len(SHARDS)))
+            assert measured(executor, population) == expected
+        finally:
+            executor.close()
+
+
+def _answers(port: int) -> bool:
+    with socket.socket() as probe:
+        return probe.connect_ex(("127.0.0.1", port)) == 0
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("_ray_environment")
+def test_a_cluster_that_is_not_there_is_a_user_error() -> None:
+    """Soon, in a process of its own that can be stopped: Ray itself tries for minutes."""
+    code = """
+from populations import Start
+from autospike.config import ExecutionConfig
+from autospike.errors import UserError
+from autospike.execution.ray_cluster import Cluster
+try:
+    Cluster(start=Start("sew"), config=ExecutionConfig(executor="ray", address="127.0.0.1:1"), threads=1)
+except UserError as error:
+    print(error)
+"""
+    script = [sys.executable, "-c", code]
+    done = subprocess.run(script, capture_output=True, text=True, env=ray_environment(), timeout=60, check=True)
+    assert done.stdout.startswith("execution.address: no Ray cluster at 127.0.0.1:1")
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("_ray_environment")
+def test_a_cluster_without_room_is_a_user_error() -> None:
+    from autospike.execution.ray_cluster import Cluster
+
+    message = one_line_error(lambda: Cluster(start=Start(NAME), config=ExecutionConfig(executor="ray"), threads=1000))
+    assert "has no room for a worker of 1000 threads" in message

@@ -1,0 +1,91 @@
+"""Which executor an experiment gets, and what a worker refuses to begin with."""
+
+from __future__ import annotations
+
+from copy import deepcopy
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import yaml
+from conftest import TINY_EXPERIMENT
+
+from autospike.cli import ExecutorName, _executing
+from autospike.config import Experiment, load_experiment
+from autospike.errors import UserError
+from autospike.execution.executors import Start, versions
+from autospike.supernet import Supernet
+
+
+def experiment(folder: Path, *overrides: str, **sections: dict[str, Any]) -> Experiment:
+    written = deepcopy(TINY_EXPERIMENT) | sections
+    path = folder / "experiment.yaml"
+    path.write_text(yaml.safe_dump(written))
+    return load_experiment(path, overrides)
+
+
+def test_another_executor_forgets_the_settings_of_the_one_before(tmp_path: Path) -> None:
+    """What was recorded with `--executor ray` does not stand in the way of `--executor serial`."""
+    recorded = {"executor": "ray", "workers": 3, "address": "10.0.0.1:6379", "gpus_per_worker": 0.5}
+    found = experiment(tmp_path, *_executing(ExecutorName.serial), execution=recorded).execution
+    assert (found.executor, found.workers, found.address, found.gpus_per_worker) == ("serial", None, None, 0.0)
+    found = experiment(tmp_path, *_executing(ExecutorName.processes, workers=2), execution=recorded).execution
+    assert (found.executor, found.workers, found.address) == ("processes", 2, None)
+
+
+def test_without_an_executor_settings_stay(tmp_path: Path) -> None:
+    recorded = {"executor": "processes", "workers": 3}
+    assert experiment(tmp_path, *_executing(None), execution=recorded).execution.workers == 3
+    assert experiment(tmp_path, *_executing(None, workers=4), execution=recorded).execution.workers == 4
+
+
+@pytest.mark.parametrize(
+    ("override", "message"),
+    [
+        (
+            "execution.workers=2",
+            "execution.workers: has no effect with executor serial; set execution.executor to processes or ray",
+        ),
+        ("execution.address=auto", "execution.address: has no effect with executor serial; set execution.executor to ray"),
+        ("execution.gpus_per_worker=1", "execution.gpus_per_worker: has no effect with executor serial"),
+        ("execution.executor=slurm", "execution.executor: "),
+    ],
+)
+def test_a_setting_without_effect_is_refused(tmp_path: Path, override: str, message: str) -> None:
+    with pytest.raises(UserError) as caught:
+        experiment(tmp_path, override)
+    assert message in str(caught.value)
+
+
+def test_racing_is_refused_where_it_would_drop_by_other_objectives(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"evaluation\.racing: drops by accuracy and energy"):
+        experiment(tmp_path, "evaluation.racing=3", "search.objectives=[accuracy, params]")
+    assert experiment(tmp_path, "evaluation.racing=3", "search.objectives=[accuracy]").evaluation.racing == 3
+
+
+@pytest.fixture
+def start(tmp_path: Path) -> Start:
+    from autospike.assembly import Assembly
+
+    assembly = Assembly.open(experiment(tmp_path, "threads=1"))
+    supernet = assembly.supernet(assembly.experiment.search_space)
+    torch.nn.init.constant_(next(supernet.parameters()), 0.25)
+    weights = {name: values.numpy() for name, values in supernet.state_dict().items()}
+    return Start(experiment=assembly.experiment, weights=weights, fingerprint=assembly.images.fingerprint, versions=versions())
+
+
+def test_a_worker_has_the_weights_that_were_sent(start: Start) -> None:
+    supernet: Supernet = start().supernet
+    assert all(torch.equal(values, torch.tensor(start.weights[name])) for name, values in supernet.state_dict().items())  # type: ignore[index]
+
+
+def test_a_worker_refuses_other_images(start: Start) -> None:
+    with pytest.raises(UserError, match="a worker sees other images than the search does"):
+        replace(start, fingerprint="000000000000")()
+
+
+def test_a_worker_refuses_other_versions(start: Start) -> None:
+    with pytest.raises(UserError, match=r"a worker has other versions \(autospike .*\) than the search \(autospike 0, torch 1\)"):
+        replace(start, versions="autospike 0, torch 1")()

@@ -1,0 +1,125 @@
+"""What lives long stands in pages of its own."""
+
+from __future__ import annotations
+
+import ctypes
+import mmap
+import os
+import sys
+import weakref
+from typing import Any
+
+import pytest
+import torch
+from populations import a_walker, drawn
+from torch import Tensor
+
+from autospike.evaluation.trie_evaluator import CalibratedStatistics, NodeResult, TrieEvaluator
+from autospike.memory.mmap_tensor import MmapTensor
+from autospike.process import prepare_process
+
+
+@pytest.mark.parametrize("dtype", [torch.uint8, torch.int16, torch.float32, torch.int64])
+@pytest.mark.parametrize("shape", [(), (1,), (3, 4, 5), (2, 0), (0,)])
+def test_a_copy_is_equal(dtype: torch.dtype, shape: tuple[int, ...]) -> None:
+    x = torch.arange(60).flip(0)[: torch.Size(shape).numel()].to(dtype).view(shape)
+    copy = MmapTensor.of(x)
+    assert copy.tensor().dtype == dtype
+    assert torch.equal(copy.tensor(), x)
+    assert torch.equal(torch.tensor(copy.array()), x)
+
+
+def test_a_copy_does_not_follow_what_was_copied() -> None:
+    x = torch.ones(3)
+    copy = MmapTensor.of(x)
+    x += 1
+    assert copy.tensor().tolist() == [1, 1, 1]
+
+
+def test_views_are_copied_in_their_shape() -> None:
+    x = torch.arange(6.0).view(2, 3)
+    assert MmapTensor.of(x.T).tensor().tolist() == [[0, 3], [1, 4], [2, 5]]
+    assert MmapTensor.of(x[:1].expand(2, 3)).array().tolist() == [[0, 1, 2], [0, 1, 2]]
+
+
+@pytest.mark.parametrize(("nbytes", "pages"), [(0, 0), (1, 1), (mmap.PAGESIZE, 1), (mmap.PAGESIZE + 1, 2)])
+def test_it_takes_whole_pages(nbytes: int, pages: int) -> None:
+    assert MmapTensor.of(torch.zeros(nbytes, dtype=torch.uint8)).nbytes == pages * mmap.PAGESIZE
+
+
+def test_pages_go_back_with_the_last_who_holds_them() -> None:
+    copy = MmapTensor.of(torch.ones(3))
+    pages, tensor, array = weakref.ref(copy.held), copy.tensor(), copy.array()
+    del copy
+    assert tensor.tolist() == array.tolist() == [1, 1, 1]
+    del tensor
+    assert pages() is not None
+    del array
+    assert pages() is None
+
+
+class MallInfo(ctypes.Structure):
+    """glibc's mallinfo2."""
+
+    _fields_ = (("before", ctypes.c_size_t * 7), ("used", ctypes.c_size_t), ("after", ctypes.c_size_t * 2))
+
+
+def used_of_malloc() -> int:
+    """Bytes in use in its heap."""
+    mallinfo = getattr(ctypes.CDLL(None), "mallinfo2", None)
+    if mallinfo is None:
+        pytest.skip("only glibc tells")
+    mallinfo.restype = MallInfo
+    return int(mallinfo().used)
+
+
+def test_nothing_of_it_is_in_malloc_s_heap() -> None:
+    """500 tensors of 4 KB: malloc would need 2 MB for them, and torch 300 bytes to describe each."""
+    x = torch.ones(1000)
+    held: list[MmapTensor | Tensor | None] = [MmapTensor.of(x), *[None] * 500]
+    before = used_of_malloc()
+    for i in range(500):
+        held[i] = MmapTensor.of(x)
+    assert used_of_malloc() - before < 500 * 50
+    for i in range(500):
+        held[i] = x.clone()
+    assert used_of_malloc() - before > 500 * 4200
+
+
+def test_no_tensor_outlives_a_walk() -> None:
+    """Neither among what is kept nor among what is told; buffers are written to, not made anew."""
+    walker = a_walker("sew")
+    population = tuple(drawn(walker.supernet.space, 3))
+    statistics = walker.calibrate(population, (0, 10))
+    kept = [value for value, _, _ in walker.kept._held.values()]
+    assert kept
+    assert all(not isinstance(getattr(value, "data", value), Tensor) for value in kept)
+    assert {type(owner(array)) for array in statistics.values()} == {mmap.mmap}
+    buffers = places(walker)
+    found = walker.score(population, CalibratedStatistics.over([statistics]), (0, 9))
+    assert places(walker) == buffers
+    assert all(isinstance(done, NodeResult) for done in found.values())
+
+
+def owner(array: Any) -> Any:
+    """Whose memory an array shows."""
+    while not isinstance(array, mmap.mmap | Tensor | None):
+        array = array.obj if isinstance(array, memoryview) else array.base
+    return array
+
+
+def places(walker: TrieEvaluator) -> list[int]:
+    """Where the modules' statistics stand."""
+    assert walker._grown
+    modules = walker._grown.modules._built.values()
+    return [buffer.data_ptr() for module in modules for buffer in module.buffers()]
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="a setting of glibc")
+def test_what_a_user_tells_glibc_stays(monkeypatch: pytest.MonkeyPatch) -> None:
+    for told, left in (("", ""), ("glibc.malloc.mmap_max=1", "glibc.malloc.mmap_max=1"), (None, "glibc.malloc.tcache_count=0")):
+        monkeypatch.setenv("GLIBC_TUNABLES", told or "")
+        if told is None:
+            monkeypatch.delenv("GLIBC_TUNABLES")
+        prepare_process()
+        assert os.environ["GLIBC_TUNABLES"] == left

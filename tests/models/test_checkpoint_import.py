@@ -1,0 +1,603 @@
+"""Published checkpoints: the same logits, spikes and gradients as the published code; damaged ones are refused in one line."""
+
+from __future__ import annotations
+
+import argparse
+import collections
+import json
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from builders import one_line_error
+from safetensors.torch import save_file
+from torch import Tensor
+
+from autospike.models.checkpoint_import import _recognise, load_reference, read_checkpoint, their_keys
+from autospike.models.contract import SpikingModel
+from autospike.nn.neuron import LIF
+from autospike.space.architecture import Architecture
+
+
+@dataclass(frozen=True, kw_only=True)
+class Case:
+    """What to say of a checkpoint beside its keys, and the architecture that follows from the reference's constructor arguments."""
+
+    said: dict[str, int]
+    family: str
+    shortcut: str
+    widths: tuple[int, ...]
+    strides: tuple[int, ...]
+    blocks: tuple[tuple[tuple[str, int | None], ...], ...]
+    """Token mixer and heads of each block of each stage."""
+    in_chans: int = 3
+    time_steps: int = 4
+    qkv_bias: bool = False
+    convolutional_stages: int = 0
+    exact_rates: bool = True
+    """Whether rates were stored in float64; else they were rounded to float32."""
+
+
+META = {"family": "meta_spikeformer", "shortcut": "membrane", "strides": (2, 2, 2, 2, 1), "convolutional_stages": 3}
+SEPCONVS = ((("sepconv", None),), (("sepconv", None),), (("sepconv", None),) * 2)
+
+CASES = {
+    "spikformer_cifar_d64_L2": Case(
+        said={"num_heads": 4},
+        family="spikformer",
+        shortcut="sew",
+        widths=(64,),
+        strides=(4,),
+        blocks=((("sdsa_3", 4),) * 2,),
+        qkv_bias=True,
+    ),
+    "spikformer_imagenet_d64_L2": Case(
+        said={"num_heads": 4}, family="spikformer", shortcut="sew", widths=(64,), strides=(16,), blocks=((("sdsa_3", 4),) * 2,)
+    ),
+    "sdt1_imagenet_d64_L2": Case(
+        said={"stride": 16},
+        family="spike_driven",
+        shortcut="membrane",
+        widths=(64,),
+        strides=(16,),
+        blocks=((("sdsa_1", None),) * 2,),
+    ),
+    "sdt1_cifar_d64_L2": Case(
+        said={}, family="spike_driven", shortcut="membrane", widths=(64,), strides=(4,), blocks=((("sdsa_1", None),) * 2,)
+    ),
+    "sdt1_dvs_d32_L2": Case(
+        said={},
+        family="spike_driven",
+        shortcut="membrane",
+        widths=(32,),
+        strides=(8,),
+        blocks=((("sdsa_1_dilated", 4),) * 2,),
+        in_chans=2,
+        time_steps=16,
+    ),
+    "sdt2_full_6p2": Case(
+        said={"num_heads": 4},
+        widths=(8, 16, 24, 40, 48),
+        blocks=(*SEPCONVS, (("sdsa_3", 4),) * 6, (("sdsa_3", 4),) * 2),
+        exact_rates=False,
+        **META,
+    ),
+    "sdt2_short_2p1": Case(
+        said={}, widths=(8, 16, 32, 48, 64), blocks=(*SEPCONVS, (("sdsa_3", 8),) * 2, (("sdsa_3", 8),)), exact_rates=False, **META
+    ),
+    "qkformer_imagenet_d64_L5": Case(
+        said={"num_heads": 4},
+        family="qkformer",
+        shortcut="sew",
+        widths=(16, 32, 64),
+        strides=(4, 2, 2),
+        blocks=((("token_qk", 4),), (("token_qk", 4),) * 2, (("sdsa_3", 4),) * 2),
+    ),
+}
+# One checkpoint of each dialect, for what does not depend on the numbers.
+DIALECTS = {
+    "Spikformer": "spikformer_imagenet_d64_L2",
+    "Spike-driven Transformer": "sdt1_cifar_d64_L2",
+    "Meta-SpikeFormer": "sdt2_short_2p1",
+    "QKFormer": "qkformer_imagenet_d64_L5",
+}
+State = dict[str, Tensor]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Reference:
+    """A vector file and our model of its state dict."""
+
+    case: Case
+    stored: dict[str, np.ndarray]
+    meta: dict[str, Any]
+    state: State
+    model: SpikingModel
+    architecture: Architecture
+
+    @property
+    def images(self) -> Tensor:
+        """Images `[B, C, H, W]`, or frames, which the reference takes as `[B, T, C, H, W]` and we with time first."""
+        images = torch.from_numpy(self.stored["input"])
+        return images.transpose(0, 1) if images.dim() == 5 else images
+
+
+def read(vectors: Path, name: str) -> dict[str, np.ndarray]:
+    with np.load(vectors / f"{name}.npz", allow_pickle=False) as file:
+        return {key: file[key] for key in file.files}
+
+
+def state_dict(stored: dict[str, np.ndarray]) -> State:
+    return {key.removeprefix("sd/"): torch.from_numpy(value) for key, value in stored.items() if key.startswith("sd/")}
+
+
+@pytest.fixture(scope="module", params=CASES)
+def reference(request: pytest.FixtureRequest, vectors: Path) -> Reference:
+    case, stored = CASES[request.param], read(vectors, request.param)
+    state = state_dict(stored)
+    model, architecture = load_reference(state, **case.said)
+    meta = json.loads(str(stored["meta_json"]))
+    return Reference(case=case, stored=stored, meta=meta, state=state, model=model, architecture=architecture)
+
+
+@pytest.fixture(params=DIALECTS)
+def dialect(request: pytest.FixtureRequest) -> str:
+    return request.param
+
+
+@pytest.fixture
+def state(dialect: str, vectors: Path) -> State:
+    """A whole state dict of a dialect, to be damaged."""
+    return state_dict(read(vectors, DIALECTS[dialect]))
+
+
+def test_architecture(reference: Reference) -> None:
+    architecture, case = reference.architecture, reference.case
+    assert (architecture.family, architecture.shortcut) == (case.family, case.shortcut)
+    assert tuple(stage.embed_dim for stage in architecture.stages) == case.widths
+    assert tuple(stage.embedding.stride for stage in architecture.stages) == case.strides
+    settings = (architecture.time_steps, architecture.attention_scale, architecture.qkv_bias)
+    assert settings == (case.time_steps, 0.125, case.qkv_bias)
+    assert not architecture.distilled
+    assert reference.model.architecture == architecture
+
+
+def test_blocks(reference: Reference) -> None:
+    case = reference.case
+    for i, (stage, expected) in enumerate(zip(reference.architecture.stages, case.blocks, strict=True)):
+        assert tuple((block.token_mixer, block.num_heads) for block in stage.blocks) == expected
+        assert {block.mlp_ratio for block in stage.blocks} == {reference.meta["kwargs"]["mlp_ratios"]}
+        assert {block.channel_mixer for block in stage.blocks} == {"conv" if i < case.convolutional_stages else "mlp"}
+        attention = {block.qkv for block in stage.blocks} | {block.projection for block in stage.blocks}
+        if i >= case.convolutional_stages:
+            assert attention == {"repconv" if case.family == "meta_spikeformer" else "linear"}
+
+
+def test_classes_and_channels(reference: Reference) -> None:
+    assert reference.model.num_classes == reference.meta["kwargs"]["num_classes"] == 10
+    assert reference.images.shape[-3] == reference.meta["kwargs"]["in_channels"] == reference.case.in_chans
+    assert not reference.model.training
+
+
+def test_parameters_are_the_references_without_those_that_never_run(reference: Reference) -> None:
+    dead = sum(reference.state[key].numel() for key in reference.meta["params_without_grad"])
+    assert sum(p.numel() for p in reference.model.parameters()) == reference.meta["params"] - dead
+
+
+@pytest.mark.parametrize("time_steps", [1, 2, 4])
+def test_logits(reference: Reference, time_steps: int) -> None:
+    with torch.no_grad():
+        logits = reference.model.forward_steps(reference.images, time_steps).mean(dim=0)
+    np.testing.assert_allclose(logits.numpy(), reference.stored[f"out_T{time_steps}"], rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("time_steps", [1, 2])
+def test_logits_of_a_model_of_fewer_steps(reference: Reference, time_steps: int) -> None:
+    model, architecture = load_reference(reference.state, **reference.case.said, time_steps=time_steps)
+    assert architecture.time_steps == time_steps
+    with torch.no_grad():
+        np.testing.assert_allclose(model(reference.images).numpy(), reference.stored[f"out_T{time_steps}"], rtol=1e-5, atol=1e-5)
+
+
+@contextmanager
+def spikes_of(model: SpikingModel) -> Iterator[list[Tensor]]:
+    """The output of every layer of neurons, in the order in which they run."""
+    seen: list[Tensor] = []
+    hooks = [
+        module.register_forward_hook(lambda _module, _inputs, spikes: seen.append(spikes.detach()))
+        for module in model.modules()
+        if isinstance(module, LIF)
+    ]
+    yield seen
+    for hook in hooks:
+        hook.remove()
+
+
+def test_spikes_are_identical(reference: Reference) -> None:
+    """Layer by layer in the order in which they run, step by step: counts are integers, and a stored rate tells which.
+
+    Potentials keep 1e-4 from their thresholds, so float32 rounding can move no spike.
+    """
+    with torch.no_grad(), spikes_of(reference.model) as layers:
+        reference.model(reference.images)
+    rates = reference.stored["lif_rate_per_step"]
+    assert len(layers) == len(reference.stored["lif_names"]) == len(rates)
+    for name, spikes, rate in zip(reference.stored["lif_names"], layers, rates, strict=True):
+        ours, theirs = spikes.double().flatten(1).sum(dim=1).numpy(), rate * spikes[0].numel()
+        np.testing.assert_allclose(theirs, theirs.round(), rtol=0, atol=0.01, err_msg=str(name))
+        np.testing.assert_array_equal(ours, theirs.round(), err_msg=str(name))
+        if reference.case.exact_rates:
+            np.testing.assert_allclose(ours / spikes[0].numel(), rate, rtol=0, atol=1e-9, err_msg=str(name))
+
+
+def test_every_layer_of_neurons_runs_once(reference: Reference) -> None:
+    with torch.no_grad(), spikes_of(reference.model) as layers:
+        reference.model(reference.images)
+    assert len(layers) == sum(isinstance(module, LIF) for module in reference.model.modules())
+
+
+def gradients(reference: Reference) -> dict[str, Tensor]:
+    """Of `sum(logits * cotangent)` in eval mode, under the reference's names."""
+    model = reference.model
+    model.zero_grad()
+    (model(reference.images) * torch.from_numpy(reference.stored["cotangent"])).sum().backward()
+    parameters = dict(model.named_parameters())
+    keys = their_keys(_recognise(reference.state), reference.state, parameters)
+    return {key: parameters[ours].grad for ours, key in keys.items()}
+
+
+def test_gradients(reference: Reference) -> None:
+    """As published: the surrogate, and where no gradient passes. Some are stored whole, of the others the norm."""
+    ours = gradients(reference)
+    norms = reference.meta["grad_norms"]
+    assert set(ours) == set(norms)
+    for key, grad in ours.items():
+        assert grad.double().norm().item() == pytest.approx(norms[key], rel=1e-5), key
+    stored = {key.removeprefix("grad/"): grad for key, grad in reference.stored.items() if key.startswith("grad/")}
+    assert len(stored) >= 4
+    for key, grad in stored.items():
+        expected = torch.from_numpy(grad).reshape(ours[key].shape)
+        assert (ours[key] - expected).norm() <= 1e-5 * expected.norm(), key
+
+
+def test_the_model_owns_its_parameters(state: State) -> None:
+    """Training it leaves the state dict as it was."""
+    before = {key: tensor.clone() for key, tensor in state.items()}
+    model, _ = load_reference(state)
+    with torch.no_grad():
+        for tensor in model.state_dict().values():
+            tensor.add_(1)
+    assert all(torch.equal(state[key], tensor) for key, tensor in before.items())
+    assert all(parameter.requires_grad for parameter in model.parameters())
+
+
+# By hand, from the publications: 64, 32 and 16 channels a head in Spikformer's three forms, 64 in QKFormer.
+@pytest.mark.parametrize(
+    ("name", "heads"),
+    [("spikformer_imagenet_d64_L2", 1), ("spikformer_cifar_d64_L2", 2), ("sdt2_full_6p2", 8), ("qkformer_imagenet_d64_L5", 1)],
+)
+def test_heads_unless_said(vectors: Path, name: str, heads: int) -> None:
+    _, architecture = load_reference(state_dict(read(vectors, name)))
+    assert {block.num_heads for stage in architecture.stages for block in stage.blocks} - {None} == {heads}
+
+
+@pytest.mark.parametrize(
+    ("name", "stride"), [("spikformer_imagenet_d64_L2", 16), ("spikformer_cifar_d64_L2", 4), ("sdt1_cifar_d64_L2", 4)]
+)
+def test_strides_unless_said(vectors: Path, name: str, stride: int) -> None:
+    """And `stride` says otherwise; of the Spike-driven Transformer, 1000 classes mean ImageNet."""
+    state = state_dict(read(vectors, name))
+    assert load_reference(state)[1].stride == stride
+    assert load_reference(state, stride=8)[1].stride == 8
+    imagenet = {**state, "head.weight": torch.zeros(1000, 64), "head.bias": torch.zeros(1000)}
+    assert load_reference(imagenet)[1].stride == (16 if name.startswith("sdt1") else stride)
+
+
+def test_event_form_of_spikformer(vectors: Path) -> None:
+    """Two channels tell it: scale 0.25, 16 channels a head, stride 16."""
+    state = state_dict(read(vectors, "spikformer_imagenet_d64_L2"))
+    state["patch_embed.proj_conv.weight"] = state["patch_embed.proj_conv.weight"][:, :2]
+    model, architecture = load_reference(state)
+    assert (architecture.attention_scale, architecture.stride) == (0.25, 16)
+    assert {block.num_heads for block in architecture.stages[0].blocks} == {4}
+    with torch.no_grad():
+        assert model(torch.rand(4, 1, 2, 32, 48)).shape == (1, 10)
+
+
+def test_compact_form_of_qkformer(vectors: Path) -> None:
+    """The CIFAR form lacks a convolution in the first embedding, and names SSA and MLP otherwise: strides 1, 2, 2, and 8 heads."""
+    whole = state_dict(read(vectors, "qkformer_imagenet_d64_L5"))
+    kept = {key: tensor for key, tensor in whole.items() if not key.startswith("patch_embed1.proj2_")}
+    state = {key.replace("stage3.0.attn", "stage3.0.ssa").replace(".mlp.fc", ".mlp.mlp"): tensor for key, tensor in kept.items()}
+    model, architecture = load_reference(state)
+    assert architecture.compact_embedding
+    assert [stage.embedding.stride for stage in architecture.stages] == [1, 2, 2]
+    assert {block.num_heads for stage in architecture.stages for block in stage.blocks} == {8}
+    assert torch.equal(model.stages[2].blocks[0].channel.mixer.fc2.bn.bias, whole["stage3.0.mlp.fc2_bn.bias"])
+    with torch.no_grad():
+        assert model.forward_features(torch.rand(1, 3, 12, 8)).shape == (4, 1, 3, 2, 64)
+
+
+@pytest.mark.parametrize("name", ["sdt2_short_2p1", "qkformer_imagenet_d64_L5"])
+def test_a_stride_is_refused_where_it_is_no_choice(vectors: Path, name: str) -> None:
+    state = state_dict(read(vectors, name))
+    assert "stride is only a choice in the one-stage families, got 16" in one_line_error(lambda: load_reference(state, stride=16))
+
+
+def test_heads_that_do_not_divide_the_width(vectors: Path) -> None:
+    state = state_dict(read(vectors, "spikformer_cifar_d64_L2"))
+    assert "num_heads 3 does not divide embed_dim 64" in one_line_error(lambda: load_reference(state, num_heads=3))
+
+
+def test_the_second_head_of_distillation(vectors: Path) -> None:
+    """In inference both heads read the same pooled spikes, and their answers are averaged."""
+    state = state_dict(read(vectors, "sdt2_short_2p1"))
+    images = torch.from_numpy(read(vectors, "sdt2_short_2p1")["input"])
+    weight, bias = torch.randn(10, 64), torch.randn(10)
+    plain, _ = load_reference(state)
+    both, architecture = load_reference({**state, "head_kd.weight": weight, "head_kd.bias": bias})
+    assert architecture.distilled
+    with torch.no_grad():
+        pooled = plain.forward_head(plain.forward_features(images), pre_logits=True)
+        expected = (pooled @ state["head.weight"].T + state["head.bias"] + pooled @ weight.T + bias) / 2
+        assert pooled.any()
+        torch.testing.assert_close(both(images), expected, rtol=1e-5, atol=1e-5)
+        torch.testing.assert_close(both.forward_steps(images).mean(dim=0), expected, rtol=1e-5, atol=1e-5)
+
+
+# A key in the middle of each dialect, and one that every dialect has; their own names, as a user knows them.
+MIDDLE = {
+    "Spikformer": "block.1.attn.k_bn.running_var",
+    "Spike-driven Transformer": "block.0.mlp.fc2_conv.bias",
+    "Meta-SpikeFormer": "block3.1.attn.v_conv.0.body.2.2.weight",
+    "QKFormer": "stage2.1.tssa.q_bn.weight",
+}
+FIRST_CONVOLUTION = {
+    "Spikformer": "patch_embed.proj_conv.weight",
+    "Spike-driven Transformer": "patch_embed.proj_conv.weight",
+    "Meta-SpikeFormer": "downsample1_1.encode_conv.weight",
+    "QKFormer": "patch_embed1.proj_conv.weight",
+}
+
+
+def refused(state: State) -> str:
+    return one_line_error(lambda: load_reference(state))
+
+
+def test_a_missing_key_is_refused(dialect: str, state: State) -> None:
+    del state[MIDDLE[dialect]]
+    message = refused(state)
+    assert message.startswith(f"state dict of {dialect}: ")
+    assert "missing" in message
+
+
+def test_a_missing_key_is_named(dialect: str, state: State) -> None:
+    del state[MIDDLE[dialect]]
+    assert MIDDLE[dialect] in refused(state)
+
+
+def test_the_first_of_two_missing_keys_is_named(vectors: Path) -> None:
+    """By either name: blocks are numbered alike."""
+    state = state_dict(read(vectors, "spikformer_cifar_d64_L2"))
+    del state["block.1.attn.v_linear.weight"], state["block.0.mlp.fc2_bn.bias"]
+    message = refused(state)
+    assert "fc2" in message
+    assert "v" not in message.split("'")[1].split(".")
+
+
+@pytest.mark.parametrize("key", ["head.bias", "head.weight"])
+def test_a_missing_head_is_named(state: State, key: str) -> None:
+    del state[key]
+    assert key in refused(state)
+
+
+def test_a_missing_first_convolution_is_named(dialect: str, state: State) -> None:
+    del state[FIRST_CONVOLUTION[dialect]]
+    assert FIRST_CONVOLUTION[dialect] in refused(state)
+
+
+@pytest.mark.parametrize("foreign", ["extra.weight", "block.0.attn.gate.weight", "head.scale", "weight"])
+def test_a_foreign_key_is_named(dialect: str, state: State, foreign: str) -> None:
+    message = refused({**state, foreign: torch.zeros(1)})
+    assert message.startswith(f"state dict of {dialect}: ")
+    assert f"key {foreign!r}" in message
+
+
+def test_a_block_without_end_is_refused(vectors: Path) -> None:
+    """A key of a block beyond the last makes a block more, of which all else is missing."""
+    state = state_dict(read(vectors, "spikformer_cifar_d64_L2"))
+    assert "block.2.mlp.fc1_linear.weight" in refused({**state, "block.2.attn.q_bn.bias": torch.zeros(64)})
+
+
+@pytest.mark.parametrize("damage", ["longer", "shorter", "deeper"])
+def test_a_key_of_another_shape_is_named(dialect: str, state: State, damage: str) -> None:
+    key = MIDDLE[dialect]
+    given = state[key]
+    state[key] = {
+        "longer": torch.cat([given, given]),
+        "shorter": given[:-1],
+        "deeper": torch.stack([given] * 2, dim=-1),
+    }[damage]
+    message = refused(state)
+    assert message.startswith(f"state dict of {dialect}: key {key!r} has shape {tuple(state[key].shape)}")
+    assert f"does not fit {tuple(given.shape)}" in message
+
+
+NO_WEIGHTS = {
+    "a number": torch.tensor(1.0),
+    "whole numbers": torch.ones(4, 4, dtype=torch.int64),
+    "empty": torch.zeros(0, 4),
+    "no tensor": [1.0, 2.0],
+}
+
+
+@pytest.mark.parametrize("damage", NO_WEIGHTS)
+def test_any_key_without_weights_is_named(dialect: str, state: State, damage: str) -> None:
+    """Whichever key it is: the first, one in the middle, or the head's."""
+    for key in (FIRST_CONVOLUTION[dialect], MIDDLE[dialect], "head.weight"):
+        assert f"key {key!r}" in refused({**state, key: NO_WEIGHTS[damage]})
+
+
+def test_any_key_of_one_dimension_is_named(state: State) -> None:
+    for key, tensor in state.items():
+        if tensor.dim() > 1 and "talking_heads" not in key:
+            assert f"key {key!r}" in refused({**state, key: torch.zeros(3)})
+
+
+def test_half_precision_is_computed_in_full(vectors: Path) -> None:
+    stored = read(vectors, "spikformer_cifar_d64_L2")
+    halved = {key: tensor.half() if tensor.is_floating_point() else tensor for key, tensor in state_dict(stored).items()}
+    model, _ = load_reference(halved, num_heads=4)
+    assert {p.dtype for p in model.parameters()} == {torch.float32}
+    assert model(torch.from_numpy(stored["input"])).shape == (1, 10)
+
+
+def test_a_spike_driven_network_is_known_without_what_it_never_runs(vectors: Path) -> None:
+    """Its queries are convolutions of images, Spikformer's of tokens."""
+    stored = read(vectors, "sdt1_cifar_d64_L2")
+    state = {key: tensor for key, tensor in state_dict(stored).items() if "talking_heads" not in key}
+    model, architecture = load_reference(state, stride=4)
+    assert (architecture.family, architecture.shortcut) == ("spike_driven", "membrane")
+    with torch.no_grad():
+        logits = model(torch.from_numpy(stored["input"]))
+    torch.testing.assert_close(logits, torch.from_numpy(stored["out_T4"]), rtol=1e-5, atol=1e-5)
+
+
+def test_the_first_of_two_shapes_is_named(dialect: str, state: State) -> None:
+    state[MIDDLE[dialect]], state["head.bias"] = torch.zeros(3), torch.zeros(4)
+    assert MIDDLE[dialect] in refused(state)
+
+
+TORCHVISION = {"conv1.weight": torch.zeros(64, 3, 7, 7), "bn1.weight": torch.zeros(64), "fc.bias": torch.zeros(1000)}
+
+
+@pytest.mark.parametrize(("foreign", "first"), [({}, "None"), (TORCHVISION, "'conv1.weight'")], ids=["empty", "torchvision"])
+def test_no_network_that_is_known(foreign: State, first: str) -> None:
+    message = refused(foreign)
+    assert first in message
+    assert "Spike-driven Transformer, Meta-SpikeFormer, QKFormer, Spikformer" in message
+
+
+WEIGHTS = {"a.weight": torch.arange(6.0).reshape(2, 3), "a.bias": torch.zeros(2), "a.steps": torch.tensor(3)}
+
+
+def same(given: State) -> bool:
+    return given.keys() == WEIGHTS.keys() and all(torch.equal(given[key], WEIGHTS[key]) for key in WEIGHTS)
+
+
+def test_safetensors_are_read(tmp_path: Path) -> None:
+    save_file(WEIGHTS, tmp_path / "a.safetensors")
+    assert same(read_checkpoint(tmp_path / "a.safetensors"))
+
+
+ARGUMENTS = argparse.Namespace(model="spikformer", lr=5e-4, betas=(0.9, 0.999), mean=[0.5], resume=None, amp=True)
+PARALLEL = {f"module.{key}": tensor for key, tensor in WEIGHTS.items()}
+
+
+@pytest.mark.parametrize(
+    "held",
+    [
+        WEIGHTS,
+        collections.OrderedDict(WEIGHTS),
+        PARALLEL,
+        {"state_dict": PARALLEL, "args": ARGUMENTS, "epoch": 299, "metric": 0.74},
+        {"model": WEIGHTS, "optimizer": {"state": {}, "param_groups": [{"lr": 0.1}]}, "args": ARGUMENTS},
+        {key: torch.nn.Parameter(tensor.float()) for key, tensor in WEIGHTS.items()},
+    ],
+    ids=["plain", "ordered", "parallel", "state_dict", "model", "parameters"],
+)
+@pytest.mark.parametrize("zipped", [True, False])
+def test_torch_files_are_read(tmp_path: Path, held: object, zipped: bool) -> None:
+    """As training scripts write them: bare or beside their arguments, from one process or several, in torch's new form and old."""
+    torch.save(held, tmp_path / "a.pth.tar", _use_new_zipfile_serialization=zipped)
+    assert same(read_checkpoint(tmp_path / "a.pth.tar"))
+
+
+def test_a_file_makes_the_same_model_as_its_state_dict(tmp_path: Path, vectors: Path) -> None:
+    stored = read(vectors, "spikformer_cifar_d64_L2")
+    torch.save({"state_dict": {f"module.{k}": v for k, v in state_dict(stored).items()}}, tmp_path / "a.pth")
+    model, _ = load_reference(read_checkpoint(tmp_path / "a.pth"), num_heads=4)
+    with torch.no_grad():
+        np.testing.assert_allclose(model(torch.from_numpy(stored["input"])).numpy(), stored["out_T4"], rtol=1e-5, atol=1e-5)
+
+
+class Malicious:
+    """Its reading creates a file."""
+
+    def __init__(self, marker: Path) -> None:
+        self.marker = marker
+
+    def __reduce__(self) -> tuple[Callable[..., object], tuple[object, ...]]:
+        return open, (str(self.marker), "w")
+
+
+class Unknown:
+    """A class that is no harm, but nobody's business."""
+
+
+@pytest.mark.parametrize("zipped", [True, False])
+@pytest.mark.parametrize("name", ["a.pth", "a.bin", "a"])
+def test_nothing_in_a_file_is_run(tmp_path: Path, zipped: bool, name: str) -> None:
+    path, marker = tmp_path / name, tmp_path / "marker"
+    torch.save({"state_dict": WEIGHTS, "args": Malicious(marker)}, path, _use_new_zipfile_serialization=zipped)
+    assert str(path) in one_line_error(lambda: read_checkpoint(path))
+    assert not marker.exists()
+    torch.load(path, weights_only=False)
+    assert marker.exists()  # it would have been
+
+
+@pytest.mark.parametrize("held", [Unknown(), {"state_dict": WEIGHTS, "hook": Unknown()}, torch.nn.Linear(2, 2)])
+def test_foreign_classes_are_refused(tmp_path: Path, held: object) -> None:
+    torch.save(held, tmp_path / "a.pth")
+    assert one_line_error(lambda: read_checkpoint(tmp_path / "a.pth")).startswith(f"{tmp_path / 'a.pth'}: no checkpoint")
+
+
+@pytest.mark.parametrize(
+    "held", [torch.zeros(2), [torch.zeros(2)], {}, {"state_dict": {}}, {"a": torch.zeros(1), "epoch": 3}, "a", {"model": "a"}]
+)
+def test_a_file_without_a_state_dict(tmp_path: Path, held: object) -> None:
+    torch.save(held, tmp_path / "a.pth")
+    assert one_line_error(lambda: read_checkpoint(tmp_path / "a.pth")).startswith(f"{tmp_path / 'a.pth'}: holds no state dict")
+
+
+@pytest.mark.parametrize("name", ["absent.pth", "absent.safetensors", "folder.pth"])
+def test_no_such_file(tmp_path: Path, name: str) -> None:
+    (tmp_path / "folder.pth").mkdir()
+    message = one_line_error(lambda: read_checkpoint(tmp_path / name))
+    assert message.startswith(f"{tmp_path / name}: no such file")
+    assert ".safetensors" in message
+
+
+@pytest.mark.parametrize("suffix", [".pth", ".safetensors", ".pt", ""])
+@pytest.mark.parametrize("content", ["hello world, this is text\n", "\n\n", '{"a": 1}', "\x89PNG\r\n"])
+def test_a_text_file_is_refused(tmp_path: Path, suffix: str, content: str) -> None:
+    path = tmp_path / f"a{suffix}"
+    path.write_text(content)
+    assert one_line_error(lambda: read_checkpoint(path)).startswith(f"{path}: no checkpoint that can be read safely")
+
+
+@pytest.mark.parametrize("name", ["a.pth", "a.safetensors"])
+def test_an_empty_file_is_refused(tmp_path: Path, name: str) -> None:
+    (tmp_path / name).touch()
+    assert str(tmp_path / name) in one_line_error(lambda: read_checkpoint(tmp_path / name))
+
+
+@pytest.mark.parametrize("zipped", [True, False])
+def test_half_a_file_is_refused(tmp_path: Path, zipped: bool) -> None:
+    """As an interrupted download leaves it."""
+    path = tmp_path / "a.pth"
+    torch.save(WEIGHTS, path, _use_new_zipfile_serialization=zipped)
+    whole = path.read_bytes()
+    for length in range(1, len(whole), len(whole) // 20):
+        path.write_bytes(whole[:length])
+        assert str(path) in one_line_error(lambda: read_checkpoint(path))
+
+
+def test_numbers_are_no_names(tmp_path: Path) -> None:
+    torch.save({0: torch.zeros(1)}, tmp_path / "a.pth")
+    assert "no state dict" in one_line_error(lambda: read_checkpoint(tmp_path / "a.pth"))

@@ -1,0 +1,377 @@
+"""timm's contract, for a small model of every family and shortcut, and what holds beyond it: causality in time, frames, fusion."""
+
+from __future__ import annotations
+
+from copy import deepcopy
+from dataclasses import replace
+from functools import cache
+from pathlib import Path
+
+import numpy as np
+import pytest
+import timm
+import torch
+from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
+
+import autospike  # noqa: F401  (registers the models with timm)
+from autospike.evaluation.calibration import calibrate
+from autospike.export import Pixels, write_model
+from autospike.models.contract import SpikingModel
+from autospike.models.registry import build_model
+from autospike.nn.layers import fuse
+from autospike.space.architecture import Architecture, Block, Embedding, Stage
+
+MLP = Block(num_heads=2, mlp_ratio=2)
+CONVOLUTIONAL = Block(token_mixer="sepconv", channel_mixer="conv", mlp_ratio=2)
+TRANSFORMER = Block(num_heads=2, qkv="repconv", projection="repconv", mlp_ratio=2)
+
+
+def stage(embed_dim: int, stride: int, *blocks: Block) -> Stage:
+    return Stage(embed_dim=embed_dim, embedding=Embedding(stride=stride), blocks=blocks)
+
+
+META = (stage(6, 2, CONVOLUTIONAL), stage(12, 2, CONVOLUTIONAL), stage(16, 1, TRANSFORMER, TRANSFORMER))
+SMALL = {
+    "spikformer": Architecture(stages=(stage(16, 4, MLP, MLP),)),
+    "spikformer vanilla": Architecture(shortcut="vanilla", qkv_bias=True, stages=(stage(16, 8, MLP),)),
+    "spike_driven": Architecture(
+        family="spike_driven", shortcut="membrane", stages=(stage(16, 4, Block(token_mixer="sdsa_1", mlp_ratio=2)),)
+    ),
+    "spike_driven events": Architecture(
+        family="spike_driven",
+        shortcut="membrane",
+        stages=(stage(16, 2, Block(token_mixer="sdsa_1_dilated", num_heads=2, mlp_ratio=2)),),
+    ),
+    "meta_spikeformer": Architecture(family="meta_spikeformer", shortcut="membrane", stages=META),
+    "meta_spikeformer sew": Architecture(family="meta_spikeformer", shortcut="sew", stages=META),
+    "meta_spikeformer vanilla": Architecture(family="meta_spikeformer", shortcut="vanilla", stages=META),
+    "meta_spikeformer distilled": Architecture(family="meta_spikeformer", shortcut="membrane", distilled=True, stages=META),
+    "qkformer": Architecture(
+        family="qkformer",
+        stages=(stage(8, 4, Block(token_mixer="token_qk", num_heads=2)), stage(12, 2, MLP), stage(16, 2, MLP)),
+    ),
+    "qkformer compact": Architecture(
+        family="qkformer",
+        compact_embedding=True,
+        stages=(stage(8, 1, Block(token_mixer="channel_qk", mlp_ratio=2)), stage(16, 2, MLP)),
+    ),
+}
+# Channels and reductions of the maps after each stage, by hand.
+MAPS = dict.fromkeys(SMALL, ((16,), (4,))) | {
+    "spikformer vanilla": ((16,), (8,)),
+    "spike_driven events": ((16,), (2,)),
+    **{name: ((6, 12, 16), (2, 4, 4)) for name in SMALL if name.startswith("meta")},
+    "qkformer": ((8, 12, 16), (4, 8, 16)),
+    "qkformer compact": ((8, 16), (1, 2)),
+}
+SIZE = (30, 21)  # not square, and divisible by none of the strides
+IMAGES = torch.randn(3, 3, *SIZE, generator=torch.Generator().manual_seed(0))
+
+each = pytest.mark.parametrize("name", SMALL)
+
+
+def awake(model: SpikingModel) -> SpikingModel:
+    """With normalisation that makes all layers of neurons fire (fresh parameters leave the last ones silent), in eval mode."""
+    for module in model.modules():
+        if isinstance(module, _BatchNorm):
+            nn.init.uniform_(module.weight, 1, 3)
+            nn.init.uniform_(module.bias, -0.5, 1)
+        elif isinstance(module, nn.Linear):
+            nn.init.normal_(module.weight)
+    channels = model.stages[0].embedding.get_submodule(FIRST.get(model.architecture.family, "convs.0.conv")).in_channels
+    calibrate(model, [torch.randn(8, channels, *SIZE)], time_steps=model.architecture.time_steps)
+    return model.requires_grad_(False)
+
+
+FIRST = {"meta_spikeformer": "conv.conv", "qkformer": "conv.conv.conv"}
+
+
+def create(name: str, **rest: object) -> SpikingModel:
+    torch.manual_seed(1)
+    return timm.create_model("autospike_subnet", architecture=SMALL[name].to_dict(), **{"num_classes": 5, **rest})
+
+
+@cache
+def built(name: str) -> SpikingModel:
+    """Shared by the tests that only read it."""
+    return awake(create(name))
+
+
+def own(name: str) -> SpikingModel:
+    """The same, to be changed."""
+    return deepcopy(built(name))
+
+
+@each
+def test_the_models_under_test_are_awake(name: str) -> None:
+    """Or all that follows would compare zeros: the answer depends on the image, and on the step."""
+    steps = built(name).forward_steps(IMAGES)
+    assert steps.std(dim=0).max() > 1e-3
+    assert steps.std(dim=1).max() > 1e-3
+
+
+@each
+def test_forward_is_head_of_features(name: str) -> None:
+    model = built(name)
+    features = model.forward_features(IMAGES)
+    assert torch.equal(model.forward_head(features), model(IMAGES))
+    assert model(IMAGES).shape == (3, 5)
+
+
+@each
+def test_pre_logits_are_pooled_features(name: str) -> None:
+    """What the head reads, mean over time; a head is linear, so it may be applied to the mean."""
+    model = built(name)
+    pooled = model.forward_head(model.forward_features(IMAGES), pre_logits=True)
+    assert pooled.shape == (3, model.num_features)
+    heads = [model.head, model.head_dist] if SMALL[name].distilled else [model.head]
+    logits = sum(head(pooled) for head in heads) / len(heads)
+    torch.testing.assert_close(logits, model(IMAGES), rtol=1e-5, atol=1e-5)
+
+
+@each
+def test_features_of_a_membrane_are_spikes_once_pooled(name: str) -> None:
+    """Where the stream is a membrane potential the head reads spikes: over 4 steps their mean is a multiple of 1/4."""
+    pooled = built(name).forward_head(built(name).forward_features(IMAGES), pre_logits=True)
+    quarters = torch.equal((4 * pooled).round(), 4 * pooled) and pooled.min() >= 0 and pooled.max() <= 1
+    assert quarters == (SMALL[name].shortcut == "membrane")
+
+
+@each
+def test_attributes_that_timm_reads(name: str) -> None:
+    model = built(name)
+    assert (model.num_classes, model.num_features, model.head_hidden_size) == (5, 16, 16)
+    heads = ("head", "head_dist") if SMALL[name].distilled else "head"
+    assert tuple(model.pretrained_cfg["classifier"]) == tuple(heads)
+    assert isinstance(model.get_classifier(), nn.Linear)
+    assert model.get_classifier() is model.head
+
+
+@each
+def test_a_new_classifier(name: str) -> None:
+    model = own(name)
+    old = model.get_classifier()
+    model.reset_classifier(3)
+    assert model.get_classifier() is not old
+    assert (model.num_classes, model.get_classifier().out_features) == (3, 3)
+    assert model(IMAGES).shape == (3, 3)
+    assert model.forward_steps(IMAGES).shape == (4, 3, 3)
+
+
+@each
+def test_no_classifier_gives_features(name: str) -> None:
+    model = own(name)
+    pooled = model.forward_head(model.forward_features(IMAGES), pre_logits=True)
+    model.reset_classifier(0)
+    assert model.num_classes == 0
+    assert isinstance(model.get_classifier(), nn.Identity)
+    assert torch.equal(model(IMAGES), pooled)
+    assert torch.equal(model.forward_steps(IMAGES).mean(dim=0), pooled)
+    assert not [key for key in model.state_dict() if key.startswith("head")]
+    assert set(create(name, num_classes=0).state_dict()) == set(model.state_dict())
+
+
+@pytest.mark.parametrize("time_steps", [1, 2, 3])
+@each
+def test_one_run_holds_every_shorter_one(name: str, time_steps: int) -> None:
+    """With statistics fixed, the network is causal in time: step t knows nothing of later steps."""
+    whole = built(name).forward_steps(IMAGES)
+    assert torch.equal(built(name).forward_steps(IMAGES, time_steps), whole[:time_steps])
+
+
+@pytest.mark.parametrize("time_steps", [1, 2, 3, 4])
+@each
+def test_the_answer_is_the_mean_of_the_first_steps(name: str, time_steps: int) -> None:
+    """To the last bit: what a search measures on the steps of one run is what the exported model of fewer steps answers."""
+    fewer = build_model(replace(SMALL[name], time_steps=time_steps), num_classes=5, in_chans=3)
+    fewer.load_state_dict(built(name).state_dict())
+    assert torch.equal(fewer.eval()(IMAGES), built(name).forward_steps(IMAGES)[:time_steps].mean(dim=0))
+
+
+@each
+def test_frames_of_one_image_are_that_image(name: str) -> None:
+    """An image's first map is computed once, frames' at every step."""
+    frames = IMAGES.expand(4, *IMAGES.shape)
+    assert torch.equal(built(name)(frames), built(name)(IMAGES))
+    assert torch.equal(built(name).forward_steps(frames, 2), built(name).forward_steps(IMAGES, 2))
+
+
+@each
+def test_frames_are_seen_in_order(name: str) -> None:
+    """The first step sees the first frame, as if it were the only one; a change of the last frame changes the last step alone."""
+    model = built(name)
+    frames = torch.randn(4, *IMAGES.shape, generator=torch.Generator().manual_seed(2))
+    steps = model.forward_steps(frames)
+    assert torch.equal(steps[0], model.forward_steps(frames[0], 1)[0])
+    changed = model.forward_steps(torch.cat([frames[:3], -frames[3:]]))
+    assert torch.equal(changed[:3], steps[:3])
+    assert not torch.equal(changed[3], steps[3])
+
+
+@each
+def test_a_batch_is_its_images(name: str) -> None:
+    model = built(name)
+    apart = torch.cat([model(image[None]) for image in IMAGES])
+    torch.testing.assert_close(model(IMAGES), apart, rtol=1e-5, atol=1e-5)
+
+
+@each
+def test_a_fused_model_answers_the_same(name: str) -> None:
+    """Fusion rounds differently, and could move a potential across its threshold; in these models it moves none."""
+    fused = fuse(own(name))
+    assert not [module for module in fused.modules() if isinstance(module, _BatchNorm)]
+    torch.testing.assert_close(fused.forward_steps(IMAGES), built(name).forward_steps(IMAGES), rtol=1e-4, atol=1e-4)
+    assert torch.equal(fused(IMAGES.expand(4, *IMAGES.shape)), fused(IMAGES))
+
+
+@each
+@pytest.mark.parametrize("in_chans", [1, 2])
+def test_other_channels(name: str, in_chans: int) -> None:
+    model = awake(create(name, in_chans=in_chans))
+    first = model.get_submodule(f"stages.0.embedding.{FIRST.get(SMALL[name].family, 'convs.0.conv')}")
+    assert first.in_channels == in_chans
+    assert model(torch.randn(2, in_chans, *SIZE)).shape == (2, 5)
+
+
+def features(name: str, *out_indices: int, **rest: object) -> nn.Module:
+    wanted = {"out_indices": out_indices} if out_indices else {}
+    return timm.create_model("autospike_subnet", architecture=SMALL[name].to_dict(), features_only=True, **wanted, **rest).eval()
+
+
+@each
+def test_features_only(name: str) -> None:
+    channels, reductions = MAPS[name]
+    model = features(name, *range(len(channels)))
+    assert tuple(model.feature_info.channels()) == channels
+    assert tuple(model.feature_info.reduction()) == reductions
+    for size in (SIZE, (32, 48), (17, 64)):
+        maps = model(torch.randn(2, 3, *size))
+        expected = [(2, c, *(-(-side // r) for side in size)) for c, r in zip(channels, reductions, strict=True)]
+        assert [tuple(each_map.shape) for each_map in maps] == expected
+
+
+@pytest.mark.parametrize("indices", [(0,), (1,), (0, 2), (-1,), (1, -1)])
+@pytest.mark.parametrize("name", ["meta_spikeformer", "qkformer"])
+def test_features_of_chosen_stages(name: str, indices: tuple[int, ...]) -> None:
+    channels, reductions = MAPS[name]
+    model = features(name, *indices)
+    assert model.feature_info.channels() == [channels[i] for i in indices]
+    assert model.feature_info.reduction() == [reductions[i] for i in indices]
+    assert [each_map.shape[1] for each_map in model(IMAGES)] == [channels[i] for i in indices]
+
+
+@pytest.mark.parametrize(("name", "count"), [("spikformer", 1), ("meta_spikeformer", 2), ("qkformer", 3)])
+def test_features_unless_stages_are_chosen(name: str, count: int) -> None:
+    """All maps; of Meta-SpikeFormer all but the first, as its detectors take them."""
+    assert features(name).feature_info.channels() == list(MAPS[name][0][-count:])
+
+
+def test_features_of_the_published_meta_spikeformer() -> None:
+    """Its published detector takes maps at strides 4, 8, 16 and 16; its segmentation also the one at stride 2."""
+    with torch.device("meta"):
+        usual = timm.create_model("meta_spikeformer_15m", features_only=True, time_steps=1)
+        wanted = timm.create_model("meta_spikeformer_15m", features_only=True, time_steps=1, out_indices=(0, 1, 2, 4))
+        shapes = [tuple(each_map.shape) for each_map in wanted(torch.empty(1, 3, 64, 96))]
+    assert (usual.feature_info.reduction(), usual.feature_info.channels()) == ([4, 8, 16, 16], [64, 128, 256, 360])
+    assert (wanted.feature_info.reduction(), wanted.feature_info.channels()) == ([2, 4, 8, 16], [32, 64, 128, 360])
+    assert shapes == [(1, 32, 32, 48), (1, 64, 16, 24), (1, 128, 8, 12), (1, 360, 4, 6)]
+
+
+@each
+def test_maps_are_means_over_time_of_the_stream(name: str) -> None:
+    model = built(name)
+    last, maps = model.forward_intermediates(IMAGES)
+    assert torch.equal(last, model.forward_features(IMAGES))
+    assert len(maps) == len(MAPS[name][0])
+    np.testing.assert_allclose(maps[-1].numpy(), last.numpy().mean(axis=0).transpose(0, 3, 1, 2), rtol=1e-5, atol=1e-6)
+
+
+@each
+def test_intermediates_agree_however_they_are_asked_for(name: str) -> None:
+    model = built(name)
+    _, maps = model.forward_intermediates(IMAGES)
+    for i in range(len(maps)):
+        (early,) = model.forward_intermediates(IMAGES, indices=[i], stop_early=True, intermediates_only=True)
+        assert torch.equal(early, maps[i])
+    (last,) = model.forward_intermediates(IMAGES, indices=1, intermediates_only=True)
+    assert torch.equal(last, maps[-1])
+
+
+@pytest.mark.parametrize("asked", [{"output_fmt": "NLC"}, {"output_fmt": "NHWC"}, {"norm": True}])
+def test_intermediates_that_do_not_exist_are_refused(asked: dict[str, object]) -> None:
+    with pytest.raises(ValueError, match="NCHW"):
+        built("qkformer").forward_intermediates(IMAGES, **asked)
+
+
+@pytest.mark.parametrize("name", ["meta_spikeformer", "meta_spikeformer distilled", "qkformer"])
+def test_pruned_layers_leave_the_others_as_they_were(name: str) -> None:
+    first, second = built(name).forward_intermediates(IMAGES, indices=[0, 1], intermediates_only=True)
+    model = own(name)
+    assert list(model.prune_intermediate_layers([0, 1])) == [0, 1]
+    assert len(model.stages) == 2
+    assert (model.num_classes, type(model.head)) == (0, nn.Identity)
+    maps = model.forward_intermediates(IMAGES, indices=[0, 1], intermediates_only=True)
+    assert torch.equal(maps[0], first)
+    assert torch.equal(maps[1], second)
+
+
+def test_pruning_may_keep_the_head() -> None:
+    model = own("meta_spikeformer distilled")
+    logits = model(IMAGES)
+    assert list(model.prune_intermediate_layers([-1], prune_head=False)) == [2]
+    assert torch.equal(model(IMAGES), logits)
+
+
+def test_two_heads_answer_apart_where_distillation_asks_for_it() -> None:
+    model = own("meta_spikeformer distilled")
+    together = model(IMAGES)
+    stream = model.forward_features(IMAGES)
+    model.train()
+    torch.testing.assert_close(model.forward_head(stream), together)  # training alone does not part them
+    model.set_distilled_training(True)
+    first, second = model.forward_head(stream)
+    assert not torch.equal(first, second)
+    torch.testing.assert_close((first + second) / 2, together)
+    assert torch.equal(model.eval().forward_head(stream), together)
+    model.train().set_distilled_training(False)
+    assert isinstance(model.forward_head(stream), Tensor)
+
+
+def test_both_heads_are_replaced() -> None:
+    model = create("meta_spikeformer distilled", num_classes=7)
+    assert {model.head.out_features, model.head_dist.out_features} == {7}
+    model.reset_classifier(0)
+    assert isinstance(model.head_dist, nn.Identity)
+
+
+def test_time_steps_of_a_published_name() -> None:
+    with torch.device("meta"):
+        usual, fewer = (timm.create_model("spikformer_cifar_4_256", **given) for given in ({}, {"time_steps": 2}))
+    assert (usual.architecture.time_steps, fewer.architecture.time_steps) == (4, 2)
+    assert usual.architecture == replace(fewer.architecture, time_steps=4)
+
+
+def exported(folder: Path, name: str) -> str:
+    pixels = Pixels.ours(channels=3, image_size=32)
+    write_model(folder, built(name), SMALL[name], classes=("a", "b", "c", "d", "e"), pixels=pixels)
+    return f"local-dir:{folder}"
+
+
+@each
+def test_weights_travel_to_other_inputs_and_outputs(tmp_path: Path, name: str) -> None:
+    """timm's fine-tuning: the first convolution is adapted to one channel by the sum of its three; features need no head."""
+    source = exported(tmp_path, name)
+    grey = IMAGES[:, :1]
+    adapted = timm.create_model(source, pretrained=True, in_chans=1).eval()
+    assert torch.equal(timm.create_model(source, pretrained=True).eval()(IMAGES), built(name)(IMAGES))
+    torch.testing.assert_close(adapted(grey), built(name)(grey.expand(-1, 3, -1, -1)), rtol=1e-4, atol=1e-4)
+    maps = timm.create_model(source, pretrained=True, features_only=True, out_indices=(0,)).eval()(IMAGES)
+    assert torch.equal(maps[0], built(name).forward_intermediates(IMAGES, indices=[0], intermediates_only=True)[0])
+
+
+@each
+def test_weights_travel_to_other_classes(tmp_path: Path, name: str) -> None:
+    model = timm.create_model(exported(tmp_path, name), pretrained=True, num_classes=3).eval()
+    assert torch.equal(model.forward_features(IMAGES), built(name).forward_features(IMAGES))
+    assert model(IMAGES).shape == (3, 3)

@@ -1,0 +1,50 @@
+"""The product of spiking attention, compiled, against torch's matrix products."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import Tensor
+from torch.utils.flop_counter import FlopCounterMode
+
+from autospike.nn.attention_product import AttentionProduct, Heads, split_heads
+
+SCALE = 0.125
+
+
+def operands(tokens: int, heads: int, head_dim: int) -> list[Tensor]:
+    torch.manual_seed(tokens)
+    return [(torch.rand(2, 3, tokens, heads * head_dim) < 0.3).float().requires_grad_() for _ in range(3)]
+
+
+@pytest.mark.parametrize(
+    ("tokens", "heads", "head_dim"),
+    [(16, 4, 12), (64, 4, 32), (33, 3, 40), (49, 12, 3), (7, 3, 8), (9, 2, 64), (65, 2, 16), (1, 1, 1)],
+)
+def test_product_and_gradients(tokens: int, heads: int, head_dim: int) -> None:
+    """The product to the last bit, for it is made of whole numbers."""
+    leaves = operands(tokens, heads, head_dim)
+    q, k, v = (split_heads(x, heads) for x in leaves)
+    ours, theirs = AttentionProduct(SCALE)(Heads(q, k, v)), (q @ k.transpose(-1, -2)) @ v * SCALE
+    assert torch.equal(ours, theirs)
+    cotangent = torch.randn_like(ours)
+    for found, expected in zip(*(torch.autograd.grad(y, leaves, cotangent) for y in (ours, theirs)), strict=True):
+        torch.testing.assert_close(found, expected, rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("value", [2.0, 0.5, -1.0, -0.0])
+@pytest.mark.parametrize("operand", ["q", "k", "v"])
+def test_what_is_no_spike_is_multiplied(operand: str, value: float) -> None:
+    """One number among spikes, at the last token of 37, in the last channel."""
+    with torch.no_grad():
+        heads = Heads(*(split_heads(x.detach().clone(), 3) for x in operands(37, 3, 6)))
+        getattr(heads, operand)[-1, -1, -1, -1, -1] = value
+        assert torch.equal(AttentionProduct(SCALE)(heads), heads.q @ (heads.k.transpose(-1, -2) @ heads.v) * SCALE)
+
+
+def test_whoever_counts_operations_sees_it() -> None:
+    """2 * 2 * tokens * head_dim^2 multiplications and additions of each head."""
+    heads = Heads(*(split_heads(x, 2) for x in operands(16, 2, 8)))
+    with FlopCounterMode(display=False) as counter:
+        AttentionProduct(SCALE)(heads)
+    assert counter.get_total_flops() == 2 * 3 * 2 * (2 * 2 * 16 * 8 * 8)

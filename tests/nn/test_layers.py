@@ -1,0 +1,197 @@
+"""Each synapse against the same map built from torch's own modules, channels first."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
+
+from autospike.nn.layers import ConvNorm, LinearNorm, RepConv, SeparableConvNorm, synapse
+from autospike.nn.max_pool import TimewiseMaxPool
+
+T, B, H, W = 3, 2, 5, 6
+
+SYNAPSES: dict[str, Callable[[], nn.Module]] = {
+    "linear": lambda: LinearNorm(4, 7, bias=True),
+    "linear without bias": lambda: LinearNorm(4, 7, bias=False),
+    "conv 3x3": lambda: ConvNorm(4, 7),
+    "conv 3x3 with bias, strided": lambda: ConvNorm(4, 7, stride=2, bias=True),
+    "conv 7x7 with bias, strided": lambda: ConvNorm(4, 7, kernel_size=7, stride=2, bias=True),
+    "conv 1x1 strided": lambda: ConvNorm(4, 7, kernel_size=1, stride=2),
+    "separable 7x7": lambda: SeparableConvNorm(4, 7, kernel_size=7),
+    "separable 3x3": lambda: SeparableConvNorm(4, 7, kernel_size=3),
+    "repconv": lambda: RepConv(4),
+}
+
+
+def fresh(name: str) -> nn.Module:
+    """With parameters and statistics that are all different and far from those of a new layer."""
+    torch.manual_seed(1)
+    layer = SYNAPSES[name]()
+    for module in layer.modules():
+        if isinstance(module, _BatchNorm):
+            nn.init.uniform_(module.weight, 0.5, 2)
+            nn.init.normal_(module.bias)
+            nn.init.normal_(module.running_mean)
+            nn.init.uniform_(module.running_var, 0.5, 2)
+        elif isinstance(module, nn.Linear | nn.Conv2d):
+            nn.init.normal_(module.weight)
+            if module.bias is not None:
+                nn.init.normal_(module.bias)
+    return layer
+
+
+def inputs(steps: int = T) -> Tensor:
+    """`[T, B, H, W, C]`, with a mean and a deviation that differ between channels."""
+    return torch.randn(steps, B, H, W, 4, generator=torch.Generator().manual_seed(2)) * torch.tensor([1.0, 2, 3, 4]) + torch.arange(
+        4
+    )
+
+
+def channels_first(x: Tensor) -> Tensor:
+    return x.flatten(0, 1).permute(0, 3, 1, 2)
+
+
+def channels_last(y: Tensor) -> Tensor:
+    return y.permute(0, 2, 3, 1).unflatten(0, (-1, B))
+
+
+def norm_of(bn: Any) -> nn.BatchNorm2d:
+    plain = nn.BatchNorm2d(bn.num_features)
+    plain.load_state_dict(bn.state_dict())
+    return plain
+
+
+def conv_of(weight: Tensor, bias: Tensor | None = None, **settings: int) -> nn.Conv2d:
+    """A plain convolution with a copy of these weights; a matrix is a 1x1 kernel."""
+    kernel = weight[:, :, None, None] if weight.dim() == 2 else weight
+    groups = settings.get("groups", 1)
+    conv = nn.Conv2d(kernel.shape[1] * groups, len(kernel), kernel.shape[-1], bias=bias is not None, **settings)
+    conv.weight.data.copy_(kernel)
+    if bias is not None:
+        conv.bias.data.copy_(bias)  # type: ignore[union-attr]
+    return conv
+
+
+class PadWithNormalisedZero(nn.Module):
+    """What follows a normalisation when a border of zeros goes through it along with the image."""
+
+    def __init__(self, bn: nn.BatchNorm2d) -> None:
+        super().__init__()
+        self.bn = bn
+
+    def forward(self, y: Tensor) -> Tensor:
+        if self.training:  # by the statistics of the inside alone, of which no gradient is kept
+            used = nn.BatchNorm2d(self.bn.num_features)
+            used.load_state_dict(self.bn.state_dict())
+            used.running_mean.copy_(y.detach().mean(dim=(0, 2, 3)))  # type: ignore[union-attr]
+            used.running_var.copy_(y.detach().var(dim=(0, 2, 3), correction=0))  # type: ignore[union-attr]
+        else:
+            used = copy.deepcopy(self.bn)
+        border = used.eval()(torch.zeros(len(y), y.shape[1], y.shape[2] + 2, y.shape[3] + 2)).detach()
+        inside = nn.functional.pad(torch.ones_like(y), (1, 1, 1, 1))
+        return border * (1 - inside) + nn.functional.pad(self.bn(y), (1, 1, 1, 1)) * inside
+
+
+def plain(layer: nn.Module) -> nn.Sequential:
+    """The definition of each synapse, in torch's modules."""
+    match layer:
+        case LinearNorm():
+            return nn.Sequential(conv_of(layer.linear.weight, layer.linear.bias), norm_of(layer.bn))
+        case ConvNorm():
+            size, stride = layer.conv.weight.shape[-1], layer.conv.stride[0]
+            return nn.Sequential(conv_of(layer.conv.weight, layer.conv.bias, stride=stride, padding=size // 2), norm_of(layer.bn))
+        case SeparableConvNorm():
+            weight = layer.depthwise.weight
+            depthwise = conv_of(weight, padding=weight.shape[-1] // 2, groups=len(weight))
+            return nn.Sequential(depthwise, conv_of(layer.pointwise.weight), norm_of(layer.bn))
+        case RepConv():
+            return nn.Sequential(
+                conv_of(layer.first.weight),
+                PadWithNormalisedZero(norm_of(layer.first_bn)),
+                conv_of(layer.depthwise.weight, groups=len(layer.depthwise.weight)),
+                conv_of(layer.last.weight),
+                norm_of(layer.last_bn),
+                norm_of(layer.outer_bn),
+            )
+    raise AssertionError(layer)
+
+
+def statistics(layer: nn.Module) -> list[Tensor]:
+    """Running means and variances, in the order of use."""
+    return [b for module in layer.modules() if isinstance(module, _BatchNorm) for b in (module.running_mean, module.running_var)]
+
+
+@pytest.mark.parametrize("training", [False, True], ids=["eval", "train"])
+@pytest.mark.parametrize("name", SYNAPSES)
+def test_a_synapse_is_its_definition(name: str, training: bool) -> None:
+    layer = fresh(name).train(training)
+    reference, x = plain(layer).train(training), inputs()
+    expected = channels_last(reference(channels_first(x)))
+    torch.testing.assert_close(layer(x), expected, rtol=1e-4, atol=1e-4)
+    for ours, theirs in zip(statistics(layer), statistics(reference), strict=True):
+        torch.testing.assert_close(ours, theirs, rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize("training", [False, True], ids=["eval", "train"])
+@pytest.mark.parametrize("name", SYNAPSES)
+def test_gradients_are_those_of_the_definition(name: str, training: bool) -> None:
+    layer = fresh(name).train(training)
+    reference, x = plain(layer).train(training), inputs().requires_grad_()
+    theirs = channels_last(reference(channels_first(x)))
+    weights = torch.randn(theirs.shape, generator=torch.Generator().manual_seed(3))
+    (expected,) = torch.autograd.grad((theirs * weights).sum(), x)
+    (found,) = torch.autograd.grad((layer(x) * weights).sum(), x)
+    torch.testing.assert_close(found, expected, rtol=1e-3, atol=1e-3)
+
+
+@pytest.mark.parametrize("name", SYNAPSES)
+def test_gradients_reach_every_parameter(name: str) -> None:
+    layer = fresh(name).eval()  # in training a normalisation undoes the biases and scales before it
+    layer(inputs()).square().sum().backward()
+    assert all(p.grad is not None and p.grad.abs().max() > 1e-3 for p in layer.parameters())
+
+
+@pytest.mark.parametrize("training", [False, True], ids=["eval", "train"])
+@pytest.mark.parametrize("name", [name for name in SYNAPSES if name.startswith("conv")])
+def test_a_still_image_given_once_is_the_image_given_at_every_step(name: str, training: bool) -> None:
+    """Convolutions alone read images."""
+    layer, image = fresh(name).train(training), inputs(1)
+    once = layer(image, T)
+    assert once.shape[0] == T
+    torch.testing.assert_close(once, layer(image.expand(T, -1, -1, -1, -1)), rtol=1e-4, atol=1e-4)
+    torch.testing.assert_close(once, layer(image).expand(T, -1, -1, -1, -1), rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize("name", SYNAPSES)
+def test_steps_and_images_do_not_mix_in_inference(name: str) -> None:
+    layer, x = fresh(name).eval(), inputs()
+    for t in range(T):
+        for b in range(B):
+            torch.testing.assert_close(layer(x[t : t + 1, b : b + 1]), layer(x)[t : t + 1, b : b + 1])
+
+
+def test_max_pool_takes_the_largest_of_nine_and_no_padding() -> None:
+    x = -1 - inputs().abs()  # the padding is never the largest, however negative the potentials
+    found = TimewiseMaxPool()(x).numpy()
+    expected = np.empty((T, B, 3, 3, 4), dtype=np.float32)  # 5 x 6 halved
+    for i, j in np.ndindex(3, 3):
+        rows, columns = (slice(max(0, 2 * p - 1), 2 * p + 2) for p in (i, j))
+        expected[:, :, i, j] = x[:, :, rows, columns].numpy().max(axis=(2, 3))
+    np.testing.assert_array_equal(found, expected)
+
+
+@pytest.mark.parametrize("bias", [False, True])
+def test_synapses_of_attention(bias: bool) -> None:
+    linear, repconv = synapse("linear", 6, bias=bias), synapse("repconv", 6, bias=bias)
+    assert isinstance(linear, LinearNorm)
+    assert (linear.linear.bias is not None) == bias
+    assert isinstance(repconv, RepConv)
+    assert sum(p.numel() for p in linear.parameters()) == 6 * 6 + 2 * 6 + 6 * bias
+    assert sum(p.numel() for p in repconv.parameters()) == 2 * 6 * 6 + 9 * 6 + 3 * 2 * 6  # never a bias

@@ -1,0 +1,32 @@
+"""The max-pool against torch's, with and without the compiled kernel."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+import torch.nn.functional as F
+
+from autospike.nn.max_pool import TimewiseMaxPool
+
+
+@pytest.mark.parametrize("spikes", [True, False])
+@pytest.mark.parametrize(("size", "channels"), [((8, 8), 16), ((7, 5), 3), ((2, 3), 300), ((1, 1), 4)])
+def test_values_and_gradients_are_those_of_torch(size: tuple[int, int], channels: int, spikes: bool) -> None:
+    """Of spikes, where most windows have several maxima, too: the first one takes the gradient."""
+    torch.manual_seed(0)
+    x = torch.rand(2, 3, *size, channels)
+    x = ((x < 0.3).float() if spikes else x).requires_grad_()
+    ours = TimewiseMaxPool()(x)
+    theirs = F.max_pool2d(x.flatten(0, 1).permute(0, 3, 1, 2), kernel_size=3, stride=2, padding=1)
+    theirs = theirs.permute(0, 2, 3, 1).unflatten(0, (2, 3))
+    assert torch.equal(ours, theirs)
+    cotangent = torch.randn_like(ours)
+    (ours_grad,) = torch.autograd.grad(ours, x, cotangent)
+    (theirs_grad,) = torch.autograd.grad(theirs, x, cotangent)
+    torch.testing.assert_close(ours_grad, theirs_grad)
+
+
+def test_what_is_no_number_is_no_number_after_the_pool() -> None:
+    x = torch.zeros(1, 1, 4, 4, 1)
+    x[0, 0, 1, 1] = torch.nan
+    assert TimewiseMaxPool()(x).isnan().all()

@@ -1,0 +1,280 @@
+"""The LIF neuron against its equations, spikingjelly and the published reference vectors."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from spikingjelly.activation_based import neuron as spikingjelly_neuron
+from spikingjelly.activation_based import surrogate
+from torch import Tensor
+
+from autospike.kernels.lif import kernel
+from autospike.nn import neuron as neuron_module
+from autospike.nn import norm as norm_module
+from autospike.nn.neuron import LIF, Dynamics
+from autospike.nn.norm import Norm
+from autospike.space.architecture import Neuron
+
+
+@pytest.fixture(autouse=True, params=["compiled", "reference"])
+def implementation(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
+    """Every test runs with the compiled kernel and with the fallback."""
+    if request.param == "reference":
+        monkeypatch.setattr(neuron_module, "kernel", lambda: None)
+        monkeypatch.setattr(norm_module, "kernel", lambda: None)
+    elif kernel() is None:
+        pytest.skip("no C compiler here")
+    return str(request.param)
+
+
+def run(x: Tensor, v_threshold: float = 1.0, tau: float = 2.0) -> Tensor:
+    return LIF(Neuron(v_threshold=v_threshold, tau=tau))(x)
+
+
+def test_constant_input_fires_when_the_analytic_potential_crosses() -> None:
+    """Under constant input x from rest, h[t] = x (1 - (1 - 1/tau)^t): 1.2 at tau 2 gives 0.6, 0.9, 1.05; the third step fires."""
+    spikes = run(torch.full((7, 1), 1.2))
+    assert spikes.flatten().tolist() == [0, 0, 1, 0, 0, 1, 0]
+
+
+@pytest.mark.parametrize("tau", [1.25, 2.0, 10.0])
+@pytest.mark.parametrize("x", [1.05, 1.3, 3.0, 20.0])
+def test_first_spike_comes_at_the_analytic_time(tau: float, x: float) -> None:
+    first = next(t for t in range(1, 200) if x * (1 - (1 - 1 / tau) ** t) >= 1)
+    spikes = run(torch.full((first, 1), x), tau=tau)
+    assert spikes.flatten().tolist() == [0] * (first - 1) + [1]
+
+
+def test_a_tie_fires() -> None:
+    assert run(torch.tensor([[2.0]])).item() == 1  # h = 2 / 2 = v_threshold
+
+
+def test_nothing_is_remembered_between_calls() -> None:
+    lif, x = LIF(Neuron()), torch.full((2, 3), 0.9)
+    assert torch.equal(lif(x), lif(x))
+
+
+def test_gradient_of_one_step_is_the_surrogate_over_tau() -> None:
+    x = torch.tensor([[1.4]], requires_grad=True)
+    run(x, tau=2.0).backward()
+    g = 1 / (1 + np.exp(-4 * (1.4 / 2 - 1)))
+    assert x.grad is not None
+    assert x.grad.item() == pytest.approx(4 * g * (1 - g) / 2, rel=1e-6)
+
+
+@pytest.mark.parametrize("tau", [1.25, 2.0, 10.0])
+@pytest.mark.parametrize("v_threshold", [0.5, 1.0, 1.6])
+def test_spikes_equal_spikingjelly_and_gradients_agree(tau: float, v_threshold: float) -> None:
+    torch.manual_seed(0)
+    x = (torch.randn(5, 6, 7) * 2).requires_grad_()
+    reference = spikingjelly_neuron.LIFNode(
+        tau=tau, v_threshold=v_threshold, v_reset=0.0, surrogate_function=surrogate.Sigmoid(4.0), detach_reset=True, step_mode="m"
+    )
+    ours, theirs, cotangent = run(x, v_threshold, tau), reference(x), torch.randn(5, 6, 7)
+    assert torch.equal(ours, theirs)
+    (ours_grad,) = torch.autograd.grad(ours, x, cotangent)
+    (theirs_grad,) = torch.autograd.grad(theirs, x, cotangent)
+    torch.testing.assert_close(ours_grad, theirs_grad, rtol=1e-5, atol=1e-6)
+
+
+def test_an_input_that_is_the_same_at_every_step_may_be_a_broadcast_view() -> None:
+    x = torch.randn(1, 3, 50).mul_(2).requires_grad_()
+    expanded, copied = run(x.expand(4, 3, 50)), run(x.expand(4, 3, 50).contiguous())
+    assert torch.equal(expanded, copied)
+    grads = [torch.autograd.grad(spikes.cumsum(0).sum(), x)[0] for spikes in (expanded, copied)]
+    torch.testing.assert_close(*grads)
+
+
+@pytest.mark.parametrize("neurons", [1, 127, 128, 129, 300])
+def test_every_neuron_counts_for_itself(neurons: int) -> None:
+    """As many at once as a kernel's block holds, one more, one less: each as if alone."""
+    x = torch.randn(3, neurons, generator=torch.Generator().manual_seed(0)) * 2
+    together = run(x)
+    assert torch.equal(together, torch.cat([run(x[:, i : i + 1].contiguous()) for i in range(neurons)], dim=1))
+
+
+def test_layouts_in_memory_do_not_matter() -> None:
+    x = torch.randn(4, 6, 5) * 2
+    assert torch.equal(run(x.transpose(1, 2)).transpose(1, 2), run(x))
+    assert torch.equal(run(x.double()).float(), run(x))
+
+
+# As the file of reference vectors names them.
+SURROGATES: dict[str, Any] = {"Sigmoid(alpha=4.0)": "sigmoid", "ATan(alpha=2.0)": "arctan"}
+
+
+def test_reference_vectors(vectors: Path) -> None:
+    """All 48 cases: hard and soft reset, sigmoid and arctan, reset detached or not, input that decays or not."""
+    stored = np.load(vectors / "lif.npz", allow_pickle=False)
+    cases = json.loads(str(stored["cases_json"]))
+    assert len(cases) == 48
+    for case in cases:
+        dynamics = Dynamics(
+            reset="soft" if case["v_reset"] is None else "hard",
+            input_decays=case["decay_input"],
+            reset_is_detached=case["detach_reset"],
+            surrogate=SURROGATES[case["surrogate"]],
+        )
+        x = torch.from_numpy(stored["x"]).float().requires_grad_()
+        spikes = LIF(Neuron(v_threshold=case["v_threshold"], tau=case["tau"]), dynamics)(x)
+        (grad,) = torch.autograd.grad(spikes, x, torch.from_numpy(stored["cotangent"]).float())
+        np.testing.assert_array_equal(spikes.detach().numpy(), stored[f"{case['case']}/spike"])
+        np.testing.assert_allclose(grad.numpy(), stored[f"{case['case']}/grad_x"], rtol=1e-5, atol=1e-5)
+
+
+@given(tau=st.floats(1.0009765625, 64, width=32), scale=st.sampled_from([1e-6, 1.0, 1e6]), seed=st.integers(0, 2**32 - 1))
+@settings(max_examples=30, deadline=None)
+def test_dividing_by_tau_rounds_as_a_division_does(tau: float, scale: float, seed: int) -> None:
+    """A threshold that is itself a potential of the reference tells a last bit: one below it would not fire."""
+    x = torch.randn(1, 4096, generator=torch.Generator().manual_seed(seed)) * scale
+    h = (x[0] / tau).sort().values
+    for threshold in (float(h[-1]), float(h[-100])):
+        if threshold > 0:
+            assert torch.equal(run(x, threshold, tau)[0], (x[0] / tau >= threshold).float())
+
+
+@pytest.mark.parametrize("training", [True, False])
+@pytest.mark.parametrize("steps", [None, 4])
+@pytest.mark.parametrize("channels", [3, 16, 300])
+def test_with_the_normalisation_before_it(channels: int, steps: int | None, training: bool) -> None:
+    """Against torch's normalisation, in double precision, and spikingjelly's neuron."""
+    torch.manual_seed(channels)
+    bn, reference = Norm(channels).train(training), torch.nn.BatchNorm1d(channels).train(training)
+    for values in (bn.weight.data, bn.running_var):
+        values.uniform_(0.5, 2)  # type: ignore[union-attr]
+    reference.load_state_dict(bn.state_dict())
+    reference.double()
+    sigmoid = surrogate.Sigmoid(4.0)
+    lif = spikingjelly_neuron.LIFNode(
+        tau=1.7, v_threshold=0.8, v_reset=0.0, surrogate_function=sigmoid, detach_reset=True, step_mode="m"
+    )
+    y = (torch.randn(4 if steps is None else 1, 5, 3, 2, channels) * 2 + 3).requires_grad_()
+    copied = y.detach().double().requires_grad_()
+    ours = LIF(Neuron(tau=1.7, v_threshold=0.8))(y, bn, steps)
+    current = reference(copied.flatten(0, -2)).view(y.shape)
+    theirs = lif(current.expand(4, *y.shape[1:]))
+    assert (ours != theirs).sum() == 0
+    cotangent = torch.randn_like(ours)
+    ours.backward(cotangent)
+    theirs.backward(cotangent.double())
+    assert y.grad is not None
+    assert copied.grad is not None
+    torch.testing.assert_close(y.grad, copied.grad.float(), rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(bn.weight.grad, reference.weight.grad.float(), rtol=1e-4, atol=1e-4)
+    torch.testing.assert_close(bn.bias.grad, reference.bias.grad.float(), rtol=1e-4, atol=1e-4)
+    torch.testing.assert_close(bn.running_var, reference.running_var.float(), rtol=1e-5, atol=1e-6)
+    torch.testing.assert_close(bn.running_mean, reference.running_mean.float(), rtol=1e-5, atol=1e-6)
+
+
+def test_bfloat16_currents_are_integrated_in_single_precision() -> None:
+    x = (torch.randn(6, 500, generator=torch.Generator().manual_seed(0)) * 2).bfloat16().requires_grad_()
+    single = x.detach().float().requires_grad_()
+    ours, theirs = run(x), run(single)
+    assert ours.dtype == torch.bfloat16
+    assert torch.equal(ours.float(), theirs)
+    ours.sum().backward()
+    theirs.sum().backward()
+    assert single.grad is not None
+    assert torch.equal(x.grad, single.grad.bfloat16())
+
+
+@pytest.mark.parametrize("channels", [3, 16, 48, 300])
+@pytest.mark.parametrize("steps", [None, 4])
+def test_spikes_are_counted_by_step_and_position(implementation: str, steps: int | None, channels: int) -> None:
+    told: list[tuple[Tensor, Tensor]] = []
+    lif, x = LIF(Neuron()), torch.randn(4 if steps is None else 1, 5, 3, 2, channels) * 2
+    lif.counted = lambda *seen: told.append(seen)
+    spikes = lif(x, Norm(channels), steps)
+    if implementation == "reference":
+        assert not told
+    else:
+        ((fired, counts),) = told
+        assert fired is spikes
+        assert torch.equal(counts, spikes.double().sum(dim=(1, 4)).flatten(1))
+
+
+@pytest.mark.parametrize("batch", [5, 2700])
+@pytest.mark.parametrize("kind", ["plain", "repeated", "transposed", "bfloat16", "broadcast"])
+def test_spikes_added_to_a_stream(implementation: str, kind: str, batch: int) -> None:
+    """The sum, its gradients, and no count. What 2700 images give is written past the cache."""
+    torch.manual_seed(0)
+    x, shape = torch.randn(1 if kind == "repeated" else 4, batch, 3, 2, 48), (4, batch, 3, 2, 48)
+    stream = torch.randint(0, 5, shape).float().requires_grad_()
+    x, under = (x.bfloat16(), stream) if kind == "bfloat16" else (x, stream)
+    if kind == "transposed":
+        under = stream.transpose(2, 3).reshape(4, batch, 2, 3, 48).transpose(2, 3)
+    if kind == "broadcast":
+        under = stream[:, :1]
+    x, steps, lif, bn = x.requires_grad_(), 4 if kind == "repeated" else None, LIF(Neuron(v_threshold=0.3)), Norm(48).eval()
+    expected = under + lif(x, bn, steps)
+    told: list[Tensor] = []
+    lif.counted = lambda fired, _counts: told.append(fired)
+    found = lif(x, bn, steps, onto=under)
+    assert torch.equal(found, expected)
+    assert 0.02 < (found - under).detach().mean() < 0.9
+    assert len(told) == (kind == "bfloat16" and implementation == "compiled")  # there the kernel fires, and torch adds
+    cotangent = torch.randn_like(expected)
+    for ours, theirs in zip(*(torch.autograd.grad(y, (x, stream), cotangent) for y in (found, expected)), strict=True):
+        assert torch.equal(ours, theirs)
+
+
+def test_threads_change_nothing(implementation: str) -> None:
+    """Neither spikes nor gradients; sums over the batch are taken in a fixed number of parts."""
+    if implementation == "reference":
+        pytest.skip("torch's sums depend on them")
+    torch.manual_seed(0)
+    y, bn, cotangent = torch.randn(4, 16, 8, 8, 48), Norm(48), torch.randn(4, 16, 8, 8, 48)
+    threads, found = torch.get_num_threads(), []
+    for number in (1, 2):
+        torch.set_num_threads(number)
+        bn.zero_grad()
+        x = y.clone().requires_grad_()
+        spikes = LIF(Neuron())(x, bn)
+        spikes.backward(cotangent)
+        found.append((spikes, x.grad, bn.weight.grad, bn.bias.grad))
+    torch.set_num_threads(threads)
+    assert all(torch.equal(one, two) for one, two in zip(*found, strict=True) if one is not None)
+
+
+def test_what_the_kernel_cannot_read_is_left_to_torch() -> None:
+    """Narrow parameters, other sizes, an empty batch, one value for each channel, statistics that lie apart."""
+    x = torch.randn(4, 5, 3, 2, 8)
+    narrow = Norm(8).eval().bfloat16()
+    assert 0 < LIF(Neuron())(x.bfloat16() * 4, narrow).float().mean() < 0.5
+    with pytest.raises(RuntimeError):
+        Norm(8).eval()(torch.randn(2, 4096))
+    with pytest.raises(ValueError, match="more than 1 value"):
+        Norm(8)(torch.randn(1, 8))
+    assert LIF(Neuron())(torch.empty(4, 0, 2, 2, 8), Norm(8).eval()).shape == (4, 0, 2, 2, 8)
+    apart = Norm(8).eval()
+    apart.running_mean = torch.randn(8, 2)[:, 0]
+    expected = (x - apart.running_mean) / (apart.running_var + apart.eps).sqrt()  # type: ignore[operator]
+    torch.testing.assert_close(apart(x), expected)
+
+
+def test_an_input_of_several_steps_is_not_one_that_is_repeated() -> None:
+    with pytest.raises((ValueError, RuntimeError)):
+        LIF(Neuron())(torch.randn(3, 2, 4), None, 2)
+
+
+def test_statistics_that_change_before_backward_are_noticed(implementation: str) -> None:
+    if implementation == "reference":
+        pytest.skip("torch's own")
+    bn, x = Norm(8).eval(), torch.randn(4, 5, 2, 2, 8, requires_grad=True)
+    spikes = LIF(Neuron())(x, bn)
+    bn.running_mean.add_(3)  # type: ignore[union-attr,operator]
+    with pytest.raises(RuntimeError, match="modified by an inplace operation"):
+        spikes.sum().backward()
+
+
+@pytest.mark.parametrize("wrong", [{"reset": "Soft"}, {"surrogate": "relu"}])
+def test_dynamics_that_nobody_knows_are_refused(wrong: Any) -> None:
+    with pytest.raises(ValueError, match="reset is hard or soft"):
+        Dynamics(**wrong)

@@ -1,0 +1,268 @@
+"""What the tests of walks and executors share: tiny spaces of every family, walkers on a few images, and each model by itself."""
+
+from __future__ import annotations
+
+import os
+import random
+import signal
+import time
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from autospike.config import DataConfig, EvaluationConfig
+from autospike.data.batches import FixedBatches, Span
+from autospike.data.images import Images, Split, SplitName, load_images
+from autospike.energy.conventions import EXACT
+from autospike.evaluation.calibration import calibrate
+from autospike.evaluation.population import PopulationEvaluator
+from autospike.evaluation.single import score
+from autospike.evaluation.trie_evaluator import TrieEvaluator
+from autospike.execution.executor import Executor, Serial
+from autospike.measurement import Measurement, Score
+from autospike.memory.cache import ByteBudgetCache
+from autospike.models.contract import SpikingModel
+from autospike.search.by_products import by_product_candidates
+from autospike.space.architecture import Architecture
+from autospike.space.search_space import SearchSpace
+from autospike.supernet import Supernet
+
+NEURON = {"v_threshold": [0.5, 1.0], "tau": [1.5, 2.0]}
+
+
+def _spikformer(**changed: Any) -> dict[str, Any]:
+    block = {"num_heads": [1, 2], "mlp_ratio": [1, 2], "neuron": NEURON, "groups": {"q": {"v_threshold": [0.4, 0.8]}}}
+    stage = {"embed_dim": [8, 16], "embedding": {"stride": [2, 4]}, "depth": [1, 2], "block": block}
+    return {"family": "spikformer", "time_steps": [1, 3], "stages": [stage], **changed}
+
+
+WRITTEN: dict[str, dict[str, Any]] = {
+    "sew": _spikformer(qkv_bias=True),
+    "vanilla": _spikformer(shortcut="vanilla"),
+    "both": _spikformer(shortcut=["sew", "vanilla"]),
+    "events": _spikformer(),
+    "spike_driven": {
+        "family": "spike_driven",
+        "shortcut": "membrane",
+        "time_steps": [1, 2, 3],
+        "stages": [
+            {
+                "embed_dim": [8, 16],
+                "embedding": {"stride": 2, "neuron": {"v_threshold": [0.5, 1.0]}},
+                "depth": [1, 2],
+                "block": {
+                    "token_mixer": ["sdsa_1", "sdsa_1_dilated", "sdsa_2", "sdsa_3"],
+                    "num_heads": [1, 2],
+                    "mlp_ratio": [1, 2],
+                    "neuron": NEURON,
+                },
+            }
+        ],
+    },
+    "meta_spikeformer": {
+        "family": "meta_spikeformer",
+        "shortcut": ["membrane", "sew"],
+        "time_steps": [1, 3],
+        "distilled": True,
+        "stages": [
+            {
+                "embed_dim": [8, 12],
+                "depth": [1, 2],
+                "block": {
+                    "token_mixer": ["sepconv", "none"],
+                    "channel_mixer": ["conv", "mlp"],
+                    "mlp_ratio": [1, 2],
+                    "neuron": NEURON,
+                },
+            },
+            {
+                "embed_dim": [8, 16],
+                "embedding": {"stride": 2},
+                "depth": [1, 3],
+                "block": {
+                    "token_mixer": ["sdsa_3", "sdsa_4", "sdsa_1", "token_qk", "sepconv"],
+                    "channel_mixer": ["mlp", "conv"],
+                    "num_heads": [1, 2],
+                    "qkv": ["repconv", "linear"],
+                    "projection": ["linear", "repconv"],
+                    "mlp_ratio": 2,
+                    "neuron": NEURON,
+                },
+            },
+        ],
+    },
+    "qkformer": {
+        "family": "qkformer",
+        "time_steps": [1, 2],
+        "stages": [
+            {
+                "embed_dim": [8, 16],
+                "depth": 1,
+                "block": {"token_mixer": ["token_qk", "channel_qk"], "num_heads": [1, 2], "mlp_ratio": 1, "neuron": NEURON},
+            },
+            {
+                "embed_dim": 16,
+                "embedding": {"stride": 2},
+                "depth": [1, 2],
+                "block": {"token_mixer": ["sdsa_3", "token_qk"], "num_heads": 2, "mlp_ratio": [1, 2], "neuron": NEURON},
+            },
+        ],
+    },
+}
+
+CALIBRATION, SEARCH, CALIBRATION_BATCH = 20, 25, 10
+
+
+@lru_cache(maxsize=1)
+def _images() -> Images:
+    return load_images(DataConfig(name="digits", image_size=8), seed=0)
+
+
+def digits(name: SplitName, count: int, kept: ByteBudgetCache | None = None) -> FixedBatches:
+    split = _images().splits[name].drawn(count, random.Random(0))
+    return FixedBatches(split=split, channels=1, image_size=8, kept=ByteBudgetCache() if kept is None else kept)
+
+
+def frames(name: SplitName, count: int, kept: ByteBudgetCache | None = None) -> FixedBatches:
+    """Frames of an event camera, `[3, B, 2, 8, 8]`."""
+    counts = np.random.default_rng(len(name)).poisson(1.0, (count, 3, 2, 8, 8)).astype(np.float32)
+    labels = tuple(i % 10 for i in range(count))
+    split = Split(name=name, indices=tuple(range(count)), labels=labels, read=lambda i: counts[i], time_steps=3)
+    return FixedBatches(split=split, channels=2, image_size=8, kept=ByteBudgetCache() if kept is None else kept)
+
+
+def a_walker(name: str, *, kept: ByteBudgetCache | None = None) -> TrieEvaluator:
+    """Of one of the spaces above. Normalisation is biased upwards, so that spikes reach the last layers."""
+    batches, channels = (frames, 2) if name == "events" else (digits, 1)
+    kept = ByteBudgetCache() if kept is None else kept
+    with torch.random.fork_rng():
+        torch.manual_seed(1)
+        supernet = Supernet(SearchSpace.from_dict(WRITTEN[name]), num_classes=10, in_chans=channels)
+    for parameter, tensor in supernet.named_parameters():
+        if parameter.endswith("bn.bias"):
+            torch.nn.init.constant_(tensor, 0.3)
+    calibration, search = batches("train", CALIBRATION, kept), batches("search", SEARCH, kept)
+    return TrieEvaluator(supernet=supernet, calibration=calibration, search=search, kept=kept)
+
+
+def an_evaluator(executor: Executor, **config: Any) -> PopulationEvaluator:
+    written = {"calibration_images": CALIBRATION, "calibration_batch_size": CALIBRATION_BATCH, "batch_size": 9, **config}
+    return PopulationEvaluator(
+        executor=executor,
+        calibration_images=CALIBRATION,
+        search_images=SEARCH,
+        config=EvaluationConfig(**written),
+        convention=EXACT,
+    )
+
+
+Worth = tuple[Architecture, Score, int]
+
+
+def worth(found: Measurement) -> Worth:
+    """All of a measurement but how long it took."""
+    return found.architecture, found.score, found.params
+
+
+def walked(walker: TrieEvaluator, population: list[Architecture], **config: Any) -> list[Worth]:
+    return [worth(found) for found in an_evaluator(Serial(walker=walker), **config)(population)]
+
+
+def calibrated(walker: TrieEvaluator, architecture: Architecture) -> SpikingModel:
+    """A model by itself."""
+    model = walker.supernet.extract(architecture)
+    batches = (batch.images for batch in walker.calibration(CALIBRATION_BATCH))
+    calibrate(model, batches, time_steps=walker.time_steps)
+    return model
+
+
+def alone(walker: TrieEvaluator, architecture: Architecture) -> Worth:
+    model = calibrated(walker, architecture)
+    found = score(model, walker.search, batch_size=SEARCH)
+    return architecture, found, sum(p.numel() for p in model.parameters())
+
+
+def drawn(space: SearchSpace, count: int, seed: int = 0, *, kin: bool = False) -> list[Architecture]:
+    """Architectures of a space at random; with all their relatives, if wanted."""
+    rng = random.Random(seed)
+    sampled = [space.sample(rng) for _ in range(count)]
+    return list(dict.fromkeys(r for a in sampled for r in by_product_candidates(space, a))) if kin else list(dict.fromkeys(sampled))
+
+
+@dataclass(frozen=True)
+class Start:
+    """Makes a walker wherever a worker is."""
+
+    name: str
+
+    def __call__(self) -> TrieEvaluator:
+        torch.set_num_threads(1)
+        return a_walker(self.name)
+
+
+# Jobs: values that can be sent to workers.
+
+
+@dataclass(frozen=True)
+class Echo:
+    """Answers with the walker's largest T, and the shard."""
+
+    def __call__(self, walker: TrieEvaluator, span: Span) -> Any:
+        return walker.time_steps, span
+
+
+@dataclass(frozen=True)
+class Fail:
+    """Raises what it was given, at the shard that begins at an image."""
+
+    error: Exception
+    start: int
+
+    def __call__(self, _walker: TrieEvaluator, span: Span) -> Any:
+        if span[0] == self.start:
+            raise self.error
+        return span
+
+
+@dataclass(frozen=True)
+class KillOnce:
+    """Another job, whose worker is killed before it begins with the shard that begins at an image; unless it was already.
+
+    `marker` says that it was; without one it always is.
+    """
+
+    job: Any
+    start: int
+    marker: Path | None
+
+    def __call__(self, walker: TrieEvaluator, span: Span) -> Any:
+        if span[0] == self.start and not (self.marker and self.marker.exists()):
+            if self.marker:
+                self.marker.touch()
+            os.kill(os.getpid(), signal.SIGKILL)
+        return self.job(walker, span)
+
+
+@dataclass(frozen=True)
+class Pid:
+    """Answers with the worker's process, after a while."""
+
+    seconds: float = 0.3
+
+    def __call__(self, _walker: TrieEvaluator, _span: Span) -> int:
+        time.sleep(self.seconds)
+        return os.getpid()
+
+
+@dataclass(frozen=True)
+class Refuse:
+    """A start that fails."""
+
+    error: Exception
+
+    def __call__(self) -> TrieEvaluator:
+        raise self.error

@@ -1,0 +1,396 @@
+"""The archive: one row for every candidate, a walk's rows committed together, under one protocol."""
+
+from __future__ import annotations
+
+import json
+import sqlite3
+import zlib
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+from builders import analytic, architectures, few, measurement, one_line_error, scored, small
+from hypothesis import given
+from hypothesis import strategies as st
+
+from autospike.energy.conventions import CONVENTIONS, Convention, energy
+from autospike.measurement import Evaluation, Measurement
+from autospike.search.archive import Archive, newest_protocol
+from autospike.space.architecture import Architecture, Block
+
+# Other programs read this table: names, types and order are a contract.
+COLUMNS = {
+    "architecture_id": "TEXT",
+    "protocol_id": "TEXT",
+    "architecture": "TEXT",
+    "accuracy": "REAL",
+    "correct": "INTEGER",
+    "images": "INTEGER",
+    "energy_mj": "REAL",
+    "convention": "TEXT",
+    "macs": "REAL",
+    "acs": "REAL",
+    "params": "INTEGER",
+    "time_steps": "INTEGER",
+    "f_aeb": "REAL",
+    "generation": "INTEGER",
+    "free": "INTEGER",
+    "seconds": "REAL",
+    "measured_at": "TEXT",
+    "counts": "BLOB",
+}
+
+ONE, TWO, THREE = (small(blocks=(Block(num_heads=heads),)) for heads in (1, 2, 4))
+
+
+def evaluation(
+    architecture: Architecture = ONE, *, correct: int = 80, f_aeb: float = 0.5, generation: int = 0, free: bool = False
+) -> Evaluation:
+    measured = measurement(architecture, correct=correct, macs=10, acs=30)
+    return replace(scored(measured, f_aeb=f_aeb, generation=generation), free=free)
+
+
+@pytest.fixture
+def path(tmp_path: Path) -> Path:
+    return tmp_path / "archive.sqlite"
+
+
+def test_columns_are_the_contract(path: Path) -> None:
+    Archive(path, "p")
+    info = sqlite3.connect(path).execute("PRAGMA table_info(evaluations)").fetchall()
+    assert [(name, kind) for _, name, kind, *_ in info] == list(COLUMNS.items())
+    assert all(not_null for *_, not_null, _, _ in info)
+    assert [name for _, name, *_, key in info if key] == ["architecture_id", "protocol_id"]
+
+
+def test_a_row_says_what_was_measured(path: Path) -> None:
+    Archive(path, "p").add([evaluation(generation=3)])
+    db = sqlite3.connect(path)
+    db.row_factory = sqlite3.Row
+    row = dict(db.execute("SELECT * FROM evaluations").fetchone())
+    counts = json.loads(zlib.decompress(row.pop("counts")))
+    assert [count["layer"] for count in counts] == ["stem", "blocks.0"]
+    assert counts[1]["acs"] == [15.0, 15.0]
+    assert row.pop("measured_at").endswith("+00:00")
+    assert row == {
+        "architecture_id": ONE.id,
+        "protocol_id": "p",
+        "architecture": ONE.to_json(),
+        "accuracy": 0.8,
+        "correct": 80,
+        "images": 100,
+        "energy_mj": pytest.approx((4.6 * 20 + 0.9 * 30) * 1e-9, rel=1e-12),
+        "convention": "exact",
+        "macs": 20.0,
+        "acs": 30.0,
+        "params": 7,
+        "time_steps": 2,
+        "f_aeb": 0.5,
+        "generation": 3,
+        "free": 0,
+        "seconds": 0.5,
+    }
+
+
+@few
+@given(architectures(), st.booleans())
+def test_a_measurement_round_trips(architecture: Architecture, free: bool) -> None:
+    archive = Archive(Path(":memory:"), "p")
+    measured = measurement(architecture, correct=77, macs=3, acs=1 / 3)
+    kept = replace(scored(measured, f_aeb=1 / 7, generation=2), free=free)
+    archive.add([kept])
+    assert archive.get(architecture) == kept
+    assert archive.all() == [kept]
+    archive.close()
+
+
+def test_a_measurement_outlives_its_archive(path: Path) -> None:
+    archive = Archive(path, "p")
+    archive.add([evaluation()])
+    archive.close()
+    assert Archive(path, "p").get(ONE) == evaluation()
+
+
+def test_what_was_not_measured_is_not_there(path: Path) -> None:
+    archive = Archive(path, "p")
+    assert archive.get(ONE) is None
+    archive.add([evaluation()])
+    assert archive.get(TWO) is None
+
+
+def archived(path: Path) -> int:
+    """How many rows another program sees."""
+    db = sqlite3.connect(path)
+    (number,) = db.execute("SELECT count(*) FROM evaluations").fetchone()
+    db.close()
+    return int(number)
+
+
+def test_a_walk_is_committed_at_once(path: Path) -> None:
+    archive = Archive(path, "p")
+    for number, walk in [(1, (ONE,)), (3, (TWO, THREE))]:
+        archive.add([evaluation(architecture) for architecture in walk])
+        assert archived(path) == number
+
+
+def test_an_empty_walk_leaves_no_row(path: Path) -> None:
+    archive = Archive(path, "p")
+    archive.add([])
+    archive.add([evaluation()])
+    assert archived(path) == 1
+
+
+def test_a_walk_that_ends_early_leaves_no_row(path: Path) -> None:
+    archive = Archive(path, "p")
+
+    def cut_off() -> Iterator[Evaluation]:
+        yield evaluation(ONE)
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        archive.add(cut_off())
+    assert archived(path) == 0
+    archive.add([evaluation(TWO)])
+    assert [e.measurement.architecture for e in archive.all()] == [TWO]
+
+
+def test_all_rows_of_a_walk_are_committed_or_none(path: Path) -> None:
+    """The second cannot be written."""
+    archive, unwritable = Archive(path, "p"), replace(evaluation(TWO), generation=object())  # type: ignore[arg-type]
+    with pytest.raises(sqlite3.Error):
+        archive.add([evaluation(ONE), unwritable])
+    assert archived(path) == 0
+    archive.close()
+    assert archived(path) == 0
+
+
+def test_what_another_search_archived_meanwhile_stays(path: Path) -> None:
+    archive, other = Archive(path, "p"), Archive(path, "p")
+    other.add([evaluation(ONE, generation=5)])
+    archive.add([evaluation(TWO), evaluation(ONE, generation=1, free=True)])
+    assert archive.all() == [evaluation(ONE, generation=5), evaluation(TWO)]
+
+
+def test_a_row_says_whether_it_was_asked_for(path: Path) -> None:
+    archive = Archive(path, "p")
+    archive.add([evaluation(ONE), evaluation(TWO, free=True)])
+    assert [row["free"] for row in stored(path, "p").values()] == [0, 1]
+    assert [e.free for e in archive.all()] == [False, True]
+
+
+# As the version before `free` made them.
+OLD_TABLES = """
+CREATE TABLE evaluations (
+    architecture_id TEXT NOT NULL, protocol_id TEXT NOT NULL, architecture TEXT NOT NULL, accuracy REAL NOT NULL,
+    correct INTEGER NOT NULL, images INTEGER NOT NULL, energy_mj REAL NOT NULL, convention TEXT NOT NULL, macs REAL NOT NULL,
+    acs REAL NOT NULL, params INTEGER NOT NULL, time_steps INTEGER NOT NULL, f_aeb REAL NOT NULL, generation INTEGER NOT NULL,
+    seconds REAL NOT NULL, measured_at TEXT NOT NULL, counts BLOB NOT NULL, PRIMARY KEY (architecture_id, protocol_id)
+);
+CREATE TABLE proposals (
+    search_id TEXT NOT NULL, generation INTEGER NOT NULL, position INTEGER NOT NULL, architecture_id TEXT NOT NULL,
+    protocol_id TEXT NOT NULL, PRIMARY KEY (search_id, protocol_id, generation, position)
+);
+INSERT INTO proposals VALUES ('s', 0, 0, '{name}', 'p');
+"""
+
+
+def of_an_older_version(path: Path) -> None:
+    """An archive of ONE, asked for by a search `s`."""
+    Archive(path.with_name("new.sqlite"), "p").add([evaluation(ONE, generation=3)])
+    row = stored(path.with_name("new.sqlite"), "p")[ONE.id]
+    del row["free"]
+    db = sqlite3.connect(path)
+    db.executescript(OLD_TABLES.format(name=ONE.id))
+    db.execute(f"INSERT INTO evaluations ({', '.join(row)}) VALUES ({', '.join('?' * len(row))})", tuple(row.values()))
+    db.commit()
+    db.close()
+
+
+def test_an_archive_of_an_older_version_goes_on(path: Path) -> None:
+    """All that it holds was asked for."""
+    of_an_older_version(path)
+    for _ in range(2):  # the second time it is no longer an older one
+        archive = Archive(path, "p")
+        assert archive.all()[0] == evaluation(ONE, generation=3)
+        assert archive.proposals()["s"][0] == [ONE.id]
+        archive.propose("s", 1, [TWO], [THREE])
+        archive.add([evaluation(TWO), evaluation(THREE, free=True)])
+        archive.close()
+    assert [row["free"] for row in stored(path, "p").values()] == [0, 0, 1]
+    noted = sqlite3.connect(path).execute("SELECT architecture_id, free FROM proposals ORDER BY rowid").fetchall()
+    assert noted == [(ONE.id, 0), (TWO.id, 0), (THREE.id, 1)]
+
+
+def test_an_archive_of_an_older_version_has_the_columns_of_a_new_one(path: Path) -> None:
+    """Their order aside: a column is added at the end."""
+    of_an_older_version(path)
+    Archive(path, "p").close()
+    for table in ("evaluations", "proposals"):
+        old, new = (
+            {(name, kind, not_null) for _, name, kind, not_null, *_ in sqlite3.connect(p).execute(f"PRAGMA table_info({table})")}
+            for p in (path, path.with_name("new.sqlite"))
+        )
+        assert old == new
+
+
+def test_rows_come_in_the_order_of_measurement(path: Path) -> None:
+    archive = Archive(path, "p")
+    for architecture in (THREE, ONE, TWO):
+        archive.add([evaluation(architecture)])
+    assert [e.measurement.architecture for e in archive.all()] == [THREE, ONE, TWO]
+
+
+def test_protocols_do_not_mix(path: Path) -> None:
+    archive, other = Archive(path, "p"), Archive(path, "q")
+    archive.add([evaluation(correct=80)])
+    assert other.get(ONE) is None
+    other.add([evaluation(correct=60)])
+    other.add([evaluation(TWO)])
+    archive.propose("s", 0, [ONE])
+    assert archive.get(ONE) == evaluation(correct=80)
+    assert other.get(ONE) == evaluation(correct=60)
+    assert archive.all() == [evaluation(correct=80)]
+    assert other.all() == [evaluation(correct=60), evaluation(TWO)]
+    assert other.proposals() == {}
+
+
+# Of `evaluation`, by hand: MACs and ACs of 10 real MACs a step and of 9 dense ones at rate 0.25, or 30 accumulations; T = 2.
+OPERATIONS = {"exact": (20.0, 30.0), "rate": (20.0, 4.5), "binary-only": (20.0, 4.5), "memory": (20.0, 30.0)}
+PJ = {"exact": (4.6, 0.9), "rate": (4.6, 0.9), "binary-only": (4.6, 0.9), "memory": (24.6, 30.9)}
+
+
+def mj(convention: str) -> float:
+    """Energy of `evaluation`."""
+    (macs, acs), (pj_per_mac, pj_per_ac) = OPERATIONS[convention], PJ[convention]
+    return (pj_per_mac * macs + pj_per_ac * acs) * 1e-9
+
+
+def stored(path: Path, protocol: str) -> dict[str, dict[str, Any]]:
+    """Rows of a protocol by architecture, as another program reads them."""
+    db = sqlite3.connect(path)
+    db.row_factory = sqlite3.Row
+    rows = db.execute("SELECT * FROM evaluations WHERE protocol_id = ? ORDER BY rowid", (protocol,)).fetchall()
+    db.close()
+    return {row["architecture_id"]: dict(row) for row in rows}
+
+
+@pytest.mark.parametrize("convention", OPERATIONS)
+def test_an_archive_is_seen_under_a_convention(path: Path, convention: str) -> None:
+    """Rows hold counts, so what was measured under one convention is read under any; nothing is written."""
+    Archive(path, "p").add([evaluation()])
+    before = stored(path, "p")
+    (seen,) = Archive(path, "p", CONVENTIONS[convention]).all()
+    assert Archive(path, "p", CONVENTIONS[convention]).get(ONE) == seen
+    assert (seen.energy.convention, seen.energy.macs, seen.energy.acs) == (convention, *OPERATIONS[convention])
+    assert seen.energy.energy_mj == pytest.approx(mj(convention), rel=1e-12)
+    assert seen.measurement == evaluation().measurement
+    assert stored(path, "p") == before
+
+
+def test_an_unnamed_convention_is_the_usual_one(path: Path) -> None:
+    Archive(path, "p").add([evaluation()])
+    assert [e.energy.convention for e in Archive(path, "p").all()] == ["exact"]
+
+
+def test_rescore_sets_energies_and_fitness_of_its_protocol_alone(path: Path) -> None:
+    archive, other = Archive(path, "p"), Archive(path, "q")
+    archive.add([evaluation(ONE, correct=80)])
+    archive.add([evaluation(TWO, correct=40, generation=3)])
+    other.add([evaluation(ONE, f_aeb=0.25)])
+    before, others = stored(path, "p"), stored(path, "q")
+    for convention in ("binary-only", "memory", "exact"):
+        Archive(path, "p", CONVENTIONS[convention]).rescore(lambda accuracy, energy_mj: accuracy + energy_mj * 1e9)
+        macs, acs = OPERATIONS[convention]
+        for name, accuracy in ((ONE.id, 0.8), (TWO.id, 0.4)):
+            row = stored(path, "p")[name]
+            assert (row["convention"], row["macs"], row["acs"]) == (convention, macs, acs)
+            assert row["energy_mj"] == pytest.approx(mj(convention), rel=1e-12)
+            assert row["f_aeb"] == pytest.approx(accuracy + mj(convention) * 1e9, rel=1e-12)
+            scored_anew = {"energy_mj", "convention", "macs", "acs", "f_aeb"}
+            assert {k: v for k, v in row.items() if k not in scored_anew} == {
+                k: v for k, v in before[name].items() if k not in scored_anew
+            }
+        assert stored(path, "q") == others
+    assert [e.measurement for e in archive.all()] == [e.measurement for e in (evaluation(ONE), evaluation(TWO, correct=40))]
+
+
+def test_rescore_is_committed_and_leaves_the_order(path: Path) -> None:
+    archive = Archive(path, "p")
+    for architecture in (THREE, ONE, TWO):
+        archive.add([evaluation(architecture)])
+    archive.rescore(lambda _accuracy, _energy_mj: 1.0)
+    assert list(stored(path, "p")) == [THREE.id, ONE.id, TWO.id]
+    assert {row["f_aeb"] for row in stored(path, "p").values()} == {1.0}
+
+
+def test_rescore_of_nothing(path: Path) -> None:
+    archive = Archive(path, "p")
+    archive.rescore(lambda _accuracy, _energy_mj: 1.0)
+    assert archive.all() == []
+
+
+def test_proposals_by_search_and_generation(path: Path) -> None:
+    archive = Archive(path, "p")
+    archive.propose("nsga2-1", 0, [ONE, TWO])
+    archive.propose("aeb-2", 0, [TWO])
+    archive.propose("nsga2-1", 1, [THREE])
+    assert archive.proposals() == {"nsga2-1": [[ONE.id, TWO.id], [THREE.id]], "aeb-2": [[TWO.id]]}
+
+
+def test_who_is_measured_along_is_noted_after_who_was_asked_for(path: Path) -> None:
+    archive = Archive(path, "p")
+    archive.propose("s", 0, [TWO], [THREE, ONE])
+    assert archive.proposals() == {"s": [[TWO.id, THREE.id, ONE.id]]}
+    noted = sqlite3.connect(path).execute("SELECT position, architecture_id, free FROM proposals ORDER BY position").fetchall()
+    assert noted == [(0, TWO.id, 0), (1, THREE.id, 1), (2, ONE.id, 1)]
+
+
+def test_proposing_again_changes_nothing(path: Path) -> None:
+    archive = Archive(path, "p")
+    for _ in range(2):
+        archive.propose("s", 0, [TWO], [ONE])
+        archive.propose("s", 1, [THREE])
+    assert archive.proposals() == {"s": [[TWO.id, ONE.id], [THREE.id]]}
+    assert sqlite3.connect(path).execute("SELECT count(*) FROM proposals").fetchone() == (3,)
+
+
+def test_the_newest_protocol(path: Path) -> None:
+    assert newest_protocol(path) == ""
+    Archive(path, "old").begin("nsga2-1", "{}")
+    Archive(path, "new").begin("nsga2-1", "{}")
+    Archive(path, "empty")
+    assert newest_protocol(path) == "new"
+    Archive(path, "old").begin("nsga2-1", "{}")
+    assert newest_protocol(path) == "old"
+
+
+def test_what_is_no_database(path: Path) -> None:
+    path.write_text("accuracy,energy\n0.9,1\n" * 100)
+    message = one_line_error(lambda: Archive(path, "p"))
+    assert message.startswith(f"{path}: ")
+    assert path.read_text().startswith("accuracy")
+
+
+def test_a_folder_that_does_not_exist(tmp_path: Path) -> None:
+    gone = tmp_path / "gone" / "archive.sqlite"
+    assert one_line_error(lambda: Archive(gone, "p")).startswith(f"{gone}: ")
+
+
+@pytest.mark.parametrize("convention", CONVENTIONS.values(), ids=CONVENTIONS)
+def test_what_is_scored_again_from_counts_agrees(path: Path, convention: Convention) -> None:
+    """With what is stored, to the last bit."""
+    archive = Archive(path, "p", convention)
+    measured: Measurement = analytic(THREE)
+    archive.add([scored(measured, f_aeb=0.1, generation=0, convention=convention)])
+    row = stored(path, "p")[THREE.id]
+    (again,) = archive.all()
+    total = energy(again.measurement.score.counts, convention)
+    assert again.energy == total
+    assert (row["accuracy"], row["energy_mj"], row["macs"], row["acs"]) == (
+        again.measurement.score.accuracy,
+        total.energy_mj,
+        total.macs,
+        total.acs,
+    )
