@@ -477,7 +477,13 @@ def barred(*_args: object, **_kwargs: object) -> None:
 
 def bar_measuring(patch: pytest.MonkeyPatch) -> None:
     """Nothing may be calibrated or scored, neither one model nor a population."""
-    for work in ("trie_evaluator.TrieEvaluator.calibrate", "trie_evaluator.TrieEvaluator.score", "evaluator.Evaluator._walk", "calibration.calibrate"):
+    works = (
+        "trie_evaluator.TrieEvaluator.calibrate",
+        "trie_evaluator.TrieEvaluator.score",
+        "population.PopulationEvaluator._walk",
+        "calibration.calibrate",
+    )
+    for work in works:
         patch.setattr(f"autospike.evaluation.{work}", barred)
 
 
