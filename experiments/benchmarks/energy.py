@@ -1,4 +1,4 @@
-"""What it costs to count operations in the forward pass that gives the accuracy."""
+"""Cost of counting operations during the forward pass that measures accuracy."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ BATCH_SIZE = 64
 
 
 def spikformer(width: int, depth: int, size: int) -> SpikingModel:
-    """A CIFAR Spikformer at T = 4 whose neurons fire: random weights, statistics of random images."""
+    """A CIFAR Spikformer at T = 4 with random weights, calibrated on random images so that its neurons fire."""
     block = Block(num_heads=4, mlp_ratio=4)
     stage = Stage(embed_dim=width, embedding=Embedding(stride=4), blocks=(block,) * depth)
     torch.manual_seed(0)
@@ -44,13 +44,13 @@ def split(images: int, size: int) -> Callable[[int], Iterator[Batch]]:
 
 
 @torch.no_grad()
-def plain(model: SpikingModel, batches: Callable[[int], Iterator[Batch]]) -> int:
-    """The evaluation without counting."""
+def count_correct(model: SpikingModel, batches: Callable[[int], Iterator[Batch]]) -> int:
+    """Number of correct predictions, without counting operations."""
     return sum(int((model(batch.images).argmax(dim=1) == batch.targets).sum()) for batch in batches(BATCH_SIZE))
 
 
 def energy_overhead() -> list[Result]:
-    """Extra time of a counted evaluation; and of spikingjelly's own counter, on the same model, beside it."""
+    """Extra time of an evaluation that counts operations, by our counter and by spikingjelly's on the same model."""
     torch.set_num_threads(1)
     return [
         *_overhead("energy_overhead", 128, 4, 32, images=512, goal="<= 0.05"),
@@ -63,9 +63,11 @@ def _overhead(name: str, width: int, depth: int, size: int, *, images: int, goal
 
     def theirs() -> None:
         with DispatchCounterMode([SynOpCounter()]):
-            plain(model, batches)
+            count_correct(model, batches)
 
-    seconds = interleaved(lambda: plain(model, batches), lambda: evaluate(model, batches, batch_size=BATCH_SIZE), theirs, rounds=7)
+    seconds = interleaved(
+        lambda: count_correct(model, batches), lambda: evaluate(model, batches, batch_size=BATCH_SIZE), theirs, rounds=7
+    )
     what = f"Spikformer {width}-{depth}, {size}x{size}, T 4, {images} images in batches of {BATCH_SIZE}; "
     note = f"{what}{median(seconds[0]):.2f} s uncounted"
     shared = {"unit": "extra time, fraction", "peer": "the same evaluation, uncounted", "threads": 1}

@@ -1,18 +1,25 @@
-"""A generation of a real search, measured by the walk and one candidate after another."""
+"""The generations of a search, measured by the trie evaluator and, beside it, by candidates one by one.
+
+A time budget keeps the benchmark under 15 minutes on any machine: a sample of each generation's candidates is timed one by one and
+extrapolated, and the search stops when another generation would exceed the budget.
+"""
 
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
+from operator import mul
 from pathlib import Path
 from statistics import mean, median
 from tempfile import TemporaryDirectory
 from typing import Any
 
 import torch
+from budget import Budget, Estimate, extrapolate, stratified
 from measuring import Result
-from population import IMAGES, SCORING_BATCH, evaluator, images, reduced_space, supernet, walker
+from population import IMAGES, SCORING_BATCH, images, population_evaluator, reduced_space, supernet, trie_evaluator
 from spikingjelly.activation_based import functional
 from spikingjelly.activation_based.model.spikformer import Spikformer
 from torch import nn
@@ -29,63 +36,102 @@ from autospike.space.architecture import Architecture
 
 POPULATION = 48
 GENERATIONS = 8
-OWN_EVERY, THEIRS_EVERY = 4, 8  # of the candidates asked for, one is timed alone
+COLD_GENERATIONS = 2  # the first ones fill the cache; they are not typical of a search
+BUDGET_SECONDS = 13 * 60  # of 15 minutes; the rest is for importing, and for a generation that takes longer than those before it
+EXPECTED_GAIN = 2.0  # of a generation over its candidates one by one; 2.4 to 3.5 were measured
+
+
+class BudgetSpentError(Exception):
+    """Another generation would exceed the time budget."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class TimedGeneration:
+    """Seconds of one generation by the trie evaluator, and of its proposed candidates one by one."""
+
+    seconds: float
+    own: Estimate
+    spikingjelly: Estimate
+    measured: int
 
 
 @dataclass
-class Timed:
-    """Measures what a search asks for, and beside it some of the candidates alone: ratios by generation."""
+class TimedEvaluation:
+    """The measurements that a search wants, timed beside some of the candidates one by one.
 
-    walker: TrieEvaluator
-    asked: int = 0
-    own: list[float] = field(default_factory=list)
-    theirs: list[float] = field(default_factory=list)
-    measured_per_asked: list[float] = field(default_factory=list)
-    seconds: list[float] = field(default_factory=list)
+    Args:
+        evaluator: Measures the populations.
+        budget: Time for all generations.
+    """
+
+    evaluator: TrieEvaluator
+    budget: Budget
+    generations: list[TimedGeneration] = field(default_factory=list)
+    sample: int = 0
+    longest: float = 0.0
 
     def __call__(self, architectures: Iterable[Architecture]) -> Iterator[Measurement]:
+        """Measure a generation, of which the first `POPULATION` architectures are the proposed candidates.
+
+        Raises:
+            BudgetSpentError: The generation would exceed the budget.
+        """
         wanted = list(architectures)
-        if len(wanted) == 1:  # F_AEB's reference
-            return evaluator(self.walker)(wanted)
-        asked = sorted(wanted[:POPULATION], key=_size)
-        before = self._one_by_one(asked[::2])
-        started = time.perf_counter()
-        found = list(evaluator(self.walker)(wanted))
-        seconds = time.perf_counter() - started
-        own, theirs = (a + b for a, b in zip(before, self._one_by_one(asked[1::2]), strict=True))
-        self.seconds.append(seconds)
-        self.own.append(own / seconds)
-        self.theirs.append(theirs / seconds)
-        self.measured_per_asked.append(len(wanted) / len(asked))
+        proposed = sorted(wanted[:POPULATION], key=_size)
+        if not self.sample:
+            self._plan(proposed[len(proposed) // 2])
+        if self.generations and not self.budget.allows(self.longest):
+            raise BudgetSpentError
+        before = self.budget.spent()
+        found = self._timed(wanted, stratified(proposed, self.sample))
+        self.longest = max(self.longest, self.budget.spent() - before)
         return iter(found)
 
-    def _one_by_one(self, asked: list[Architecture]) -> tuple[float, float]:
-        """Seconds of our single-model path, and of theirs; half is timed before a walk and half after it, for speed drifts."""
-        with retain_large_allocations():  # as in a walk
-            return _timed(self._alone, asked, OWN_EVERY), _timed(self._theirs, asked, THEIRS_EVERY)
+    def _plan(self, typical: Architecture) -> None:
+        """Choose the sample size of all generations from one measured candidate."""
+        own, theirs = self._alone([typical])[0]
+        fixed = POPULATION * own / EXPECTED_GAIN
+        self.sample = self.budget.sample_size(rounds=GENERATIONS, fixed=fixed, each=own + theirs)
 
-    def _alone(self, architecture: Architecture) -> None:
-        """Our own fastest path for a single model: calibration at the space's largest T, then a counted pass at its own."""
-        model = self.walker.supernet.extract(architecture)
-        calibrate(model, (batch.images for batch in self.walker.calibration(128)), time_steps=self.walker.time_steps)
-        score(model, self.walker.search, batch_size=SCORING_BATCH)
+    def _timed(self, wanted: Sequence[Architecture], sample: Sequence[Architecture]) -> list[Measurement]:
+        """Every second candidate of the sample is timed before the population and the others after it: a machine's speed drifts."""
+        alone: list[tuple[float, float]] = [(0.0, 0.0)] * len(sample)
+        alone[::2] = self._alone(sample[::2])
+        started = time.perf_counter()
+        found = list(population_evaluator(self.evaluator)(wanted))
+        seconds = time.perf_counter() - started
+        alone[1::2] = self._alone(sample[1::2])
+        own, theirs = (extrapolate(each, POPULATION) for each in zip(*alone, strict=True))
+        self.generations.append(TimedGeneration(seconds=seconds, own=own, spikingjelly=theirs, measured=len(wanted)))
+        return found
+
+    def _alone(self, sample: Sequence[Architecture]) -> list[tuple[float, float]]:
+        """Seconds of each candidate by our single-model path, and as spikingjelly's Spikformer."""
+        with retain_large_allocations():  # as the trie evaluator does
+            return [(_seconds(self._ours, one), _seconds(self._theirs, one)) for one in sample]
+
+    def _ours(self, architecture: Architecture) -> None:
+        """Calibrate at the space's largest T, then score and count at the candidate's own T: our fastest path for one model."""
+        model = self.evaluator.supernet.extract(architecture)
+        calibrate(model, (batch.images for batch in self.evaluator.calibration(128)), time_steps=self.evaluator.time_steps)
+        score(model, self.evaluator.search, batch_size=SCORING_BATCH)
 
     @torch.no_grad()
     def _theirs(self, architecture: Architecture) -> None:
-        """The same on spikingjelly's Spikformer, without any counting of operations."""
+        """The same on spikingjelly's Spikformer, without counting any operations."""
         net: Any = spikingjelly_s(architecture).train()
-        net.T = self.walker.time_steps
-        for batch in self.walker.calibration(128):
+        net.T = self.evaluator.time_steps
+        for batch in self.evaluator.calibration(128):
             functional.reset_net(net)
             net(batch.images)
         net.eval().T = architecture.time_steps
-        for batch in self.walker.search(SCORING_BATCH):
+        for batch in self.evaluator.search(SCORING_BATCH):
             functional.reset_net(net)
             net(batch.images).argmax(dim=-1)
 
 
 def spikingjelly_s(architecture: Architecture) -> nn.Module:
-    """Its Spikformer of the same width and depth. It has one MLP ratio for all blocks: their mean."""
+    """Build spikingjelly's Spikformer of the same width and depth. It has one MLP ratio for all blocks: their mean."""
     (stage,) = architecture.stages
     net: nn.Module = Spikformer(
         T=architecture.time_steps,
@@ -106,24 +152,23 @@ def _size(architecture: Architecture) -> tuple[int, int, int]:
     return stage.embed_dim, len(stage.blocks), architecture.time_steps
 
 
-def _timed(work: Callable[[Architecture], None], asked: list[Architecture], every: int) -> float:
-    """Seconds for all, of which some, of every size, are timed."""
-    started, some = time.perf_counter(), asked[every // 2 :: every]
-    for architecture in some:
-        work(architecture)
-    return (time.perf_counter() - started) * len(asked) / len(some)
+def _seconds(work: Callable[[Architecture], None], architecture: Architecture) -> float:
+    started = time.perf_counter()
+    work(architecture)
+    return time.perf_counter() - started
 
 
-def _each(ratios: list[float]) -> str:
+def _listed(ratios: Iterable[float]) -> str:
     return ", ".join(f"{ratio:.2g}" for ratio in ratios)
 
 
 def generation() -> list[Result]:
-    """Medians over the generations after the second, each timed beside candidates of its own."""
+    """Compare medians over the generations after the first `COLD_GENERATIONS`, or the last one if there are none."""
+    budget = Budget(BUDGET_SECONDS)
     torch.set_num_threads(1)
     space, source = reduced_space(), images()
-    timed = Timed(walker(supernet(space, source), source))
-    with TemporaryDirectory() as folder:
+    timed = TimedEvaluation(trie_evaluator(supernet(space, source), source), budget)
+    with TemporaryDirectory() as folder, suppress(BudgetSpentError):
         Search(
             space=space,
             anchors=(),
@@ -133,30 +178,38 @@ def generation() -> list[Result]:
             seed=0,
             measured=lambda _evaluation: None,
         ).run()
-    own, theirs, free = (values[2:] for values in (timed.own, timed.theirs, timed.measured_per_asked))
+    return results(timed.generations, timed.sample)
+
+
+def results(generations: Sequence[TimedGeneration], sample: int) -> list[Result]:
+    """The four figures of the compared generations; their note states the sample and its standard error.
+
+    Args:
+        generations: All timed generations, at least one.
+        sample: How many candidates of each were timed one by one.
+    """
+    compared = generations[COLD_GENERATIONS:] or generations[-1:]
+    own = [g.own.total / g.seconds for g in compared]
+    theirs = [g.spikingjelly.total / g.seconds for g in compared]
+    own_error = median(g.own.error / g.own.total for g in compared)
+    their_error = median(g.spikingjelly.error / g.spikingjelly.total for g in compared)
+    gain = [g.measured / POPULATION for g in compared]
     note = (
         f"NSGA-II, {POPULATION} candidates a generation, small_5 at widths 24 to 96, T up to 4, {IMAGES} images 32x32 to score and "
-        f"as many to calibrate on; medians of generations 3 to {GENERATIONS}; a walk takes {median(timed.seconds[2:]):.0f} s and "
-        f"measures {median(free) * POPULATION:.0f}; every {OWN_EVERY}th candidate in order of size was timed alone, "
-        f"every {THEIRS_EVERY}th theirs; by generation {_each(own)} against our own path, {_each(theirs)} against spikingjelly's"
+        f"as many to calibrate on; medians of generations {len(generations) - len(compared) + 1} to {len(generations)}; the trie "
+        f"evaluator takes {median(g.seconds for g in compared):.0f} s and measures {median(g.measured for g in compared):.0f}; "
+        f"{sample} of the {POPULATION} in order of size were timed one by one and extrapolated, with a standard error of "
+        f"{own_error:.0%} for our own path and {their_error:.0%} for spikingjelly's; by generation {_listed(own)} against our own "
+        f"path, {_listed(theirs)} against spikingjelly's"
     )
-    one_by_one = {"unit": "times faster", "threads": 1, "note": note}
     ours, spikingjelly = "each candidate alone, by our own single-model path", "each candidate alone, as spikingjelly's Spikformer"
     return [
-        Result(name="generation_vs_own", value=median(own), goal=">= 2.5", peer=ours, **one_by_one),  # type: ignore[arg-type]
-        Result(name="generation_vs_spikingjelly", value=median(theirs), goal=">= 7", peer=spikingjelly, **one_by_one),  # type: ignore[arg-type]
-        Result(
-            name="measured_vs_own",
-            value=median(a * b for a, b in zip(own, free, strict=True)),
-            goal=">= 8",
-            peer=f"{ours}, per measured candidate",
-            **one_by_one,  # type: ignore[arg-type]
-        ),
-        Result(
-            name="measured_vs_spikingjelly",
-            value=median(a * b for a, b in zip(theirs, free, strict=True)),
-            goal=">= 20",
-            peer=f"{spikingjelly}, per measured candidate",
-            **one_by_one,  # type: ignore[arg-type]
-        ),
+        _result("generation_vs_own", own, ">= 2.5", ours, note),
+        _result("generation_vs_spikingjelly", theirs, ">= 7", spikingjelly, note),
+        _result("measured_vs_own", map(mul, own, gain), ">= 8", f"{ours}, per measured candidate", note),
+        _result("measured_vs_spikingjelly", map(mul, theirs, gain), ">= 20", f"{spikingjelly}, per measured candidate", note),
     ]
+
+
+def _result(name: str, ratios: Iterable[float], goal: str, peer: str, note: str) -> Result:
+    return Result(name=name, value=median(ratios), unit="times faster", peer=peer, goal=goal, threads=1, note=note)

@@ -1,4 +1,4 @@
-"""On CUDA, where there is a GPU: absolute times of neurons and of supernet steps, and the share of the memory's bandwidth."""
+"""Absolute times of neurons and supernet steps on a CUDA device, and the memory bandwidth that the neurons reach."""
 
 from __future__ import annotations
 
@@ -27,16 +27,16 @@ SCALES = {"cifar": (384, 4, 4, 32, 128, 10), "imagenet": (512, 8, 16, 224, 32, 1
 
 
 def gpu() -> list[Result]:
-    """Nothing, said so, where there is none."""
+    """Run on the current CUDA device; without one, print that nothing was measured."""
     if not torch.cuda.is_available():
-        Console(stderr=True).print("gpu: no CUDA device here, nothing was measured")
+        Console(stderr=True).print("gpu: no CUDA device on this machine; nothing was measured")
         return []
     device = torch.device("cuda")
     return [*_neurons(device), *(result for scale in SCALES for result in _steps(scale, device))]
 
 
 def _neurons(device: torch.device) -> list[Result]:
-    """Forward and backward read the input and the gradient, and write spikes and the gradient: 16 bytes a value at least."""
+    """Forward and backward of a LIF layer, which read and write at least 16 bytes a value: input, spikes and both gradients."""
     x = torch.randn(NEURONS, device=device, requires_grad=True)
     cotangent, lif = torch.randn_like(x), LIF(Neuron())
 
@@ -52,7 +52,7 @@ def _neurons(device: torch.device) -> list[Result]:
 
 
 def _steps(scale: str, device: torch.device) -> list[Result]:
-    """A supernet's step on its largest subnet, and spikingjelly's model of the same size, both in bfloat16."""
+    """A training step of a supernet on its largest subnet, and of spikingjelly's model of the same size, both in bfloat16."""
     width, depth, stride, size, batch, classes = SCALES[scale]
     block = Block(num_heads=width // 32, mlp_ratio=4)
     stage = Stage(embed_dim=width, embedding=Embedding(stride=stride), blocks=(block,) * depth)
@@ -70,24 +70,24 @@ def _steps(scale: str, device: torch.device) -> list[Result]:
         depths=depth,
     ).to(device)
 
-    def their_answer(images: Tensor) -> Tensor:
+    def their_logits(images: Tensor) -> Tensor:
         functional.reset_net(theirs)
         logits: Tensor = theirs(images).mean(dim=0)
         return logits
 
     images, labels = torch.rand(batch, 3, size, size, device=device), torch.randint(0, classes, (batch,), device=device)
     ours = _seconds(_step(supernet, lambda x: supernet(x, [space.largest()])[0], images, labels), device)
-    peer = _seconds(_step(theirs, their_answer, images, labels), device)
+    peer = _seconds(_step(theirs, their_logits, images, labels), device)
     note = f"{batch / ours:.0f} images/s, bfloat16, batch {batch}; spikingjelly's Spikformer {peer * 1000:.1f} ms; {_name(device)}"
     return [_result(f"gpu_step_{scale}", ours, note)]
 
 
-def _step(net: nn.Module, answer: Callable[[Tensor], Any], images: Tensor, labels: Tensor) -> Callable[[], None]:
+def _step(net: nn.Module, logits: Callable[[Tensor], Any], images: Tensor, labels: Tensor) -> Callable[[], None]:
     optimizer = torch.optim.AdamW(net.parameters(), lr=1e-4)
 
     def work() -> None:
         with torch.autocast(images.device.type, torch.bfloat16):
-            loss = F.cross_entropy(answer(images).float(), labels)
+            loss = F.cross_entropy(logits(images).float(), labels)
         loss.backward()
         optimizer.step()
         optimizer.zero_grad()
@@ -96,7 +96,7 @@ def _step(net: nn.Module, answer: Callable[[Tensor], Any], images: Tensor, label
 
 
 def _seconds(work: Callable[[], object], device: torch.device) -> float:
-    """Median, after a few rounds that are not counted."""
+    """Median seconds after three warm-up rounds."""
     found = []
     for round_ in range(3 + ROUNDS):
         torch.cuda.synchronize(device)

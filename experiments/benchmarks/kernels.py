@@ -1,4 +1,4 @@
-"""The compiled neuron, alone and behind its normalisation, against spikingjelly's, at T = 4."""
+"""The LIF kernel, alone and fused with BatchNorm, against spikingjelly's neuron at T = 4."""
 
 from __future__ import annotations
 
@@ -20,10 +20,11 @@ ROUNDS = 15
 
 
 def kernels() -> list[Result]:
+    """Forward, and forward with backward, of LIF and of BatchNorm with LIF."""
     torch.set_num_threads(1)
     torch.manual_seed(0)
     x, bn, theirs_bn = torch.randn(SHAPE) * 2, Norm(SHAPE[-1]), layer.BatchNorm2d(SHAPE[-1], step_mode="m")
-    channels_first = x.permute(0, 1, 4, 2, 3).contiguous()  # as each side has it in its own networks
+    channels_first = x.permute(0, 1, 4, 2, 3).contiguous()  # each library's own memory layout
     ours, theirs = LIF(Neuron()), _spikingjelly()
     pairs: list[tuple[str, str, Callable[[Tensor], Tensor], Callable[[Tensor], Tensor], bool]] = [
         ("lif_forward", ">= 10", ours, theirs, False),
@@ -66,7 +67,7 @@ def _compared(name: str, goal: str, ours: Work, theirs: Work) -> Result:
         name=name,
         value=median(b / a for a, b in zip(own, peer, strict=True)),
         unit="times faster",
-        peer="spikingjelly's LIFNode, and torch's batch normalisation where there is one",
+        peer="spikingjelly's LIFNode, and torch's BatchNorm where there is one",
         goal=goal,
         threads=1,
         note=f"T x B x H x W x C = {sizes}, float32; {median(own) * 1000:.2f} ms against {median(peer) * 1000:.1f} ms",

@@ -1,4 +1,4 @@
-"""What the benchmarks of the search share: a space like the authors' small_5, images like CIFAR's, a supernet that has learnt."""
+"""The setting of the search benchmarks: a space like the authors' small_5, images of CIFAR's size, a trained supernet."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ SMALL_5 = Path(__file__).parents[2] / "search_spaces" / "auto_spikformer_small_5
 IMAGES = 512
 SIZE = 32
 TRAINING_STEPS = 150
-SCORING_BATCH = 64  # suits walks; a single model, ours or spikingjelly's, takes as long with 32 as with 256
+SCORING_BATCH = 64  # the trie evaluator's best; a single model, ours or spikingjelly's, is as fast with 32 as with 256
 
 
 def reduced_space() -> SearchSpace:
@@ -37,18 +37,19 @@ def reduced_space() -> SearchSpace:
 
 
 def images() -> Images:
-    """Handwritten digits, brought to 32x32 and three channels."""
+    """Handwritten digits, resized to 32x32 with three channels."""
     config = DataConfig(name="digits", image_size=SIZE, search_share=0.35, test_share=0.1)
     return load_images(config, seed=0)
 
 
-def batches(source: Images, split: SplitName, kept: ByteBudgetCache, count: int = IMAGES) -> FixedBatches:
-    drawn = source.splits[split].drawn(count, random.Random(0))
-    return FixedBatches(split=drawn, channels=3, image_size=SIZE, kept=kept)
+def fixed_batches(source: Images, split: SplitName, kept: ByteBudgetCache, count: int = IMAGES) -> FixedBatches:
+    """Batches of `count` images of a split, the same ones in every run."""
+    chosen = source.splits[split].drawn(count, random.Random(0))
+    return FixedBatches(split=chosen, channels=3, image_size=SIZE, kept=kept)
 
 
 def supernet(space: SearchSpace, source: Images) -> Supernet:
-    """Trained for a minute or two: enough to tell candidates apart."""
+    """A supernet after `TRAINING_STEPS` steps, enough for its subnets to differ in accuracy."""
     torch.manual_seed(0)
     net = Supernet(space, num_classes=10, in_chans=3)
     optimizer = AdamW(net.parameters(), lr=4e-3)
@@ -61,7 +62,7 @@ def supernet(space: SearchSpace, source: Images) -> Supernet:
 
 
 def _training(source: Images) -> Iterator[Batch]:
-    made = TrainingBatches(
+    batches = TrainingBatches(
         split=source.splits["train"],
         num_classes=10,
         channels=3,
@@ -72,20 +73,22 @@ def _training(source: Images) -> Iterator[Batch]:
         workers=0,
         seed=0,
     )
-    return made(0, TRAINING_STEPS)
+    return batches(0, TRAINING_STEPS)
 
 
-def walker(net: Supernet, source: Images, *, kept_mb: int = 1024, count: int = IMAGES) -> TrieEvaluator:
+def trie_evaluator(net: Supernet, source: Images, *, kept_mb: int = 1024, count: int = IMAGES) -> TrieEvaluator:
+    """A trie evaluator on `count` images for calibration and as many for scoring."""
     kept = ByteBudgetCache(kept_mb * MB)
-    calibration, search = batches(source, "train", kept, count), batches(source, "search", kept, count)
+    calibration, search = fixed_batches(source, "train", kept, count), fixed_batches(source, "search", kept, count)
     return TrieEvaluator(supernet=net, calibration=calibration, search=search, kept=kept)
 
 
-def evaluator(walker: TrieEvaluator, *, calibration_batch_size: int = 128) -> PopulationEvaluator:
+def population_evaluator(evaluator: TrieEvaluator, *, calibration_batch_size: int = 128) -> PopulationEvaluator:
+    """A population evaluator in this process."""
     return PopulationEvaluator(
-        executor=Serial(walker=walker),
-        calibration_images=len(walker.calibration),
-        search_images=len(walker.search),
+        executor=Serial(state=evaluator),
+        calibration_images=len(evaluator.calibration),
+        search_images=len(evaluator.search),
         config=EvaluationConfig(batch_size=SCORING_BATCH, calibration_batch_size=calibration_batch_size),
         convention=SearchConfig().energy_convention,
     )

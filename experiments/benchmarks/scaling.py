@@ -1,4 +1,4 @@
-"""How a walk scales: with workers, with the population, with the data."""
+"""How measuring a population scales with workers, with the population and with the data."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from statistics import median
 
 import torch
 from measuring import Result, interleaved
-from population import SCORING_BATCH, evaluator, images, reduced_space, walker
+from population import SCORING_BATCH, images, population_evaluator, reduced_space, trie_evaluator
 
 from autospike.config import EvaluationConfig, SearchConfig
 from autospike.evaluation.population import PopulationEvaluator
@@ -21,41 +21,46 @@ from autospike.execution.processes import Processes
 from autospike.process import prepare_process
 from autospike.search.by_products import by_product_candidates
 from autospike.space.architecture import Architecture
+from autospike.supernet import Supernet
 
 SIZES = (8, 16, 32, 64, 128, 256)
 FIGURE = Path("runs") / "bench" / "cost_per_candidate.png"
 
 
 @dataclass(frozen=True, kw_only=True)
-class Begin:
-    """A worker of the benchmark: it keeps nothing, so that every round does the same work."""
+class CreateTrieEvaluator:
+    """Creates the trie evaluator of a worker process, by default without a cache, so that every round does the same work.
+
+    Args:
+        count: Number of images for calibration, and for scoring.
+        kept_mb: Budget of the cache in MiB.
+    """
 
     count: int
     kept_mb: int = 0
 
     def __call__(self) -> TrieEvaluator:
+        """Create the trie evaluator in the worker process, on one thread."""
         torch.set_num_threads(1)
         torch.manual_seed(0)
         space, source = reduced_space(), images()
-        from autospike.supernet import Supernet
-
-        return walker(Supernet(space, num_classes=10, in_chans=3), source, kept_mb=self.kept_mb, count=self.count)
+        return trie_evaluator(Supernet(space, num_classes=10, in_chans=3), source, kept_mb=self.kept_mb, count=self.count)
 
 
 def population(size: int, seed: int = 0) -> list[Architecture]:
-    """Random members of the space with their relatives."""
+    """Random members of the space with their by-product candidates."""
     space, rng = reduced_space(), random.Random(seed)
-    drawn = [space.sample(rng) for _ in range(size)]
-    return list(dict.fromkeys(relative for one in drawn for relative in by_product_candidates(space, one)))
+    sampled = [space.sample(rng) for _ in range(size)]
+    return list(dict.fromkeys(candidate for one in sampled for candidate in by_product_candidates(space, one)))
 
 
 def two_workers() -> list[Result]:
-    """The same walk by one process and by two; nothing is kept, and both have loaded before."""
-    count, asked = 512, population(12)
-    one, two = (Processes(start=Begin(count=count), workers=workers) for workers in (1, 2))
+    """The same population by one worker process and by two, without a cache; both have loaded before."""
+    count, candidates = 512, population(12)
+    one, two = (Processes(start=CreateTrieEvaluator(count=count), workers=workers) for workers in (1, 2))
     try:
-        runs = [_evaluator(executor, count) for executor in (one, two)]
-        seconds = interleaved(*(lambda run=run: list(run(asked)) for run in runs), rounds=3)
+        evaluators = [_evaluator(executor, count) for executor in (one, two)]
+        seconds = interleaved(*(lambda evaluate=evaluate: list(evaluate(candidates)) for evaluate in evaluators), rounds=3)
     finally:
         one.close()
         two.close()
@@ -67,7 +72,7 @@ def two_workers() -> list[Result]:
             peer="one worker process",
             goal=">= 1.8",
             threads=1,
-            note=f"12 random candidates with {len(asked) - 12} relatives, {count} images; one takes {median(seconds[0]):.1f} s",
+            note=f"12 random candidates, {len(candidates) - 12} by-products, {count} images; one worker {median(seconds[0]):.1f} s",
         )
     ]
 
@@ -83,11 +88,12 @@ def _evaluator(executor: Processes, count: int) -> PopulationEvaluator:
 
 
 def cost_per_candidate() -> list[Result]:
-    """Time of a walk by the size of its random population, shared by the candidates that were asked for; nothing is kept."""
+    """Time of measuring a random population per sampled candidate, by the population's size, without a cache."""
     torch.set_num_threads(1)
-    start = Begin(count=64)
+    create = CreateTrieEvaluator(count=64)
     populations = {size: population(size) for size in SIZES}
-    seconds = interleaved(*(lambda asked=asked: list(evaluator(start())(asked)) for asked in populations.values()), rounds=3)
+    runs = (lambda candidates=candidates: list(population_evaluator(create())(candidates)) for candidates in populations.values())
+    seconds = interleaved(*runs, rounds=3)
     costs = {size: median(found) / size for size, found in zip(SIZES, seconds, strict=True)}
     _draw(costs, {size: median(found) / len(populations[size]) for size, found in zip(SIZES, seconds, strict=True)})
     each = ", ".join(f"{size}: {cost:.2f} s" for size, cost in costs.items())
@@ -96,7 +102,7 @@ def cost_per_candidate() -> list[Result]:
             name="cost_per_candidate",
             value=costs[SIZES[-1]] / costs[SIZES[0]],
             unit=f"cost of one among {SIZES[-1]}, as a fraction of one among {SIZES[0]}",
-            peer="the walk of a small population",
+            peer="a small population",
             goal="< 1",
             threads=1,
             note=f"64 images to score and to calibrate on; {each}; drawn in {FIGURE}",
@@ -104,15 +110,15 @@ def cost_per_candidate() -> list[Result]:
     ]
 
 
-def _draw(asked: dict[int, float], measured: dict[int, float]) -> None:
+def _draw(sampled: dict[int, float], measured: dict[int, float]) -> None:
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(5, 3), layout="constrained")
     axes = figure.add_subplot(
-        xlabel="candidates asked for", ylabel="seconds for each", xscale="log", yscale="log", xticks=SIZES, xticklabels=SIZES
+        xlabel="sampled candidates", ylabel="seconds for each", xscale="log", yscale="log", xticks=SIZES, xticklabels=SIZES
     )
-    axes.plot(*zip(*asked.items(), strict=True), marker="o", label="asked for")
-    axes.plot(*zip(*measured.items(), strict=True), marker="o", label="measured, free ones included")
+    axes.plot(*zip(*sampled.items(), strict=True), marker="o", label="sampled")
+    axes.plot(*zip(*measured.items(), strict=True), marker="o", label="measured, with by-products")
     axes.minorticks_off()
     axes.legend()
     FIGURE.parent.mkdir(parents=True, exist_ok=True)
@@ -124,7 +130,7 @@ COUNTS = (128, 256, 512)
 
 
 def evaluation_memory() -> list[Result]:
-    """Peak memory of processes that walk the same population through more and more images."""
+    """Peak memory of processes that measure the same populations on more and more images."""
     without = _peak_mb(COUNTS[0], kept_mb=0)
     peaks = {count: _peak_mb(count, kept_mb=BUDGET_MB) for count in COUNTS}
     each = ", ".join(f"{count} images: {peak:.0f} MB" for count, peak in peaks.items())
@@ -132,26 +138,30 @@ def evaluation_memory() -> list[Result]:
         Result(
             name="evaluation_memory",
             value=(max(peaks.values()) - without) / BUDGET_MB,
-            unit="peak beyond that without keeping anything, as a fraction of the budget",
+            unit="peak beyond that without a cache, as a fraction of the budget",
             peer=f"the budget of {BUDGET_MB} MB",
             goal="<= 1",
             threads=1,
-            note=f"batches of {SCORING_BATCH}, to calibrate on 32; {COUNTS[0]} images with nothing kept: {without:.0f} MB; {each}",
+            note=f"batches of {SCORING_BATCH}, to calibrate on 32; {COUNTS[0]} images without a cache: {without:.0f} MB; {each}",
         )
     ]
 
 
 def _peak_mb(count: int, *, kept_mb: int) -> float:
-    """Of a process of its own."""
-    code = f"from scaling import walk_and_weigh; print(walk_and_weigh({count}, {kept_mb}))"
+    """Peak memory in a process of its own."""
+    code = f"from scaling import peak_memory; print(peak_memory({count}, {kept_mb}))"
     found = subprocess.run([sys.executable, "-c", code], cwd=Path(__file__).parent, capture_output=True, text=True, check=True)
     return float(found.stdout.split()[-1])
 
 
-def walk_and_weigh(count: int, kept_mb: int) -> float:
-    """Peak memory in MB after three walks, in a process that is set up as a worker is."""
+def peak_memory(count: int, kept_mb: int) -> float:
+    """Measure three populations as a worker process does.
+
+    Returns:
+        Peak resident memory of this process in MiB.
+    """
     prepare_process()
-    measure = evaluator(Begin(count=count, kept_mb=kept_mb)(), calibration_batch_size=32)
+    measure = population_evaluator(CreateTrieEvaluator(count=count, kept_mb=kept_mb)(), calibration_batch_size=32)
     for seed in range(3):
         list(measure(population(6, seed)))
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
