@@ -5,6 +5,7 @@ from __future__ import annotations
 import ctypes
 import os
 import sys
+from pathlib import Path
 
 from autospike.memory.allocator import M_TRIM_THRESHOLD, MOST_FREE
 
@@ -27,3 +28,11 @@ def prepare_process() -> None:
 def world_size() -> int:
     """How many ranks torchrun started; 1 without it, whatever a scheduler's environment says."""
     return int(os.environ["WORLD_SIZE"]) if "LOCAL_RANK" in os.environ else 1
+
+
+def available_cores() -> int:
+    """Number of cores that this process may use, by its affinity and the CPU quota of its container."""
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    quota = Path("/sys/fs/cgroup/cpu.max")  # microseconds in each period, or "max"
+    allowed, _, period = quota.read_text().partition(" ") if quota.exists() else ("max", "", "")
+    return cores if allowed == "max" else max(1, min(cores, int(allowed) // int(period)))

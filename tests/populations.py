@@ -169,7 +169,7 @@ def worth(found: Measurement) -> Worth:
 
 
 def walked(walker: TrieEvaluator, population: list[Architecture], **config: Any) -> list[Worth]:
-    return [worth(found) for found in an_evaluator(Serial(walker=walker), **config)(population)]
+    return [worth(found) for found in an_evaluator(Serial(state=walker), **config)(population)]
 
 
 def calibrated(walker: TrieEvaluator, architecture: Architecture) -> SpikingModel:

@@ -7,10 +7,10 @@ from pathlib import Path
 from typing import Any
 
 from autospike import files
-from autospike.assembly import Assembly
 from autospike.console import note, table, working
 from autospike.counting.firing import FiringRates
 from autospike.data.batches import FixedBatches
+from autospike.evaluation.setup import calibrated_subnet, held_out_batches, open_for_measurement, protocol_id
 from autospike.evaluation.single import evaluate
 from autospike.export import Pixels, write_model
 from autospike.measurement import Evaluation, Measurement
@@ -22,6 +22,7 @@ from autospike.search.fitness import refitted
 from autospike.search.selection import pick
 from autospike.space.architecture import Architecture
 from autospike.space.search_space import SearchSpace
+from autospike.training.setup import Setup, load_trained_supernet
 
 UJ_PER_MJ = 1000
 
@@ -32,15 +33,15 @@ def export(run: Run, out: Path) -> None:
     Raises:
         UserError: nothing was trained or searched yet, or the pick names no candidate.
     """
-    assembly, config = Assembly.to_measure(run), run.experiment.export
-    protocol_id = assembly.protocol_id(run.supernet)
-    chosen = pick(archived(run, protocol_id), config.pick, min_accuracy=config.min_accuracy, tolerance=config.tolerance)
+    setup, config = open_for_measurement(run), run.experiment.export
+    protocol = protocol_id(setup, run.supernet)
+    chosen = pick(archived(run, protocol), config.pick, min_accuracy=config.min_accuracy, tolerance=config.tolerance)
     architecture = chosen.measurement.architecture
     search = run.experiment.search
     provenance = {
         "run": str(run.folder.resolve()),
         **config.model_dump(),
-        "protocol_id": protocol_id,
+        "protocol_id": protocol,
         "convention": search.energy_convention.name,
         "fitness": search.fitness.model_dump(),
     }
@@ -50,7 +51,7 @@ def export(run: Run, out: Path) -> None:
     else:
         report_path.unlink(missing_ok=True)  # a folder with a report is complete
         with working(f"measure {architecture.id} and the hand-made architecture on the test split"):
-            report = _export(run, assembly, chosen, out) | {"provenance": provenance}
+            report = _export(run, setup, chosen, out) | {"provenance": provenance}
         files.write_json(report_path, report)
         run.log("exported", architecture_id=architecture.id, folder=str(out))
     show(files.read_json(report_path), out)
@@ -72,13 +73,13 @@ def _same(report: Any, architecture: Architecture, provenance: dict[str, object]
     return isinstance(report, dict) and report.get("architecture_id") == architecture.id and report.get("provenance") == provenance
 
 
-def _export(run: Run, assembly: Assembly, chosen: Evaluation, out: Path) -> dict[str, Any]:
+def _export(run: Run, setup: Setup, chosen: Evaluation, out: Path) -> dict[str, Any]:
     architecture, baseline = chosen.measurement.architecture, run.experiment.baseline_architecture
-    subnet = assembly.calibrated(assembly.trained(run.experiment.search_space, run.supernet), architecture)
-    alone = assembly.calibrated(assembly.trained(SearchSpace.of(baseline), run.baseline), baseline)
-    write(assembly, subnet, out)
-    run.log("test split opened", images=len(assembly.images.splits["test"]))
-    test = assembly.held_out_batches()
+    subnet = calibrated_subnet(setup, load_trained_supernet(setup, run.experiment.search_space, run.supernet), architecture)
+    alone = calibrated_subnet(setup, load_trained_supernet(setup, SearchSpace.of(baseline), run.baseline), baseline)
+    write(setup, subnet, out)
+    run.log("test split opened", images=len(setup.images.splits["test"]))
+    test = held_out_batches(setup)
     return {
         "search_accuracy": chosen.measurement.score.accuracy,
         "f_aeb": chosen.f_aeb,
@@ -88,10 +89,10 @@ def _export(run: Run, assembly: Assembly, chosen: Evaluation, out: Path) -> dict
     }
 
 
-def write(assembly: Assembly, model: SpikingModel, out: Path) -> None:
+def write(setup: Setup, model: SpikingModel, out: Path) -> None:
     """Write a calibrated model of these images as a folder that timm opens."""
-    images = assembly.images
-    pixels = Pixels.ours(images.channels, assembly.experiment.data.image_size, events=images.time_steps is not None)
+    images = setup.images
+    pixels = Pixels.ours(images.channels, setup.experiment.data.image_size, events=images.time_steps is not None)
     write_model(out, model, model.architecture, classes=images.classes, pixels=pixels)
 
 

@@ -10,17 +10,18 @@ from typing import Any
 import torch
 
 from autospike import files
-from autospike.assembly import Assembly
 from autospike.commands.export import UJ_PER_MJ, archived, final, write
 from autospike.commands.train import train_network
 from autospike.console import note, progress, table
 from autospike.data.batches import FixedBatches
+from autospike.evaluation.setup import calibrated_subnet, held_out_batches, open_for_measurement, protocol_id
 from autospike.report import figures, retrained
 from autospike.report.retrained import LABELS, Measured, Repeated, Spread
 from autospike.run_directory import Run
 from autospike.search.selection import pick
 from autospike.space.architecture import Architecture
 from autospike.training.retraining import Network, networks
+from autospike.training.setup import Setup, load_trained_supernet
 
 
 def retrain(run: Run, picks: Sequence[str]) -> None:
@@ -30,23 +31,23 @@ def retrain(run: Run, picks: Sequence[str]) -> None:
         UserError: nothing was trained or searched yet, a pick names no candidate, or a folder holds a training by another recipe.
     """
     threads = torch.get_num_threads()
-    assembly = Assembly.to_measure(run)
-    picked = _picked(run, assembly, picks)
+    setup = open_for_measurement(run)
+    picked = _picked(run, setup, picks)
     compared = networks(run, dict.fromkeys(picked.values()))
     for network in compared:
         network.check_recipe()
     with _threads(run.experiment.threads or threads):
         for network in compared:
             if network.way != "inherited":
-                _train(run, assembly, network)
-    ways = retrained.repeated(_measured(run, assembly, compared))
+                _train(run, setup, network)
+    ways = retrained.repeated(_measured(run, setup, compared))
     _report(run, picked, ways)
-    _show(run, ways, images=len(assembly.images.splits["test"]))
+    _show(run, ways, images=len(setup.images.splits["test"]))
 
 
-def _picked(run: Run, assembly: Assembly, picks: Sequence[str]) -> dict[str, Architecture]:
-    assembly.trained(run.experiment.search_space, run.supernet)  # or nothing can be picked
-    evaluations, config = archived(run, assembly.protocol_id(run.supernet)), run.experiment.export
+def _picked(run: Run, setup: Setup, picks: Sequence[str]) -> dict[str, Architecture]:
+    load_trained_supernet(setup, run.experiment.search_space, run.supernet)  # or nothing can be picked
+    evaluations, config = archived(run, protocol_id(setup, run.supernet)), run.experiment.export
     chosen = {rule: pick(evaluations, rule, min_accuracy=config.min_accuracy, tolerance=config.tolerance) for rule in picks}
     return {rule: evaluation.measurement.architecture for rule, evaluation in chosen.items()}
 
@@ -62,46 +63,46 @@ def _threads(count: int) -> Iterator[None]:
         torch.set_num_threads(before)
 
 
-def _train(run: Run, assembly: Assembly, network: Network) -> None:
+def _train(run: Run, setup: Setup, network: Network) -> None:
     network.write_recipe()
     own_run = replace(run, experiment=network.experiment)
-    repeated = replace(assembly, experiment=network.experiment, repetition=network.seed)
+    repeated = replace(setup, experiment=network.experiment, repetition=network.seed)
     train_network(own_run, repeated, network.space, network.checkpoints, name=network.name, part=network.starts_from)
 
 
-def _measured(run: Run, assembly: Assembly, compared: Sequence[Network]) -> list[Measured]:
-    waiting = [network for network in compared if not _is_measured(run, assembly, network)]
+def _measured(run: Run, setup: Setup, compared: Sequence[Network]) -> list[Measured]:
+    waiting = [network for network in compared if not _is_measured(run, setup, network)]
     if waiting:
-        run.log("test split opened", images=len(assembly.images.splits["test"]))
-        test = assembly.held_out_batches()
+        run.log("test split opened", images=len(setup.images.splits["test"]))
+        test = held_out_batches(setup)
         with progress("measure", total=len(waiting)) as bar:
             for done, network in enumerate(waiting):
                 bar(done, network.way)
-                _measure(run, assembly, network, test)
+                _measure(run, setup, network, test)
             bar(len(waiting), "")
     return [_read(run, network) for network in compared]
 
 
-def _measure(run: Run, assembly: Assembly, network: Network, test: FixedBatches) -> None:
+def _measure(run: Run, setup: Setup, network: Network, test: FixedBatches) -> None:
     """Calibrate a network, write it as a model, and measure it on the test split."""
     path = network.model / "report.json"
     path.unlink(missing_ok=True)  # a folder with a report is complete
-    model = assembly.calibrated(assembly.trained(network.space, network.checkpoints), network.architecture)
-    write(assembly, model, network.model)
-    files.write_json(path, {**final(run, model, test), "provenance": _provenance(run, assembly, network)})
+    model = calibrated_subnet(setup, load_trained_supernet(setup, network.space, network.checkpoints), network.architecture)
+    write(setup, model, network.model)
+    files.write_json(path, {**final(run, model, test), "provenance": _provenance(run, setup, network)})
 
 
-def _is_measured(run: Run, assembly: Assembly, network: Network) -> bool:
+def _is_measured(run: Run, setup: Setup, network: Network) -> bool:
     path = network.model / "report.json"
-    return path.exists() and files.read_json(path).get("provenance") == _provenance(run, assembly, network)
+    return path.exists() and files.read_json(path).get("provenance") == _provenance(run, setup, network)
 
 
-def _provenance(run: Run, assembly: Assembly, network: Network) -> dict[str, Any]:
+def _provenance(run: Run, setup: Setup, network: Network) -> dict[str, Any]:
     return {
         "run": str(run.folder.resolve()),
         "way": network.way,
         "seed": network.seed,
-        "protocol_id": assembly.protocol_id(network.checkpoints),
+        "protocol_id": protocol_id(setup, network.checkpoints),
         "convention": run.experiment.search.energy_convention.name,
     }
 

@@ -5,16 +5,16 @@ from __future__ import annotations
 from contextlib import ExitStack
 
 from autospike import files
-from autospike.assembly import Assembly
 from autospike.console import note, progress
+from autospike.evaluation.setup import create_executor, open_for_measurement, population_evaluator, protocol_id, trie_evaluator
 from autospike.execution.executor import Executor, Serial
-from autospike.execution.executors import create_executor
 from autospike.measurement import Evaluation
 from autospike.report.record import record
 from autospike.run_directory import Run
 from autospike.search.archive import Archive
 from autospike.search.evolution import Search
 from autospike.space.search_space import SearchSpace
+from autospike.training.setup import Setup, load_trained_supernet
 
 
 def search(run: Run) -> None:
@@ -23,23 +23,23 @@ def search(run: Run) -> None:
     Raises:
         UserError: the supernet is not trained, the archive cannot be opened, or there is no such executor.
     """
-    assembly, config = Assembly.to_measure(run), run.experiment.search
+    setup, config = open_for_measurement(run), run.experiment.search
     with ExitStack() as stack:
-        executor = create_executor(run, assembly)
+        executor = create_executor(run, setup)
         stack.callback(executor.close)
-        archive = Archive(run.archive, assembly.protocol_id(run.supernet), config.energy_convention)
+        archive = Archive(run.archive, protocol_id(setup, run.supernet), config.energy_convention)
         stack.callback(archive.close)
         run.record()
-        _measure_baseline(run, assembly)
+        _measure_baseline(run, setup)
         before = len(archive.all())
         run.log("search started", algorithm=config.algorithm, archived=before, executor=run.experiment.execution.executor)
-        asked = _search(run, assembly, executor, archive)
+        asked = _search(run, setup, executor, archive)
         now = len(archive.all()) - before
     run.log("search finished", algorithm=config.algorithm, candidates=asked, measured_now=now)
     note(f"search: {asked} candidates and those that came along; {now} measured now, {before} known from the archive")
 
 
-def _search(run: Run, assembly: Assembly, executor: Executor, archive: Archive) -> int:
+def _search(run: Run, setup: Setup, executor: Executor, archive: Archive) -> int:
     """Returns how many candidates were asked for."""
     config = run.experiment.search
     seen: list[Evaluation] = []
@@ -53,7 +53,7 @@ def _search(run: Run, assembly: Assembly, executor: Executor, archive: Archive) 
         Search(
             space=run.experiment.search_space,
             anchors=(run.experiment.baseline_architecture,),
-            evaluate=assembly.evaluator(executor, show),
+            evaluate=population_evaluator(setup, executor, show),
             archive=archive,
             config=config,
             seed=run.experiment.seed,
@@ -63,13 +63,13 @@ def _search(run: Run, assembly: Assembly, executor: Executor, archive: Archive) 
     return len(seen)
 
 
-def _measure_baseline(run: Run, assembly: Assembly) -> None:
+def _measure_baseline(run: Run, setup: Setup) -> None:
     """Score the hand-made architecture, trained alone, on the search split, as candidates are."""
-    path, protocol_id = run.baseline / "measurement.json", assembly.protocol_id(run.baseline)
-    if path.exists() and files.read_json(path).get("protocol_id") == protocol_id:
+    path, protocol = run.baseline / "measurement.json", protocol_id(setup, run.baseline)
+    if path.exists() and files.read_json(path).get("protocol_id") == protocol:
         return
     architecture = run.experiment.baseline_architecture
-    walker = assembly.walker(assembly.trained(SearchSpace.of(architecture), run.baseline))
-    (measurement,) = assembly.evaluator(Serial(walker=walker), lambda _done, _of: None)([architecture])
+    supernet = load_trained_supernet(setup, SearchSpace.of(architecture), run.baseline)
+    (measurement,) = population_evaluator(setup, Serial(state=trie_evaluator(setup, supernet)))([architecture])
     found = record(measurement, run.experiment.search.energy_convention, "search")
-    files.write_json(path, {**found, "protocol_id": protocol_id})
+    files.write_json(path, {**found, "protocol_id": protocol})

@@ -7,7 +7,6 @@ from contextlib import contextmanager, nullcontext
 from functools import partial
 from pathlib import Path
 
-from autospike.assembly import Assembly
 from autospike.console import note, progress, short
 from autospike.errors import Interrupted
 from autospike.kernels.lif import kernel
@@ -17,6 +16,7 @@ from autospike.training.checkpoint import Checkpoints, Record
 from autospike.training.initialisation import Part, adopt, opened
 from autospike.training.progress import Progress
 from autospike.training.scalars import Scalars
+from autospike.training.setup import Setup, build_supernet, open_run, train_supernet, training_steps
 
 LOG_EVERY_STEPS = 10
 
@@ -28,35 +28,35 @@ def train(run: Run) -> None:
         UserError: the data or a checkpoint cannot be read, or the ranks cannot share a batch.
         Interrupted: by a signal, after a checkpoint.
     """
-    assembly = Assembly.of(run)
+    setup = open_run(run)
     source = run.experiment.training.start_from
     if source is not None and not run.trained:
         opened(source, "supernet")  # before anything is written
     alone = SearchSpace.of(run.experiment.baseline_architecture)
-    with assembly.ranks.joined(assembly.device):
-        assembly.ranks.first_alone(run.record)
-        train_network(run, assembly, run.experiment.search_space, run.supernet, name="supernet", part="supernet")
-        train_network(run, assembly, alone, run.baseline, name="hand-made", part="baseline")
+    with setup.ranks.joined(setup.device):
+        setup.ranks.first_alone(run.record)
+        train_network(run, setup, run.experiment.search_space, run.supernet, name="supernet", part="supernet")
+        train_network(run, setup, alone, run.baseline, name="hand-made", part="baseline")
 
 
-def train_network(run: Run, assembly: Assembly, space: SearchSpace, folder: Path, *, name: str, part: Part) -> None:
+def train_network(run: Run, setup: Setup, space: SearchSpace, folder: Path, *, name: str, part: Part) -> None:
     """Train the supernet of a space in a folder, unless it is trained; go on from its newest checkpoint.
 
     Args:
         part: of a run to start from, which network.
     """
-    checkpoints, tell = Checkpoints(folder=folder), note if assembly.ranks.first else _say_nothing
-    assembly.ranks.first_alone(partial(_recover, run, checkpoints, name))
+    checkpoints, tell = Checkpoints(folder=folder), note if setup.ranks.first else _say_nothing
+    setup.ranks.first_alone(partial(_recover, run, checkpoints, name))
     record = checkpoints.record
     if record is not None and record.finished:
         tell(f"{name}: trained already, {record.step} steps")
         return
-    supernet, source = assembly.supernet(space), run.experiment.training.start_from
+    supernet, source = build_supernet(setup, space), run.experiment.training.start_from
     if source is not None and record is None:
         taken, whole = adopt(supernet, source, part), sum(p.numel() for p in supernet.parameters())
         tell(f"{name}: starts from {source}, {taken:,} of {whole:,} parameters")
-    with _telling(run, assembly, name, record) if assembly.ranks.first else nullcontext(_say_nothing) as report:
-        assembly.train(supernet, folder, report)
+    with _telling(run, setup, name, record) if setup.ranks.first else nullcontext(_say_nothing) as report:
+        train_supernet(setup, supernet, folder, report)
 
 
 def _recover(run: Run, checkpoints: Checkpoints, name: str) -> None:
@@ -72,14 +72,14 @@ def _say_nothing(_what: object) -> None:
 
 
 @contextmanager
-def _telling(run: Run, assembly: Assembly, name: str, record: Record | None) -> Iterator[Callable[[Progress], None]]:
+def _telling(run: Run, setup: Setup, name: str, record: Record | None) -> Iterator[Callable[[Progress], None]]:
     """A training's bar, its lines in the log, and its scalars, for the length of a block."""
     start, neuron = record.step if record else 0, "compiled" if kernel() else "reference"
-    where = {"device": str(assembly.device), "ranks": assembly.ranks.size, "neuron": neuron}
+    where = {"device": str(setup.device), "ranks": setup.ranks.size, "neuron": neuron}
     run.log("train started", network=name, from_step=start, **where)
     with (
         Scalars(run.folder / "tensorboard" / name, start=start) as scalars,
-        progress(f"train {name}", total=assembly.training_steps()) as bar,
+        progress(f"train {name}", total=training_steps(setup)) as bar,
     ):
 
         def report(now: Progress) -> None:

@@ -20,14 +20,37 @@ from autospike.energy.conventions import Convention
 from autospike.energy.counts import LayerCount
 from autospike.evaluation.successive_halving import ROUNDS, undominated
 from autospike.evaluation.trie import Trie
-from autospike.evaluation.trie_evaluator import CalibratedStatistics, NodeResult, Population
-from autospike.execution.executor import Calibration, Executor, Job, Scoring
+from autospike.evaluation.trie_evaluator import CalibratedStatistics, NodeResult, Population, Statistics, TrieEvaluator
+from autospike.execution.executor import Executor, Job
 from autospike.measurement import Measurement, Score
 from autospike.memory.allocator import gc_disabled
 from autospike.space.architecture import Architecture
 
 # Told of how many of a walk's shards are done, and of how many there are.
 Watch = Callable[[int, int], None]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Calibration:
+    """Job: measure the BatchNorm statistics of a population on one batch of the calibration images."""
+
+    population: Population
+
+    def __call__(self, evaluator: TrieEvaluator, span: Span) -> Statistics:
+        """Return the statistics by node."""
+        return evaluator.calibrate(self.population, span)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Scoring:
+    """Job: score a calibrated population on some images of the search split."""
+
+    population: Population
+    calibrated: CalibratedStatistics
+
+    def __call__(self, evaluator: TrieEvaluator, span: Span) -> dict[str, NodeResult]:
+        """Return the results by node."""
+        return evaluator.score(self.population, self.calibrated, span)
 
 
 @dataclass(frozen=True, kw_only=True)

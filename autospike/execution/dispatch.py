@@ -10,8 +10,8 @@ from concurrent.futures import FIRST_COMPLETED, Future, wait
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
-from autospike.data.batches import Span
 from autospike.errors import UserError
+from autospike.execution.executor import Shard
 
 # How often the workers of one shard may die before it is taken to be what kills them.
 ATTEMPTS = 3
@@ -28,14 +28,14 @@ class Worker(Protocol):
     def ready(self) -> Future[Any]:
         """Done once it can take a shard."""
 
-    def submit(self, job: Any, span: Span) -> Future[Any]: ...
+    def submit(self, job: Any, shard: Shard) -> Future[Any]: ...
 
     def revive(self) -> None:
         """Begin anew, in place of what was lost."""
 
 
 def dispatch(
-    job: Any, shards: Sequence[Span], workers: Sequence[Worker], *, lost_after_seconds: float = math.inf
+    job: Any, shards: Sequence[Shard], workers: Sequence[Worker], *, lost_after_seconds: float = math.inf
 ) -> Iterator[tuple[int, Any]]:
     """The result of each shard with its number, as they come. `job`: in the form in which these workers take it.
 
@@ -72,7 +72,7 @@ class _Round:
     """One job on all shards."""
 
     job: Any
-    shards: Sequence[Span]
+    shards: Sequence[Shard]
     workers: Sequence[Worker]
     waiting: list[int]
     lost_after_seconds: float

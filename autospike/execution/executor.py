@@ -1,7 +1,7 @@
 """What an executor is: it runs a job on shards of data, wherever its workers are.
 
 Every executor gives the same results to the bit, for shards add up in any order; what differs is how long they take. A worker holds
-a `Walker`, made once. It may be killed: its shard is run again, by another.
+a state that it builds once. It may be killed: its shard is run again, by another.
 """
 
 from __future__ import annotations
@@ -10,35 +10,14 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
-from autospike.data.batches import Span
-from autospike.evaluation.trie_evaluator import CalibratedStatistics, Population, TrieEvaluator
+# The images from one position of a split to before another.
+Shard = tuple[int, int]
 
 
 class Job(Protocol):
     """Something to do with every shard: a value that can be sent to a worker."""
 
-    def __call__(self, walker: TrieEvaluator, span: Span) -> Any: ...
-
-
-@dataclass(frozen=True, kw_only=True)
-class Calibration:
-    """Measure the normalisation statistics of a population on a batch of the calibration images."""
-
-    population: Population
-
-    def __call__(self, walker: TrieEvaluator, span: Span) -> Any:
-        return walker.calibrate(self.population, span)
-
-
-@dataclass(frozen=True, kw_only=True)
-class Scoring:
-    """Score a calibrated population on some images of the search split."""
-
-    population: Population
-    calibrated: CalibratedStatistics
-
-    def __call__(self, walker: TrieEvaluator, span: Span) -> Any:
-        return walker.score(self.population, self.calibrated, span)
+    def __call__(self, state: Any, shard: Shard, /) -> Any: ...
 
 
 class Executor(Protocol):
@@ -47,7 +26,7 @@ class Executor(Protocol):
     @property
     def workers(self) -> int: ...
 
-    def run(self, job: Job, shards: Sequence[Span]) -> Iterator[tuple[int, Any]]:
+    def run(self, job: Job, shards: Sequence[Shard]) -> Iterator[tuple[int, Any]]:
         """The result of each shard with its number, as they come.
 
         Raises:
@@ -63,15 +42,15 @@ class Executor(Protocol):
 class Serial:
     """In this process, one shard after another."""
 
-    walker: TrieEvaluator
+    state: Any
 
     @property
     def workers(self) -> int:
         return 1
 
-    def run(self, job: Job, shards: Sequence[Span]) -> Iterator[tuple[int, Any]]:
-        for i, span in enumerate(shards):
-            yield i, job(self.walker, span)
+    def run(self, job: Job, shards: Sequence[Shard]) -> Iterator[tuple[int, Any]]:
+        for i, shard in enumerate(shards):
+            yield i, job(self.state, shard)
 
     def close(self) -> None:
         """Nothing to let go."""

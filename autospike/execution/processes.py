@@ -12,13 +12,11 @@ from dataclasses import dataclass, field
 from multiprocessing import connection, get_context, parent_process
 from typing import Any
 
-from autospike.data.batches import Span
-from autospike.evaluation.trie_evaluator import TrieEvaluator
 from autospike.execution.dispatch import dispatch
-from autospike.execution.executor import Job
+from autospike.execution.executor import Job, Shard
 from autospike.process import prepare_process
 
-MakeWalker = Callable[[], TrieEvaluator]  # makes a worker's walker, where the worker is
+BuildState = Callable[[], Any]  # called once in each worker; the result is the state that jobs are called with
 
 
 @dataclass
@@ -26,10 +24,10 @@ class Processes:
     """An executor of so many processes, which begin to load at once.
 
     Args:
-        start: makes a walker; it is sent to every worker.
+        start: builds the state of a worker; it is sent to every worker.
     """
 
-    start: MakeWalker
+    start: BuildState
     workers: int
     _hired: list[_Process] = field(init=False, repr=False)
 
@@ -40,7 +38,7 @@ class Processes:
     def pids(self) -> list[int]:
         return [pid for process in self._hired for pid in process.pool._processes or ()]
 
-    def run(self, job: Job, shards: Sequence[Span]) -> Iterator[tuple[int, Any]]:
+    def run(self, job: Job, shards: Sequence[Shard]) -> Iterator[tuple[int, Any]]:
         return dispatch(job, shards, self._hired)
 
     def close(self) -> None:
@@ -53,15 +51,15 @@ class _Process:
 
     lost = (BrokenProcessPool,)
 
-    def __init__(self, start: MakeWalker) -> None:
+    def __init__(self, start: BuildState) -> None:
         self.start = start
         self.revive()
 
     def ready(self) -> Future[Any]:
         return self._submit(_load)
 
-    def submit(self, job: Job, span: Span) -> Future[Any]:
-        return self._submit(_work, job, span)
+    def submit(self, job: Job, shard: Shard) -> Future[Any]:
+        return self._submit(_work, job, shard)
 
     def revive(self) -> None:
         if hasattr(self, "pool"):
@@ -83,12 +81,12 @@ class _Process:
             return self.pool.submit(*work)
 
 
-# In the worker: how to make its walker, and the walker.
-_start: MakeWalker
-_walker: TrieEvaluator | None = None
+# In the worker: how to make its state, and the state.
+_start: BuildState
+_state: Any = None
 
 
-def _begin(start: MakeWalker) -> None:
+def _begin(start: BuildState) -> None:
     global _start
     _start = start
     prepare_process()
@@ -105,12 +103,12 @@ def _follow_parent() -> None:
 
 
 def _load() -> None:
-    global _walker
-    if _walker is None:
-        _walker = _start()
+    global _state
+    if _state is None:
+        _state = _start()
 
 
-def _work(job: Job, span: Span) -> Any:
+def _work(job: Job, shard: Shard) -> Any:
     _load()
-    assert _walker is not None
-    return job(_walker, span)
+    assert _state is not None
+    return job(_state, shard)

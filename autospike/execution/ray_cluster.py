@@ -10,11 +10,10 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from autospike.config import ExecutionConfig
-from autospike.data.batches import Span
 from autospike.errors import UserError
 from autospike.execution.dispatch import dispatch
-from autospike.execution.executor import Job
-from autospike.execution.processes import MakeWalker
+from autospike.execution.executor import Job, Shard
+from autospike.execution.processes import BuildState
 from autospike.process import prepare_process
 
 try:
@@ -41,14 +40,14 @@ class Cluster:
     """An executor of actors.
 
     Args:
-        start: makes a walker; it is put into the object store.
+        start: builds the state of a worker; it is put into the object store.
         threads: CPU threads of each worker, which reserves as many cores.
 
     Raises:
         UserError: there is no such cluster, or it has no room for a single worker.
     """
 
-    start: MakeWalker
+    start: BuildState
     config: ExecutionConfig
     threads: int
     workers: int = field(init=False)
@@ -65,7 +64,7 @@ class Cluster:
         options = {"num_cpus": self.threads, "num_gpus": self.config.gpus_per_worker}
         self._hired = [_Actor(started, options) for _ in range(self.workers)]
 
-    def run(self, job: Job, shards: Sequence[Span]) -> Iterator[tuple[int, Any]]:
+    def run(self, job: Job, shards: Sequence[Shard]) -> Iterator[tuple[int, Any]]:
         try:
             yield from dispatch(ray.put(job), shards, self._hired, lost_after_seconds=LOST_AFTER_SECONDS)
         except RayTaskError as error:  # which would tell where in the worker it was raised
@@ -119,8 +118,8 @@ class _Actor:
         future: Future[Any] = self.actor.load.remote().future()
         return future
 
-    def submit(self, job: Any, span: Span) -> Future[Any]:
-        future: Future[Any] = self.actor.work.remote(job, span).future()
+    def submit(self, job: Any, shard: Shard) -> Future[Any]:
+        future: Future[Any] = self.actor.work.remote(job, shard).future()
         return future
 
     def revive(self) -> None:
@@ -132,14 +131,14 @@ class _Actor:
 class _Hand:
     """In the worker. It loads when it is first asked to, so that an error there is told as one."""
 
-    def __init__(self, start: MakeWalker) -> None:
+    def __init__(self, start: BuildState) -> None:
         prepare_process()
         self.start = start
 
     def load(self) -> None:
-        if not hasattr(self, "walker"):
-            self.walker = self.start()
+        if not hasattr(self, "state"):
+            self.state = self.start()
 
-    def work(self, job: Job, span: Span) -> Any:
+    def work(self, job: Job, shard: Shard) -> Any:
         self.load()
-        return job(self.walker, span)
+        return job(self.state, shard)

@@ -12,13 +12,13 @@ from rich.console import Console
 from rich.table import Table
 from ways import WAYS, configured
 
-from autospike.assembly import Assembly
 from autospike.config import TrainingConfig, load_experiment
 from autospike.files import replacing
 from autospike.process import prepare_process
 from autospike.randomness import keyed
 from autospike.space.architecture import Architecture
 from autospike.space.search_space import SearchSpace
+from autospike.training.setup import Setup, open_experiment
 
 HERE = Path(__file__).parent
 # Harder than the demo: fewer images to train on, more to tell subnets apart by, and a short training.
@@ -38,10 +38,10 @@ FIGURES = ("mean_accuracy", "worst_accuracy", "kendall_tau")
 def main(folder: Path) -> None:
     """Train what `folder` does not hold yet, measure, write and tell."""
     prepare_process()
-    assembly = Assembly.open(load_experiment(HERE.parent / "digits.yaml", SETTING))
-    subnets = drawn(assembly.experiment.search_space)
-    study = Study(assembly=assembly, subnets=subnets, folder=folder)
-    configs, alone, rows = configured(assembly, folder), study.alone(subnets[:SUBNETS_ALONE]), []
+    setup = open_experiment(load_experiment(HERE.parent / "digits.yaml", SETTING))
+    subnets = drawn(setup.experiment.search_space)
+    study = Study(setup=setup, subnets=subnets, folder=folder)
+    configs, alone, rows = configured(setup, folder), study.alone(subnets[:SUBNETS_ALONE]), []
     for seed in SEEDS:
         for way in WAYS:
             rows.append({"way": way, "seed": seed, **worth(study.supernet(way, configs[way], seed), alone)})
@@ -59,13 +59,13 @@ def drawn(space: SearchSpace) -> list[Architecture]:
 class Study:
     """What is trained, and where it is kept."""
 
-    assembly: Assembly
+    setup: Setup
     subnets: Sequence[Architecture]
     folder: Path
 
     def supernet(self, way: str, config: TrainingConfig, seed: int) -> Trained:
         place = self.folder / way.replace(", ", "-") / str(seed)
-        return trained(self.assembly, config, self.assembly.experiment.search_space, self.subnets, seed=seed, folder=place)
+        return trained(self.setup, config, self.setup.experiment.search_space, self.subnets, seed=seed, folder=place)
 
     def alone(self, subnets: Sequence[Architecture]) -> pd.Series[float]:
         """Accuracy of each subnet trained from scratch, by its id; mean over the seeds."""
@@ -75,9 +75,9 @@ class Study:
         return table.mean(axis=1)
 
     def _one_alone(self, subnet: Architecture, seed: int) -> float:
-        config = self.assembly.experiment.training.model_copy(update={"epochs": EPOCHS_ALONE})
+        config = self.setup.experiment.training.model_copy(update={"epochs": EPOCHS_ALONE})
         place = self.folder / "alone" / f"{subnet.id}-{seed}"
-        found = trained(self.assembly, config, SearchSpace.of(subnet), [subnet], seed=seed, folder=place)
+        found = trained(self.setup, config, SearchSpace.of(subnet), [subnet], seed=seed, folder=place)
         return found.accuracy[subnet.id]
 
 

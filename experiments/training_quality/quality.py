@@ -8,11 +8,12 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 from autospike import files
-from autospike.assembly import Assembly
 from autospike.config import TrainingConfig
+from autospike.evaluation.setup import population_evaluator, trie_evaluator
 from autospike.execution.executor import Serial
 from autospike.space.architecture import Architecture
 from autospike.space.search_space import SearchSpace
+from autospike.training.setup import Setup, build_supernet, train_supernet, training_steps
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -25,7 +26,7 @@ class Trained:
 
 
 def trained(
-    opened: Assembly, config: TrainingConfig, space: SearchSpace, subnets: Sequence[Architecture], *, seed: int, folder: Path
+    opened: Setup, config: TrainingConfig, space: SearchSpace, subnets: Sequence[Architecture], *, seed: int, folder: Path
 ) -> Trained:
     """Train a supernet and measure subnets of it; what was measured before in this folder is read again.
 
@@ -38,10 +39,10 @@ def trained(
     return Trained(**files.read_json(path))
 
 
-def _train(assembly: Assembly, space: SearchSpace, subnets: Sequence[Architecture], folder: Path) -> Trained:
-    supernet, started = assembly.supernet(space), time.process_time()
-    assembly.train(supernet, folder, lambda _now: None)
+def _train(setup: Setup, space: SearchSpace, subnets: Sequence[Architecture], folder: Path) -> Trained:
+    supernet, started = build_supernet(setup, space), time.process_time()
+    train_supernet(setup, supernet, folder, lambda _now: None)
     seconds = time.process_time() - started
-    evaluator = assembly.evaluator(Serial(walker=assembly.walker(supernet)), lambda _done, _of: None)
+    evaluator = population_evaluator(setup, Serial(state=trie_evaluator(setup, supernet)))
     accuracy = {measured.architecture.id: measured.score.accuracy for measured in evaluator(subnets)}
-    return Trained(steps=assembly.training_steps(), cpu_seconds=seconds, accuracy=accuracy)
+    return Trained(steps=training_steps(setup), cpu_seconds=seconds, accuracy=accuracy)

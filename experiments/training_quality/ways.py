@@ -14,8 +14,8 @@ from tempfile import TemporaryDirectory
 from typing import Any
 
 from autospike import files
-from autospike.assembly import Assembly
 from autospike.config import TrainingConfig
+from autospike.training.setup import Setup, build_supernet, train_supernet
 
 # What each changes of the experiment's training.
 WAYS: dict[str, dict[str, Any]] = {
@@ -30,31 +30,31 @@ REFERENCE = "single-path"
 ROUNDS = 3
 
 
-def configured(assembly: Assembly, folder: Path) -> dict[str, TrainingConfig]:
+def configured(setup: Setup, folder: Path) -> dict[str, TrainingConfig]:
     """The training of each way that takes as long as the experiment's does with the reference, to the nearest epoch.
 
     What was timed before in this folder is read again.
     """
-    path, base = folder / "seconds.json", assembly.experiment.training
+    path, base = folder / "seconds.json", setup.experiment.training
     if not path.exists():
-        files.write_json(path, _epoch_seconds(assembly))
+        files.write_json(path, _epoch_seconds(setup))
     seconds: dict[str, float] = files.read_json(path)
     epochs = {way: max(1, round(base.epochs * seconds[REFERENCE] / seconds[way])) for way in WAYS}
     return {way: base.model_copy(update={**changes, "epochs": epochs[way]}) for way, changes in WAYS.items()}
 
 
-def _epoch_seconds(assembly: Assembly) -> dict[str, float]:
+def _epoch_seconds(setup: Setup) -> dict[str, float]:
     """CPU seconds of a training of one epoch, mean over rounds, each of which times every way on draws of its own."""
-    rounds = [{way: _one_epoch(assembly, changes, seed) for way, changes in WAYS.items()} for seed in range(ROUNDS)]
+    rounds = [{way: _one_epoch(setup, changes, seed) for way, changes in WAYS.items()} for seed in range(ROUNDS)]
     return {way: mean(of_ways[way] for of_ways in rounds) for way in WAYS}
 
 
-def _one_epoch(assembly: Assembly, changes: dict[str, Any], seed: int) -> float:
-    experiment = assembly.experiment
+def _one_epoch(setup: Setup, changes: dict[str, Any], seed: int) -> float:
+    experiment = setup.experiment
     training = experiment.training.model_copy(update={**changes, "epochs": 1, "warmup_epochs": 0})
-    timed = replace(assembly, experiment=experiment.model_copy(update={"training": training, "seed": seed}))
-    supernet = timed.supernet(experiment.search_space)
+    timed = replace(setup, experiment=experiment.model_copy(update={"training": training, "seed": seed}))
+    supernet = build_supernet(timed, experiment.search_space)
     with TemporaryDirectory() as scratch:
         started = time.process_time()
-        timed.train(supernet, Path(scratch), lambda _now: None)
+        train_supernet(timed, supernet, Path(scratch), lambda _now: None)
         return time.process_time() - started

@@ -16,9 +16,9 @@ import pandas as pd
 from rich.console import Console
 
 from autospike import files
-from autospike.assembly import Assembly
 from autospike.config import SearchConfig
 from autospike.evaluation.population import PopulationEvaluator
+from autospike.evaluation.setup import open_for_measurement, population_evaluator, trie_evaluator
 from autospike.evaluation.trie import Trie
 from autospike.execution.executor import Serial
 from autospike.measurement import Measurement
@@ -29,6 +29,7 @@ from autospike.search.archive import Archive
 from autospike.search.evolution import Search
 from autospike.space.architecture import Architecture
 from autospike.space.search_space import SearchSpace
+from autospike.training.setup import load_trained_supernet
 
 WAYS = {
     "uniform": {"crossover": "uniform"},
@@ -88,9 +89,9 @@ def searched(shared: Shared, space: SearchSpace, settings: dict[str, float | str
 def main(folder: Path, seeds: int) -> None:
     prepare_process()
     run = Run.resume(folder)
-    assembly, space = Assembly.to_measure(run), run.experiment.search_space
-    walker = assembly.walker(assembly.trained(space, run.supernet))
-    shared = Shared(evaluator=assembly.evaluator(Serial(walker=walker), lambda _done, _of: None))
+    setup, space = open_for_measurement(run), run.experiment.search_space
+    evaluator = trie_evaluator(setup, load_trained_supernet(setup, space, run.supernet))
+    shared = Shared(evaluator=population_evaluator(setup, Serial(state=evaluator)))
     rows = []
     for seed in range(seeds):
         for way, settings in WAYS.items():

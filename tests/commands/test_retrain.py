@@ -20,15 +20,16 @@ from conftest import TINY_EXPERIMENT
 from safetensors.torch import load_file
 from torch import Tensor
 
-from autospike.assembly import Assembly
 from autospike.config import Experiment, load_experiment
 from autospike.data.batches import TrainingBatches
 from autospike.data.images import load_images
+from autospike.evaluation.setup import calibration_split
 from autospike.randomness import keyed_seed
 from autospike.report.retrained import Measured, Spread, repeated
 from autospike.space.search_space import SearchSpace
 from autospike.supernet import Supernet
 from autospike.training.checkpoint import Checkpoints
+from autospike.training.setup import open_experiment
 from autospike.training.trainer import train
 
 SEED = 3  # of the tiny experiment
@@ -207,10 +208,10 @@ def test_another_seed_is_training_a_space_of_one_with_it(run: Path, tmp_path: Pa
 
 
 def test_a_repetition_measures_by_the_same_images() -> None:
-    first = Assembly.open(Experiment.model_validate(TINY_EXPERIMENT))
+    first = open_experiment(Experiment.model_validate(TINY_EXPERIMENT))
     other = replace(first, repetition=1)
     assert first.training_seed == SEED != other.training_seed
-    assert first._calibration_split() == other._calibration_split()
+    assert calibration_split(first) == calibration_split(other)
     assert first.images == other.images
 
 
@@ -234,7 +235,7 @@ def test_fine_tuning_starts_at_the_inherited_weights(searched: Path, tmp_path: P
     """Bit by bit, for a third of the epochs, at a tenth of the learning rate."""
     shutil.copytree(searched, tmp_path / "run")
     starts = Starts()
-    monkeypatch.setattr("autospike.assembly.train", starts)
+    monkeypatch.setattr("autospike.training.setup.train", starts)
     with pytest.raises(StopError):
         call("retrain", tmp_path / "run", "--pick", "least-energy", "--epochs", 7)
     ((weights, config),) = starts.seen
@@ -273,7 +274,7 @@ def barred(*_args: object, **_kwargs: object) -> None:
 
 def test_nothing_is_done_twice(run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     before = report(run)
-    for work in ("assembly.train", "assembly.calibrate", "commands.export.evaluate"):
+    for work in ("training.setup.train", "evaluation.setup.calibrate", "commands.export.evaluate"):
         monkeypatch.setattr(f"autospike.{work}", barred)
     call("retrain", run, "--pick", "least-energy", "--pick", hand_made(run), "--seeds", 2)
     assert report(run) == before

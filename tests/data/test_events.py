@@ -11,16 +11,17 @@ import numpy as np
 import pytest
 import torch
 
-from autospike.assembly import Assembly
 from autospike.config import AugmentationConfig, DataConfig, EvaluationConfig, Experiment
 from autospike.data.batches import Batch, FixedBatches, TrainingBatches
 from autospike.data.images import Images, Split, load_images
 from autospike.errors import UserError
+from autospike.evaluation.setup import calibrated_subnet, fixed_batches, held_out_batches, population_evaluator, trie_evaluator
 from autospike.evaluation.single import score
 from autospike.execution.executor import Serial
 from autospike.memory.cache import ByteBudgetCache
 from autospike.randomness import keyed
 from autospike.run_directory import Run
+from autospike.training.setup import Setup, build_supernet, load_trained_supernet, open_run, train_supernet, training_steps
 
 GESTURES = {"clap": 10, "wave": 20}
 
@@ -369,7 +370,7 @@ def test_more_steps_than_frames_are_refused(tmp_path: Path) -> None:
 SHORTCUTS = {"spikformer": "sew", "spike_driven": "membrane"}
 
 
-def assembly(tmp_path: Path, family: str, image_size: int = 8) -> Assembly:
+def opened(tmp_path: Path, family: str, image_size: int = 8) -> Setup:
     stage = {
         "embed_dim": [8, 16],
         "embedding": {"stride": 4},
@@ -387,18 +388,18 @@ def assembly(tmp_path: Path, family: str, image_size: int = 8) -> Assembly:
         }
     )
     (tmp_path / "run").mkdir()
-    return Assembly.of(Run(folder=tmp_path / "run", experiment=experiment))
+    return open_run(Run(folder=tmp_path / "run", experiment=experiment))
 
 
 @pytest.mark.parametrize("family", SHORTCUTS)
 def test_a_supernet_trains_on_events_and_its_subnets_are_measured(tmp_path: Path, family: str) -> None:
-    parts = assembly(tmp_path, family)
-    space, losses = parts.experiment.search_space, []
-    parts.train(parts.supernet(space), tmp_path / "run" / "supernet", lambda now: losses.append(now.loss))
-    assert len(losses) == parts.training_steps() == 2
-    supernet = parts.trained(space, tmp_path / "run" / "supernet")
+    setup = opened(tmp_path, family)
+    space, losses = setup.experiment.search_space, []
+    train_supernet(setup, build_supernet(setup, space), tmp_path / "run" / "supernet", lambda now: losses.append(now.loss))
+    assert len(losses) == training_steps(setup) == 2
+    supernet = load_trained_supernet(setup, space, tmp_path / "run" / "supernet")
     assert supernet.in_chans == 2
-    measured = parts.evaluator(Serial(walker=parts.walker(supernet)), lambda _done, _of: None)
+    measured = population_evaluator(setup, Serial(state=trie_evaluator(setup, supernet)))
     for architecture in (space.largest(), space.smallest()):
         (found,) = measured([architecture])
         assert found.score.images == 18
@@ -411,10 +412,10 @@ def test_a_supernet_trains_on_events_and_its_subnets_are_measured(tmp_path: Path
 
 
 def test_the_first_steps_see_the_first_frames(tmp_path: Path) -> None:
-    parts = assembly(tmp_path, "spikformer")
-    space = parts.experiment.search_space
-    model = parts.calibrated(parts.supernet(space), space.largest())
-    search = parts.fixed_batches(parts.images.splits["search"])
+    setup = opened(tmp_path, "spikformer")
+    space = setup.experiment.search_space
+    model = calibrated_subnet(setup, build_supernet(setup, space), space.largest())
+    search = fixed_batches(setup, setup.images.splits["search"])
     (batch,) = search(100)
     changed = batch.images.clone()
     changed[3:] = 0
@@ -426,9 +427,9 @@ def test_the_first_steps_see_the_first_frames(tmp_path: Path) -> None:
 
 
 def test_resized_counts_are_multiplied(tmp_path: Path) -> None:
-    parts = assembly(tmp_path, "spikformer", image_size=6)
-    space = parts.experiment.search_space
-    model = parts.calibrated(parts.supernet(space), space.smallest())
-    found = [score(model, parts.held_out_batches(), batch_size=n) for n in (2, 6)]
+    setup = opened(tmp_path, "spikformer", image_size=6)
+    space = setup.experiment.search_space
+    model = calibrated_subnet(setup, build_supernet(setup, space), space.smallest())
+    found = [score(model, held_out_batches(setup), batch_size=n) for n in (2, 6)]
     assert found[0] == found[1]
     assert found[0].counts[0].input == "real"

@@ -64,7 +64,7 @@ class Bench:
 
     def __call__(self, architectures: list[Architecture]) -> list[Measurement]:
         evaluator = PopulationEvaluator(
-            executor=Serial(walker=self.walker),
+            executor=Serial(state=self.walker),
             calibration_images=len(self.walker.calibration),
             search_images=len(self.walker.search),
             config=self.config,

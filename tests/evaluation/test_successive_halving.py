@@ -15,11 +15,11 @@ from autospike.config import EvaluationConfig
 from autospike.data.batches import Span
 from autospike.energy.conventions import EXACT
 from autospike.energy.totals import LayerTotal, OperandTotal
-from autospike.evaluation.population import PopulationEvaluator
+from autospike.evaluation.population import Calibration, PopulationEvaluator
 from autospike.evaluation.successive_halving import clearly_better, undominated
 from autospike.evaluation.trie import HEAD, Trie
 from autospike.evaluation.trie_evaluator import NodeResult
-from autospike.execution.executor import Calibration, Job, Serial
+from autospike.execution.executor import Job, Serial
 from autospike.measurement import Score
 from autospike.space.architecture import Architecture, Block, Embedding, Stage
 
@@ -169,7 +169,7 @@ def test_racing_real_networks_changes_no_survivor() -> None:
     population = drawn(walker.supernet.space, 6, seed=2)
     exact = walked(walker, population)
     for batch_size in (4, 9, 100):
-        raced = [worth(m) for m in an_evaluator(Serial(walker=Start("sew")()), racing=0.05, batch_size=batch_size)(population)]
+        raced = [worth(m) for m in an_evaluator(Serial(state=Start("sew")()), racing=0.05, batch_size=batch_size)(population)]
         assert {score.images for _, score, _ in raced} > {SEARCH}
         assert [r for r, e in zip(raced, exact, strict=True) if r[1].images == SEARCH and r != e] == []
         if batch_size == 4:

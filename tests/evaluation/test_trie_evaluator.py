@@ -109,14 +109,14 @@ class Sharded(Serial):
         return self.pretended
 
     def run(self, job: Any, shards: Any) -> Any:
-        return reversed([(i, job(self.walker, span)) for i, span in enumerate(shards)])
+        return reversed([(i, job(self.state, span)) for i, span in enumerate(shards)])
 
 
 @pytest.mark.parametrize("workers", [3, 12])
 def test_nothing_depends_on_the_number_of_shards(workers: int) -> None:
     walker = a_walker("meta_spikeformer")
     population = population_of(walker)
-    found = an_evaluator(Sharded(walker=walker, pretended=workers))(population)
+    found = an_evaluator(Sharded(state=walker, pretended=workers))(population)
     assert [worth(m) for m in found] == walked(a_walker("meta_spikeformer"), population)
 
 
@@ -358,7 +358,7 @@ def test_no_candidates_no_walk() -> None:
 def test_the_watch_is_told_of_every_shard() -> None:
     """Two calibration batches and 25 images in shards of at most 9."""
     told: list[tuple[int, int]] = []
-    evaluator = replace(an_evaluator(Serial(walker=a_walker("sew"))), watch=lambda done, of: told.append((done, of)))
+    evaluator = replace(an_evaluator(Serial(state=a_walker("sew"))), watch=lambda done, of: told.append((done, of)))
     list(evaluator([DEEPER]))
     assert told == [(i, 5) for i in range(1, 6)]
     assert SEARCH == 25

@@ -242,7 +242,7 @@ class ExecutorContract:
         assert measured(executor, population[::-1], batch_size=4) == expected[::-1]
 
     def test_racing_drops_the_same_candidates(self, executor: Executor, population: list[Architecture]) -> None:
-        assert measured(executor, population, racing=0.05) == measured(Serial(walker=a_walker(NAME)), population, racing=0.05)
+        assert measured(executor, population, racing=0.05) == measured(Serial(state=a_walker(NAME)), population, racing=0.05)
 
 
 class WorkersContract(ExecutorContract):
@@ -276,7 +276,7 @@ class WorkersContract(ExecutorContract):
 class TestSerial(ExecutorContract):
     @pytest.fixture
     def executor(self) -> Executor:
-        return Serial(walker=a_walker(NAME))
+        return Serial(state=a_walker(NAME))
 
     def test_closing_twice_does_nothing(self, executor: Executor) -> None:
         executor.close()

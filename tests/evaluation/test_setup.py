@@ -15,8 +15,9 @@ from conftest import TINY_EXPERIMENT
 from autospike.cli import ExecutorName, _executing
 from autospike.config import Experiment, load_experiment
 from autospike.errors import UserError
-from autospike.execution.executors import Start, versions
+from autospike.evaluation.setup import StartWorker, versions
 from autospike.supernet import Supernet
+from autospike.training.setup import build_supernet, open_experiment
 
 
 def experiment(folder: Path, *overrides: str, **sections: dict[str, Any]) -> Experiment:
@@ -66,26 +67,24 @@ def test_racing_is_refused_where_it_would_drop_by_other_objectives(tmp_path: Pat
 
 
 @pytest.fixture
-def start(tmp_path: Path) -> Start:
-    from autospike.assembly import Assembly
-
-    assembly = Assembly.open(experiment(tmp_path, "threads=1"))
-    supernet = assembly.supernet(assembly.experiment.search_space)
+def start(tmp_path: Path) -> StartWorker:
+    setup = open_experiment(experiment(tmp_path, "threads=1"))
+    supernet = build_supernet(setup, setup.experiment.search_space)
     torch.nn.init.constant_(next(supernet.parameters()), 0.25)
     weights = {name: values.numpy() for name, values in supernet.state_dict().items()}
-    return Start(experiment=assembly.experiment, weights=weights, fingerprint=assembly.images.fingerprint, versions=versions())
+    return StartWorker(experiment=setup.experiment, weights=weights, fingerprint=setup.images.fingerprint, versions=versions())
 
 
-def test_a_worker_has_the_weights_that_were_sent(start: Start) -> None:
+def test_a_worker_has_the_weights_that_were_sent(start: StartWorker) -> None:
     supernet: Supernet = start().supernet
     assert all(torch.equal(values, torch.tensor(start.weights[name])) for name, values in supernet.state_dict().items())  # type: ignore[index]
 
 
-def test_a_worker_refuses_other_images(start: Start) -> None:
+def test_a_worker_refuses_other_images(start: StartWorker) -> None:
     with pytest.raises(UserError, match="a worker sees other images than the search does"):
         replace(start, fingerprint="000000000000")()
 
 
-def test_a_worker_refuses_other_versions(start: Start) -> None:
+def test_a_worker_refuses_other_versions(start: StartWorker) -> None:
     with pytest.raises(UserError, match=r"a worker has other versions \(autospike .*\) than the search \(autospike 0, torch 1\)"):
         replace(start, versions="autospike 0, torch 1")()

@@ -1,0 +1,179 @@
+"""Set up the training of an experiment: data, device, supernet, batches."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+
+from autospike.config import Experiment
+from autospike.data.batches import TrainingBatches
+from autospike.data.images import Images, load_images
+from autospike.errors import UserError
+from autospike.memory.allocator import retain_large_allocations
+from autospike.randomness import keyed_seed
+from autospike.run_directory import Run
+from autospike.space.search_space import SearchSpace
+from autospike.supernet import Supernet
+from autospike.training.checkpoint import Checkpoints
+from autospike.training.distillation import load_teacher
+from autospike.training.distributed import ALONE, Ranks
+from autospike.training.progress import Progress
+from autospike.training.trainer import train
+
+
+@dataclass(frozen=True, kw_only=True)
+class Setup:
+    """An experiment with opened data and a chosen device.
+
+    Attributes:
+        experiment: The configuration.
+        images: The data with their splits.
+        device: Where this process trains and measures.
+        ranks: The ranks of a distributed training.
+        repetition: Number of a repeated training. Each repetition has its own initial parameters, batches and sampled
+            architectures; splits and calibration images are the same.
+    """
+
+    experiment: Experiment
+    images: Images
+    device: torch.device
+    ranks: Ranks = ALONE
+    repetition: int = 0
+
+    @property
+    def training_seed(self) -> int:
+        """Seed of the training: that of the experiment, or one derived from it for a repetition."""
+        seed = self.experiment.seed
+        return keyed_seed(seed, "repetition", self.repetition) if self.repetition else seed
+
+
+def open_run(run: Run) -> Setup:
+    """Open the data of a run, and check that they are those that the run was trained on.
+
+    Args:
+        run: The run.
+
+    Returns:
+        The setup. See `open_experiment` for its effect on the process.
+
+    Raises:
+        UserError: The data cannot be opened or have changed, or the device does not exist.
+    """
+    setup = open_experiment(run.experiment)
+    run.check_data(setup.images.fingerprint)
+    return setup
+
+
+def open_experiment(experiment: Experiment) -> Setup:
+    """Open the data of an experiment, choose the device, and set the number of threads of this process.
+
+    Also disables TF32 in cuDNN: its rounding changes spikes.
+
+    Args:
+        experiment: The configuration.
+
+    Returns:
+        The setup.
+
+    Raises:
+        UserError: The data cannot be opened, or the device does not exist.
+    """
+    if experiment.threads is not None:
+        torch.set_num_threads(experiment.threads)
+    torch.backends.cudnn.allow_tf32 = False
+    images, ranks = load_images(experiment.data, seed=experiment.seed), Ranks.of_environment()
+    images.check_time_steps(max(*experiment.search_space.time_steps.values, experiment.baseline_architecture.time_steps))
+    return Setup(experiment=experiment, images=images, device=ranks.device(_device_type(experiment.device)), ranks=ranks)
+
+
+def _device_type(name: str) -> str:
+    if name == "cuda" and not torch.cuda.is_available():
+        raise UserError("device: no CUDA device here; choose cpu or auto")
+    return "cuda" if name == "cuda" or (name == "auto" and torch.cuda.is_available()) else "cpu"
+
+
+def build_supernet(setup: Setup, space: SearchSpace) -> Supernet:
+    """Build a supernet with fresh parameters.
+
+    Args:
+        setup: The parameters depend on its training seed only.
+        space: The architectures that the supernet contains.
+
+    Returns:
+        The supernet, on the device of the setup.
+    """
+    with torch.random.fork_rng():
+        torch.manual_seed(keyed_seed(setup.training_seed, "initial parameters"))
+        surrogate = setup.experiment.training.surrogate
+        supernet = Supernet(space, num_classes=len(setup.images.classes), in_chans=setup.images.channels, surrogate=surrogate)
+    return supernet.to(setup.device)
+
+
+def load_trained_supernet(setup: Setup, space: SearchSpace, folder: Path) -> Supernet:
+    """Load the supernet of a finished training, with averaged parameters if the training averaged them.
+
+    Args:
+        setup: Number of classes, channels and device.
+        space: The architectures that the supernet contains.
+        folder: The folder with the checkpoints.
+
+    Returns:
+        The supernet, on the device of the setup.
+
+    Raises:
+        UserError: The training has not finished.
+    """
+    checkpoints = Checkpoints(folder=folder)
+    record = checkpoints.record
+    if record is None or not record.finished:
+        raise UserError(f"{folder}: training has not finished; run: autospike train EXPERIMENT --run {folder.parent}")
+    supernet = build_supernet(setup, space)
+    checkpoints.load_trained(supernet)
+    return supernet
+
+
+def train_supernet(setup: Setup, supernet: Supernet, folder: Path, report: Callable[[Progress], None]) -> None:
+    """Train a supernet to the last step, starting from the newest checkpoint in `folder` if there is one.
+
+    Several ranks must have joined their process group before.
+
+    Args:
+        setup: Configuration, data, device and ranks.
+        supernet: The supernet; its parameters are changed in place.
+        folder: The folder with the checkpoints.
+        report: Called with the progress after each step.
+    """
+    config = setup.experiment.training
+    teacher = None
+    if config.teacher is not None:
+        size, classes = setup.experiment.data.image_size, len(setup.images.classes)
+        teacher = load_teacher(config.teacher, num_classes=classes, image_size=size, device=setup.device)
+    batches, checkpoints = training_batches(setup), Checkpoints(folder=folder)
+    with retain_large_allocations():
+        train(supernet, batches, config, checkpoints, report, seed=setup.training_seed, teacher=teacher, ranks=setup.ranks)
+
+
+def training_steps(setup: Setup) -> int:
+    """Number of steps of the whole training."""
+    return setup.experiment.training.epochs * training_batches(setup).per_epoch
+
+
+def training_batches(setup: Setup) -> TrainingBatches:
+    """Augmented batches of the training split, for this rank."""
+    config = setup.experiment.training
+    return TrainingBatches(
+        split=setup.images.splits["train"],
+        num_classes=len(setup.images.classes),
+        channels=setup.images.channels,
+        image_size=setup.experiment.data.image_size,
+        batch_size=config.batch_size,
+        augmentation=config.augmentation,
+        smoothing=config.smoothing,
+        workers=config.workers,
+        seed=setup.training_seed,
+        device=setup.device,
+        share=setup.ranks.share(parts=config.accumulate),
+    )
