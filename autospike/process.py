@@ -10,6 +10,10 @@ from pathlib import Path
 from autospike.memory.allocator import M_TRIM_THRESHOLD, MOST_FREE
 
 
+# Settings of ATen, oneDNN and MKL that keep them from AVX-512; each reads its own when it is first used.
+AVX2_ONLY = {"ATEN_CPU_CAPABILITY": "avx2", "ONEDNN_MAX_CPU_ISA": "AVX2", "MKL_ENABLE_INSTRUCTIONS": "AVX2"}
+
+
 def prepare_process() -> None:
     """Threads that wait briefly, memory that is kept.
 
@@ -18,6 +22,9 @@ def prepare_process() -> None:
     space of large ones; only a process that is yet to start, a worker, can be told to put none by.
     """
     os.environ.setdefault("GOMP_SPINCOUNT", "20000")
+    if os.environ.get("AUTOSPIKE_ISA") == "avx2":  # torch's kernels as on the same processor, or a comparison with them says nothing
+        for name, value in AVX2_ONLY.items():
+            os.environ.setdefault(name, value)
     if sys.platform == "linux":
         mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
         if mallopt is not None:
