@@ -9,7 +9,6 @@ from pathlib import Path
 
 from autospike.memory.allocator import M_TRIM_THRESHOLD, MOST_FREE
 
-
 # Settings of ATen, oneDNN and MKL that keep them from AVX-512; each reads its own when it is first used.
 AVX2_ONLY = {"ATEN_CPU_CAPABILITY": "avx2", "ONEDNN_MAX_CPU_ISA": "AVX2", "MKL_ENABLE_INSTRUCTIONS": "AVX2"}
 
@@ -22,7 +21,7 @@ def prepare_process() -> None:
     space of large ones; only a process that is yet to start, a worker, can be told to put none by.
     """
     os.environ.setdefault("GOMP_SPINCOUNT", "20000")
-    if os.environ.get("AUTOSPIKE_ISA") == "avx2":  # torch's kernels as on the same processor, or a comparison with them says nothing
+    if os.environ.get("AUTOSPIKE_ISA") == "avx2":  # compare with torch as it runs there
         for name, value in AVX2_ONLY.items():
             os.environ.setdefault(name, value)
     if sys.platform == "linux":
