@@ -15,8 +15,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from autospike.counting.counter import Counter, Part
-from autospike.counting.input_values import InputReader
+from autospike.counting.counter import Counter, SegmentContext
+from autospike.counting.input_values import InputStatisticsCache
 from autospike.data.batches import FixedBatches, Span
 from autospike.energy.totals import LayerTotal
 from autospike.evaluation.calibration import install, mean, measuring, statistics
@@ -108,7 +108,7 @@ class TrieEvaluator:
                 return entering[0], NOTHING
             module = grown.modules.of(node)
             measuring(module)
-            stream: Tensor = module.measure(*entering) if isinstance(module, Residual) and not node.goes_on else module(*entering)
+            stream: Tensor = module.update_statistics(*entering) if isinstance(module, Residual) and not node.goes_on else module(*entering)
             return stream, MmapTensor.of(statistics(module))
 
         with gc_disabled():
@@ -125,11 +125,11 @@ class TrieEvaluator:
         def run(node: Node, *entering: Any) -> tuple[Tensor, NodeResult]:
             module, found = grown.modules.of(node), grown.structure(node)
             grown.install(calibrated, node)
-            counter = Counter(settled=found.kind in self._settled)
-            part = Part(name=node.prefix, behind_neurons=node.key not in roots, read=read, named=found.named)
-            with counter.watch(module, images=len(targets), time_steps=self.time_steps, part=part):
+            counter = Counter(fully_covered=found.kind in self._settled)
+            segment = SegmentContext(name=node.prefix, after_neurons=node.key not in roots, inputs=inputs, modules=found.named)
+            with counter.watch(module, images=len(targets), time_steps=self.time_steps, segment=segment):
                 leaving: Tensor = module(*entering)
-            if counter.settled:
+            if counter.fully_covered:
                 self._settled.add(found.kind)
             return leaving, NodeResult(
                 layers=counter.totals(),
@@ -140,7 +140,7 @@ class TrieEvaluator:
 
         with gc_disabled():
             part = ("score", span)
-            grown, read, targets = self._grow(population, part), InputReader(), self.search.targets(span)
+            grown, inputs, targets = self._grow(population, part), InputStatisticsCache(), self.search.targets(span)
             roots = {root.key for root in grown.trie.roots.values()}
             return self._walk(part, run, lambda: self.search.batch(span).images)
 

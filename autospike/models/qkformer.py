@@ -58,7 +58,7 @@ class PatchEmbedding(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         y: Tensor = self.conv2(self.conv1(x))
-        return fire(self.residual, self.residual_lif, x, onto=y)
+        return fire(self.residual, self.residual_lif, x, stream=y)
 
 
 class FirstPatchEmbedding(nn.Module):

@@ -20,7 +20,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from autospike.nn.attention_product import AttentionProduct, Heads, merge_heads, split_heads
-from autospike.nn.layers import Neurons, fire, synapse
+from autospike.nn.layers import Mixer, Synapse, fire, synapse
 from autospike.nn.neuron import LIF
 from autospike.space.architecture import OPERANDS, Block, Neuron
 
@@ -151,7 +151,7 @@ def operator(block: Block, scale: float) -> nn.Module:
             return MatrixAttention(neuron, heads, scale, learnable=mixer == "sdsa_4")
 
 
-class Attention(nn.Module):
+class Attention(Mixer):
     """Projections to spikes, an operator on them, and a projection back, without the neurons before it.
 
     Shape: stream or spikes `[T, B, H, W, D]` to input current `[T, B, H, W, D]`, or to spikes of the neurons that it is given.
@@ -166,10 +166,16 @@ class Attention(nn.Module):
         self.operator = operator(block, scale)
         self.projection = synapse(block.projection or "linear", embed_dim, bias=True)
 
-    def forward(self, x: Tensor, *, lif: Neurons | None = None) -> Tensor:
+    def hidden(self, x: Tensor) -> Tensor:
+        """Compute the spikes that the projection reads, `[T, B, H, W, D]`."""
         operands = [fire(getattr(self, name), getattr(self, f"{name}_lif"), x) for name in self.operands]
-        out: Tensor = self.projection(self.operator(*operands), lif=lif)
-        return out
+        spikes: Tensor = self.operator(*operands)
+        return spikes
+
+    @property
+    def last_synapse(self) -> Synapse:
+        """The projection."""
+        return self.projection
 
 
 def by_head(x: Tensor, num_heads: int) -> Tensor:

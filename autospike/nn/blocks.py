@@ -13,9 +13,8 @@ from __future__ import annotations
 from torch import Tensor, nn
 
 from autospike.nn.attention import Attention
-from autospike.nn.layers import ConvNorm, LinearNorm, Neurons, SeparableConvNorm, fire
+from autospike.nn.layers import ConvNorm, LinearNorm, Mixer, SeparableConvNorm, Synapse, fire
 from autospike.nn.neuron import LIF
-from autospike.nn.norm import Norm
 from autospike.space.architecture import OPERANDS, Architecture, Block, Neuron
 
 SEPCONV_EXPANSION = 2  # Meta-SpikeFormer's published code
@@ -25,7 +24,7 @@ SEPCONV_KERNEL_SIZE = 7
 class Residual(nn.Module):
     """A mixer in its shortcut, with the branch's outer neurons. Shape: stream `[T, B, H, W, D]` to stream `[T, B, H, W, D]`."""
 
-    def __init__(self, mixer: nn.Module, shortcut: str, neuron: Neuron) -> None:
+    def __init__(self, mixer: Mixer | Synapse, shortcut: str, neuron: Neuron) -> None:
         super().__init__()
         self.mixer = mixer
         self.shortcut = shortcut
@@ -35,29 +34,26 @@ class Residual(nn.Module):
         if self.shortcut == "membrane":
             return x + self.mixer(self.lif(x))
         if self.shortcut == "sew":
-            return fire(self.mixer, self.lif, x, onto=x)
+            return fire(self.mixer, self.lif, x, stream=x)
         out: Tensor = self.lif(x + self.mixer(x))
         return out
 
-    def measure(self, x: Tensor) -> Tensor:
-        """Run for the sake of the statistics alone: all but what follows the last normalisation. Returns what enters that."""
-        mixed: Tensor = self.mixer(self.lif(x) if self.shortcut == "membrane" else x, lif=_measured)
-        return mixed
+    def update_statistics(self, x: Tensor) -> Tensor:
+        """Update the statistics of every BatchNorm in the branch, without the operations behind the last one.
+
+        Args:
+            x: the stream, `[T, B, H, W, D]`.
+
+        Returns:
+            The input of the last BatchNorm, `[T, B, H, W, D]`.
+        """
+        return self.mixer.update_statistics(self.lif(x) if self.shortcut == "membrane" else x)
 
     def extra_repr(self) -> str:
         return self.shortcut
 
 
-def _measured(y: Tensor, bn: nn.Module, _time_steps: int | None = None) -> Tensor:
-    """In the place of neurons: measured as they would have it, for torch's own normalisation rounds differently."""
-    if isinstance(bn, Norm) and bn.compiled(y) is not None:
-        bn.measured(y)
-    else:
-        bn(y)
-    return y
-
-
-class SepConv(nn.Module):
+class SepConv(Mixer):
     """`BN(pointwise(depthwise7x7(LIF(BN(W x)))))`, twice as wide inside. Shape: `[T, B, H, W, D]` to `[T, B, H, W, D]`."""
 
     def __init__(self, embed_dim: int, block: Block) -> None:
@@ -67,12 +63,17 @@ class SepConv(nn.Module):
         self.lif = LIF(block.neuron_of("sepconv"))
         self.separable = SeparableConvNorm(hidden, embed_dim, kernel_size=SEPCONV_KERNEL_SIZE)
 
-    def forward(self, x: Tensor, *, lif: Neurons | None = None) -> Tensor:
-        out: Tensor = self.separable(fire(self.expand, self.lif, x), lif=lif)
-        return out
+    def hidden(self, x: Tensor) -> Tensor:
+        """Compute the spikes between the two layers."""
+        return fire(self.expand, self.lif, x)
+
+    @property
+    def last_synapse(self) -> Synapse:
+        """The second layer."""
+        return self.separable
 
 
-class MLP(nn.Module):
+class MLP(Mixer):
     """`BN(W2 LIF(BN(W1 x)))`. Shape: `[T, B, H, W, D]` to `[T, B, H, W, D]`."""
 
     def __init__(self, embed_dim: int, hidden_features: int, block: Block) -> None:
@@ -81,12 +82,17 @@ class MLP(nn.Module):
         self.lif = LIF(block.neuron_of("fc1"))
         self.fc2 = LinearNorm(hidden_features, embed_dim, bias=True)
 
-    def forward(self, x: Tensor, *, lif: Neurons | None = None) -> Tensor:
-        out: Tensor = self.fc2(fire(self.fc1, self.lif, x), lif=lif)
-        return out
+    def hidden(self, x: Tensor) -> Tensor:
+        """Compute the spikes between the two layers."""
+        return fire(self.fc1, self.lif, x)
+
+    @property
+    def last_synapse(self) -> Synapse:
+        """The second layer."""
+        return self.fc2
 
 
-class ChannelConv(nn.Module):
+class ChannelConv(Mixer):
     """As `MLP`, with two 3x3 convolutions without biases. Shape: `[T, B, H, W, D]` to `[T, B, H, W, D]`."""
 
     def __init__(self, embed_dim: int, hidden_features: int, block: Block) -> None:
@@ -95,9 +101,14 @@ class ChannelConv(nn.Module):
         self.lif = LIF(block.neuron_of("fc1"))
         self.conv2 = ConvNorm(hidden_features, embed_dim)
 
-    def forward(self, x: Tensor, *, lif: Neurons | None = None) -> Tensor:
-        out: Tensor = self.conv2(fire(self.conv1, self.lif, x), lif=lif)
-        return out
+    def hidden(self, x: Tensor) -> Tensor:
+        """Compute the spikes between the two layers."""
+        return fire(self.conv1, self.lif, x)
+
+    @property
+    def last_synapse(self) -> Synapse:
+        """The second layer."""
+        return self.conv2
 
 
 class SpikingBlock(nn.Module):
@@ -123,12 +134,12 @@ def token_branch(architecture: Architecture, embed_dim: int, block: Block) -> nn
 
 def channel_branch(architecture: Architecture, embed_dim: int, hidden_features: int, block: Block) -> nn.Module:
     """The second half of a block."""
-    mixer = {"mlp": MLP, "conv": ChannelConv}[block.channel_mixer](embed_dim, hidden_features, block)
+    mixer: Mixer = {"mlp": MLP, "conv": ChannelConv}[block.channel_mixer](embed_dim, hidden_features, block)
     neuron = block.neuron_of("channel_input" if architecture.shortcut == "membrane" else "fc2")
     return Residual(mixer, architecture.shortcut, neuron)
 
 
-def _token_mixer(architecture: Architecture, embed_dim: int, block: Block) -> nn.Module:
+def _token_mixer(architecture: Architecture, embed_dim: int, block: Block) -> Mixer:
     if block.token_mixer in OPERANDS:
         return Attention(embed_dim, block, scale=architecture.attention_scale, qkv_bias=architecture.qkv_bias)
     return SepConv(embed_dim, block)

@@ -7,9 +7,7 @@ linear without a neuron between, folds into it.
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -19,22 +17,19 @@ from torch.nn.modules.module import _global_forward_hooks, _global_forward_pre_h
 from autospike.kernels.lif import Rows
 from autospike.kernels.sparse_conv import Geometry, convolved, rows
 from autospike.nn.neuron import LIF
-from autospike.nn.norm import Norm
-
-# Takes a current and the normalisation before it: a `LIF`, or one to which nobody listens.
-Neurons = Callable[..., Tensor]
+from autospike.nn.norm import Norm, Statistics
 
 
-@dataclass(frozen=True)
-class Unheard:
-    """Neurons of which nobody asks what enters and leaves: they may add to a stream `onto`, and run the map before them."""
+class PreNorm(NamedTuple):
+    """Intermediate results of a synapse that may be computed once and passed to several calls.
 
-    lif: LIF
-    onto: Tensor | None
+    Attributes:
+        y: `synapse.pre_norm(x)`, `[T, B, H', W', out_channels]`.
+        statistics: `synapse.bn.statistics(y)`, or None to compute them in the call.
+    """
 
-    def __call__(self, x: Tensor | Rows, bn: nn.Module, time_steps: int | None = None) -> Tensor:
-        spikes: Tensor = self.lif(x, bn, time_steps, onto=self.onto)
-        return spikes
+    y: Tensor
+    statistics: Statistics | None = None
 
 
 class Linear(nn.Linear):
@@ -55,11 +50,11 @@ class Linear(nn.Linear):
         if not self.weight.is_meta:  # without memory there is nothing to write, slowly
             super().reset_parameters()
 
-    def forward(self, x: Tensor, *, bias_is_lost: bool = False) -> Tensor:
+    def forward(self, x: Tensor, *, bias_cancels: bool = False) -> Tensor:
         if x.is_cuda:
             return super().forward(x)
         weight = self.weight[:, :, None, None]
-        return convolved(x, weight, self.bias, Geometry(), bias_is_lost=bias_is_lost, spikes=self.spikes)
+        return convolved(x, weight, self.bias, Geometry(), bias_is_lost=bias_cancels, spikes=self.spikes)
 
 
 class Conv(nn.Conv2d):
@@ -69,38 +64,95 @@ class Conv(nn.Conv2d):
         if not self.weight.is_meta:
             super().reset_parameters()
 
-    def forward(self, x: Tensor, *, bias_is_lost: bool = False) -> Tensor:
+    def forward(self, x: Tensor, *, bias_cancels: bool = False) -> Tensor:
         geometry = Geometry(self.stride[0], int(self.padding[0]), self.groups)
-        return convolved(x, self.weight, self.bias, geometry, bias_is_lost=bias_is_lost, spikes=True)
+        return convolved(x, self.weight, self.bias, geometry, bias_is_lost=bias_cancels, spikes=True)
 
 
 class Synapse(nn.Module):
     """What carries spikes from neurons to neurons: a map, then a normalisation.
 
-    Shape: `[T, B, H, W, in_channels]` to input current `[T, B, H', W', out_channels]`; to spikes, if it is given the neurons that
-    follow, which then normalise and fire in one pass over memory.
+    Shape: `[T, B, H, W, in_channels]` to input current `[T, B, H', W', out_channels]`, or to spikes of the LIF layer that it is
+    given, which then normalises and fires in one pass over memory.
     """
 
     bn: nn.Module
     shared = False
-    """Whether several neurons follow, each by itself: the map is then not theirs to run."""
+    """Whether several LIF layers follow, so that the linear layer is not fused with any of them."""
 
-    def mapped(self, x: Tensor) -> Tensor:
-        """Before its last normalisation."""
+    def pre_norm(self, x: Tensor) -> Tensor:
+        """Compute the linear part, without the last BatchNorm."""
         raise NotImplementedError
 
     def fused(self) -> nn.Module:
         """The same map in inference, as one."""
         raise NotImplementedError
 
-    def loses_bias(self) -> bool:
+    def bias_cancels(self) -> bool:
         """Whether the normalisation takes away the mean, and with it a bias before it."""
         return isinstance(self.bn, _BatchNorm) and (self.bn.training or self.bn.running_mean is None)
 
-    def forward(self, x: Tensor, *, lif: Neurons | None = None) -> Tensor:
-        y = self.mapped(x)
-        out: Tensor = self.bn(y) if lif is None else lif(y, self.bn)
+    def update_statistics(self, x: Tensor) -> Tensor:
+        """Update the statistics of every BatchNorm, and return the input of the last one."""
+        y = self.pre_norm(x)
+        if isinstance(self.bn, Norm):
+            self.bn.statistics(y)
+        return y
+
+    def forward(
+        self, x: Tensor, *, lif: LIF | None = None, stream: Tensor | None = None, pre_norm: PreNorm | None = None
+    ) -> Tensor:
+        """Compute the input current, or the spikes of the LIF layer behind it.
+
+        Args:
+            x: `[T, B, H, W, in_channels]`.
+            lif: the LIF layer that receives the current.
+            stream: a residual stream to which spikes of `lif` are added, `[T, B, H', W', out_channels]`.
+            pre_norm: the linear part and the statistics, if they were computed before.
+
+        Returns:
+            The current, or spikes, or stream plus spikes, `[T, B, H', W', out_channels]`.
+        """
+        y, statistics = pre_norm or PreNorm(self.pre_norm(x))
+        if lif is not None:
+            spikes: Tensor = lif(y, self.bn, stream=stream, statistics=statistics)
+            return spikes
+        current: Tensor = self.bn(y) if statistics is None else self.bn(y, statistics)
+        return current
+
+
+class Mixer(nn.Module):
+    """Base class of token and channel mixers: layers that end in a synapse.
+
+    Shape: `[T, B, H, W, D]` to input current `[T, B, H, W, D]`, or to spikes of the LIF layer that it is given.
+    """
+
+    def hidden(self, x: Tensor) -> Tensor:
+        """Compute the input of the last synapse."""
+        raise NotImplementedError
+
+    @property
+    def last_synapse(self) -> Synapse:
+        """The synapse that computes the output."""
+        raise NotImplementedError
+
+    def forward(self, x: Tensor, *, lif: LIF | None = None, stream: Tensor | None = None) -> Tensor:
+        """Compute as `Synapse.forward`.
+
+        Args:
+            x: `[T, B, H, W, D]`.
+            lif: the LIF layer that receives the current.
+            stream: a residual stream to which spikes of `lif` are added.
+
+        Returns:
+            The current, or spikes, or stream plus spikes, `[T, B, H, W, D]`.
+        """
+        out: Tensor = self.last_synapse(self.hidden(x), lif=lif, stream=stream)
         return out
+
+    def update_statistics(self, x: Tensor) -> Tensor:
+        """Update the statistics of every BatchNorm, and return the input of the last one."""
+        return self.last_synapse.update_statistics(self.hidden(x))
 
 
 class LinearNorm(Synapse):
@@ -111,22 +163,25 @@ class LinearNorm(Synapse):
         self.linear = Linear(in_features, out_features, bias=bias)
         self.bn: nn.Module = Norm(out_features)
 
-    def forward(self, x: Tensor, *, lif: Neurons | None = None) -> Tensor:
-        by_neurons = self._rows(x) if isinstance(lif, Unheard) else None
+    def forward(
+        self, x: Tensor, *, lif: LIF | None = None, stream: Tensor | None = None, pre_norm: PreNorm | None = None
+    ) -> Tensor:
+        by_neurons = self._rows(x) if pre_norm is None and lif is not None and not has_forward_hooks(lif) else None
         if lif is None or by_neurons is None:
-            return super().forward(x, lif=lif)
-        return lif(by_neurons, self.bn)
+            return super().forward(x, lif=lif, stream=stream, pre_norm=pre_norm)
+        spikes: Tensor = lif(by_neurons, self.bn, stream=stream)
+        return spikes
 
     def _rows(self, x: Tensor) -> Rows | None:
         """The map, for neurons to run in one pass: in inference, if nobody else asks what leaves it."""
-        asked = torch.is_grad_enabled() or self.loses_bias() or self.shared or _listened_to(self.linear)
+        asked = torch.is_grad_enabled() or self.bias_cancels() or self.shared or has_forward_hooks(self.linear)
         if asked or type(self.bn) is not Norm:
             return None
         made = rows(x, self.linear.weight, self.linear.bias)
         return made if made is not None and self.bn.compiled(made.out) else None
 
-    def mapped(self, x: Tensor) -> Tensor:
-        y: Tensor = self.linear(x, bias_is_lost=self.loses_bias())
+    def pre_norm(self, x: Tensor) -> Tensor:
+        y: Tensor = self.linear(x, bias_cancels=self.bias_cancels())
         return y
 
     def fused(self) -> nn.Module:
@@ -147,17 +202,39 @@ class ConvNorm(Synapse):
         self.conv = Conv(in_channels, out_channels, kernel_size, stride, padding=kernel_size // 2, bias=bias)
         self.bn: nn.Module = Norm(out_channels)
 
-    def mapped(self, x: Tensor) -> Tensor:
-        y: Tensor = self.conv(x, bias_is_lost=self.loses_bias())
+    def pre_norm(self, x: Tensor) -> Tensor:
+        y: Tensor = self.conv(x, bias_cancels=self.bias_cancels())
         return y
 
-    def forward(self, x: Tensor, time_steps: int | None = None, *, lif: Neurons | None = None) -> Tensor:
-        y = self.mapped(x)
+    def forward(
+        self,
+        x: Tensor,
+        time_steps: int | None = None,
+        *,
+        lif: LIF | None = None,
+        stream: Tensor | None = None,
+        pre_norm: PreNorm | None = None,
+    ) -> Tensor:
+        """Compute as `Synapse.forward`.
+
+        Args:
+            x: `[T, B, H, W, in_channels]`, or a still image `[1, B, H, W, in_channels]`.
+            time_steps: T, of a still image.
+            lif: the LIF layer that receives the current.
+            stream: a residual stream to which spikes of `lif` are added.
+            pre_norm: the linear part and the statistics, if they were computed before.
+
+        Returns:
+            The current, or spikes, or stream plus spikes, `[T, B, H', W', out_channels]`.
+        """
+        if time_steps is None:
+            return super().forward(x, lif=lif, stream=stream, pre_norm=pre_norm)
+        y = self.pre_norm(x)
         if lif is not None:
-            spikes: Tensor = lif(y, self.bn, time_steps)
+            spikes: Tensor = lif(y, self.bn, time_steps, stream=stream)
             return spikes
         current: Tensor = self.bn(y)
-        return current if time_steps is None else current.expand(time_steps, *current.shape[1:])
+        return current.expand(time_steps, *current.shape[1:])
 
     def fused(self) -> nn.Module:
         scale, shift = _affine(self.bn, self.conv.bias)
@@ -176,7 +253,7 @@ class SeparableConvNorm(Synapse):
         self.pointwise = Linear(in_channels, out_channels, bias=False, spikes=False)
         self.bn = Norm(out_channels)
 
-    def mapped(self, x: Tensor) -> Tensor:
+    def pre_norm(self, x: Tensor) -> Tensor:
         y: Tensor = self.pointwise(self.depthwise(x))
         return y
 
@@ -211,7 +288,7 @@ class RepConv(Synapse):
     def bn(self) -> nn.Module:  # type: ignore[override]
         return self.outer_bn
 
-    def mapped(self, x: Tensor) -> Tensor:
+    def pre_norm(self, x: Tensor) -> Tensor:
         y = self.first(x)
         y = _bordered(self.first_bn(y), self.first_bn.of_zero(y))
         z: Tensor = self.last_bn(self.last(self.depthwise(y)))
@@ -228,20 +305,30 @@ class RepConv(Synapse):
         return _convolution(kernel, bias)
 
 
-def fire(layer: nn.Module, lif: nn.Module, *entering: Any, onto: Tensor | None = None) -> Tensor:
-    """What neurons make of a layer's answer, added to a stream if there is one.
+def fire(layer: nn.Module, lif: nn.Module, *inputs: Any, stream: Tensor | None = None) -> Tensor:
+    """Compute the spikes of a neuron layer behind another layer, in one pass over memory where that is possible.
 
-    Neurons of ours are left to the layer, which ends in a synapse. They add to the stream by themselves, and may run the map before
-    them, unless somebody listens to them: what enters them is current, what leaves them spikes.
+    Args:
+        layer: a layer that ends in a synapse, and passes `lif` and `stream` to it.
+        lif: the neurons: a `LIF`, or any other module, which then is called with the layer's output.
+        inputs: arguments of `layer`.
+        stream: a residual stream `[T, B, H, W, C]` to which spikes are added.
+
+    Returns:
+        Spikes, or stream plus spikes, `[T, B, H, W, C]`.
     """
-    if isinstance(lif, LIF) and not _listened_to(lif):
-        fired: Tensor = layer(*entering, lif=Unheard(lif, onto))
+    if isinstance(lif, LIF) and not has_forward_hooks(lif):
+        fired: Tensor = layer(*inputs, lif=lif, stream=stream)
         return fired
-    spikes: Tensor = layer(*entering, lif=lif) if isinstance(lif, LIF) else lif(layer(*entering))
-    return spikes if onto is None else onto + spikes
+    spikes: Tensor = layer(*inputs, lif=lif) if isinstance(lif, LIF) else lif(layer(*inputs))
+    return spikes if stream is None else stream + spikes
 
 
-def _listened_to(module: nn.Module) -> bool:
+def has_forward_hooks(module: nn.Module) -> bool:
+    """Whether forward hooks observe a module, so that its inputs and outputs have to exist: it is not fused then.
+
+    `torch.nn.TransformerEncoderLayer` leaves its fast path for the same reason.
+    """
     hooks = (module._forward_pre_hooks, module._forward_hooks, _global_forward_pre_hooks, _global_forward_hooks)
     return any(hooks)
 

@@ -24,6 +24,7 @@ spikes. Without a compiler it is spikingjelly's reference. Potentials are single
 from __future__ import annotations
 
 import math
+from collections import OrderedDict
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Literal, NamedTuple
@@ -32,6 +33,7 @@ import torch
 from spikingjelly.activation_based import functional, surrogate
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
+from torch.utils.hooks import RemovableHandle
 
 from autospike.kernels.lif import Affine, Kernel, NeuronStruct, Rows, kernel, takes
 from autospike.nn.norm import Norm, Statistics
@@ -64,15 +66,11 @@ class Dynamics:
 PUBLISHED = Dynamics()
 
 
-# Told of spikes `[T, B, ..., C]`, and of how many there are by step and position between B and C, `[T, positions]` float64.
-Counted = Callable[[Tensor, Tensor], None]
+SpikeCountHook = Callable[[Tensor, Tensor], None]
 
 
 class LIF(nn.Module):
     """Spikes of a layer of neurons. It keeps no state: every call starts from v = 0 and sees the whole sequence.
-
-    `counted`, if somebody sets it, is told how many neurons fired, which the kernel counts in passing, unless it adds the spikes to
-    a stream.
 
     Shape: `[T, B, ...]` input current to `[T, B, ...]` spikes, 0 or 1.
     """
@@ -81,29 +79,62 @@ class LIF(nn.Module):
         super().__init__()
         self.neuron = neuron
         self.dynamics = dynamics
-        self.counted: Counted | None = None
+        self._spike_count_hooks: OrderedDict[int, SpikeCountHook] = OrderedDict()
 
     def forward(
-        self, x: Tensor | Rows, bn: nn.Module | None = None, time_steps: int | None = None, *, onto: Tensor | None = None
+        self,
+        x: Tensor | Rows,
+        bn: nn.Module | None = None,
+        time_steps: int | None = None,
+        *,
+        stream: Tensor | None = None,
+        statistics: Statistics | None = None,
     ) -> Tensor:
-        """Args:
-        x: or a map that gives it, with a `bn` that knows its statistics; no gradient passes.
-        bn: a normalisation of `x` `[T, B, ..., C]` before it enters.
-        time_steps: T, of an `x` `[1, B, ...]` that is the same at every step.
-        onto: a stream `[T, B, ...]` to which spikes are added; the sum is returned.
-        """
-        return self._of_map(x, bn, onto) if isinstance(x, Rows) else self._of_currents(x, bn, time_steps, onto)
+        """Run the neurons.
 
-    def _of_currents(self, x: Tensor, bn: nn.Module | None, time_steps: int | None, onto: Tensor | None) -> Tensor:
+        Args:
+            x: input current `[T, B, ..., C]`, or a linear layer whose output is the current (inference only).
+            bn: a BatchNorm that is applied to `x` first.
+            time_steps: T, if `x` is `[1, B, ..., C]` and the same at every time step.
+            stream: a residual stream `[T, B, ..., C]` to which spikes are added.
+            statistics: the result of `bn.statistics(x)`, if it was computed before.
+
+        Returns:
+            Spikes, or stream plus spikes, `[T, B, ..., C]`.
+        """
+        if isinstance(x, Rows):
+            return self._of_map(x, bn, stream)
+        return self._of_currents(x, bn, time_steps, stream, statistics)
+
+    def register_spike_count_hook(self, hook: SpikeCountHook) -> RemovableHandle:
+        """Register a hook that receives the number of spikes by time step and position.
+
+        The kernel counts spikes while it writes them, which is cheaper than to read them again. The hook is not called where spikes
+        are added to a stream, and so do not exist as a tensor.
+
+        Args:
+            hook: called as `hook(spikes, counts)` with spikes `[T, B, ..., C]` and counts `[T, positions]` float64, where positions
+                are the dimensions between B and C.
+
+        Returns:
+            A handle whose `remove()` removes the hook.
+        """
+        handle = RemovableHandle(self._spike_count_hooks)
+        self._spike_count_hooks[handle.id] = hook
+        return handle
+
+    def _of_currents(
+        self, x: Tensor, bn: nn.Module | None, time_steps: int | None, onto: Tensor | None, known: Statistics | None = None
+    ) -> Tensor:
         if x.dtype in (torch.bfloat16, torch.float16):  # of mixed precision; a potential of eight bits would cross other thresholds
             return _added(self._widened(x, bn, time_steps), onto)
         if bn is not None and type(bn) is not Norm:
             x, bn = bn(x), None
         compiled = bn.compiled(x) if bn is not None else kernel() if takes(x) and x.numel() else None
         if compiled is None:
-            return _added(self._by_spikingjelly(x if bn is None else bn(x), time_steps), onto)
+            return _added(self._by_spikingjelly(x if bn is None else bn(x, known), time_steps), onto)
         x, steps = _once(x, time_steps)
-        statistics = None if bn is None else bn.measured(x)
+        statistics = None if bn is None else known or bn.statistics(x)
         weight, bias = (None, None) if bn is None else (bn.weight, bn.bias)
         stream, counts = self._beside(x, steps, onto)
         firing = Firing(compiled, self._struct(), steps, statistics, counts)
@@ -112,7 +143,7 @@ class LIF(nn.Module):
 
     def _of_map(self, rows: Rows, bn: nn.Module | None, onto: Tensor | None) -> Tensor:
         assert isinstance(bn, Norm)
-        compiled, affine = bn.compiled(rows.out), bn.measured(rows.out).affine(bn.weight, bn.bias)
+        compiled, affine = bn.compiled(rows.out), bn.statistics(rows.out).affine(bn.weight, bn.bias)
         assert compiled is not None
         stream, counts = self._beside(rows.out, len(rows.out), onto)
         spikes = compiled.fire_rows(rows, self._struct(), affine, onto=stream, counts=counts)
@@ -122,13 +153,14 @@ class LIF(nn.Module):
         """The stream that the kernel adds to, if it can, and where it counts, if it is asked to."""
         if onto is not None:
             return (onto.contiguous() if takes(onto) and onto.shape == (steps, *x.shape[1:]) else None), None
-        asked = self.counted is not None
+        asked = bool(self._spike_count_hooks)
         return None, x.new_zeros(steps, math.prod(x.shape[2:-1]), dtype=torch.float64) if asked else None
 
     def _told(self, spikes: Tensor, counts: Tensor | None, onto: Tensor | None) -> Tensor:
         """The spikes, on a stream that the kernel could not add to, if any; whoever counts is told."""
-        if self.counted is not None and counts is not None:
-            self.counted(spikes, counts)
+        if counts is not None:
+            for hook in self._spike_count_hooks.values():
+                hook(spikes, counts)
         return _added(spikes, onto)
 
     def _widened(self, x: Tensor, bn: nn.Module | None, time_steps: int | None) -> Tensor:

@@ -11,6 +11,7 @@ from __future__ import annotations
 from typing import Any, NamedTuple
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
@@ -35,11 +36,24 @@ class Norm(nn.BatchNorm1d):
         if not self.affine or not self.weight.is_meta:  # without memory there is nothing to write, slowly
             super().reset_parameters()
 
-    def forward(self, y: Tensor) -> Tensor:
+    def forward(self, y: Tensor, statistics: Statistics | None = None) -> Tensor:
+        """Normalise `y`.
+
+        Args:
+            y: `[..., C]`.
+            statistics: what `self.statistics(y)` returned, if it was computed before; it then is not computed again, and
+                running statistics are not updated again.
+
+        Returns:
+            `[..., C]`.
+        """
         compiled = self.compiled(y)
         if compiled is None:
+            if statistics is not None and statistics.by_batch:
+                flat = y.flatten(0, -2)
+                return F.batch_norm(flat, None, None, self.weight, self.bias, training=True, eps=self.eps).view(y.shape)
             return super().forward(y.flatten(0, -2)).view(y.shape)
-        x: Tensor = CompiledNorm.apply(y.contiguous(), self.weight, self.bias, self.measured(y), compiled)
+        x: Tensor = CompiledNorm.apply(y.contiguous(), self.weight, self.bias, statistics or self.statistics(y), compiled)
         return x
 
     def compiled(self, y: Tensor) -> Kernel | None:
@@ -51,17 +65,21 @@ class Norm(nn.BatchNorm1d):
         return kernel() if fits and all(x is None or takes(x) for x in (y, *own)) else None
 
     @torch.no_grad()
-    def measured(self, y: Tensor) -> Statistics:
-        """Those by which `y` is normalised; in training they are taken from it, and remembered."""
+    def statistics(self, y: Tensor) -> Statistics:
+        """Statistics with which `y` is normalised; in training those of `y`, and the running statistics are updated."""
         if self.running_mean is not None and self.running_var is not None and not self.training:
             return Statistics(self.running_mean.contiguous(), torch.rsqrt(self.running_var + self.eps).contiguous(), False)
         compiled = self.compiled(y)
-        mean, variance = compiled.moments(y.contiguous()) if compiled else self.moments(y)
-        self._remember(mean, variance, y.numel() // y.shape[-1])
+        if compiled is None:
+            super().forward(y.flatten(0, -2))  # updates the running statistics in the same arithmetic as `forward`
+            mean, variance = self.moments(y)
+        else:
+            mean, variance = compiled.moments(y.contiguous())
+            self._update_running_statistics(mean, variance, y.numel() // y.shape[-1])
         return Statistics(mean, torch.rsqrt(variance + self.eps), True)
 
-    def _remember(self, mean: Tensor, variance: Tensor, count: int) -> None:
-        """As torch: an exponential average, of the unbiased variance."""
+    def _update_running_statistics(self, mean: Tensor, variance: Tensor, count: int) -> None:
+        """Update the exponential averages as `torch.nn.BatchNorm1d` does, with the unbiased variance."""
         if self.running_mean is not None and self.running_var is not None and self.num_batches_tracked is not None:
             self.num_batches_tracked.add_(1)
             momentum = 1 / float(self.num_batches_tracked) if self.momentum is None else self.momentum

@@ -21,11 +21,12 @@ needs_kernel = pytest.mark.skipif(sparse._functions() is None or kernel() is Non
 def fired(layer: LinearNorm, lif: LIF, x: Tensor, onto: Tensor | None) -> tuple[Tensor, list[Tensor], int]:
     """What neurons make of a layer's answer, the spikes that they tell of, and how often the map ran by itself."""
     told, ran = [], []
-    lif.counted = lambda _spikes, sums: told.append(sums)
+    handle = lif.register_spike_count_hook(lambda _spikes, sums: told.append(sums))
     forward = layer.linear.forward
     layer.linear.forward = lambda *args, **kwargs: ran.append(0) or forward(*args, **kwargs)  # type: ignore[method-assign]
-    out = fire(layer, lif, x, onto=onto)
+    out = fire(layer, lif, x, stream=onto)
     del layer.linear.forward
+    handle.remove()
     return out, told, len(ran)
 
 

@@ -190,7 +190,7 @@ def test_bfloat16_currents_are_integrated_in_single_precision() -> None:
 def test_spikes_are_counted_by_step_and_position(implementation: str, steps: int | None, channels: int) -> None:
     told: list[tuple[Tensor, Tensor]] = []
     lif, x = LIF(Neuron()), torch.randn(4 if steps is None else 1, 5, 3, 2, channels) * 2
-    lif.counted = lambda *seen: told.append(seen)
+    lif.register_spike_count_hook(lambda *seen: told.append(seen))
     spikes = lif(x, Norm(channels), steps)
     if implementation == "reference":
         assert not told
@@ -215,8 +215,8 @@ def test_spikes_added_to_a_stream(implementation: str, kind: str, batch: int) ->
     x, steps, lif, bn = x.requires_grad_(), 4 if kind == "repeated" else None, LIF(Neuron(v_threshold=0.3)), Norm(48).eval()
     expected = under + lif(x, bn, steps)
     told: list[Tensor] = []
-    lif.counted = lambda fired, _counts: told.append(fired)
-    found = lif(x, bn, steps, onto=under)
+    lif.register_spike_count_hook(lambda fired, _counts: told.append(fired))
+    found = lif(x, bn, steps, stream=under)
     assert torch.equal(found, expected)
     assert 0.02 < (found - under).detach().mean() < 0.9
     assert len(told) == (kind == "bfloat16" and implementation == "compiled")  # there the kernel fires, and torch adds
