@@ -8,21 +8,30 @@ report.json         what was measured, and from what (not of an imported model)
 
 from __future__ import annotations
 
+import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import nn
 
 from autospike import files
+from autospike.counting.firing import FiringRates
+from autospike.data.batches import FixedBatches
 from autospike.data.preparation import MEAN, STD
 from autospike.errors import UserError
+from autospike.evaluation.single import evaluate
+from autospike.measurement import Measurement
 from autospike.models.contract import SpikingModel
 from autospike.models.registry import ENTRY_POINT, build_model, classifiers, first_conv
+from autospike.report.record import record
+from autospike.run_directory import Run
 from autospike.space.architecture import Architecture
 from autospike.tensors import write_tensors
+from autospike.training.setup import Setup
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -46,6 +55,41 @@ def write_model(folder: Path, model: nn.Module, architecture: Architecture, *, c
     write_tensors(folder / "model.safetensors", model.state_dict(), metadata={"format": "pt"})
     files.write_json(folder / "architecture.json", architecture.to_dict())
     files.write_json(folder / "config.json", _timm_config(architecture, classes, pixels))
+
+
+def write_run_model(setup: Setup, model: SpikingModel, folder: Path) -> None:
+    """Write a calibrated model of a run; see `write_model`.
+
+    Args:
+        setup: The data that the model was trained on.
+        model: The calibrated model.
+        folder: Where to write.
+    """
+    images = setup.images
+    pixels = Pixels.ours(images.channels, setup.experiment.data.image_size, events=images.time_steps is not None)
+    write_model(folder, model, model.architecture, classes=images.classes, pixels=pixels)
+
+
+def final_measurement(run: Run, model: SpikingModel, test: FixedBatches) -> dict[str, Any]:
+    """Measure a calibrated model on the test split.
+
+    Args:
+        run: Batch size and energy convention.
+        model: The calibrated model.
+        test: The test split.
+
+    Returns:
+        The measurement as `report.record.record` writes it, with the firing rate of each neuron layer.
+    """
+    architecture, firing, started = model.architecture, FiringRates(), time.perf_counter()
+    found = evaluate(model, test, batch_size=run.experiment.evaluation.batch_size, firing=firing)
+    measured = Measurement(
+        architecture=architecture,
+        score=found.score(architecture.time_steps),
+        params=sum(p.numel() for p in model.parameters()),
+        seconds=time.perf_counter() - started,
+    )
+    return {**record(measured, run.experiment.search.energy_convention, "test"), "firing_rates": firing.rates()}
 
 
 @dataclass(frozen=True, kw_only=True)

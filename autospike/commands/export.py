@@ -2,29 +2,20 @@
 
 from __future__ import annotations
 
-import time
 from pathlib import Path
 from typing import Any
 
 from autospike import files
 from autospike.console import note, table, working
-from autospike.counting.firing import FiringRates
-from autospike.data.batches import FixedBatches
+from autospike.energy.conventions import UJ_PER_MJ
 from autospike.evaluation.setup import calibrated_subnet, held_out_batches, open_for_measurement, protocol_id
-from autospike.evaluation.single import evaluate
-from autospike.export import Pixels, write_model
-from autospike.measurement import Evaluation, Measurement
-from autospike.models.contract import SpikingModel
-from autospike.report.record import record
+from autospike.export import final_measurement, write_run_model
+from autospike.measurement import Evaluation
 from autospike.run_directory import Run
-from autospike.search.archive import Archive
-from autospike.search.fitness import refitted
-from autospike.search.selection import pick
+from autospike.search.selection import archived_evaluations, pick
 from autospike.space.architecture import Architecture
 from autospike.space.search_space import SearchSpace
 from autospike.training.setup import Setup, load_trained_supernet
-
-UJ_PER_MJ = 1000
 
 
 def export(run: Run, out: Path) -> None:
@@ -35,7 +26,7 @@ def export(run: Run, out: Path) -> None:
     """
     setup, config = open_for_measurement(run), run.experiment.export
     protocol = protocol_id(setup, run.supernet)
-    chosen = pick(archived(run, protocol), config.pick, min_accuracy=config.min_accuracy, tolerance=config.tolerance)
+    chosen = pick(archived_evaluations(run, protocol), config.pick, min_accuracy=config.min_accuracy, tolerance=config.tolerance)
     architecture = chosen.measurement.architecture
     search = run.experiment.search
     provenance = {
@@ -57,18 +48,6 @@ def export(run: Run, out: Path) -> None:
     show(files.read_json(report_path), out)
 
 
-def archived(run: Run, protocol_id: str) -> list[Evaluation]:
-    """What was measured under a protocol, with the fitness and the energy of the run's search.
-
-    Raises:
-        UserError: nothing was searched yet.
-    """
-    archive = Archive(run.searched(), protocol_id, run.experiment.search.energy_convention)
-    evaluations = archive.all()
-    archive.close()
-    return refitted(evaluations, run.experiment.search_space.largest(), run.experiment.search.fitness)
-
-
 def _same(report: Any, architecture: Architecture, provenance: dict[str, object]) -> bool:
     return isinstance(report, dict) and report.get("architecture_id") == architecture.id and report.get("provenance") == provenance
 
@@ -77,36 +56,16 @@ def _export(run: Run, setup: Setup, chosen: Evaluation, out: Path) -> dict[str, 
     architecture, baseline = chosen.measurement.architecture, run.experiment.baseline_architecture
     subnet = calibrated_subnet(setup, load_trained_supernet(setup, run.experiment.search_space, run.supernet), architecture)
     alone = calibrated_subnet(setup, load_trained_supernet(setup, SearchSpace.of(baseline), run.baseline), baseline)
-    write(setup, subnet, out)
+    write_run_model(setup, subnet, out)
     run.log("test split opened", images=len(setup.images.splits["test"]))
     test = held_out_batches(setup)
     return {
-        "search_accuracy": chosen.measurement.score.accuracy,
+        "search_accuracy": chosen.measurement.accuracy,
         "f_aeb": chosen.f_aeb,
         "generation": chosen.generation,
-        **final(run, subnet, test),
-        "baseline": final(run, alone, test),
+        **final_measurement(run, subnet, test),
+        "baseline": final_measurement(run, alone, test),
     }
-
-
-def write(setup: Setup, model: SpikingModel, out: Path) -> None:
-    """Write a calibrated model of these images as a folder that timm opens."""
-    images = setup.images
-    pixels = Pixels.ours(images.channels, setup.experiment.data.image_size, events=images.time_steps is not None)
-    write_model(out, model, model.architecture, classes=images.classes, pixels=pixels)
-
-
-def final(run: Run, model: SpikingModel, test: FixedBatches) -> dict[str, Any]:
-    """The final measurement of a calibrated model."""
-    architecture, firing, started = model.architecture, FiringRates(), time.perf_counter()
-    found = evaluate(model, test, batch_size=run.experiment.evaluation.batch_size, firing=firing)
-    measured = Measurement(
-        architecture=architecture,
-        score=found.score(architecture.time_steps),
-        params=sum(p.numel() for p in model.parameters()),
-        seconds=time.perf_counter() - started,
-    )
-    return {**record(measured, run.experiment.search.energy_convention, "test"), "firing_rates": firing.rates()}
 
 
 def show(report: dict[str, Any], out: Path) -> None:

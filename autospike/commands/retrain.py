@@ -10,15 +10,16 @@ from typing import Any
 import torch
 
 from autospike import files
-from autospike.commands.export import UJ_PER_MJ, archived, final, write
 from autospike.commands.train import train_network
 from autospike.console import note, progress, table
 from autospike.data.batches import FixedBatches
+from autospike.energy.conventions import UJ_PER_MJ
 from autospike.evaluation.setup import calibrated_subnet, held_out_batches, open_for_measurement, protocol_id
+from autospike.export import final_measurement, write_run_model
 from autospike.report import figures, retrained
 from autospike.report.retrained import LABELS, Measured, Repeated, Spread
 from autospike.run_directory import Run
-from autospike.search.selection import pick
+from autospike.search.selection import archived_evaluations, pick
 from autospike.space.architecture import Architecture
 from autospike.training.retraining import Network, networks
 from autospike.training.setup import Setup, load_trained_supernet
@@ -47,7 +48,7 @@ def retrain(run: Run, picks: Sequence[str]) -> None:
 
 def _picked(run: Run, setup: Setup, picks: Sequence[str]) -> dict[str, Architecture]:
     load_trained_supernet(setup, run.experiment.search_space, run.supernet)  # or nothing can be picked
-    evaluations, config = archived(run, protocol_id(setup, run.supernet)), run.experiment.export
+    evaluations, config = archived_evaluations(run, protocol_id(setup, run.supernet)), run.experiment.export
     chosen = {rule: pick(evaluations, rule, min_accuracy=config.min_accuracy, tolerance=config.tolerance) for rule in picks}
     return {rule: evaluation.measurement.architecture for rule, evaluation in chosen.items()}
 
@@ -88,8 +89,8 @@ def _measure(run: Run, setup: Setup, network: Network, test: FixedBatches) -> No
     path = network.model / "report.json"
     path.unlink(missing_ok=True)  # a folder with a report is complete
     model = calibrated_subnet(setup, load_trained_supernet(setup, network.space, network.checkpoints), network.architecture)
-    write(setup, model, network.model)
-    files.write_json(path, {**final(run, model, test), "provenance": _provenance(run, setup, network)})
+    write_run_model(setup, model, network.model)
+    files.write_json(path, {**final_measurement(run, model, test), "provenance": _provenance(run, setup, network)})
 
 
 def _is_measured(run: Run, setup: Setup, network: Network) -> bool:

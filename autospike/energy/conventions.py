@@ -29,6 +29,7 @@ from autospike.energy.counts import LayerCount
 from autospike.errors import UserError
 
 MJ_PER_PJ = 1e-9
+UJ_PER_MJ = 1000
 
 When = Literal["once", "every-step"]
 

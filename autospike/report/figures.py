@@ -13,12 +13,12 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import LogLocator, NullFormatter
 
 from autospike import files
+from autospike.energy.conventions import UJ_PER_MJ
 from autospike.pareto import knee
 from autospike.report.retrained import LABELS, Repeated
 from autospike.report.tables import Course, front
 
 INK, MUTED, ACCENT, CONTRAST = "#1f2933", "#9aa5b1", "#0b69a3", "#d64545"
-UJ_PER_MJ = 1000
 STYLE: dict[Any, Any] = {
     "font.size": 10,
     "axes.spines.top": False,

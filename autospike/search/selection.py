@@ -7,12 +7,15 @@ from collections.abc import Callable, Sequence
 from autospike.errors import UserError
 from autospike.measurement import Evaluation
 from autospike.pareto import knee, on_front
+from autospike.run_directory import Run
+from autospike.search.archive import Archive
+from autospike.search.fitness import refitted
 
 Points = list[tuple[float, float]]
 
 
 def accuracy_and_energy(evaluations: Sequence[Evaluation]) -> Points:
-    return [(e.measurement.score.accuracy, e.energy.energy_mj) for e in evaluations]
+    return [(e.measurement.accuracy, e.energy.energy_mj) for e in evaluations]
 
 
 def _most_accurate(evaluations: Sequence[Evaluation]) -> Evaluation:
@@ -54,11 +57,30 @@ def pick(evaluations: Sequence[Evaluation], rule: str, *, min_accuracy: float = 
         raise UserError("the archive holds no candidate of this supernet; run: autospike search RUN")
     if rule not in RULES:
         return _by_id(evaluations, rule)
-    best = max(e.measurement.score.accuracy for e in evaluations)
-    enough = [e for e in evaluations if e.measurement.score.accuracy >= max(min_accuracy, best - tolerance)]
+    best = max(e.measurement.accuracy for e in evaluations)
+    enough = [e for e in evaluations if e.measurement.accuracy >= max(min_accuracy, best - tolerance)]
     if not enough:
         raise UserError(f"no candidate reaches accuracy {min_accuracy:g} on the search split; the best has {best:.4f}")
     return RULES[rule](enough)
+
+
+def archived_evaluations(run: Run, protocol_id: str) -> list[Evaluation]:
+    """Read what was measured under a protocol, with the energy convention and the fitness of the run's search.
+
+    Args:
+        run: The run.
+        protocol_id: See `evaluation.setup.protocol_id`.
+
+    Returns:
+        The evaluations, in the order of the archive.
+
+    Raises:
+        UserError: Nothing was searched yet.
+    """
+    archive = Archive(run.searched(), protocol_id, run.experiment.search.energy_convention)
+    evaluations = archive.all()
+    archive.close()
+    return refitted(evaluations, run.experiment.search_space.largest(), run.experiment.search.fitness)
 
 
 def front(evaluations: Sequence[Evaluation]) -> list[Evaluation]:

@@ -274,7 +274,7 @@ def barred(*_args: object, **_kwargs: object) -> None:
 
 def test_nothing_is_done_twice(run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     before = report(run)
-    for work in ("training.setup.train", "evaluation.setup.calibrate", "commands.export.evaluate"):
+    for work in ("training.setup.train", "evaluation.setup.calibrate", "export.evaluate"):
         monkeypatch.setattr(f"autospike.{work}", barred)
     call("retrain", run, "--pick", "least-energy", "--pick", hand_made(run), "--seeds", 2)
     assert report(run) == before

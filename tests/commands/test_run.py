@@ -269,7 +269,7 @@ def test_nothing_is_done_twice(run: Path, tiny_experiment: Path, monkeypatch: py
 
     monkeypatch.setattr("autospike.training.trainer.learn", barred)
     bar_measuring(monkeypatch)
-    monkeypatch.setattr("autospike.commands.export.evaluate", barred)
+    monkeypatch.setattr("autospike.export.evaluate", barred)
     call("run", tiny_experiment, "--run", run)
     assert [tuple(row) for row in rows(run)] == before
     assert {path: path.stat().st_mtime_ns for path in files} == files
@@ -367,7 +367,7 @@ def test_an_export_that_was_cut_off_is_not_taken_for_complete(
     assert autospike(capsys, "export", run, "--pick", "best-accuracy", "--out", tmp_path).code == 0
     first = (tmp_path / "model.safetensors").read_bytes()
     with monkeypatch.context() as patch, pytest.raises(ZeroDivisionError):
-        patch.setattr("autospike.commands.export.evaluate", lambda *_args, **_kwargs: 1 / 0)
+        patch.setattr("autospike.export.evaluate", lambda *_args, **_kwargs: 1 / 0)
         call("export", run, "--pick", "least-energy", "--out", tmp_path)
     assert (tmp_path / "model.safetensors").read_bytes() != first
     assert autospike(capsys, "export", run, "--pick", "best-accuracy", "--out", tmp_path).code == 0
