@@ -1,0 +1,1 @@
+"""Count the operations of spiking models on real data, during a forward pass."""

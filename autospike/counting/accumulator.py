@@ -1,4 +1,4 @@
-"""Running totals of one operation, where its values are."""
+"""Running totals of one operation, as tensors on the device of its inputs."""
 
 from __future__ import annotations
 
@@ -8,14 +8,21 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from autospike.counting.input_values import Values
+from autospike.counting.input_values import InputStatistics
 from autospike.energy.counts import Form, Reads
 from autospike.energy.totals import LayerTotal, OperandTotal
 
 
 @dataclass(kw_only=True)
-class Operand:
-    """One path into an operation. `kinds`, `sums` and `acs` are `[T]`, as those of `OperandTotal`."""
+class OperandAccumulator:
+    """Running totals of one input of an operation, with the fields of `OperandTotal`.
+
+    Attributes:
+        kinds: The widest kind of value so far, an index into `KINDS`, `[T]`.
+        sums: The sum of the values, `[T]` float64.
+        acs: The accumulations that the values cause, `[T]` float64.
+        elements: Number of values for one image and time step.
+    """
 
     kinds: Tensor
     sums: Tensor
@@ -23,38 +30,58 @@ class Operand:
     elements: int
 
     @classmethod
-    def of(cls, values: Values, *, elements: int, fan_out: float | Tensor) -> Operand:
-        """Args:
-        elements: values in an image and step.
-        fan_out: how many outputs each reaches: one number, or one for each position, `[positions]`.
-        """
-        return cls(kinds=values.kinds, sums=values.sums.sum(dim=1), acs=(values.sums * fan_out).sum(dim=1), elements=elements)
+    def of(cls, statistics: InputStatistics, *, elements: int, fan_out: float | Tensor) -> OperandAccumulator:
+        """Build the totals of one batch.
 
-    def add(self, other: Operand) -> None:
+        Args:
+            statistics: Of the input.
+            elements: Number of values for one image and time step.
+            fan_out: Number of outputs that each value reaches: one number, or one for each position, `[positions]`.
+
+        Returns:
+            The totals.
+        """
+        sums = statistics.sums
+        return cls(kinds=statistics.kinds, sums=sums.sum(dim=1), acs=(sums * fan_out).sum(dim=1), elements=elements)
+
+    def add(self, other: OperandAccumulator) -> None:
+        """Add the totals of another batch in place."""
         self.kinds = torch.maximum(self.kinds, other.kinds)
         self.sums, self.acs = self.sums + other.sums, self.acs + other.acs
 
     def total(self) -> OperandTotal:
+        """Return the totals as Python numbers."""
         kinds, sums, acs = (tuple(x.tolist()) for x in (self.kinds, self.sums, self.acs))
         return OperandTotal(kinds=kinds, sums=sums, acs=acs, elements=self.elements)
 
 
 @dataclass(kw_only=True)
 class OperationAccumulator:
-    """One operation, as `LayerTotal`, of the batches that this process has counted."""
+    """Running totals of one operation over the batches that this process counted, with the fields of `LayerTotal`.
+
+    Attributes:
+        layer: Name of the operation.
+        macs: Dense multiply-accumulates for one image and time step.
+        time_steps: T of the operation.
+        operands: The inputs that may drive it; none if it reads real values.
+        form: Whether it is counted always, or only if linear layers are taken as separate or as fused.
+        reads: What enters: the stream, a still image, or a mean.
+    """
 
     layer: str
     macs: int
     time_steps: int
-    operands: Sequence[Operand] = ()
+    operands: Sequence[OperandAccumulator] = ()
     form: Form = "always"
     reads: Reads = "stream"
 
     def add(self, other: OperationAccumulator) -> None:
+        """Add the totals of another batch in place."""
         for own, new in zip(self.operands, other.operands, strict=True):
             own.add(new)
 
     def total(self) -> LayerTotal:
+        """Return the totals as Python numbers."""
         return LayerTotal(
             layer=self.layer,
             macs=self.macs,

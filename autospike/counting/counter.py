@@ -1,8 +1,9 @@
-"""Operations counted where they happen, in the forward pass that also gives the accuracy.
+"""Count operations during the forward pass that also measures the accuracy.
 
-Layers that have a rule are hooked. Around them, during the first batch, every operation that torch runs is looked at: one that no
-rule covers is counted by what it is, free for a reason that is named, or unknown; it is never silently zero. Only if something was
-counted in that way does the second look go on in later batches; in this package's models there is nothing, and they run at speed.
+Layers that have a rule (`LAYER_RULES`) are counted by forward pre-hooks. During the first batch an operator coverage check looks at
+every operator that torch runs outside of them: each is counted by a rule of its own, free for a named reason, or unknown; none is
+silently ignored. The check stays on in later batches only if it counted something. In the models of this package it never does, so
+later batches run at full speed.
 """
 
 from __future__ import annotations
@@ -19,78 +20,94 @@ import torch
 from torch import nn
 
 from autospike.counting.accumulator import OperationAccumulator
-from autospike.counting.coverage import OperatorCoverage, numbered
-from autospike.counting.input_values import InputReader
-from autospike.counting.layers import RULES, Rule
-from autospike.counting.operations import Batch, storages
+from autospike.counting.coverage import OperatorCoverageCheck, numbered
+from autospike.counting.input_values import InputStatisticsCache
+from autospike.counting.layer_rules import LAYER_RULES, LayerRule
+from autospike.counting.operator_rules import BatchContext, storage_pointers
 from autospike.energy.operations import Operations
 from autospike.energy.totals import LayerTotal
 from autospike.nn.neuron import LIF
 
-# Counts of the same forward differ between versions; scores are compared within one.
+# Part of the protocol id: increase it when the counts of the same forward pass change.
 VERSION = 2
 
 
 @dataclass(frozen=True, kw_only=True)
-class Part:
-    """A part of a network, counted by itself: its name there, whether neurons have fired before it, what reads values for all parts
-    that share tensors, and its modules by name, if they are known."""
+class SegmentContext:
+    """Where in its network a segment is that is counted by itself.
+
+    Attributes:
+        name: Path of the segment in the network, a prefix of all layer names.
+        after_neurons: Whether neurons fire before the segment.
+        inputs: Statistics of inputs, shared by all segments that may read the same tensors.
+        modules: The modules of the segment by their names in the network, if the caller has them already.
+    """
 
     name: str = ""
-    behind_neurons: bool = False
-    read: InputReader = field(default_factory=InputReader)
-    named: dict[str, nn.Module] | None = None
+    after_neurons: bool = False
+    inputs: InputStatisticsCache = field(default_factory=InputStatisticsCache)
+    modules: dict[str, nn.Module] | None = None
 
 
 @dataclass(kw_only=True)
 class Counter:
-    """Totals by operation. Run each batch in `with counter.watch(model, ...)`, then read `operations`.
+    """Totals of each operation over batches.
 
-    Args:
-        strict: an operation without a rule is an error, not a line in the report.
+    Run each batch inside `with counter.watch(model, ...)`, then call `operations`.
+
+    Attributes:
+        strict: Whether an operator without a rule is an error, instead of an entry of `Operations.unknown`.
+        fully_covered: Whether a coverage check found nothing to count outside layers with rules, so that it may be skipped.
+        accumulators: Running totals by the name of the layer, in the order of execution.
+        free: Number of calls that no convention counts, by reason.
+        unknown: Number of calls without a rule, by layer and operator.
+        images: Number of images that were counted.
     """
 
     strict: bool = True
-    settled: bool = False
-    """Whether every operation was looked at before, and nothing was counted outside layers with rules."""
-    tallies: dict[str, list[OperationAccumulator]] = field(default_factory=dict)
+    fully_covered: bool = False
+    accumulators: dict[str, list[OperationAccumulator]] = field(default_factory=dict)
     free: Frequencies[str] = field(default_factory=Frequencies)
     unknown: Frequencies[str] = field(default_factory=Frequencies)
     images: int = 0
 
     @contextmanager
-    def watch(self, model: nn.Module, *, images: int, time_steps: int, part: Part | None = None) -> Iterator[None]:
-        """Count what `model` does with one batch: everything that runs in the block is taken to be of the model.
+    def watch(self, model: nn.Module, *, images: int, time_steps: int, segment: SegmentContext | None = None) -> Iterator[None]:
+        """Count what runs inside the block: one batch through `model`.
 
         Args:
-            images: of the batch.
-            time_steps: T of what runs outside layers with rules.
-            part: which part of a network `model` is, if it is not the whole.
+            model: The model, or a segment of one.
+            images: Number of images of the batch.
+            time_steps: T of operators outside layers with rules.
+            segment: Where `model` is in its network, if it is a segment.
+
+        Yields:
+            Nothing.
 
         Raises:
-            UnknownOperationError: in strict mode, as soon as the operation runs.
+            UnknownOperationError: In strict mode, an operator without a rule runs.
         """
-        part, calls = part or Part(), Frequencies[str]()
-        named = part.named or dict(model.named_modules(prefix=part.name))
+        segment, calls = segment or SegmentContext(), Frequencies[str]()
+        modules = segment.modules or dict(model.named_modules(prefix=segment.name))
         with ExitStack() as stack:
-            if not self.settled:
-                stack.enter_context(self._second_look(named, part, Batch(images=images, time_steps=time_steps, read=part.read)))
-            for name, module in named.items():
+            if not self.fully_covered:
+                batch = BatchContext(images=images, time_steps=time_steps, inputs=segment.inputs)
+                stack.enter_context(self._check_coverage(modules, batch, after_neurons=segment.after_neurons))
+            for name, module in modules.items():
                 if isinstance(module, LIF):
-                    stack.callback(setattr, module, "counted", module.counted)
-                    module.counted = part.read.spikes
-                if type(module) not in RULES:
+                    stack.callback(module.register_spike_count_hook(segment.inputs.record).remove)
+                if type(module) not in LAYER_RULES:
                     continue
-                hook = partial(self._count_layer, name, RULES[type(module)], part.read, calls)
+                hook = partial(self._count_layer, name, LAYER_RULES[type(module)], segment.inputs, calls)
                 stack.callback(module.register_forward_pre_hook(hook, with_kwargs=True).remove)
             yield
         self.images += images
 
     def operations(self) -> Operations:
-        """Means over the images, in the order in which operations run.
+        """Return means over the images, in the order of execution.
 
         Raises:
-            ValueError: no batch was counted.
+            ValueError: No batch was counted.
         """
         if not self.images:
             raise ValueError("no batch was counted: call the model inside `with counter.watch(model, ...)` first")
@@ -98,37 +115,49 @@ class Counter:
         return Operations(images=self.images, counts=counts, free=dict(self.free), unknown=dict(self.unknown))
 
     def totals(self) -> tuple[LayerTotal, ...]:
-        """Sums over the images, in the order in which operations run."""
-        return tuple(tally.total() for tallies in self.tallies.values() for tally in tallies)
+        """Return sums over the images, in the order of execution."""
+        return tuple(accumulator.total() for each in self.accumulators.values() for accumulator in each)
 
-    def _add(self, name: str, tallies: list[OperationAccumulator]) -> None:
-        held = self.tallies.setdefault(name, tallies)
-        if held is not tallies:
-            for total, new in zip(held, tallies, strict=True):
-                total.add(new)
+    def _add(self, name: str, new: list[OperationAccumulator]) -> None:
+        """Add what one call of a layer counted to the running totals."""
+        totals = self.accumulators.setdefault(name, new)
+        if totals is not new:
+            for total, accumulator in zip(totals, new, strict=True):
+                total.add(accumulator)
 
     def _count_layer(
-        self, name: str, rule: Rule, read: InputReader, calls: Frequencies[str], module: nn.Module, args: Any, kwargs: Any
+        self,
+        name: str,
+        rule: LayerRule,
+        inputs: InputStatisticsCache,
+        calls: Frequencies[str],
+        module: nn.Module,
+        args: Any,
+        kwargs: Any,
     ) -> None:
-        called, entering = numbered(name, calls), {key: value for key, value in kwargs.items() if key != "lif"}
+        """Forward pre-hook of a layer with a rule; `args` and `kwargs` are the arguments of its forward."""
+        layer, counted = (
+            numbered(name, calls),
+            {key: value for key, value in kwargs.items() if key not in ("lif", "stream", "pre_norm")},
+        )
         with torch.no_grad():
-            self._add(called, rule(called, read, module, *args, **entering))
+            self._add(layer, rule(layer, inputs, module, *args, **counted))
 
     @contextmanager
-    def _second_look(self, named: dict[str, nn.Module], part: Part, batch: Batch) -> Iterator[None]:
-        """Watch every operation of one batch, and settle whether that was needed."""
-        model = next(iter(named.values()))
-        batch.weights = storages(chain(model.parameters(), model.buffers()))
-        look = OperatorCoverage(
-            named,
+    def _check_coverage(self, modules: dict[str, nn.Module], batch: BatchContext, *, after_neurons: bool) -> Iterator[None]:
+        """Run one batch under the operator coverage check."""
+        model = next(iter(modules.values()))
+        batch.weights = storage_pointers(chain(model.parameters(), model.buffers()))
+        check = OperatorCoverageCheck(
+            modules,
             batch,
             strict=self.strict,
-            behind_neurons=part.behind_neurons,
-            add=lambda tally: self._add(tally.layer, [tally]),
-            reads_image=lambda layer: self.tallies[layer][0].reads == "image" if layer in self.tallies else None,
+            after_neurons=after_neurons,
+            add=lambda accumulator: self._add(accumulator.layer, [accumulator]),
+            reads_image=lambda layer: self.accumulators[layer][0].reads == "image" if layer in self.accumulators else None,
         )
-        with look.on():
+        with check.active():
             yield
-        self.settled = not look.counted
-        self.free |= look.free
-        self.unknown |= look.unknown
+        self.fully_covered = not check.counted
+        self.free |= check.free
+        self.unknown |= check.unknown

@@ -1,4 +1,4 @@
-"""The second look: every operation of torch that a model runs outside layers with rules, and in which layer it does."""
+"""Operator coverage check: every torch operator that a model runs outside layers with rules, and the layer in which it runs."""
 
 from __future__ import annotations
 
@@ -17,17 +17,25 @@ from torch.nn.modules.module import register_module_forward_pre_hook
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from autospike.counting.accumulator import OperationAccumulator
-from autospike.counting.layers import RULES
-from autospike.counting.operations import COUNTED, REASONS, Batch, free_reason, is_composite, operation, same_at_every_step
+from autospike.counting.layer_rules import LAYER_RULES
+from autospike.counting.operator_rules import (
+    FREE_REASONS,
+    OPERATOR_RULES,
+    BatchContext,
+    free_reason,
+    is_composite,
+    is_constant_over_time,
+    operator_name,
+)
 from autospike.nn.neuron import LIF
 
-# Spikingjelly's neurons have no common base.
+# The neuron classes of spikingjelly have no common base class.
 NEURON_LAYERS: tuple[type[nn.Module], ...] = (
     LIF,
     *(kind for kind in vars(neuron).values() if isinstance(kind, type) and issubclass(kind, nn.Module)),
 )
 NEURONS = "neurons"
-# What happens inside them no convention counts.
+# Layers whose operators no convention counts, with the reason.
 FREE_LAYERS: dict[tuple[type[nn.Module], ...], str] = {
     NEURON_LAYERS: NEURONS,
     (_BatchNorm,): "normalisation, which folds into weights",
@@ -35,145 +43,191 @@ FREE_LAYERS: dict[tuple[type[nn.Module], ...], str] = {
 
 
 class UnknownOperationError(RuntimeError):
-    """An operation that would cost nothing, for no rule says what it costs."""
+    """An operator ran that has no rule, so that its cost is unknown."""
 
 
 def numbered(name: str, calls: Frequencies[str]) -> str:
-    """`name`, then `name#2`, ...: what is called again in one forward is another layer."""
+    """Return `name` for the first call of a layer in a forward pass, `name#2` for the second, and so on.
+
+    Args:
+        name: The name of the layer.
+        calls: Number of calls so far, by name; this call is added.
+    """
     calls[name] += 1
     return name if calls[name] == 1 else f"{name}#{calls[name]}"
 
 
 def unnumbered(name: str) -> str:
+    """Return the name of a layer without the number of the call."""
     return name.partition("#")[0]
 
 
 @dataclass(frozen=True, kw_only=True)
-class Layer:
-    """A module of the model. What happens in a covered one is counted by its rule, or free."""
+class _ModuleInfo:
+    """What the check knows of a module of the model.
+
+    Attributes:
+        name: Its path in the network.
+        covered: Whether its operators are counted by a rule of the layer, or free.
+        free: Why its operators are free, if they are.
+        weighted: Whether it is a linear layer or a convolution.
+    """
 
     name: str
     covered: bool
     free: str | None
-    synapse: bool
+    weighted: bool
 
     @classmethod
-    def of(cls, name: str, module: nn.Module) -> Layer:
+    def of(cls, name: str, module: nn.Module) -> _ModuleInfo:
         free = next((reason for kinds, reason in FREE_LAYERS.items() if isinstance(module, kinds)), None)
-        covered = free is not None or type(module) in RULES
-        return cls(name=name, covered=covered, free=free, synapse=isinstance(module, nn.Linear | _ConvNd))
+        covered = free is not None or type(module) in LAYER_RULES
+        return cls(name=name, covered=covered, free=free, weighted=isinstance(module, nn.Linear | _ConvNd))
 
 
 @dataclass
-class StillImages:
-    """Knows what reads a still image: before any neuron fired, what enters is the same at every step, or at every call."""
+class _StillImageReaders:
+    """Detects layers that read a still image.
+
+    Their input is the same at every time step, or at every call, and no neuron fires before them.
+
+    Attributes:
+        inputs: The first input of each layer that was called before any neuron fired.
+    """
 
     inputs: dict[str, Tensor] = field(default_factory=dict)
 
-    def enters(self, layer: str, x: Tensor, *, time_steps: int, neurons_fired: bool) -> bool:
+    def reads_image(self, layer: str, x: Tensor, *, time_steps: int, neurons_fired: bool) -> bool:
+        """Return whether a layer reads a still image in this call.
+
+        Args:
+            layer: The name of the layer.
+            x: Its input, `[T * B, ...]`.
+            time_steps: T.
+            neurons_fired: Whether neurons fired before.
+        """
         first = self.inputs.get(unnumbered(layer))
         if first is not None:
             return torch.equal(first, x)
         if not neurons_fired:
             self.inputs[unnumbered(layer)] = x
-        return not neurons_fired and same_at_every_step(x, time_steps)
+        return not neurons_fired and is_constant_over_time(x, time_steps)
 
 
-class OperatorCoverage(TorchDispatchMode):
-    """Gives what it counts to `add`, by layer and operation; collects calls that are free, by reason, and unknown ones.
+class OperatorCoverageCheck(TorchDispatchMode):
+    """Looks at every operator of one batch, and counts those that run outside layers with rules.
 
     Args:
-        named: the model, then all that is in it.
-        behind_neurons: whether it is a part of a network before which neurons have fired.
-        reads_image: whether a layer that an earlier batch met reads a still image; None of one that is new.
+        modules: The model first, then all its submodules, by name.
+        batch: The size of the batch, and where weights are stored.
+        strict: Whether an operator without a rule is an error.
+        after_neurons: Whether the model is a segment of a network in which neurons fire before it.
+        add: Called with what each operator counts.
+        reads_image: Returns whether a layer of an earlier batch reads a still image, or None for a new layer.
+
+    Attributes:
+        counted: Whether an operator was counted.
+        free: Number of free calls by reason.
+        unknown: Number of calls without a rule, by layer and operator.
     """
 
-    reads_layers = True  # by rules: it need not see what runs in them
+    reads_layers = True  # hooks count layers with rules, so compiled kernels may run inside them
 
     def __init__(
         self,
-        named: dict[str, nn.Module],
-        batch: Batch,
+        modules: dict[str, nn.Module],
+        batch: BatchContext,
         *,
         strict: bool,
-        behind_neurons: bool,
+        after_neurons: bool,
         add: Callable[[OperationAccumulator], None],
         reads_image: Callable[[str], bool | None],
     ) -> None:
         super().__init__()
-        self.batch, self.strict, self.add, self.reads_image = batch, strict, add, reads_image
-        self.behind_neurons = behind_neurons
-        self.layers = {module: Layer.of(name, module) for name, module in named.items()}
-        self.path = [next(iter(self.layers.values()))]  # the model, whose methods may be called, not itself
-        self.covered = 0
         self.counted = False
-        self.images = StillImages()
-        self.calls, self.free, self.unknown = Frequencies[str](), Frequencies[str](), Frequencies[str]()
+        self.free, self.unknown = Frequencies[str](), Frequencies[str]()
+        self._batch, self._strict, self._after_neurons = batch, strict, after_neurons
+        self._add, self._reads_image = add, reads_image
+        self._infos = {module: _ModuleInfo.of(name, module) for name, module in modules.items()}
+        self._path = [next(iter(self._infos.values()))]  # starts with the model: a caller may call its methods instead of itself
+        self._covered_depth = 0
+        self._image_readers, self._calls = _StillImageReaders(), Frequencies[str]()
 
     @contextmanager
-    def on(self) -> Iterator[None]:
-        """Hooks of others run inside the layers that they observe."""
+    def active(self) -> Iterator[None]:
+        """Check every operator inside the block.
+
+        Hooks of other code run inside the layer that they are registered on, so their operators belong to that layer.
+
+        Yields:
+            Nothing.
+        """
         with ExitStack() as stack:
-            stack.callback(register_module_forward_pre_hook(self._enter).remove)  # before a module's own hooks
-            for module in self.layers:
-                stack.callback(module.register_forward_hook(self._leave, always_call=True).remove)  # after them
+            stack.callback(register_module_forward_pre_hook(self._enter).remove)  # global: runs before hooks of the module
+            for module in self._infos:
+                stack.callback(module.register_forward_hook(self._leave, always_call=True).remove)  # runs after them
             stack.enter_context(self)
             yield
 
     def _enter(self, module: nn.Module, args: Any) -> None:
-        layer = self.layers.get(module)
-        if layer:
-            self.path.append(layer)
-            self.covered += layer.covered
-            for inside in (layer, *(self.layers[x] for x in args if isinstance(x, _BatchNorm) and x in self.layers)):
-                if inside.free:  # neurons normalise what enters them, if they are told to
+        """Forward pre-hook: push the module on the path."""
+        info = self._infos.get(module)
+        if info:
+            self._path.append(info)
+            self._covered_depth += info.covered
+            norms = (self._infos[x] for x in args if isinstance(x, _BatchNorm) and x in self._infos)
+            for inside in (info, *norms):  # neurons may run the normalisation that they are given as an argument
+                if inside.free:
                     self.free[inside.free] += 1
 
     def _leave(self, _module: nn.Module, _args: Any, _result: Any) -> None:
-        self.covered -= self.path.pop().covered
+        """Forward hook: pop the module from the path."""
+        self._covered_depth -= self._path.pop().covered
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
-        if self.covered:
+        if self._covered_depth:
             return func(*args, **kwargs)
-        name = operation(func)
-        if name not in COUNTED and name not in REASONS and is_composite(func):
-            with self:  # inference mode shows what is made of others whole
+        name = operator_name(func)
+        if name not in OPERATOR_RULES and name not in FREE_REASONS and is_composite(func):
+            with self:  # inference mode does not decompose composite operators before they arrive here
                 return func.decompose(*args, **kwargs)
-        self._look(name, args, kwargs)  # before it runs, for it may write over what enters
+        self._check(name, args, kwargs)  # before the operator runs: it may overwrite its input
         return func(*args, **kwargs)
 
-    def _look(self, name: str, args: Any, kwargs: Any) -> None:
-        rule = COUNTED.get(name)
-        tally = rule(self.batch, self._named(name), *args, **kwargs) if rule else None
-        if tally is not None:
+    def _check(self, operator: str, args: Any, kwargs: Any) -> None:
+        """Count an operator, or record that it is free or unknown."""
+        rule = OPERATOR_RULES.get(operator)
+        found = rule(self._batch, self._layer_name(operator), *args, **kwargs) if rule else None
+        if found is not None:
             self.counted = True
-            self.add(self._of_an_image(tally, args))
+            self._add(self._without_image_operands(found, args))
             return
-        reason = free_reason(name, self.batch, args)
+        reason = free_reason(operator, self._batch, args)
         if reason is None:
-            self._meet_unknown(f"{self.path[-1].name or 'the model'}: {name}")
+            self._report_unknown(f"{self._path[-1].name or 'the model'}: {operator}")
         else:
             self.free[reason] += 1
 
-    def _named(self, operation: str) -> str:
-        """The layer's name, followed by the operation unless that is what the layer is, and by its number if it is repeated."""
-        inside = self.path[-1]
-        itself = inside.name and inside.synapse
-        return numbered(inside.name if itself else f"{inside.name}.{operation}".lstrip("."), self.calls)
+    def _layer_name(self, operator: str) -> str:
+        """The path of the innermost module, followed by the operator unless the module is that operator, and by the call number."""
+        inside = self._path[-1]
+        name = inside.name if inside.name and inside.weighted else f"{inside.name}.{operator}".lstrip(".")
+        return numbered(name, self._calls)
 
-    def _of_an_image(self, tally: OperationAccumulator, args: Any) -> OperationAccumulator:
-        entering = next((x for x in args if isinstance(x, Tensor) and not self.batch.is_weight(x)), None)
-        known = self.reads_image(tally.layer)
-        if known is None and entering is not None:
-            fired = self.behind_neurons or self.free[NEURONS] > 0
-            known = self.images.enters(tally.layer, entering, time_steps=tally.time_steps, neurons_fired=fired)
-        return replace(tally, operands=(), reads="image") if known else tally
+    def _without_image_operands(self, found: OperationAccumulator, args: Any) -> OperationAccumulator:
+        """Mark an operation that reads a still image: it is real, whatever the values are."""
+        x = next((x for x in args if isinstance(x, Tensor) and not self._batch.is_weight(x)), None)
+        reads_image = self._reads_image(found.layer)
+        if reads_image is None and x is not None:
+            fired = self._after_neurons or self.free[NEURONS] > 0
+            reads_image = self._image_readers.reads_image(found.layer, x, time_steps=found.time_steps, neurons_fired=fired)
+        return replace(found, operands=(), reads="image") if reads_image else found
 
-    def _meet_unknown(self, name: str) -> None:
-        if self.strict:
+    def _report_unknown(self, name: str) -> None:
+        if self._strict:
             raise UnknownOperationError(
-                f"{name}: no rule says what this operation costs; give its layer one in autospike.counting.layers.RULES, or count "
-                "with strict=False, which lists it"
+                f"{name}: this operator has no rule, so its cost is unknown; give its layer a rule in "
+                "autospike.counting.layer_rules.LAYER_RULES, or count with strict=False, which lists it"
             )
         self.unknown[name] += 1

@@ -1,4 +1,4 @@
-"""How many outputs of a convolution each input position reaches. What falls into the padding reaches nothing."""
+"""Fan-out of a convolution: the number of outputs that each input position reaches. Zero padding reaches none."""
 
 from __future__ import annotations
 
@@ -21,10 +21,19 @@ def fan_out(
     transposed: bool = False,
     output_padding: Sequence[int] = (0, 0, 0),
 ) -> Tensor:
-    """Of one input channel, in one output channel; of a convolution in one, two or three dimensions.
+    """Compute the fan-out of one input channel into one output channel, for a convolution in one, two or three dimensions.
+
+    Args:
+        size: Input size along each spatial dimension.
+        kernel: Kernel size along each dimension.
+        stride: As of `torch.nn.Conv2d`, along each dimension.
+        padding: As of `torch.nn.Conv2d`.
+        dilation: As of `torch.nn.Conv2d`.
+        transposed: Whether it is a transposed convolution.
+        output_padding: As of `torch.nn.ConvTranspose2d`.
 
     Returns:
-        `[positions]` float64, in the order in which the input lies in memory.
+        `[positions]` float64, positions in row-major order.
     """
     dims = len(size)
     settings = (tuple(stride), tuple(padding), tuple(dilation), transposed, tuple(output_padding)[:dims])
@@ -35,8 +44,10 @@ def fan_out(
 def _fan_out(
     size: Sizes, kernel: Sizes, stride: Sizes, padding: Sizes, dilation: Sizes, transposed: bool, output_padding: Sizes
 ) -> Tensor:
-    """The gradient of the sum of all outputs, where inputs and weights are ones. It is taken without autograd, which is off where
-    operations are looked at."""
+    """The gradient of the sum of all outputs, where inputs and weights are ones.
+
+    It calls the backward operator directly, because autograd is off inside a dispatch mode.
+    """
     ones, weight = torch.ones(1, 1, *size, dtype=torch.float64), torch.ones(1, 1, *kernel, dtype=torch.float64)
     settings = (stride, padding, dilation, transposed, output_padding, 1)
     outputs = torch.convolution(ones, weight, None, *settings)

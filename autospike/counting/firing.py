@@ -1,4 +1,4 @@
-"""How often each layer of neurons fires."""
+"""Firing rates: how often each layer of neurons fires."""
 
 from __future__ import annotations
 
@@ -17,13 +17,23 @@ from autospike.nn.neuron import LIF
 
 @dataclass(kw_only=True)
 class FiringRates:
-    """Mean output of every neuron layer: a number between 0 and 1 by name."""
+    """Accumulates the mean output of every LIF layer over forward passes.
+
+    Attributes:
+        spikes: Number of spikes so far, by the name of the layer.
+        neurons: Number of outputs so far (T x B x neurons), by the name of the layer.
+    """
 
     spikes: dict[str, float] = field(default_factory=dict)
     neurons: dict[str, int] = field(default_factory=dict)
 
     @contextmanager
     def watch(self, model: nn.Module) -> Iterator[None]:
+        """Accumulate the outputs of all LIF layers of `model` inside the block.
+
+        Yields:
+            Nothing.
+        """
         with ExitStack() as hooks:
             for name, module in model.named_modules():
                 if isinstance(module, LIF):
@@ -31,10 +41,12 @@ class FiringRates:
             yield
 
     def rates(self) -> dict[str, float]:
+        """Return spikes per neuron and time step, between 0 and 1, by the name of the layer."""
         return {name: spikes / self.neurons[name] for name, spikes in self.spikes.items()}
 
     def _add(self, name: str, _module: nn.Module, _args: Any, spikes: Tensor) -> None:
-        with _disable_current_modes():  # what is looked at here is no operation of the model
+        """Forward hook of a LIF layer."""
+        with _disable_current_modes():  # this sum is no operation of the model
             total = float(spikes.sum(dtype=torch.float64))
         self.spikes[name] = self.spikes.get(name, 0.0) + total
         self.neurons[name] = self.neurons.get(name, 0) + spikes.numel()

@@ -108,7 +108,9 @@ class TrieEvaluator:
                 return entering[0], NOTHING
             module = grown.modules.of(node)
             measuring(module)
-            stream: Tensor = module.update_statistics(*entering) if isinstance(module, Residual) and not node.goes_on else module(*entering)
+            stream: Tensor = (
+                module.update_statistics(*entering) if isinstance(module, Residual) and not node.goes_on else module(*entering)
+            )
             return stream, MmapTensor.of(statistics(module))
 
         with gc_disabled():

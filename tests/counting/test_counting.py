@@ -23,7 +23,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from autospike.counting.counter import Counter
 from autospike.counting.coverage import UnknownOperationError
 from autospike.counting.firing import FiringRates
-from autospike.counting.layers import conv_fan_out
+from autospike.counting.layer_rules import conv_fan_out
 from autospike.counting.model import count_operations
 from autospike.energy.counts import LayerCount, from_rows, to_rows
 from autospike.energy.operations import Operations

@@ -22,9 +22,9 @@ from torch.utils.flop_counter import FlopCounterMode
 from autospike.counting.counter import Counter
 from autospike.counting.coverage import UnknownOperationError
 from autospike.counting.fan_out import fan_out
-from autospike.counting.layers import RULES
+from autospike.counting.layer_rules import LAYER_RULES
 from autospike.counting.model import count_operations
-from autospike.counting.operations import operation
+from autospike.counting.operator_rules import operator_name
 from autospike.energy.conventions import CONVENTIONS
 from autospike.energy.counts import LayerCount
 from autospike.energy.operations import Operations
@@ -443,7 +443,7 @@ def test_a_subclass_of_our_attention_is_counted_by_what_it_does() -> None:
 
 
 def test_every_rule_has_a_test_against_torch_s_operations() -> None:
-    assert {*SYNAPSES, AttentionProduct} == RULES.keys()
+    assert {*SYNAPSES, AttentionProduct} == LAYER_RULES.keys()
 
 
 # What no rule covers
@@ -472,7 +472,7 @@ def test_an_operation_without_a_rule_is_named(name: str) -> None:
     model = Plain(lambda m, x: m.stage.odd(x), stage=nn.Module())
     model.stage.odd = Plain(lambda _m, x: function(x))
     x = spikes(STEPS, BATCH, 6, 4)
-    with pytest.raises(UnknownOperationError, match=rf"^stage\.odd: {called}: no rule says what this operation costs"):
+    with pytest.raises(UnknownOperationError, match=rf"^stage\.odd: {called}: this operator has no rule"):
         looked(model, x)
     assert looked(model, x, strict=False).unknown == {f"stage.odd: {called}": 1}
 
@@ -540,7 +540,7 @@ def test_the_same_operation_is_known_inside_neurons() -> None:
     ],
 )
 def test_an_operation_has_one_name_in_place_and_overloaded(torch_function: Any, name: str) -> None:
-    assert operation(torch_function) == name
+    assert operator_name(torch_function) == name
 
 
 SMALL = Architecture(time_steps=STEPS, stages=(Stage(embed_dim=16, blocks=(Block(num_heads=2, mlp_ratio=1),)),))

@@ -1,8 +1,8 @@
-"""Rules of torch's own operations: what a model does outside the layers that have rules of their own.
+"""Counting rules of torch operators, for what a model runs outside layers with rules of their own.
 
-An operation is counted (`COUNTED`), free by every convention (`FREE`, with the reason), or unknown. Values are told from weights by
-their storage. The first dimension of what enters is taken to be time x batch; where it is not a multiple of that, the operation
-is taken to happen once, after time was averaged.
+An operator is counted (`OPERATOR_RULES`), free under every convention (`FREE_OPERATORS`, with the reason), or unknown. Values are
+told from weights by their storage. The first dimension of an input is taken to be time x batch; where its size is not a multiple of
+that, the operator is taken to run once, after an average over time.
 """
 
 from __future__ import annotations
@@ -16,39 +16,49 @@ import torch
 from torch import Tensor
 from torch.utils._pytree import tree_leaves
 
-from autospike.counting.accumulator import Operand, OperationAccumulator
+from autospike.counting.accumulator import OperandAccumulator, OperationAccumulator
 from autospike.counting.fan_out import fan_out
-from autospike.counting.input_values import InputReader
+from autospike.counting.input_values import InputStatisticsCache
 from autospike.energy.totals import REAL
 
 
 @dataclass(kw_only=True)
-class Batch:
-    """What runs: how many images at how many steps, and where the model keeps its weights."""
+class BatchContext:
+    """What the rules need to know about the running batch.
+
+    Attributes:
+        images: Number of images, B.
+        time_steps: T.
+        weights: Storage pointers of the parameters and buffers of the model.
+        inputs: Statistics of inputs.
+    """
 
     images: int
     time_steps: int
     weights: frozenset[int] = frozenset()
-    read: InputReader = field(default_factory=InputReader)
+    inputs: InputStatisticsCache = field(default_factory=InputStatisticsCache)
 
     def is_weight(self, x: object) -> bool:
-        """A number, a parameter or buffer or a view of one, or what is smaller than the batch and so does not depend on it."""
+        """Return whether `x` does not depend on the batch.
+
+        This holds for a number, for a parameter, a buffer or a view of one, and for a tensor of fewer values than images.
+        """
         if not isinstance(x, Tensor) or x.numel() == 1 or x.numel() < self.images:
             return True
         return x.untyped_storage().data_ptr() in self.weights
 
     def steps_of(self, x: Tensor) -> int:
-        """T of a tensor `[T * B * ..., ...]` or `[T, B, ...]`; 1 where its first dimensions are not that."""
+        """Return T for a tensor `[T * B * ..., ...]` or `[T, B, ...]`, and 1 for a tensor of another shape."""
         timed = len(x) % (self.time_steps * self.images) == 0 or x.shape[:2] == (self.time_steps, self.images)
         return self.time_steps if timed else 1
 
 
-# A tally; None where nothing is to be counted after all.
+# Called with the batch, the name of the layer and the arguments of the operator. Returns None where there is nothing to count.
 OperationRule = Callable[..., OperationAccumulator | None]
 
 
-def _matmul(batch: Batch, layer: str, a: Tensor, b: Tensor, **_options: Any) -> OperationAccumulator | None:
-    """`[n, k]` or `[groups, n, k]` times `[k, m]` or `[groups, k, m]`."""
+def _matmul(batch: BatchContext, layer: str, a: Tensor, b: Tensor, **_options: Any) -> OperationAccumulator | None:
+    """Rule of a matrix product: `a` `[n, k]` or `[groups, n, k]`, `b` `[k, m]` or `[groups, k, m]`."""
     groups, (n, k), m = (len(a) if a.dim() == 3 else 1), a.shape[-2:], b.shape[-1]
     weights = (batch.is_weight(a), batch.is_weight(b) or _is_computed_weight(batch, a))
     if all(weights):
@@ -56,29 +66,36 @@ def _matmul(batch: Batch, layer: str, a: Tensor, b: Tensor, **_options: Any) -> 
     steps = batch.steps_of(b if weights[0] else a)
     shared = steps * batch.images
     operands = [
-        Operand.of(batch.read.total(x.reshape(steps, -1)), elements=x.numel() // shared, fan_out=reached)
+        OperandAccumulator.of(batch.inputs.total(x.reshape(steps, -1)), elements=x.numel() // shared, fan_out=reached)
         for x, reached, weight in ((a, m, weights[0]), (b, n, weights[1]))
         if not weight
     ]
     return OperationAccumulator(layer=layer, macs=groups * n * k * m // shared, time_steps=steps, operands=operands)
 
 
-def _is_computed_weight(batch: Batch, a: Tensor) -> bool:
-    """Whether what `a` is multiplied by was made of weights in the forward (by a cast, a mask): where `a` is `[T * B * n, k]`."""
+def _is_computed_weight(batch: BatchContext, a: Tensor) -> bool:
+    """Whether the other factor was computed from weights during the forward pass (by a cast or a mask).
+
+    This is assumed where `a` is a single matrix `[T * B * n, k]`.
+    """
     lead = batch.time_steps * batch.images
     return a.dim() == 2 and lead > 1 and len(a) % lead == 0
 
 
-def _matvec(batch: Batch, layer: str, a: Tensor, b: Tensor, **_options: Any) -> OperationAccumulator | None:
+def _matvec(batch: BatchContext, layer: str, a: Tensor, b: Tensor, **_options: Any) -> OperationAccumulator | None:
+    """Rule of a matrix-vector product."""
     return _matmul(batch, layer, a, b.unsqueeze(-1))
 
 
-def _added_matmul(batch: Batch, layer: str, _added: Tensor, a: Tensor, b: Tensor, **_options: Any) -> OperationAccumulator | None:
+def _added_matmul(
+    batch: BatchContext, layer: str, _added: Tensor, a: Tensor, b: Tensor, **_options: Any
+) -> OperationAccumulator | None:
+    """Rule of a matrix product to which another tensor is added."""
     return _matmul(batch, layer, a, b)
 
 
 def _convolution(
-    batch: Batch,
+    batch: BatchContext,
     layer: str,
     x: Tensor,
     weight: Tensor,
@@ -91,67 +108,71 @@ def _convolution(
     groups: int,
     **_options: Any,
 ) -> OperationAccumulator | None:
-    """`[T * B, C, *size]`."""
+    """Rule of a convolution or transposed convolution with `x` `[T * B, C, *size]`."""
     if batch.is_weight(x):
         return None
     size, steps = x.shape[2:], batch.steps_of(x)
     settings: dict[str, Any] = {"stride": stride, "padding": padding, "dilation": dilation}
     reached = fan_out(size, weight.shape[2:], transposed=transposed, output_padding=output_padding, **settings)
     outputs = weight.shape[1] if transposed else len(weight) // groups
-    values = batch.read.by_position(x.movedim(1, -1).reshape(steps, len(x) // steps, -1, x.shape[1]))
-    operand = Operand.of(values, elements=x.numel() // (steps * batch.images), fan_out=reached.to(x.device) * outputs)
+    statistics = batch.inputs.per_position(x.movedim(1, -1).reshape(steps, len(x) // steps, -1, x.shape[1]))
+    operand = OperandAccumulator.of(
+        statistics, elements=x.numel() // (steps * batch.images), fan_out=reached.to(x.device) * outputs
+    )
     positions = math.prod(size) if transposed else _outputs(size, weight.shape[2:], stride, padding, dilation)
     macs = positions * weight.numel() * len(x) // (steps * batch.images)
     return OperationAccumulator(layer=layer, macs=macs, time_steps=steps, operands=[operand])
 
 
 def _outputs(size: Sequence[int], kernel: Sequence[int], *settings: Sequence[int]) -> int:
-    """Positions of a convolution's output."""
+    """Number of output positions of a convolution."""
     dims = zip(size, kernel, *settings, strict=True)
     return math.prod((length + 2 * pad - gap * (taps - 1) - 1) // step + 1 for length, taps, step, pad, gap in dims)
 
 
-def _product(batch: Batch, layer: str, a: Any, b: Any, **_options: Any) -> OperationAccumulator | None:
-    """Element by element, of what was computed: a gate, of which the larger operand's values meet the other."""
+def _elementwise_product(batch: BatchContext, layer: str, a: Any, b: Any, **_options: Any) -> OperationAccumulator | None:
+    """Rule of an element-wise product of two computed tensors, a gate: each value of the larger one meets the other."""
     if batch.is_weight(a) or batch.is_weight(b):
         return None
     largest, products = max(a.numel(), b.numel()), math.prod(torch.broadcast_shapes(a.shape, b.shape))
-    met = [x for x in (a, b) if x.numel() == largest]
-    steps = batch.steps_of(met[0])
+    drivers = [x for x in (a, b) if x.numel() == largest]
+    steps = batch.steps_of(drivers[0])
     shared = steps * batch.images
     operands = [
-        Operand.of(batch.read.total(x.reshape(steps, -1)), elements=largest // shared, fan_out=products // largest) for x in met
+        OperandAccumulator.of(batch.inputs.total(x.reshape(steps, -1)), elements=largest // shared, fan_out=products // largest)
+        for x in drivers
     ]
     return OperationAccumulator(layer=layer, macs=products // shared, time_steps=steps, operands=operands)
 
 
-def _sum(batch: Batch, layer: str, x: Tensor, *_dims: Any, **_options: Any) -> OperationAccumulator | None:
-    """Of spikes: each is added once. A sum of real values is taken for a mean."""
+def _sum(batch: BatchContext, layer: str, x: Tensor, *_dims: Any, **_options: Any) -> OperationAccumulator | None:
+    """Rule of a sum of spikes: each is added once. A sum of real values counts as a mean, which is free."""
     if batch.is_weight(x):
         return None
     steps = batch.steps_of(x)
-    values = batch.read.total(x.reshape(steps, -1))
-    if int(values.kinds.max()) == REAL:
+    statistics = batch.inputs.total(x.reshape(steps, -1))
+    if int(statistics.kinds.max()) == REAL:
         return None
     elements = x.numel() // (steps * batch.images)
     return OperationAccumulator(
-        layer=layer, macs=elements, time_steps=steps, operands=[Operand.of(values, elements=elements, fan_out=1)]
+        layer=layer, macs=elements, time_steps=steps, operands=[OperandAccumulator.of(statistics, elements=elements, fan_out=1)]
     )
 
 
-# What a rule does not count, for one of its operands is a weight, may be free for a reason below.
-COUNTED: dict[str, OperationRule] = {
+# Where a rule returns None, because an operand is a weight, the operator may be free for a reason below.
+OPERATOR_RULES: dict[str, OperationRule] = {
     "mm": _matmul,
     "bmm": _matmul,
     "mv": _matvec,
     "addmm": _added_matmul,
     "baddbmm": _added_matmul,
     "convolution": _convolution,
-    "mul": _product,
+    "mul": _elementwise_product,
     "sum": _sum,
 }
 
-FREE = {
+# Operators that no convention counts, by the reason.
+FREE_OPERATORS = {
     "normalisation, which folds into weights": "native_batch_norm _native_batch_norm_legit_no_training cudnn_batch_norm "
     "miopen_batch_norm",
     "comparisons of max-pooling": "max_pool1d max_pool2d max_pool3d max_pool2d_with_indices max_pool3d_with_indices amax",
@@ -165,37 +186,45 @@ FREE = {
     "new_empty new_full arange scalar_tensor lift_fresh lift_fresh_copy _local_scalar_dense resolve_conj resolve_neg",
 }
 
-REASONS = {name: reason for reason, names in FREE.items() for name in names.split()}
+FREE_REASONS = {name: reason for reason, names in FREE_OPERATORS.items() for name in names.split()}
 
 
-def free_reason(name: str, batch: Batch, args: Sequence[Any]) -> str | None:
-    """Why an operation is free; None where it is not. To divide by what was computed is no scaling."""
+def free_reason(name: str, batch: BatchContext, args: Sequence[Any]) -> str | None:
+    """Return why an operator is free, or None if it is not.
+
+    Division is free only by a number or a weight.
+
+    Args:
+        name: The operator, as `operator_name` returns it.
+        batch: The running batch.
+        args: The positional arguments of the operator.
+    """
     tensors = [x for x in tree_leaves(args) if isinstance(x, Tensor)]
     if tensors and all(map(batch.is_weight, tensors)):
-        return REASONS.get(name, "what depends on weights alone")
+        return FREE_REASONS.get(name, "what depends on weights alone")
     if name == "div" and not batch.is_weight(args[1]):
         return None
-    return REASONS.get(name)
+    return FREE_REASONS.get(name)
 
 
-def operation(function: Any) -> str:
-    """`add` for `aten::add_.Tensor`; with its namespace where it is not torch's own."""
-    space, _, name = function._schema.name.partition("::")
+def operator_name(function: Any) -> str:
+    """Return the name of an operator: `add` for `aten::add_.Tensor`; `namespace::name` for one that is not of ATen."""
+    namespace, _, name = function._schema.name.partition("::")
     name = name.removesuffix("_") if not name.startswith("__") else name
-    return name if space == "aten" else f"{space}::{name}"
+    return name if namespace == "aten" else f"{namespace}::{name}"
 
 
 def is_composite(function: Any) -> bool:
-    """Whether an operation is nothing but others."""
+    """Return whether torch implements an operator by calling other operators (CompositeImplicitAutograd)."""
     return torch._C._dispatch_has_kernel_for_dispatch_key(function.name(), "CompositeImplicitAutograd")
 
 
-def storages(tensors: Iterator[Tensor]) -> frozenset[int]:
-    """Where tensors lie, by which a view of one is recognised."""
+def storage_pointers(tensors: Iterator[Tensor]) -> frozenset[int]:
+    """Return the storage addresses of tensors, by which views of them are recognised."""
     return frozenset(x.untyped_storage().data_ptr() for x in tensors if not x.is_meta and x.numel())
 
 
-def same_at_every_step(x: Tensor, time_steps: int) -> bool:
-    """Whether `[T * B, ...]` holds a still image, repeated."""
+def is_constant_over_time(x: Tensor, time_steps: int) -> bool:
+    """Return whether `x` `[T * B, ...]` is the same at each of several time steps."""
     steps = x.reshape(time_steps, -1)
     return time_steps > 1 and bool(torch.all(steps == steps[:1]))
