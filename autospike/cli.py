@@ -216,11 +216,11 @@ def energy(
     out: Annotated[Path | None, typer.Option(help="Folder to write to. Default: MODEL/energy, or energy/NAME.")] = None,
 ) -> None:
     """Count what a model does, and where its energy goes: by layer, under every convention, at every T."""
-    from autospike.commands.energy import Request, energy
+    from autospike.commands.energy import EnergyRequest, energy
     from autospike.energy.conventions import convention_of
 
     energy(
-        Request(
+        EnergyRequest(
             model=model,
             data=data,
             split=split.value,
@@ -272,9 +272,10 @@ def import_checkpoint(
     image_size: Annotated[int | None, typer.Option(min=1, help="Height and width it is for. Default: as published.")] = None,
 ) -> None:
     """Make an exported model of a checkpoint of Spikformer, Spike-driven Transformer, Meta-SpikeFormer or QKFormer."""
-    from autospike.commands.import_checkpoint import Untold, import_checkpoint
+    from autospike.commands.import_checkpoint import ImportOptions, import_checkpoint
 
-    import_checkpoint(checkpoint, out, Untold(num_heads=num_heads, stride=stride, time_steps=time_steps, image_size=image_size))
+    options = ImportOptions(num_heads=num_heads, stride=stride, time_steps=time_steps, image_size=image_size)
+    import_checkpoint(checkpoint, out, options)
 
 
 @app.command()

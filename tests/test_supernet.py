@@ -22,7 +22,7 @@ import autospike  # noqa: F401  (registers the models with timm)
 from autospike.counting.counter import Counter
 from autospike.energy.counts import LayerCount
 from autospike.evaluation.calibration import calibrate
-from autospike.export import Pixels, write_model
+from autospike.export import InputSpec, write_model
 from autospike.models import build_model
 from autospike.models.contract import SpikingModel
 from autospike.space.architecture import Architecture
@@ -329,7 +329,7 @@ def test_several_subnets_share_a_batch() -> None:
 def test_an_export_opened_by_timm_has_the_same_bits(family: str, tmp_path: Path) -> None:
     for i, architecture in enumerate(samples(family, 3)):
         folder, model = tmp_path / str(i), calibrated(lively(family).extract(architecture))
-        write_model(folder, model, architecture, classes=("a", "b", "c", "d"), pixels=Pixels.ours(1, 8))
+        write_model(folder, model, architecture, classes=("a", "b", "c", "d"), input_spec=InputSpec.of_training(1, 8))
         for said in ({}, {"pretrained": True}):
             opened = timm.create_model(f"local-dir:{folder}", **said).eval()
             with torch.no_grad():

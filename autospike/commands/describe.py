@@ -1,4 +1,4 @@
-"""`autospike describe`: what an architecture or a search space amounts to, before anything is trained."""
+"""`autospike describe`: size and cost of an architecture or a search space, before anything is trained."""
 
 from __future__ import annotations
 
@@ -20,7 +20,13 @@ from autospike.space.search_space import SearchSpace
 
 @dataclass(frozen=True, kw_only=True)
 class InputShape:
-    """What a model would see and answer."""
+    """Input and output size of a model.
+
+    Attributes:
+        image_size: Height and width in pixels.
+        channels: Number of channels.
+        classes: Number of classes.
+    """
 
     image_size: int
     channels: int
@@ -28,20 +34,31 @@ class InputShape:
 
     @classmethod
     def of(cls, path: Path, image_size: int | None, channels: int | None, classes: int | None) -> InputShape:
-        """What was said; otherwise as published, or as CIFAR-10 has it."""
-        usual = PUBLISHED.get(str(path))
+        """Fill in what is not given: as published for a published network, otherwise as in CIFAR-10.
+
+        Args:
+            path: The argument of the command, which may be the name of a published network.
+            image_size: Height and width in pixels, if given.
+            channels: Number of channels, if given.
+            classes: Number of classes, if given.
+        """
+        published = PUBLISHED.get(str(path))
         return cls(
-            image_size=image_size or (usual.image_size if usual else 32),
-            channels=channels or (usual.in_chans if usual else 3),
-            classes=classes or (usual.num_classes if usual else 10),
+            image_size=image_size or (published.image_size if published else 32),
+            channels=channels or (published.in_chans if published else 3),
+            classes=classes or (published.num_classes if published else 10),
         )
 
 
 def describe(path: Path, shape: InputShape) -> None:
-    """Size of a space, and its smallest and largest subnet; or one architecture, which may be a published one by its name.
+    """Print the size of a search space and the cost of its smallest and largest subnet, or the cost of one architecture.
+
+    Args:
+        path: A search space or an architecture (YAML or JSON), or the name of a published network.
+        shape: Input and output size.
 
     Raises:
-        UserError: the file is neither a search space nor an architecture.
+        UserError: The file is neither a search space nor an architecture.
     """
     published = PUBLISHED.get(str(path))
     if published is not None and not path.exists():
@@ -49,21 +66,22 @@ def describe(path: Path, shape: InputShape) -> None:
         return
     if not path.exists():
         raise UserError(f"{path}: no such file, and no published network of this name; those are {', '.join(PUBLISHED)}")
-    written = read_yaml(path)
-    if not isinstance(written, dict) or "stages" not in written:
+    content = read_yaml(path)
+    if not isinstance(content, dict) or "stages" not in content:
         raise UserError(f"{path}: neither a search space nor an architecture (no `stages`); see search_spaces/ for examples")
-    first = written["stages"][0] if isinstance(written["stages"], list) and written["stages"] else {}
+    first = content["stages"][0] if isinstance(content["stages"], list) and content["stages"] else {}
     if isinstance(first, dict) and "blocks" in first and "depth" not in first:
-        architecture = Architecture.from_dict(written, source=str(path))
+        architecture = Architecture.from_dict(content, source=str(path))
         _show(f"{path}: one architecture", [("it", architecture)], shape)
         return
-    space = SearchSpace.from_dict(written, source=str(path))
+    space = SearchSpace.from_dict(content, source=str(path))
     size = space.size()
     count = f"{size:.4g} architectures" if size != float("inf") else "infinitely many architectures (a gene is continuous)"
     _show(f"{path}: {count}", [("smallest", space.smallest()), ("largest", space.largest())], shape)
 
 
 def _show(title: str, named: list[tuple[str, Architecture]], shape: InputShape) -> None:
+    """Print one row for each architecture."""
     rows = []
     for name, architecture in named:
         params, macs = cost(architecture, shape)
@@ -79,12 +97,21 @@ def _show(title: str, named: list[tuple[str, Architecture]], shape: InputShape) 
             ]
         )
     columns = ["", "T", "depth", "width", "parameters", "dense MACs per step (M)"]
-    shown = f"for {shape.channels} x {shape.image_size} x {shape.image_size} images, {shape.classes} classes"
-    table(title, columns, rows, shown)
+    caption = f"for {shape.channels} x {shape.image_size} x {shape.image_size} images, {shape.classes} classes"
+    table(title, columns, rows, caption)
 
 
 def cost(architecture: Architecture, shape: InputShape) -> tuple[int, int]:
-    """Parameters, and dense MACs of one time step, of one image."""
+    """Compute the size and the cost of an architecture.
+
+    Args:
+        architecture: The architecture.
+        shape: Input and output size.
+
+    Returns:
+        Number of parameters, and dense MACs of one image and time step under the default energy convention.
+    """
     model = build_model(architecture, num_classes=shape.classes, in_chans=shape.channels)
-    found = count_operations(model, torch.zeros(1, shape.channels, shape.image_size, shape.image_size), strict=True)
-    return sum(p.numel() for p in model.parameters()), sum(count.macs for count in found.counts if DEFAULT.takes(count))
+    image = torch.zeros(1, shape.channels, shape.image_size, shape.image_size)
+    counts = count_operations(model, image, strict=True).counts
+    return sum(p.numel() for p in model.parameters()), sum(count.macs for count in counts if DEFAULT.takes(count))

@@ -1,34 +1,55 @@
-"""`autospike energy`: where a model's energy goes, by layer, under every convention, and at every T."""
+"""`autospike energy`: the energy of a model by layer, under every convention, and at every T."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
+import pandas as pd
 import torch
 
 from autospike import files
-from autospike.commands.energy_report import Report
 from autospike.config import load_experiment
-from autospike.console import note, short, working
+from autospike.console import note, short, table, working
 from autospike.data.batches import FixedBatches, Renormalised
 from autospike.data.images import Images, SplitName
 from autospike.data.source import open_images
-from autospike.energy.conventions import DEFAULT, Convention
+from autospike.energy.conventions import DEFAULT, FP32, SRAM, Convention
+from autospike.energy.counts import to_rows
+from autospike.energy.quantised import BreakEven, break_even
 from autospike.errors import UserError
 from autospike.evaluation.calibration import UncalibratedError, calibrate, require_calibrated
-from autospike.evaluation.single import evaluate
-from autospike.export import Exported, Pixels, read_model
+from autospike.evaluation.single import StepwiseMeasurement, evaluate
+from autospike.export import ExportedModel, InputSpec, read_model
 from autospike.models.registry import build_model
 from autospike.randomness import keyed
+from autospike.report import figures
+from autospike.report.energy import bars, by_convention, by_layer, by_time_steps
 from autospike.space.published import PUBLISHED
 
+# Images on which an untrained network is calibrated. Its accuracy has no meaning, so a small batch is enough.
 CALIBRATION_IMAGES = 64
+
+# Parts of a layer's path that are left out of the printed table to save space.
+OMITTED_WORDS = {"stages", "mixer", "operator", "product", "linear", "conv"}
 
 
 @dataclass(frozen=True, kw_only=True)
-class Request:
-    """What to measure, and on what. None is as usual: the run that an export came from, its convention, the model's T."""
+class EnergyRequest:
+    """The options of the command.
+
+    Attributes:
+        model: An exported or imported folder, a run, or the name of a published network.
+        data: A source of images; None for the run that made the export.
+        split: The split to measure on.
+        images: Number of images, drawn at random.
+        batch_size: Images in a forward pass.
+        time_steps: T; None for the T of the model.
+        convention: The energy convention; None for that of the run.
+        curve: Whether to write accuracy and energy at every T.
+        out: The folder to write to; None for MODEL/energy, or energy/NAME for a published network.
+    """
 
     model: Path
     data: str | None
@@ -41,53 +62,41 @@ class Request:
     out: Path | None
 
 
-def energy(request: Request) -> None:
+def energy(request: EnergyRequest) -> None:
     """Print and write the energy of a model.
 
+    Args:
+        request: The options.
+
     Raises:
-        UserError: there is no such model or data, they do not fit, or the folder to write to is a file.
+        UserError: There is no such model or data, they do not fit, or the folder to write to is a file.
     """
-    folder, trained = _found(request.model)
+    folder, trained = _find_model(request.model)
     out = request.out or (folder / "energy" if trained else Path("energy") / request.model)
     _check_writable(out)
-    exported = _calibrated_already(folder) if trained else _untrained(str(request.model))
-    source = request.data or _data_of(folder)
-    images = open_images(source, image_size=exported.pixels.image_size)
+    exported = _read_calibrated(folder) if trained else _untrained(str(request.model))
+    source = request.data or _data_of_export(folder)
+    images = open_images(source, image_size=exported.input_spec.image_size)
     knows_classes = trained and _same_classes(exported, images)
-    _check(exported, images, request, knows_classes=knows_classes)
+    _check_data(exported, images, request, knows_classes=knows_classes)
     with working(f"run {request.images} images through {request.model}"):
         if not trained:
             _calibrate(exported, images)
         batches = _batches(exported, images, request.split, request.images)
-        found = evaluate(exported.model, batches, batch_size=request.batch_size, time_steps=request.time_steps)
-    convention = request.convention or _searched_under(source)
-    report = Report.of(found, convention, model=str(request.model), split=request.split, curve=request.curve)
+        measured = evaluate(exported.model, batches, batch_size=request.batch_size, time_steps=request.time_steps)
+    convention = request.convention or _convention_of_run(source)
+    report = EnergyReport.of(measured, convention, model=str(request.model), split=request.split, curve=request.curve)
     report.show()
     report.write(out, data=source, knows_classes=knows_classes)
     if not trained:
         note(
-            f"untrained: weights are random, normalisation is calibrated on {CALIBRATION_IMAGES} images; only dense MACs mean "
-            f"anything, {short(report.dense_macs)} a step"
+            f"untrained: weights are random, normalisation is calibrated on {CALIBRATION_IMAGES} images; only the dense MACs are "
+            f"meaningful, {short(report.dense_macs)} per time step"
         )
 
 
-def _check_writable(out: Path) -> None:
-    """Raises:
-    UserError: a file stands where the folder should be.
-    """
-    there = next(path for path in (out, *out.absolute().parents) if path.exists())
-    if not there.is_dir():
-        raise UserError(f"{out}: {there} is a file; give a folder to write to: --out FOLDER")
-
-
-def _searched_under(source: str) -> Convention:
-    """The convention of the run that the images are of, if they are."""
-    path = Path(source) / "experiment.yaml"
-    return load_experiment(path).search.energy_convention if path.exists() else DEFAULT
-
-
-def _found(model: Path) -> tuple[Path, bool]:
-    """The folder of a model, and whether there is one: a run stands for its export, a published name for random weights."""
+def _find_model(model: Path) -> tuple[Path, bool]:
+    """The folder of a model and True, or False for a published name. A run stands for its export."""
     folder = next((path for path in (model / "export", model) if (path / "architecture.json").exists()), model)
     if folder.is_dir() or str(model) not in PUBLISHED:
         if not folder.is_dir():
@@ -96,41 +105,54 @@ def _found(model: Path) -> tuple[Path, bool]:
     return folder, False
 
 
-def _calibrated_already(folder: Path) -> Exported:
+def _check_writable(out: Path) -> None:
+    """Raise a `UserError` if the folder, or one of its parents, is a file."""
+    existing = next(path for path in (out, *out.absolute().parents) if path.exists())
+    if not existing.is_dir():
+        raise UserError(f"{out}: {existing} is a file; give a folder to write to: --out FOLDER")
+
+
+def _read_calibrated(folder: Path) -> ExportedModel:
+    """Read a model whose BatchNorm statistics were calibrated."""
     exported = read_model(folder)
     try:
         require_calibrated(exported.model)
     except UncalibratedError as error:
-        raise UserError(f"{folder}: a model whose normalisation has seen no image cannot be measured ({error})") from None
+        raise UserError(f"{folder}: cannot measure a model whose normalisation was not calibrated ({error})") from None
     return exported
 
 
-def _data_of(folder: Path) -> str:
-    """The run that an export came from: the folder that it lies in, or the one that its report names."""
-    report = files.read_json(folder / "report.json") if (folder / "report.json").exists() else None
-    provenance = report.get("provenance") if isinstance(report, dict) else None
-    named = provenance.get("run") if isinstance(provenance, dict) else None
-    runs = [folder.parent, *([Path(named)] if isinstance(named, str) else [])]
-    found = next((run for run in runs if (run / "experiment.yaml").exists()), None)
-    if found is None:
-        raise UserError(f"{folder}: the run that made it is not known; say what to run it on: --data FOLDER, EXPERIMENT or digits")
-    return str(found)
-
-
-def _untrained(name: str) -> Exported:
+def _untrained(name: str) -> ExportedModel:
+    """A published network with random weights, the same in every call."""
     published = PUBLISHED[name]
     with torch.random.fork_rng():
         torch.manual_seed(0)
         model = build_model(published.architecture, num_classes=published.num_classes, in_chans=published.in_chans)
-    pixels = Pixels.ours(published.in_chans, published.image_size, events=published.in_chans == 2)
-    return Exported(model=model, pixels=pixels, classes=tuple(str(i) for i in range(published.num_classes)))
+    spec = InputSpec.of_training(published.in_chans, published.image_size, events=published.in_chans == 2)
+    return ExportedModel(model=model, input_spec=spec, classes=tuple(str(i) for i in range(published.num_classes)))
 
 
-def _check(exported: Exported, images: Images, request: Request, *, knows_classes: bool) -> None:
-    """Raises:
-    UserError: the model does not take such images, or not so many steps of them, or knows other classes.
-    """
-    channels = exported.pixels.channels
+def _data_of_export(folder: Path) -> str:
+    """The run that made an export: its parent folder, or the run that its report names."""
+    report = files.read_json(folder / "report.json") if (folder / "report.json").exists() else None
+    provenance = report.get("provenance") if isinstance(report, dict) else None
+    named = provenance.get("run") if isinstance(provenance, dict) else None
+    runs = [folder.parent, *([Path(named)] if isinstance(named, str) else [])]
+    run = next((run for run in runs if (run / "experiment.yaml").exists()), None)
+    if run is None:
+        raise UserError(f"{folder}: the run that made it is unknown; give the data: --data FOLDER, EXPERIMENT or digits")
+    return str(run)
+
+
+def _same_classes(exported: ExportedModel, images: Images) -> bool:
+    """Whether model and data have the same classes: by name, or by number for an imported model, whose classes have no names."""
+    numbered = exported.classes == tuple(str(i) for i in range(len(images.classes)))
+    return numbered or exported.classes == images.classes
+
+
+def _check_data(exported: ExportedModel, images: Images, request: EnergyRequest, *, knows_classes: bool) -> None:
+    """Raise a `UserError` if channels, time steps or classes of model and data do not fit."""
+    channels = exported.input_spec.channels
     if (channels not in (1, 3)) if images.time_steps is None else (channels != images.channels):
         kind = "still images" if images.time_steps is None else f"event frames of {images.channels} channels"
         raise UserError(f"--data: {kind}, but {request.model} takes {channels} channels; give data that fit")
@@ -138,22 +160,157 @@ def _check(exported: Exported, images: Images, request: Request, *, knows_classe
     if request.curve and not knows_classes:
         raise UserError(
             f"--curve: {request.model} is untrained, or its {len(exported.classes)} classes are not the {len(images.classes)} of "
-            "the data, so there is no accuracy; leave --curve out, or give the data that it was trained for"
+            "the data, so there is no accuracy; omit --curve, or give the data that the model was trained for"
         )
 
 
-def _same_classes(exported: Exported, images: Images) -> bool:
-    """Names are compared where the model has any; an imported one numbers its classes."""
-    numbered = exported.classes == tuple(str(i) for i in range(len(images.classes)))
-    return numbered or exported.classes == images.classes
+def _batches(exported: ExportedModel, images: Images, split: SplitName, count: int) -> Renormalised:
+    drawn = images.splits[split].drawn(count, keyed(0, "energy"))
+    batches = FixedBatches(split=drawn, channels=exported.input_spec.channels, image_size=exported.input_spec.image_size)
+    return Renormalised(batches=batches, mean=exported.input_spec.mean, std=exported.input_spec.std)
 
 
-def _batches(exported: Exported, images: Images, split: SplitName, count: int) -> Renormalised:
-    chosen = images.splits[split].drawn(count, keyed(0, "energy"))
-    batches = FixedBatches(split=chosen, channels=exported.pixels.channels, image_size=exported.pixels.image_size)
-    return Renormalised(batches=batches, mean=exported.pixels.mean, std=exported.pixels.std)
-
-
-def _calibrate(exported: Exported, images: Images) -> None:
+def _calibrate(exported: ExportedModel, images: Images) -> None:
     batches = _batches(exported, images, "train", CALIBRATION_IMAGES)(CALIBRATION_IMAGES)
     calibrate(exported.model, (batch.images for batch in batches), time_steps=exported.model.architecture.time_steps)
+
+
+def _convention_of_run(source: str) -> Convention:
+    """The convention of the run that the data belong to, or the default if they belong to none."""
+    path = Path(source) / "experiment.yaml"
+    return load_experiment(path).search.energy_convention if path.exists() else DEFAULT
+
+
+@dataclass(frozen=True, kw_only=True)
+class EnergyReport:
+    """The tables of one measurement under one convention.
+
+    Attributes:
+        measured: The measurement, at every T.
+        convention: The chosen convention.
+        model: The model as the user named it.
+        split: The split that was measured.
+        layers: Energy by layer; see `report.energy.by_layer`.
+        totals: Totals under every convention; see `report.energy.by_convention`.
+        curve: Accuracy and energy at every T, if they were requested; see `report.energy.by_time_steps`.
+        break_even: Firing rates at which a quantised network needs the same energy; None if no layer reads spikes.
+    """
+
+    measured: StepwiseMeasurement
+    convention: Convention
+    model: str
+    split: str
+    layers: pd.DataFrame
+    totals: pd.DataFrame
+    curve: pd.DataFrame | None
+    break_even: BreakEven | None
+
+    @classmethod
+    def of(cls, measured: StepwiseMeasurement, convention: Convention, *, model: str, split: str, curve: bool) -> EnergyReport:
+        """Compute the tables; the arguments are the attributes of the same names, `curve` whether to compute one."""
+        counts = measured.operations.counts
+        by_steps = [measured.at(steps) for steps in range(1, len(measured.correct) + 1)]
+        return cls(
+            measured=measured,
+            convention=convention,
+            model=model,
+            split=split,
+            layers=by_layer(counts, convention),
+            totals=by_convention(counts, convention),
+            curve=by_time_steps(by_steps, convention) if curve else None,
+            break_even=break_even(counts, costs=FP32 if convention.costs == SRAM else convention.costs),
+        )
+
+    @property
+    def dense_macs(self) -> int:
+        """Dense multiply-accumulates of one time step, of the operations that the convention counts."""
+        return sum(count.macs for count in self.measured.operations.counts if self.convention.takes(count))
+
+    def show(self) -> None:
+        """Print the tables."""
+        operations = self.measured.operations
+        scale, unit = (1, "mJ") if self.totals["energy_mj"][0] >= 1 else (1000, "uJ")
+        by_count = zip(self.layers.to_dict("records"), operations.counts, strict=True)
+        counted = [row for row, count in by_count if self.convention.takes(count)]
+        table(
+            f"{self.model}: one image, mean over {operations.images} of the {self.split} split",
+            ["layer", "input", "rate", "dense/step", "ACs", unit, "share"],
+            [_layer_cells(row, scale) for row in counted],
+            f"under `{self.convention.name}`: {self.convention.source}",
+        )
+        table(
+            "Totals under every convention",
+            ["convention", "MACs", "ACs", unit, "ratio"],
+            [_total_cells(row, scale) for row in self.totals.to_dict("records")],
+            "not counted by any: " + "; ".join(f"{n} x {reason}" for reason, n in operations.free.items()),
+        )
+        note(_break_even_sentence(self.break_even))
+        if self.curve is not None:
+            rows = [_curve_cells(row, scale) for row in self.curve.to_dict("records")]
+            table("Accuracy and energy over T", ["T", "accuracy", unit], rows, "from one run: a network is causal in time")
+
+    def write(self, out: Path, *, data: str, knows_classes: bool) -> None:
+        """Write tables, figures and `energy.json`, and delete the curve of an earlier report if this one has none.
+
+        Args:
+            out: The folder to write to.
+            data: The data as the user named them.
+            knows_classes: Whether the model knows the classes of the data, so that its accuracy is meaningful.
+        """
+        title = f"{self.model}, `{self.convention.name}`"
+        files.write_text(out / "layers.csv", self.layers.to_csv(index=False))
+        files.write_text(out / "totals.csv", self.totals.to_csv(index=False))
+        files.write_json(out / "energy.json", self._json(data, knows_classes))
+        figures.save(figures.energy_by_layer(bars(self.layers), title), out / "layers.png")
+        if self.curve is None:
+            for name in ("curve.csv", "curve.png"):
+                (out / name).unlink(missing_ok=True)
+        else:
+            files.write_text(out / "curve.csv", self.curve.to_csv(index=False))
+            figures.save(figures.energy_curve(self.curve, title), out / "curve.png")
+        note(f"energy: see {out}")
+
+    def _json(self, data: str, knows_classes: bool) -> dict[str, Any]:
+        operations, steps = self.measured.operations, len(self.measured.correct)
+        return {
+            "model": self.model,
+            "data": data,
+            "split": self.split,
+            "images": operations.images,
+            "time_steps": steps,
+            "accuracy": self.measured.at(steps).accuracy if knows_classes else None,
+            "convention": self.convention.name,
+            "pj_per_mac": self.convention.costs.pj_per_mac,
+            "pj_per_ac": self.convention.costs.pj_per_ac,
+            "totals": self.totals.to_dict("records"),
+            "break_even": asdict(self.break_even) if self.break_even else None,
+            "free": dict(operations.free),
+            "unknown": dict(operations.unknown),
+            "layers": to_rows(operations.counts),
+        }
+
+
+def _layer_cells(row: Any, scale: float) -> list[str]:
+    name = ".".join(word for word in row["layer"].split(".") if word not in OMITTED_WORDS)
+    rate = "real" if row["input"] == "real" else f"{row['rate']:.4f}"
+    energy_cell = f"{row['energy_mj'] * scale:.3g}"
+    return [name, row["input"], rate, short(row["dense_macs"]), short(row["acs"]), energy_cell, f"{row['share']:.1%}"]
+
+
+def _total_cells(row: Any, scale: float) -> list[str]:
+    ratio = f"{row['ratio']:.3f}" if row["ratio"] is not None else ""
+    return [row["convention"], short(row["macs"]), short(row["acs"]), f"{row['energy_mj'] * scale:.4g}", ratio]
+
+
+def _curve_cells(row: Any, scale: float) -> list[str]:
+    return [str(row["time_steps"]), f"{row['accuracy']:.4f}", f"{row['energy_mj'] * scale:.4g}"]
+
+
+def _break_even_sentence(found: BreakEven | None) -> str:
+    if found is None:
+        return "no layer reads spikes, so there is no break-even firing rate"
+    return (
+        f"firing rate {found.measured_rate:.1%}, mean over dense operations; a quantised network of {found.bits} bits (as many "
+        f"levels as T = {found.time_steps} steps) needs the same energy at {found.computing_rate:.0%} for computing alone, at "
+        f"{found.movement_rate:.1%} with data movement (arXiv 2409.08290, reduced: docs/energy.md)"
+    )

@@ -1,4 +1,4 @@
-"""`autospike export`: pick a candidate, open the test split, write the subnet and its report."""
+"""`autospike export`: select a candidate, write it as a timm model, and measure it on the test split."""
 
 from __future__ import annotations
 
@@ -13,68 +13,83 @@ from autospike.export import final_measurement, write_run_model
 from autospike.measurement import Evaluation
 from autospike.run_directory import Run
 from autospike.search.selection import archived_evaluations, pick
-from autospike.space.architecture import Architecture
 from autospike.space.search_space import SearchSpace
 from autospike.training.setup import Setup, load_trained_supernet
 
 
 def export(run: Run, out: Path) -> None:
-    """Export the candidate that `export.pick` names.
+    """Export the candidate that `export.pick` selects, unless the folder holds the same export already.
+
+    Args:
+        run: The run.
+        out: The folder to write to.
 
     Raises:
-        UserError: nothing was trained or searched yet, or the pick names no candidate.
+        UserError: Nothing was trained or searched yet, or no candidate fits `export.pick`.
     """
     setup, config = open_for_measurement(run), run.experiment.export
     protocol = protocol_id(setup, run.supernet)
-    chosen = pick(archived_evaluations(run, protocol), config.pick, min_accuracy=config.min_accuracy, tolerance=config.tolerance)
-    architecture = chosen.measurement.architecture
+    selected = pick(archived_evaluations(run, protocol), config.pick, min_accuracy=config.min_accuracy, tolerance=config.tolerance)
+    provenance = _provenance(run, protocol)
+    if _is_exported(out, selected, provenance):
+        note(f"export: {out} already holds this subnet")
+    else:
+        architecture_id = selected.measurement.architecture.id
+        with working(f"measure {architecture_id} and the reference network on the test split"):
+            _write_and_measure(run, setup, selected, out, provenance)
+        run.log("exported", architecture_id=architecture_id, folder=str(out))
+    _show(files.read_json(out / "report.json"), out)
+
+
+def _provenance(run: Run, protocol: str) -> dict[str, Any]:
+    """Everything besides the selected architecture on which a report depends."""
     search = run.experiment.search
-    provenance = {
+    return {
         "run": str(run.folder.resolve()),
-        **config.model_dump(),
+        **run.experiment.export.model_dump(),
         "protocol_id": protocol,
         "convention": search.energy_convention.name,
         "fitness": search.fitness.model_dump(),
     }
-    report_path = out / "report.json"
-    if report_path.exists() and _same(files.read_json(report_path), architecture, provenance):
-        note(f"export: {out} holds this subnet already")
-    else:
-        report_path.unlink(missing_ok=True)  # a folder with a report is complete
-        with working(f"measure {architecture.id} and the hand-made architecture on the test split"):
-            report = _export(run, setup, chosen, out) | {"provenance": provenance}
-        files.write_json(report_path, report)
-        run.log("exported", architecture_id=architecture.id, folder=str(out))
-    show(files.read_json(report_path), out)
 
 
-def _same(report: Any, architecture: Architecture, provenance: dict[str, object]) -> bool:
-    return isinstance(report, dict) and report.get("architecture_id") == architecture.id and report.get("provenance") == provenance
+def _is_exported(out: Path, selected: Evaluation, provenance: dict[str, Any]) -> bool:
+    path = out / "report.json"
+    report = files.read_json(path) if path.exists() else None
+    same = {"architecture_id": selected.measurement.architecture.id, "provenance": provenance}
+    return isinstance(report, dict) and all(report.get(key) == value for key, value in same.items())
 
 
-def _export(run: Run, setup: Setup, chosen: Evaluation, out: Path) -> dict[str, Any]:
-    architecture, baseline = chosen.measurement.architecture, run.experiment.baseline_architecture
-    subnet = calibrated_subnet(setup, load_trained_supernet(setup, run.experiment.search_space, run.supernet), architecture)
-    alone = calibrated_subnet(setup, load_trained_supernet(setup, SearchSpace.of(baseline), run.baseline), baseline)
+def _write_and_measure(run: Run, setup: Setup, selected: Evaluation, out: Path, provenance: dict[str, Any]) -> None:
+    """Write the subnet, then open the test split, measure the subnet and the reference network, and write the report last."""
+    path, architecture, reference = out / "report.json", selected.measurement.architecture, run.experiment.baseline_architecture
+    path.unlink(missing_ok=True)  # an export is complete if it has a report
+    supernet = load_trained_supernet(setup, run.experiment.search_space, run.supernet)
+    subnet = calibrated_subnet(setup, supernet, architecture)
+    reference_supernet = load_trained_supernet(setup, SearchSpace.of(reference), run.baseline)
+    reference_model = calibrated_subnet(setup, reference_supernet, reference)
     write_run_model(setup, subnet, out)
+
     run.log("test split opened", images=len(setup.images.splits["test"]))
     test = held_out_batches(setup)
-    return {
-        "search_accuracy": chosen.measurement.accuracy,
-        "f_aeb": chosen.f_aeb,
-        "generation": chosen.generation,
+    report = {
+        "search_accuracy": selected.measurement.accuracy,
+        "f_aeb": selected.f_aeb,
+        "generation": selected.generation,
         **final_measurement(run, subnet, test),
-        "baseline": final_measurement(run, alone, test),
+        "baseline": final_measurement(run, reference_model, test),
+        "provenance": provenance,
     }
+    files.write_json(path, report)
 
 
-def show(report: dict[str, Any], out: Path) -> None:
-    """The closing table: the exported subnet beside the hand-made one."""
+def _show(report: dict[str, Any], out: Path) -> None:
+    """Print the exported subnet next to the reference network."""
     rows = [
         [name, f"{r['test_accuracy']:.4f}", f"{r['energy_mj'] * UJ_PER_MJ:.3f}", f"{r['params']:,}", str(r["time_steps"])]
-        for name, r in (("exported subnet", report), ("hand-made network", report["baseline"]))
+        for name, r in (("exported subnet", report), ("reference network", report["baseline"]))
     ]
     columns = ["", "test accuracy", "energy (uJ/image)", "parameters", "T"]
     ratio = report["energy_mj"] / report["baseline"]["energy_mj"]
-    caption = f"{report['test_images']} test images, opened for this measurement alone. The subnet needs {ratio:.0%} of the energy."
+    caption = f"{report['test_images']} test images, opened for this measurement only. The subnet needs {ratio:.0%} of the energy."
     table(f"{out}: subnet {report['architecture_id']}", columns, rows, caption)

@@ -22,7 +22,7 @@ from autospike.data.batches import FixedBatches
 from autospike.data.images import load_images
 from autospike.data.source import open_images
 from autospike.evaluation.calibration import calibrate
-from autospike.export import Pixels, write_model
+from autospike.export import InputSpec, write_model
 from autospike.models import build_model
 from autospike.report import figures
 from autospike.space.architecture import Architecture, Embedding, Neuron, Stage
@@ -348,7 +348,7 @@ def test_random_weights_have_no_accuracy(tmp_path: Path, capsys: Capsys) -> None
 
 def test_a_published_name_needs_data(tmp_path: Path, capsys: Capsys, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
-    refused(capsys, tmp_path / "out", "say what to run it on: --data", "spikformer_cifar_4_256")
+    refused(capsys, tmp_path / "out", "give the data: --data", "spikformer_cifar_4_256")
 
 
 @pytest.fixture
@@ -389,7 +389,7 @@ def test_an_imported_folder_sees_pixels_as_it_was_trained_to(imported: Path, tmp
 
 
 def test_an_imported_folder_has_no_data_of_its_own(imported: Path, tmp_path: Path, capsys: Capsys) -> None:
-    refused(capsys, tmp_path / "out", "say what to run it on: --data", imported)
+    refused(capsys, tmp_path / "out", "give the data: --data", imported)
 
 
 def test_a_network_whose_normalisation_has_seen_nothing_is_one_line(vectors: Path, tmp_path: Path, capsys: Capsys) -> None:
@@ -421,7 +421,9 @@ def event_network(tmp_path: Path) -> Path:
     model = build_model(architecture, num_classes=2, in_chans=2)
     (batch,) = FixedBatches(split=images.splits["train"], channels=2, image_size=8)(100)
     calibrate(model, [batch.images], time_steps=3)
-    write_model(tmp_path / "network", model, architecture, classes=images.classes, pixels=Pixels.ours(2, 8, events=True))
+    write_model(
+        tmp_path / "network", model, architecture, classes=images.classes, input_spec=InputSpec.of_training(2, 8, events=True)
+    )
     return tmp_path / "network"
 
 
@@ -519,7 +521,7 @@ def test_other_classes_have_energy_but_no_accuracy(run: Path, tmp_path: Path, ca
 
 def test_an_export_whose_run_is_gone_needs_data(run: Path, tmp_path: Path, capsys: Capsys) -> None:
     exported = copied(run, tmp_path, lambda folder: edited(folder / "report.json", "provenance", {"run": str(tmp_path / "gone")}))
-    refused(capsys, tmp_path / "out", "the run that made it is not known; say what to run it on: --data", exported)
+    refused(capsys, tmp_path / "out", "the run that made it is not known; give the data: --data", exported)
     succeeded(capsys, exported, "--data", run, "--images", EVERYTHING, "--out", tmp_path / "out")
     assert totals(tmp_path / "out")["exact"]["energy_mj"] == archived(run)["energy_mj"]
 

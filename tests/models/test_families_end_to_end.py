@@ -16,7 +16,7 @@ from torch import Tensor
 
 from autospike.config import TeacherConfig
 from autospike.errors import UserError
-from autospike.export import Pixels, write_model
+from autospike.export import InputSpec, write_model
 from autospike.files import read_json
 from autospike.models import build_model
 from autospike.space.architecture import Architecture, Block, Embedding, Stage
@@ -109,7 +109,7 @@ def test_an_import_does_not_write_into_a_folder_of_something_else(
 ) -> None:
     published = checkpoint(vectors, "sdt2_short_2p1", tmp_path)
     outcome = autospike(capsys, "import", published, "--out", tmp_path)
-    assert (outcome.code, "holds something else than an imported model" in outcome.err) == (2, True)
+    assert (outcome.code, "holds something other than an imported model" in outcome.err) == (2, True)
 
 
 def meta(width: int, *, classes: int = 3, distilled: bool = False) -> Architecture:
@@ -127,7 +127,7 @@ def test_a_supernet_takes_the_corner_that_it_has_in_common(width: int) -> None:
     source = build_model(meta(8), num_classes=3, in_chans=1)
     supernet = Supernet(SearchSpace.of(meta(width)), num_classes=3, in_chans=1)
     parameters = {name: p.detach() for name, p in source.named_parameters()}
-    supernet.adopt(parameters)
+    supernet.copy_from(parameters)
     for name, own in supernet.shared.named_parameters():
         common = tuple(slice(min(sizes)) for sizes in zip(own.shape, parameters[name].shape, strict=True))
         assert torch.equal(own[common], parameters[name][common])
@@ -136,7 +136,7 @@ def test_a_supernet_takes_the_corner_that_it_has_in_common(width: int) -> None:
 def test_training_starts_from_an_export_with_other_classes(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """No step is taken before the first checkpoint's weights can be compared: at learning rate 0 nothing moves."""
     source = build_model(meta(8), num_classes=3, in_chans=1)
-    write_model(tmp_path / "source", source, meta(8), classes=("a", "b", "c"), pixels=Pixels.ours(1, 8))
+    write_model(tmp_path / "source", source, meta(8), classes=("a", "b", "c"), input_spec=InputSpec.of_training(1, 8))
     experiment = yaml.safe_load((ROOT / "experiments" / "digits_meta_spikeformer.yaml").read_text())
     space = yaml.safe_load((ROOT / "search_spaces" / "meta_spikeformer_digits.yaml").read_text())
     path = tmp_path / "experiment.yaml"
@@ -155,7 +155,7 @@ def test_training_starts_from_an_export_with_other_classes(tmp_path: Path, capsy
 
 def test_a_source_of_another_family_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     source = build_model(meta(8), num_classes=3, in_chans=1)
-    write_model(tmp_path / "source", source, meta(8), classes=("a", "b", "c"), pixels=Pixels.ours(1, 8))
+    write_model(tmp_path / "source", source, meta(8), classes=("a", "b", "c"), input_spec=InputSpec.of_training(1, 8))
     experiment = ROOT / "experiments" / "digits.yaml"
     outcome = autospike(capsys, "train", experiment, "--run", tmp_path / "run", "--from", tmp_path / "source", *brief())
     assert outcome.code == 2
@@ -217,7 +217,7 @@ def test_an_exported_teacher_of_other_classes_is_refused(tmp_path: Path) -> None
     """timm would give it a random head."""
     architecture = replace(meta(8), stages=meta(8).stages[:1])
     model = build_model(architecture, num_classes=3, in_chans=3)
-    write_model(tmp_path, model, architecture, classes=("a", "b", "c"), pixels=Pixels.ours(3, 8))
+    write_model(tmp_path, model, architecture, classes=("a", "b", "c"), input_spec=InputSpec.of_training(3, 8))
     with pytest.raises(UserError, match="knows 3 classes, the data have 10"):
         load_teacher(TeacherConfig(model=f"local-dir:{tmp_path}"), num_classes=10, image_size=8, device=torch.device("cpu"))
 
@@ -226,7 +226,13 @@ def test_an_import_does_not_overwrite_an_export(vectors: Path, tmp_path: Path, c
     """Its report would speak of another network."""
     published = checkpoint(vectors, "sdt2_short_2p1", tmp_path)
     out = tmp_path / "export"
-    write_model(out, build_model(meta(8), num_classes=3, in_chans=1), meta(8), classes=("a", "b", "c"), pixels=Pixels.ours(1, 8))
+    write_model(
+        out,
+        build_model(meta(8), num_classes=3, in_chans=1),
+        meta(8),
+        classes=("a", "b", "c"),
+        input_spec=InputSpec.of_training(1, 8),
+    )
     (out / "report.json").write_text("{}")
     outcome = autospike(capsys, "import", published, "--out", out)
     assert outcome.code == 2

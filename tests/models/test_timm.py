@@ -16,7 +16,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 import autospike  # noqa: F401  (registers the models with timm)
 from autospike.evaluation.calibration import calibrate
-from autospike.export import Pixels, write_model
+from autospike.export import InputSpec, write_model
 from autospike.models.contract import SpikingModel
 from autospike.models.registry import build_model
 from autospike.nn.layers import fuse
@@ -353,8 +353,8 @@ def test_time_steps_of_a_published_name() -> None:
 
 
 def exported(folder: Path, name: str) -> str:
-    pixels = Pixels.ours(channels=3, image_size=32)
-    write_model(folder, built(name), SMALL[name], classes=("a", "b", "c", "d", "e"), pixels=pixels)
+    spec = InputSpec.of_training(channels=3, image_size=32)
+    write_model(folder, built(name), SMALL[name], classes=("a", "b", "c", "d", "e"), input_spec=spec)
     return f"local-dir:{folder}"
 
 
