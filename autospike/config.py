@@ -16,7 +16,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_valida
 from autospike.energy.conventions import DEFAULT, Convention, convention_of
 from autospike.errors import UserError, first_problem
 from autospike.files import parse_yaml, read_yaml
-from autospike.search.objectives import OBJECTIVES
+from autospike.measurement import OBJECTIVES
 from autospike.space.architecture import Architecture
 from autospike.space.published import PUBLISHED
 from autospike.space.search_space import SearchSpace
@@ -176,7 +176,7 @@ class SearchConfig(Section):
     """NSGA-II over the objectives, the paper's evolution on F_AEB (what is measured along competes, too), or uniform draws as a
     baseline."""
     objectives: tuple[str, ...] = ("accuracy", "energy_mj")
-    """What NSGA-II trades off; any of `autospike.search.objectives.OBJECTIVES`."""
+    """What NSGA-II trades off; any of `autospike.measurement.OBJECTIVES`."""
     population: Annotated[int, Field(ge=4)] = 50
     generations: Count = 20
     parents: Annotated[int, Field(ge=2)] = 10

@@ -49,7 +49,6 @@ BRAIN = [
     "autospike.search.archive",
     "autospike.search.evolution",
     "autospike.search.fitness",
-    "autospike.search.objectives",
     "autospike.search.by_products",
     "autospike.search.selection",
     "autospike.search.variation",
@@ -90,7 +89,7 @@ def searched_run(folder: Path) -> Path:
         archive.add([scored(analytic(architecture), f_aeb=0.5, generation=0)])
     archive.close()
     (folder / "baseline").mkdir()
-    counts = to_rows(analytic(built.largest()).score.counts)
+    counts = to_rows(analytic(built.largest()).counts)
     (folder / "baseline" / "measurement.json").write_text(json.dumps({"search_accuracy": 0.5, "layers": counts}))
     return folder
 

@@ -15,13 +15,12 @@ from functools import partial
 from itertools import chain, islice
 
 from autospike.config import SearchConfig
-from autospike.measurement import Evaluation, Measurement
+from autospike.measurement import OBJECTIVES, Evaluation, Measurement
 from autospike.randomness import keyed
 from autospike.search.algorithms import ALGORITHMS, GenerationContext, Individual, fitness_of
 from autospike.search.archive import Archive
 from autospike.search.by_products import by_product_candidates
 from autospike.search.fitness import f_aeb
-from autospike.search.objectives import OBJECTIVES
 from autospike.space.architecture import Architecture, digest
 from autospike.space.search_space import SearchSpace
 
@@ -117,7 +116,7 @@ class Search:
         largest = self.space.largest()
         known = self.archive.get(largest)
         reference = known.measurement if known else next(m for m in measured if m.architecture == largest)
-        return partial(f_aeb, reference_mj=reference.score.energy(self.archive.convention).energy_mj, config=self.config.fitness)
+        return partial(f_aeb, reference_mj=reference.energy(self.archive.convention).energy_mj, config=self.config.fitness)
 
     def _measure(self, candidates: list[Architecture], free: list[Architecture], generation: int) -> list[Evaluation]:
         """The evaluations of a generation; what the archive lacks of it is measured in one walk, and archived together."""
@@ -139,11 +138,11 @@ class Search:
     ) -> Evaluation:
         if measurement.architecture != asked:
             raise RuntimeError("measurements came in another order than they were asked for")
-        energy = measurement.score.energy(self.archive.convention)
+        energy = measurement.energy(self.archive.convention)
         return Evaluation(
             measurement=measurement,
             energy=energy,
-            f_aeb=fitness(measurement.score.accuracy, energy.energy_mj),
+            f_aeb=fitness(measurement.accuracy, energy.energy_mj),
             generation=generation,
-            free=asked in free,
+            by_product=asked in free,
         )

@@ -30,9 +30,8 @@ from autospike.energy.counts import LayerCount, from_rows, to_rows
 from autospike.energy.operations import Operations
 from autospike.energy.quantised import break_even
 from autospike.errors import UserError
-from autospike.measurement import Evaluation
+from autospike.measurement import OBJECTIVES, Evaluation
 from autospike.search.fitness import f_aeb, refitted
-from autospike.search.objectives import OBJECTIVES
 
 
 def real(layer: str, macs: int, *, form: str = "always", reads: str = "stream", steps: int = 4) -> LayerCount:
