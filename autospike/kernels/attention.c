@@ -1,25 +1,48 @@
 /* The product of spiking attention, out = q (k^T v) scale, and its gradients, head by head.
  *
  * q, k, v, out: [images, tokens, channels] float32, contiguous; a head is channels / heads of the channels. Products of spikes are
- * whole numbers, exact in any order, so the result is that of any other way to multiply. A head is copied into a buffer padded with
- * zeros, and multiplied in tiles of ROWS x LANES numbers that stay in registers. Where the processor counts bits, k^T v of spikes
- * is counted: the tokens at which a channel fires are bits of a word, and two channels meet where both have one.
+ * whole numbers, exact in any order, so the result equals that of any other order of multiplication. Products are computed in register
+ * tiles that read rows in place. Where k and v are spikes and the processor has AVX2 or AVX-512, k^T v is counted: the tokens at which
+ * a channel fires are bits of words, and an entry of k^T v is the popcount of the AND of two channels' words.
  */
-#include <stdint.h>
+#include "common.h"
+
 #include <stdlib.h>
 #include <string.h>
-#if defined(__AVX512VPOPCNTDQ__) && defined(__AVX512BW__) && defined(__AVX512DQ__)
+#if defined(__AVX2__) && !defined(AUTOSPIKE_PLAIN)
 #include <immintrin.h>
 #define COUNTS_BITS
+#elif defined(__aarch64__)
+#include <arm_neon.h>
 #endif
 
-#define ROWS 8
+/* LANES: values of a vector. TILE_ROWS x TILE_VECTORS: accumulators of a register tile, which with a row of the right operand and one
+ * broadcast value of the left one fill the registers. */
+#if defined(__AVX512F__)
 #define LANES 16
-#define SMALL 16384 /* values below which threads cost more than they save */
+#elif defined(__AVX2__)
+#define LANES 8
+#elif defined(__aarch64__)
+#define LANES 4
+#else
+#define LANES 4
+#endif
+#define TILE_ROWS 6
+#define TILE_VECTORS 2 /* as wide as usual heads, of 16 to 64 channels, are in AVX-512 */
 
-#define INLINE static inline __attribute__((always_inline))
+typedef float vector __attribute__((vector_size(4 * LANES), aligned(4), may_alias));
 
-typedef float lanes __attribute__((vector_size(LANES * sizeof(float)), aligned(4)));
+INLINE vector multiply_add(vector a, vector b, vector c) {
+#if defined(__AVX512F__)
+    return (vector)_mm512_fmadd_ps((__m512)a, (__m512)b, (__m512)c);
+#elif defined(__AVX2__)
+    return (vector)_mm256_fmadd_ps((__m256)a, (__m256)b, (__m256)c);
+#elif defined(__aarch64__)
+    return (vector)vfmaq_f32((float32x4_t)c, (float32x4_t)a, (float32x4_t)b);
+#else
+    return a * b + c;
+#endif
+}
 
 typedef struct {
     int64_t images, tokens, channels, heads;
@@ -27,240 +50,333 @@ typedef struct {
     float scale;
 } shape;
 
-/* Sizes of a head: as they are, and padded to whole tiles. */
+/* Sizes of a head; width: its channels in whole vectors. */
 typedef struct {
-    int64_t tokens, dim, rows, width;
+    int64_t tokens, dim, width;
 } head;
 
 static head head_of(const shape *s) {
     const int64_t dim = s->channels / s->heads;
-    return (head){s->tokens, dim, (s->tokens + ROWS - 1) / ROWS * ROWS, (dim + LANES - 1) / LANES * LANES};
+    return (head){s->tokens, dim, (dim + LANES - 1) / LANES * LANES};
 }
 
-/* c [rows, width] = a b times scale, b [depth, width]. a[r, d] is at r * along + d * down. */
-static void multiply(const float *a, int64_t along, int64_t down, const float *b, int64_t depth, float *c, int64_t rows, int64_t width,
-                     float scale) {
-    for (int64_t r = 0; r < rows; r += ROWS) {
-        for (int64_t w = 0; w < width; w += LANES) {
-            lanes sum[ROWS] = {{0}};
-            for (int64_t d = 0; d < depth; d++) {
-                const lanes of_b = *(const lanes *)(b + d * width + w);
-                const float *of_a = a + r * along + d * down;
-                for (int i = 0; i < ROWS; i++) {
-                    sum[i] += of_a[i * along] * of_b;
-                }
+/* A matrix in memory: the element of a row and a column is at row * down + column * along. */
+typedef struct {
+    const float *values;
+    int64_t down, along;
+} matrix;
+
+/* Some rows and vectors of out = left right scale, summed over `depth` in order. right: [depth, width], rows of whole vectors.
+ * out: `pitch` values a row; columns: how many of them are left to write. */
+INLINE void tile(matrix left, const float *right, int64_t width, int64_t depth, float scale, float *out, int64_t pitch, int64_t columns,
+                 int rows, int vectors) {
+    vector sum[TILE_ROWS][TILE_VECTORS];
+#pragma GCC unroll 6
+    for (int r = 0; r < rows; r++) {
+#pragma GCC unroll 2
+        for (int v = 0; v < vectors; v++) {
+            sum[r][v] = (vector){0};
+        }
+    }
+    for (int64_t d = 0; d < depth; d++, right += width) {
+        const float *from = left.values + d * left.along;
+#pragma GCC unroll 6
+        for (int r = 0; r < rows; r++) {
+            const vector factor = from[r * left.down] - (vector){0};
+#pragma GCC unroll 2
+            for (int v = 0; v < vectors; v++) {
+                sum[r][v] = multiply_add(factor, *(const vector *)(right + v * LANES), sum[r][v]);
             }
-            for (int i = 0; i < ROWS; i++) {
-                *(lanes *)(c + (r + i) * width + w) = sum[i] * scale;
+        }
+    }
+#pragma GCC unroll 6
+    for (int r = 0; r < rows; r++) {
+#pragma GCC unroll 2
+        for (int v = 0; v < vectors; v++) {
+            const vector scaled = sum[r][v] * scale;
+            const int64_t here = columns - v * LANES;
+            if (here >= LANES) {
+                *(vector *)(out + r * pitch + v * LANES) = scaled;
+            } else if (here > 0) {
+                memcpy(out + r * pitch + v * LANES, &scaled, here * sizeof *out);
             }
         }
     }
 }
 
-static void take(const float *x, const shape *s, const head *h, float *padded) {
+/* out [rows, columns], of `pitch` values a row, = left [rows, depth] right [depth, width] scale. */
+static void multiply(matrix left, const float *right, int64_t width, int64_t depth, float scale, float *out, int64_t pitch, int64_t rows,
+                     int64_t columns) {
+    for (int64_t r = 0; r < rows; r += TILE_ROWS) {
+        const matrix below = {left.values + r * left.down, left.down, left.along};
+        for (int64_t c = 0; c < columns;) {
+            const int whole = columns - c > (TILE_VECTORS - 1) * LANES;
+            float *to = out + r * pitch + c;
+            switch ((at_most(TILE_ROWS, rows - r) - 1) * 2 + whole) {
+#define ROWS(n)                                                                                                                 \
+    case (n - 1) * 2:                                                                                                           \
+        tile(below, right + c, width, depth, scale, to, pitch, columns - c, n, 1);                                              \
+        break;                                                                                                                  \
+    case (n - 1) * 2 + 1:                                                                                                       \
+        tile(below, right + c, width, depth, scale, to, pitch, columns - c, n, TILE_VECTORS);                                   \
+        break;
+                ROWS(1) ROWS(2) ROWS(3) ROWS(4) ROWS(5) ROWS(6)
+#undef ROWS
+            }
+            c += whole ? TILE_VECTORS * LANES : LANES;
+        }
+    }
+}
+
+/* Copies a head's channels to rows of whole vectors; what pads them stays zero. */
+static void copy_head(const float *x, const shape *s, const head *h, float *padded) {
     for (int64_t n = 0; n < h->tokens; n++) {
         memcpy(padded + n * h->width, x + n * s->channels, h->dim * sizeof *x);
     }
 }
 
-static void give(const float *padded, const shape *s, const head *h, float *x) {
-    for (int64_t n = 0; n < h->tokens; n++) {
-        memcpy(x + n * s->channels, padded + n * h->width, h->dim * sizeof *x);
-    }
-}
-
-static void transpose(const float *a, int64_t size, float *b) {
-    for (int64_t i = 0; i < size; i++) {
-        for (int64_t j = 0; j < size; j++) {
-            b[j * size + i] = a[i * size + j];
+static void transpose(const float *a, const head *h, float *b) {
+    for (int64_t i = 0; i < h->dim; i++) {
+        for (int64_t j = 0; j < h->dim; j++) {
+            b[j * h->width + i] = a[i * h->width + j];
         }
     }
 }
 
-/* left^T right: [width, width]; a width is a whole number of ROWS, too. */
-static void correlate(const float *left, const float *right, const head *h, float *out) {
-    multiply(left, 1, h->width, right, h->rows, out, h->width, h->width, 1.0f);
+/* left^T right of a head: [dim, width]. left in place, right copied. */
+static void correlate(const float *left, const float *right, const shape *s, const head *h, float *out) {
+    multiply((matrix){left, 1, s->channels}, right, h->width, h->tokens, 1.0f, out, h->width, h->dim, h->dim);
 }
 
-static void of_rows(const float *x, const float *matrix, const head *h, float scale, float *out) {
-    multiply(x, h->width, 1, matrix, h->width, out, h->rows, h->width, scale);
+/* x square scale of a head, in place to in place. */
+static void project(const float *x, const float *square, const shape *s, const head *h, float scale, float *out) {
+    multiply((matrix){x, s->channels, 1}, square, h->width, h->dim, scale, out, s->channels, h->tokens, h->dim);
 }
 
 #ifdef COUNTS_BITS
 #define WORD 32  /* tokens of a word */
 #define GROUPS 8 /* of LANES channels, whose words registers hold */
+#define BYTES 31 /* words whose popcounts by byte fit into a byte */
 
-/* A head that begins at the last channel may be read to a whole number of lanes. */
+typedef uint32_t words __attribute__((vector_size(4 * LANES), aligned(4), may_alias));
+
+/* With room for whole vectors that start at the last channel. */
 INLINE int64_t padded_channels(const shape *s) { return (s->channels + LANES - 1) / LANES * LANES + LANES; }
 
-/* Of a word's tokens, so many groups of channels at once, of which the last has only those that are `there`. What is neither 0 nor 1
- * leaves something in the answer. */
-INLINE __m512i gather(const float *x, int64_t pitch, int64_t tokens, int groups, __mmask16 there, uint32_t *bits) {
-    const __m512i one = _mm512_castps_si512(_mm512_set1_ps(1)), top = _mm512_set1_epi32(INT32_MIN);
-    __m512i word[GROUPS], odd = _mm512_setzero_si512();
+/* The first `size` of a vector of values, as bits; zeros after them. */
+INLINE words load(const float *x, int64_t size) {
+#if defined(__AVX512F__)
+    return (words)_mm512_maskz_loadu_epi32(size >= LANES ? 0xffff : (__mmask16)((1 << size) - 1), x);
+#else
+    if (size >= LANES) {
+        return *(const words *)x;
+    }
+    words value = {0};
+    memcpy(&value, x, size * sizeof *x);
+    return value;
+#endif
+}
+
+/* Appends the values of one token to words of bits; `odd` collects bits of values that are neither 0 nor 1. */
+INLINE words append_bits(words word, words value, words *odd) {
+    const uint32_t one = 0x3f800000, top = 0x80000000; /* 1.0f; the newest token's bit, where 1.0f << 2 has one */
+#if defined(__AVX512F__)
+    const __m512i x = (__m512i)value;
+    *odd |= (words)_mm512_min_epu32(x, _mm512_xor_si512(x, _mm512_set1_epi32((int)one)));
+    return (words)_mm512_ternarylogic_epi32(_mm512_srli_epi32((__m512i)word, 1), _mm512_slli_epi32(x, 2), _mm512_set1_epi32((int)top), 0xf8);
+#else
+    *odd |= (words)_mm256_andnot_si256(_mm256_cmpeq_epi32((__m256i)value, _mm256_set1_epi32((int)one)), (__m256i)value);
+    return word >> 1 | (value << 2 & top);
+#endif
+}
+
+/* Bits of the tokens of a word, for `groups` groups of channels, of which the last has `last` channels. */
+INLINE void gather_bits(const float *x, int64_t pitch, int64_t tokens, int groups, int64_t last, uint32_t *bits, words *odd) {
+    words word[GROUPS];
+#pragma GCC unroll 8
     for (int g = 0; g < groups; g++) {
-        word[g] = _mm512_setzero_si512();
+        word[g] = (words){0};
     }
     for (int64_t n = 0; n < tokens; n++, x += pitch) {
+#pragma GCC unroll 8
         for (int g = 0; g < groups; g++) {
-            const __m512i value = _mm512_maskz_loadu_epi32(g == groups - 1 ? there : 0xffff, x + g * LANES);
-            odd = _mm512_or_si512(odd, _mm512_min_epu32(value, _mm512_xor_si512(value, one)));
-            /* a word makes room and takes the bit that 1 has there: a | b & c */
-            word[g] = _mm512_ternarylogic_epi32(_mm512_srli_epi32(word[g], 1), _mm512_slli_epi32(value, 2), top, 0xf8);
+            word[g] = append_bits(word[g], load(x + g * LANES, g == groups - 1 ? last : LANES), odd);
         }
     }
+#pragma GCC unroll 8
     for (int g = 0; g < groups; g++) {
-        _mm512_storeu_si512(bits + g * LANES, word[g]);
+        *(words *)(bits + g * LANES) = word[g];
     }
-    return odd;
 }
 
-/* Where x [tokens, channels] is 1: bits by word of tokens and channel, [words, width]. Whether everything else is 0. Rows are read as
- * they lie in memory, which the processor foresees. */
+/* The tokens at which each channel of x [tokens, channels] is 1, as bits of words [words, width]. Returns whether all other values are
+ * 0. Rows are read in the order of memory, which prefetchers follow. */
 static int bits_of(const float *x, const shape *s, int64_t width, uint32_t *bits) {
-    __m512i odd = _mm512_setzero_si512();
+    words odd = {0};
     for (int64_t first = 0; first < s->tokens; first += WORD, bits += width) {
-        const int64_t tokens = s->tokens - first < WORD ? s->tokens - first : WORD;
+        const int64_t tokens = at_most(WORD, s->tokens - first);
         for (int64_t c = 0; c < s->channels; c += GROUPS * LANES) {
-            const int64_t left = s->channels - c < GROUPS * LANES ? s->channels - c : GROUPS * LANES;
-            const __mmask16 there = left % LANES ? (1 << left % LANES) - 1 : 0xffff;
+            const int64_t left = at_most(GROUPS * LANES, s->channels - c), groups = (left + LANES - 1) / LANES;
             const float *from = x + first * s->channels + c;
-            switch ((left + LANES - 1) / LANES) {
-#define GATHER(groups)                                                                                                             \
-    case groups:                                                                                                                   \
-        odd = _mm512_or_si512(odd, gather(from, s->channels, tokens, groups, there, bits + c));                                    \
+            switch (groups) {
+#define GATHER(n)                                                                                                               \
+    case n:                                                                                                                     \
+        gather_bits(from, s->channels, tokens, n, left - (n - 1) * LANES, bits + c, &odd);                                      \
         break;
                 GATHER(1) GATHER(2) GATHER(3) GATHER(4) GATHER(5) GATHER(6) GATHER(7) GATHER(8)
+#undef GATHER
             }
         }
     }
-    return _mm512_test_epi32_mask(odd, odd) == 0;
+    uint32_t any = 0;
+    for (int i = 0; i < LANES; i++) {
+        any |= odd[i];
+    }
+    return any == 0;
 }
 
-/* k^T v of every head: [channels of k, those of v in the same head], padded by whatever follows there. */
-static void meetings(const uint32_t *k, const uint32_t *v, const shape *s, int64_t words, int64_t width, const head *h, float *kv) {
-    for (int64_t c = 0; c < s->channels; c++) {
-        const int64_t start = c / h->dim * h->dim;
+/* Of `count` words: the popcount of the AND of one channel of k with LANES channels of v. */
+INLINE vector matches(const uint32_t *k, const uint32_t *v, int64_t count, int64_t width) {
+#if defined(__AVX512VPOPCNTDQ__)
+    __m512i sum = _mm512_setzero_si512();
+    for (int64_t w = 0; w < count; w++, k += width, v += width) {
+        sum = _mm512_add_epi32(sum, _mm512_popcnt_epi32(_mm512_and_si512(_mm512_set1_epi32((int)*k), _mm512_loadu_si512(v))));
+    }
+    return (vector)_mm512_cvtepi32_ps(sum);
+#elif defined(__AVX512BW__)
+    const __m512i low = _mm512_set1_epi8(15);
+    const __m512i table = _mm512_broadcast_i32x4(_mm_setr_epi8(0, 1, 1, 2, 1, 2, 2, 3, 1, 2, 2, 3, 2, 3, 3, 4));
+    __m512i sum = _mm512_setzero_si512();
+    for (int64_t first = 0; first < count; first += BYTES) {
+        __m512i bytes = _mm512_setzero_si512();
+        for (int64_t w = first; w < at_most(count, first + BYTES); w++, k += width, v += width) {
+            const __m512i both = _mm512_and_si512(_mm512_set1_epi32((int)*k), _mm512_loadu_si512(v));
+            bytes = _mm512_add_epi8(bytes, _mm512_shuffle_epi8(table, _mm512_and_si512(both, low)));
+            bytes = _mm512_add_epi8(bytes, _mm512_shuffle_epi8(table, _mm512_and_si512(_mm512_srli_epi16(both, 4), low)));
+        }
+        const __m512i pairs = _mm512_maddubs_epi16(bytes, _mm512_set1_epi8(1));
+        sum = _mm512_add_epi32(sum, _mm512_madd_epi16(pairs, _mm512_set1_epi16(1)));
+    }
+    return (vector)_mm512_cvtepi32_ps(sum);
+#else
+    const __m256i low = _mm256_set1_epi8(15);
+    const __m256i table = _mm256_broadcastsi128_si256(_mm_setr_epi8(0, 1, 1, 2, 1, 2, 2, 3, 1, 2, 2, 3, 2, 3, 3, 4));
+    __m256i sum = _mm256_setzero_si256();
+    for (int64_t first = 0; first < count; first += BYTES) {
+        __m256i bytes = _mm256_setzero_si256();
+        for (int64_t w = first; w < at_most(count, first + BYTES); w++, k += width, v += width) {
+            const __m256i both = _mm256_and_si256(_mm256_set1_epi32((int)*k), _mm256_loadu_si256((const __m256i *)v));
+            bytes = _mm256_add_epi8(bytes, _mm256_shuffle_epi8(table, _mm256_and_si256(both, low)));
+            bytes = _mm256_add_epi8(bytes, _mm256_shuffle_epi8(table, _mm256_and_si256(_mm256_srli_epi16(both, 4), low)));
+        }
+        const __m256i pairs = _mm256_maddubs_epi16(bytes, _mm256_set1_epi8(1));
+        sum = _mm256_add_epi32(sum, _mm256_madd_epi16(pairs, _mm256_set1_epi16(1)));
+    }
+    return (vector)_mm256_cvtepi32_ps(sum);
+#endif
+}
+
+/* k^T v of a head that starts at a channel: [dim, width], padded with matches of the channels after the head. */
+static void count_matches(const uint32_t *k, const uint32_t *v, int64_t count, int64_t width, const head *h, float *kv) {
+    for (int64_t c = 0; c < h->dim; c++) {
         for (int64_t j = 0; j < h->dim; j += LANES) {
-            __m512i sum = _mm512_setzero_si512();
-            for (int64_t w = 0; w < words; w++) {
-                const __m512i both = _mm512_and_si512(_mm512_set1_epi32((int)k[w * width + c]), _mm512_loadu_si512(v + w * width + start + j));
-                sum = _mm512_add_epi32(sum, _mm512_popcnt_epi32(both));
-            }
-            _mm512_storeu_ps(kv + c * h->width + j, _mm512_cvtepi32_ps(sum));
+            *(vector *)(kv + c * h->width + j) = matches(k + c, v + j, count, width);
         }
     }
 }
 
-/* Some tokens' q of a head times so many columns of kv as are `there`. */
-INLINE void of_tokens(const float *q, const shape *s, const head *h, const float *kv, int tokens, __mmask16 there, float *out) {
-    __m512 sum[ROWS];
-    for (int n = 0; n < tokens; n++) {
-        sum[n] = _mm512_setzero_ps();
-    }
-    for (int64_t d = 0; d < h->dim; d++) {
-        const __m512 row = _mm512_loadu_ps(kv + d * h->width);
-        for (int n = 0; n < tokens; n++) {
-            sum[n] = _mm512_fmadd_ps(_mm512_set1_ps(q[n * s->channels + d]), row, sum[n]);
-        }
-    }
-    for (int n = 0; n < tokens; n++) {
-        _mm512_mask_storeu_ps(out + n * s->channels, there, _mm512_mul_ps(sum[n], _mm512_set1_ps(s->scale)));
-    }
-}
-
-/* q times the meetings, where it lies. */
-static void pass(const float *q, const float *kv, const shape *s, const head *h, float *out) {
-    for (int64_t c = 0; c < s->channels; c += h->dim) {
-        for (int64_t j = 0; j < h->dim; j += LANES) {
-            const __mmask16 there = h->dim - j < LANES ? (1 << (h->dim - j)) - 1 : 0xffff;
-            int64_t n = 0;
-            for (; n + ROWS <= s->tokens; n += ROWS) {
-                of_tokens(q + n * s->channels + c, s, h, kv + c * h->width + j, ROWS, there, out + n * s->channels + c + j);
-            }
-            for (; n < s->tokens; n++) {
-                of_tokens(q + n * s->channels + c, s, h, kv + c * h->width + j, 1, there, out + n * s->channels + c + j);
-            }
-        }
-    }
-}
-
-/* An image at once, if k and v are spikes. Whether they are. */
-static int counted(const float *q, const float *k, const float *v, const shape *s, const head *h, uint32_t *bits, float *kv, float *out) {
-    const int64_t words = (s->tokens + WORD - 1) / WORD, width = padded_channels(s);
-    uint32_t *of_k = bits, *of_v = bits + words * width;
+/* The output of an image, if its k and v are spikes. Returns whether they are. */
+static int count_image(const float *q, const float *k, const float *v, const shape *s, const head *h, uint32_t *bits, float *kv, float *out) {
+    const int64_t count = (s->tokens + WORD - 1) / WORD, width = padded_channels(s);
+    uint32_t *of_k = bits, *of_v = bits + count * width;
     if (!bits_of(k, s, width, of_k) || !bits_of(v, s, width, of_v)) {
         return 0;
     }
-    meetings(of_k, of_v, s, words, width, h, kv);
-    pass(q, kv, s, h, out);
+    for (int64_t at = 0; at < s->channels; at += h->dim) {
+        count_matches(of_k + at, of_v + at, count, width, h, kv);
+        project(q + at, kv, s, h, s->scale, out + at);
+    }
     return 1;
 }
 #endif
 
-static void multiplied(const float *q, const float *k, const float *v, const shape *s, const head *h, float *buffer, float *out) {
-    const int64_t size = h->rows * h->width;
-    float *own[] = {buffer, buffer + size, buffer + 2 * size, buffer + 3 * size}, *kv = buffer + 4 * size;
+/* The output of an image, for any k and v. */
+static void multiply_image(const float *q, const float *k, const float *v, const shape *s, const head *h, float *copied, float *kv,
+                           float *out) {
     for (int64_t at = 0; at < s->channels; at += h->dim) {
-        take(q + at, s, h, own[0]), take(k + at, s, h, own[1]), take(v + at, s, h, own[2]);
-        correlate(own[1], own[2], h, kv);
-        of_rows(own[0], kv, h, s->scale, own[3]);
-        give(own[3], s, h, out + at);
+        copy_head(v + at, s, h, copied);
+        correlate(k + at, copied, s, h, kv);
+        project(q + at, kv, s, h, s->scale, out + at);
     }
 }
 
-void attention(const float *q, const float *k, const float *v, const shape *s, float *out) {
+int attention(const float *q, const float *k, const float *v, const shape *s, float *out) {
     const head h = head_of(s);
-    const int64_t image = s->tokens * s->channels, size = 4 * h.rows * h.width + h.width * h.width;
+    const int64_t image = s->tokens * s->channels, square = h.dim * h.width;
+    int enough = 1;
 #pragma omp parallel num_threads(s->threads) if (s->images * image >= SMALL)
     {
-        float *buffer = calloc(size, sizeof *buffer);
+        float *copied = calloc(h.tokens * h.width + square, sizeof *copied), *kv = copied + h.tokens * h.width;
+        int ready = copied != NULL;
 #ifdef COUNTS_BITS
         uint32_t *bits = calloc(2 * ((s->tokens + WORD - 1) / WORD) * padded_channels(s), sizeof *bits);
-        float *kv = malloc(s->channels * h.width * sizeof *kv);
+        ready = ready && bits;
 #endif
+        if (!ready) {
+#pragma omp atomic write
+            enough = 0;
+        }
 #pragma omp for
         for (int64_t i = 0; i < s->images; i++) {
             const int64_t at = i * image;
+            if (!ready) {
+                continue;
+            }
 #ifdef COUNTS_BITS
-            if (counted(q + at, k + at, v + at, s, &h, bits, kv, out + at)) {
+            if (count_image(q + at, k + at, v + at, s, &h, bits, kv, out + at)) {
                 continue;
             }
 #endif
-            multiplied(q + at, k + at, v + at, s, &h, buffer, out + at);
+            multiply_image(q + at, k + at, v + at, s, &h, copied, kv, out + at);
         }
 #ifdef COUNTS_BITS
-        free(bits), free(kv);
+        free(bits);
 #endif
-        free(buffer);
+        free(copied);
     }
+    return enough;
 }
 
 /* With g = grad_out scale: grad_q = g (k^T v)^T, grad_k = v (q^T g)^T, grad_v = k (q^T g). */
-void attention_backward(const float *q, const float *k, const float *v, const float *grad_out, const shape *s, float *grad_q,
-                        float *grad_k, float *grad_v) {
+int attention_backward(const float *q, const float *k, const float *v, const float *grad_out, const shape *s, float *grad_q,
+                       float *grad_k, float *grad_v) {
     const head h = head_of(s);
-    const int64_t size = h.rows * h.width, square = h.width * h.width;
+    const int64_t size = h.tokens * h.width, square = h.dim * h.width;
+    int enough = 1;
 #pragma omp parallel num_threads(s->threads) if (s->images * s->tokens * s->channels >= SMALL)
     {
-        float *buffer = calloc(5 * size + 3 * square, sizeof *buffer);
-        float *own[] = {buffer, buffer + size, buffer + 2 * size, buffer + 3 * size}, *out = buffer + 4 * size;
-        float *kv = buffer + 5 * size, *qg = kv + square, *turned = qg + square;
+        float *copied = calloc(size + 2 * square, sizeof *copied), *product = copied + size, *transposed = product + square;
+        if (!copied) {
+#pragma omp atomic write
+            enough = 0;
+        }
 #pragma omp for
         for (int64_t i = 0; i < s->images * s->heads; i++) {
             const int64_t at = i / s->heads * s->tokens * s->channels + i % s->heads * h.dim;
-            take(q + at, s, &h, own[0]), take(k + at, s, &h, own[1]), take(v + at, s, &h, own[2]), take(grad_out + at, s, &h, own[3]);
-            correlate(own[1], own[2], &h, kv);
-            transpose(kv, h.width, turned);
-            of_rows(own[3], turned, &h, s->scale, out);
-            give(out, s, &h, grad_q + at);
-            correlate(own[0], own[3], &h, qg);
-            of_rows(own[1], qg, &h, s->scale, out);
-            give(out, s, &h, grad_v + at);
-            transpose(qg, h.width, turned);
-            of_rows(own[2], turned, &h, s->scale, out);
-            give(out, s, &h, grad_k + at);
+            if (!copied) {
+                continue;
+            }
+            copy_head(v + at, s, &h, copied);
+            correlate(k + at, copied, s, &h, product);
+            transpose(product, &h, transposed);
+            project(grad_out + at, transposed, s, &h, s->scale, grad_q + at);
+            copy_head(grad_out + at, s, &h, copied);
+            correlate(q + at, copied, s, &h, product);
+            project(k + at, product, s, &h, s->scale, grad_v + at);
+            transpose(product, &h, transposed);
+            project(v + at, transposed, s, &h, s->scale, grad_k + at);
         }
-        free(buffer);
+        free(copied);
     }
+    return enough;
 }
