@@ -1,4 +1,4 @@
-"""Plain models, one file a family, and the registry through which the rest of the package and timm build them."""
+"""The models, one file for each family, and the registry by which this package and timm build them."""
 
 from autospike.models.registry import build_model, build_segment
 

@@ -1,7 +1,7 @@
-"""How the published code of each family names its parameters, and which architecture a state dict of it is.
+"""Checkpoint formats of the published code of each family: names of parameters, and the architecture of a state dict.
 
-Modules that the published code holds but never runs (Spikformer's LayerNorms and position table, the Spike-driven Transformer's
-talking heads) are `dead`: left out.
+Modules that the published code contains but never runs (Spikformer's LayerNorms and position table, the Spike-driven Transformer's
+talking heads) are not imported; see `CheckpointFormat.unused`.
 """
 
 from __future__ import annotations
@@ -14,59 +14,77 @@ from torch import Tensor
 
 from autospike.space.architecture import Architecture, Block, Embedding, Stage
 
-State = Mapping[str, Tensor]
-Naming = tuple[tuple[str, tuple[str, ...]], ...]
+StateDict = Mapping[str, Tensor]
+# A pattern of names in our model, and templates of the names in the published code.
+NameRules = tuple[tuple[str, tuple[str, ...]], ...]
 
 
 @dataclass(frozen=True, kw_only=True)
-class Dialect:
-    """How one family's published code names its parameters."""
+class CheckpointFormat:
+    """The checkpoint format of one family's published code.
+
+    Attributes:
+        name: The name of the network.
+        signature: Pattern of keys by which the format is recognised: no later format of `FORMATS` has such a key.
+        name_rules: Patterns of our parameter names without their last part (`weight`, `running_mean`, ...), each with templates of
+            the published names. Of several templates, the one whose key exists is used.
+        unused: Pattern of keys that the published code never uses.
+        architecture: Returns the architecture of a state dict. It is called with the state dict, `num_heads` and `stride`, of which
+            the last two are None for the published value. It raises a KeyError for a missing key, and a ValueError if a shape or an
+            argument does not fit.
+    """
 
     name: str
     signature: str
-    """Pattern of keys that no dialect after it has."""
-    naming: Naming
-    """Patterns of our names without their last part (`weight`, `running_mean`, ...), and what the published code calls such;
-    of several names the one that is there."""
-    dead: str
-    """Pattern of keys that the published code never uses."""
-    architecture: Callable[[State, int | None, int | None], Architecture]
+    name_rules: NameRules
+    unused: str
+    architecture: Callable[[StateDict, int | None, int | None], Architecture]
 
 
-def _size(state: State, key: str, dim: int) -> int:
+def _size(state: StateDict, key: str, dim: int) -> int:
     """The size of a tensor along a dimension.
 
     Raises:
-        KeyError: there is no such tensor.
-        ValueError: it has no such dimension.
+        KeyError: The tensor does not exist.
+        ValueError: It has too few dimensions.
     """
     tensor = state[key]
     if tensor.dim() <= dim:
-        raise ValueError(f"key {key!r} has shape {tuple(tensor.shape)}, which has too few dimensions")
+        raise ValueError(f"key {key!r} has shape {tuple(tensor.shape)}: too few dimensions")
     return tensor.shape[dim]
 
 
-def in_chans(state: State) -> int:
+def in_chans(state: StateDict) -> int:
+    """Return the number of image channels of a network.
+
+    Args:
+        state: Its state dict.
+
+    Raises:
+        KeyError: The weight of the first convolution is missing.
+        ValueError: It has too few dimensions.
+    """
     stems = ("patch_embed", "patch_embed1", "downsample1_1")
     embedding = next((stem for stem in stems if any(key.startswith(f"{stem}.") for key in state)), stems[0])
     first = "encode_conv" if embedding == "downsample1_1" else "proj_conv"
     return _size(state, f"{embedding}.{first}.weight", 1)
 
 
-def _count(state: State, prefix: str) -> int:
-    """How many blocks there are under a prefix."""
+def _count(state: StateDict, prefix: str) -> int:
+    """The number of blocks under a prefix."""
     found = {int(m[1]) for key in state if (m := re.match(rf"{re.escape(prefix)}\.(\d+)\.", key))}
     if not found:
         raise KeyError(f"{prefix}.0")
     return max(found) + 1
 
 
-def _ratio(state: State, key: str) -> float:
-    """Hidden width by width, of the first of two layers."""
+def _ratio(state: StateDict, key: str) -> float:
+    """The ratio of output to input width of a weight: the MLP ratio, for the first of its two layers."""
     return _size(state, key, 0) / _size(state, key, 1)
 
 
-def _spikformer(state: State, num_heads: int | None, stride: int | None) -> Architecture:
+def _spikformer(state: StateDict, num_heads: int | None, stride: int | None) -> Architecture:
+    """The architecture of a Spikformer (ImageNet, CIFAR or event form)."""
     cifar = "block.0.attn.q_linear.weight" in state
     events = in_chans(state) == 2
     width = _size(state, "patch_embed.rpe_bn.weight", 0)
@@ -81,23 +99,25 @@ def _spikformer(state: State, num_heads: int | None, stride: int | None) -> Arch
     return Architecture(time_steps=steps, qkv_bias=bias, attention_scale=scale, stages=(stage,))
 
 
-def _spike_driven(state: State, num_heads: int | None, stride: int | None) -> Architecture:
+def _spike_driven(state: StateDict, num_heads: int | None, stride: int | None) -> Architecture:
+    """The architecture of a Spike-driven Transformer."""
     if any(_ratio(state, f"block.{i}.mlp.fc1_conv.weight") == 1 for i in range(_count(state, "block"))):
-        raise ValueError("mlp_ratio 1: the published code then adds a shortcut inside the MLP, which is not built here")
+        raise ValueError("mlp_ratio 1: the published code adds a shortcut inside the MLP then, which is not supported")
     events = in_chans(state) == 2
     width = _size(state, "patch_embed.rpe_bn.weight", 0)
-    talking = "block.0.attn.talking_heads.weight"
-    heads = (_size(state, talking, 0) if talking in state else 8) if num_heads is None else num_heads
+    talking_heads = "block.0.attn.talking_heads.weight"
+    heads = (_size(state, talking_heads, 0) if talking_heads in state else 8) if num_heads is None else num_heads
     if num_heads is not None and not events:
-        raise ValueError("num_heads has no effect in this network's image form; leave it out")
+        raise ValueError("num_heads has no effect in the image form of this network; omit it")
     mixer = Block(token_mixer="sdsa_1_dilated", num_heads=heads) if events else Block(token_mixer="sdsa_1")
     blocks = tuple(replace(mixer, mlp_ratio=_ratio(state, f"block.{i}.mlp.fc1_conv.weight")) for i in range(_count(state, "block")))
-    usual = 8 if events else 16 if len(state["head.weight"]) == 1000 else 4
-    stage = Stage(embed_dim=width, embedding=Embedding(stride=usual if stride is None else stride), blocks=blocks)
+    published_stride = 8 if events else 16 if len(state["head.weight"]) == 1000 else 4
+    stage = Stage(embed_dim=width, embedding=Embedding(stride=published_stride if stride is None else stride), blocks=blocks)
     return Architecture(family="spike_driven", shortcut="membrane", time_steps=16 if events else 4, stages=(stage,))
 
 
-def _meta_spikeformer(state: State, num_heads: int | None, stride: int | None) -> Architecture:
+def _meta_spikeformer(state: StateDict, num_heads: int | None, stride: int | None) -> Architecture:
+    """The architecture of a Meta-SpikeFormer."""
     _refuse_stride(stride)
 
     def convolutional(name: str) -> Block:
@@ -112,20 +132,21 @@ def _meta_spikeformer(state: State, num_heads: int | None, stride: int | None) -
         tuple(map(convolutional, names)) for names in (("ConvBlock1_1",), ("ConvBlock1_2",), ("ConvBlock2_1", "ConvBlock2_2"))
     )
     blocks = (*conv_blocks, transformer("block3"), transformer("block4"))
-    samplings = ("downsample1_1", "downsample1_2", "downsample2", "downsample3", "downsample4")
+    embeddings = ("downsample1_1", "downsample1_2", "downsample2", "downsample3", "downsample4")
     stages = tuple(
         Stage(embed_dim=_size(state, f"{name}.encode_bn.weight", 0), embedding=Embedding(stride=stage_stride), blocks=inside)
-        for name, stage_stride, inside in zip(samplings, (2, 2, 2, 2, 1), blocks, strict=True)
+        for name, stage_stride, inside in zip(embeddings, (2, 2, 2, 2, 1), blocks, strict=True)
     )
     distilled, steps = "head_kd.weight" in state, 8 if in_chans(state) == 2 else 4
     return Architecture(family="meta_spikeformer", shortcut="membrane", time_steps=steps, distilled=distilled, stages=stages)
 
 
-def _qkformer(state: State, num_heads: int | None, stride: int | None) -> Architecture:
+def _qkformer(state: StateDict, num_heads: int | None, stride: int | None) -> Architecture:
+    """The architecture of a QKFormer (ImageNet or CIFAR form)."""
     _refuse_stride(stride)
     compact = "patch_embed1.proj2_conv.weight" not in state
-    usual = 8 if compact else max(1, _size(state, "head.weight", 1) // 64)
-    heads = usual if num_heads is None else num_heads
+    published_heads = 8 if compact else max(1, _size(state, "head.weight", 1) // 64)
+    heads = published_heads if num_heads is None else num_heads
     stages = []
     for i, stage_stride in enumerate((1, 2, 2) if compact else (4, 2, 2), start=1):
         blocks = tuple(_qkformer_block(state, f"stage{i}.{j}", heads) for j in range(_count(state, f"stage{i}")))
@@ -134,7 +155,7 @@ def _qkformer(state: State, num_heads: int | None, stride: int | None) -> Archit
     return Architecture(family="qkformer", compact_embedding=compact, stages=tuple(stages))
 
 
-def _qkformer_block(state: State, name: str, heads: int) -> Block:
+def _qkformer_block(state: StateDict, name: str, heads: int) -> Block:
     layer = "mlp1_conv" if f"{name}.mlp.mlp1_conv.weight" in state else "fc1_conv"
     ratio = _ratio(state, f"{name}.mlp.{layer}.weight")
     if f"{name}.tssa.q_conv.weight" in state:
@@ -144,18 +165,24 @@ def _qkformer_block(state: State, name: str, heads: int) -> Block:
 
 def _refuse_stride(stride: int | None) -> None:
     if stride is not None:
-        raise ValueError(f"stride is only a choice in the one-stage families, got {stride}; leave it out")
+        raise ValueError(f"stride can be given for the one-stage families only, got {stride}; omit it")
 
 
-_ONE_STAGE_EMBEDDING: Naming = (
+_ONE_STAGE_EMBEDDING: NameRules = (
     (r"stages\.0\.embedding\.position\.mixer\.(?P<part>conv|bn)", (r"patch_embed.rpe_\g<part>",)),
     (r"stages\.0\.embedding\.convs\.0\.(?P<part>conv|bn)", (r"patch_embed.proj_\g<part>",)),
     (r"stages\.0\.embedding\.convs\.(?P<n>[123])\.(?P<part>conv|bn)", (r"patch_embed.proj_\g<part>\g<n>",)),
 )
 
 
-def _block(stage: int, theirs: str, attentions: tuple[str, ...] = ("attn",)) -> Naming:
-    """Linear attention and MLP of a stage's blocks, which the published code keeps under `theirs`."""
+def _block(stage: int, theirs: str, attentions: tuple[str, ...] = ("attn",)) -> NameRules:
+    """Rules for linear attention and MLP of the blocks of a stage.
+
+    Args:
+        stage: The number of our stage.
+        theirs: The path of the blocks in the published code.
+        attentions: Names that the published code uses for the attention.
+    """
     ours, theirs = rf"stages\.{stage}\.blocks\.(?P<i>\d+)", rf"{theirs}.\g<i>"
     layers = ("conv", "linear")
     return (
@@ -171,14 +198,16 @@ def _block(stage: int, theirs: str, attentions: tuple[str, ...] = ("attn",)) -> 
     )
 
 
-_HEAD: Naming = ((r"head", (r"head",)),)
+_HEAD: NameRules = ((r"head", (r"head",)),)
 
 
-def _meta_embedding(stage: int, theirs: str) -> Naming:
+def _meta_embedding(stage: int, theirs: str) -> NameRules:
+    """Rules for the embedding of a stage of Meta-SpikeFormer."""
     return ((rf"stages\.{stage}\.embedding\.conv\.(?P<part>conv|bn)", (rf"{theirs}.encode_\g<part>",)),)
 
 
-def _meta_convolutional(stage: int, block: int, theirs: str) -> Naming:
+def _meta_convolutional(stage: int, block: int, theirs: str) -> NameRules:
+    """Rules for a convolutional block of Meta-SpikeFormer."""
     ours = rf"stages\.{stage}\.blocks\.{block}"
     return (
         (rf"{ours}\.token\.mixer\.expand\.linear", (f"{theirs}.0.Conv.pwconv1",)),
@@ -190,7 +219,8 @@ def _meta_convolutional(stage: int, block: int, theirs: str) -> Naming:
     )
 
 
-def _meta_transformer(stage: int, theirs: str) -> Naming:
+def _meta_transformer(stage: int, theirs: str) -> NameRules:
+    """Rules for the transformer blocks of a stage of Meta-SpikeFormer."""
     parts = {
         "first": "0.body.0",
         "first_bn": "0.body.1.bn",
@@ -208,9 +238,10 @@ def _meta_transformer(stage: int, theirs: str) -> Naming:
     return (*repconv, *_block(stage, theirs))
 
 
-def _qkformer_stage(stage: int) -> Naming:
+def _qkformer_stage(stage: int) -> NameRules:
+    """Rules for a stage of QKFormer."""
     ours, theirs = rf"stages\.{stage}\.embedding", f"patch_embed{stage + 1}"
-    embedding: Naming = (
+    embedding: NameRules = (
         (rf"{ours}\.(rest\.)?residual\.(?P<part>conv|bn)", (rf"{theirs}.proj_res_\g<part>",)),
         (rf"{ours}\.conv\.conv\.(?P<part>conv|bn)", (rf"{theirs}.proj_\g<part>",)),
         (rf"{ours}\.rest\.conv(?P<n>[12])\.conv\.(?P<part>conv|bn)", (rf"{theirs}.proj\g<n>_\g<part>",)),
@@ -220,18 +251,18 @@ def _qkformer_stage(stage: int) -> Naming:
     return (*embedding, *_block(stage, f"stage{stage + 1}", ("attn", "tssa", "ssa")))
 
 
-DIALECTS = (
-    Dialect(
+FORMATS = (
+    CheckpointFormat(
         name="Spike-driven Transformer",
         signature=r"block\.\d+\.attn\.talking_heads\.weight",
-        naming=(*_ONE_STAGE_EMBEDDING, *_block(0, "block"), *_HEAD),
-        dead=r"block\.\d+\.attn\.talking_heads\.weight",
+        name_rules=(*_ONE_STAGE_EMBEDDING, *_block(0, "block"), *_HEAD),
+        unused=r"block\.\d+\.attn\.talking_heads\.weight",
         architecture=_spike_driven,
     ),
-    Dialect(
+    CheckpointFormat(
         name="Meta-SpikeFormer",
         signature=r"(downsample\d|ConvBlock\d_\d|block[34]).*",
-        naming=(
+        name_rules=(
             *_meta_embedding(0, "downsample1_1"),
             *_meta_embedding(1, "downsample1_2"),
             *_meta_embedding(2, "downsample2"),
@@ -246,21 +277,21 @@ DIALECTS = (
             *_HEAD,
             (r"head_dist", (r"head_kd",)),
         ),
-        dead=r"(?!)",
+        unused=r"(?!)",
         architecture=_meta_spikeformer,
     ),
-    Dialect(
+    CheckpointFormat(
         name="QKFormer",
         signature=r"(patch_embed|stage)[123]\..*",
-        naming=(*_qkformer_stage(0), *_qkformer_stage(1), *_qkformer_stage(2), *_HEAD),
-        dead=r"(?!)",
+        name_rules=(*_qkformer_stage(0), *_qkformer_stage(1), *_qkformer_stage(2), *_HEAD),
+        unused=r"(?!)",
         architecture=_qkformer,
     ),
-    Dialect(
+    CheckpointFormat(
         name="Spikformer",
         signature=r"patch_embed\.(proj|rpe)_.*",
-        naming=(*_ONE_STAGE_EMBEDDING, *_block(0, "block"), *_HEAD),
-        dead=r"block\.\d+\.norm[12]\.(weight|bias)|norm\.(weight|bias)|pos_embed",
+        name_rules=(*_ONE_STAGE_EMBEDDING, *_block(0, "block"), *_HEAD),
+        unused=r"block\.\d+\.norm[12]\.(weight|bias)|norm\.(weight|bias)|pos_embed",
         architecture=_spikformer,
     ),
 )

@@ -1,9 +1,9 @@
-"""Checkpoints of the published code: recognised by their keys, rebuilt as our architecture and model.
+"""Import checkpoints of the published code as models of this package.
 
-`load_reference` takes a state dict with the keys of Spikformer (ImageNet, CIFAR and event form), the Spike-driven Transformer,
-Meta-SpikeFormer (with or without its second head) or QKFormer (ImageNet and CIFAR form). Widths, depths, hidden widths, classes and
-channels are read from shapes. Two things leave no trace in a state dict, and may be said: the number of heads, and by how much the
-one-stage families shrink an image. What each published code calls what is in `autospike.models.checkpoint_formats`.
+`load_reference` recognises the state dicts of Spikformer (ImageNet, CIFAR and event form), the Spike-driven Transformer,
+Meta-SpikeFormer (with or without its second head) and QKFormer (ImageNet and CIFAR form) by their keys. Widths, depths, hidden
+widths, number of classes and channels are read from shapes. The number of heads and the stride of the one-stage families cannot be
+read from a state dict, and may be given. `autospike.models.checkpoint_formats` describes the formats.
 """
 
 from __future__ import annotations
@@ -19,136 +19,177 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from autospike.errors import UserError
-from autospike.models.checkpoint_formats import DIALECTS, Dialect, State, in_chans
+from autospike.models.checkpoint_formats import FORMATS, CheckpointFormat, StateDict, in_chans
 from autospike.models.contract import SpikingModel
 from autospike.models.registry import build_model
 from autospike.space.architecture import Architecture
 
 
 def load_reference(
-    state_dict: State, *, num_heads: int | None = None, stride: int | None = None, time_steps: int | None = None
+    state_dict: StateDict, *, num_heads: int | None = None, stride: int | None = None, time_steps: int | None = None
 ) -> tuple[SpikingModel, Architecture]:
-    """The model, in eval mode with the checkpoint's parameters and statistics, and its architecture.
+    """Build the model of a published state dict.
 
     Args:
-        state_dict: a published classification network's, under its own keys.
-        num_heads: unless given, as published: 8 in Meta-SpikeFormer and QKFormer's CIFAR form; D / 64 in ImageNet forms of
-            Spikformer and QKFormer, D / 32 in Spikformer's CIFAR form, D / 16 in its event form (at least 1); the Spike-driven
-            Transformer's keys tell.
-        stride: of the one-stage families; unless given, 16 in Spikformer's ImageNet and event forms, 4 in its CIFAR form; of the
-            Spike-driven Transformer 16 for 1000 classes, otherwise 4, and 8 for events.
-        time_steps: T; unless given, 4, of event forms 16, and 8 of Meta-SpikeFormer's (HAR-DVS).
+        state_dict: Of a published classification network, with its own keys.
+        num_heads: Number of attention heads. By default as published: 8 in Meta-SpikeFormer and the CIFAR form of QKFormer; D / 64
+            in the ImageNet forms of Spikformer and QKFormer, D / 32 in the CIFAR form of Spikformer and D / 16 in its event form
+            (at least 1); in the Spike-driven Transformer it is read from the state dict.
+        stride: Total stride of a one-stage family. By default as published: in Spikformer 16 in the ImageNet and event forms and 4
+            in the CIFAR form; in the Spike-driven Transformer 8 for events, 16 for 1000 classes, and otherwise 4.
+        time_steps: T. By default as published: 4; 16 in event forms, but 8 in that of Meta-SpikeFormer (HAR-DVS).
+
+    Returns:
+        The model, in eval mode with the parameters and statistics of the checkpoint, and its architecture.
 
     Raises:
-        UserError: no published network has these keys; a key is foreign or missing, or a shape does not fit: names the first one.
+        UserError: No known network has these keys, or a key is unexpected or missing or has a wrong shape. The message names the
+            first such key.
     """
-    dialect = _recognise(state_dict)
+    checkpoint_format = recognise_format(state_dict)
     try:
-        return _loaded(dialect, state_dict, num_heads, stride, time_steps)
+        return _load(checkpoint_format, state_dict, num_heads, stride, time_steps)
     except KeyError as error:
-        raise UserError(f"state dict of {dialect.name}: key {error.args[0]!r} is missing") from None
+        raise UserError(f"state dict of {checkpoint_format.name}: key {error.args[0]!r} is missing") from None
     except ValueError as error:
-        raise UserError(f"state dict of {dialect.name}: {error}") from None
+        raise UserError(f"state dict of {checkpoint_format.name}: {error}") from None
 
 
-def _loaded(
-    dialect: Dialect, state: State, num_heads: int | None, stride: int | None, time_steps: int | None
+def _load(
+    checkpoint_format: CheckpointFormat, state: StateDict, num_heads: int | None, stride: int | None, time_steps: int | None
 ) -> tuple[SpikingModel, Architecture]:
+    """Build the model.
+
+    Raises:
+        KeyError: A key is missing.
+        ValueError: A key is unexpected, or a shape does not fit.
+    """
     for key, tensor in state.items():
         counter = key.endswith("num_batches_tracked")
         if not isinstance(tensor, Tensor) or not (counter or (tensor.is_floating_point() and tensor.dim() and tensor.numel())):
-            raise ValueError(f"key {key!r} holds no weights: {_described(tensor)}")
-    architecture = dialect.architecture(state, num_heads, stride)
+            raise ValueError(f"key {key!r} holds no weights: {_describe(tensor)}")
+    architecture = checkpoint_format.architecture(state, num_heads, stride)
     if time_steps is not None:
         architecture = replace(architecture, time_steps=time_steps)
     with torch.device("meta"):
         model = build_model(architecture, num_classes=len(state["head.weight"]), in_chans=in_chans(state))
-    keys = their_keys(dialect, state, model.state_dict())
+    keys = published_keys(checkpoint_format, state, model.state_dict())
     for key in state:
-        if key not in keys.values() and not re.fullmatch(dialect.dead, key):
-            raise ValueError(f"key {key!r} has no place in the network that the others make")
-    fitted = {name: _fitted(key, state[key], model.state_dict()[name].shape) for name, key in keys.items()}
-    model.load_state_dict(fitted, assign=True)
+        if key not in keys.values() and not re.fullmatch(checkpoint_format.unused, key):
+            raise ValueError(f"key {key!r} does not belong to the network that the other keys describe")
+    weights = {name: _reshape(key, state[key], model.state_dict()[name].shape) for name, key in keys.items()}
+    model.load_state_dict(weights, assign=True)
     return model.eval(), architecture
 
 
-def their_keys(dialect: Dialect, state: State, ours: Iterable[str]) -> dict[str, str]:
-    """What a state dict calls each of our names.
+def published_keys(checkpoint_format: CheckpointFormat, state: StateDict, names: Iterable[str]) -> dict[str, str]:
+    """Find the key of each parameter in a published state dict.
+
+    Args:
+        checkpoint_format: The format of the state dict.
+        state: The state dict.
+        names: Names of parameters and buffers in our model.
+
+    Returns:
+        Keys of the state dict by our names.
 
     Raises:
-        KeyError: it has no such key.
+        KeyError: A key is missing.
     """
     keys = {}
-    for name in ours:
+    for name in names:
         stem, _, leaf = name.rpartition(".")
-        found = next((m, templates) for pattern, templates in dialect.naming if (m := re.fullmatch(pattern, stem)))
+        found = next((m, templates) for pattern, templates in checkpoint_format.name_rules if (m := re.fullmatch(pattern, stem)))
         candidates = [f"{found[0].expand(template)}.{leaf}" for template in found[1]]
         keys[name] = next((key for key in candidates if key in state), "")
         if not keys[name]:
-            raise KeyError(next((key for key in candidates if key.count(".") > 1 and _has_kin(key, state)), candidates[0]))
+            raise KeyError(next((key for key in candidates if key.count(".") > 1 and _is_plausible(key, state)), candidates[0]))
     return keys
 
 
-def _has_kin(key: str, state: State) -> bool:
-    """Whether the key's neighbours are there, and its like elsewhere: codes say `q_conv` or `q_linear`, `attn` or `tssa`."""
-    neighbourhood, part, leaf = key.rsplit(".", 2)
-    return any(k.startswith(f"{neighbourhood}.") for k in state) and any(k.endswith(f".{part}.{leaf}") for k in state)
+def _is_plausible(key: str, state: StateDict) -> bool:
+    """Whether a missing key looks like one of this state dict.
+
+    Some published names have variants (`q_conv` and `q_linear`, `attn` and `tssa`). The variant of this state dict has other keys
+    in the same module, and the same last parts in another module.
+    """
+    module, part, leaf = key.rsplit(".", 2)
+    return any(k.startswith(f"{module}.") for k in state) and any(k.endswith(f".{part}.{leaf}") for k in state)
 
 
 def read_checkpoint(path: Path) -> dict[str, Tensor]:
-    """The state dict in a file: safetensors, or a torch file that holds tensors and plain values.
+    """Read the state dict of a checkpoint file. No code in the file is executed.
+
+    Args:
+        path: A safetensors file, or a torch file that contains only tensors and plain values.
+
+    Returns:
+        The state dict, without the prefix `module.` of distributed training.
 
     Raises:
-        UserError: the file is missing, or holds anything else; nothing in it is ever run.
+        UserError: The file does not exist, or contains anything else.
     """
     if not path.is_file():
         raise UserError(f"{path}: no such file; give a published checkpoint (.safetensors, .pth, .pt, .pth.tar)")
     try:
-        held = load_file(path) if path.suffix == ".safetensors" else _load_torch(path)
-    except Exception as error:  # a damaged file makes its reader fail in many ways
+        content: object = load_file(path) if path.suffix == ".safetensors" else _load_torch(path)
+    except Exception as error:  # readers raise many kinds of exceptions for a damaged file
         reason = (str(error).splitlines() or [type(error).__name__])[0]
-        raise UserError(f"{path}: no checkpoint that can be read safely ({reason})") from None
+        raise UserError(f"{path}: cannot be read safely as a checkpoint ({reason})") from None
     for name in ("state_dict", "model"):
-        if isinstance(held, dict) and isinstance(held.get(name), dict):
-            held = held[name]
-    if not isinstance(held, dict) or not held or not all(isinstance(k, str) and isinstance(v, Tensor) for k, v in held.items()):
+        if isinstance(content, dict) and isinstance(content.get(name), dict):
+            content = content[name]
+    if (
+        not isinstance(content, dict)
+        or not content
+        or not all(isinstance(k, str) and isinstance(v, Tensor) for k, v in content.items())
+    ):
         raise UserError(f"{path}: holds no state dict (a mapping of names to tensors, alone or under state_dict or model)")
-    return {name.removeprefix("module."): tensor for name, tensor in held.items()}
+    return {name.removeprefix("module."): tensor for name, tensor in content.items()}
 
 
 def _load_torch(path: Path) -> object:
-    with torch.serialization.safe_globals([argparse.Namespace]):  # training scripts keep their arguments beside the weights
+    with torch.serialization.safe_globals([argparse.Namespace]):  # training scripts store their arguments in the checkpoint
         return torch.load(path, map_location="cpu", weights_only=True)
 
 
-def _recognise(state: State) -> Dialect:
+def recognise_format(state: StateDict) -> CheckpointFormat:
+    """Find the format of a published state dict.
+
+    Args:
+        state: The state dict.
+
+    Returns:
+        Its format.
+
+    Raises:
+        UserError: No known network has such keys.
+    """
     first_query = state.get("block.0.attn.q_conv.weight")
-    if isinstance(first_query, Tensor) and first_query.dim() == 4:  # of the two one-stage networks one convolves images, one tokens
-        return DIALECTS[0]
-    for dialect in DIALECTS:
-        if any(re.fullmatch(dialect.signature, key) for key in state):
-            return dialect
+    if isinstance(first_query, Tensor) and first_query.dim() == 4:  # Spikformer convolves tokens, in one dimension
+        return FORMATS[0]  # Spike-driven Transformer
+    for checkpoint_format in FORMATS:
+        if any(re.fullmatch(checkpoint_format.signature, key) for key in state):
+            return checkpoint_format
     first = next(iter(state), None)
     if str(first).startswith(("stages.", "model.shared.")):
         raise UserError(
-            "state dict: these are this package's own names; open the exported folder that holds it with timm, or with --from"
+            "state dict: these are names of this package; open the exported folder that contains it with timm, or with --from"
         )
-    raise UserError(
-        f"state dict: no published network that is known has the key {first!r}; known are {', '.join(d.name for d in DIALECTS)}"
-    )
+    raise UserError(f"state dict: no known published network has the key {first!r}; known are {', '.join(f.name for f in FORMATS)}")
 
 
-def _fitted(key: str, tensor: Tensor, shape: torch.Size) -> Tensor:
-    """A tensor in our shape: a 1x1 convolution is a linear map.
+def _reshape(key: str, tensor: Tensor, shape: torch.Size) -> Tensor:
+    """Reshape a published tensor to the shape of our parameter: a 1x1 convolution becomes a linear layer.
 
     Raises:
-        ValueError: it does not fit.
+        ValueError: The shape does not fit.
     """
-    fitted = tensor.reshape(tensor.shape[: len(shape)]) if set(tensor.shape[len(shape) :]) <= {1} else tensor
-    if fitted.shape != shape:
+    reshaped = tensor.reshape(tensor.shape[: len(shape)]) if set(tensor.shape[len(shape) :]) <= {1} else tensor
+    if reshaped.shape != shape:
         raise ValueError(f"key {key!r} has shape {tuple(tensor.shape)}, which does not fit {tuple(shape)}")
-    return fitted.float() if fitted.dtype in (torch.float16, torch.bfloat16, torch.float64) else fitted.clone()
+    return reshaped.float() if reshaped.dtype in (torch.float16, torch.bfloat16, torch.float64) else reshaped.clone()
 
 
-def _described(value: object) -> str:
+def _describe(value: object) -> str:
     return f"shape {tuple(value.shape)}, {value.dtype}" if isinstance(value, Tensor) else type(value).__name__

@@ -1,4 +1,4 @@
-"""What every family's model is: a chain of segments, and timm's interface on top of it."""
+"""The model of every family: a chain of segments, with the interface of a timm model."""
 
 from __future__ import annotations
 
@@ -15,12 +15,18 @@ from autospike.nn.blocks import SpikingBlock
 from autospike.nn.neuron import LIF
 from autospike.space.architecture import Architecture, Neuron, Stage
 
-# Before the head, where the stream is a membrane potential. No published network searches it.
+# The neurons before the head, where the stream is a membrane potential. They are not searched, as in all published networks.
 HEAD_NEURON = Neuron()
 
 
 class SpikingStage(nn.Module):
-    """The embedding that leads to a width and size, then blocks, numbered from 0. Each of them is a segment."""
+    """An embedding, which sets width and resolution, then blocks. The embedding and the two branches of a block are segments.
+
+    Args:
+        embedding: The embedding of the stage.
+        architecture: The architecture of the model.
+        stage: The stage of the architecture.
+    """
 
     def __init__(self, embedding: nn.Module, architecture: Architecture, stage: Stage) -> None:
         super().__init__()
@@ -30,7 +36,15 @@ class SpikingStage(nn.Module):
         )
 
     def forward(self, x: Tensor, time_steps: int | None = None) -> Tensor:
-        """`time_steps`: how often a still image is seen, at the first stage."""
+        """Compute the stream after the stage.
+
+        Args:
+            x: The stream, `[T, B, H, W, C]`; for the first stage the result of `initial_stream`.
+            time_steps: T, if `x` is a still image `[1, B, H, W, C]`.
+
+        Returns:
+            The stream, `[T, B, ceil(H / stride), ceil(W / stride), D]`.
+        """
         x = self.embedding(x) if time_steps is None else self.embedding(x, time_steps)
         for block in self.blocks:
             x = block(x)
@@ -38,48 +52,77 @@ class SpikingStage(nn.Module):
 
 
 class SpikingHead(nn.Linear):
-    """A head that reads spikes. Shape: `[T, B, D]` spikes to `[T, B, num_classes]`."""
+    """A linear head that reads spikes. Shape: `[T, B, D]` to `[T, B, num_classes]`."""
 
 
 class MeanHead(nn.Linear):
-    """A head that reads the mean over positions. Shape: `[T, B, D]` to `[T, B, num_classes]`."""
+    """A linear head that reads the mean over positions. Shape: `[T, B, D]` to `[T, B, num_classes]`."""
 
 
-def pooled(lif: nn.Module, stream: Tensor) -> Tensor:
-    """The mean over positions, or what neurons make of it: `[T, B, H, W, D]` to `[T, B, D]`."""
-    mean: Tensor = lif(stream.flatten(2, 3).mean(dim=2))
-    return mean
+def pool_positions(lif: nn.Module, stream: Tensor) -> Tensor:
+    """Average the stream over positions, then apply the neurons before the head.
+
+    Args:
+        lif: The neurons, or `nn.Identity`.
+        stream: `[T, B, H, W, D]`.
+
+    Returns:
+        Features, `[T, B, D]`.
+    """
+    features: Tensor = lif(stream.flatten(2, 3).mean(dim=2))
+    return features
 
 
-def answered(heads: Sequence[nn.Module], features: Tensor) -> Tensor:
-    """Logits of every single step, the mean of one or two heads: `[T, B, D]` to `[T, B, num_classes]`."""
+def step_logits(heads: Sequence[nn.Module], features: Tensor) -> Tensor:
+    """Compute the logits of every time step, the mean of those of one or two heads.
+
+    Args:
+        heads: The heads.
+        features: `[T, B, D]`.
+
+    Returns:
+        `[T, B, num_classes]`.
+    """
     first, *second = (head(features) for head in heads)
     logits: Tensor = (first + second[0]) / 2 if second else first
     return logits
 
 
-def means(logits: Tensor, at: Sequence[int]) -> Tensor:
-    """Over the first steps, as many as `at` says: `[T, B, num_classes]` to `[len(at), B, num_classes]`."""
+def mean_over_steps(logits: Tensor, at: Sequence[int]) -> Tensor:
+    """Average logits over the first t time steps, for every t of `at`.
+
+    Args:
+        logits: Of every time step, `[T, B, num_classes]`.
+        at: Numbers of time steps.
+
+    Returns:
+        `[len(at), B, num_classes]`.
+    """
     return torch.stack([logits[:time_steps].mean(dim=0) for time_steps in at])
 
 
 def head_neurons(architecture: Architecture) -> nn.Module:
-    """Where the stream is a membrane potential, neurons; else nothing."""
+    """Build the neurons before the head: LIF where the stream is a membrane potential, otherwise `nn.Identity`."""
     return LIF(HEAD_NEURON) if architecture.shortcut == "membrane" else nn.Identity()
 
 
 def untrained_head(architecture: Architecture, num_classes: int) -> nn.Module:
-    """Nothing, for features, at 0 classes."""
+    """Build a head with fresh parameters, or `nn.Identity` for 0 classes."""
     if not num_classes:
         return nn.Identity()
     kind = SpikingHead if architecture.shortcut == "membrane" else MeanHead
-    result = kind(architecture.stages[-1].embed_dim, num_classes)
-    initialise(result)
-    return result
+    head = kind(architecture.stages[-1].embed_dim, num_classes)
+    initialise(head)
+    return head
 
 
 class Readout(nn.Module):
-    """The last segment alone, its layers named as in the model. Shape: `[T, B, H, W, D]` to `[T, B, num_classes]`."""
+    """The last segment by itself, with the layer names of the model. Shape: `[T, B, H, W, D]` to `[T, B, num_classes]`.
+
+    Args:
+        architecture: The architecture of the model.
+        num_classes: Number of classes.
+    """
 
     def __init__(self, architecture: Architecture, num_classes: int) -> None:
         super().__init__()
@@ -88,22 +131,33 @@ class Readout(nn.Module):
             self.head_dist = untrained_head(architecture, num_classes)
 
     def forward(self, stream: Tensor) -> Tensor:
+        """Return the logits of every time step, `[T, B, num_classes]`, from the stream `[T, B, H, W, D]`."""
         heads = [self.head, self.head_dist] if hasattr(self, "head_dist") else [self.head]
-        return answered(heads, pooled(self.head_lif, stream))
+        return step_logits(heads, pool_positions(self.head_lif, stream))
 
 
 class SpikingModel(nn.Module):
-    """A plain model of one architecture; it knows nothing of supernets.
+    """A plain model of one architecture, independent of supernets. Base class of all families.
 
-    A segment's output depends on its own genes and on those of the segments before it, on nothing else; parameters of a smaller
-    architecture are leading corners of a larger one's, under the same names. A family defines `embedding`; the rest is shared.
+    A segment's output depends only on its own genes and on those of the segments before it. The parameters of a smaller
+    architecture are the leading corners of those of a larger one, under the same names. A family implements `embedding`; everything
+    else is shared.
 
-    The stream is `[T, B, H, W, D]` throughout. Input is images `[B, C, H, W]`, seen at every step, or frames `[T, B, C, H, W]`.
+    The stream is `[T, B, H, W, D]` throughout. The input is images `[B, C, H, W]`, repeated at every time step, or frames
+    `[T, B, C, H, W]`.
 
     Args:
-        architecture: of the model's family.
-        num_classes: outputs; 0 gives features.
-        in_chans: channels of an image.
+        architecture: An architecture of the model's family.
+        num_classes: Number of classes; 0 for a model without a head, whose output is features.
+        in_chans: Channels of an image.
+
+    Attributes:
+        architecture: The architecture.
+        num_classes: Number of classes.
+        num_features: Width of the last stage, D.
+        head_hidden_size: The same, under timm's name.
+        feature_info: timm's description of the feature map of each stage.
+        distilled_training: Whether the training output is the logits of both heads; see `set_distilled_training`.
     """
 
     def __init__(self, architecture: Architecture, *, num_classes: int, in_chans: int) -> None:
@@ -124,16 +178,31 @@ class SpikingModel(nn.Module):
 
     @staticmethod
     def embedding(architecture: Architecture, index: int, in_channels: int) -> nn.Module:
-        """The embedding of stage number `index`. It has the architecture and no model, for a walk builds it alone.
+        """Build the embedding of a stage. It is a static method because the trie evaluator builds embeddings without a model.
 
-        It is called with its input; the first one with the image `[1, B, H, W, C]` or frames `[T, B, H, W, C]` and, for an image,
-        the number of steps.
+        Args:
+            architecture: The architecture of the model.
+            index: Number of the stage, from 0.
+            in_channels: Width of the stage before it, or channels of the image.
+
+        Returns:
+            A module that is called with the stream `[T, B, H, W, in_channels]`. The first one is called with frames
+            `[T, B, H, W, C]`, or with a still image `[1, B, H, W, C]` and T.
         """
         raise NotImplementedError
 
     def forward_stages(self, x: Tensor, time_steps: int | None = None, *, stages: int | None = None) -> list[Tensor]:
-        """The stream `[T, B, H, W, D]` after each stage (the first `stages`); T is the architecture's unless given."""
-        stream, repeated = entering(x, time_steps or self.architecture.time_steps)
+        """Compute the stream after each stage.
+
+        Args:
+            x: Images `[B, C, H, W]` or frames `[T, B, C, H, W]`.
+            time_steps: T; that of the architecture unless given.
+            stages: Number of stages to run; all unless given.
+
+        Returns:
+            For each stage the stream, `[T, B, H, W, D]` with its own H, W and D.
+        """
+        stream, repeated = initial_stream(x, time_steps or self.architecture.time_steps)
         streams = []
         for i, stage in enumerate(self.stages[:stages]):
             stream = stage(stream, repeated if i == 0 else None)
@@ -141,32 +210,62 @@ class SpikingModel(nn.Module):
         return streams
 
     def forward_steps(self, x: Tensor, time_steps: int | None = None) -> Tensor:
-        """Logits of every single step, `[T, B, num_classes]`. Their mean over the first t steps is the answer at T = t."""
-        return answered(self._heads, pooled(self.head_lif, self.forward_features(x, time_steps)))
+        """Compute the logits of every time step. Their mean over the first t steps is the output at T = t.
+
+        Args:
+            x: Images `[B, C, H, W]` or frames `[T, B, C, H, W]`.
+            time_steps: T; that of the architecture unless given.
+
+        Returns:
+            `[T, B, num_classes]`.
+        """
+        return step_logits(self._heads, pool_positions(self.head_lif, self.forward_features(x, time_steps)))
 
     def forward_features(self, x: Tensor, time_steps: int | None = None) -> Tensor:
-        """The stream after the last block, `[T, B, H, W, D]`. Time stays: where the head has neurons, it is no mean."""
+        """Compute the stream after the last block.
+
+        It is not averaged over time, because the neurons before a head need every step.
+
+        Args:
+            x: Images `[B, C, H, W]` or frames `[T, B, C, H, W]`.
+            time_steps: T; that of the architecture unless given.
+
+        Returns:
+            `[T, B, H, W, D]`.
+        """
         return self.forward_stages(x, time_steps)[-1]
 
     def forward_head(self, x: Tensor, pre_logits: bool = False) -> Any:
-        """The stream `[T, B, H, W, D]` to logits `[B, num_classes]`, or to pooled features `[B, D]`.
+        """Compute logits, or pooled features, from the stream.
 
-        With a second head, in training that was asked for by `set_distilled_training`: the logits of both, as a pair.
+        Args:
+            x: The stream, `[T, B, H, W, D]`.
+            pre_logits: Whether to return features.
+
+        Returns:
+            Logits `[B, num_classes]`, or features `[B, D]`, mean over time. In distilled training, a pair with the logits of each
+            head.
         """
-        features = pooled(self.head_lif, x)
+        features = pool_positions(self.head_lif, x)
         if pre_logits or not self.num_classes:
             return features.mean(dim=0)
         return self._logits(features, partial(torch.mean, dim=0))
 
     def forward(self, x: Tensor, at: Sequence[int] = ()) -> Any:
-        """Images `[B, C, H, W]` or frames `[T, B, C, H, W]` to logits `[B, num_classes]`, mean over time.
+        """Compute logits, mean over time.
 
-        `at` some numbers of steps: those at each, `[len(at), B, num_classes]`, of one run of the most steps.
+        Args:
+            x: Images `[B, C, H, W]` or frames `[T, B, C, H, W]`.
+            at: Numbers of time steps. All outputs come from one run of the largest T.
+
+        Returns:
+            Logits `[B, num_classes]` at the T of the architecture; with `at`, `[len(at), B, num_classes]` at each of these T. In
+            distilled training, a pair with the logits of each head.
         """
         if not at:
             return self.forward_head(self.forward_features(x))
-        features = pooled(self.head_lif, self.forward_features(x, max(at)))
-        return self._logits(features, partial(means, at=at))
+        features = pool_positions(self.head_lif, self.forward_features(x, max(at)))
+        return self._logits(features, partial(mean_over_steps, at=at))
 
     def forward_intermediates(
         self,
@@ -177,10 +276,21 @@ class SpikingModel(nn.Module):
         output_fmt: str = "NCHW",
         intermediates_only: bool = False,
     ) -> Any:
-        """timm's: maps `[B, D, H, W]` after the chosen stages, mean over time; and, unless told otherwise, the final stream.
+        """Compute feature maps after chosen stages; part of timm's interface.
+
+        Args:
+            x: Images `[B, C, H, W]` or frames `[T, B, C, H, W]`.
+            indices: The stages, as in timm; all unless given.
+            norm: Must be False: there is no final normalisation.
+            stop_early: Whether to stop after the last chosen stage.
+            output_fmt: Must be "NCHW".
+            intermediates_only: Whether to return the maps only.
+
+        Returns:
+            The final stream `[T, B, H, W, D]` and a list of maps `[B, D, H, W]`, mean over time; or the list.
 
         Raises:
-            ValueError: another format was asked for, or normalised maps, which there are none of.
+            ValueError: `norm` or `output_fmt` is not supported.
         """
         if output_fmt != "NCHW" or norm:
             raise ValueError(f"maps are NCHW and not normalised; got output_fmt {output_fmt!r}, norm {norm}")
@@ -192,8 +302,17 @@ class SpikingModel(nn.Module):
     def prune_intermediate_layers(
         self, indices: int | list[int] = 1, prune_norm: bool = False, prune_head: bool = True
     ) -> Sequence[int]:
-        """timm's: forget the stages after the last chosen one, and the head."""
-        del prune_norm  # there is no final normalisation
+        """Remove the stages after the last chosen one; part of timm's interface.
+
+        Args:
+            indices: The stages, as in timm.
+            prune_norm: Ignored: there is no final normalisation.
+            prune_head: Whether to remove the head as well.
+
+        Returns:
+            The indices of the chosen stages.
+        """
+        del prune_norm
         taken, last = feature_take_indices(len(self.stages), indices)
         self.stages = self.stages[: last + 1]
         if prune_head:
@@ -201,13 +320,18 @@ class SpikingModel(nn.Module):
         return list(taken)
 
     def get_classifier(self) -> nn.Module:
+        """Return the head; part of timm's interface."""
         return self.head
 
     def reset_classifier(self, num_classes: int, global_pool: str | None = None) -> None:
-        """A new, untrained head (two, if distilled); none, for features, at 0 classes.
+        """Replace the head (both heads of a distilled model) by an untrained one; part of timm's interface.
+
+        Args:
+            num_classes: Number of classes; 0 for a model without a head.
+            global_pool: Must be "avg" or None.
 
         Raises:
-            ValueError: another pooling than the mean over positions was asked for.
+            ValueError: Another pooling than the mean over positions is given.
         """
         if global_pool not in (None, "avg"):
             raise ValueError(f"global_pool must be 'avg', the mean over positions, got {global_pool!r}")
@@ -217,37 +341,49 @@ class SpikingModel(nn.Module):
             self.head_dist = untrained_head(self.architecture, num_classes)
 
     def set_distilled_training(self, enable: bool = True) -> None:
-        """timm's: whether training answers with the logits of both heads."""
+        """Set whether the training output of a distilled model is the logits of both heads; part of timm's interface."""
         self.distilled_training = enable
 
     def _logits(self, features: Tensor, over_time: Callable[[Tensor], Tensor]) -> Any:
+        """Logits from features `[T, B, D]`, averaged by `over_time`."""
         if self.architecture.distilled and self.training and self.distilled_training:
             return over_time(self.head(features)), over_time(self.head_dist(features))
-        return over_time(answered(self._heads, features))
+        return over_time(step_logits(self._heads, features))
 
     @property
     def _heads(self) -> list[nn.Module]:
         return [self.head, self.head_dist] if self.architecture.distilled else [self.head]
 
 
-def entering(x: Tensor, time_steps: int) -> tuple[Tensor, int | None]:
-    """What the first embedding takes: a still image `[1, B, H, W, C]` and how often it is seen, or the first frames
-    `[T, B, H, W, C]`."""
+def initial_stream(x: Tensor, time_steps: int) -> tuple[Tensor, int | None]:
+    """Return the arguments of the first embedding.
+
+    Args:
+        x: Images `[B, C, H, W]` or frames `[T, B, C, H, W]`.
+        time_steps: T; further frames are dropped.
+
+    Returns:
+        A still image `[1, B, H, W, C]` and T, or frames `[T, B, H, W, C]` and None.
+    """
     still = x.dim() == 4
     stream = (x.unsqueeze(0) if still else x[:time_steps]).permute(0, 1, 3, 4, 2).contiguous()
     return stream, time_steps if still else None
 
 
 def initialise(module: nn.Module) -> None:
-    """As Spikformer's code: linear weights from a normal cut at two deviations, std 0.02; convolutions as torch has them."""
-    if isinstance(module, nn.Linear) and not module.weight.is_meta:  # without memory there is nothing to write, slowly
+    """Initialise a module as Spikformer's published code does.
+
+    Weights of linear layers are drawn from a normal distribution of std 0.02 (by timm's `trunc_normal_`, whose bounds of -2 and 2
+    are never reached), and their biases are 0. Convolutions keep torch's initialisation.
+    """
+    if isinstance(module, nn.Linear) and not module.weight.is_meta:  # on the meta device it would be slow and without effect
         trunc_normal_(module.weight, std=0.02)
         if module.bias is not None:
             nn.init.zeros_(module.bias)
 
 
 def _feature_info(architecture: Architecture) -> list[dict[str, Any]]:
-    """timm's: channels and stride of the map after each stage."""
+    """Describe the map after each stage for timm: channels, stride and module name."""
     info, reduction = [], 1
     for i, stage in enumerate(architecture.stages):
         reduction *= stage.embedding.stride

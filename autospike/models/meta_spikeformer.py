@@ -19,10 +19,16 @@ from autospike.space.architecture import Architecture, Stage
 
 
 class Downsampling(nn.Module):
-    """A convolution between stages. Under membrane shortcuts neurons stand before it, unless it is the first and reads the image;
-    under the others they stand after it.
+    """The convolution before the blocks of a stage.
 
-    Shape: `[T, B, H, W, in_channels]` to `[T, B, ceil(H / stride), ceil(W / stride), D]`.
+    With membrane shortcuts neurons precede it, except in the first stage, where it reads the image. With other shortcuts neurons
+    follow it.
+
+    Args:
+        stage: The stage of the architecture.
+        in_channels: Width of the stage before it, or channels of the image.
+        shortcut: The kind of shortcut.
+        first: Whether it belongs to the first stage.
     """
 
     def __init__(self, stage: Stage, in_channels: int, shortcut: str, *, first: bool) -> None:
@@ -33,12 +39,22 @@ class Downsampling(nn.Module):
         self.after = nn.Identity() if membrane else lif
 
     def forward(self, x: Tensor, time_steps: int | None = None) -> Tensor:
+        """Compute the stream before the first block.
+
+        Args:
+            x: The stream, `[T, B, H, W, in_channels]`, or a still image `[1, B, H, W, C]`.
+            time_steps: T, if `x` is a still image.
+
+        Returns:
+            `[T, B, ceil(H / stride), ceil(W / stride), D]`.
+        """
         return fire(self.conv, self.after, self.before(x), time_steps)
 
 
 class MetaSpikeFormer(SpikingModel):
-    """A plain Meta-SpikeFormer."""
+    """Meta-SpikeFormer."""
 
     @staticmethod
     def embedding(architecture: Architecture, index: int, in_channels: int) -> nn.Module:
+        """Build the embedding of a stage; see `SpikingModel.embedding`."""
         return Downsampling(architecture.stages[index], in_channels, architecture.shortcut, first=index == 0)

@@ -1,11 +1,12 @@
 """QKFormer (Zhou et al., NeurIPS 2024): Spikformer's blocks in a hierarchy, with q-k attention in the wide early stages.
 
-    embedding:  [conv3x3 - BN - pool - LIF] ... [conv3x3 - BN - LIF], plus [conv1x1 - BN - LIF] of what entered, strided
+    embedding:  [conv3x3 - BN - pool - LIF] ... [conv3x3 - BN - LIF], plus a strided [conv1x1 - BN - LIF] of the input
     block:      x = x + QKTA(x), QKCA(x) or SSA(x);  x = x + MLP(x)
     head:       mean over positions, linear, mean over time
 
 The published ImageNet networks have three stages of 1, 2 and 7 blocks, at strides 4, 2, 2: two with token attention, the last with
-SSA. With `compact_embedding`, the CIFAR form, the first embedding has one convolution less, and the others pool after their second.
+SSA. With `compact_embedding`, the CIFAR form, the first embedding has one convolution less, and the others pool after their second
+convolution.
 """
 
 from __future__ import annotations
@@ -22,9 +23,13 @@ from autospike.space.architecture import Architecture, Neuron, Stage
 
 
 class SpikingConv(nn.Module):
-    """`LIF(pool(BN(conv3x3(x))))`; the pool is before the neurons, and only there where it halves the size.
+    """`LIF(pool(BN(conv3x3(x))))`, where the pool is omitted at stride 1.
 
-    Shape: `[T, B, H, W, in_channels]` to `[T, B, ceil(H / stride), ceil(W / stride), out_channels]`.
+    Args:
+        in_channels: Channels of the input.
+        out_channels: Channels of the output.
+        neuron: The neurons.
+        stride: 2 for a max-pool that halves height and width, or 1.
     """
 
     def __init__(self, in_channels: int, out_channels: int, neuron: Neuron, *, stride: int = 1) -> None:
@@ -34,6 +39,15 @@ class SpikingConv(nn.Module):
         self.lif = LIF(neuron)
 
     def forward(self, x: Tensor, time_steps: int | None = None) -> Tensor:
+        """Compute the spikes.
+
+        Args:
+            x: `[T, B, H, W, in_channels]`, or a still image `[1, B, H, W, C]`.
+            time_steps: T, if `x` is a still image.
+
+        Returns:
+            Spikes, `[T, B, ceil(H / stride), ceil(W / stride), out_channels]`.
+        """
         if isinstance(self.pool, nn.Identity):
             return fire(self.conv, self.lif, x, time_steps)
         spikes: Tensor = self.lif(self.pool(self.conv(x, time_steps)))
@@ -41,12 +55,13 @@ class SpikingConv(nn.Module):
 
 
 class PatchEmbedding(nn.Module):
-    """Between stages: two convolutions, and a strided one beside them whose spikes are added.
-
-    Shape: `[T, B, H, W, in_channels]` to `[T, B, ceil(H / stride), ceil(W / stride), D]`, values 0 to 2.
+    """The embedding between stages: one or two convolutions in a row, plus a strided one in parallel, whose spikes are added.
 
     Args:
-        strides: of the two convolutions; without the second there is one.
+        in_channels: Width of the stage before it.
+        embed_dim: Width of the stage, D.
+        neuron: The neurons.
+        strides: Stride of each convolution in the row.
     """
 
     def __init__(self, in_channels: int, embed_dim: int, neuron: Neuron, *, strides: tuple[int, ...]) -> None:
@@ -57,15 +72,27 @@ class PatchEmbedding(nn.Module):
         self.residual_lif = LIF(neuron)
 
     def forward(self, x: Tensor) -> Tensor:
+        """Compute the stream before the first block.
+
+        Args:
+            x: The stream, `[T, B, H, W, in_channels]`.
+
+        Returns:
+            `[T, B, ceil(H / stride), ceil(W / stride), D]`, whole numbers from 0 to 2, with the product of the strides.
+        """
         y: Tensor = self.conv2(self.conv1(x))
         return fire(self.residual, self.residual_lif, x, stream=y)
 
 
 class FirstPatchEmbedding(nn.Module):
-    """As `PatchEmbedding`, behind one more convolution, to half the width. Of a stride of 4 each halves; of 2 the second does.
+    """The first embedding: a convolution to half the width, then a `PatchEmbedding`.
 
-    Shape: image `[1, B, H, W, C]` with the number of steps, or frames `[T, B, H, W, C]`, to
-    `[T, B, ceil(H / stride), ceil(W / stride), D]`, values 0 to 2.
+    At stride 4 both halve height and width, at stride 2 only the second does.
+
+    Args:
+        stage: The stage of the architecture.
+        in_channels: Channels of the image.
+        compact: Whether the `PatchEmbedding` has one convolution instead of two in a row.
     """
 
     def __init__(self, stage: Stage, in_channels: int, *, compact: bool) -> None:
@@ -75,15 +102,25 @@ class FirstPatchEmbedding(nn.Module):
         self.rest = PatchEmbedding(width // 2, width, neuron, strides=(min(stride, 2),) if compact else (min(stride, 2), 1))
 
     def forward(self, x: Tensor, time_steps: int | None = None) -> Tensor:
+        """Compute the stream before the first block.
+
+        Args:
+            x: Frames `[T, B, H, W, C]`, or a still image `[1, B, H, W, C]`.
+            time_steps: T, if `x` is a still image.
+
+        Returns:
+            `[T, B, ceil(H / stride), ceil(W / stride), D]`, whole numbers from 0 to 2.
+        """
         out: Tensor = self.rest(self.conv(x, time_steps))
         return out
 
 
 class QKFormer(SpikingModel):
-    """A plain QKFormer."""
+    """QKFormer."""
 
     @staticmethod
     def embedding(architecture: Architecture, index: int, in_channels: int) -> nn.Module:
+        """Build the embedding of a stage; see `SpikingModel.embedding`."""
         stage, compact = architecture.stages[index], architecture.compact_embedding
         if index == 0:
             return FirstPatchEmbedding(stage, in_channels, compact=compact)

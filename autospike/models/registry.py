@@ -1,4 +1,7 @@
-"""Models of architectures, and their entries in timm: one for any architecture, and the published networks by name."""
+"""Build models of architectures, and register them with timm.
+
+timm's registry gets one entry for any architecture (`autospike_subnet`), and one for each published network by its name.
+"""
 
 from __future__ import annotations
 
@@ -16,16 +19,35 @@ from autospike.space.architecture import Architecture
 from autospike.space.families import rules_of
 from autospike.space.published import PUBLISHED, Published
 
-ENTRY_POINT = "autospike_subnet"
+ENTRY_POINT = "autospike_subnet"  # written to config.json of exported models
 
 
 def build_model(architecture: Architecture, *, num_classes: int, in_chans: int) -> SpikingModel:
-    """The plain model of an architecture, with fresh parameters."""
+    """Build the model of an architecture with fresh parameters.
+
+    Args:
+        architecture: The architecture.
+        num_classes: Number of classes; 0 for a model without a head.
+        in_chans: Channels of an image.
+
+    Returns:
+        The model, in training mode.
+    """
     return _family(architecture)(architecture, num_classes=num_classes, in_chans=in_chans)
 
 
 def build_segment(architecture: Architecture, name: str, *, num_classes: int, in_chans: int) -> nn.Module:
-    """One segment of that model alone, by its path there ("stages.0.embedding", "stages.0.blocks.1.token"), or "head"."""
+    """Build one segment of a model by itself, with fresh parameters.
+
+    Args:
+        architecture: The architecture of the model.
+        name: The path of the segment in the model, such as "stages.0.embedding" or "stages.0.blocks.1.token", or "head".
+        num_classes: Number of classes.
+        in_chans: Channels of an image.
+
+    Returns:
+        A module with the parameter names of the segment.
+    """
     if name == "head":
         return Readout(architecture, num_classes)
     _, index, kind, *within = name.split(".")
@@ -41,33 +63,37 @@ def build_segment(architecture: Architecture, name: str, *, num_classes: int, in
 
 
 def _family(architecture: Architecture) -> type[SpikingModel]:
+    """The model class of the architecture's family, whose module is imported here."""
     module, name = rules_of(architecture.family).model.split(":")
     family: type[SpikingModel] = getattr(import_module(module), name)
     return family
 
 
 def classifiers(architecture: Architecture) -> str | tuple[str, ...]:
-    """The heads, which timm leaves out where the number of classes differs."""
+    """Return the names of the heads. timm does not load their weights if the number of classes differs."""
     return ("head", "head_dist") if architecture.distilled else "head"
 
 
 def first_conv(family: str) -> str:
-    """The convolution that reads the image, by its path in the model."""
+    """Return the path, in the model, of the convolution that reads the image."""
     return f"stages.0.embedding.{rules_of(family).first_conv}"
 
 
 def _cfg(published: Published) -> dict[str, Any]:
+    """The pretrained configuration of a published network for timm."""
     size = (published.in_chans, published.image_size, published.image_size)
     mean, std = (0.5, 0.5) if published.in_chans == 3 else (0.0, 1.0)  # event counts are not normalised
-    usual = {"mean": (mean,) * published.in_chans, "std": (std,) * published.in_chans, "crop_pct": 1.0, "interpolation": "bilinear"}
     return {
         "num_classes": published.num_classes,
         "input_size": size,
-        **usual,
+        "mean": (mean,) * published.in_chans,
+        "std": (std,) * published.in_chans,
+        "crop_pct": 1.0,
+        "interpolation": "bilinear",
     }
 
 
-# timm reads these at the moment a model is registered.
+# timm reads `default_cfgs` of this module when a model is registered.
 default_cfgs = generate_default_cfgs(
     {
         f"{ENTRY_POINT}.untrained": {"num_classes": 1000},
@@ -84,15 +110,19 @@ def _build(
     drop_path_rate: float = 0.0,
     global_pool: str = "avg",
 ) -> SpikingModel:
-    """timm's scripts always give the last three; only their neutral values exist here."""
+    """Build the model for `timm.models.build_model_with_cfg`.
+
+    timm's scripts always pass the last three arguments; only the values without effect are supported.
+    """
     if drop_rate or drop_path_rate or global_pool != "avg":
         raise UserError(
-            f"no dropout and no other pooling here; got {drop_rate=}, {drop_path_rate=}, {global_pool=}; leave them out"
+            f"dropout and other pooling are not supported; got {drop_rate=}, {drop_path_rate=}, {global_pool=}; omit them"
         )
     return build_model(_parsed(architecture), num_classes=num_classes, in_chans=in_chans)
 
 
 def _create(name: str, pretrained: bool, pretrained_cfg: Any, **kwargs: Any) -> SpikingModel:
+    """Create a model as timm's own entry points do."""
     architecture = _parsed(kwargs["architecture"])
     overlay = {"classifier": classifiers(architecture), "first_conv": first_conv(architecture.family)}
     overlay |= kwargs.pop("pretrained_cfg_overlay", None) or {}
@@ -113,35 +143,52 @@ def _parsed(architecture: dict[str, Any] | Architecture) -> Architecture:
 
 
 def _out_indices(architecture: Architecture) -> tuple[int, ...]:
-    """Maps that features_only gives unless told otherwise."""
+    """The default `out_indices` of timm's `features_only`."""
     stages = len(architecture.stages)
     return tuple(range(min(rules_of(architecture.family).first_feature, stages - 1), stages))
 
 
 @register_model
 def autospike_subnet(pretrained: bool = False, pretrained_cfg: Any = None, **kwargs: Any) -> SpikingModel:
-    """Any architecture of this package as a timm model: `timm.create_model("autospike_subnet", architecture={...})`.
+    """Create any architecture of this package as a timm model.
 
-    An exported subnet names this entry in its `config.json`, with its architecture as `model_args`. A folder that was exported is
-    opened with its weights, whether `pretrained` is said or not: without them it would be another network.
+    Example:
+        >>> timm.create_model("autospike_subnet", architecture={...})
+
+    The `config.json` of an exported subnet names this entry point, with the architecture in `model_args`. The weights of an
+    exported folder are always loaded, because it is the weights that define the network.
+
+    Args:
+        pretrained: Whether to load weights; without effect for an exported folder.
+        pretrained_cfg: timm's pretrained configuration.
+        **kwargs: `architecture` (an `Architecture` or its JSON form), `num_classes`, `in_chans`, and options of timm such as
+            `features_only`.
+
+    Returns:
+        The model.
+
+    Raises:
+        UserError: The architecture is not valid, or an option of timm is not supported.
     """
     exported = isinstance(pretrained_cfg, dict) and pretrained_cfg.get("source") == "local-dir"
     return _create(ENTRY_POINT, pretrained or exported, pretrained_cfg, **kwargs)
 
 
 def _entry(name: str, published: Published) -> Callable[..., SpikingModel]:
+    """Make the timm entry point of a published network."""
+
     def create(pretrained: bool = False, pretrained_cfg: Any = None, **kwargs: Any) -> SpikingModel:
         if pretrained:
-            raise UserError(f"{name}: no weights come with this package; import a published checkpoint with: autospike import")
+            raise UserError(f"{name}: this package contains no weights; import a published checkpoint with: autospike import")
         time_steps = kwargs.pop("time_steps", published.architecture.time_steps)
         architecture = {**published.architecture.to_dict(), "time_steps": time_steps}
-        usual = {"num_classes": published.num_classes, "in_chans": published.in_chans}
-        return _create(name, False, pretrained_cfg, **{**usual, **kwargs, "architecture": architecture})
+        defaults = {"num_classes": published.num_classes, "in_chans": published.in_chans}
+        return _create(name, False, pretrained_cfg, **{**defaults, **kwargs, "architecture": architecture})
 
     create.__name__ = create.__qualname__ = name
-    create.__doc__ = f"The published {name}; `time_steps` may differ."
+    create.__doc__ = f"Create the published {name}, untrained; `time_steps` overrides its T."
     return create
 
 
 _entries = {name: register_model(_entry(name, published)) for name, published in PUBLISHED.items()}
-globals().update(_entries)  # register_model lists them in this module's __all__
+globals().update(_entries)  # register_model adds their names to __all__ of this module

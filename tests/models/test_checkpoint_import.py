@@ -18,7 +18,7 @@ from builders import one_line_error
 from safetensors.torch import save_file
 from torch import Tensor
 
-from autospike.models.checkpoint_import import _recognise, load_reference, read_checkpoint, their_keys
+from autospike.models.checkpoint_import import load_reference, published_keys, read_checkpoint, recognise_format
 from autospike.models.contract import SpikingModel
 from autospike.nn.neuron import LIF
 from autospike.space.architecture import Architecture
@@ -247,7 +247,7 @@ def gradients(reference: Reference) -> dict[str, Tensor]:
     model.zero_grad()
     (model(reference.images) * torch.from_numpy(reference.stored["cotangent"])).sum().backward()
     parameters = dict(model.named_parameters())
-    keys = their_keys(_recognise(reference.state), reference.state, parameters)
+    keys = published_keys(recognise_format(reference.state), reference.state, parameters)
     return {key: parameters[ours].grad for ours, key in keys.items()}
 
 
@@ -326,7 +326,7 @@ def test_compact_form_of_qkformer(vectors: Path) -> None:
 @pytest.mark.parametrize("name", ["sdt2_short_2p1", "qkformer_imagenet_d64_L5"])
 def test_a_stride_is_refused_where_it_is_no_choice(vectors: Path, name: str) -> None:
     state = state_dict(read(vectors, name))
-    assert "stride is only a choice in the one-stage families, got 16" in one_line_error(lambda: load_reference(state, stride=16))
+    assert "stride can be given for the one-stage families only, got 16" in one_line_error(lambda: load_reference(state, stride=16))
 
 
 def test_heads_that_do_not_divide_the_width(vectors: Path) -> None:
@@ -554,7 +554,7 @@ def test_nothing_in_a_file_is_run(tmp_path: Path, zipped: bool, name: str) -> No
 @pytest.mark.parametrize("held", [Unknown(), {"state_dict": WEIGHTS, "hook": Unknown()}, torch.nn.Linear(2, 2)])
 def test_foreign_classes_are_refused(tmp_path: Path, held: object) -> None:
     torch.save(held, tmp_path / "a.pth")
-    assert one_line_error(lambda: read_checkpoint(tmp_path / "a.pth")).startswith(f"{tmp_path / 'a.pth'}: no checkpoint")
+    assert one_line_error(lambda: read_checkpoint(tmp_path / "a.pth")).startswith(f"{tmp_path / 'a.pth'}: cannot be read safely")
 
 
 @pytest.mark.parametrize(
@@ -578,7 +578,7 @@ def test_no_such_file(tmp_path: Path, name: str) -> None:
 def test_a_text_file_is_refused(tmp_path: Path, suffix: str, content: str) -> None:
     path = tmp_path / f"a{suffix}"
     path.write_text(content)
-    assert one_line_error(lambda: read_checkpoint(path)).startswith(f"{path}: no checkpoint that can be read safely")
+    assert one_line_error(lambda: read_checkpoint(path)).startswith(f"{path}: cannot be read safely")
 
 
 @pytest.mark.parametrize("name", ["a.pth", "a.safetensors"])

@@ -89,7 +89,7 @@ def test_an_imported_checkpoint_gives_the_published_logits(
 
 @pytest.mark.parametrize(
     ("written", "said"),
-    [(b"no weights at all", "cannot be read safely|no checkpoint that can be read"), (None, "no such file")],
+    [(b"no weights at all", "cannot be read safely"), (None, "no such file")],
 )
 def test_a_file_that_is_no_checkpoint_is_one_line_and_leaves_nothing(
     written: bytes | None, said: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
