@@ -5,22 +5,13 @@ Sums are of whole numbers in float64, exact below 2^53, so that the totals of ba
 
 from __future__ import annotations
 
-import ctypes
 from dataclasses import dataclass, field
-from functools import cache
-from typing import Any
 
 import torch
 from torch import Tensor
 from torch.utils.weak import WeakTensorKeyDictionary
 
-from autospike.energy.totals import REAL
-from autospike.kernels.build import library
-
-SOURCE = "input_values"
-# A whole number of this size counts as real: no layer sums that many spikes. The same limit as in input_values.c, whose integer
-# sums do not overflow below it.
-LIMIT = 1 << 19
+from autospike.kernels.input_values import sum_values
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -95,33 +86,5 @@ def input_statistics(x: Tensor) -> InputStatistics:
     Returns:
         The statistics for each position.
     """
-    x = x if x.is_floating_point() else x.float()
-    sum_values = _kernel() if x.device.type == "cpu" and x.dtype == torch.float32 else None
-    if sum_values is None:
-        return reference_statistics(x)
-    x, sums = x.contiguous(), torch.empty(x.shape[0], x.shape[2], dtype=torch.float64)
-    kinds, scratch = torch.empty(len(x), dtype=torch.int64), torch.empty(x[0, 0].numel(), dtype=torch.int32)
-    sum_values(x.data_ptr(), *x.shape, sums.data_ptr(), kinds.data_ptr(), scratch.data_ptr())
+    sums, kinds = sum_values(x if x.is_floating_point() else x.float())
     return InputStatistics(sums=sums, kinds=kinds)
-
-
-def reference_statistics(x: Tensor) -> InputStatistics:
-    """Compute the statistics of a floating-point tensor `[T, B, positions, C]` by tensor operations."""
-    return InputStatistics(sums=x.sum(dim=-1, dtype=torch.float64).sum(dim=1), kinds=_kinds(x.flatten(1)))
-
-
-def _kinds(x: Tensor) -> Tensor:
-    """Kinds of `[T, values]`, computed without a synchronisation with the device."""
-    real = ((x != x.trunc()) | (x < 0) | (x >= LIMIT)).any(dim=1)
-    return torch.where(real, REAL, (x > 1).any(dim=1).long())
-
-
-@cache
-def _kernel() -> Any:
-    functions = library(SOURCE)
-    if functions is None:
-        return None
-    sum_values = functions.sum_values
-    sum_values.argtypes = (ctypes.c_void_p, *(ctypes.c_int64,) * 4, *(ctypes.c_void_p,) * 3)
-    sum_values.restype = None
-    return sum_values

@@ -1,14 +1,18 @@
 """Build the C kernels with the machine's compiler at first use, for one instruction set, and load them.
 
-| `AUTOSPIKE_ISA` | compiled with                                                          |
-|-----------------|------------------------------------------------------------------------|
-| `native`        | everything that the processor offers (the default)                     |
-| `avx512`        | AVX-512 F, BW, DQ, VL and VPOPCNTDQ                                    |
-| `avx2`          | AVX2 and FMA, as on x86-64-v3; no AVX-512                              |
-| `neon`          | the baseline of AArch64                                                |
-| `plain`         | the baseline of the architecture, without vector intrinsics of ours    |
+| environment variable | value    | meaning                                                                    |
+|----------------------|----------|----------------------------------------------------------------------------|
+| `AUTOSPIKE_KERNELS`  | `native` | compile and use the kernels (the default)                                  |
+|                      | `off`    | use tensor operations of torch instead                                     |
+| `AUTOSPIKE_ISA`      | `native` | compile for everything that the processor offers (the default)             |
+|                      | `avx512` | compile for AVX-512 F, BW, DQ, VL and VPOPCNTDQ                            |
+|                      | `avx2`   | compile for AVX2 and FMA, as on x86-64-v3; no AVX-512                      |
+|                      | `neon`   | compile for the baseline of AArch64                                        |
+|                      | `plain`  | compile for the baseline of the architecture, without our own intrinsics   |
+| `CC`                 | `cc`     | the compiler, with flags                                                   |
 
-The built library is cached in the user's cache folder under a digest of source, compiler, processor and flags.
+A library is cached in the user's cache folder under a digest of sources, compiler, processor and flags. Where none can be built,
+operations of torch replace the kernels, several times slower on a CPU; one warning per process says so.
 """
 
 from __future__ import annotations
@@ -20,13 +24,30 @@ import platform
 import shlex
 import subprocess
 import threading
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 
 from autospike.errors import UserError
 
 SOURCES = Path(__file__).parent
-COMMON = ("-O3", "-ffp-contract=off", "-fno-math-errno", "-fno-trapping-math", "-shared", "-fPIC")
+# Compiler flags of every library; results must not depend on how a compiler contracts a * b + c.
+EXACT = ("-ffp-contract=off",)
+# Sums of these are fused multiply-adds by definition (sparse_conv), or of whole numbers, which are exact either way (attention).
+CONTRACTED = ("-ffp-contract=fast",)
+LIBRARIES: dict[str, tuple[str, ...]] = {
+    "attention": CONTRACTED,
+    "batch_norm": EXACT,
+    "input_values": EXACT,
+    "lif": EXACT,
+    "max_pool": EXACT,
+    "packing": EXACT,
+    "sparse_conv": CONTRACTED,
+}
+COMMON = ("-O3", "-fno-math-errno", "-fno-trapping-math", "-shared", "-fPIC")
 X86 = platform.machine() in ("x86_64", "AMD64")
 ARM = platform.machine() in ("aarch64", "arm64")
 AVX2 = ("-march=x86-64-v3", "-mtune=native")
@@ -43,24 +64,121 @@ NEEDS = {
     "avx2": {"avx2", "fma", "bmi2"},
 }
 THREADS = (("-fopenmp",), ())  # without threads where the compiler has no OpenMP
+OFF = "off"
+
+
+@dataclass(frozen=True, kw_only=True)
+class KernelStatus:
+    """State of one library.
+
+    Attributes:
+        name: Name of the C file, without its ending.
+        instruction_set: What it is compiled for; "off" if kernels are switched off.
+        path: Path of the library in the cache; None if there is none.
+        problem: Why there is none: the first error line of the compiler, for example.
+    """
+
+    name: str
+    instruction_set: str
+    path: Path | None
+    problem: str | None
+
+
+class _Selection(threading.local):
+    """The instruction set that `use_kernels` selects in a thread, or None."""
+
+    name: str | None = None
+
+
+_selection = _Selection()
+_warned = False
+
+
+def selected_instruction_set() -> str | None:
+    """Return what `use_kernels` selects in this thread; None outside of it, where the environment decides."""
+    return _selection.name
 
 
 def instruction_set() -> str:
-    """The instruction set that kernels are compiled for: `AUTOSPIKE_ISA`, or `native`.
+    """Return the instruction set that kernels are compiled for, or "off".
 
     Raises:
-        UserError: the variable names no instruction set of this architecture, or one that this processor lacks.
+        UserError: `AUTOSPIKE_KERNELS` has another value than those above, or `AUTOSPIKE_ISA` names no instruction set of this
+            architecture, or one that this processor lacks.
     """
+    if _selection.name is not None:
+        return _selection.name
+    switch = os.environ.get("AUTOSPIKE_KERNELS") or "native"
+    if switch not in ("native", OFF):
+        raise UserError(f"AUTOSPIKE_KERNELS={switch}: choose native or off")
     name = os.environ.get("AUTOSPIKE_ISA") or "native"
-    usable = [isa for isa in FLAGS if NEEDS.get(isa, set()) <= processor_features()]
+    usable = usable_instruction_sets()
     if name not in usable:
         raise UserError(f"AUTOSPIKE_ISA={name}: this processor has no such instruction set; choose from {', '.join(usable)}")
-    return name
+    return OFF if switch == OFF else name
+
+
+def usable_instruction_sets() -> list[str]:
+    """Return the values of `AUTOSPIKE_ISA` that this processor can execute."""
+    return [name for name in FLAGS if NEEDS.get(name, set()) <= processor_features()]
+
+
+@contextmanager
+def use_kernels(name: str) -> Iterator[None]:
+    """Use kernels for an instruction set, or none, in the block and thread, whatever the environment says.
+
+    Args:
+        name: One of `usable_instruction_sets()`, or "off".
+
+    Yields:
+        Nothing.
+    """
+    before, _selection.name = _selection.name, name
+    try:
+        yield
+    finally:
+        _selection.name = before
+
+
+def library(name: str, isa: str | None = None) -> ctypes.CDLL | None:
+    """Return one C library, which is built if the cache does not have it.
+
+    Args:
+        name: A key of `LIBRARIES`.
+        isa: An instruction set, or "off"; by default that of `instruction_set()`.
+
+    Returns:
+        The library; None if kernels are off, or if it cannot be built. The first failure of a process is reported by a warning.
+    """
+    global _warned
+    built = _build(name, isa or instruction_set())
+    if isinstance(built, ctypes.CDLL):
+        return built
+    if built != OFF and not _warned:
+        _warned = True
+        warnings.warn(
+            f"autospike's C kernels cannot be built, so training and measuring on a CPU are several times slower: {built}. Install "
+            "a C compiler (gcc or clang), set CC to one, or set AUTOSPIKE_KERNELS=off to silence this warning.",
+            RuntimeWarning,
+            stacklevel=2,
+        )
+    return None
+
+
+def kernel_status() -> list[KernelStatus]:
+    """Build every library if need be, and return the state of each."""
+    isa, found = instruction_set(), []
+    for name in LIBRARIES:
+        built = _build(name, isa)
+        path, problem = (Path(built._name), None) if isinstance(built, ctypes.CDLL) else (None, built)
+        problem = "switched off by AUTOSPIKE_KERNELS=off" if problem == OFF else problem
+        found.append(KernelStatus(name=name, instruction_set=isa, path=path, problem=problem))
+    return found
 
 
 @cache
 def processor_features() -> frozenset[str]:
-    """The flags that /proc/cpuinfo lists; empty where there is no such file."""
+    """Return the flags that /proc/cpuinfo lists; empty where there is no such file."""
     cpuinfo = Path("/proc/cpuinfo")
     lines = cpuinfo.read_text().splitlines() if cpuinfo.exists() else []
     listed = next((line for line in lines if line.startswith(("flags", "Features"))), "")
@@ -68,24 +186,47 @@ def processor_features() -> frozenset[str]:
 
 
 @cache
-def library(name: str, *flags: str) -> ctypes.CDLL | None:
-    """The functions of one C file of this folder, built for this machine if need be; None where it cannot be built."""
-    for threads in THREADS:
+def _build(name: str, isa: str) -> ctypes.CDLL | str:
+    """The library, or why there is none."""
+    problem = OFF
+    for threads in THREADS if isa != OFF else ():
+        flags = (*COMMON, *LIBRARIES[name], *FLAGS[isa], *threads)
         try:
-            compiler = shlex.split(os.environ.get("CC", "cc"))
-            return ctypes.CDLL(str(_built(SOURCES / f"{name}.c", compiler, (*COMMON, *FLAGS[instruction_set()], *flags, *threads))))
-        except (OSError, RuntimeError, subprocess.SubprocessError):  # no compiler, no such flags, no folder to write to
-            continue
-    return None
+            return ctypes.CDLL(str(compiled(SOURCES / f"{name}.c", flags)))
+        except subprocess.CalledProcessError as error:
+            problem = (
+                _first_error(error.stderr.decode(errors="replace")) or f"{error.cmd[0]} failed with exit code {error.returncode}"
+            )
+        except (OSError, subprocess.SubprocessError) as error:  # no compiler, no folder to write to
+            problem = str(error)
+    return problem
 
 
-def _built(source: Path, compiler: list[str], flags: tuple[str, ...]) -> Path:
-    """The shared library for this source, compiler and processor."""
+def _first_error(output: str) -> str:
+    """The first line of a compiler's output that reports an error, or else its first line."""
+    lines = output.splitlines()
+    return next((line.strip() for line in lines if "error" in line.lower()), lines[0].strip() if lines else "")
+
+
+def compiled(source: Path, flags: tuple[str, ...]) -> Path:
+    """Compile a C file to a shared library, unless the cache has it.
+
+    Args:
+        source: The C file; headers are those of its folder.
+        flags: Flags of the compiler.
+
+    Returns:
+        The path of the library in the cache.
+
+    Raises:
+        OSError: There is no compiler, or the cache folder cannot be written.
+        subprocess.SubprocessError: The compiler fails, or takes longer than two minutes.
+    """
+    compiler = shlex.split(os.environ.get("CC") or "cc")
     version = subprocess.run([*compiler, "--version"], capture_output=True, check=True, timeout=60).stdout
     processor = " ".join(sorted(processor_features()))
-    key = hashlib.sha256(
-        b"\0".join([source.read_bytes(), version, platform.machine().encode(), processor.encode(), repr(flags).encode()])
-    )
+    texts = [path.read_bytes() for path in (source, *sorted(source.parent.glob("*.h")))]
+    key = hashlib.sha256(b"\0".join([*texts, version, platform.machine().encode(), processor.encode(), repr(flags).encode()]))
     built = _cache_folder() / f"{source.stem}-{key.hexdigest()[:16]}.so"
     if not built.exists():
         built.parent.mkdir(parents=True, exist_ok=True)

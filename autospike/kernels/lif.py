@@ -1,188 +1,258 @@
-"""The compiled neuron and normalisation: the functions of `neuron.c`, on CPU tensors of float32."""
+"""The LIF layer over all time steps, with the batch normalisation before it and a residual sum after it: `lif.c` has the equations.
+
+One pass over memory forward and one backward; one more each way where the normalisation uses the statistics of the batch. On CUDA
+in eager mode spikingjelly's fused neurons run; everywhere else, and while operations are recorded, plain operations of torch.
+"""
 
 from __future__ import annotations
 
 import ctypes
-from dataclasses import dataclass
-from functools import cache
+import math
 from typing import Any, NamedTuple
 
 import torch
-from torch import Tensor, nn
-from torch.utils._python_dispatch import _get_current_dispatch_mode_stack
+from spikingjelly.activation_based import functional, surrogate
+from torch import Tensor
 
-from autospike.kernels.build import library
+from autospike.kernels.batch_norm import Affine, BatchNormStruct, batch_norm_struct
+from autospike.kernels.operator import FLOAT, INT32, INT64, PLAIN_TYPES, POINTER, Library, Operator, is_observed
 
-SOURCE = "lif"
 
-pointer, count, number, flag = ctypes.c_void_p, ctypes.c_int64, ctypes.c_float, ctypes.c_int32
+class NeuronParameters(NamedTuple):
+    """Parameters of a neuron, and variants of its dynamics (`autospike.nn.neuron.Dynamics`).
+
+    Attributes:
+        tau: Membrane time constant, in time steps.
+        v_threshold: Firing threshold.
+        slope: Slope of the surrogate.
+        soft_reset: Whether a spike subtracts the threshold from the potential; otherwise it sets the potential to 0.
+        decay_input: Whether the input is divided by tau.
+        detach_reset: Whether no gradient passes through the reset.
+        arctan: Whether the surrogate is an arctan; otherwise it is a sigmoid.
+    """
+
+    tau: float
+    v_threshold: float
+    slope: float
+    soft_reset: bool
+    decay_input: bool
+    detach_reset: bool
+    arctan: bool
 
 
 class NeuronStruct(ctypes.Structure):
-    """As in `neuron.c`."""
+    """`neuron` in lif.c."""
 
     _fields_ = (
-        ("tau", number),
-        ("v_threshold", number),
-        ("slope", number),
-        ("soft_reset", flag),
-        ("decays_input", flag),
-        ("detaches_reset", flag),
-        ("arctan", flag),
+        *((name, FLOAT) for name in ("tau", "v_threshold", "slope")),
+        *((name, INT32) for name in ("soft_reset", "decay_input", "detach_reset", "arctan")),
     )
 
 
-class _Shape(ctypes.Structure):
-    _fields_ = (("steps", count), ("stride", count), ("size", count), ("channels", count), ("threads", flag))
+class ShapeStruct(ctypes.Structure):
+    """`shape` in lif.c."""
+
+    _fields_ = (("steps", INT64), ("stride", INT64), ("size", INT64), ("channels", INT64), ("threads", INT32))
 
 
-class _Normalisation(ctypes.Structure):
-    _fields_ = (("weight", pointer), ("bias", pointer), ("mean", pointer), ("inverse", pointer))
+_structs = tuple(ctypes.POINTER(struct) for struct in (ShapeStruct, NeuronStruct, BatchNormStruct))
+LIBRARY = Library(
+    "lif",
+    {
+        "lif": (POINTER, *_structs, POINTER, POINTER, INT64, POINTER),
+        "linear_lif": (POINTER, POINTER, *_structs, POINTER, POINTER, INT64, POINTER),
+        "lif_backward": (POINTER, *_structs, INT32, *(POINTER,) * 4),
+    },
+    structs={"neuron": NeuronStruct, "shape": ShapeStruct, "batch_norm": BatchNormStruct},
+)
+# Arguments that every operator of neurons has.
+NORM_SCHEMA = "Tensor? weight, Tensor? bias, Tensor? mean, Tensor? inverse, bool by_batch"
+NEURON_SCHEMA = "float tau, float v_threshold, float slope, bool soft_reset, bool decay_input, bool detach_reset, bool arctan"
+NO_NORM = (None, None, None, None, False)
 
 
-class Affine(NamedTuple):
-    """What a normalisation does to each channel: `weight * (y - mean) * inverse + bias`, all `[C]`, contiguous."""
-
-    weight: Tensor
-    bias: Tensor
-    mean: Tensor
-    inverse: Tensor
-
-    def struct(self) -> _Normalisation:
-        return _Normalisation(*(x.data_ptr() for x in self))
-
-
-class Gradients(NamedTuple):
-    """With respect to the input, and to weight and bias of the normalisation."""
-
-    y: Tensor
-    weight: Tensor | None
-    bias: Tensor | None
-
-
-@dataclass(frozen=True, kw_only=True)
-class Rows:
-    """Currents that a linear map is yet to give, a few rows at a time (`fire_mapped` in `neuron.c`). It holds until another map
-    runs.
+def lif(
+    y: Tensor,
+    steps: int,
+    neuron: NeuronParameters,
+    *,
+    affine: Affine | None = None,
+    stream: Tensor | None = None,
+    count: bool = False,
+) -> tuple[Tensor, Tensor]:
+    """Compute the spikes of a LIF layer.
 
     Args:
-        function, map: what gives them.
-        out: memory for what comes of them, `[T, B, ..., C]`.
-        read: what `map` reads.
+        y: Input current, or what is normalised to it, `[T, B, ..., C]`; `[1, B, ..., C]` if it is the same at every step.
+        steps: T.
+        neuron: Parameters of the neurons.
+        affine: The normalisation of y, if any; allowed where `LIBRARY.supports(y)`.
+        stream: A residual stream to which spikes are added, `[T, B, ..., C]`.
+        count: Whether to count spikes.
+
+    Returns:
+        Spikes, or stream plus spikes, `[T, B, ..., C]`, and the number of spikes by step and position, `[T, positions]` float64,
+        where positions are the dimensions between B and C; without `count` the second tensor is empty.
     """
-
-    function: Any
-    map: ctypes.Structure
-    out: Tensor
-    read: Tensor
-
-
-@dataclass(frozen=True)
-class Kernel:
-    """The functions, for tensors that are contiguous; `y` of one step may be seen at several, as a still image is."""
-
-    functions: Any
-
-    def fire(
-        self,
-        y: Tensor,
-        steps: int,
-        neuron: NeuronStruct,
-        affine: Affine | None,
-        *,
-        onto: Tensor | None = None,
-        counts: Tensor | None = None,
-    ) -> Tensor:
-        """Spikes `[steps, ...]` of `y` `[steps or 1, B, ..., C]`.
-
-        Args:
-            onto: what they are added to, `[steps, B, ..., C]`.
-            counts: to which spikes are added by step and position between B and C, `[steps, positions]` float64.
-        """
-        spikes = y.new_empty(steps, *y.shape[1:])
-        shape, norm = _shape(y, steps), affine and affine.struct()
-        counted = (0, None) if counts is None else (counts.shape[1], counts.data_ptr())
-        below = None if onto is None else onto.data_ptr()
-        self.functions.fire(y.data_ptr(), shape, neuron, norm, below, spikes.data_ptr(), *counted)
-        return spikes
-
-    def fire_rows(
-        self, rows: Rows, neuron: NeuronStruct, affine: Affine, *, onto: Tensor | None = None, counts: Tensor | None = None
-    ) -> Tensor:
-        """As `fire`, of what a map gives."""
-        counted = (0, None) if counts is None else (counts.shape[1], counts.data_ptr())
-        pointers = (affine.struct(), None if onto is None else onto.data_ptr(), rows.out.data_ptr())
-        shape = _shape(rows.out, len(rows.out))
-        self.functions.fire_mapped(rows.function, ctypes.byref(rows.map), shape, neuron, *pointers, *counted)
-        return rows.out
-
-    def fire_backward(
-        self, y: Tensor, steps: int, neuron: NeuronStruct, affine: Affine | None, grad_spikes: Tensor, *, by_batch: bool
-    ) -> Gradients:
-        """`by_batch`: whether the statistics are those of `y`, and pass gradient."""
-        grad, weight, bias = torch.empty_like(y), None, None
-        if affine is not None:
-            weight, bias = torch.empty_like(affine.weight), torch.empty_like(affine.bias)
-        of_parameters = (weight.data_ptr(), bias.data_ptr()) if weight is not None and bias is not None else (None, None)
-        norm, shape = affine and affine.struct(), _shape(y, steps)
-        pointers = (grad_spikes.data_ptr(), grad.data_ptr(), *of_parameters)
-        self.functions.fire_backward(y.data_ptr(), shape, neuron, norm, by_batch, *pointers)
-        return Gradients(grad, weight, bias)
-
-    def moments(self, y: Tensor) -> tuple[Tensor, Tensor]:
-        """Mean and biased variance over all but the last dimension, `[C]` each."""
-        channels = y.shape[-1]
-        mean, variance = y.new_empty(channels), y.new_empty(channels)
-        size = (y.numel() // channels, channels, torch.get_num_threads())
-        self.functions.channel_moments(y.data_ptr(), *size, mean.data_ptr(), variance.data_ptr())
-        return mean, variance
-
-    def normalise(self, y: Tensor, affine: Affine) -> Tensor:
-        """`y` `[..., C]`, normalised."""
-        x = torch.empty_like(y)
-        self.functions.normalise(y.data_ptr(), *_size(y), affine.struct(), x.data_ptr())
-        return x
-
-    def normalise_backward(self, y: Tensor, affine: Affine, grad_x: Tensor, *, by_batch: bool) -> Gradients:
-        """As `fire_backward`."""
-        grad, weight, bias = grad_x.clone(), torch.empty_like(affine.weight), torch.empty_like(affine.bias)
-        pointers = (grad.data_ptr(), weight.data_ptr(), bias.data_ptr())
-        self.functions.normalise_backward(y.data_ptr(), *_size(y), affine.struct(), by_batch, *pointers)
-        return Gradients(grad, weight, bias)
+    if LIBRARY.supports(y):
+        fused = stream is not None and stream.shape == (steps, *y.shape[1:]) and LIBRARY.supports(stream)
+        added = stream.contiguous() if stream is not None and fused else None
+        spikes, counts = _lif(y.contiguous(), *(affine or NO_NORM), added, steps, *neuron, count)
+        return spikes if stream is None or fused else stream + spikes, counts
+    eager_cuda = y.is_cuda and type(y) in PLAIN_TYPES and not (torch.compiler.is_compiling() or is_observed())
+    spikes = (_lif_spikingjelly if eager_cuda else _lif_composite)(y.expand(steps, *y.shape[1:]), neuron)
+    counts = count_spikes(spikes) if count else spikes.new_empty(0, dtype=torch.float64)
+    return spikes if stream is None else stream + spikes, counts
 
 
-def takes(x: Tensor) -> bool:
-    """Whether kernels read such tensors; those of a tracer have no memory."""
-    return x.device.type == "cpu" and x.dtype == torch.float32 and type(x) in (Tensor, nn.Parameter) and not x.is_neg()
+def count_spikes(spikes: Tensor) -> Tensor:
+    """Count spikes `[T, B, ..., C]` by step and position, `[T, positions]` float64."""
+    return spikes.reshape(len(spikes), -1, _positions(spikes), spikes.shape[-1]).sum(dim=(1, 3), dtype=torch.float64)
 
 
-def observed() -> bool:
-    """Whether somebody counts torch's operations, and would not see a kernel; who reads whole layers says `reads_layers`."""
-    return any(not getattr(mode, "reads_layers", False) for mode in _get_current_dispatch_mode_stack())
+def _positions(x: Tensor) -> int:
+    return math.prod(x.shape[2:-1])
 
 
-@cache
-def kernel() -> Kernel | None:
-    """The kernel of this machine; None where it cannot be built."""
-    functions: Any = library(SOURCE)
-    if functions is None:
-        return None
-    shape, neuron, norm = (ctypes.POINTER(struct) for struct in (_Shape, NeuronStruct, _Normalisation))
-    functions.fire.argtypes = (pointer, shape, neuron, norm, pointer, pointer, count, pointer)
-    functions.fire_mapped.argtypes = (pointer, pointer, shape, neuron, norm, pointer, pointer, count, pointer)
-    functions.fire_backward.argtypes = (pointer, shape, neuron, norm, flag, *(pointer,) * 4)
-    functions.channel_moments.argtypes = (pointer, count, count, flag, pointer, pointer)
-    functions.normalise.argtypes = (pointer, count, count, flag, norm, pointer)
-    functions.normalise_backward.argtypes = (pointer, count, count, flag, norm, flag, *(pointer,) * 3)
-    for name in ("fire", "fire_mapped", "fire_backward", "channel_moments", "normalise", "normalise_backward"):
-        getattr(functions, name).restype = None
-    return Kernel(functions)
+def _lif_composite(x: Tensor, neuron: NeuronParameters) -> Tensor:
+    """The equations, step by step. A surrogate passes its gradient as `p - p.detach()`, which is 0."""
+    v, fired = torch.zeros_like(x[0]), []
+    for current in x.unbind(0):
+        h = v + (current - v) / neuron.tau if neuron.decay_input else v - v / neuron.tau + current
+        s = (h >= neuron.v_threshold).to(h.dtype)
+        if torch.is_grad_enabled():
+            p = _surrogate_primitive(h - neuron.v_threshold, neuron)
+            s = s + (p - p.detach())
+        fired.append(s)
+        r = s.detach() if neuron.detach_reset else s
+        v = h - r * neuron.v_threshold if neuron.soft_reset else (1 - r) * h
+    return torch.stack(fired)
 
 
-def _shape(y: Tensor, steps: int) -> _Shape:
+def _surrogate_primitive(distance: Tensor, neuron: NeuronParameters) -> Tensor:
+    """The function whose derivative stands for that of the step."""
+    if neuron.arctan:
+        return torch.atan(math.pi / 2 * neuron.slope * distance) / math.pi
+    return torch.sigmoid(neuron.slope * distance)
+
+
+def _lif_spikingjelly(x: Tensor, neuron: NeuronParameters) -> Tensor:
+    spikes, _, _ = functional.lif_multi_step(
+        x.contiguous(),
+        torch.zeros_like(x[0]),
+        neuron.tau,
+        decay_input=neuron.decay_input,
+        v_threshold=neuron.v_threshold,
+        v_reset=None if neuron.soft_reset else 0.0,
+        surrogate_function=(surrogate.ATan if neuron.arctan else surrogate.Sigmoid)(neuron.slope),
+        detach_reset=neuron.detach_reset,
+    )
+    fired: Tensor = spikes
+    return fired
+
+
+def shape_struct(y: Tensor, steps: int) -> ShapeStruct:
+    """Return the struct of an input `[steps, ...]`, or `[1, ...]` of one that is the same at every step."""
     size = y[0].numel()
-    return _Shape(steps, size if len(y) == steps else 0, size, y.shape[-1], torch.get_num_threads())
+    return ShapeStruct(steps, size if len(y) == steps else 0, size, y.shape[-1], torch.get_num_threads())
 
 
-def _size(y: Tensor) -> tuple[int, int, int]:
-    return y.numel() // y.shape[-1], y.shape[-1], torch.get_num_threads()
+def norm_struct(weight: Tensor | None, bias: Tensor | None, mean: Tensor | None, inverse: Tensor | None) -> BatchNormStruct | None:
+    """Return the struct of a normalisation; None for none."""
+    if weight is None or bias is None or mean is None or inverse is None:
+        return None
+    return batch_norm_struct(weight, bias, mean, inverse)
+
+
+def new_counts(spikes: Tensor, *, count: bool) -> tuple[Tensor, tuple[int, int | None]]:
+    """Return the tensor of counts, and the arguments by which a C function adds to it."""
+    if not count:
+        return spikes.new_empty(0, dtype=torch.float64), (0, None)
+    counts = spikes.new_zeros(len(spikes), _positions(spikes), dtype=torch.float64)
+    return counts, (counts.shape[1], counts.data_ptr())
+
+
+def _lif_cpu(
+    y: Tensor,
+    weight: Tensor | None,
+    bias: Tensor | None,
+    mean: Tensor | None,
+    inverse: Tensor | None,
+    by_batch: bool,  # noqa: ARG001
+    stream: Tensor | None,
+    steps: int,
+    *rest: Any,
+) -> tuple[Tensor, Tensor]:
+    *neuron, count = rest
+    y, stream = y.contiguous(), None if stream is None else stream.contiguous()
+    spikes = y.new_empty(steps, *y.shape[1:])
+    counts, counting = new_counts(spikes, count=count)
+    structs = (shape_struct(y, steps), NeuronStruct(*neuron), norm_struct(weight, bias, mean, inverse))
+    LIBRARY.functions.lif(y.data_ptr(), *structs, None if stream is None else stream.data_ptr(), spikes.data_ptr(), *counting)
+    return spikes, counts
+
+
+def _lif_fake(y: Tensor, *args: Any) -> tuple[Tensor, Tensor]:
+    steps, count = args[6], args[-1]
+    counts = y.new_empty((steps, _positions(y)) if count else (0,), dtype=torch.float64)
+    return y.new_empty(steps, *y.shape[1:]), counts
+
+
+def _save_for_backward(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor]) -> None:
+    y, *norm, ctx.by_batch, _, ctx.steps = inputs[:8]
+    ctx.neuron = inputs[8:-1]
+    ctx.save_for_backward(y, *norm)
+    ctx.mark_non_differentiable(output[1])
+    ctx.set_materialize_grads(False)
+
+
+def _backward(ctx: Any, grad: Tensor | None, _grad_counts: Tensor | None) -> tuple[Tensor | None, ...]:
+    y, *norm = ctx.saved_tensors
+    grad_y = grad_weight = grad_bias = None
+    if grad is not None:
+        grad_y, grad_weight, grad_bias = _lif_backward(y, *norm, ctx.by_batch, grad, ctx.steps, *ctx.neuron)
+    if norm[0] is None:
+        grad_weight = grad_bias = None
+    grad_stream = grad if ctx.needs_input_grad[6] else None
+    return grad_y, grad_weight, grad_bias, None, None, None, grad_stream, *(None,) * 9
+
+
+_lif = Operator(
+    f"lif(Tensor y, {NORM_SCHEMA}, Tensor? stream, int steps, {NEURON_SCHEMA}, bool count) -> (Tensor, Tensor)",
+    _lif_cpu,
+    _lif_fake,
+    setup_context=_save_for_backward,
+    backward=_backward,
+)
+
+
+def _lif_backward_cpu(
+    y: Tensor,
+    weight: Tensor | None,
+    bias: Tensor | None,
+    mean: Tensor | None,
+    inverse: Tensor | None,
+    by_batch: bool,
+    grad_spikes: Tensor,
+    steps: int,
+    *neuron: Any,
+) -> tuple[Tensor, Tensor, Tensor]:
+    y, grad_spikes = y.contiguous(), grad_spikes.contiguous()
+    grad_y, channels = torch.empty_like(y), 0 if weight is None else len(weight)
+    grad_weight, grad_bias = y.new_empty(channels), y.new_empty(channels)
+    structs = (shape_struct(y, steps), NeuronStruct(*neuron), norm_struct(weight, bias, mean, inverse))
+    pointers = (x.data_ptr() for x in (grad_spikes, grad_y, grad_weight, grad_bias))
+    LIBRARY.functions.lif_backward(y.data_ptr(), *structs, by_batch, *pointers)
+    return grad_y, grad_weight, grad_bias
+
+
+def _lif_backward_fake(y: Tensor, weight: Tensor | None, *_rest: Any) -> tuple[Tensor, Tensor, Tensor]:
+    channels = 0 if weight is None else len(weight)
+    return y.new_empty(y.shape), y.new_empty(channels), y.new_empty(channels)
+
+
+_lif_backward = Operator(
+    f"lif_backward(Tensor y, {NORM_SCHEMA}, Tensor grad_spikes, int steps, {NEURON_SCHEMA}) -> (Tensor, Tensor, Tensor)",
+    _lif_backward_cpu,
+    _lif_backward_fake,
+)

@@ -1,0 +1,1 @@
+"""Neurons, layers and blocks of spiking vision transformers."""

@@ -1,4 +1,4 @@
-"""Spiking attention without a softmax: queries, keys and values are spikes. Seven operators, one neuron layer (SN) in each.
+"""Spiking attention without softmax: queries, keys and values are spikes. Seven operators with one LIF layer (SN) each.
 
 | token mixer      | operator                           | source                                        | operations       |
 |------------------|------------------------------------|-----------------------------------------------|------------------|
@@ -19,45 +19,62 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from autospike.nn.attention_product import AttentionProduct, Heads, merge_heads, split_heads
-from autospike.nn.layers import Mixer, Synapse, fire, synapse
+from autospike.kernels.attention import merge_heads, split_heads
+from autospike.nn.attention_product import AttentionProduct, Heads
+from autospike.nn.layers import Mixer, SharedResults, Synapse, fire, synapse
 from autospike.nn.neuron import LIF
 from autospike.space.architecture import OPERANDS, Block, Neuron
 
-# Training may not turn a learnable threshold around.
+# Keeps a learnable threshold positive in training.
 SMALLEST_THRESHOLD_SCALE = 0.01
 
 
 class SumOfSpikes(nn.Module):
-    """How many spikes there are along one dimension, which stays with size 1. A module so that it can be counted."""
+    """Number of spikes along one dimension, which is kept with size 1. A module so that its operations can be counted.
+
+    Args:
+        dim: the dimension.
+    """
 
     def __init__(self, dim: int) -> None:
         super().__init__()
         self.dim = dim
 
     def forward(self, spikes: Tensor) -> Tensor:
+        """Sum spikes `[T, B, ...]`."""
         return spikes.sum(dim=self.dim, keepdim=True)
 
 
 class Gate(nn.Module):
-    """Passes spikes where another layer of neurons fired. A module so that it can be counted."""
+    """Passes spikes where another LIF layer fired. A module so that its operations can be counted."""
 
     def forward(self, spikes: Tensor, gate: Tensor) -> Tensor:
+        """Multiply two layers of spikes, whose shapes may broadcast."""
         return spikes * gate
 
 
 class MatrixAttention(nn.Module):
-    """SSA, SDSA-3 and SDSA-4. Shape: q, k, v `[T, B, H, W, D]` to spikes `[T, B, H, W, D]`."""
+    """SSA, SDSA-3 and SDSA-4: `SN(q (k^T v) s)`.
+
+    Args:
+        neuron: parameters of the LIF layer.
+        num_heads: number of heads.
+        scale: s.
+        learnable: whether the threshold is learnable (SDSA-4).
+
+    Shape: q, k, v `[T, B, H, W, D]` to spikes `[T, B, H, W, D]`.
+    """
 
     def __init__(self, neuron: Neuron, num_heads: int, scale: float, *, learnable: bool) -> None:
         super().__init__()
         self.num_heads = num_heads
         self.product = AttentionProduct(scale)
         self.lif = LIF(neuron)
-        # Hard reset to 0 makes potentials proportional to the input: a threshold times s is an input divided by s.
+        # With a hard reset to 0 potentials are proportional to the input: scaling the threshold equals dividing the input.
         self.threshold_scale = nn.Parameter(torch.ones(1)) if learnable else None
 
     def forward(self, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+        """Compute the spikes behind the product."""
         y = self.product(Heads(*(by_head(x, self.num_heads) for x in (q, k, v))))
         if self.threshold_scale is not None:
             y = y / self.threshold_scale.clamp(min=SMALLEST_THRESHOLD_SCALE)
@@ -66,6 +83,9 @@ class MatrixAttention(nn.Module):
 
 class QueryGate(nn.Module):
     """SDSA-2 and QKFormer's channel attention: channels of `passed` (v or k) pass where the query fired at any token.
+
+    Args:
+        neuron: parameters of the LIF layer.
 
     Shape: `[T, B, H, W, D]` each to spikes `[T, B, H, W, D]`.
     """
@@ -77,12 +97,16 @@ class QueryGate(nn.Module):
         self.gate = Gate()
 
     def forward(self, q: Tensor, passed: Tensor) -> Tensor:
+        """Gate the channels of `passed`."""
         gated: Tensor = self.gate(passed.flatten(2, 3), self.lif(self.sum(q.flatten(2, 3))))
         return gated.view(q.shape)
 
 
 class KeyValueGate(QueryGate):
     """SDSA-1: a channel of q passes where k and v coincide at any token (its neuron is an OR at half the usual threshold).
+
+    Args:
+        neuron: parameters of the LIF layer.
 
     Shape: q, k, v `[T, B, H, W, D]` to spikes `[T, B, H, W, D]`.
     """
@@ -92,12 +116,18 @@ class KeyValueGate(QueryGate):
         self.coincidence = Gate()
 
     def forward(self, q: Tensor, k: Tensor, v: Tensor) -> Tensor:  # type: ignore[override]
+        """Gate the channels of q."""
         return super().forward(self.coincidence(k, v), q)
 
 
 class DilatedKeyValueGate(nn.Module):
-    """SDSA-1 of the event form, which pools 3x3 without a stride: k and v over the image, their coincidence and the result over
-    tokens and a head's channels (as the published code does).
+    """SDSA-1 of the published code for events, with max-pools 3x3 of stride 1.
+
+    k and v are pooled over the image, their coincidence and the result over tokens and the channels of a head, as in that code.
+
+    Args:
+        neuron: parameters of the LIF layer.
+        num_heads: number of heads.
 
     Shape: q, k, v `[T, B, H, W, D]` to spikes `[T, B, H, W, D]`.
     """
@@ -111,6 +141,7 @@ class DilatedKeyValueGate(nn.Module):
         self.gate = Gate()
 
     def forward(self, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+        """Gate the channels of q."""
         k, v = (by_head(_dilated(x.movedim(-1, 2)).movedim(2, -1), self.num_heads) for x in (k, v))
         gate = self.lif(self.sum(_dilated(self.coincidence(k, v))))
         return merge_heads(_dilated(self.gate(by_head(q, self.num_heads), gate))).view(q.shape)
@@ -118,6 +149,10 @@ class DilatedKeyValueGate(nn.Module):
 
 class TokenQueryGate(nn.Module):
     """QKFormer's token attention: tokens of k pass where the query fired at any channel of the head.
+
+    Args:
+        neuron: parameters of the LIF layer.
+        num_heads: number of heads.
 
     Shape: `[T, B, H, W, D]` each to spikes `[T, B, H, W, D]`.
     """
@@ -130,13 +165,19 @@ class TokenQueryGate(nn.Module):
         self.gate = Gate()
 
     def forward(self, q: Tensor, k: Tensor) -> Tensor:
+        """Gate the tokens of k."""
         gate = self.lif(self.sum(q.unflatten(-1, (self.num_heads, -1))))
         gated: Tensor = self.gate(k.unflatten(-1, (self.num_heads, -1)), gate)
         return gated.flatten(-2)
 
 
 def operator(block: Block, scale: float) -> nn.Module:
-    """The operator of a block's token mixer, called with its operands."""
+    """Return the operator of a block's token mixer, which is called with the operands of that mixer.
+
+    Args:
+        block: the block.
+        scale: factor of the product of `sdsa_3` and `sdsa_4`.
+    """
     neuron, heads = block.neuron_of("attention"), block.num_heads or 1
     match block.token_mixer:
         case "sdsa_1":
@@ -152,9 +193,15 @@ def operator(block: Block, scale: float) -> nn.Module:
 
 
 class Attention(Mixer):
-    """Projections to spikes, an operator on them, and a projection back, without the neurons before it.
+    """Projections to spikes, an operator on them, and a projection back.
 
-    Shape: stream or spikes `[T, B, H, W, D]` to input current `[T, B, H, W, D]`, or to spikes of the neurons that it is given.
+    Args:
+        embed_dim: D.
+        block: heads, token mixer, neurons and kinds of the projections.
+        scale: factor of the product of `sdsa_3` and `sdsa_4`.
+        qkv_bias: whether projections to the operands have a bias.
+
+    Shape: stream or spikes `[T, B, H, W, D]` to input current `[T, B, H, W, D]`, or to spikes of the LIF layer that it is given.
     """
 
     def __init__(self, embed_dim: int, block: Block, *, scale: float, qkv_bias: bool) -> None:
@@ -166,11 +213,16 @@ class Attention(Mixer):
         self.operator = operator(block, scale)
         self.projection = synapse(block.projection or "linear", embed_dim, bias=True)
 
-    def hidden(self, x: Tensor) -> Tensor:
+    def hidden(self, x: Tensor, shared: SharedResults | None = None) -> Tensor:
         """Compute the spikes that the projection reads, `[T, B, H, W, D]`."""
-        operands = [fire(getattr(self, name), getattr(self, f"{name}_lif"), x) for name in self.operands]
+        operands = [fire(getattr(self, name), getattr(self, f"{name}_lif"), x, shared=shared) for name in self.operands]
         spikes: Tensor = self.operator(*operands)
         return spikes
+
+    @property
+    def first_synapses(self) -> tuple[str, ...]:
+        """The projections to the operands."""
+        return self.operands
 
     @property
     def last_synapse(self) -> Synapse:
@@ -179,7 +231,7 @@ class Attention(Mixer):
 
 
 def by_head(x: Tensor, num_heads: int) -> Tensor:
-    """`[T, B, H, W, D]` to `[T, B, heads, N, D / heads]`."""
+    """Return a view `[T, B, heads, N, D / heads]` of `[T, B, H, W, D]`."""
     return split_heads(x.flatten(2, 3), num_heads)
 
 

@@ -1,11 +1,11 @@
-"""The block that all families share: a token mixer and a channel mixer, each in a residual branch.
+"""The block of all families: a token mixer and a channel mixer, each in a residual branch.
 
     membrane (MS)   x + mixer(LIF(x))      the stream is a membrane potential; every mixer reads spikes
     SEW             x + LIF(mixer(x))      the stream counts spikes: small integers
     vanilla (VS)    LIF(x + mixer(x))      the stream is spikes
 
-A mixer ends in a synapse, which fires the neurons behind it where they come next. Spikformer and QKFormer have SEW shortcuts, the
-Spike-driven Transformer and Meta-SpikeFormer membrane shortcuts; Meta-SpikeFormer's paper compares the three.
+A mixer ends in a synapse, which also computes the LIF layer behind it under a SEW shortcut. Spikformer and QKFormer have SEW
+shortcuts, the Spike-driven Transformer and Meta-SpikeFormer membrane shortcuts; Meta-SpikeFormer's paper compares the three.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from __future__ import annotations
 from torch import Tensor, nn
 
 from autospike.nn.attention import Attention
-from autospike.nn.layers import ConvNorm, LinearNorm, Mixer, SeparableConvNorm, Synapse, fire
+from autospike.nn.layers import ConvNorm, LinearNorm, Mixer, SeparableConvNorm, SharedResults, Synapse, fire
 from autospike.nn.neuron import LIF
 from autospike.space.architecture import OPERANDS, Architecture, Block, Neuron
 
@@ -22,7 +22,15 @@ SEPCONV_KERNEL_SIZE = 7
 
 
 class Residual(nn.Module):
-    """A mixer in its shortcut, with the branch's outer neurons. Shape: stream `[T, B, H, W, D]` to stream `[T, B, H, W, D]`."""
+    """A residual branch: a mixer, its shortcut, and the LIF layer before or behind the mixer.
+
+    Args:
+        mixer: the mixer.
+        shortcut: "membrane", "sew" or "vanilla".
+        neuron: parameters of the LIF layer.
+
+    Shape: stream `[T, B, H, W, D]` to stream `[T, B, H, W, D]`.
+    """
 
     def __init__(self, mixer: Mixer | Synapse, shortcut: str, neuron: Neuron) -> None:
         super().__init__()
@@ -30,31 +38,56 @@ class Residual(nn.Module):
         self.shortcut = shortcut
         self.lif = LIF(neuron)
 
-    def forward(self, x: Tensor) -> Tensor:
+    def forward(self, x: Tensor, shared: SharedResults | None = None) -> Tensor:
+        """Compute the stream behind the branch.
+
+        Args:
+            x: the stream, `[T, B, H, W, D]`.
+            shared: results of the first layers, of which other branches on the same stream may contain some as well.
+
+        Returns:
+            The stream, `[T, B, H, W, D]`.
+        """
+        reused = {} if shared is None else {"shared": shared}
         if self.shortcut == "membrane":
-            return x + self.mixer(self.lif(x))
+            return x + self.mixer(self._spikes(x, shared), **reused)
         if self.shortcut == "sew":
-            return fire(self.mixer, self.lif, x, stream=x)
-        out: Tensor = self.lif(x + self.mixer(x))
+            return fire(self.mixer, self.lif, x, stream=x, shared=shared)
+        out: Tensor = self.lif(x + self.mixer(x, **reused))
         return out
 
-    def update_statistics(self, x: Tensor) -> Tensor:
+    def update_statistics(self, x: Tensor, shared: SharedResults | None = None) -> Tensor:
         """Update the statistics of every BatchNorm in the branch, without the operations behind the last one.
 
         Args:
             x: the stream, `[T, B, H, W, D]`.
+            shared: results of the first layers, as in `forward`.
 
         Returns:
             The input of the last BatchNorm, `[T, B, H, W, D]`.
         """
-        return self.mixer.update_statistics(self.lif(x) if self.shortcut == "membrane" else x)
+        reused = {} if shared is None else {"shared": shared}
+        return self.mixer.update_statistics(self._spikes(x, shared) if self.shortcut == "membrane" else x, **reused)
+
+    def _spikes(self, x: Tensor, shared: SharedResults | None) -> Tensor:
+        """The spikes that a mixer reads under a membrane shortcut."""
+        spikes: Tensor = self.lif(x) if shared is None or self.lif not in shared else shared.get(self.lif, x, self.lif)
+        return spikes
 
     def extra_repr(self) -> str:
+        """Return the shortcut."""
         return self.shortcut
 
 
 class SepConv(Mixer):
-    """`BN(pointwise(depthwise7x7(LIF(BN(W x)))))`, twice as wide inside. Shape: `[T, B, H, W, D]` to `[T, B, H, W, D]`."""
+    """`BN(pointwise(depthwise7x7(LIF(BN(W x)))))`, twice as wide inside.
+
+    Args:
+        embed_dim: D.
+        block: parameters of the LIF layer.
+
+    Shape: `[T, B, H, W, D]` to `[T, B, H, W, D]`.
+    """
 
     def __init__(self, embed_dim: int, block: Block) -> None:
         super().__init__()
@@ -63,9 +96,14 @@ class SepConv(Mixer):
         self.lif = LIF(block.neuron_of("sepconv"))
         self.separable = SeparableConvNorm(hidden, embed_dim, kernel_size=SEPCONV_KERNEL_SIZE)
 
-    def hidden(self, x: Tensor) -> Tensor:
+    def hidden(self, x: Tensor, shared: SharedResults | None = None) -> Tensor:
         """Compute the spikes between the two layers."""
-        return fire(self.expand, self.lif, x)
+        return fire(self.expand, self.lif, x, shared=shared)
+
+    @property
+    def first_synapses(self) -> tuple[str, ...]:
+        """The first layer."""
+        return ("expand",)
 
     @property
     def last_synapse(self) -> Synapse:
@@ -74,7 +112,15 @@ class SepConv(Mixer):
 
 
 class MLP(Mixer):
-    """`BN(W2 LIF(BN(W1 x)))`. Shape: `[T, B, H, W, D]` to `[T, B, H, W, D]`."""
+    """`BN(W2 LIF(BN(W1 x)))`.
+
+    Args:
+        embed_dim: D.
+        hidden_features: width inside.
+        block: parameters of the LIF layer.
+
+    Shape: `[T, B, H, W, D]` to `[T, B, H, W, D]`.
+    """
 
     def __init__(self, embed_dim: int, hidden_features: int, block: Block) -> None:
         super().__init__()
@@ -82,9 +128,14 @@ class MLP(Mixer):
         self.lif = LIF(block.neuron_of("fc1"))
         self.fc2 = LinearNorm(hidden_features, embed_dim, bias=True)
 
-    def hidden(self, x: Tensor) -> Tensor:
+    def hidden(self, x: Tensor, shared: SharedResults | None = None) -> Tensor:
         """Compute the spikes between the two layers."""
-        return fire(self.fc1, self.lif, x)
+        return fire(self.fc1, self.lif, x, shared=shared)
+
+    @property
+    def first_synapses(self) -> tuple[str, ...]:
+        """The first layer."""
+        return ("fc1",)
 
     @property
     def last_synapse(self) -> Synapse:
@@ -93,7 +144,15 @@ class MLP(Mixer):
 
 
 class ChannelConv(Mixer):
-    """As `MLP`, with two 3x3 convolutions without biases. Shape: `[T, B, H, W, D]` to `[T, B, H, W, D]`."""
+    """As `MLP`, with two 3x3 convolutions without biases.
+
+    Args:
+        embed_dim: D.
+        hidden_features: width inside.
+        block: parameters of the LIF layer.
+
+    Shape: `[T, B, H, W, D]` to `[T, B, H, W, D]`.
+    """
 
     def __init__(self, embed_dim: int, hidden_features: int, block: Block) -> None:
         super().__init__()
@@ -101,9 +160,14 @@ class ChannelConv(Mixer):
         self.lif = LIF(block.neuron_of("fc1"))
         self.conv2 = ConvNorm(hidden_features, embed_dim)
 
-    def hidden(self, x: Tensor) -> Tensor:
+    def hidden(self, x: Tensor, shared: SharedResults | None = None) -> Tensor:
         """Compute the spikes between the two layers."""
-        return fire(self.conv1, self.lif, x)
+        return fire(self.conv1, self.lif, x, shared=shared)
+
+    @property
+    def first_synapses(self) -> tuple[str, ...]:
+        """The first layer."""
+        return ("conv1",)
 
     @property
     def last_synapse(self) -> Synapse:
@@ -112,7 +176,16 @@ class ChannelConv(Mixer):
 
 
 class SpikingBlock(nn.Module):
-    """Shape: stream `[T, B, H, W, D]` to stream `[T, B, H, W, D]`."""
+    """A token branch, then a channel branch.
+
+    Args:
+        architecture: shortcut, attention scale and biases.
+        embed_dim: D.
+        hidden_features: width inside the channel mixer.
+        block: mixers and neurons.
+
+    Shape: stream `[T, B, H, W, D]` to stream `[T, B, H, W, D]`.
+    """
 
     def __init__(self, architecture: Architecture, embed_dim: int, hidden_features: int, block: Block) -> None:
         super().__init__()
@@ -120,12 +193,13 @@ class SpikingBlock(nn.Module):
         self.channel = channel_branch(architecture, embed_dim, hidden_features, block)
 
     def forward(self, x: Tensor) -> Tensor:
+        """Compute the stream behind the block."""
         out: Tensor = self.channel(self.token(x))
         return out
 
 
 def token_branch(architecture: Architecture, embed_dim: int, block: Block) -> nn.Module:
-    """The first half of a block; nothing, in one without a token mixer."""
+    """Return the first half of a block; `nn.Identity` in a block without a token mixer."""
     if block.token_mixer == "none":
         return nn.Identity()
     neuron = block.neuron_of("token_input" if architecture.shortcut == "membrane" else "projection")
@@ -133,7 +207,7 @@ def token_branch(architecture: Architecture, embed_dim: int, block: Block) -> nn
 
 
 def channel_branch(architecture: Architecture, embed_dim: int, hidden_features: int, block: Block) -> nn.Module:
-    """The second half of a block."""
+    """Return the second half of a block."""
     mixer: Mixer = {"mlp": MLP, "conv": ChannelConv}[block.channel_mixer](embed_dim, hidden_features, block)
     neuron = block.neuron_of("channel_input" if architecture.shortcut == "membrane" else "fc2")
     return Residual(mixer, architecture.shortcut, neuron)

@@ -1,45 +1,85 @@
-"""The synapses: a linear map or convolution with its batch normalisation, and on request the neurons behind it.
+"""Synapses: a linear layer or convolution with its batch normalisation, and optionally the LIF layer behind it.
 
-One layout throughout: `[T, B, H, W, C]`, channels last. A linear map reads it as positions, a convolution as images, and neither
-copies. A synapse's `fused()` is the same map in inference, as one linear map or convolution with a bias: normalisation, and what is
-linear without a neuron between, folds into it.
+All tensors are `[T, B, H, W, C]`, channels last. A linear layer reads them as positions, a convolution as images; none copies.
+`fuse` folds normalisations, and consecutive linear operations, into one linear layer or convolution with a bias, for inference.
 """
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple
+from collections.abc import Callable, Container
+from typing import Any, NamedTuple, TypeVar
 
 import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.modules.module import _global_forward_hooks, _global_forward_pre_hooks
 
-from autospike.kernels.lif import Rows
-from autospike.kernels.sparse_conv import Geometry, convolved, rows
+from autospike.kernels import linear_lif
+from autospike.kernels.sparse_conv import Geometry, spiking_conv
 from autospike.nn.neuron import LIF
 from autospike.nn.norm import Norm, Statistics
 
+R = TypeVar("R")
+
 
 class PreNorm(NamedTuple):
-    """Intermediate results of a synapse that may be computed once and passed to several calls.
+    """Intermediate results of a synapse, before its last BatchNorm.
 
     Attributes:
         y: `synapse.pre_norm(x)`, `[T, B, H', W', out_channels]`.
-        statistics: `synapse.bn.statistics(y)`, or None to compute them in the call.
+        statistics: `synapse.bn.statistics(y)`, or None where the BatchNorm computes them when it is called.
     """
 
     y: Tensor
     statistics: Statistics | None = None
 
 
-class Linear(nn.Linear):
-    """A linear map at every position. Shape: `[T, B, H, W, in_features]` to `[T, B, H, W, out_features]`.
+class SharedResults:
+    """Results of layers that several branches apply to the same input: each is computed once, by the first branch.
 
-    On CPU it runs as a 1x1 convolution: torch leaves matrix products to MKL, which on AMD's processors takes twice as long as
-    oneDNN, which does the convolutions.
+    Pass one object to the `forward` of all these branches, and drop it after the last of them.
 
     Args:
-        spikes: whether zeros are most of what enters, so that it is worth while to pass over them.
+        layers: the layers that more than one branch contains; other layers run as usual.
+    """
+
+    def __init__(self, layers: Container[nn.Module]) -> None:
+        self._layers = layers
+        self._results: dict[nn.Module, tuple[Tensor, Any]] = {}
+
+    def __contains__(self, layer: nn.Module) -> bool:
+        return layer in self._layers
+
+    def get(self, layer: nn.Module, x: Tensor, compute: Callable[[Tensor], R]) -> R:
+        """Return what a layer computes from an input.
+
+        Args:
+            layer: one of the shared layers.
+            x: its input. The result is computed again only for another tensor than in the last call.
+            compute: computes the result from `x`.
+
+        Returns:
+            The result.
+        """
+        known = self._results.get(layer)
+        if known is None or known[0] is not x:
+            known = self._results[layer] = (x, compute(x))
+        return known[1]
+
+
+class Linear(nn.Linear):
+    """A linear layer at every position.
+
+    On a CPU it runs as a 1x1 convolution: torch uses MKL for matrix products, which takes twice as long on AMD processors as
+    oneDNN, which torch uses for convolutions.
+
+    Args:
+        in_features: size of the last dimension of the input.
+        out_features: size of the last dimension of the output.
+        bias: whether there is a bias.
+        spikes: whether most inputs are 0, so that the zero-skipping kernel is used.
+
+    Shape: `[T, B, H, W, in_features]` to `[T, B, H, W, out_features]`.
     """
 
     def __init__(self, in_features: int, out_features: int, *, bias: bool, spikes: bool = True) -> None:
@@ -47,60 +87,82 @@ class Linear(nn.Linear):
         self.spikes = spikes
 
     def reset_parameters(self) -> None:
-        if not self.weight.is_meta:  # without memory there is nothing to write, slowly
+        """Initialise as torch does; on the meta device, where there is nothing to write, do nothing."""
+        if not self.weight.is_meta:
             super().reset_parameters()
 
     def forward(self, x: Tensor, *, bias_cancels: bool = False) -> Tensor:
+        """Apply the layer.
+
+        Args:
+            x: `[T, B, H, W, in_features]`.
+            bias_cancels: whether a normalisation by the batch follows; see `spiking_conv`.
+
+        Returns:
+            `[T, B, H, W, out_features]`.
+        """
         if x.is_cuda:
             return super().forward(x)
         weight = self.weight[:, :, None, None]
-        return convolved(x, weight, self.bias, Geometry(), bias_is_lost=bias_cancels, spikes=self.spikes)
+        return spiking_conv(x, weight, self.bias, Geometry(), bias_cancels=bias_cancels, sparse=self.spikes)
 
 
 class Conv(nn.Conv2d):
     """A convolution of channels-last images. Shape: `[T, B, H, W, in_channels]` to `[T, B, H', W', out_channels]`."""
 
     def reset_parameters(self) -> None:
+        """Initialise as torch does; on the meta device, where there is nothing to write, do nothing."""
         if not self.weight.is_meta:
             super().reset_parameters()
 
     def forward(self, x: Tensor, *, bias_cancels: bool = False) -> Tensor:
+        """Apply the convolution.
+
+        Args:
+            x: `[T, B, H, W, in_channels]`.
+            bias_cancels: whether a normalisation by the batch follows; see `spiking_conv`.
+
+        Returns:
+            `[T, B, H', W', out_channels]`.
+        """
         geometry = Geometry(self.stride[0], int(self.padding[0]), self.groups)
-        return convolved(x, self.weight, self.bias, geometry, bias_is_lost=bias_cancels, spikes=True)
+        return spiking_conv(x, self.weight, self.bias, geometry, bias_cancels=bias_cancels)
 
 
 class Synapse(nn.Module):
-    """What carries spikes from neurons to neurons: a map, then a normalisation.
+    """Base class of connections between neurons: a linear part, then a normalisation.
+
+    Attributes:
+        bn: the normalisation; `nn.Identity` after `fuse`.
 
     Shape: `[T, B, H, W, in_channels]` to input current `[T, B, H', W', out_channels]`, or to spikes of the LIF layer that it is
     given, which then normalises and fires in one pass over memory.
     """
 
     bn: nn.Module
-    shared = False
-    """Whether several LIF layers follow, so that the linear layer is not fused with any of them."""
 
     def pre_norm(self, x: Tensor) -> Tensor:
         """Compute the linear part, without the last BatchNorm."""
         raise NotImplementedError
 
     def fused(self) -> nn.Module:
-        """The same map in inference, as one."""
+        """Return one linear layer or convolution that computes the same in inference."""
         raise NotImplementedError
 
     def bias_cancels(self) -> bool:
-        """Whether the normalisation takes away the mean, and with it a bias before it."""
+        """Return whether the normalisation subtracts the mean of the batch, and with it a bias before it."""
         return isinstance(self.bn, _BatchNorm) and (self.bn.training or self.bn.running_mean is None)
 
     def update_statistics(self, x: Tensor) -> Tensor:
         """Update the statistics of every BatchNorm, and return the input of the last one."""
+        return self._with_statistics(x).y
+
+    def _with_statistics(self, x: Tensor) -> PreNorm:
         y = self.pre_norm(x)
-        if isinstance(self.bn, Norm):
-            self.bn.statistics(y)
-        return y
+        return PreNorm(y, self.bn.statistics(y) if isinstance(self.bn, Norm) else None)
 
     def forward(
-        self, x: Tensor, *, lif: LIF | None = None, stream: Tensor | None = None, pre_norm: PreNorm | None = None
+        self, x: Tensor, *, lif: LIF | None = None, stream: Tensor | None = None, shared: SharedResults | None = None
     ) -> Tensor:
         """Compute the input current, or the spikes of the LIF layer behind it.
 
@@ -108,12 +170,15 @@ class Synapse(nn.Module):
             x: `[T, B, H, W, in_channels]`.
             lif: the LIF layer that receives the current.
             stream: a residual stream to which spikes of `lif` are added, `[T, B, H', W', out_channels]`.
-            pre_norm: the linear part and the statistics, if they were computed before.
+            shared: results of layers that other branches contain as well, possibly this one.
 
         Returns:
             The current, or spikes, or stream plus spikes, `[T, B, H', W', out_channels]`.
         """
-        y, statistics = pre_norm or PreNorm(self.pre_norm(x))
+        if shared is not None and self in shared:
+            y, statistics = shared.get(self, x, self._with_statistics)
+        else:
+            y, statistics = PreNorm(self.pre_norm(x))
         if lif is not None:
             spikes: Tensor = lif(y, self.bn, stream=stream, statistics=statistics)
             return spikes
@@ -127,8 +192,13 @@ class Mixer(nn.Module):
     Shape: `[T, B, H, W, D]` to input current `[T, B, H, W, D]`, or to spikes of the LIF layer that it is given.
     """
 
-    def hidden(self, x: Tensor) -> Tensor:
+    def hidden(self, x: Tensor, shared: SharedResults | None = None) -> Tensor:
         """Compute the input of the last synapse."""
+        raise NotImplementedError
+
+    @property
+    def first_synapses(self) -> tuple[str, ...]:
+        """Names of the synapses that read the input."""
         raise NotImplementedError
 
     @property
@@ -136,27 +206,38 @@ class Mixer(nn.Module):
         """The synapse that computes the output."""
         raise NotImplementedError
 
-    def forward(self, x: Tensor, *, lif: LIF | None = None, stream: Tensor | None = None) -> Tensor:
+    def forward(
+        self, x: Tensor, *, lif: LIF | None = None, stream: Tensor | None = None, shared: SharedResults | None = None
+    ) -> Tensor:
         """Compute as `Synapse.forward`.
 
         Args:
             x: `[T, B, H, W, D]`.
             lif: the LIF layer that receives the current.
             stream: a residual stream to which spikes of `lif` are added.
+            shared: results of the first synapses, of which other mixers may contain some as well.
 
         Returns:
             The current, or spikes, or stream plus spikes, `[T, B, H, W, D]`.
         """
-        out: Tensor = self.last_synapse(self.hidden(x), lif=lif, stream=stream)
+        out: Tensor = self.last_synapse(self.hidden(x, shared), lif=lif, stream=stream)
         return out
 
-    def update_statistics(self, x: Tensor) -> Tensor:
+    def update_statistics(self, x: Tensor, shared: SharedResults | None = None) -> Tensor:
         """Update the statistics of every BatchNorm, and return the input of the last one."""
-        return self.last_synapse.update_statistics(self.hidden(x))
+        return self.last_synapse.update_statistics(self.hidden(x, shared))
 
 
 class LinearNorm(Synapse):
-    """`BN(W x + b)` at every position. Shape: `[T, B, H, W, in_features]` to `[T, B, H, W, out_features]`."""
+    """`BN(W x + b)` at every position.
+
+    Args:
+        in_features: size of the last dimension of the input.
+        out_features: size of the last dimension of the output.
+        bias: whether there is a bias.
+
+    Shape: `[T, B, H, W, in_features]` to `[T, B, H, W, out_features]`.
+    """
 
     def __init__(self, in_features: int, out_features: int, *, bias: bool) -> None:
         super().__init__()
@@ -164,27 +245,30 @@ class LinearNorm(Synapse):
         self.bn: nn.Module = Norm(out_features)
 
     def forward(
-        self, x: Tensor, *, lif: LIF | None = None, stream: Tensor | None = None, pre_norm: PreNorm | None = None
+        self, x: Tensor, *, lif: LIF | None = None, stream: Tensor | None = None, shared: SharedResults | None = None
     ) -> Tensor:
-        by_neurons = self._rows(x) if pre_norm is None and lif is not None and not has_forward_hooks(lif) else None
-        if lif is None or by_neurons is None:
-            return super().forward(x, lif=lif, stream=stream, pre_norm=pre_norm)
-        spikes: Tensor = lif(by_neurons, self.bn, stream=stream)
-        return spikes
+        """Compute as `Synapse.forward`; in inference linear layer, normalisation and LIF layer are one operator if possible."""
+        if lif is not None and isinstance(self.bn, Norm) and self._fuses(x, lif, stream, shared):
+            return lif.forward_linear(x, self.linear, self.bn, stream=stream)
+        return super().forward(x, lif=lif, stream=stream, shared=shared)
 
-    def _rows(self, x: Tensor) -> Rows | None:
-        """The map, for neurons to run in one pass: in inference, if nobody else asks what leaves it."""
-        asked = torch.is_grad_enabled() or self.bias_cancels() or self.shared or has_forward_hooks(self.linear)
-        if asked or type(self.bn) is not Norm:
-            return None
-        made = rows(x, self.linear.weight, self.linear.bias)
-        return made if made is not None and self.bn.compiled(made.out) else None
+    def _fuses(self, x: Tensor, lif: LIF, stream: Tensor | None, shared: SharedResults | None) -> bool:
+        """Whether the output of the linear layer is needed by nothing but the LIF layer."""
+        if torch.is_grad_enabled() or self.bias_cancels() or type(self.bn) is not Norm or (shared is not None and self in shared):
+            return False
+        if has_forward_hooks(lif) or has_forward_hooks(self.linear):
+            return False
+        if stream is not None and stream.shape != (*x.shape[:-1], self.linear.out_features):
+            return False
+        return linear_lif.supports(x, self.linear.weight, self.linear.bias, stream) and self.bn.has_kernel_parameters()
 
     def pre_norm(self, x: Tensor) -> Tensor:
+        """Apply the linear layer."""
         y: Tensor = self.linear(x, bias_cancels=self.bias_cancels())
         return y
 
     def fused(self) -> nn.Module:
+        """Return one layer that computes the same in inference."""
         scale, shift = _affine(self.bn, self.linear.bias)
         result = LinearNorm(self.linear.in_features, self.linear.out_features, bias=True)
         return _holding(result, result.linear, self.linear.weight * scale[:, None], shift)
@@ -193,8 +277,16 @@ class LinearNorm(Synapse):
 class ConvNorm(Synapse):
     """`BN(conv(x))`, padded so that stride 1 keeps the size.
 
-    Shape: `[T, B, H, W, in_channels]` to `[T, B, ceil(H / stride), ceil(W / stride), out_channels]`. A still image may be given
-    once, as `[1, B, ...]`, with the number of steps at which it is seen: what is the same at all of them is then computed once.
+    A still image may be passed once, as `[1, B, ...]`, with the number of time steps: the convolution is then computed once.
+
+    Args:
+        in_channels: channels of the input.
+        out_channels: channels of the output.
+        kernel_size: height and width of the kernel, odd.
+        stride: stride in both directions.
+        bias: whether there is a bias.
+
+    Shape: `[T, B, H, W, in_channels]` to `[T, B, ceil(H / stride), ceil(W / stride), out_channels]`.
     """
 
     def __init__(self, in_channels: int, out_channels: int, *, kernel_size: int = 3, stride: int = 1, bias: bool = False) -> None:
@@ -203,6 +295,7 @@ class ConvNorm(Synapse):
         self.bn: nn.Module = Norm(out_channels)
 
     def pre_norm(self, x: Tensor) -> Tensor:
+        """Apply the convolution."""
         y: Tensor = self.conv(x, bias_cancels=self.bias_cancels())
         return y
 
@@ -213,7 +306,7 @@ class ConvNorm(Synapse):
         *,
         lif: LIF | None = None,
         stream: Tensor | None = None,
-        pre_norm: PreNorm | None = None,
+        shared: SharedResults | None = None,
     ) -> Tensor:
         """Compute as `Synapse.forward`.
 
@@ -222,13 +315,13 @@ class ConvNorm(Synapse):
             time_steps: T, of a still image.
             lif: the LIF layer that receives the current.
             stream: a residual stream to which spikes of `lif` are added.
-            pre_norm: the linear part and the statistics, if they were computed before.
+            shared: results of layers that other branches contain as well, possibly this one.
 
         Returns:
             The current, or spikes, or stream plus spikes, `[T, B, H', W', out_channels]`.
         """
         if time_steps is None:
-            return super().forward(x, lif=lif, stream=stream, pre_norm=pre_norm)
+            return super().forward(x, lif=lif, stream=stream, shared=shared)
         y = self.pre_norm(x)
         if lif is not None:
             spikes: Tensor = lif(y, self.bn, time_steps, stream=stream)
@@ -237,12 +330,18 @@ class ConvNorm(Synapse):
         return current.expand(time_steps, *current.shape[1:])
 
     def fused(self) -> nn.Module:
+        """Return one layer that computes the same in inference."""
         scale, shift = _affine(self.bn, self.conv.bias)
         return _convolution(self.conv.weight * scale[:, None, None, None], shift, stride=self.conv.stride[0])
 
 
 class SeparableConvNorm(Synapse):
     """A depthwise convolution, a pointwise one, and their normalisation (the second half of SepConv). No biases.
+
+    Args:
+        in_channels: channels of the input.
+        out_channels: channels of the output.
+        kernel_size: height and width of the depthwise kernel, odd.
 
     Shape: `[T, B, H, W, in_channels]` to `[T, B, H, W, out_channels]`.
     """
@@ -254,23 +353,28 @@ class SeparableConvNorm(Synapse):
         self.bn = Norm(out_channels)
 
     def pre_norm(self, x: Tensor) -> Tensor:
+        """Apply both convolutions."""
         y: Tensor = self.pointwise(self.depthwise(x))
         return y
 
     def fused(self) -> nn.Module:
+        """Return one layer that computes the same in inference."""
         scale, shift = _affine(self.bn, None)
         kernel = self.pointwise.weight[:, :, None, None] * self.depthwise.weight[:, 0]
         return _convolution(kernel * scale[:, None, None, None], shift)
 
 
 class RepConv(Synapse):
-    """A convolution that trains as several and runs as one 3x3 (Meta-SpikeFormer's q, k, v and projection). No biases.
+    """A convolution that is trained as several and fused to one 3x3 (Meta-SpikeFormer's q, k, v and projection). No biases.
 
         1x1, BN, border of BN(0), depthwise 3x3 without padding, 1x1, BN, BN
 
-    The border has the value that the first normalisation gives to 0, so that the whole equals one zero-padded convolution. In
-    inference that value comes from the running statistics; in training, unlike in the published code, from those of the batch, by
-    which the inside is normalised too.
+    The border has the value to which the first normalisation maps 0, so that the whole equals one zero-padded convolution. In
+    inference that value comes from the running statistics; in training from those of the batch, which normalise the inside too
+    (the published code takes the running statistics there).
+
+    Args:
+        channels: channels of input and output.
 
     Shape: `[T, B, H, W, C]` to `[T, B, H, W, C]`.
     """
@@ -286,15 +390,18 @@ class RepConv(Synapse):
 
     @property
     def bn(self) -> nn.Module:  # type: ignore[override]
+        """The last normalisation."""
         return self.outer_bn
 
     def pre_norm(self, x: Tensor) -> Tensor:
+        """Apply everything but the last normalisation."""
         y = self.first(x)
         y = _bordered(self.first_bn(y), self.first_bn.of_zero(y))
         z: Tensor = self.last_bn(self.last(self.depthwise(y)))
         return z
 
     def fused(self) -> nn.Module:
+        """Return one layer that computes the same in inference."""
         scale, shift = _affine(self.first_bn, None)
         first = self.first.weight * scale[:, None]
         kernel = torch.einsum("om,mhw,mi->oihw", self.last.weight, self.depthwise.weight[:, 0], first)
@@ -305,7 +412,9 @@ class RepConv(Synapse):
         return _convolution(kernel, bias)
 
 
-def fire(layer: nn.Module, lif: nn.Module, *inputs: Any, stream: Tensor | None = None) -> Tensor:
+def fire(
+    layer: nn.Module, lif: nn.Module, *inputs: Any, stream: Tensor | None = None, shared: SharedResults | None = None
+) -> Tensor:
     """Compute the spikes of a neuron layer behind another layer, in one pass over memory where that is possible.
 
     Args:
@@ -313,14 +422,16 @@ def fire(layer: nn.Module, lif: nn.Module, *inputs: Any, stream: Tensor | None =
         lif: the neurons: a `LIF`, or any other module, which then is called with the layer's output.
         inputs: arguments of `layer`.
         stream: a residual stream `[T, B, H, W, C]` to which spikes are added.
+        shared: results that `layer` may take instead of computing them, or leave for others.
 
     Returns:
         Spikes, or stream plus spikes, `[T, B, H, W, C]`.
     """
+    reused = {} if shared is None else {"shared": shared}
     if isinstance(lif, LIF) and not has_forward_hooks(lif):
-        fired: Tensor = layer(*inputs, lif=lif, stream=stream)
+        fired: Tensor = layer(*inputs, lif=lif, stream=stream, **reused)
         return fired
-    spikes: Tensor = layer(*inputs, lif=lif) if isinstance(lif, LIF) else lif(layer(*inputs))
+    spikes: Tensor = layer(*inputs, lif=lif, **reused) if isinstance(lif, LIF) else lif(layer(*inputs, **reused))
     return spikes if stream is None else stream + spikes
 
 
@@ -334,15 +445,27 @@ def has_forward_hooks(module: nn.Module) -> bool:
 
 
 def synapse(kind: str, channels: int, *, bias: bool) -> Synapse:
-    """A synapse of attention: "linear" or "repconv", which has no bias."""
+    """Return a synapse of attention.
+
+    Args:
+        kind: "linear", or "repconv", which has no bias.
+        channels: channels of input and output.
+        bias: whether a linear layer has a bias.
+    """
     return RepConv(channels) if kind == "repconv" else LinearNorm(channels, channels, bias=bias)
 
 
 def fuse(model: nn.Module) -> nn.Module:
-    """Fold every normalisation, and RepConv and SepConv, into single maps; in place, and returned.
+    """Fold every normalisation, and the layers of RepConv and SepConv, into single linear layers and convolutions.
+
+    Args:
+        model: a model in eval mode, which is changed in place.
+
+    Returns:
+        The model; a new module if it is itself a synapse.
 
     Raises:
-        ValueError: a normalisation is in training mode, where it depends on the batch, or has never seen one.
+        ValueError: a normalisation is in training mode, where it depends on the batch, or has no statistics.
     """
     for name, module in model.named_modules():
         if isinstance(module, _BatchNorm) and (module.training or not module.num_batches_tracked):
@@ -360,7 +483,7 @@ def fuse(model: nn.Module) -> nn.Module:
 
 
 def _bordered(x: Tensor, value: Tensor) -> Tensor:
-    """`x` with one more position on every side, of a value for each channel. `[T, B, H, W, C]` to `[T, B, H + 2, W + 2, C]`."""
+    """Pad `x` by one position on every side with a value for each channel. `[T, B, H, W, C]` to `[T, B, H + 2, W + 2, C]`."""
     steps, batch, height, width, channels = x.shape
     result = value.expand(steps, batch, height + 2, width + 2, channels).contiguous()
     result[:, :, 1:-1, 1:-1] = x
@@ -368,7 +491,7 @@ def _bordered(x: Tensor, value: Tensor) -> Tensor:
 
 
 def _affine(bn: nn.Module, bias: Tensor | None) -> tuple[Tensor, Tensor]:
-    """Scale and shift that a map's bias and its normalisation amount to in inference."""
+    """Scale and shift by which a bias and the normalisation behind it act in inference."""
     if not isinstance(bn, _BatchNorm):  # fused already
         return torch.ones_like(bias), bias  # type: ignore[arg-type,return-value]
     assert bn.running_mean is not None

@@ -1,4 +1,4 @@
-"""Normalisation by the statistics of a batch that several ranks share."""
+"""Batch normalisation with the statistics of a batch that is distributed over several ranks."""
 
 from __future__ import annotations
 
@@ -9,25 +9,31 @@ import torch.distributed as dist
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
-from autospike.nn.norm import Norm
+from autospike.nn.norm import Norm, Statistics
 
 
 class SynchronisedNorm(Norm):
-    """`Norm` of every rank's `x` together, in training. Shape: `[..., C]` to `[..., C]`; the same shape on every rank.
+    """`Norm` for training, with the statistics of all ranks' inputs together.
 
-    It keeps no running statistics: in a supernet they are nobody's, and an extracted subnet is calibrated. Plain operations around
-    one sum over the ranks, for gloo as for nccl (`nn.SyncBatchNorm` is CUDA's alone).
+    It has no running statistics: those of a supernet are of no use, and an extracted subnet is calibrated. It consists of plain
+    operations around one sum over the ranks, for gloo as for nccl (`nn.SyncBatchNorm` supports CUDA only).
+
+    Shape: `[..., C]` to `[..., C]`; the same shape on every rank.
     """
 
-    def forward(self, x: Tensor) -> Tensor:
-        mean, var = self.moments(x)
-        centred = x.to(mean.dtype) - mean
-        y: Tensor = centred * (self.weight * torch.rsqrt(var + self.eps)) + self.bias
-        return y.to(x.dtype)
+    def forward(self, y: Tensor, statistics: Statistics | None = None) -> Tensor:  # noqa: ARG002
+        """Normalise `y` `[..., C]`; statistics are always computed, for gradient passes through them to every rank."""
+        mean, var = self.moments(y)
+        centred = y.to(mean.dtype) - mean
+        x: Tensor = centred * (self.weight * torch.rsqrt(var + self.eps)) + self.bias
+        return x.to(y.dtype)
 
-    def moments(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        """As `Norm.moments`. They are added in double precision, in which the mean's square costs the variance no digits."""
-        own_mean, own_var = super().moments(x)
+    def moments(self, y: Tensor) -> tuple[Tensor, Tensor]:
+        """Return mean and biased variance over all ranks, `[C]` each.
+
+        They are added in double precision, so that subtracting the square of the mean costs the variance no digits.
+        """
+        own_mean, own_var = super().moments(y)
         moments = torch.stack([own_mean.double(), own_var + own_mean.double().square()])
         mean, square = SumOverRanks.apply(moments) / dist.get_world_size()
         var = (square - mean.square()).clamp_min(0)
@@ -35,20 +41,22 @@ class SynchronisedNorm(Norm):
 
 
 class SumOverRanks(torch.autograd.Function):
-    """The sum of every rank's tensor. What any rank's loss owes to the sum, it owes to every summand."""
+    """The sum of a tensor over the ranks. The gradient of every rank's tensor is the sum of the ranks' gradients."""
 
     @staticmethod
     def forward(ctx: Any, x: Tensor) -> Tensor:  # noqa: ARG004
+        """Sum `x` over the ranks."""
         return _summed(x)
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, *grad_outputs: Tensor) -> Tensor:  # noqa: ARG004
+        """Sum the gradient over the ranks."""
         return _summed(grad_outputs[0])
 
 
 def synchronise(model: nn.Module) -> None:
-    """Put a `SynchronisedNorm` in place of every `Norm`; parameters and their names stay."""
+    """Replace every `Norm` of a model by a `SynchronisedNorm` with the same parameters under the same names."""
     for parent in list(model.modules()):
         for name, child in parent.named_children():
             if isinstance(child, Norm):

@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from measuring import Result, Work, interleaved
 from torch import Tensor
 
-from autospike.kernels.sparse_conv import Geometry, convolved
+from autospike.kernels.sparse_conv import Geometry, spiking_conv
 from autospike.memory.allocator import retain_large_allocations
 
 IMAGES, SIDE, CHANNELS = 128, 8, 128  # the position embedding of a CIFAR Spikformer 128 wide, T 4 and batch 32
@@ -39,7 +39,7 @@ def _ratios(density: float) -> tuple[float, float]:
     weight, geometry = torch.randn(CHANNELS, CHANNELS, 3, 3, requires_grad=True), Geometry(1, 1)
 
     def ours() -> Tensor:
-        return convolved(x, weight, None, geometry, bias_is_lost=False, spikes=True)
+        return spiking_conv(x, weight, None, geometry)
 
     def theirs() -> Tensor:
         return F.conv2d(x.flatten(0, 1).permute(0, 3, 1, 2), weight, None, padding=1)

@@ -17,9 +17,9 @@ from torch import Tensor, nn
 
 from autospike.counting.accumulator import OperandAccumulator
 from autospike.counting.counter import Counter, SegmentContext
-from autospike.counting.input_values import InputStatistics, InputStatisticsCache, input_statistics, reference_statistics
+from autospike.counting.input_values import InputStatistics, InputStatisticsCache, input_statistics
 from autospike.energy.counts import KINDS
-from autospike.kernels.build import library
+from autospike.kernels.build import library, use_kernels
 from autospike.nn.attention import Attention
 from autospike.space.architecture import Block
 
@@ -30,9 +30,15 @@ LIMIT = 524_288
 
 needs_kernel = pytest.mark.skipif(library("input_values") is None, reason="no C compiler")
 
+
+def without_kernel(x: Tensor) -> InputStatistics:
+    with use_kernels("off"):
+        return input_statistics(x)
+
+
 IMPLEMENTATIONS: dict[str, Compute] = {
     "kernel": input_statistics,
-    "tensor operations": reference_statistics,
+    "tensor operations": without_kernel,
     "double precision": lambda x: input_statistics(x.double()),
 }
 each_implementation = pytest.mark.parametrize(

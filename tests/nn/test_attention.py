@@ -13,8 +13,9 @@ from builders import READS, WITH_HEADS
 from torch import Tensor, nn
 
 from autospike.counting.counter import Counter
+from autospike.kernels.attention import merge_heads
 from autospike.nn.attention import Attention, by_head, operator
-from autospike.nn.attention_product import AttentionProduct, Heads, merge_heads
+from autospike.nn.attention_product import AttentionProduct, Heads
 from autospike.nn.layers import LinearNorm, RepConv
 from autospike.space.architecture import Block, Neuron
 

@@ -7,7 +7,8 @@ import torch
 from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
 
-from autospike.nn.attention_product import AttentionProduct, Heads, split_heads
+from autospike.kernels.attention import split_heads
+from autospike.nn.attention_product import AttentionProduct, Heads
 
 SCALE = 0.125
 
