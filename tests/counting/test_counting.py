@@ -91,7 +91,7 @@ def test_real_values_are_multiplied(value: float) -> None:
     assert (found.input, found.macs, found.acs, found.rate) == ("real", 4 * 3 * 5, (), ())
 
 
-def test_one_real_value_at_one_step_makes_a_layer_multiply() -> None:
+def test_one_real_value_makes_its_step_real() -> None:
     x = spikes(2, 3, 2, 2, 3)
     x[1, 2, 1, 1, 2] = 0.5
     (found,) = count(LinearNorm(3, 5, bias=True), x, images=3)
@@ -100,7 +100,7 @@ def test_one_real_value_at_one_step_makes_a_layer_multiply() -> None:
     assert found.rate == pytest.approx((per_image(x)[0] / 12, 0), rel=1e-12)
 
 
-def test_what_enters_is_told_by_step() -> None:
+def test_the_kind_of_input_is_reported_for_each_step() -> None:
     """Where steps differ."""
     x = torch.cat([spikes(1, 3, 2, 2, 3), spikes(1, 3, 2, 2, 3, high=5)])
     mixed, pure = count(LinearNorm(3, 5, bias=True), x, images=3) + count(LinearNorm(3, 5, bias=True), x[:1], images=3)
@@ -110,7 +110,7 @@ def test_what_enters_is_told_by_step() -> None:
 
 
 @pytest.mark.parametrize("pixels", [[-1.0, 1.0], [0.0, 1.0]])
-def test_black_and_white_pixels_are_no_spikes(tiny_space: SearchSpace, pixels: list[float]) -> None:
+def test_black_and_white_pixels_are_real(tiny_space: SearchSpace, pixels: list[float]) -> None:
     model = build_model(tiny_space.largest(), num_classes=10, in_chans=1).eval()
     images = torch.tensor(pixels)[torch.randint(0, 2, (4, 1, 8, 8), generator=torch.Generator().manual_seed(0))]
     real = {found.layer for found in counted(model, images) if found.input == "real"}
@@ -144,7 +144,7 @@ CONVOLUTIONS: dict[str, tuple[Callable[[], ConvNorm], int]] = {
 
 
 @pytest.mark.parametrize("name", CONVOLUTIONS)
-def test_a_convolution_counts_what_each_spike_reaches(name: str) -> None:
+def test_convolution_counts_the_outputs_that_each_spike_reaches(name: str) -> None:
     build, positions = CONVOLUTIONS[name]
     layer, x = build(), spikes(2, 3, 5, 6, 2, high=3)
     size, stride = layer.conv.weight.shape[-1], layer.conv.stride[0]
@@ -155,7 +155,7 @@ def test_a_convolution_counts_what_each_spike_reaches(name: str) -> None:
 
 
 @pytest.mark.parametrize("value", [0.0, 1.0, 0.5])
-def test_a_still_image_is_real_whatever_its_pixels(value: float) -> None:
+def test_a_still_image_is_real_for_any_pixel_values(value: float) -> None:
     """It is given once, with the number of steps at which it is seen."""
     (found,) = count(ConvNorm(3, 4, stride=2), torch.full((1, 2, 5, 6, 3), value), 4, images=2)
     assert (found.reads, found.input, found.time_steps, found.macs) == ("image", "real", 4, 3 * 3 * 9 * 3 * 4)
@@ -171,13 +171,13 @@ class ByKeyword(nn.Module):
         return self.conv(x=x, time_steps=4)
 
 
-def test_arguments_may_be_given_by_name() -> None:
+def test_layers_called_with_keyword_arguments() -> None:
     (found,) = count(ByKeyword(), torch.ones(1, 2, 5, 6, 3), images=2)
     assert (found.reads, found.time_steps, found.macs) == ("image", 4, 5 * 6 * 9 * 3 * 4)
 
 
 @pytest.mark.parametrize("kernel_size", [3, 7])
-def test_a_separable_convolution_counts_in_both_forms(kernel_size: int) -> None:
+def test_separable_convolution_is_counted_in_both_forms(kernel_size: int) -> None:
     """Apart, spikes reach the depthwise kernel only, and what comes out is real; fused they reach every output channel."""
     layer, x = SeparableConvNorm(4, 3, kernel_size=kernel_size), spikes(2, 2, 5, 6, 4)
     depthwise, pointwise, fused = count(layer, x, images=2)
@@ -193,7 +193,7 @@ def test_a_separable_convolution_counts_in_both_forms(kernel_size: int) -> None:
     assert (pointwise.acs, pointwise.rate, pointwise.time_steps) == ((), (), 2)
 
 
-def test_repconv_counts_in_both_forms() -> None:
+def test_repconv_is_counted_in_both_forms() -> None:
     """Apart, spikes reach the first 1x1 map only; fused it is a 3x3 convolution."""
     layer, x = RepConv(4), spikes(2, 2, 5, 6, 4)
     first, depthwise, last, fused = count(layer, x, images=2)
@@ -213,7 +213,7 @@ def test_fan_out_of_a_padded_convolution_is_smaller_at_the_border() -> None:
     assert found.view(3, 4).tolist() == [[4 * 3, 6 * 3, 6 * 3, 4 * 3], [6 * 3, 9 * 3, 9 * 3, 6 * 3], [4 * 3, 6 * 3, 6 * 3, 4 * 3]]
 
 
-def test_heads_tell_spikes_from_means() -> None:
+def test_spiking_head_accumulates_and_mean_head_multiplies() -> None:
     """A mean that happens to be whole is a mean."""
     x = torch.tensor([[[1.0, 0, 1], [0, 0, 1]], [[0, 0, 0], [1, 1, 1]]])  # T = 2, B = 2
     (spiking,), (mean,) = count(SpikingHead(3, 5), x, images=2), count(MeanHead(3, 5), x, images=2)
@@ -234,7 +234,7 @@ class Twice(nn.Module):
         return self.map(x) + self.map(y)
 
 
-def test_what_is_called_twice_is_two_layers() -> None:
+def test_a_layer_called_twice_is_counted_as_two_layers() -> None:
     """In each batch; or the second call's dense operations would be lost."""
     model, counter = Twice().eval(), Counter()
     for seed in (1, 2):
@@ -277,7 +277,7 @@ def test_the_sparser_operand_is_chosen_at_each_step() -> None:
     assert kv.rate == (2 / 24, 3 / 24, 9 / 24)
 
 
-def test_the_sparser_operand_is_of_all_images() -> None:
+def test_the_sparser_operand_is_chosen_over_the_whole_batch() -> None:
     """A batch is a mean over images: which operand drives a step is no choice of each image alone."""
     q, first, second = (heads_of([n], [0], [0]).q for n in (0, 2, 20))
     k, v = torch.cat([first, second], dim=1), torch.cat([second, first], dim=1)
@@ -285,7 +285,7 @@ def test_the_sparser_operand_is_of_all_images() -> None:
     assert kv.acs == (22 * 4 / 2,)
 
 
-def test_spikes_drive_before_sums_of_spikes() -> None:
+def test_binary_operands_are_preferred_to_integer_operands() -> None:
     """However few the sums are; at each step."""
     q, k, v = heads_of([0, 0], [20, 6], [0, 18])
     v[0, ..., 0, 0] = 2
@@ -305,7 +305,7 @@ def per_image(x: Tensor) -> list[float]:
 
 
 @pytest.mark.parametrize("mixer", ["sdsa_1", "sdsa_2", "token_qk", "channel_qk"])
-def test_gates_count_what_is_summed_and_what_meets_a_gate(mixer: str) -> None:
+def test_gated_attention_counts_sums_and_gates(mixer: str) -> None:
     """Each spike that a sum takes, and each that meets a gate, whether it passes or not: one accumulation."""
     operands = [spikes(2, 3, 4, 5, 8, seed=seed) for seed in range(len(READS[mixer]))]
     operands[1][0] *= spikes(3, 4, 5, 8, seed=8)  # k is sparser at the first step, v at the second
@@ -323,7 +323,7 @@ def test_gates_count_what_is_summed_and_what_meets_a_gate(mixer: str) -> None:
         assert (found[name].macs, found[name].input, found[name].form) == (4 * 5 * 8, "binary", "always")
 
 
-def test_a_dilated_gate_counts_what_its_pools_let_in() -> None:
+def test_dilated_gated_attention_counts_pooled_spikes() -> None:
     """k and v meet as they are pooled; the sum takes what its neurons see; the query is gated before it is pooled."""
     q, k, v = (spikes(2, 3, 4, 5, 8, seed=seed) * spikes(2, 3, 4, 5, 8, seed=seed + 9) for seed in range(3))
     layer, currents, operands = operator_of("sdsa_1_dilated"), [], []
@@ -339,7 +339,7 @@ def test_a_dilated_gate_counts_what_its_pools_let_in() -> None:
         assert found[name].macs == 4 * 5 * 8
 
 
-def test_of_unequal_operands_the_larger_one_s_spikes_meet_the_other() -> None:
+def test_gate_counts_the_spikes_of_the_larger_operand() -> None:
     """Wherever it stands, and however many spikes the smaller one has."""
     large, small = torch.zeros(1, 1, 4, 8), torch.ones(1, 1, 1, 8)
     large[0, 0, 0] = 1
@@ -350,7 +350,7 @@ def test_of_unequal_operands_the_larger_one_s_spikes_meet_the_other() -> None:
     assert found.acs == (32,)
 
 
-def test_of_equal_operands_the_sparser_one_s_spikes_meet_the_other() -> None:
+def test_gate_counts_the_spikes_of_the_sparser_of_equally_large_operands() -> None:
     a, b = spikes(3, 2, 4, 8, seed=1), spikes(3, 2, 4, 8, seed=2) * spikes(3, 2, 4, 8, seed=3)
     b[1] = 1
     (found,) = count(Gate(), a, b, images=2)
@@ -413,7 +413,7 @@ ALL_FIRE = {
 
 
 @pytest.mark.parametrize("family", ALL_FIRE)
-def test_where_all_neurons_fire_everything_is_known(family: str) -> None:
+def test_counts_of_a_model_whose_neurons_all_fire(family: str) -> None:
     block, expected = ALL_FIRE[family]
     image, *found = counted(of_constant_neurons(one_block(family, block), fire=True), torch.rand(3, 3, HEIGHT, WIDTH))
     *inside, head = found
@@ -424,7 +424,7 @@ def test_where_all_neurons_fire_everything_is_known(family: str) -> None:
 
 
 @pytest.mark.parametrize("family", ALL_FIRE)
-def test_where_no_neuron_fires_nothing_is_accumulated(family: str) -> None:
+def test_counts_of_a_model_whose_neurons_never_fire(family: str) -> None:
     block, expected = ALL_FIRE[family]
     _, *inside, _ = counted(of_constant_neurons(one_block(family, block), fire=False), torch.rand(3, 3, HEIGHT, WIDTH))
     assert len(inside) == len(expected)
@@ -457,7 +457,7 @@ MLP_ALONE = Block(token_mixer="none", neuron=Neuron(v_threshold=0.5))
 
 
 @pytest.mark.parametrize(("shortcut", "kind"), [("membrane", "binary"), ("sew", "real"), ("vanilla", "real")])
-def test_a_head_behind_neurons_accumulates_and_one_behind_a_mean_multiplies(shortcut: str, kind: str) -> None:
+def test_head_accumulates_after_neurons_and_multiplies_after_a_mean(shortcut: str, kind: str) -> None:
     model, inputs = small(shortcut, MLP_ALONE, distilled=True), []
     model.head.register_forward_pre_hook(lambda _m, args: inputs.append(args[0]))
     found = {c.layer: c for c in counted(model, torch.rand(4, 1, 8, 8))}
@@ -472,13 +472,13 @@ def test_a_head_behind_neurons_accumulates_and_one_behind_a_mean_multiplies(shor
 
 
 @pytest.mark.parametrize("shortcut", ["membrane", "sew", "vanilla"])
-def test_one_layer_reads_the_image_and_heads_alone_read_means(shortcut: str) -> None:
+def test_which_layers_read_the_image_and_means(shortcut: str) -> None:
     found = counted(small(shortcut, MLP_ALONE, distilled=True), torch.rand(4, 1, 8, 8))
     assert [c.layer for c in found if c.reads == "image"] == ["stages.0.embedding.conv.conv"]
     assert [c.layer for c in found if c.reads == "mean"] == ([] if shortcut == "membrane" else ["head", "head_dist"])
 
 
-def test_a_mean_is_real_even_where_it_is_whole() -> None:
+def test_a_mean_is_real_even_if_it_is_a_whole_number() -> None:
     model = small("sew", MLP_ALONE)
     with torch.no_grad():
         for name, parameter in model.named_parameters():
@@ -513,7 +513,7 @@ def operations_of(block: Block) -> set[str]:
     return found | ({f"{name}.fused" for name in READS[block.token_mixer]} if block.qkv == "repconv" else set())
 
 
-def test_every_synaptic_layer_of_a_model_is_counted_once() -> None:
+def test_every_weighted_layer_and_product_is_counted_once() -> None:
     """Each linear map and convolution by its own name, the products, sums and gates of attention, and what can be fused."""
     blocks = all_blocks()
     model = small("membrane", *blocks)
@@ -526,7 +526,7 @@ def test_every_synaptic_layer_of_a_model_is_counted_once() -> None:
     assert set(found) == expected
 
 
-def test_a_still_image_counts_once_per_step_though_it_is_convolved_once(tiny_space: SearchSpace) -> None:
+def test_still_image_and_repeated_frames(tiny_space: SearchSpace) -> None:
     """Frames' own values are spikes; a still image's pixels are real."""
     model = build_model(tiny_space.smallest(), num_classes=10, in_chans=1).eval()
     image = torch.ones(2, 1, 8, 8)
@@ -586,7 +586,7 @@ def brief(shortcut: str) -> SpikingModel:
 
 @few
 @given(st.lists(st.integers(1, 4), min_size=1, max_size=4), st.integers(0, 99), st.sampled_from(["membrane", "sew"]))
-def test_batches_of_any_sizes_add_up_to_the_same_bits_in_any_order(sizes: list[int], seed: int, shortcut: str) -> None:
+def test_counts_are_bit_identical_for_any_batch_size_and_order(sizes: list[int], seed: int, shortcut: str) -> None:
     model = brief(shortcut)
     images = torch.rand(sum(sizes), 1, 8, 8, generator=torch.Generator().manual_seed(seed)) * 4
     order = list(range(len(images)))
@@ -599,7 +599,7 @@ def test_batches_of_any_sizes_add_up_to_the_same_bits_in_any_order(sizes: list[i
 
 
 @pytest.mark.parametrize(("family", "shortcut"), SKELETONS)
-def test_most_layers_of_a_lively_model_are_reached(family: str, shortcut: str) -> None:
+def test_most_layers_of_the_test_models_receive_spikes(family: str, shortcut: str) -> None:
     """Or the laws about it would say nothing."""
     spiking = [c for c in counted(lively(family, shortcut), pictures(4)) if c.input != "real"]
     assert sum(sum(c.acs) > 0 for c in spiking) > 0.9 * len(spiking)
@@ -628,7 +628,7 @@ WHAT_IS_SEEN: dict[str, Callable[[], Tensor]] = {
 
 @pytest.mark.parametrize("seen", WHAT_IS_SEEN)
 @pytest.mark.parametrize(("family", "shortcut"), SKELETONS)
-def test_the_first_steps_do_not_depend_on_how_many_follow(family: str, shortcut: str, seen: str) -> None:
+def test_counts_of_the_first_steps_do_not_depend_on_later_steps(family: str, shortcut: str, seen: str) -> None:
     model, x = lively(family, shortcut), WHAT_IS_SEEN[seen]()
     whole = stepped(model, x, 3)
     for steps in (1, 2, 3):
@@ -643,7 +643,7 @@ def test_the_first_steps_of_a_count() -> None:
     assert real.first(1) == replace(real, time_steps=1)
 
 
-def test_the_first_steps_of_a_count_may_be_of_a_narrower_kind() -> None:
+def test_the_first_steps_of_a_count_with_a_narrower_kind() -> None:
     found = LayerCount(
         layer="q",
         input="integer",
@@ -657,7 +657,7 @@ def test_the_first_steps_of_a_count_may_be_of_a_narrower_kind() -> None:
     assert found.first(2) == replace(found, input="binary", input_by_step=(), time_steps=2, acs=(1.0, 2.0), rate=(0.1, 0.2))
 
 
-def test_the_first_steps_of_a_count_may_be_real_alone() -> None:
+def test_the_first_steps_of_a_count_that_are_all_real() -> None:
     found = LayerCount(
         layer="q",
         input="real",
@@ -670,7 +670,7 @@ def test_the_first_steps_of_a_count_may_be_real_alone() -> None:
     assert found.first(2) == replace(found, input_by_step=(), time_steps=2, acs=(), rate=())
 
 
-def test_rows_keep_what_a_layer_reads() -> None:
+def test_counts_survive_a_round_trip_through_rows() -> None:
     found = counted(lively("spikformer", "sew"), pictures(2))
     assert {c.reads for c in found} == {"image", "stream", "mean"}
     assert from_rows(to_rows(found)) == found
@@ -696,7 +696,7 @@ def flops(model: nn.Module, x: Tensor) -> int:
 
 
 @pytest.mark.parametrize(("family", "shortcut"), SKELETONS)
-def test_dense_totals_are_those_of_torch(family: str, shortcut: str) -> None:
+def test_dense_totals_match_the_flop_counter_of_torch(family: str, shortcut: str) -> None:
     """It counts two operations a multiply-accumulate, none for sums and gates; separate maps are what runs.
 
     There are more tokens than a head has channels, so attention multiplies in the order in which it is counted.
@@ -707,7 +707,7 @@ def test_dense_totals_are_those_of_torch(family: str, shortcut: str) -> None:
 
 
 @pytest.mark.parametrize("name", ["spikformer_cifar_4_256", "spike_driven_cifar_2_512", "qkformer_cifar_4_384"])
-def test_dense_totals_of_published_models_are_those_of_torch(name: str) -> None:
+def test_dense_totals_of_published_models_match_the_flop_counter_of_torch(name: str) -> None:
     model = build_model(replace(PUBLISHED[name].architecture, time_steps=2), num_classes=10, in_chans=3).eval()
     images = torch.rand(1, 3, 32, 32)
     found = [c for c in counted(model, images) if not is_gate_or_sum(c)]
@@ -800,7 +800,7 @@ def watched(model: SpikingModel) -> Iterator[None]:
         yield
 
 
-def test_hooks_are_gone_afterwards() -> None:
+def test_hooks_are_removed_after_the_block() -> None:
     model, counter, images = small("sew", MLP_ALONE), Counter(), torch.rand(2, 1, 8, 8)
     before = hooks_of(model)
     with torch.no_grad(), counter.watch(model, images=2, time_steps=3):
@@ -813,7 +813,7 @@ def test_hooks_are_gone_afterwards() -> None:
 
 
 @pytest.mark.parametrize(("layer", "error"), [(Failing(), FloatingPointError), (Unknown(), UnknownOperationError)])
-def test_hooks_are_gone_after_an_error_inside_the_model(layer: nn.Module, error: type[Exception]) -> None:
+def test_hooks_are_removed_after_an_error_in_the_model(layer: nn.Module, error: type[Exception]) -> None:
     model = small("sew", MLP_ALONE)
     images = torch.rand(2, 1, 8, 8)
     model.stages[1].embedding.after = layer
@@ -823,7 +823,7 @@ def test_hooks_are_gone_after_an_error_inside_the_model(layer: nn.Module, error:
     assert hooks_of(model) == before
 
 
-def test_hooks_are_gone_after_an_error_beside_the_model() -> None:
+def test_hooks_are_removed_after_an_error_outside_the_model() -> None:
     model = small("sew", MLP_ALONE)
     before = hooks_of(model)
     with pytest.raises(KeyboardInterrupt), watched(model):
@@ -831,7 +831,7 @@ def test_hooks_are_gone_after_an_error_beside_the_model() -> None:
     assert hooks_of(model) == before
 
 
-def test_a_batch_that_failed_is_none_and_the_next_is_looked_at_again() -> None:
+def test_a_failed_batch_does_not_count_as_a_coverage_check() -> None:
     model, counter, images = small("sew", MLP_ALONE), Counter(), torch.rand(2, 1, 8, 8)
     for _ in range(2):
         with pytest.raises(KeyboardInterrupt), counter.watch(model, images=2, time_steps=3):
@@ -844,7 +844,7 @@ def test_a_batch_that_failed_is_none_and_the_next_is_looked_at_again() -> None:
 
 
 @pytest.mark.parametrize(("family", "shortcut"), SKELETONS)
-def test_counting_changes_no_answer(family: str, shortcut: str) -> None:
+def test_counting_does_not_change_the_output(family: str, shortcut: str) -> None:
     model, counter, images = lively(family, shortcut), Counter(), pictures(4)
     with torch.no_grad():
         alone = model(images)
@@ -866,7 +866,7 @@ def test_gradients_pass_through_a_counted_model() -> None:
     assert all(torch.equal(p.grad, grad) for p, grad in zip(model.parameters(), expected, strict=True))
 
 
-def test_inference_mode_counts_as_any_other() -> None:
+def test_counts_are_the_same_in_inference_mode() -> None:
     model, images = lively("spikformer", "sew"), torch.rand(2, 2, 10, 12)
     with torch.inference_mode():
         found = counted(model, images)
@@ -876,7 +876,7 @@ def test_inference_mode_counts_as_any_other() -> None:
 # What is told
 
 
-def test_firing_rates_may_be_measured_in_the_same_pass() -> None:
+def test_hooks_of_other_code_are_not_counted() -> None:
     """And hooks of anybody, inside layers with rules and neurons: what they do is no operation of the model."""
     model, images, counter, firing = small("sew", MLP_ALONE), torch.rand(2, 1, 8, 8), Counter(), FiringRates()
     lif, linear = (model.get_submodule(f"stages.0.blocks.0.channel.mixer.{name}") for name in ("lif", "fc2"))
@@ -890,24 +890,24 @@ def test_firing_rates_may_be_measured_in_the_same_pass() -> None:
     assert len(firing.rates()) == 2 * 3
 
 
-def test_our_model_runs_with_as_many_steps_as_are_asked_for() -> None:
+def test_time_steps_of_a_model_of_this_package_can_be_given() -> None:
     model, images = lively("spikformer", "sew"), pictures(3)
     found = count_operations(model, images, time_steps=2, strict=True)
     assert found.counts == tuple(c.first(2) for c in counted(model, images))
 
 
-def test_what_is_unknown_is_said_with_every_energy() -> None:
+def test_energy_warns_of_unknown_operations() -> None:
     found = Operations(images=1, counts=(), unknown={"head: _softmax": 2})
     with pytest.warns(UserWarning, match="a lower bound.*head: _softmax"):
         assert found.energy().energy_mj == 0
 
 
-def test_nothing_counted_is_an_error() -> None:
+def test_operations_without_a_batch_is_an_error() -> None:
     with pytest.raises(ValueError, match="no batch was counted"):
         Counter().operations()
 
 
-def test_free_operations_are_calls_of_one_forward_pass() -> None:
+def test_free_operations_are_counted_for_one_forward_pass() -> None:
     """By hand: a network of 2 stages, each an embedding and a block without token mixer, in 2 batches."""
     model, counter, images = small("sew", MLP_ALONE), Counter(), torch.rand(2, 1, 8, 8)
     for _ in range(2):
@@ -920,7 +920,7 @@ def test_free_operations_are_calls_of_one_forward_pass() -> None:
     assert not found.unknown
 
 
-def test_energy_of_operations_is_that_of_their_counts() -> None:
+def test_energy_of_operations() -> None:
     """By hand: 4.6 pJ a multiply-accumulate, of which the image has 1,000 once, and 0.9 pJ an accumulation."""
     image = LayerCount(layer="stem", input="real", reads="image", time_steps=2, macs=1000, acs=(), rate=())
     layer = LayerCount(layer="q", input="binary", time_steps=2, macs=800, acs=(10.0, 20.0), rate=(0.1, 0.2))

@@ -120,7 +120,9 @@ def geometries(draw: st.DrawFn) -> tuple[dict[str, Any], list[tuple[int, ...]], 
 
 @few
 @given(geometries())
-def test_fan_out_is_what_loops_over_outputs_and_taps_find(drawn: tuple[dict[str, Any], list[tuple[int, ...]], bool]) -> None:
+def test_fan_out_matches_a_loop_over_outputs_and_kernel_positions(
+    drawn: tuple[dict[str, Any], list[tuple[int, ...]], bool],
+) -> None:
     arguments, dims, transposed = drawn
     along = [transposed_meetings(*dim) if transposed else meetings(*dim[:-1]) for dim in dims]
     size, kernel = arguments.pop("size"), arguments.pop("kernel")
@@ -156,7 +158,7 @@ def reached(conv: nn.Module, x: Tensor) -> float:
 
 
 @pytest.mark.parametrize("name", CONVOLUTIONS)
-def test_anybody_s_convolution_counts_what_its_values_reach(name: str) -> None:
+def test_convolution_counts_the_outputs_that_each_value_reaches(name: str) -> None:
     build, size = CONVOLUTIONS[name]
     conv, x = build(), spikes(STEPS, BATCH, 4, *size, high=3)
     found = one(Plain(lambda m, x: m.conv(x), conv=conv), x.flatten(0, 1))
@@ -166,7 +168,7 @@ def test_anybody_s_convolution_counts_what_its_values_reach(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", CONVOLUTIONS)
-def test_anybody_s_convolution_has_the_dense_operations_that_torch_counts(name: str) -> None:
+def test_dense_operations_of_a_convolution_match_the_flop_counter_of_torch(name: str) -> None:
     build, size = CONVOLUTIONS[name]
     model, x = Plain(lambda m, x: m.conv(x), conv=build()), real(STEPS * BATCH, 4, *size)
     found = one(model, x)
@@ -198,7 +200,7 @@ LINEAR: dict[str, Plain] = {
 
 
 @pytest.mark.parametrize("name", LINEAR)
-def test_a_product_with_a_weight_is_a_linear_map_however_it_is_written(name: str) -> None:
+def test_every_spelling_of_a_linear_layer(name: str) -> None:
     x = spikes(STEPS, BATCH, 6, 4, high=3)
     found = one(LINEAR[name], x)
     assert (found.acs, found.macs, found.input, found.time_steps) == (per_image(x, 5), 6 * 4 * 5, "integer", STEPS)
@@ -207,7 +209,7 @@ def test_a_product_with_a_weight_is_a_linear_map_however_it_is_written(name: str
     assert (of_reals.acs, of_reals.macs, of_reals.input) == ((), 6 * 4 * 5, "real")
 
 
-def test_a_product_that_forgets_time_keeps_its_totals() -> None:
+def test_totals_of_a_product_that_merges_time_with_other_dimensions() -> None:
     """torch writes it as one product of one long matrix."""
     x = spikes(STEPS, BATCH, 6, 4)
     found = one(Plain(lambda m, x: torch.einsum("tbnc,dc->tbnd", x, m.w), w=parameter(5, 4)), x)
@@ -216,7 +218,7 @@ def test_a_product_that_forgets_time_keeps_its_totals() -> None:
     assert found.macs * sum(found.rate) == pytest.approx(sum(found.acs), rel=1e-12)
 
 
-def test_a_matrix_times_one_vector() -> None:
+def test_matrix_vector_product() -> None:
     x = spikes(STEPS * BATCH, 4)
     found = one(Plain(lambda m, x: x @ m.w, w=parameter(4)), x)
     assert (found.acs, found.macs) == (per_image(x.view(STEPS, BATCH, 4)), 4)
@@ -226,7 +228,7 @@ def hidden(_module: nn.Module, a: Tensor, b: Tensor) -> Tensor:
     return a @ b
 
 
-def test_a_hidden_product_is_counted_by_the_sparser_operand_at_each_step() -> None:
+def test_product_of_activations_is_counted_by_the_sparser_operand_at_each_step() -> None:
     """`[T, B, heads, n, k]` times `[T, B, heads, k, m]`: a value of the first reaches m outputs, of the second n."""
     a, b = spikes(STEPS, BATCH, 2, 6, 3), spikes(STEPS, BATCH, 2, 3, 4, seed=8)
     a[1], b[2] = 0, 0
@@ -248,13 +250,13 @@ def test_a_hidden_product_is_counted_by_the_sparser_operand_at_each_step() -> No
         (real(STEPS, BATCH, 6, 3), real(STEPS, BATCH, 3, 4), None, "real"),
     ],
 )
-def test_spikes_drive_a_product_before_integers_before_nothing(a: Tensor, b: Tensor, driver: str | None, kind: str) -> None:
+def test_kinds_of_operands_of_a_product(a: Tensor, b: Tensor, driver: str | None, kind: str) -> None:
     found = one(Plain(hidden), a, b)
     expected = {"a": per_image(a, 4), "b": per_image(b, 6), None: ()}[driver]
     assert (found.acs, found.input, found.macs) == (expected, kind, 6 * 3 * 4)
 
 
-def test_each_step_has_a_driver_of_its_own() -> None:
+def test_the_counted_operand_of_a_product_is_chosen_at_each_step() -> None:
     """Where one operand is real, the other may be spikes."""
     a, b = real(STEPS, BATCH, 6, 3), spikes(STEPS, BATCH, 3, 4, high=3)
     a[1], b[2] = spikes(BATCH, 6, 3), spikes(BATCH, 3, 4)
@@ -271,7 +273,7 @@ COMPUTED: dict[str, Plain] = {
 
 
 @pytest.mark.parametrize("name", COMPUTED)
-def test_a_weight_that_is_made_in_the_forward_is_a_weight(name: str) -> None:
+def test_a_weight_computed_in_the_forward_pass_is_a_weight(name: str) -> None:
     """It looks like spikes, and drives nothing."""
     model, x = Plain(lambda m, x: m.layer(x), layer=COMPUTED[name]), spikes(STEPS, BATCH, 6, 4, high=3)
     counts = [looked(model, x, strict=False).counts, looked(model, x + 0.5, strict=False).counts]
@@ -280,7 +282,7 @@ def test_a_weight_that_is_made_in_the_forward_is_a_weight(name: str) -> None:
     assert (of_reals.input, of_reals.acs) == ("real", ())
 
 
-def test_dense_products_are_those_of_torch() -> None:
+def test_dense_operations_of_products_match_the_flop_counter_of_torch() -> None:
     def forward(m: Any, x: Tensor) -> Tensor:
         y = torch.einsum("tbnc,tbmc->tbnm", x, m.fc(x))
         return torch.baddbmm(y.flatten(0, 1), x.flatten(0, 1), x.flatten(0, 1).transpose(1, 2))
@@ -293,13 +295,13 @@ def test_dense_products_are_those_of_torch() -> None:
     assert not found.unknown
 
 
-def test_what_comes_after_a_mean_over_time_happens_once() -> None:
+def test_an_operation_after_a_mean_over_time_has_one_step() -> None:
     model = Plain(lambda m, x: m.head(x.mean(dim=0)), head=nn.Linear(4, 5))
     found = one(model, spikes(STEPS, BATCH, 4))
     assert (found.layer, found.time_steps, found.macs, found.input) == ("head", 1, 20, "real")
 
 
-def test_images_in_the_middle_are_still_all_counted() -> None:
+def test_totals_do_not_depend_on_the_order_of_dimensions() -> None:
     """Time x batch is no more than a way to tell steps apart: totals do not depend on it."""
     x = spikes(STEPS, BATCH, 6, 4)
     found = one(Plain(lambda m, x: m.fc(x.movedim(0, 2)), fc=nn.Linear(4, 5)), x)
@@ -310,14 +312,14 @@ def test_images_in_the_middle_are_still_all_counted() -> None:
 # Gates and sums
 
 
-def test_a_mask_meets_the_larger_operand_s_values() -> None:
+def test_mask_counts_the_values_of_the_larger_operand() -> None:
     x, mask = spikes(STEPS, BATCH, 6, 4), spikes(STEPS, BATCH, 1, 4, seed=8)
     for operands in ((x, mask), (mask, x)):
         found = one(Plain(lambda _m, a, b: a * b), *operands)
         assert (found.acs, found.macs, found.input) == (per_image(x), 24, "binary")
 
 
-def test_a_mask_of_the_same_size_meets_the_sparser_operand_at_each_step() -> None:
+def test_mask_of_equal_size_counts_the_sparser_operand_at_each_step() -> None:
     a, b = spikes(STEPS, BATCH, 6, 4), spikes(STEPS, BATCH, 6, 4, seed=8)
     a[0], b[1] = 0, 0
     found = one(Plain(lambda _m, a, b: a * b), a, b)
@@ -325,7 +327,7 @@ def test_a_mask_of_the_same_size_meets_the_sparser_operand_at_each_step() -> Non
     assert found.acs[2] > 0
 
 
-def test_a_mask_in_place_is_counted_by_what_entered() -> None:
+def test_mask_applied_in_place_is_counted_by_its_input() -> None:
     def forward(_m: Any, a: Tensor, b: Tensor) -> Tensor:
         a *= b
         return a
@@ -334,7 +336,7 @@ def test_a_mask_in_place_is_counted_by_what_entered() -> None:
     assert one(Plain(forward), x.clone(), mask).acs == per_image(x)
 
 
-def test_a_mask_of_truth_values_is_counted() -> None:
+def test_boolean_mask_is_counted() -> None:
     x = spikes(STEPS, BATCH, 6, 4, high=3)
     found = one(Plain(lambda _m, x: x * (x > 1)), x)
     assert (found.input, found.acs) == ("binary", per_image((x > 1).float()))
@@ -347,14 +349,14 @@ def test_scaling_is_free() -> None:
     assert found.free["scaling by a number or a weight"] == 5
 
 
-def test_a_quotient_of_what_was_computed_is_no_scaling_by_a_weight() -> None:
+def test_division_by_activations_is_not_free() -> None:
     """A normalisation without an exponential: it divides, and nobody knows at what cost."""
     found = looked(Plain(lambda _m, x, y: x / y), spikes(STEPS, BATCH, 6, 4), real(STEPS, BATCH, 6, 4).abs() + 1, strict=False)
     assert found.counts or found.unknown
     assert not found.free
 
 
-def test_an_outer_product_costs_the_same_however_it_is_written() -> None:
+def test_outer_product_as_matrix_product_and_as_mask() -> None:
     """Every value of one meets every value of the other."""
     a, b = spikes(STEPS, BATCH, 6, 1), spikes(STEPS, BATCH, 1, 6, seed=8)
     as_matrices, as_mask = one(Plain(hidden), a, b), one(Plain(lambda _m, a, b: a * b), a, b)
@@ -363,13 +365,13 @@ def test_an_outer_product_costs_the_same_however_it_is_written() -> None:
 
 
 @pytest.mark.parametrize("dims", [(-1,), (2, 3), ()])
-def test_a_sum_of_spikes_adds_each_once(dims: tuple[int, ...]) -> None:
+def test_sum_of_spikes_adds_each_once(dims: tuple[int, ...]) -> None:
     x = spikes(STEPS, BATCH, 6, 4, high=3)
     found = one(Plain(lambda _m, x: x.sum(dim=dims)), x)
     assert (found.layer, found.acs, found.macs, found.input) == ("sum", per_image(x), 24, "integer")
 
 
-def test_a_sum_of_what_is_real_at_some_step_is_a_mean() -> None:
+def test_sum_of_values_that_are_real_at_one_step_is_free() -> None:
     x = spikes(STEPS, BATCH, 6, 4)
     x[1] += 0.5
     found = looked(Plain(lambda _m, x: x.sum(dim=-1)), x)
@@ -384,7 +386,7 @@ def test_sums_of_real_values_and_of_weights_are_free() -> None:
     assert not found.counts
 
 
-def test_what_does_not_depend_on_the_images_costs_a_finite_number() -> None:
+def test_cost_of_operations_independent_of_the_images_is_finite() -> None:
     """A grid of positions, made in each forward pass: fewer numbers than images."""
     model = Plain(lambda m, x: m.fc(x) + (torch.arange(2.0) * torch.arange(2.0)).sum(), fc=nn.Linear(4, 5))
     found = looked(model, spikes(STEPS, BATCH * 4, 4), images=BATCH * 4)
@@ -421,7 +423,7 @@ def what_runs(found: Operations) -> list[tuple[Any, ...]]:
 
 
 @pytest.mark.parametrize("kind", SYNAPSES)
-def test_a_subclass_of_our_layer_without_a_rule_is_counted_by_what_it_does(kind: type[nn.Module]) -> None:
+def test_operator_rules_match_layer_rules(kind: type[nn.Module]) -> None:
     arguments, inputs = SYNAPSES[kind]
     named = NAMED.get(kind, {})
     ours = Plain(lambda m, *x: m.layer(*x), layer=kind(*arguments, **named))
@@ -433,7 +435,7 @@ def test_a_subclass_of_our_layer_without_a_rule_is_counted_by_what_it_does(kind:
     assert found.unknown.keys() <= of_its_border
 
 
-def test_a_subclass_of_our_attention_is_counted_by_what_it_does() -> None:
+def test_operator_rules_match_the_layer_rule_of_attention() -> None:
     """There are more tokens than channels, so k^T v runs first."""
     heads = Heads(*(spikes(STEPS, BATCH, 2, 6, 4, seed=seed) * spikes(STEPS, BATCH, 2, 6, 4, seed=seed + 5) for seed in range(3)))
     ours = Plain(lambda m, x: m.layer(x), layer=AttentionProduct(0.125))
@@ -442,7 +444,7 @@ def test_a_subclass_of_our_attention_is_counted_by_what_it_does() -> None:
     assert [c.layer for c in looked(theirs, heads).counts] == ["layer.bmm", "layer.bmm#2"]
 
 
-def test_every_rule_has_a_test_against_torch_s_operations() -> None:
+def test_every_layer_rule_is_compared_with_operator_rules() -> None:
     assert {*SYNAPSES, AttentionProduct} == LAYER_RULES.keys()
 
 
@@ -467,7 +469,7 @@ UNKNOWN: dict[str, tuple[Callable[[Tensor], Any], str]] = {
 
 
 @pytest.mark.parametrize("name", UNKNOWN)
-def test_an_operation_without_a_rule_is_named(name: str) -> None:
+def test_an_operator_without_a_rule_is_reported_by_name(name: str) -> None:
     function, called = UNKNOWN[name]
     model = Plain(lambda m, x: m.stage.odd(x), stage=nn.Module())
     model.stage.odd = Plain(lambda _m, x: function(x))
@@ -477,7 +479,7 @@ def test_an_operation_without_a_rule_is_named(name: str) -> None:
     assert looked(model, x, strict=False).unknown == {f"stage.odd: {called}": 1}
 
 
-def test_what_depends_on_weights_alone_is_free() -> None:
+def test_operators_on_weights_only_are_free() -> None:
     """It can be computed before any image is seen."""
     model = Plain(lambda m, x: m.fc(x) + (m.w @ m.w).exp().sum() * m.w.exp().sum(), fc=nn.Linear(4, 5), w=parameter(9, 9))
     found = looked(model, spikes(STEPS, BATCH, 4), strict=False)
@@ -485,7 +487,7 @@ def test_what_depends_on_weights_alone_is_free() -> None:
     assert [c.layer for c in found.counts] == ["fc"]
 
 
-def test_what_depends_on_values_in_a_list_does_not_depend_on_weights_alone() -> None:
+def test_activations_inside_a_list_argument_are_recognised() -> None:
     model = Plain(lambda m, x: m.w.index_put((x.long().flatten(),), m.w[0]), w=parameter(9))
     assert looked(model, spikes(STEPS, BATCH, 4), strict=False).unknown == {"the model: index_put": 1}
 
@@ -504,15 +506,15 @@ class Fallback(nn.Module):
             return x.exp()
 
 
-def test_an_operation_after_a_layer_that_failed_is_named_rightly() -> None:
+def test_layer_name_after_an_exception_in_a_submodule() -> None:
     assert looked(Fallback(), spikes(STEPS, BATCH, 4), strict=False).unknown == {"the model: exp": 1}
 
 
-def test_an_operation_of_the_model_itself_is_named() -> None:
+def test_an_unknown_operator_of_the_model_itself() -> None:
     assert looked(Plain(lambda _m, x: x.exp().exp()), spikes(STEPS, BATCH, 4), strict=False).unknown == {"the model: exp": 2}
 
 
-def test_the_same_operation_is_known_inside_neurons() -> None:
+def test_operators_inside_neurons_are_free() -> None:
     """No convention counts what happens there."""
 
     class Sigmoidal(LIF):
@@ -539,7 +541,7 @@ def test_the_same_operation_is_known_inside_neurons() -> None:
         (torch.ops.prims.exp.default, "prims::exp"),
     ],
 )
-def test_an_operation_has_one_name_in_place_and_overloaded(torch_function: Any, name: str) -> None:
+def test_operator_name(torch_function: Any, name: str) -> None:
     assert operator_name(torch_function) == name
 
 
@@ -566,7 +568,7 @@ CALLS: dict[str, Call] = {"call": lambda m, x: m(x), "method": lambda m, x: m.fo
 
 
 @pytest.mark.parametrize("how", CALLS)
-def test_a_family_with_an_unknown_operation_is_refused(how: str) -> None:
+def test_a_model_with_an_unknown_operator_is_an_error(how: str) -> None:
     """Also where it is not called itself, but one of its methods, as evaluation does."""
     model, images = Exponential(SMALL, num_classes=3, in_chans=1).eval(), torch.rand(2, 1, 4, 6)
     counter = Counter()
@@ -579,7 +581,7 @@ def test_a_family_with_an_unknown_operation_is_refused(how: str) -> None:
 
 
 @pytest.mark.parametrize("how", CALLS)
-def test_a_family_with_a_hidden_product_is_counted(how: str) -> None:
+def test_a_product_in_a_method_of_the_model_is_counted(how: str) -> None:
     """By hand: a stream of whole numbers, 24 tokens and 16 channels, times itself, transposed."""
     model, images = Pairwise(SMALL, num_classes=3, in_chans=1).eval(), torch.rand(2, 1, 4, 6)
     for module in model.modules():
@@ -599,7 +601,7 @@ def test_a_family_with_a_hidden_product_is_counted(how: str) -> None:
 # The second look, batch after batch
 
 
-def test_the_second_look_goes_on_where_it_counted_something() -> None:
+def test_the_coverage_check_stays_on_if_it_counted_something() -> None:
     """Two batches add up, of products, masks and sums that no layer has."""
 
     def forward(m: Any, x: Tensor) -> Tensor:
@@ -617,7 +619,7 @@ def test_the_second_look_goes_on_where_it_counted_something() -> None:
     assert counter.operations().free == whole.free
 
 
-def test_the_second_look_goes_off_where_it_counted_nothing() -> None:
+def test_the_coverage_check_is_skipped_after_a_batch_without_counts() -> None:
     model, images, counter = build_model(SMALL, num_classes=3, in_chans=1).eval(), torch.rand(2, 1, 8, 8), Counter()
     for expected in (1, 0, 0):
         with torch.no_grad(), counter.watch(model, images=2, time_steps=STEPS):
@@ -625,7 +627,7 @@ def test_the_second_look_goes_off_where_it_counted_nothing() -> None:
             model(images)
 
 
-def test_what_is_unknown_is_told_of_one_forward_pass() -> None:
+def test_unknown_operators_are_reported_for_one_forward_pass() -> None:
     model, counter, x = Plain(lambda m, x: m.fc(x).exp(), fc=nn.Linear(4, 4)), Counter(strict=False), spikes(STEPS, BATCH, 4)
     for _ in range(3):
         with torch.no_grad(), counter.watch(model, images=BATCH, time_steps=STEPS):
@@ -633,7 +635,7 @@ def test_what_is_unknown_is_told_of_one_forward_pass() -> None:
     assert counter.operations().unknown == {"the model: exp": 1}
 
 
-def test_batches_may_begin_with_blank_frames() -> None:
+def test_first_batch_of_blank_frames() -> None:
     """Which might be a still image, and no later batch is."""
     model, counter = Plain(lambda m, x: m.conv(x), conv=nn.Conv2d(1, 2, 3)), Counter()
     for x in (torch.zeros(STEPS * BATCH, 1, 5, 5), spikes(STEPS * BATCH, 1, 5, 5)):
@@ -644,7 +646,7 @@ def test_batches_may_begin_with_blank_frames() -> None:
 
 
 @pytest.mark.parametrize("values", [(0.0, 1.0), (1.0, 0.0)])
-def test_what_one_batch_alone_meets_is_told(values: tuple[float, ...]) -> None:
+def test_an_unknown_operator_in_one_of_several_batches(values: tuple[float, ...]) -> None:
     model, counter = Plain(lambda m, x: m.fc(x).exp() if x.any() else m.fc(x), fc=nn.Linear(4, 4)), Counter(strict=False)
     for value in values:
         x = torch.full((STEPS, BATCH, 4), value)
@@ -674,7 +676,7 @@ def nothing_unknown(architecture: Architecture, x: Tensor, num_classes: int) -> 
 
 
 @pytest.mark.parametrize("name", PUBLISHED)
-def test_every_operation_of_every_published_network_is_known(name: str) -> None:
+def test_no_operator_of_a_published_network_is_unknown(name: str) -> None:
     published = PUBLISHED[name]
     events = published.in_chans == 2
     x = spikes(*(2,) * events, 2, published.in_chans, 32, 32, high=4)
@@ -690,7 +692,7 @@ def smallest() -> list[str]:
 
 
 @pytest.mark.parametrize("name", smallest())
-def test_every_operation_of_a_whole_network_of_each_form_is_known(name: str) -> None:
+def test_no_operator_of_a_full_size_network_is_unknown(name: str) -> None:
     published = PUBLISHED[name]
     architecture = replace(published.architecture, time_steps=1)
     nothing_unknown(architecture, torch.rand(1, published.in_chans, 32, 32), published.num_classes)
@@ -700,7 +702,7 @@ SKELETONS = [(family, shortcut) for family, (shortcuts, *_) in FAMILIES.items() 
 
 
 @pytest.mark.parametrize(("family", "shortcut"), SKELETONS)
-def test_every_operation_of_every_choice_is_known(family: str, shortcut: str) -> None:
+def test_no_operator_of_any_architecture_choice_is_unknown(family: str, shortcut: str) -> None:
     """All token mixers, channel mixers, synapses and shortcuts, with a second head."""
     blocks = [
         Block(

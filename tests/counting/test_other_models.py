@@ -96,7 +96,7 @@ HEAD = LayerCount(layer="head", input="binary", time_steps=4, macs=3 * 5, acs=(5
 
 
 @pytest.mark.parametrize("mode", MODES)
-def test_spikes_of_a_net_are_counted_as_by_hand(mode: str) -> None:
+def test_counts_by_hand(mode: str) -> None:
     """Whether neurons see all steps at once, or the net loops over them."""
     found = autospike.count_operations(MODES[mode](), two_images())
     _, hidden, head = found.counts
@@ -106,20 +106,20 @@ def test_spikes_of_a_net_are_counted_as_by_hand(mode: str) -> None:
 
 
 @pytest.mark.parametrize("mode", MODES)
-def test_grey_pixels_are_multiplied_at_every_step(mode: str) -> None:
+def test_grey_pixels_are_real(mode: str) -> None:
     image, *_ = autospike.count_operations(MODES[mode](), two_images() * 1.25).counts
     assert (image.layer, image.input, image.time_steps, image.macs) == ("conv", "real", 4, 6 * 9 * 2)
     assert image.acs == image.rate == ()
 
 
-def test_a_still_image_is_known_even_where_its_pixels_are_whole() -> None:
+def test_a_still_image_of_whole_numbers_is_recognised() -> None:
     image, *rest = autospike.count_operations(MultiStep(), two_images()).counts
     assert (image.input, image.reads, image.acs) == ("real", "image", ())
     assert {count.reads for count in rest} == {"stream"}
 
 
 @pytest.mark.parametrize("mode", MODES)
-def test_frames_of_whole_numbers_accumulate(mode: str) -> None:
+def test_frames_of_whole_numbers_are_accumulated(mode: str) -> None:
     """By hand: 2 x 3 pixels of which each is a corner or the middle of a long side, and reaches 4 or 6 outputs in 2 channels."""
     reaches = torch.tensor([[4.0, 6, 4], [4, 6, 4]])
     frames = torch.randint(0, 3, (4, 2, 1, 2, 3), generator=torch.Generator().manual_seed(0)).float()
@@ -132,7 +132,7 @@ def told(found: Operations) -> list[tuple[Any, ...]]:
     return [(c.layer, c.input, c.time_steps, c.macs, c.acs, c.rate) for c in found.counts]
 
 
-def test_both_step_modes_tell_the_same_of_frames() -> None:
+def test_both_step_modes_give_the_same_counts_for_frames() -> None:
     torch.manual_seed(0)
     nets = [MultiStep(), SingleStep()]
     for parameters in zip(nets[0].parameters(), nets[1].parameters(), strict=True):
@@ -146,7 +146,7 @@ def test_both_step_modes_tell_the_same_of_frames() -> None:
 
 
 @pytest.mark.parametrize("convention", CONVENTIONS)
-def test_both_step_modes_need_the_same_energy_for_a_still_image(convention: str) -> None:
+def test_both_step_modes_give_the_same_energy_for_a_still_image(convention: str) -> None:
     """The network is the same, and sees the same."""
     multi, single = (autospike.count_operations(build(), two_images() * 1.25) for build in MODES.values())
     assert single.energy(convention).energy_mj == pytest.approx(multi.energy(convention).energy_mj, rel=1e-12)
@@ -190,7 +190,7 @@ def test_totals_do_not_depend_on_the_step_mode(weight: float) -> None:
         assert sum(c.macs * c.time_steps for c in found.counts) == 3 * (4 * 2 + 2 * 9)
 
 
-def test_spikes_that_are_the_same_at_every_step_are_no_image() -> None:
+def test_constant_spikes_are_not_a_still_image() -> None:
     """Of neurons that see the image itself, and of which some always fire and the others never."""
     net = nn.Sequential(Repeat(), neuron.IFNode(step_mode="m"), layer.Linear(3, 5, step_mode="m"))
     (found,) = autospike.count_operations(net, torch.tensor([[1.0, 0, 1], [0, 0, 1]])).counts
@@ -238,7 +238,7 @@ def firing(net: nn.Module, images: Tensor) -> nn.Module:
 
 
 @pytest.mark.parametrize("name", RESIDUAL)
-def test_a_residual_network_costs_the_same_in_both_step_modes(name: str) -> None:
+def test_both_step_modes_give_the_same_counts_for_a_residual_network(name: str) -> None:
     """Layer by layer; and as dense operations, what torch counts."""
     torch.manual_seed(0)
     images = torch.rand(2, 3, 16, 16)
@@ -256,7 +256,7 @@ def test_a_residual_network_costs_the_same_in_both_step_modes(name: str) -> None
 
 
 @pytest.mark.parametrize("kind", [neuron.SimpleIFNode, neuron.SimpleLIFNode])
-def test_spikingjelly_s_other_neurons_are_neurons(kind: type[nn.Module]) -> None:
+def test_simple_neurons_of_spikingjelly_are_recognised(kind: type[nn.Module]) -> None:
     """That derive from no common base."""
     constants = {"tau": 2.0, "decay_input": True} if kind is neuron.SimpleLIFNode else {}
     net = nn.Sequential(
@@ -360,14 +360,14 @@ PAIRS: dict[str, Callable[[], Pair]] = {
 
 
 @pytest.mark.parametrize("name", PAIRS)
-def test_nothing_in_spikingjelly_s_transformers_is_unknown(name: str) -> None:
+def test_no_operator_of_a_spikingjelly_transformer_is_unknown(name: str) -> None:
     pair = PAIRS[name]()
     assert not pair.theirs.unknown
     assert autospike.count_operations(pair.net, pair.images, strict=True) == pair.theirs
 
 
 @pytest.mark.parametrize("name", PAIRS)
-def test_every_layer_and_product_is_what_spikingjelly_counts(name: str) -> None:
+def test_layers_and_products_match_the_counter_of_spikingjelly(name: str) -> None:
     """Layer by layer, over all images and steps; its counter knows no masks and sums."""
     pair = PAIRS[name]()
     adds, dense = (by_their_counter(pair.net, pair.images, rules) for rules in (ACCUMULATIONS, DENSE))
@@ -386,7 +386,7 @@ def test_every_layer_and_product_is_what_spikingjelly_counts(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", PAIRS)
-def test_layers_that_read_spikes_are_what_spikingjelly_counts_by_itself(name: str) -> None:
+def test_layers_that_read_spikes_match_the_default_rules_of_spikingjelly(name: str) -> None:
     """Without a rule of ours: its own fan-out of convolutions."""
     pair = PAIRS[name]()
     counter, root = by_their_counter(pair.net, pair.images, {}), type(pair.net).__name__
@@ -483,7 +483,7 @@ SAME: dict[str, Callable[[], Same]] = {
 
 
 @pytest.mark.parametrize("name", PAIRS)
-def test_theirs_and_ours_count_the_same_layer_by_layer(name: str) -> None:
+def test_spikingjelly_model_and_our_model_have_the_same_counts_by_layer(name: str) -> None:
     """By torch's operations, and by the rules of our layers: at every step the same. But for the head: where it stands differs."""
     pair, same = PAIRS[name](), SAME[name]()
     theirs = {c.layer: c for c in pair.theirs.counts if c.layer != "head"}
@@ -500,7 +500,7 @@ def test_theirs_and_ours_count_the_same_layer_by_layer(name: str) -> None:
 @pytest.mark.parametrize(
     "convention", ["exact/head-every-step", "rate/head-every-step", "spikformer/int8/head-every-step", "fused/sram"]
 )
-def test_theirs_and_ours_need_the_same_energy(convention: str) -> None:
+def test_spikingjelly_model_and_our_model_have_the_same_energy(convention: str) -> None:
     """Of Spikformer the whole network. That its head reads a mean, ours knows and theirs does not."""
     pair = spikformers()
     found, expected = (
@@ -510,14 +510,14 @@ def test_theirs_and_ours_need_the_same_energy(convention: str) -> None:
     assert found.energy_mj == pytest.approx(expected.energy_mj, rel=1e-12)
 
 
-def test_a_head_behind_the_mean_over_time_is_counted_once() -> None:
+def test_a_head_after_a_mean_over_time_is_counted_once() -> None:
     """As these two have it."""
     for pair in (spike_driven(), qkformers("token")):
         head = pair.theirs.counts[-1]
         assert (head.layer, head.input, head.time_steps, head.macs) == ("head", "real", 1, 32 * theirs_and_ours.CLASSES)
 
 
-def test_images_and_their_frames_need_the_same_accumulations() -> None:
+def test_a_still_image_repeated_as_frames() -> None:
     """The image at every step as frames: theirs cannot tell, and ours takes frames for frames."""
     pair = spikformers()
     frames = SMALL.expand(theirs_and_ours.T, *SMALL.shape)
@@ -549,7 +549,7 @@ def state_of(net: nn.Module) -> dict[str, Any]:
     return {"training": {name: m.training for name, m in net.named_modules()}, "hooks": hooks}
 
 
-def test_a_model_is_left_as_it_was() -> None:
+def test_counting_restores_the_model() -> None:
     net, images = Nested(), torch.rand(4, 1, 2, 3) * 9
     with torch.no_grad():
         before, weights = net.eval()(images), {name: tensor.clone() for name, tensor in net.state_dict().items()}
@@ -576,7 +576,7 @@ def failing(net: nn.Module) -> Iterator[None]:
     handle.remove()
 
 
-def test_a_model_that_fails_is_left_as_it_was() -> None:
+def test_counting_restores_a_model_that_raises() -> None:
     net = Nested()
     state = state_of(net)
     with failing(net), pytest.raises(ZeroDivisionError):
@@ -585,7 +585,7 @@ def test_a_model_that_fails_is_left_as_it_was() -> None:
     assert isinstance(net.lif.v, float)
 
 
-def test_a_model_that_is_refused_is_left_as_it_was() -> None:
+def test_counting_restores_a_model_with_an_unknown_operator() -> None:
     net = Nested()
     net.head = nn.Sequential(net.head, nn.Softmax(dim=-1))
     state = state_of(net)
@@ -602,7 +602,7 @@ def test_mixed_step_modes_are_refused() -> None:
         autospike.count_operations(net, torch.rand(4, 1, 2, 3))
 
 
-def test_neurons_tell_how_many_images_there_are() -> None:
+def test_number_of_images_is_read_from_the_neurons() -> None:
     """Of vectors at each step, `[T, B, features]`."""
     net = nn.Sequential(layer.Linear(3, 4, step_mode="m"), neuron.IFNode(step_mode="m"), layer.Linear(4, 5, step_mode="m"))
     nn.init.constant_(net[0].weight, 0.5)
@@ -623,14 +623,14 @@ class ByKeyword(nn.Module):
         return self.head(self.lif(x_seq=x))
 
 
-def test_neurons_may_be_called_by_keyword() -> None:
+def test_neurons_called_with_keyword_arguments() -> None:
     """By hand: a threshold of 1, and inputs of 0 and 1."""
     spikes = torch.randint(0, 2, (4, 2, 3), generator=torch.Generator().manual_seed(0)).float()
     (found,) = autospike.count_operations(ByKeyword(), spikes).counts
     assert found.acs == tuple(step.sum().item() * 5 / 2 for step in spikes)
 
 
-def test_a_container_that_loops_over_steps_is_multi_step() -> None:
+def test_neurons_in_a_multi_step_container() -> None:
     """Neurons inside see one step at a time, everything else all of them."""
 
     def net(neurons: nn.Module) -> nn.Module:
@@ -645,7 +645,7 @@ def test_a_container_that_loops_over_steps_is_multi_step() -> None:
     assert not looped.unknown
 
 
-def test_time_steps_that_no_neuron_tells_are_given() -> None:
+def test_time_steps_of_a_network_without_neurons_can_be_given() -> None:
     """A net without neurons, of frames that are spikes."""
     net = nn.Sequential(nn.Flatten(0, 1), nn.Conv2d(1, 2, 1))
     frames = torch.randint(0, 2, (3, 4, 1, 2, 3), generator=torch.Generator().manual_seed(0)).float()
@@ -699,7 +699,7 @@ ATTENTIONS: dict[type[nn.Module], tuple[str, str]] = {
 
 
 @pytest.mark.parametrize("kind", ATTENTIONS)
-def test_attention_with_a_softmax_is_named(kind: type[nn.Module]) -> None:
+def test_softmax_attention_is_unknown(kind: type[nn.Module]) -> None:
     """Torch has fast ways for it in evaluation, which are single operations."""
     where, operation = ATTENTIONS[kind]
     net, x = Attending(kind()), torch.rand(3, 5, 8) * 4
@@ -709,7 +709,7 @@ def test_attention_with_a_softmax_is_named(kind: type[nn.Module]) -> None:
         autospike.count_operations(net, x, strict=True)
 
 
-def test_the_products_around_a_softmax_are_counted() -> None:
+def test_products_of_softmax_attention_are_counted() -> None:
     """By hand: spikes times spikes; then real weights times spikes, whose values reach five tokens each."""
     net, x = Attending(WrittenAttention()), torch.rand(3, 5, 8, generator=torch.Generator().manual_seed(0)) * 4
     functional.reset_net(net)
@@ -721,7 +721,7 @@ def test_the_products_around_a_softmax_are_counted() -> None:
     assert sum(first.acs) > 0
 
 
-def test_layers_of_conventional_transformers_are_named() -> None:
+def test_layers_of_conventional_transformers_are_unknown() -> None:
     net = nn.Sequential(nn.Linear(8, 16), nn.LayerNorm(16), nn.GELU(), nn.Linear(16, 4), nn.Softmax(dim=-1))
     found = autospike.count_operations(net, torch.randn(3, 5, 8))
     assert found.unknown == {"1: native_layer_norm": 1, "2: gelu": 1, "4: _softmax": 1}
@@ -743,7 +743,7 @@ def convolutional() -> nn.Module:
     )
 
 
-def test_a_network_without_neurons_multiplies() -> None:
+def test_a_network_without_neurons_only_multiplies() -> None:
     """All of it, as torch counts: half its floating-point operations."""
     net, images = convolutional(), torch.randn(3, 3, 16, 16)
     found = autospike.count_operations(net, images)
@@ -760,7 +760,7 @@ def test_a_network_without_neurons_multiplies() -> None:
 
 
 @pytest.mark.parametrize("build", [convolutional, Nested, MultiStep], ids=["ANN", "nested", "multi-step"])
-def test_nothing_depends_on_how_images_come_in_batches(build: Callable[[], nn.Module]) -> None:
+def test_counts_do_not_depend_on_the_batch_size(build: Callable[[], nn.Module]) -> None:
     """Dense operations and means are of one image."""
     torch.manual_seed(0)
     net = build()
@@ -773,7 +773,7 @@ def test_nothing_depends_on_how_images_come_in_batches(build: Callable[[], nn.Mo
         assert found.acs == pytest.approx([sum(acs) / 4 for acs in zip(*(c.acs for c in each), strict=True)], rel=1e-12)
 
 
-def test_inference_mode_counts_as_any_other() -> None:
+def test_counts_are_the_same_in_inference_mode() -> None:
     net, images = Nested(), torch.rand(4, 1, 2, 3) * 9
     with torch.inference_mode():
         found = autospike.count_operations(net, images)

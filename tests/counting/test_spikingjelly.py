@@ -168,7 +168,7 @@ def test_spikformer_without_pools() -> None:
 
 
 @pytest.mark.parametrize("stride", [4, 16])
-def test_spikformer_with_pools_behind_the_neurons(stride: int) -> None:
+def test_spikformer_with_pools_after_the_neurons(stride: int) -> None:
     """The whole network, with their own pools moved to where the published code has them."""
     net = their_spikformer(stride)
     for each, pool in zip(net.patch_embed.stages, take_pools(net), strict=True):
@@ -178,7 +178,7 @@ def test_spikformer_with_pools_behind_the_neurons(stride: int) -> None:
 
 
 @pytest.mark.parametrize("stride", [4, 16])
-def test_spikformer_behind_the_stem(stride: int) -> None:
+def test_spikformer_after_the_stem(stride: int) -> None:
     """As spikingjelly has it, with pools before the neurons, the stems differ; from the same stem's output on, the rest agrees."""
     net = settled(their_spikformer(stride))
     model, layers = our_spikformer(net, stride)
@@ -241,7 +241,7 @@ def test_spike_driven_transformer(pooling: str, stride: int) -> None:
     assert_equal(net, *our_spike_driven(net, stride, mlp_ratio=2))
 
 
-def test_spike_driven_transformer_sees_frames() -> None:
+def test_spike_driven_transformer_on_frames() -> None:
     net = settled(their_spike_driven("0011", mlp_ratio=4), shift=-0.5)
     assert_equal(net, *our_spike_driven(net, 4, mlp_ratio=4), x=FRAMES)
 
@@ -305,7 +305,7 @@ def test_qkformer(qka_type: str) -> None:
     assert_equal(net, *our_qkformer(net, qka_type))
 
 
-def test_qkformer_sees_frames() -> None:
+def test_qkformer_on_frames() -> None:
     net = settled(their_qkformer("token"))
     assert_equal(net, *our_qkformer(net, "token"), x=FRAMES)
 

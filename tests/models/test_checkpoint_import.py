@@ -1,4 +1,4 @@
-"""Published checkpoints: the same logits, spikes and gradients as the published code; damaged ones are refused in one line."""
+"""Published checkpoints give the logits, spikes and gradients of the published code; damaged ones are errors of one line."""
 
 from __future__ import annotations
 
@@ -26,21 +26,21 @@ from autospike.space.architecture import Architecture
 
 @dataclass(frozen=True, kw_only=True)
 class Case:
-    """What to say of a checkpoint beside its keys, and the architecture that follows from the reference's constructor arguments."""
+    """Options of the import, and the architecture that follows from the constructor arguments of the published code."""
 
-    said: dict[str, int]
+    options: dict[str, int]
     family: str
     shortcut: str
     widths: tuple[int, ...]
     strides: tuple[int, ...]
     blocks: tuple[tuple[tuple[str, int | None], ...], ...]
-    """Token mixer and heads of each block of each stage."""
+    """The token mixer and the number of heads of each block, by stage."""
     in_chans: int = 3
     time_steps: int = 4
     qkv_bias: bool = False
     convolutional_stages: int = 0
     exact_rates: bool = True
-    """Whether rates were stored in float64; else they were rounded to float32."""
+    """Whether rates are stored in float64, otherwise in float32."""
 
 
 META = {"family": "meta_spikeformer", "shortcut": "membrane", "strides": (2, 2, 2, 2, 1), "convolutional_stages": 3}
@@ -48,7 +48,7 @@ SEPCONVS = ((("sepconv", None),), (("sepconv", None),), (("sepconv", None),) * 2
 
 CASES = {
     "spikformer_cifar_d64_L2": Case(
-        said={"num_heads": 4},
+        options={"num_heads": 4},
         family="spikformer",
         shortcut="sew",
         widths=(64,),
@@ -57,10 +57,10 @@ CASES = {
         qkv_bias=True,
     ),
     "spikformer_imagenet_d64_L2": Case(
-        said={"num_heads": 4}, family="spikformer", shortcut="sew", widths=(64,), strides=(16,), blocks=((("sdsa_3", 4),) * 2,)
+        options={"num_heads": 4}, family="spikformer", shortcut="sew", widths=(64,), strides=(16,), blocks=((("sdsa_3", 4),) * 2,)
     ),
     "sdt1_imagenet_d64_L2": Case(
-        said={"stride": 16},
+        options={"stride": 16},
         family="spike_driven",
         shortcut="membrane",
         widths=(64,),
@@ -68,10 +68,10 @@ CASES = {
         blocks=((("sdsa_1", None),) * 2,),
     ),
     "sdt1_cifar_d64_L2": Case(
-        said={}, family="spike_driven", shortcut="membrane", widths=(64,), strides=(4,), blocks=((("sdsa_1", None),) * 2,)
+        options={}, family="spike_driven", shortcut="membrane", widths=(64,), strides=(4,), blocks=((("sdsa_1", None),) * 2,)
     ),
     "sdt1_dvs_d32_L2": Case(
-        said={},
+        options={},
         family="spike_driven",
         shortcut="membrane",
         widths=(32,),
@@ -81,17 +81,21 @@ CASES = {
         time_steps=16,
     ),
     "sdt2_full_6p2": Case(
-        said={"num_heads": 4},
+        options={"num_heads": 4},
         widths=(8, 16, 24, 40, 48),
         blocks=(*SEPCONVS, (("sdsa_3", 4),) * 6, (("sdsa_3", 4),) * 2),
         exact_rates=False,
         **META,
     ),
     "sdt2_short_2p1": Case(
-        said={}, widths=(8, 16, 32, 48, 64), blocks=(*SEPCONVS, (("sdsa_3", 8),) * 2, (("sdsa_3", 8),)), exact_rates=False, **META
+        options={},
+        widths=(8, 16, 32, 48, 64),
+        blocks=(*SEPCONVS, (("sdsa_3", 8),) * 2, (("sdsa_3", 8),)),
+        exact_rates=False,
+        **META,
     ),
     "qkformer_imagenet_d64_L5": Case(
-        said={"num_heads": 4},
+        options={"num_heads": 4},
         family="qkformer",
         shortcut="sew",
         widths=(16, 32, 64),
@@ -99,30 +103,30 @@ CASES = {
         blocks=((("token_qk", 4),), (("token_qk", 4),) * 2, (("sdsa_3", 4),) * 2),
     ),
 }
-# One checkpoint of each dialect, for what does not depend on the numbers.
-DIALECTS = {
+# One checkpoint of each format_name, for what does not depend on the numbers.
+STATE_DICTS = {
     "Spikformer": "spikformer_imagenet_d64_L2",
     "Spike-driven Transformer": "sdt1_cifar_d64_L2",
     "Meta-SpikeFormer": "sdt2_short_2p1",
     "QKFormer": "qkformer_imagenet_d64_L5",
 }
-State = dict[str, Tensor]
+StateDict = dict[str, Tensor]
 
 
 @dataclass(frozen=True, kw_only=True)
 class Reference:
-    """A vector file and our model of its state dict."""
+    """A file of reference outputs, and the model that is imported from its state dict."""
 
     case: Case
     stored: dict[str, np.ndarray]
     meta: dict[str, Any]
-    state: State
+    state: StateDict
     model: SpikingModel
     architecture: Architecture
 
     @property
     def images(self) -> Tensor:
-        """Images `[B, C, H, W]`, or frames, which the reference takes as `[B, T, C, H, W]` and we with time first."""
+        """Images `[B, C, H, W]`, or frames `[T, B, C, H, W]`, which the published code takes as `[B, T, C, H, W]`."""
         images = torch.from_numpy(self.stored["input"])
         return images.transpose(0, 1) if images.dim() == 5 else images
 
@@ -132,7 +136,7 @@ def read(vectors: Path, name: str) -> dict[str, np.ndarray]:
         return {key: file[key] for key in file.files}
 
 
-def state_dict(stored: dict[str, np.ndarray]) -> State:
+def state_dict(stored: dict[str, np.ndarray]) -> StateDict:
     return {key.removeprefix("sd/"): torch.from_numpy(value) for key, value in stored.items() if key.startswith("sd/")}
 
 
@@ -140,20 +144,20 @@ def state_dict(stored: dict[str, np.ndarray]) -> State:
 def reference(request: pytest.FixtureRequest, vectors: Path) -> Reference:
     case, stored = CASES[request.param], read(vectors, request.param)
     state = state_dict(stored)
-    model, architecture = load_reference(state, **case.said)
+    model, architecture = load_reference(state, **case.options)
     meta = json.loads(str(stored["meta_json"]))
     return Reference(case=case, stored=stored, meta=meta, state=state, model=model, architecture=architecture)
 
 
-@pytest.fixture(params=DIALECTS)
-def dialect(request: pytest.FixtureRequest) -> str:
+@pytest.fixture(params=STATE_DICTS)
+def format_name(request: pytest.FixtureRequest) -> str:
     return request.param
 
 
 @pytest.fixture
-def state(dialect: str, vectors: Path) -> State:
-    """A whole state dict of a dialect, to be damaged."""
-    return state_dict(read(vectors, DIALECTS[dialect]))
+def state(format_name: str, vectors: Path) -> StateDict:
+    """A complete state dict of one format."""
+    return state_dict(read(vectors, STATE_DICTS[format_name]))
 
 
 def test_architecture(reference: Reference) -> None:
@@ -184,9 +188,9 @@ def test_classes_and_channels(reference: Reference) -> None:
     assert not reference.model.training
 
 
-def test_parameters_are_the_references_without_those_that_never_run(reference: Reference) -> None:
-    dead = sum(reference.state[key].numel() for key in reference.meta["params_without_grad"])
-    assert sum(p.numel() for p in reference.model.parameters()) == reference.meta["params"] - dead
+def test_number_of_parameters_without_unused_ones(reference: Reference) -> None:
+    unused = sum(reference.state[key].numel() for key in reference.meta["params_without_grad"])
+    assert sum(p.numel() for p in reference.model.parameters()) == reference.meta["params"] - unused
 
 
 @pytest.mark.parametrize("time_steps", [1, 2, 4])
@@ -197,8 +201,8 @@ def test_logits(reference: Reference, time_steps: int) -> None:
 
 
 @pytest.mark.parametrize("time_steps", [1, 2])
-def test_logits_of_a_model_of_fewer_steps(reference: Reference, time_steps: int) -> None:
-    model, architecture = load_reference(reference.state, **reference.case.said, time_steps=time_steps)
+def test_logits_at_fewer_time_steps(reference: Reference, time_steps: int) -> None:
+    model, architecture = load_reference(reference.state, **reference.case.options, time_steps=time_steps)
     assert architecture.time_steps == time_steps
     with torch.no_grad():
         np.testing.assert_allclose(model(reference.images).numpy(), reference.stored[f"out_T{time_steps}"], rtol=1e-5, atol=1e-5)
@@ -206,7 +210,7 @@ def test_logits_of_a_model_of_fewer_steps(reference: Reference, time_steps: int)
 
 @contextmanager
 def spikes_of(model: SpikingModel) -> Iterator[list[Tensor]]:
-    """The output of every layer of neurons, in the order in which they run."""
+    """Outputs of all LIF layers, in the order of execution."""
     seen: list[Tensor] = []
     hooks = [
         module.register_forward_hook(lambda _module, _inputs, spikes: seen.append(spikes.detach()))
@@ -235,7 +239,7 @@ def test_spikes_are_identical(reference: Reference) -> None:
             np.testing.assert_allclose(ours / spikes[0].numel(), rate, rtol=0, atol=1e-9, err_msg=str(name))
 
 
-def test_every_layer_of_neurons_runs_once(reference: Reference) -> None:
+def test_every_lif_layer_runs_once(reference: Reference) -> None:
     with torch.no_grad(), spikes_of(reference.model) as layers:
         reference.model(reference.images)
     assert len(layers) == sum(isinstance(module, LIF) for module in reference.model.modules())
@@ -265,8 +269,8 @@ def test_gradients(reference: Reference) -> None:
         assert (ours[key] - expected).norm() <= 1e-5 * expected.norm(), key
 
 
-def test_the_model_owns_its_parameters(state: State) -> None:
-    """Training it leaves the state dict as it was."""
+def test_the_model_owns_its_parameters(state: StateDict) -> None:
+    """Training the model does not change the state dict."""
     before = {key: tensor.clone() for key, tensor in state.items()}
     model, _ = load_reference(state)
     with torch.no_grad():
@@ -281,7 +285,7 @@ def test_the_model_owns_its_parameters(state: State) -> None:
     ("name", "heads"),
     [("spikformer_imagenet_d64_L2", 1), ("spikformer_cifar_d64_L2", 2), ("sdt2_full_6p2", 8), ("qkformer_imagenet_d64_L5", 1)],
 )
-def test_heads_unless_said(vectors: Path, name: str, heads: int) -> None:
+def test_default_number_of_heads(vectors: Path, name: str, heads: int) -> None:
     _, architecture = load_reference(state_dict(read(vectors, name)))
     assert {block.num_heads for stage in architecture.stages for block in stage.blocks} - {None} == {heads}
 
@@ -289,8 +293,8 @@ def test_heads_unless_said(vectors: Path, name: str, heads: int) -> None:
 @pytest.mark.parametrize(
     ("name", "stride"), [("spikformer_imagenet_d64_L2", 16), ("spikformer_cifar_d64_L2", 4), ("sdt1_cifar_d64_L2", 4)]
 )
-def test_strides_unless_said(vectors: Path, name: str, stride: int) -> None:
-    """And `stride` says otherwise; of the Spike-driven Transformer, 1000 classes mean ImageNet."""
+def test_default_stride(vectors: Path, name: str, stride: int) -> None:
+    """`stride` overrides it; for the Spike-driven Transformer, 1000 classes mean ImageNet."""
     state = state_dict(read(vectors, name))
     assert load_reference(state)[1].stride == stride
     assert load_reference(state, stride=8)[1].stride == 8
@@ -299,7 +303,7 @@ def test_strides_unless_said(vectors: Path, name: str, stride: int) -> None:
 
 
 def test_event_form_of_spikformer(vectors: Path) -> None:
-    """Two channels tell it: scale 0.25, 16 channels a head, stride 16."""
+    """It has two input channels: scale 0.25, 16 channels per head, stride 16."""
     state = state_dict(read(vectors, "spikformer_imagenet_d64_L2"))
     state["patch_embed.proj_conv.weight"] = state["patch_embed.proj_conv.weight"][:, :2]
     model, architecture = load_reference(state)
@@ -310,7 +314,7 @@ def test_event_form_of_spikformer(vectors: Path) -> None:
 
 
 def test_compact_form_of_qkformer(vectors: Path) -> None:
-    """The CIFAR form lacks a convolution in the first embedding, and names SSA and MLP otherwise: strides 1, 2, 2, and 8 heads."""
+    """The CIFAR form has one convolution less in the first embedding and other names of SSA and MLP: strides 1, 2, 2, and 8 heads."""
     whole = state_dict(read(vectors, "qkformer_imagenet_d64_L5"))
     kept = {key: tensor for key, tensor in whole.items() if not key.startswith("patch_embed1.proj2_")}
     state = {key.replace("stage3.0.attn", "stage3.0.ssa").replace(".mlp.fc", ".mlp.mlp"): tensor for key, tensor in kept.items()}
@@ -324,18 +328,18 @@ def test_compact_form_of_qkformer(vectors: Path) -> None:
 
 
 @pytest.mark.parametrize("name", ["sdt2_short_2p1", "qkformer_imagenet_d64_L5"])
-def test_a_stride_is_refused_where_it_is_no_choice(vectors: Path, name: str) -> None:
+def test_stride_of_a_multi_stage_family_is_an_error(vectors: Path, name: str) -> None:
     state = state_dict(read(vectors, name))
     assert "stride can be given for the one-stage families only, got 16" in one_line_error(lambda: load_reference(state, stride=16))
 
 
-def test_heads_that_do_not_divide_the_width(vectors: Path) -> None:
+def test_number_of_heads_that_does_not_divide_the_width(vectors: Path) -> None:
     state = state_dict(read(vectors, "spikformer_cifar_d64_L2"))
     assert "num_heads 3 does not divide embed_dim 64" in one_line_error(lambda: load_reference(state, num_heads=3))
 
 
-def test_the_second_head_of_distillation(vectors: Path) -> None:
-    """In inference both heads read the same pooled spikes, and their answers are averaged."""
+def test_second_head_of_distillation(vectors: Path) -> None:
+    """In inference both heads read the same pooled spikes, and their logits are averaged."""
     state = state_dict(read(vectors, "sdt2_short_2p1"))
     images = torch.from_numpy(read(vectors, "sdt2_short_2p1")["input"])
     weight, bias = torch.randn(10, 64), torch.randn(10)
@@ -350,7 +354,7 @@ def test_the_second_head_of_distillation(vectors: Path) -> None:
         torch.testing.assert_close(both.forward_steps(images).mean(dim=0), expected, rtol=1e-5, atol=1e-5)
 
 
-# A key in the middle of each dialect, and one that every dialect has; their own names, as a user knows them.
+# A key in the middle of each format_name, and one that every format_name has; their own names, as a user knows them.
 MIDDLE = {
     "Spikformer": "block.1.attn.k_bn.running_var",
     "Spike-driven Transformer": "block.0.mlp.fc2_conv.bias",
@@ -365,24 +369,24 @@ FIRST_CONVOLUTION = {
 }
 
 
-def refused(state: State) -> str:
+def refused(state: StateDict) -> str:
     return one_line_error(lambda: load_reference(state))
 
 
-def test_a_missing_key_is_refused(dialect: str, state: State) -> None:
-    del state[MIDDLE[dialect]]
+def test_a_missing_key_is_an_error(format_name: str, state: StateDict) -> None:
+    del state[MIDDLE[format_name]]
     message = refused(state)
-    assert message.startswith(f"state dict of {dialect}: ")
+    assert message.startswith(f"state dict of {format_name}: ")
     assert "missing" in message
 
 
-def test_a_missing_key_is_named(dialect: str, state: State) -> None:
-    del state[MIDDLE[dialect]]
-    assert MIDDLE[dialect] in refused(state)
+def test_a_missing_key_is_named(format_name: str, state: StateDict) -> None:
+    del state[MIDDLE[format_name]]
+    assert MIDDLE[format_name] in refused(state)
 
 
 def test_the_first_of_two_missing_keys_is_named(vectors: Path) -> None:
-    """By either name: blocks are numbered alike."""
+    """The same holds for both names of the block."""
     state = state_dict(read(vectors, "spikformer_cifar_d64_L2"))
     del state["block.1.attn.v_linear.weight"], state["block.0.mlp.fc2_bn.bias"]
     message = refused(state)
@@ -391,32 +395,32 @@ def test_the_first_of_two_missing_keys_is_named(vectors: Path) -> None:
 
 
 @pytest.mark.parametrize("key", ["head.bias", "head.weight"])
-def test_a_missing_head_is_named(state: State, key: str) -> None:
+def test_a_missing_head_is_named(state: StateDict, key: str) -> None:
     del state[key]
     assert key in refused(state)
 
 
-def test_a_missing_first_convolution_is_named(dialect: str, state: State) -> None:
-    del state[FIRST_CONVOLUTION[dialect]]
-    assert FIRST_CONVOLUTION[dialect] in refused(state)
+def test_a_missing_first_convolution_is_named(format_name: str, state: StateDict) -> None:
+    del state[FIRST_CONVOLUTION[format_name]]
+    assert FIRST_CONVOLUTION[format_name] in refused(state)
 
 
-@pytest.mark.parametrize("foreign", ["extra.weight", "block.0.attn.gate.weight", "head.scale", "weight"])
-def test_a_foreign_key_is_named(dialect: str, state: State, foreign: str) -> None:
-    message = refused({**state, foreign: torch.zeros(1)})
-    assert message.startswith(f"state dict of {dialect}: ")
-    assert f"key {foreign!r}" in message
+@pytest.mark.parametrize("unexpected", ["extra.weight", "block.0.attn.gate.weight", "head.scale", "weight"])
+def test_an_unexpected_key_is_named(format_name: str, state: StateDict, unexpected: str) -> None:
+    message = refused({**state, unexpected: torch.zeros(1)})
+    assert message.startswith(f"state dict of {format_name}: ")
+    assert f"key {unexpected!r}" in message
 
 
-def test_a_block_without_end_is_refused(vectors: Path) -> None:
-    """A key of a block beyond the last makes a block more, of which all else is missing."""
+def test_a_single_key_of_a_further_block_is_an_error(vectors: Path) -> None:
+    """It makes one block more, whose other keys are missing."""
     state = state_dict(read(vectors, "spikformer_cifar_d64_L2"))
     assert "block.2.mlp.fc1_linear.weight" in refused({**state, "block.2.attn.q_bn.bias": torch.zeros(64)})
 
 
 @pytest.mark.parametrize("damage", ["longer", "shorter", "deeper"])
-def test_a_key_of_another_shape_is_named(dialect: str, state: State, damage: str) -> None:
-    key = MIDDLE[dialect]
+def test_a_key_with_a_wrong_shape_is_named(format_name: str, state: StateDict, damage: str) -> None:
+    key = MIDDLE[format_name]
     given = state[key]
     state[key] = {
         "longer": torch.cat([given, given]),
@@ -424,7 +428,7 @@ def test_a_key_of_another_shape_is_named(dialect: str, state: State, damage: str
         "deeper": torch.stack([given] * 2, dim=-1),
     }[damage]
     message = refused(state)
-    assert message.startswith(f"state dict of {dialect}: key {key!r} has shape {tuple(state[key].shape)}")
+    assert message.startswith(f"state dict of {format_name}: key {key!r} has shape {tuple(state[key].shape)}")
     assert f"does not fit {tuple(given.shape)}" in message
 
 
@@ -437,19 +441,19 @@ NO_WEIGHTS = {
 
 
 @pytest.mark.parametrize("damage", NO_WEIGHTS)
-def test_any_key_without_weights_is_named(dialect: str, state: State, damage: str) -> None:
-    """Whichever key it is: the first, one in the middle, or the head's."""
-    for key in (FIRST_CONVOLUTION[dialect], MIDDLE[dialect], "head.weight"):
+def test_any_key_without_weights_is_named(format_name: str, state: StateDict, damage: str) -> None:
+    """For the first key, one in the middle, and that of the head."""
+    for key in (FIRST_CONVOLUTION[format_name], MIDDLE[format_name], "head.weight"):
         assert f"key {key!r}" in refused({**state, key: NO_WEIGHTS[damage]})
 
 
-def test_any_key_of_one_dimension_is_named(state: State) -> None:
+def test_any_key_of_one_dimension_is_named(state: StateDict) -> None:
     for key, tensor in state.items():
         if tensor.dim() > 1 and "talking_heads" not in key:
             assert f"key {key!r}" in refused({**state, key: torch.zeros(3)})
 
 
-def test_half_precision_is_computed_in_full(vectors: Path) -> None:
+def test_half_precision_weights_are_converted_to_single_precision(vectors: Path) -> None:
     stored = read(vectors, "spikformer_cifar_d64_L2")
     halved = {key: tensor.half() if tensor.is_floating_point() else tensor for key, tensor in state_dict(stored).items()}
     model, _ = load_reference(halved, num_heads=4)
@@ -457,8 +461,8 @@ def test_half_precision_is_computed_in_full(vectors: Path) -> None:
     assert model(torch.from_numpy(stored["input"])).shape == (1, 10)
 
 
-def test_a_spike_driven_network_is_known_without_what_it_never_runs(vectors: Path) -> None:
-    """Its queries are convolutions of images, Spikformer's of tokens."""
+def test_spike_driven_transformer_without_unused_keys_is_recognised(vectors: Path) -> None:
+    """Its query layers are two-dimensional convolutions, those of Spikformer one-dimensional."""
     stored = read(vectors, "sdt1_cifar_d64_L2")
     state = {key: tensor for key, tensor in state_dict(stored).items() if "talking_heads" not in key}
     model, architecture = load_reference(state, stride=4)
@@ -468,17 +472,17 @@ def test_a_spike_driven_network_is_known_without_what_it_never_runs(vectors: Pat
     torch.testing.assert_close(logits, torch.from_numpy(stored["out_T4"]), rtol=1e-5, atol=1e-5)
 
 
-def test_the_first_of_two_shapes_is_named(dialect: str, state: State) -> None:
-    state[MIDDLE[dialect]], state["head.bias"] = torch.zeros(3), torch.zeros(4)
-    assert MIDDLE[dialect] in refused(state)
+def test_the_first_of_two_wrong_shapes_is_named(format_name: str, state: StateDict) -> None:
+    state[MIDDLE[format_name]], state["head.bias"] = torch.zeros(3), torch.zeros(4)
+    assert MIDDLE[format_name] in refused(state)
 
 
 TORCHVISION = {"conv1.weight": torch.zeros(64, 3, 7, 7), "bn1.weight": torch.zeros(64), "fc.bias": torch.zeros(1000)}
 
 
-@pytest.mark.parametrize(("foreign", "first"), [({}, "None"), (TORCHVISION, "'conv1.weight'")], ids=["empty", "torchvision"])
-def test_no_network_that_is_known(foreign: State, first: str) -> None:
-    message = refused(foreign)
+@pytest.mark.parametrize(("unexpected", "first"), [({}, "None"), (TORCHVISION, "'conv1.weight'")], ids=["empty", "torchvision"])
+def test_unknown_network_is_an_error(unexpected: StateDict, first: str) -> None:
+    message = refused(unexpected)
     assert first in message
     assert "Spike-driven Transformer, Meta-SpikeFormer, QKFormer, Spikformer" in message
 
@@ -486,7 +490,7 @@ def test_no_network_that_is_known(foreign: State, first: str) -> None:
 WEIGHTS = {"a.weight": torch.arange(6.0).reshape(2, 3), "a.bias": torch.zeros(2), "a.steps": torch.tensor(3)}
 
 
-def same(given: State) -> bool:
+def same(given: StateDict) -> bool:
     return given.keys() == WEIGHTS.keys() and all(torch.equal(given[key], WEIGHTS[key]) for key in WEIGHTS)
 
 
@@ -500,7 +504,7 @@ PARALLEL = {f"module.{key}": tensor for key, tensor in WEIGHTS.items()}
 
 
 @pytest.mark.parametrize(
-    "held",
+    "content",
     [
         WEIGHTS,
         collections.OrderedDict(WEIGHTS),
@@ -512,9 +516,9 @@ PARALLEL = {f"module.{key}": tensor for key, tensor in WEIGHTS.items()}
     ids=["plain", "ordered", "parallel", "state_dict", "model", "parameters"],
 )
 @pytest.mark.parametrize("zipped", [True, False])
-def test_torch_files_are_read(tmp_path: Path, held: object, zipped: bool) -> None:
-    """As training scripts write them: bare or beside their arguments, from one process or several, in torch's new form and old."""
-    torch.save(held, tmp_path / "a.pth.tar", _use_new_zipfile_serialization=zipped)
+def test_torch_files_are_read(tmp_path: Path, content: object, zipped: bool) -> None:
+    """As training scripts write them: with and without their arguments, from one or several processes, in both file formats of torch."""
+    torch.save(content, tmp_path / "a.pth.tar", _use_new_zipfile_serialization=zipped)
     assert same(read_checkpoint(tmp_path / "a.pth.tar"))
 
 
@@ -527,7 +531,7 @@ def test_a_file_makes_the_same_model_as_its_state_dict(tmp_path: Path, vectors: 
 
 
 class Malicious:
-    """Its reading creates a file."""
+    """Unpickling an instance creates a file."""
 
     def __init__(self, marker: Path) -> None:
         self.marker = marker
@@ -537,31 +541,31 @@ class Malicious:
 
 
 class Unknown:
-    """A class that is no harm, but nobody's business."""
+    """A harmless class that is not on the list of allowed ones."""
 
 
 @pytest.mark.parametrize("zipped", [True, False])
 @pytest.mark.parametrize("name", ["a.pth", "a.bin", "a"])
-def test_nothing_in_a_file_is_run(tmp_path: Path, zipped: bool, name: str) -> None:
+def test_code_in_a_file_is_not_executed(tmp_path: Path, zipped: bool, name: str) -> None:
     path, marker = tmp_path / name, tmp_path / "marker"
     torch.save({"state_dict": WEIGHTS, "args": Malicious(marker)}, path, _use_new_zipfile_serialization=zipped)
     assert str(path) in one_line_error(lambda: read_checkpoint(path))
     assert not marker.exists()
     torch.load(path, weights_only=False)
-    assert marker.exists()  # it would have been
+    assert marker.exists()  # an unsafe load does execute it
 
 
-@pytest.mark.parametrize("held", [Unknown(), {"state_dict": WEIGHTS, "hook": Unknown()}, torch.nn.Linear(2, 2)])
-def test_foreign_classes_are_refused(tmp_path: Path, held: object) -> None:
-    torch.save(held, tmp_path / "a.pth")
+@pytest.mark.parametrize("content", [Unknown(), {"state_dict": WEIGHTS, "hook": Unknown()}, torch.nn.Linear(2, 2)])
+def test_a_file_with_objects_of_other_classes_is_an_error(tmp_path: Path, content: object) -> None:
+    torch.save(content, tmp_path / "a.pth")
     assert one_line_error(lambda: read_checkpoint(tmp_path / "a.pth")).startswith(f"{tmp_path / 'a.pth'}: cannot be read safely")
 
 
 @pytest.mark.parametrize(
-    "held", [torch.zeros(2), [torch.zeros(2)], {}, {"state_dict": {}}, {"a": torch.zeros(1), "epoch": 3}, "a", {"model": "a"}]
+    "content", [torch.zeros(2), [torch.zeros(2)], {}, {"state_dict": {}}, {"a": torch.zeros(1), "epoch": 3}, "a", {"model": "a"}]
 )
-def test_a_file_without_a_state_dict(tmp_path: Path, held: object) -> None:
-    torch.save(held, tmp_path / "a.pth")
+def test_a_file_without_a_state_dict(tmp_path: Path, content: object) -> None:
+    torch.save(content, tmp_path / "a.pth")
     assert one_line_error(lambda: read_checkpoint(tmp_path / "a.pth")).startswith(f"{tmp_path / 'a.pth'}: holds no state dict")
 
 
@@ -575,21 +579,21 @@ def test_no_such_file(tmp_path: Path, name: str) -> None:
 
 @pytest.mark.parametrize("suffix", [".pth", ".safetensors", ".pt", ""])
 @pytest.mark.parametrize("content", ["hello world, this is text\n", "\n\n", '{"a": 1}', "\x89PNG\r\n"])
-def test_a_text_file_is_refused(tmp_path: Path, suffix: str, content: str) -> None:
+def test_a_text_file_is_an_error(tmp_path: Path, suffix: str, content: str) -> None:
     path = tmp_path / f"a{suffix}"
     path.write_text(content)
     assert one_line_error(lambda: read_checkpoint(path)).startswith(f"{path}: cannot be read safely")
 
 
 @pytest.mark.parametrize("name", ["a.pth", "a.safetensors"])
-def test_an_empty_file_is_refused(tmp_path: Path, name: str) -> None:
+def test_an_empty_file_is_an_error(tmp_path: Path, name: str) -> None:
     (tmp_path / name).touch()
     assert str(tmp_path / name) in one_line_error(lambda: read_checkpoint(tmp_path / name))
 
 
 @pytest.mark.parametrize("zipped", [True, False])
-def test_half_a_file_is_refused(tmp_path: Path, zipped: bool) -> None:
-    """As an interrupted download leaves it."""
+def test_a_truncated_file_is_an_error(tmp_path: Path, zipped: bool) -> None:
+    """As after an interrupted download."""
     path = tmp_path / "a.pth"
     torch.save(WEIGHTS, path, _use_new_zipfile_serialization=zipped)
     whole = path.read_bytes()
@@ -598,6 +602,6 @@ def test_half_a_file_is_refused(tmp_path: Path, zipped: bool) -> None:
         assert str(path) in one_line_error(lambda: read_checkpoint(path))
 
 
-def test_numbers_are_no_names(tmp_path: Path) -> None:
+def test_a_state_dict_with_numeric_keys_is_an_error(tmp_path: Path) -> None:
     torch.save({0: torch.zeros(1)}, tmp_path / "a.pth")
     assert "no state dict" in one_line_error(lambda: read_checkpoint(tmp_path / "a.pth"))

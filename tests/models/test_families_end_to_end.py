@@ -1,4 +1,4 @@
-"""Each family from its experiment to an export that timm opens, in a few steps; and weights that come from elsewhere."""
+"""Each family from its experiment to an export that timm opens; initial weights and teachers from other models."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ def test_the_digits_experiment_of_a_family_runs(name: str, tmp_path: Path, capsy
 
 
 def test_a_mixed_space_runs(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """Convolution before attention, and a mixer of its own for each block; narrow, for time."""
+    """Convolutional and attention stages with a different mixer in each block; narrow, so that the test is fast."""
     space = yaml.safe_load((ROOT / "search_spaces" / "mixed_32.yaml").read_text())
     for stage in space["stages"]:
         stage["embed_dim"] = 8
@@ -91,7 +91,7 @@ def test_an_imported_checkpoint_gives_the_published_logits(
     ("written", "said"),
     [(b"no weights at all", "cannot be read safely"), (None, "no such file")],
 )
-def test_a_file_that_is_no_checkpoint_is_one_line_and_leaves_nothing(
+def test_importing_a_file_that_is_no_checkpoint_writes_nothing(
     written: bytes | None, said: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     path = tmp_path / "weights.pth"
@@ -104,7 +104,7 @@ def test_a_file_that_is_no_checkpoint_is_one_line_and_leaves_nothing(
     assert not (tmp_path / "imported").exists()
 
 
-def test_an_import_does_not_write_into_a_folder_of_something_else(
+def test_import_does_not_write_to_a_folder_with_other_files(
     vectors: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     published = checkpoint(vectors, "sdt2_short_2p1", tmp_path)
@@ -123,7 +123,7 @@ def meta(width: int, *, classes: int = 3, distilled: bool = False) -> Architectu
 
 
 @pytest.mark.parametrize("width", [4, 8, 16])
-def test_a_supernet_takes_the_corner_that_it_has_in_common(width: int) -> None:
+def test_a_supernet_copies_the_shared_corner_of_other_weights(width: int) -> None:
     source = build_model(meta(8), num_classes=3, in_chans=1)
     supernet = Supernet(SearchSpace.of(meta(width)), num_classes=3, in_chans=1)
     parameters = {name: p.detach() for name, p in source.named_parameters()}
@@ -134,7 +134,7 @@ def test_a_supernet_takes_the_corner_that_it_has_in_common(width: int) -> None:
 
 
 def test_training_starts_from_an_export_with_other_classes(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """No step is taken before the first checkpoint's weights can be compared: at learning rate 0 nothing moves."""
+    """The learning rate is 0, so the first checkpoint holds the initial weights."""
     source = build_model(meta(8), num_classes=3, in_chans=1)
     write_model(tmp_path / "source", source, meta(8), classes=("a", "b", "c"), input_spec=InputSpec.of_training(1, 8))
     experiment = yaml.safe_load((ROOT / "experiments" / "digits_meta_spikeformer.yaml").read_text())
@@ -153,7 +153,7 @@ def test_training_starts_from_an_export_with_other_classes(tmp_path: Path, capsy
     assert trained["model.shared.head.weight"].shape[0] == 10
 
 
-def test_a_source_of_another_family_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_starting_from_another_family_is_an_error(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     source = build_model(meta(8), num_classes=3, in_chans=1)
     write_model(tmp_path / "source", source, meta(8), classes=("a", "b", "c"), input_spec=InputSpec.of_training(1, 8))
     experiment = ROOT / "experiments" / "digits.yaml"
@@ -164,7 +164,9 @@ def test_a_source_of_another_family_is_refused(tmp_path: Path, capsys: pytest.Ca
 
 
 @pytest.mark.parametrize("source", ["missing", "empty"])
-def test_a_source_without_a_network_is_one_line(source: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_starting_from_a_path_without_a_network_is_an_error(
+    source: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     (tmp_path / "empty").mkdir()
     experiment = ROOT / "experiments" / "digits.yaml"
     outcome = autospike(capsys, "train", experiment, "--run", tmp_path / "run", "--from", tmp_path / source, *brief())
@@ -172,15 +174,15 @@ def test_a_source_without_a_network_is_one_line(source: str, tmp_path: Path, cap
     assert str(tmp_path / source) in outcome.err
 
 
-def test_two_heads_train_on_labels_and_on_the_teacher() -> None:
-    """By hand: the mean of both cross-entropies, each -log softmax of what it is asked for."""
+def test_distillation_loss_of_two_heads() -> None:
+    """By hand: the mean of two cross-entropies, with the label and with the class of the teacher."""
     first, second = torch.tensor([[2.0, 0.0]]), torch.tensor([[0.0, 1.0]])
     expected = (-torch.log_softmax(first, 1)[0, 0] - torch.log_softmax(second, 1)[0, 1]) / 2
     lesson = LabelledBatch(images=torch.empty(1, 1, 8, 8), targets=torch.tensor([0]), taught=torch.tensor([1]))
     torch.testing.assert_close(cross_entropy((first, second), lesson), expected)
 
 
-def test_a_supernet_with_two_heads_answers_for_both() -> None:
+def test_a_distilled_supernet_returns_the_logits_of_both_heads() -> None:
     supernet = Supernet(SearchSpace.of(meta(8, distilled=True)), num_classes=3, in_chans=1)
     torch.nn.init.ones_(supernet.shared.get_parameter("head_dist.bias"))  # fresh networks are silent before the head
     ((first, second),) = supernet(torch.rand(4, 1, 8, 8), [meta(8, distilled=True)])
@@ -201,20 +203,20 @@ def saved_teacher(tmp_path: Path) -> tuple[TeacherConfig, Tensor]:
     return config, labels
 
 
-def test_a_teacher_sees_pixels_as_it_was_trained_to(tmp_path: Path) -> None:
+def test_a_teacher_gets_images_with_its_own_normalisation(tmp_path: Path) -> None:
     _, labels = saved_teacher(tmp_path)
     assert labels.shape == (4,)
 
 
-def test_a_teacher_of_other_classes_is_refused(tmp_path: Path) -> None:
+def test_a_teacher_of_other_classes_is_an_error(tmp_path: Path) -> None:
     saved_teacher(tmp_path)
     config = TeacherConfig(model="resnet10t", weights=tmp_path / "teacher.safetensors")
     with pytest.raises(UserError, match="size mismatch for fc"):
         load_teacher(config, num_classes=3, image_size=32, device=torch.device("cpu"))
 
 
-def test_an_exported_teacher_of_other_classes_is_refused(tmp_path: Path) -> None:
-    """timm would give it a random head."""
+def test_an_exported_teacher_of_other_classes_is_an_error(tmp_path: Path) -> None:
+    """timm would load it with a random head."""
     architecture = replace(meta(8), stages=meta(8).stages[:1])
     model = build_model(architecture, num_classes=3, in_chans=3)
     write_model(tmp_path, model, architecture, classes=("a", "b", "c"), input_spec=InputSpec.of_training(3, 8))
@@ -222,8 +224,8 @@ def test_an_exported_teacher_of_other_classes_is_refused(tmp_path: Path) -> None
         load_teacher(TeacherConfig(model=f"local-dir:{tmp_path}"), num_classes=10, image_size=8, device=torch.device("cpu"))
 
 
-def test_an_import_does_not_overwrite_an_export(vectors: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """Its report would speak of another network."""
+def test_import_does_not_overwrite_an_export(vectors: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """The report would be that of another network."""
     published = checkpoint(vectors, "sdt2_short_2p1", tmp_path)
     out = tmp_path / "export"
     write_model(
@@ -239,8 +241,8 @@ def test_an_import_does_not_overwrite_an_export(vectors: Path, tmp_path: Path, c
     assert read_json(out / "architecture.json") == meta(8).to_dict()
 
 
-def test_each_network_of_a_run_starts_from_its_own(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """The hand-made network must stay one that was trained alone."""
+def test_a_new_run_starts_both_networks_from_those_of_the_other_run(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """The reference network must have been trained by itself."""
     experiment = ROOT / "experiments" / "digits_spike_driven.yaml"
     autospike(capsys, "train", experiment, "--run", tmp_path / "one", *brief())
     still = brief("training.learning_rate=1.0e-30", "training.min_learning_rate=0", "training.weight_decay=0")
@@ -257,7 +259,7 @@ def weights(folder: Path) -> dict[str, Tensor]:
 
 
 @pytest.mark.parametrize("config", [{"model": "no_such_network"}, {"model": "resnet10t", "weights": "missing.safetensors"}])
-def test_a_teacher_that_cannot_be_opened_is_one_line(config: dict[str, str]) -> None:
+def test_a_teacher_that_cannot_be_opened_is_an_error(config: dict[str, str]) -> None:
     with pytest.raises(UserError) as caught:
         load_teacher(TeacherConfig.model_validate(config), num_classes=10, image_size=32, device=torch.device("cpu"))
     assert len(str(caught.value).splitlines()) == 1

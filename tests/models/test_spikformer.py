@@ -1,4 +1,4 @@
-"""The plain Spikformer: how its embedding shrinks an image, and what its stream holds."""
+"""Spikformer: the stride of its embedding, and the values of its stream."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from autospike.space.architecture import Architecture, Block, Embedding, Neuron,
 
 
 def spikformer(*, depth: int = 1, stride: int = 4, shortcut: str = "sew") -> SpikingModel:
-    """In training mode and with low thresholds, so that fresh parameters let neurons fire."""
+    """In training mode and with low thresholds, so that neurons fire with fresh parameters."""
     torch.manual_seed(0)
     low = Neuron(v_threshold=0.3)
     block = Block(num_heads=2, neuron=low)
@@ -21,14 +21,14 @@ def spikformer(*, depth: int = 1, stride: int = 4, shortcut: str = "sew") -> Spi
 
 
 @pytest.mark.parametrize(("stride", "height", "width"), [(1, 16, 24), (2, 8, 12), (4, 4, 6), (8, 2, 3), (16, 1, 2)])
-def test_positions_that_are_left(stride: int, height: int, width: int) -> None:
+def test_spatial_size_of_the_stream(stride: int, height: int, width: int) -> None:
     """Each pool halves both sides, rounding up."""
     stream = spikformer(stride=stride).forward_features(torch.rand(2, 1, 16, 24))
     assert stream.shape == (4, 2, height, width, 16)
 
 
 @pytest.mark.parametrize(("stride", "pooled"), [(1, []), (2, [3]), (4, [2, 3]), (8, [1, 2, 3]), (16, [0, 1, 2, 3])])
-def test_the_last_convolutions_pool(stride: int, pooled: list[int]) -> None:
+def test_the_last_convolutions_are_pooled(stride: int, pooled: list[int]) -> None:
     embedding = spikformer(stride=stride).stages[0].embedding
     sides = []
     x = torch.rand(4, 2, 16, 16, 1)
@@ -53,7 +53,7 @@ def test_the_stream_is_spikes_with_vanilla_shortcuts() -> None:
 
 @pytest.mark.parametrize("scale", [0.125, 0.25])
 @pytest.mark.parametrize(("tokens", "head_dim"), [(4, 16), (16, 4), (8, 8)])
-def test_both_orders_of_attention_are_equal_bit_for_bit(tokens: int, head_dim: int, scale: float) -> None:
+def test_both_orders_of_attention_are_bit_identical(tokens: int, head_dim: int, scale: float) -> None:
     generator = torch.Generator().manual_seed(1)
     q, k, v = (torch.randint(0, 2, (2, 3, 2, tokens, head_dim), generator=generator).float() for _ in range(3))
     assert torch.equal(AttentionProduct(scale)(Heads(q, k, v)), (q @ k.transpose(-1, -2)) @ v * scale)

@@ -1,4 +1,4 @@
-"""timm's contract, for a small model of every family and shortcut, and what holds beyond it: causality in time, frames, fusion."""
+"""The interface of a timm model, causality in time, frames and fusion, for a small model of every family and shortcut."""
 
 from __future__ import annotations
 
@@ -72,7 +72,7 @@ each = pytest.mark.parametrize("name", SMALL)
 
 
 def awake(model: SpikingModel) -> SpikingModel:
-    """With normalisation that makes all layers of neurons fire (fresh parameters leave the last ones silent), in eval mode."""
+    """In eval mode, with BatchNorm parameters with which all LIF layers fire."""
     for module in model.modules():
         if isinstance(module, _BatchNorm):
             nn.init.uniform_(module.weight, 1, 3)
@@ -94,18 +94,18 @@ def create(name: str, **rest: object) -> SpikingModel:
 
 @cache
 def built(name: str) -> SpikingModel:
-    """Shared by the tests that only read it."""
+    """A model that is shared by tests that do not change it."""
     return awake(create(name))
 
 
 def own(name: str) -> SpikingModel:
-    """The same, to be changed."""
+    """A copy that a test may change."""
     return deepcopy(built(name))
 
 
 @each
-def test_the_models_under_test_are_awake(name: str) -> None:
-    """Or all that follows would compare zeros: the answer depends on the image, and on the step."""
+def test_the_output_of_the_test_models_depends_on_image_and_step(name: str) -> None:
+    """Otherwise the tests below would compare zeros."""
     steps = built(name).forward_steps(IMAGES)
     assert steps.std(dim=0).max() > 1e-3
     assert steps.std(dim=1).max() > 1e-3
@@ -121,7 +121,7 @@ def test_forward_is_head_of_features(name: str) -> None:
 
 @each
 def test_pre_logits_are_pooled_features(name: str) -> None:
-    """What the head reads, mean over time; a head is linear, so it may be applied to the mean."""
+    """The input of the head, mean over time: a head is linear, so it can be applied to the mean."""
     model = built(name)
     pooled = model.forward_head(model.forward_features(IMAGES), pre_logits=True)
     assert pooled.shape == (3, model.num_features)
@@ -131,8 +131,8 @@ def test_pre_logits_are_pooled_features(name: str) -> None:
 
 
 @each
-def test_features_of_a_membrane_are_spikes_once_pooled(name: str) -> None:
-    """Where the stream is a membrane potential the head reads spikes: over 4 steps their mean is a multiple of 1/4."""
+def test_features_after_membrane_shortcuts_are_spike_rates(name: str) -> None:
+    """The head reads spikes there, so that their mean over 4 steps is a multiple of 1/4."""
     pooled = built(name).forward_head(built(name).forward_features(IMAGES), pre_logits=True)
     quarters = torch.equal((4 * pooled).round(), 4 * pooled) and pooled.min() >= 0 and pooled.max() <= 1
     assert quarters == (SMALL[name].shortcut == "membrane")
@@ -160,7 +160,7 @@ def test_a_new_classifier(name: str) -> None:
 
 
 @each
-def test_no_classifier_gives_features(name: str) -> None:
+def test_a_model_without_classifier_returns_features(name: str) -> None:
     model = own(name)
     pooled = model.forward_head(model.forward_features(IMAGES), pre_logits=True)
     model.reset_classifier(0)
@@ -174,32 +174,32 @@ def test_no_classifier_gives_features(name: str) -> None:
 
 @pytest.mark.parametrize("time_steps", [1, 2, 3])
 @each
-def test_one_run_holds_every_shorter_one(name: str, time_steps: int) -> None:
-    """With statistics fixed, the network is causal in time: step t knows nothing of later steps."""
+def test_steps_do_not_depend_on_later_steps(name: str, time_steps: int) -> None:
+    """With fixed BatchNorm statistics the network is causal in time."""
     whole = built(name).forward_steps(IMAGES)
     assert torch.equal(built(name).forward_steps(IMAGES, time_steps), whole[:time_steps])
 
 
 @pytest.mark.parametrize("time_steps", [1, 2, 3, 4])
 @each
-def test_the_answer_is_the_mean_of_the_first_steps(name: str, time_steps: int) -> None:
-    """To the last bit: what a search measures on the steps of one run is what the exported model of fewer steps answers."""
+def test_logits_at_fewer_steps_are_the_mean_of_the_first_steps(name: str, time_steps: int) -> None:
+    """Bit-identical: a search measures all T in one run, and the exported model runs at its own T."""
     fewer = build_model(replace(SMALL[name], time_steps=time_steps), num_classes=5, in_chans=3)
     fewer.load_state_dict(built(name).state_dict())
     assert torch.equal(fewer.eval()(IMAGES), built(name).forward_steps(IMAGES)[:time_steps].mean(dim=0))
 
 
 @each
-def test_frames_of_one_image_are_that_image(name: str) -> None:
-    """An image's first map is computed once, frames' at every step."""
+def test_repeated_frames_give_the_output_of_the_image(name: str) -> None:
+    """The first convolution runs once for an image, and at every step for frames."""
     frames = IMAGES.expand(4, *IMAGES.shape)
     assert torch.equal(built(name)(frames), built(name)(IMAGES))
     assert torch.equal(built(name).forward_steps(frames, 2), built(name).forward_steps(IMAGES, 2))
 
 
 @each
-def test_frames_are_seen_in_order(name: str) -> None:
-    """The first step sees the first frame, as if it were the only one; a change of the last frame changes the last step alone."""
+def test_each_step_reads_its_own_frame(name: str) -> None:
+    """The first step depends on the first frame only; a change of the last frame changes only the last step."""
     model = built(name)
     frames = torch.randn(4, *IMAGES.shape, generator=torch.Generator().manual_seed(2))
     steps = model.forward_steps(frames)
@@ -210,15 +210,15 @@ def test_frames_are_seen_in_order(name: str) -> None:
 
 
 @each
-def test_a_batch_is_its_images(name: str) -> None:
+def test_outputs_do_not_depend_on_the_batch(name: str) -> None:
     model = built(name)
     apart = torch.cat([model(image[None]) for image in IMAGES])
     torch.testing.assert_close(model(IMAGES), apart, rtol=1e-5, atol=1e-5)
 
 
 @each
-def test_a_fused_model_answers_the_same(name: str) -> None:
-    """Fusion rounds differently, and could move a potential across its threshold; in these models it moves none."""
+def test_a_fused_model_has_the_same_output(name: str) -> None:
+    """Fusion rounds differently and could move a potential across its threshold; in these models it does not."""
     fused = fuse(own(name))
     assert not [module for module in fused.modules() if isinstance(module, _BatchNorm)]
     torch.testing.assert_close(fused.forward_steps(IMAGES), built(name).forward_steps(IMAGES), rtol=1e-4, atol=1e-4)
@@ -227,7 +227,7 @@ def test_a_fused_model_answers_the_same(name: str) -> None:
 
 @each
 @pytest.mark.parametrize("in_chans", [1, 2])
-def test_other_channels(name: str, in_chans: int) -> None:
+def test_other_numbers_of_channels(name: str, in_chans: int) -> None:
     model = awake(create(name, in_chans=in_chans))
     first = model.get_submodule(f"stages.0.embedding.{FIRST.get(SMALL[name].family, 'convs.0.conv')}")
     assert first.in_channels == in_chans
@@ -262,13 +262,13 @@ def test_features_of_chosen_stages(name: str, indices: tuple[int, ...]) -> None:
 
 
 @pytest.mark.parametrize(("name", "count"), [("spikformer", 1), ("meta_spikeformer", 2), ("qkformer", 3)])
-def test_features_unless_stages_are_chosen(name: str, count: int) -> None:
-    """All maps; of Meta-SpikeFormer all but the first, as its detectors take them."""
+def test_default_feature_stages(name: str, count: int) -> None:
+    """All maps; for Meta-SpikeFormer all but the first, as in its detectors."""
     assert features(name).feature_info.channels() == list(MAPS[name][0][-count:])
 
 
 def test_features_of_the_published_meta_spikeformer() -> None:
-    """Its published detector takes maps at strides 4, 8, 16 and 16; its segmentation also the one at stride 2."""
+    """Its published detector uses maps at strides 4, 8, 16 and 16; its segmentation also that at stride 2."""
     with torch.device("meta"):
         usual = timm.create_model("meta_spikeformer_15m", features_only=True, time_steps=1)
         wanted = timm.create_model("meta_spikeformer_15m", features_only=True, time_steps=1, out_indices=(0, 1, 2, 4))
@@ -279,7 +279,7 @@ def test_features_of_the_published_meta_spikeformer() -> None:
 
 
 @each
-def test_maps_are_means_over_time_of_the_stream(name: str) -> None:
+def test_feature_maps_are_means_of_the_stream_over_time(name: str) -> None:
     model = built(name)
     last, maps = model.forward_intermediates(IMAGES)
     assert torch.equal(last, model.forward_features(IMAGES))
@@ -288,7 +288,7 @@ def test_maps_are_means_over_time_of_the_stream(name: str) -> None:
 
 
 @each
-def test_intermediates_agree_however_they_are_asked_for(name: str) -> None:
+def test_options_of_forward_intermediates_agree(name: str) -> None:
     model = built(name)
     _, maps = model.forward_intermediates(IMAGES)
     for i in range(len(maps)):
@@ -299,13 +299,13 @@ def test_intermediates_agree_however_they_are_asked_for(name: str) -> None:
 
 
 @pytest.mark.parametrize("asked", [{"output_fmt": "NLC"}, {"output_fmt": "NHWC"}, {"norm": True}])
-def test_intermediates_that_do_not_exist_are_refused(asked: dict[str, object]) -> None:
+def test_unsupported_options_of_forward_intermediates_are_errors(asked: dict[str, object]) -> None:
     with pytest.raises(ValueError, match="NCHW"):
         built("qkformer").forward_intermediates(IMAGES, **asked)
 
 
 @pytest.mark.parametrize("name", ["meta_spikeformer", "meta_spikeformer distilled", "qkformer"])
-def test_pruned_layers_leave_the_others_as_they_were(name: str) -> None:
+def test_pruning_does_not_change_the_remaining_stages(name: str) -> None:
     first, second = built(name).forward_intermediates(IMAGES, indices=[0, 1], intermediates_only=True)
     model = own(name)
     assert list(model.prune_intermediate_layers([0, 1])) == [0, 1]
@@ -316,14 +316,14 @@ def test_pruned_layers_leave_the_others_as_they_were(name: str) -> None:
     assert torch.equal(maps[1], second)
 
 
-def test_pruning_may_keep_the_head() -> None:
+def test_pruning_can_keep_the_head() -> None:
     model = own("meta_spikeformer distilled")
     logits = model(IMAGES)
     assert list(model.prune_intermediate_layers([-1], prune_head=False)) == [2]
     assert torch.equal(model(IMAGES), logits)
 
 
-def test_two_heads_answer_apart_where_distillation_asks_for_it() -> None:
+def test_distilled_training_returns_the_logits_of_both_heads() -> None:
     model = own("meta_spikeformer distilled")
     together = model(IMAGES)
     stream = model.forward_features(IMAGES)
@@ -359,8 +359,8 @@ def exported(folder: Path, name: str) -> str:
 
 
 @each
-def test_weights_travel_to_other_inputs_and_outputs(tmp_path: Path, name: str) -> None:
-    """timm's fine-tuning: the first convolution is adapted to one channel by the sum of its three; features need no head."""
+def test_pretrained_weights_with_other_channels_or_without_head(tmp_path: Path, name: str) -> None:
+    """As timm fine-tunes: for one channel the weights of three channels are added; without a head none is loaded."""
     source = exported(tmp_path, name)
     grey = IMAGES[:, :1]
     adapted = timm.create_model(source, pretrained=True, in_chans=1).eval()
@@ -371,7 +371,7 @@ def test_weights_travel_to_other_inputs_and_outputs(tmp_path: Path, name: str) -
 
 
 @each
-def test_weights_travel_to_other_classes(tmp_path: Path, name: str) -> None:
+def test_pretrained_weights_with_other_classes(tmp_path: Path, name: str) -> None:
     model = timm.create_model(exported(tmp_path, name), pretrained=True, num_classes=3).eval()
     assert torch.equal(model.forward_features(IMAGES), built(name).forward_features(IMAGES))
     assert model(IMAGES).shape == (3, 3)
