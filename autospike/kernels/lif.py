@@ -14,7 +14,7 @@ import torch
 from spikingjelly.activation_based import functional, surrogate
 from torch import Tensor
 
-from autospike.kernels.batch_norm import Affine, BatchNormStruct, batch_norm_struct
+from autospike.kernels.batch_norm import Affine, BatchNormStruct, batch_norm_struct, normalise
 from autospike.kernels.operator import FLOAT, INT32, INT64, PLAIN_TYPES, POINTER, Library, Operator, is_observed
 
 
@@ -86,7 +86,7 @@ def lif(
         y: Input current, or what is normalised to it, `[T, B, ..., C]`; `[1, B, ..., C]` if it is the same at every step.
         steps: T.
         neuron: Parameters of the neurons.
-        affine: The normalisation of y, if any; allowed where `LIBRARY.supports(y)`.
+        affine: The normalisation of y, if any.
         stream: A residual stream to which spikes are added, `[T, B, ..., C]`.
         count: Whether to count spikes.
 
@@ -99,6 +99,7 @@ def lif(
         added = stream.contiguous() if stream is not None and fused else None
         spikes, counts = _lif(y.contiguous(), *(affine or NO_NORM), added, steps, *neuron, count)
         return spikes if stream is None or fused else stream + spikes, counts
+    y = y if affine is None else normalise(y, affine)
     eager_cuda = y.is_cuda and type(y) in PLAIN_TYPES and not (torch.compiler.is_compiling() or is_observed())
     spikes = (_lif_spikingjelly if eager_cuda else _lif_composite)(y.expand(steps, *y.shape[1:]), neuron)
     counts = count_spikes(spikes) if count else spikes.new_empty(0, dtype=torch.float64)

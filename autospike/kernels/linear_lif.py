@@ -19,12 +19,20 @@ from autospike.kernels.operator import POINTER, Operator
 from autospike.kernels.sparse_conv import Geometry, LinearStruct
 
 
-def supports(x: Tensor, weight: Tensor, bias: Tensor | None, stream: Tensor | None) -> bool:
-    """Return whether the kernel computes this layer: without gradients, where both of its parts are supported."""
+def supports(x: Tensor, weight: Tensor, bias: Tensor | None, norm: tuple[Tensor | None, ...], stream: Tensor | None) -> bool:
+    """Return whether the kernel computes this layer: without gradients, where all of its parts are supported.
+
+    Args:
+        x: As in `linear_lif`.
+        weight: As in `linear_lif`.
+        bias: As in `linear_lif`.
+        norm: Parameters and statistics of the normalisation.
+        stream: As in `linear_lif`.
+    """
     if torch.is_grad_enabled():
         return False
     images, kernel = x.flatten(0, 1), weight[:, :, None, None]
-    return sparse_conv.supports(images, kernel, bias, Geometry()) and lif.LIBRARY.supports(x, stream)
+    return sparse_conv.supports(images, kernel, bias, Geometry()) and lif.LIBRARY.supports(stream, *norm)
 
 
 def linear_lif(

@@ -260,7 +260,8 @@ class LinearNorm(Synapse):
             return False
         if stream is not None and stream.shape != (*x.shape[:-1], self.linear.out_features):
             return False
-        return linear_lif.supports(x, self.linear.weight, self.linear.bias, stream) and self.bn.has_kernel_parameters()
+        norm = (self.bn.weight, self.bn.bias, self.bn.running_mean, self.bn.running_var)
+        return linear_lif.supports(x, self.linear.weight, self.linear.bias, norm, stream)
 
     def pre_norm(self, x: Tensor) -> Tensor:
         """Apply the linear layer."""

@@ -33,7 +33,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
-from autospike.kernels.lif import LIBRARY, NeuronParameters, lif
+from autospike.kernels.lif import NeuronParameters, lif
 from autospike.kernels.linear_lif import linear_lif
 from autospike.nn.norm import Norm, Statistics
 from autospike.space.architecture import Neuron
@@ -113,15 +113,16 @@ class LIF(nn.Module):
             if bn is not None and any(p.dtype == dtype for p in bn.parameters()):
                 x, bn = bn(x), None
             x = x.float()
-        if bn is not None and not (type(bn) is Norm and bn.uses_kernel(x) and LIBRARY.supports(x)):
+        if bn is not None and not (type(bn) is Norm and bn.uses_kernel(x)):
             x, bn = (bn(x) if statistics is None else bn(x, statistics)), None
         x, steps = _without_repetition(x, time_steps)
         affine = bn.coefficients(x, statistics) if isinstance(bn, Norm) else None
-        added = None if half else stream
-        spikes, counts = lif(x, steps, self.parameters_of_neuron(), affine=affine, stream=added, count=self._counts(stream))
+        added, count = None if half else stream, stream is None and bool(self._spike_count_hooks)
+        spikes, counts = lif(x, steps, self.parameters_of_neuron(), affine=affine, stream=added, count=count)
         if half:
             spikes = spikes.to(dtype) if stream is None else stream + spikes.to(dtype)
-        self._report(spikes, counts, stream)
+        if count:
+            self._call_hooks(spikes, counts)
         return spikes
 
     def forward_linear(self, x: Tensor, linear: nn.Linear, bn: Norm, *, stream: Tensor | None = None) -> Tensor:
@@ -137,9 +138,10 @@ class LIF(nn.Module):
             Spikes, or stream plus spikes, `[T, B, H, W, out_features]`.
         """
         affine, neuron = bn.coefficients(x), self.parameters_of_neuron()
-        counts_spikes = self._counts(stream)
-        spikes, counts = linear_lif(x, linear.weight, linear.bias, affine, neuron, stream=stream, count=counts_spikes)
-        self._report(spikes, counts, stream)
+        count = stream is None and bool(self._spike_count_hooks)
+        spikes, counts = linear_lif(x, linear.weight, linear.bias, affine, neuron, stream=stream, count=count)
+        if count:
+            self._call_hooks(spikes, counts)
         return spikes
 
     def register_spike_count_hook(self, hook: SpikeCountHook) -> RemovableHandle:
@@ -176,13 +178,9 @@ class LIF(nn.Module):
         """Return threshold and time constant."""
         return f"v_threshold={self.neuron.v_threshold:g}, tau={self.neuron.tau:g}"
 
-    def _counts(self, stream: Tensor | None) -> bool:
-        return stream is None and bool(self._spike_count_hooks)
-
-    def _report(self, spikes: Tensor, counts: Tensor, stream: Tensor | None) -> None:
-        if self._counts(stream):
-            for hook in self._spike_count_hooks.values():
-                hook(spikes, counts)
+    def _call_hooks(self, spikes: Tensor, counts: Tensor) -> None:
+        for hook in self._spike_count_hooks.values():
+            hook(spikes, counts)
 
 
 def _without_repetition(x: Tensor, time_steps: int | None) -> tuple[Tensor, int]:

@@ -62,11 +62,7 @@ class Norm(nn.BatchNorm1d):
         enough = y.numel() > (self.num_features if self._uses_batch() else 0)
         if not (self.affine and y.dim() > 1 and y.shape[-1] == self.num_features and enough):
             return False
-        return LIBRARY.supports(y) and self.has_kernel_parameters()
-
-    def has_kernel_parameters(self) -> bool:
-        """Return whether a compiled kernel reads the parameters and running statistics."""
-        return LIBRARY.supports(self.weight, self.bias, self.running_mean, self.running_var)
+        return LIBRARY.supports(y, self.weight, self.bias, self.running_mean, self.running_var)
 
     def coefficients(self, y: Tensor, statistics: Statistics | None = None) -> Affine:
         """Return the parameters, with given statistics or those of `self.statistics(y)`."""
