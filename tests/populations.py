@@ -20,10 +20,10 @@ from autospike.data.images import Images, Split, SplitName, load_images
 from autospike.energy.conventions import EXACT
 from autospike.evaluation.calibration import calibrate
 from autospike.evaluation.population import PopulationEvaluator
-from autospike.evaluation.single import score
+from autospike.evaluation.single import measure
 from autospike.evaluation.trie_evaluator import TrieEvaluator
 from autospike.execution.executor import Executor, Serial
-from autospike.measurement import Measurement, Score
+from autospike.measurement import Measurement
 from autospike.memory.cache import ByteBudgetCache
 from autospike.models.contract import SpikingModel
 from autospike.search.by_products import by_product_candidates
@@ -123,8 +123,8 @@ def _images() -> Images:
 
 
 def digits(name: SplitName, count: int, kept: ByteBudgetCache | None = None) -> FixedBatches:
-    split = _images().splits[name].drawn(count, random.Random(0))
-    return FixedBatches(split=split, channels=1, image_size=8, kept=ByteBudgetCache() if kept is None else kept)
+    split = _images().splits[name].sample(count, random.Random(0))
+    return FixedBatches(split=split, channels=1, image_size=8, cache=ByteBudgetCache() if kept is None else kept)
 
 
 def frames(name: SplitName, count: int, kept: ByteBudgetCache | None = None) -> FixedBatches:
@@ -132,7 +132,7 @@ def frames(name: SplitName, count: int, kept: ByteBudgetCache | None = None) -> 
     counts = np.random.default_rng(len(name)).poisson(1.0, (count, 3, 2, 8, 8)).astype(np.float32)
     labels = tuple(i % 10 for i in range(count))
     split = Split(name=name, indices=tuple(range(count)), labels=labels, read=lambda i: counts[i], time_steps=3)
-    return FixedBatches(split=split, channels=2, image_size=8, kept=ByteBudgetCache() if kept is None else kept)
+    return FixedBatches(split=split, channels=2, image_size=8, cache=ByteBudgetCache() if kept is None else kept)
 
 
 def a_walker(name: str, *, kept: ByteBudgetCache | None = None) -> TrieEvaluator:
@@ -146,7 +146,7 @@ def a_walker(name: str, *, kept: ByteBudgetCache | None = None) -> TrieEvaluator
         if parameter.endswith("bn.bias"):
             torch.nn.init.constant_(tensor, 0.3)
     calibration, search = batches("train", CALIBRATION, kept), batches("search", SEARCH, kept)
-    return TrieEvaluator(supernet=supernet, calibration=calibration, search=search, kept=kept)
+    return TrieEvaluator(supernet=supernet, calibration=calibration, search=search, cache=kept)
 
 
 def an_evaluator(executor: Executor, **config: Any) -> PopulationEvaluator:
@@ -160,16 +160,8 @@ def an_evaluator(executor: Executor, **config: Any) -> PopulationEvaluator:
     )
 
 
-Worth = tuple[Architecture, Score, int]
-
-
-def worth(found: Measurement) -> Worth:
-    """All of a measurement but how long it took."""
-    return found.architecture, found.score, found.params
-
-
-def walked(walker: TrieEvaluator, population: list[Architecture], **config: Any) -> list[Worth]:
-    return [worth(found) for found in an_evaluator(Serial(state=walker), **config)(population)]
+def walked(walker: TrieEvaluator, population: list[Architecture], **config: Any) -> list[Measurement]:
+    return list(an_evaluator(Serial(state=walker), **config)(population))
 
 
 def calibrated(walker: TrieEvaluator, architecture: Architecture) -> SpikingModel:
@@ -180,10 +172,8 @@ def calibrated(walker: TrieEvaluator, architecture: Architecture) -> SpikingMode
     return model
 
 
-def alone(walker: TrieEvaluator, architecture: Architecture) -> Worth:
-    model = calibrated(walker, architecture)
-    found = score(model, walker.search, batch_size=SEARCH)
-    return architecture, found, sum(p.numel() for p in model.parameters())
+def alone(walker: TrieEvaluator, architecture: Architecture) -> Measurement:
+    return measure(calibrated(walker, architecture), walker.search, batch_size=SEARCH)
 
 
 def drawn(space: SearchSpace, count: int, seed: int = 0, *, kin: bool = False) -> list[Architecture]:

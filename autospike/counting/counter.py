@@ -138,7 +138,7 @@ class Counter:
         """Forward pre-hook of a layer with a rule; `args` and `kwargs` are the arguments of its forward."""
         layer, counted = (
             numbered(name, calls),
-            {key: value for key, value in kwargs.items() if key not in ("lif", "stream", "pre_norm")},
+            {key: value for key, value in kwargs.items() if key not in ("lif", "stream", "shared")},
         )
         with torch.no_grad():
             self._add(layer, rule(layer, inputs, module, *args, **counted))

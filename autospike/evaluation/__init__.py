@@ -1,0 +1,1 @@
+"""Measurement of candidates: whole populations by trie evaluation, or single models."""

@@ -1,9 +1,9 @@
-"""Normalisation statistics of a subnet of its own, before it is scored.
+"""Calibration: measure the BatchNorm statistics of a subnet before it is scored.
 
-A subnet inherits weights from a supernet in which every subnet normalised by its own batches; stored statistics would be nobody's.
-Calibration measures them: training batches run through the subnet at the largest T of the space, each layer normalising by the
-batch, and the statistics are averaged over the batches. What a batch gives does not depend on the others, so batches may be
-calibrated on anywhere; the average is taken in their order.
+A subnet inherits parameters from a supernet, in which each subnet normalises by the statistics of its own batches. The supernet has
+no stored statistics that would fit a subnet. Calibration runs training batches through the subnet at the largest T of the space,
+with each BatchNorm normalising by the batch, and averages the statistics over the batches. A batch's statistics do not depend on
+other batches, so batches may be calibrated by different workers; the average is taken in their order.
 """
 
 from __future__ import annotations
@@ -17,53 +17,69 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from autospike.models.contract import SpikingModel
 from autospike.supernet import batch_norms
 
-# Of the statistics' arithmetic; scores are compared within one.
+# Part of the protocol id: increase it when the statistics of the same batches change.
 VERSION = 4
+# torch's default momentum, which calibration restores.
+MOMENTUM = nn.BatchNorm1d(1).momentum
 
 
 class UncalibratedError(RuntimeError):
-    """A subnet was to be scored on statistics that are not its own."""
+    """A model was to be measured without BatchNorm statistics of its own."""
 
 
 @torch.no_grad()
 def calibrate(model: SpikingModel, batches: Iterable[Tensor], *, time_steps: int) -> None:
-    """Measure the statistics of every normalisation, in place; leaves the model in eval mode.
+    """Measure the statistics of every BatchNorm, in place. Leaves the model in eval mode.
 
     Args:
-        batches: images `[B, C, H, W]`, or frames `[T, B, C, H, W]`.
-        time_steps: how many steps to run, so that the same statistics serve every smaller T.
+        model: The model.
+        batches: Images `[B, C, H, W]`, or event frames `[T, B, C, H, W]`.
+        time_steps: T of the passes; its statistics serve every smaller T.
     """
-    measuring(model)
+    record_batch_statistics(model)
     found = []
     for images in batches:
         model.forward_features(images, time_steps)
-        found.append(statistics(model))
-    install(model, mean(found), batches=len(found))
+        found.append(read_statistics(model))
+    write_statistics(model, average(found), batches=len(found))
 
 
-def measuring(module: nn.Module) -> None:
-    """Training mode; each normalisation keeps the statistics of the last batch alone."""
+def record_batch_statistics(module: nn.Module) -> None:
+    """Set training mode, and make the running statistics of each BatchNorm those of the last batch alone."""
     module.train()
     for bn in batch_norms(module):
         bn.momentum = 1.0
 
 
-def statistics(module: nn.Module) -> Tensor:
-    """Mean and variance of every normalisation, one after another, as one vector."""
+def read_statistics(module: nn.Module) -> Tensor:
+    """Concatenate the running mean and variance of every BatchNorm, in the order of the modules.
+
+    Args:
+        module: The module.
+
+    Returns:
+        `[2 * channels of all BatchNorms]`; empty if there are none.
+    """
     parts = [x for bn in batch_norms(module) for x in (bn.running_mean, bn.running_var)]
     return torch.cat(parts) if parts else torch.empty(0)  # type: ignore[arg-type]
 
 
-def mean(of_batches: Sequence[Tensor]) -> Tensor:
-    """The plain average over the batches."""
-    return torch.stack(list(of_batches)).double().mean(dim=0).float()
+def average(statistics: Sequence[Tensor]) -> Tensor:
+    """Mean over batches, summed in float64 so that it does not depend on rounding in between."""
+    return torch.stack(list(statistics)).double().mean(dim=0).float()
 
 
 @torch.no_grad()
-def install(module: nn.Module, values: Tensor, *, batches: int) -> None:
-    """Give every normalisation its part of `statistics`, averaged over so many batches, and leave the module in eval mode."""
+def write_statistics(module: nn.Module, statistics: Tensor, *, batches: int) -> None:
+    """Set the running statistics of every BatchNorm. Leaves the module in eval mode.
+
+    Args:
+        module: The module.
+        statistics: As `read_statistics` returns them.
+        batches: Number of batches that were averaged.
+    """
     layers = batch_norms(module)
-    parts = iter(values.split([bn.num_features for bn in layers for _ in range(2)]))
+    parts = iter(statistics.split([bn.num_features for bn in layers for _ in range(2)]))
     for bn in layers:
         assert bn.running_mean is not None and bn.running_var is not None and bn.num_batches_tracked is not None
         bn.running_mean.copy_(next(parts))
@@ -73,16 +89,17 @@ def install(module: nn.Module, values: Tensor, *, batches: int) -> None:
     module.eval()
 
 
-# torch's own, which a calibrated model goes back to.
-MOMENTUM = nn.BatchNorm1d(1).momentum
-
-
 def require_calibrated(model: nn.Module) -> None:
-    """Raises:
-    UncalibratedError: a normalisation has never seen a batch, or would use the batch that is being scored.
+    """Check that a model can be measured.
+
+    Args:
+        model: The model.
+
+    Raises:
+        UncalibratedError: A BatchNorm has no statistics, or is in training mode and would use those of the measured batch.
     """
     for name, module in model.named_modules():
         if isinstance(module, _BatchNorm) and (module.training or not module.num_batches_tracked):
             raise UncalibratedError(
-                f"{name} has no statistics of its own; run calibrate(model, batches, time_steps=...) before scoring it"
+                f"{name} has no statistics of its own; run calibrate(model, batches, time_steps=...) before measuring the model"
             )

@@ -10,7 +10,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from itertools import chain, pairwise
 from typing import Any
 
@@ -20,9 +20,9 @@ from autospike.energy.conventions import Convention
 from autospike.energy.counts import LayerCount
 from autospike.evaluation.successive_halving import ROUNDS, undominated
 from autospike.evaluation.trie import Trie
-from autospike.evaluation.trie_evaluator import CalibratedStatistics, NodeResult, Population, Statistics, TrieEvaluator
+from autospike.evaluation.trie_evaluator import CalibratedStatistics, NodeResult, NodeStatistics, Population, TrieEvaluator
 from autospike.execution.executor import Executor, Job
-from autospike.measurement import Measurement, Score
+from autospike.measurement import Measurement
 from autospike.memory.allocator import gc_disabled
 from autospike.space.architecture import Architecture
 
@@ -36,7 +36,7 @@ class Calibration:
 
     population: Population
 
-    def __call__(self, evaluator: TrieEvaluator, span: Span) -> Statistics:
+    def __call__(self, evaluator: TrieEvaluator, span: Span) -> NodeStatistics:
         """Return the statistics by node."""
         return evaluator.calibrate(self.population, span)
 
@@ -80,21 +80,20 @@ class PopulationEvaluator:
                 measured = self._walk(trie)
             seconds = (time.perf_counter() - started) / len(asked)
             for architecture in asked:
-                score, params = measured[architecture]
-                yield Measurement(architecture=architecture, score=score, params=params, seconds=seconds)
+                yield replace(measured[architecture], seconds=seconds)
 
-    def _walk(self, trie: Trie) -> dict[Architecture, tuple[Score, int]]:
+    def _walk(self, trie: Trie) -> dict[Architecture, Measurement]:
         calibrating, scoring = spans(self.calibration_images, self.config.calibration_batch_size), self._rounds()
         run = _Runner(self, total=len(calibrating) + sum(map(len, scoring)))
         of_batches = dict(run(Calibration(population=heads(trie, trie.paths)), calibrating))
         calibrated = CalibratedStatistics.over([of_batches[i] for i in range(len(of_batches))])
         ledger, racing = _Ledger(trie=trie), list(trie.paths)
-        measured: dict[Architecture, tuple[Score, int]] = {}
+        measured: dict[Architecture, Measurement] = {}
         for shards in scoring:
             for _, done in run(Scoring(population=heads(trie, racing), calibrated=calibrated), shards):
                 ledger.add(done)
             measured |= {a: ledger.of(a, images=shards[-1][1]) for a in racing}
-            racing = self._still_racing(trie, {a: measured[a][0] for a in racing})
+            racing = self._still_racing(trie, {a: measured[a] for a in racing})
         return measured
 
     def _rounds(self) -> list[list[Span]]:
@@ -116,13 +115,13 @@ class PopulationEvaluator:
         size = math.ceil((stop - start) / batches)
         return [(start + first, start + last) for first, last in spans(stop - start, size)]
 
-    def _still_racing(self, trie: Trie, scores: dict[Architecture, Score]) -> list[Architecture]:
+    def _still_racing(self, trie: Trie, measured: dict[Architecture, Measurement]) -> list[Architecture]:
         """Who is not clearly dominated, and who shares a head with one that is not: it costs nothing."""
         if not self.config.racing:  # there was one round
             return []
-        kept = undominated(scores, self.convention, self.config.racing, images=self.search_images)
-        going_on = {trie.paths[a][-1] for a in (*kept, self.spared) if a in scores}
-        return [a for a in scores if trie.paths[a][-1] in going_on]
+        kept = undominated(measured, self.convention, self.config.racing, images=self.search_images)
+        going_on = {trie.paths[a][-1] for a in (*kept, self.spared) if a in measured}
+        return [a for a in measured if trie.paths[a][-1] in going_on]
 
 
 def heads(trie: Trie, architectures: Iterable[Architecture]) -> Population:
@@ -155,14 +154,15 @@ class _Ledger:
         for key, done in of_shard.items():
             self.done[key] = self.done[key] + done if key in self.done else done
 
-    def of(self, architecture: Architecture, *, images: int) -> tuple[Score, int]:
-        """Score and number of parameters, where all nodes on the way have seen so many images."""
+    def of(self, architecture: Architecture, *, images: int) -> Measurement:
+        """Return the measurement of an architecture; the caller sets its time. All its nodes have seen this number of images."""
         path, steps = self.trie.paths[architecture], architecture.time_steps
         if any(self.done[key].images != images for key in path):
             raise RuntimeError(f"{architecture.id}: a part of it was not measured on all of {images} images")
         counts = tuple(chain.from_iterable(self._count(key, steps, images) for key in path))
         correct = self.done[path[-1]].correct[steps - 1]
-        return Score(correct=correct, images=images, counts=counts), sum(self.done[key].params for key in path)
+        params = sum(self.done[key].params for key in path)
+        return Measurement(architecture=architecture, correct=correct, images=images, counts=counts, params=params, seconds=0.0)
 
     def _count(self, key: str, steps: int, images: int) -> tuple[LayerCount, ...]:
         cached = (key, steps, images)

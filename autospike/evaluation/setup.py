@@ -24,7 +24,7 @@ from autospike.evaluation.successive_halving import ROUNDS
 from autospike.evaluation.trie_evaluator import TrieEvaluator
 from autospike.execution.executor import Executor, Serial
 from autospike.execution.processes import Processes
-from autospike.memory.cache import MB, ByteBudgetCache
+from autospike.memory.cache import MIB, ByteBudgetCache
 from autospike.models.contract import SpikingModel
 from autospike.process import available_cores
 from autospike.randomness import keyed
@@ -76,9 +76,9 @@ def trie_evaluator(setup: Setup, supernet: Supernet) -> TrieEvaluator:
         The evaluator; its batches and its intermediate results share one cache.
     """
     cache, search = _cache(setup), setup.images.splits["search"]
-    shuffled = search.drawn(len(search), keyed(setup.experiment.seed, "order of the search split"))
+    shuffled = search.sample(len(search), keyed(setup.experiment.seed, "order of the search split"))
     calibration, scoring = fixed_batches(setup, calibration_split(setup), cache), fixed_batches(setup, shuffled, cache)
-    return TrieEvaluator(supernet=supernet, calibration=calibration, search=scoring, kept=cache)
+    return TrieEvaluator(supernet=supernet, calibration=calibration, search=scoring, cache=cache)
 
 
 def population_evaluator(setup: Setup, executor: Executor, watch: Watch = lambda _done, _of: None) -> PopulationEvaluator:
@@ -141,18 +141,18 @@ def fixed_batches(setup: Setup, split: Split, cache: ByteBudgetCache | None = No
         channels=setup.images.channels,
         image_size=setup.experiment.data.image_size,
         device=setup.device,
-        kept=_cache(setup) if cache is None else cache,
+        cache=_cache(setup) if cache is None else cache,
     )
 
 
 def calibration_split(setup: Setup) -> Split:
     """The training images on which statistics are calibrated."""
     count = setup.experiment.evaluation.calibration_images
-    return setup.images.splits["train"].drawn(count, keyed(setup.experiment.seed, "calibration"))
+    return setup.images.splits["train"].sample(count, keyed(setup.experiment.seed, "calibration"))
 
 
 def _cache(setup: Setup) -> ByteBudgetCache:
-    return ByteBudgetCache(setup.experiment.evaluation.kept_mb * MB)
+    return ByteBudgetCache(setup.experiment.evaluation.kept_mb * MIB)
 
 
 def protocol_id(setup: Setup, folder: Path) -> str:
@@ -184,8 +184,8 @@ def protocol_id(setup: Setup, folder: Path) -> str:
 
 
 @dataclass(frozen=True, kw_only=True)
-class StartWorker:
-    """Builds the trie evaluator of a worker. A value that is sent to each worker.
+class CreateTrieEvaluator:
+    """Creates the trie evaluator of a worker, in the worker. Picklable.
 
     Attributes:
         experiment: The configuration, with paths that are valid in the worker.
@@ -200,7 +200,7 @@ class StartWorker:
     versions: str
 
     def __call__(self) -> TrieEvaluator:
-        """Build the evaluator in this process.
+        """Create the evaluator in this process.
 
         Raises:
             UserError: The images or the versions of the worker differ from those of the search.
@@ -210,7 +210,7 @@ class StartWorker:
         if here != self.versions:
             raise UserError(f"a worker has other versions ({here}) than the search ({self.versions}); install the same everywhere")
         if setup.images.fingerprint != self.fingerprint:
-            raise UserError("a worker sees other images than the search does; make data.root the same folder on every machine")
+            raise UserError("a worker reads other images than the search; make data.root the same folder on every machine")
         return trie_evaluator(setup, self._supernet(setup))
 
     def _supernet(self, setup: Setup) -> Supernet:
@@ -241,19 +241,19 @@ def create_executor(run: Run, setup: Setup) -> Executor:
     if config.executor == "processes":
         if setup.device.type != "cpu":
             raise UserError(
-                "execution.executor: processes share out the cores of a CPU; on one GPU take serial, on several ray with "
+                "execution.executor: processes divide the cores of a CPU; choose serial for one GPU, ray for several with "
                 "execution.gpus_per_worker"
             )
         workers = config.workers or max(1, available_cores() // torch.get_num_threads())
-        return Processes(start=_start_worker(run, setup, run.supernet.resolve()), workers=workers)
+        return Processes(create_state=_worker_state(run, setup, run.supernet.resolve()), workers=workers)
     from autospike.execution.ray_cluster import Cluster
 
     weights = {name: values.numpy(force=True) for name, values in supernet.state_dict().items()}
-    return Cluster(start=_start_worker(run, setup, weights), config=config, threads=torch.get_num_threads())
+    return Cluster(create_state=_worker_state(run, setup, weights), config=config, threads=torch.get_num_threads())
 
 
-def _start_worker(run: Run, setup: Setup, weights: Path | Weights) -> StartWorker:
-    """What is sent to the workers, with number of threads, device and data folder made explicit."""
+def _worker_state(run: Run, setup: Setup, weights: Path | Weights) -> CreateTrieEvaluator:
+    """Creates the state of workers, with the number of threads, the device and the data folder made explicit."""
     data = run.experiment.data
     root = data.root and data.root.resolve()
     update = {
@@ -261,7 +261,7 @@ def _start_worker(run: Run, setup: Setup, weights: Path | Weights) -> StartWorke
         "device": measuring_device_type(setup),
         "data": data.model_copy(update={"root": root}),
     }
-    return StartWorker(
+    return CreateTrieEvaluator(
         experiment=run.experiment.model_copy(update=update),
         weights=weights,
         fingerprint=setup.images.fingerprint,

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import time
 from contextlib import nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 
 import torch
 from torch import Tensor
@@ -13,28 +14,49 @@ from autospike.counting.firing import FiringRates
 from autospike.data.batches import Batches
 from autospike.energy.operations import Operations
 from autospike.evaluation.calibration import require_calibrated
-from autospike.measurement import Score
+from autospike.measurement import Measurement
 from autospike.memory.allocator import retain_large_allocations
 from autospike.models.contract import SpikingModel
+from autospike.space.architecture import Architecture
 
 
 @dataclass(frozen=True, kw_only=True)
-class Pass:
-    """What one pass over a labelled split gave: right answers at T = 1, 2, ..., and everything that was done at the last T."""
+class StepwiseMeasurement:
+    """Result of one pass over a labelled split, from which the measurement at every T up to the last follows.
 
+    Attributes:
+        architecture: The architecture of the model.
+        correct: Number of images classified correctly at T = 1, 2, ...
+        operations: Operations at the last T.
+        params: Number of parameters of the model.
+        seconds: Wall-clock time of the pass.
+    """
+
+    architecture: Architecture
     correct: tuple[int, ...]
     operations: Operations
+    params: int
+    seconds: float = field(compare=False)
 
-    def score(self, steps: int) -> Score:
-        """At T = `steps`. A network is causal in time: its first steps do not depend on how many follow."""
-        counts = tuple(count.first(steps) for count in self.operations.counts)
-        return Score(correct=self.correct[steps - 1], images=self.operations.images, counts=counts)
+    def at(self, steps: int) -> Measurement:
+        """Return the measurement at T = `steps`.
+
+        A network is causal in time: its first steps do not depend on how many follow.
+        """
+        return Measurement(
+            architecture=replace(self.architecture, time_steps=steps),
+            correct=self.correct[steps - 1],
+            images=self.operations.images,
+            counts=tuple(count.first(steps) for count in self.operations.counts),
+            params=self.params,
+            seconds=self.seconds,
+        )
 
 
 @torch.no_grad()
 def evaluate(
     model: SpikingModel, batches: Batches, *, batch_size: int, time_steps: int | None = None, firing: FiringRates | None = None
-) -> Pass:
+) -> StepwiseMeasurement:
     """Run a labelled split through a model once. The result does not depend on the batch size, nor on the order of the images.
 
     Args:
@@ -46,6 +68,7 @@ def evaluate(
         UnknownOperationError: the model does something of which no rule says what it costs.
     """
     require_calibrated(model)
+    started = time.perf_counter()
     steps = time_steps or model.architecture.time_steps
     counter, correct = Counter(), torch.zeros(steps, dtype=torch.long)
     with firing.watch(model) if firing else nullcontext(), retain_large_allocations():
@@ -53,12 +76,18 @@ def evaluate(
             with counter.watch(model, images=len(batch.targets), time_steps=steps):
                 logits = model.forward_steps(batch.images, steps)
             correct += right_answers(logits, batch.targets).cpu()
-    return Pass(correct=tuple(correct.tolist()), operations=counter.operations())
+    return StepwiseMeasurement(
+        architecture=model.architecture,
+        correct=tuple(correct.tolist()),
+        operations=counter.operations(),
+        params=sum(parameter.numel() for parameter in model.parameters()),
+        seconds=time.perf_counter() - started,
+    )
 
 
-def score(model: SpikingModel, batches: Batches, *, batch_size: int) -> Score:
-    """Of a model at its own T; raises as `evaluate`."""
-    return evaluate(model, batches, batch_size=batch_size).score(model.architecture.time_steps)
+def measure(model: SpikingModel, batches: Batches, *, batch_size: int) -> Measurement:
+    """Measure a model at its own T; raises as `evaluate`."""
+    return evaluate(model, batches, batch_size=batch_size).at(model.architecture.time_steps)
 
 
 def right_answers(logits: Tensor, targets: Tensor) -> Tensor:

@@ -15,37 +15,37 @@ import math
 from collections.abc import Mapping
 
 from autospike.energy.conventions import Convention
-from autospike.measurement import Score
+from autospike.measurement import Measurement
 from autospike.space.architecture import Architecture
 
 # Shares of the images after which candidates are dropped. A property of the protocol: it may not depend on workers.
 ROUNDS = (0.125, 0.25, 0.5, 1.0)
 
-Scores = Mapping[Architecture, Score]
+Measurements = Mapping[Architecture, Measurement]
 
 
-def undominated(scores: Scores, convention: Convention, deviations: float, *, images: int) -> list[Architecture]:
+def undominated(measured: Measurements, convention: Convention, deviations: float, *, images: int) -> list[Architecture]:
     """Who goes on.
 
     Args:
-        scores: of all that still race, on the same images.
+        measured: of all that still race, on the same images.
         deviations: how many standard deviations more accurate another has to be.
         images: N, of the whole split.
     """
-    energies = {a: score.energy(convention).energy_mj for a, score in scores.items()}
-    by_energy = sorted(scores, key=lambda a: (energies[a], -scores[a].accuracy))
+    energies = {a: m.energy(convention).energy_mj for a, m in measured.items()}
+    by_energy = sorted(measured, key=lambda a: (energies[a], -measured[a].accuracy))
     kept, best = [], None
     for architecture in by_energy:
-        score = scores[architecture]
-        if best is None or not clearly_better(best, score, deviations, images=images):
+        candidate = measured[architecture]
+        if best is None or not clearly_better(best, candidate, deviations, images=images):
             kept.append(architecture)
-        if best is None or score.accuracy > best.accuracy:
-            best = score
+        if best is None or candidate.accuracy > best.accuracy:
+            best = candidate
     return kept
 
 
-def clearly_better(one: Score, other: Score, deviations: float, *, images: int) -> bool:
-    """Whether a score is more accurate than another by more than chance explains."""
-    spread = sum(score.accuracy * (1 - score.accuracy) for score in (one, other)) / one.images
+def clearly_better(one: Measurement, other: Measurement, deviations: float, *, images: int) -> bool:
+    """Whether a measurement is more accurate than another by more than chance explains."""
+    spread = sum(m.accuracy * (1 - m.accuracy) for m in (one, other)) / one.images
     deviation = math.sqrt(spread * (1 - one.images / images))
     return one.accuracy - other.accuracy > deviations * deviation

@@ -1,9 +1,9 @@
 """A population as a trie of segments.
 
-A network is a chain of segments: embedding, token mixer, channel mixer, token mixer, ..., head. What leaves a segment depends on
-its own genes and on those of the segments before it, on nothing else; so networks that begin with the same genes share a beginning,
-and a population is a trie: each distinct beginning is one node, whose work is done once. T is no gene of a segment. A walk runs the
-largest T, and a network is causal in time: its first steps are those of the same network at a smaller T.
+A network is a chain of segments: embedding, token mixer, channel mixer, token mixer, ..., head. The output of a segment depends
+only on its own genes and on those of the segments before it. Candidates whose first genes are equal share a prefix, and a
+population is a trie: each distinct prefix is one node, which is computed once. T is not a gene of any segment: a pass runs the
+largest T of the space, and since a network is causal in time, its first steps are those of the same network at a smaller T.
 """
 
 from __future__ import annotations
@@ -17,29 +17,33 @@ from autospike.space.architecture import Architecture, Block, neuron_groups
 
 HEAD = "head"
 
+# Fields of a block that concern its channel mixer only. All other fields, including those added later, belong to the token mixer:
+# it runs first, so candidates that differ in them share nothing of the block.
+CHANNEL_GENES = ("channel_mixer", "mlp_ratio")
+NEURON_GENES = ("neuron", "groups")
+
 
 @dataclass(frozen=True, kw_only=True)
 class Segment:
-    """A part of a network: where it stands, and everything that it depends on besides what enters."""
+    """A part of a network.
+
+    Attributes:
+        name: Its path in the network.
+        genes: Everything that its output depends on besides its input.
+    """
 
     name: str
     genes: tuple[Any, ...]
 
 
-# What of a block concerns the channel mixer alone. Everything else, a gene that is yet to be invented included, is the token
-# mixer's: it comes first, so candidates that differ in it share nothing of the block.
-CHANNEL_GENES = ("channel_mixer", "mlp_ratio")
-NEURON_GENES = ("neuron", "groups")
-
-
 def segments(architecture: Architecture) -> Iterator[Segment]:
-    """The chain that an architecture is."""
-    settings = _fields_but(architecture, "time_steps", "stages")
+    """Yield the segments of an architecture, from embedding to head."""
+    settings = _fields_except(architecture, "time_steps", "stages")
     for i, stage in enumerate(architecture.stages):
-        yield Segment(name=f"stages.{i}.embedding", genes=(*settings, *_fields_but(stage, "blocks")))
+        yield Segment(name=f"stages.{i}.embedding", genes=(*settings, *_fields_except(stage, "blocks")))
         for j, block in enumerate(stage.blocks):
             *token, outer, inner = neuron_groups(block.token_mixer, architecture.shortcut)
-            mixing = (*_fields_but(block, *CHANNEL_GENES, *NEURON_GENES), *_neurons(block, token))
+            mixing = (*_fields_except(block, *CHANNEL_GENES, *NEURON_GENES), *_neurons(block, token))
             if block.token_mixer != "none":
                 yield Segment(name=f"stages.{i}.blocks.{j}.token", genes=mixing)
             channel = (block.channel_mixer, stage.hidden_features(block), *_neurons(block, [outer, inner]))
@@ -47,8 +51,8 @@ def segments(architecture: Architecture) -> Iterator[Segment]:
     yield Segment(name=HEAD, genes=())
 
 
-def _fields_but(value: Any, *left_out: str) -> tuple[Any, ...]:
-    return tuple(getattr(value, f.name) for f in fields(value) if f.name not in left_out)
+def _fields_except(value: Any, *excluded: str) -> tuple[Any, ...]:
+    return tuple(getattr(value, f.name) for f in fields(value) if f.name not in excluded)
 
 
 def _neurons(block: Block, groups: Iterable[str]) -> list[Any]:
@@ -57,10 +61,14 @@ def _neurons(block: Block, groups: Iterable[str]) -> list[Any]:
 
 @dataclass(kw_only=True, eq=False)
 class Node:
-    """A segment behind a certain beginning.
+    """A segment behind one prefix.
 
-    `key`: digest of all genes up to here, the same in every trie. `parent`: the key of the node before, "" of a root.
-    `architecture`: one that passes through here.
+    Attributes:
+        key: Digest of all genes up to here; equal prefixes have equal keys in every trie.
+        parent: Key of the node before; empty for a root.
+        name: Path of the segment in the network.
+        architecture: One of the architectures whose path contains the node.
+        children: The nodes behind it, by segment.
     """
 
     key: str
@@ -70,25 +78,28 @@ class Node:
     children: dict[Segment, Node] = field(default_factory=dict)
 
     @property
-    def goes_on(self) -> bool:
-        """Whether more than a head follows."""
+    def is_inner(self) -> bool:
+        """Whether something other than a head follows."""
         return any(child.name != HEAD for child in self.children.values())
 
     @property
     def ends_block(self) -> bool:
-        """Whether the stream behind it is what the next block, or stage, begins with."""
+        """Whether its output is the input of a block, a stage or a head."""
         return not self.name.endswith(".token") and self.name != HEAD
 
     @property
-    def prefix(self) -> str:
-        """Under which a network has what is in the segment: a head's layers stand at the top."""
+    def module_prefix(self) -> str:
+        """Prefix of its parameters' names in the network; empty for a head, whose layers are at the top level."""
         return "" if self.name == HEAD else self.name
 
 
 class Trie:
-    """The distinct beginnings of some architectures.
+    """The distinct prefixes of a set of architectures.
 
-    `paths`: the keys of the nodes on each architecture's way, from its embedding to its head.
+    Attributes:
+        roots: The first nodes, by segment.
+        nodes: All nodes by key, each after its parent.
+        paths: Keys of the nodes of each architecture, from embedding to head.
     """
 
     def __init__(self, architectures: Iterable[Architecture]) -> None:

@@ -1,14 +1,20 @@
-"""Walks a population's trie through a batch: what candidates share is computed once.
+"""Trie evaluation: one depth-first pass of a batch through the trie of a population. Shared prefixes are computed once.
 
-Every candidate gets what it would get alone, to the bit: a node runs the same operations on the same numbers whoever else passes
-through it.
+Measurements are bit-identical to those of each candidate by itself: a node runs the same operations on the same numbers, whichever
+candidates share it.
+
+Two things about a node may be in the cache from an earlier pass: its result (BatchNorm statistics, or operation counts and correct
+predictions) and its output stream. A node whose result is cached runs only if a node behind it has to run and its stream is not
+cached. Cached are results of prefixes that continue with another segment than a head, and their streams at the ends of blocks,
+where the candidates of the next generation branch off.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from functools import cache, partial
+from typing import Any, Generic, Protocol, TypeVar
 
 import numpy as np
 import torch
@@ -19,49 +25,62 @@ from autospike.counting.counter import Counter, SegmentContext
 from autospike.counting.input_values import InputStatisticsCache
 from autospike.data.batches import FixedBatches, Span
 from autospike.energy.totals import LayerTotal
-from autospike.evaluation.calibration import install, mean, measuring, statistics
-from autospike.evaluation.depth_first import DepthFirstPass, Run
+from autospike.evaluation.calibration import average, read_statistics, record_batch_statistics, write_statistics
 from autospike.evaluation.node_modules import NodeModules
+from autospike.evaluation.packing import Packed
 from autospike.evaluation.single import right_answers
 from autospike.evaluation.trie import HEAD, Node, Trie
 from autospike.memory.allocator import gc_disabled, retain_large_allocations, trim_memory
 from autospike.memory.cache import ByteBudgetCache
 from autospike.memory.mmap_tensor import MmapTensor
-from autospike.models.contract import entering
+from autospike.models.contract import initial_stream
 from autospike.nn.blocks import Residual
+from autospike.nn.layers import SharedResults
 from autospike.space.architecture import Architecture
 from autospike.supernet import Supernet
 
-BYTES_PER_LAYER = 1000  # of what is noted: some twenty Python objects
-NOTHING = MmapTensor.of(torch.empty(0))
+BYTES_PER_LAYER = 1000  # of a `NodeResult`: about twenty Python objects of 50 bytes
+NO_STATISTICS = MmapTensor.of(torch.empty(0))
 
 Population = tuple[Architecture, ...]
-Statistics = dict[str, NDArray[np.float32]]  # by node; see `calibration.statistics`
+NodeStatistics = dict[str, NDArray[np.float32]]  # by node key; each as `calibration.read_statistics` returns it
 
 
 @dataclass(frozen=True, kw_only=True)
 class CalibratedStatistics:
-    """Statistics of every node, averaged over so many batches."""
+    """BatchNorm statistics of every node, averaged over batches.
 
-    statistics: Statistics
+    Attributes:
+        statistics: By node key.
+        batches: Number of batches.
+    """
+
+    statistics: NodeStatistics
     batches: int
 
     @classmethod
-    def over(cls, of_batches: Sequence[Statistics]) -> CalibratedStatistics:
-        """The average of batches, in their order."""
-        stacked = {key: mean([torch.tensor(batch[key]) for batch in of_batches]) for key in of_batches[0]}
-        return cls(statistics={key: values.numpy() for key, values in stacked.items()}, batches=len(of_batches))
+    def over(cls, batches: Sequence[NodeStatistics]) -> CalibratedStatistics:
+        """Average the statistics of batches, in their order."""
+        averages = {key: average([torch.tensor(batch[key]) for batch in batches]) for key in batches[0]}
+        return cls(statistics={key: values.numpy() for key, values in averages.items()}, batches=len(batches))
 
-    def install(self, node: str, module: nn.Module) -> None:
-        """Give a node's module its statistics; one that does not normalise has none."""
-        values = self.statistics.get(node)
+    def write(self, key: str, module: nn.Module) -> None:
+        """Set the statistics of a node's module; nodes without BatchNorm have none."""
+        values = self.statistics.get(key)
         if values is not None:
-            install(module, torch.tensor(values).to(next(module.parameters()).device), batches=self.batches)
+            write_statistics(module, torch.tensor(values).to(next(module.parameters()).device), batches=self.batches)
 
 
 @dataclass(frozen=True, kw_only=True)
 class NodeResult:
-    """What a node did with some images: operations and parameters; a head's right answers at T = 1, 2, ..."""
+    """What a node computed from some images. Results of disjoint images add up.
+
+    Attributes:
+        layers: Operations of each layer.
+        params: Number of parameters.
+        images: Number of images.
+        correct: For a head, number of correct predictions at T = 1, 2, ...
+    """
 
     layers: tuple[LayerTotal, ...]
     params: int
@@ -70,7 +89,7 @@ class NodeResult:
 
     @property
     def nbytes(self) -> int:
-        """Of memory, about."""
+        """Approximate size in memory."""
         return BYTES_PER_LAYER * len(self.layers)
 
     def __add__(self, other: NodeResult) -> NodeResult:
@@ -81,127 +100,237 @@ class NodeResult:
 
 @dataclass(kw_only=True)
 class TrieEvaluator:
-    """A supernet and its data, in one process, under one protocol: what is kept holds for one way to calibrate.
+    """Measures populations of subnets on batches, in one process.
 
-    Args:
-        kept: what the next walks may need again, while there is room.
+    Attributes:
+        supernet: The subnets' parameters.
+        calibration: Images for the BatchNorm statistics. The cache holds results of one calibration protocol only, so an evaluator
+            must always be given the same batches of them.
+        search: Images for accuracy and operation counts.
+        cache: Decoded images, results and streams of earlier passes, as far as they fit.
     """
 
     supernet: Supernet
     calibration: FixedBatches
     search: FixedBatches
-    kept: ByteBudgetCache
-    _grown: _Grown | None = field(default=None, repr=False)
-    _settled: set[Any] = field(default_factory=set, repr=False)
+    cache: ByteBudgetCache
+    _prepared: _PreparedTrie | None = field(default=None, repr=False)
+    _fully_covered: set[Any] = field(default_factory=set, repr=False)
 
     @property
     def time_steps(self) -> int:
-        """Of every walk: the largest T of the space."""
+        """T of every pass: the largest of the space."""
         return max(self.supernet.space.time_steps.values)
 
     @torch.no_grad()
-    def calibrate(self, population: Population, span: Span) -> Statistics:
-        """Statistics of every node that normalises, from one batch of the calibration images."""
+    def calibrate(self, population: Population, span: Span) -> NodeStatistics:
+        """Measure the BatchNorm statistics of every node on one batch.
 
-        def run(node: Node, *entering: Any) -> tuple[Tensor, MmapTensor]:
-            if node.name == HEAD:  # it does not normalise, and nothing follows it
-                return entering[0], NOTHING
-            module = grown.modules.of(node)
-            measuring(module)
-            stream: Tensor = (
-                module.update_statistics(*entering) if isinstance(module, Residual) and not node.goes_on else module(*entering)
-            )
-            return stream, MmapTensor.of(statistics(module))
+        Args:
+            population: The subnets.
+            span: The batch: positions in the calibration images.
+
+        Returns:
+            Statistics of each node that has a BatchNorm, by node key.
+        """
+
+        def run(node: Node, inputs: tuple[Any, ...], shared: SharedResults) -> tuple[Tensor, MmapTensor]:
+            if node.name == HEAD:  # has no BatchNorm, and nothing follows
+                return inputs[0], NO_STATISTICS
+            module = prepared.modules.of(node)
+            record_batch_statistics(module)
+            if isinstance(module, Residual):
+                stream = module(inputs[0], shared) if node.is_inner else module.update_statistics(inputs[0], shared)
+            else:
+                stream = module(*inputs)
+            return stream, MmapTensor.of(read_statistics(module))
 
         with gc_disabled():
             part = ("calibrate", span)
-            grown = self._grow(population, part)
-            grown.installed.clear()
-            noted = self._walk(part, run, lambda: self.calibration.batch(span).images)
-            return {key: values.array() for key, values in noted.items() if values.shape.numel()}
+            prepared = self._prepare(population, part)
+            prepared.calibrated.clear()
+            found = self._pass(prepared, part, run, lambda: self.calibration.batch(span).images)
+            return {key: values.array() for key, values in found.items() if values.shape.numel()}
 
     @torch.no_grad()
     def score(self, population: Population, calibrated: CalibratedStatistics, span: Span) -> dict[str, NodeResult]:
-        """What every node does with some images of the search split."""
+        """Count operations and correct predictions of every node on some images.
 
-        def run(node: Node, *entering: Any) -> tuple[Tensor, NodeResult]:
-            module, found = grown.modules.of(node), grown.structure(node)
-            grown.install(calibrated, node)
-            counter = Counter(fully_covered=found.kind in self._settled)
-            segment = SegmentContext(name=node.prefix, after_neurons=node.key not in roots, inputs=inputs, modules=found.named)
+        Args:
+            population: The subnets.
+            calibrated: Statistics of all their nodes.
+            span: Positions in the search images.
+
+        Returns:
+            Results by node key.
+        """
+
+        def run(node: Node, inputs: tuple[Any, ...], shared: SharedResults) -> tuple[Tensor, NodeResult]:
+            module, structure = prepared.modules.of(node), prepared.structure(node)
+            prepared.calibrate(node, calibrated)
+            counter = Counter(fully_covered=structure.kind in self._fully_covered)
+            segment = SegmentContext(
+                name=node.module_prefix, after_neurons=bool(node.parent), inputs=input_statistics, modules=structure.modules
+            )
             with counter.watch(module, images=len(targets), time_steps=self.time_steps, segment=segment):
-                leaving: Tensor = module(*entering)
+                output: Tensor = module(inputs[0], shared) if isinstance(module, Residual) else module(*inputs)
             if counter.fully_covered:
-                self._settled.add(found.kind)
-            return leaving, NodeResult(
+                self._fully_covered.add(structure.kind)
+            return output, NodeResult(
                 layers=counter.totals(),
-                params=found.params,
+                params=structure.params,
                 images=len(targets),
-                correct=tuple(right_answers(leaving, targets).tolist()) if node.name == HEAD else (),
+                correct=tuple(right_answers(output, targets).tolist()) if node.name == HEAD else (),
             )
 
         with gc_disabled():
             part = ("score", span)
-            grown, inputs, targets = self._grow(population, part), InputStatisticsCache(), self.search.targets(span)
-            roots = {root.key for root in grown.trie.roots.values()}
-            return self._walk(part, run, lambda: self.search.batch(span).images)
+            prepared, targets = self._prepare(population, part), self.search.targets(span)
+            input_statistics = InputStatisticsCache()
+            return self._pass(prepared, part, run, lambda: self.search.batch(span).images)
 
-    def _grow(self, population: Population, part: tuple[Any, ...]) -> _Grown:
-        """The trie of a population with its modules; the last one is remembered.
+    def _prepare(self, population: Population, part: tuple[Any, ...]) -> _PreparedTrie:
+        """The trie of a population with its modules; that of the last population is reused.
 
-        What is new is built beforehand: little things that stay, made between large ones that go, would split their space.
+        Modules that the first pass needs are built here, before its large tensors are allocated: small allocations between large
+        ones would fragment the heap.
         """
-        if self._grown is None or self._grown.population != population:
-            if self._grown is None:
+        if self._prepared is None or self._prepared.population != population:
+            if self._prepared is None:
                 trim_memory()
-            self._grown = None  # before there are two
+            self._prepared = None  # free the modules before new ones are built
             trie = Trie(population)
-            self._grown = _Grown(population=population, trie=trie, modules=NodeModules(self.supernet))
-            self.kept.turn()
+            self._prepared = _PreparedTrie(population=population, trie=trie, modules=NodeModules(self.supernet))
+            self.cache.next_generation()
             for node in trie.nodes.values():
-                if self.kept.get(("note", *part, node.key)) is None:
-                    self._grown.modules.of(node)
-        return self._grown
+                if self.cache.get(("note", *part, node.key)) is None:
+                    self._prepared.modules.of(node)
+        return self._prepared
 
-    def _walk(self, part: tuple[Any, ...], run: Run, images: Callable[[], Tensor]) -> dict[str, Any]:
-        assert self._grown is not None
-        traversal = DepthFirstPass(kept=self.kept, part=part, run=run, finished=self._grown.modules.forget)
+    def _pass(self, prepared: _PreparedTrie, part: tuple[Any, ...], run: RunNode[R], images: Callable[[], Tensor]) -> dict[str, R]:
+        depth_first = DepthFirstPass(cache=self.cache, part=part, run=run, share=prepared.modules.shared_by_children)
         with retain_large_allocations():
-            return traversal.through(self._grown.trie.roots.values(), lambda: entering(images(), self.time_steps))
+            return depth_first.run_from(prepared.trie.roots.values(), lambda: initial_stream(images(), self.time_steps))
+
+
+class Sized(Protocol):
+    """The result of a node that can be cached."""
+
+    @property
+    def nbytes(self) -> int:
+        """Size in memory."""
+
+
+R = TypeVar("R", bound=Sized)
+# Runs a node on its inputs; returns its output and its result. The last argument holds results shared with its siblings.
+RunNode = Callable[[Node, tuple[Any, ...], SharedResults], tuple[Tensor, R]]
+Inputs = Callable[[], tuple[Any, ...]]
+
+
+@dataclass(frozen=True, kw_only=True)
+class DepthFirstPass(Generic[R]):
+    """One pass of a batch through a trie, which runs only nodes whose results or streams are missing.
+
+    Attributes:
+        cache: Results and streams.
+        part: Prefix of cache keys: names the batch and the job.
+        run: Runs a node.
+        share: Returns the store for results that the children of a node share. It is dropped when they have run.
+        results: Results so far, by node key.
+    """
+
+    cache: ByteBudgetCache
+    part: tuple[Any, ...]
+    run: RunNode[R]
+    share: Callable[[Node], SharedResults]
+    results: dict[str, R] = field(default_factory=dict)
+
+    def run_from(self, roots: Iterable[Node], inputs: Inputs) -> dict[str, R]:
+        """Run a trie.
+
+        Args:
+            roots: The roots.
+            inputs: Returns the inputs of the roots. It is called at most once, and only if a root has to run.
+
+        Returns:
+            The result of every node, by its key.
+        """
+        once = cache(inputs)
+        for root in roots:
+            self._visit(root, once, SharedResults(()))
+        return self.results
+
+    def _visit(self, node: Node, inputs: Inputs, shared: SharedResults) -> None:
+        output = cache(partial(self._output, node, inputs, shared))
+        result = self.cache.get(("note", *self.part, node.key))
+        if result is None:
+            output()
+        else:
+            self.results[node.key] = result
+        shared_by_children = self.share(node)
+        for child in node.children.values():
+            self._visit(child, output, shared_by_children)
+
+    def _output(self, node: Node, inputs: Inputs, shared: SharedResults) -> tuple[Tensor]:
+        """The stream behind a node, from the cache or computed. A cached stream is of no use without the node's result."""
+        packed: Packed | None = self.cache.get(("stream", *self.part, node.key)) if node.key in self.results else None
+        if packed is not None:
+            return (packed.unpacked(),)
+        stream, result = self.run(node, inputs(), shared)
+        self.results[node.key] = result
+        if node.is_inner:
+            self.cache.put(("note", *self.part, node.key), result, result.nbytes)
+            if node.ends_block:
+                packed = Packed.of(stream)
+                self.cache.put(("stream", *self.part, node.key), packed, packed.nbytes)
+        return (stream,)
 
 
 @dataclass(frozen=True, kw_only=True)
 class _Structure:
-    """Of a node's module: what decides which operations run, how many parameters it has, its modules by name in the network."""
+    """Properties of a node's module.
+
+    Attributes:
+        kind: Decides which operations run; equal for modules that need one operator coverage check together.
+        params: Number of parameters.
+        modules: Inner modules by their names in the network.
+    """
 
     kind: Any
     params: int
-    named: dict[str, nn.Module]
+    modules: dict[str, nn.Module]
 
     @classmethod
     def of(cls, module: nn.Module, prefix: str) -> _Structure:
-        parameters, named = dict(module.named_parameters()), dict(module.named_modules(prefix=prefix))
-        kind = tuple((name.removeprefix(prefix), type(inner)) for name, inner in named.items()), tuple(parameters)
-        return cls(kind=kind, params=sum(p.numel() for p in parameters.values()), named=named)
+        parameters, modules = dict(module.named_parameters()), dict(module.named_modules(prefix=prefix))
+        kind = tuple((name.removeprefix(prefix), type(inner)) for name, inner in modules.items()), tuple(parameters)
+        return cls(kind=kind, params=sum(p.numel() for p in parameters.values()), modules=modules)
 
 
 @dataclass(frozen=True, kw_only=True)
-class _Grown:
-    """A population's trie, and what its nodes' modules are; `installed`: the statistics that they have."""
+class _PreparedTrie:
+    """The trie of a population, and the modules of its nodes.
+
+    Attributes:
+        population: The subnets.
+        trie: Their trie.
+        modules: The modules of its nodes.
+        calibrated: Whose statistics each node's module has, by node key.
+    """
 
     population: Population
     trie: Trie
     modules: NodeModules
-    installed: dict[str, CalibratedStatistics] = field(default_factory=dict)
+    calibrated: dict[str, CalibratedStatistics] = field(default_factory=dict)
     _structures: dict[str, _Structure] = field(default_factory=dict)
 
     def structure(self, node: Node) -> _Structure:
         if node.key not in self._structures:
-            self._structures[node.key] = _Structure.of(self.modules.of(node), node.prefix)
+            self._structures[node.key] = _Structure.of(self.modules.of(node), node.module_prefix)
         return self._structures[node.key]
 
-    def install(self, calibrated: CalibratedStatistics, node: Node) -> None:
-        """Give a node's module its statistics, unless it has them from an earlier batch."""
-        if self.installed.get(node.key) is not calibrated:
-            calibrated.install(node.key, self.modules.of(node))
-            self.installed[node.key] = calibrated
+    def calibrate(self, node: Node, calibrated: CalibratedStatistics) -> None:
+        """Set the statistics of a node's module, unless an earlier batch has."""
+        if self.calibrated.get(node.key) is not calibrated:
+            calibrated.write(node.key, self.modules.of(node))
+            self.calibrated[node.key] = calibrated

@@ -1,4 +1,4 @@
-"""Hands shards to workers: each one busy until none is left, and what a lost worker had is given to another."""
+"""Dispatch of shards to workers: every worker is busy until no shard is left, and the shard of a lost worker is run again."""
 
 from __future__ import annotations
 
@@ -13,54 +13,64 @@ from typing import Any, Protocol
 from autospike.errors import UserError
 from autospike.execution.executor import Shard
 
-# How often the workers of one shard may die before it is taken to be what kills them.
+# A shard whose workers died this often is taken to be the cause of their death. One death may be chance (preemption, the kernel's
+# out-of-memory killer); the same shard killing three workers is not.
 ATTEMPTS = 3
-# How often silent workers are looked for.
-LOOK_SECONDS = 30.0
+# Interval at which workers without an answer are checked.
+POLL_SECONDS = 30.0
 
 
 class Worker(Protocol):
-    """Does one thing at a time. A future that ends in one of the exceptions `lost` says that the worker died."""
+    """A worker that runs one task at a time."""
 
     @property
-    def lost(self) -> tuple[type[Exception], ...]: ...
+    def lost(self) -> tuple[type[Exception], ...]:
+        """Exceptions of a future that mean that the worker died."""
 
     def ready(self) -> Future[Any]:
-        """Done once it can take a shard."""
+        """Return a future that is done when the worker has created its state."""
 
-    def submit(self, job: Any, shard: Shard) -> Future[Any]: ...
+    def submit(self, job: Any, shard: Shard) -> Future[Any]:
+        """Start a job on a shard, and return the future of its result."""
 
-    def revive(self) -> None:
-        """Begin anew, in place of what was lost."""
+    def restart(self) -> None:
+        """Replace the lost worker by a new one."""
 
 
 def dispatch(
     job: Any, shards: Sequence[Shard], workers: Sequence[Worker], *, lost_after_seconds: float = math.inf
 ) -> Iterator[tuple[int, Any]]:
-    """The result of each shard with its number, as they come. `job`: in the form in which these workers take it.
+    """Run a job on every shard.
 
-    A worker takes shards of its own first, the same ones in every walk, for it may have kept what they need; then what is left.
+    Worker w first runs the shards i with i mod len(workers) = w, which are the same for every population, so its cache may hold
+    intermediate results of them; then shards that no other worker has started.
 
     Args:
-        lost_after_seconds: a worker that needs longer for one shard is taken for lost; a machine that went silent without a word is
-            not noticed otherwise.
+        job: The job, in the form that the workers' `submit` accepts.
+        shards: The shards.
+        workers: The workers.
+        lost_after_seconds: A worker that runs longer on one shard counts as lost. A machine that loses its network is not
+            noticed otherwise.
+
+    Yields:
+        The index of a shard and its result, in order of completion.
 
     Raises:
-        UserError: workers died `ATTEMPTS` times of the same shard, or while they loaded.
-        Exception: what the job raised.
+        UserError: Workers died `ATTEMPTS` times on the same shard, or while creating their state.
+        Exception: Any exception of the job.
     """
-    round_ = _Round(
+    dispatcher = _Dispatcher(
         job=job, shards=shards, workers=workers, waiting=list(range(len(shards))), lost_after_seconds=lost_after_seconds
     )
-    for number in range(len(workers)):
-        round_.prepare(number)
+    for worker in range(len(workers)):
+        dispatcher.prepare(worker)
     for _ in shards:
-        yield round_.next()
+        yield dispatcher.next()
 
 
 @dataclass(frozen=True, kw_only=True)
 class _Task:
-    """What a worker was given; to get ready, if no shard."""
+    """What a worker is doing: running a shard, or creating its state if `shard` is None."""
 
     worker: int
     shard: int | None
@@ -68,8 +78,8 @@ class _Task:
 
 
 @dataclass(kw_only=True)
-class _Round:
-    """One job on all shards."""
+class _Dispatcher:
+    """The state of one `dispatch`."""
 
     job: Any
     shards: Sequence[Shard]
@@ -81,13 +91,14 @@ class _Round:
     deaths: Counter[tuple[str, int]] = field(default_factory=Counter)
 
     def prepare(self, worker: int) -> None:
+        """Wait for a worker to create its state."""
         self.running[self.workers[worker].ready()] = _Task(worker=worker, shard=None)
 
     def next(self) -> tuple[int, Any]:
-        """The next result."""
+        """Return the index and the result of the shard that completes next."""
         while True:
-            self._employ()
-            done = wait(self.running, timeout=min(LOOK_SECONDS, self.lost_after_seconds), return_when=FIRST_COMPLETED).done
+            self._submit_to_idle()
+            done = wait(self.running, timeout=min(POLL_SECONDS, self.lost_after_seconds), return_when=FIRST_COMPLETED).done
             for future in list(done)[:1]:
                 task = self.running.pop(future)
                 try:
@@ -98,9 +109,9 @@ class _Round:
                 self.idle.append(task.worker)
                 if task.shard is not None:
                     return task.shard, result
-            self._give_up_on_silent()
+            self._replace_silent()
 
-    def _employ(self) -> None:
+    def _submit_to_idle(self) -> None:
         while self.waiting and self.idle:
             worker = self.idle.pop(0)
             own = [shard for shard in self.waiting if shard % len(self.workers) == worker]
@@ -109,23 +120,23 @@ class _Round:
             self.running[self.workers[worker].submit(self.job, self.shards[shard])] = _Task(worker=worker, shard=shard)
 
     def _replace(self, task: _Task, cause: Exception) -> None:
-        """A worker died."""
-        what_for = ("load", task.worker) if task.shard is None else ("shard", task.shard)
-        self.deaths[what_for] += 1
-        if self.deaths[what_for] == ATTEMPTS:
-            last_words = (str(cause).strip() or type(cause).__name__).splitlines()[-1]
-            what = "while they loaded" if task.shard is None else "of images {} to {}".format(*self.shards[task.shard])
+        """Restart a lost worker, and put its shard back among those that wait."""
+        key = ("load", task.worker) if task.shard is None else ("shard", task.shard)
+        self.deaths[key] += 1
+        if self.deaths[key] == ATTEMPTS:
+            reason = (str(cause).strip() or type(cause).__name__).splitlines()[-1]
+            when = "while they loaded" if task.shard is None else "on images {} to {}".format(*self.shards[task.shard])
             raise UserError(
-                f"{ATTEMPTS} workers died {what}, perhaps for want of memory (use fewer, or lower evaluation.batch_size "
-                "or kept_mb); "
-                f"the last said: {last_words}"
+                f"{ATTEMPTS} workers died {when}, possibly because memory ran out; use fewer workers, or lower "
+                f"evaluation.batch_size or evaluation.kept_mb. The last error: {reason}"
             )
-        self.workers[task.worker].revive()
+        self.workers[task.worker].restart()
         self.prepare(task.worker)
         if task.shard is not None:
             self.waiting.append(task.shard)
 
-    def _give_up_on_silent(self) -> None:
+    def _replace_silent(self) -> None:
+        """Replace workers that have run on one shard for too long."""
         latest = time.monotonic() - self.lost_after_seconds
         for future, task in list(self.running.items()):
             if task.shard is not None and task.started < latest:

@@ -1,56 +1,68 @@
-"""What an executor is: it runs a job on shards of data, wherever its workers are.
+"""The executor interface: run a job on every shard of the data, in this process or on workers.
 
-Every executor gives the same results to the bit, for shards add up in any order; what differs is how long they take. A worker holds
-a state that it builds once. It may be killed: its shard is run again, by another.
+A worker holds a state that it creates once, and calls the job with it. Results are sums over shards, so they do not depend on the
+executor, bit for bit. A worker may be killed at any time: its shard is run again by another.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
-# The images from one position of a split to before another.
+# The images from one position of a split up to, but not including, another.
 Shard = tuple[int, int]
-
-
-class Job(Protocol):
-    """Something to do with every shard: a value that can be sent to a worker."""
-
-    def __call__(self, state: Any, shard: Shard, /) -> Any: ...
+# Computes the result of a shard from a worker's state. Must be picklable.
+Job = Callable[[Any, Shard], Any]
+# Creates the state of a worker, in the worker. Must be picklable.
+CreateState = Callable[[], Any]
 
 
 class Executor(Protocol):
-    """Runs jobs. `workers`: how many shards it runs at a time."""
+    """Runs jobs on shards."""
 
     @property
-    def workers(self) -> int: ...
+    def workers(self) -> int:
+        """Number of shards that run at the same time."""
 
     def run(self, job: Job, shards: Sequence[Shard]) -> Iterator[tuple[int, Any]]:
-        """The result of each shard with its number, as they come.
+        """Run a job on every shard.
+
+        Args:
+            job: Called with the state of the worker and the shard.
+            shards: The shards.
+
+        Yields:
+            The index of a shard and its result, in order of completion.
 
         Raises:
-            UserError: a worker could not begin, or a shard's workers died again and again.
-            Exception: what the job raised.
+            UserError: A worker could not create its state, or workers died repeatedly on the same shard.
+            Exception: Any exception of the job.
         """
 
     def close(self) -> None:
-        """Let the workers go. Closing again does nothing."""
+        """Stop the workers. Closing a closed executor has no effect."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Serial:
-    """In this process, one shard after another."""
+    """Executor that runs the shards in this process, one after another.
+
+    Attributes:
+        state: The state that jobs are called with.
+    """
 
     state: Any
 
     @property
     def workers(self) -> int:
+        """1: this process."""
         return 1
 
     def run(self, job: Job, shards: Sequence[Shard]) -> Iterator[tuple[int, Any]]:
+        """Run as `Executor.run`."""
         for i, shard in enumerate(shards):
             yield i, job(self.state, shard)
 
     def close(self) -> None:
-        """Nothing to let go."""
+        """Do nothing: there are no workers."""

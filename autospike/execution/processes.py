@@ -1,11 +1,11 @@
-"""Workers in processes of this machine. Each is a pool of its own, so that a killed one takes no other with it."""
+"""Executor with worker processes on this machine. Each worker is a process pool of size one, so a killed one affects no other."""
 
 from __future__ import annotations
 
 import os
 import signal
 import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass, field
@@ -13,89 +13,95 @@ from multiprocessing import connection, get_context, parent_process
 from typing import Any
 
 from autospike.execution.dispatch import dispatch
-from autospike.execution.executor import Job, Shard
+from autospike.execution.executor import CreateState, Job, Shard
 from autospike.process import prepare_process
-
-BuildState = Callable[[], Any]  # called once in each worker; the result is the state that jobs are called with
 
 
 @dataclass
 class Processes:
-    """An executor of so many processes, which begin to load at once.
+    """Executor with worker processes. They start, and create their states, when the executor is created.
 
-    Args:
-        start: builds the state of a worker; it is sent to every worker.
+    Attributes:
+        create_state: Sent to each worker, which calls it once.
+        workers: Number of worker processes.
     """
 
-    start: BuildState
+    create_state: CreateState
     workers: int
-    _hired: list[_Process] = field(init=False, repr=False)
+    _processes: list[_Process] = field(init=False, repr=False)
 
     def __post_init__(self) -> None:
-        self._hired = [_Process(self.start) for _ in range(self.workers)]
+        self._processes = [_Process(self.create_state) for _ in range(self.workers)]
 
     @property
     def pids(self) -> list[int]:
-        return [pid for process in self._hired for pid in process.pool._processes or ()]
+        """Process ids of the running workers."""
+        return [pid for process in self._processes for pid in process.pool._processes or ()]
 
     def run(self, job: Job, shards: Sequence[Shard]) -> Iterator[tuple[int, Any]]:
-        return dispatch(job, shards, self._hired)
+        """Run as `Executor.run`."""
+        return dispatch(job, shards, self._processes)
 
     def close(self) -> None:
-        for process in self._hired:
+        """Kill the workers."""
+        for process in self._processes:
             process.close()
 
 
 class _Process:
-    """A worker: a pool of one."""
+    """A worker: a process pool of size one."""
 
     lost = (BrokenProcessPool,)
 
-    def __init__(self, start: BuildState) -> None:
-        self.start = start
-        self.revive()
+    def __init__(self, create_state: CreateState) -> None:
+        self.create_state = create_state
+        self.pool = self._start()
 
     def ready(self) -> Future[Any]:
         return self._submit(_load)
 
     def submit(self, job: Job, shard: Shard) -> Future[Any]:
-        return self._submit(_work, job, shard)
+        return self._submit(_run, job, shard)
 
-    def revive(self) -> None:
-        if hasattr(self, "pool"):
-            self.close()
-        self.pool = ProcessPoolExecutor(1, mp_context=get_context("spawn"), initializer=_begin, initargs=(self.start,))
-        self.pool.submit(_load)
+    def restart(self) -> None:
+        self.close()
+        self.pool = self._start()
 
     def close(self) -> None:
-        """At once: what it is doing is of no use any more."""
+        """Kill the process: nobody needs the result of its task."""
         for process in list((self.pool._processes or {}).values()):
             process.kill()
         self.pool.shutdown(wait=True, cancel_futures=True)
 
-    def _submit(self, *work: Any) -> Future[Any]:
+    def _start(self) -> ProcessPoolExecutor:
+        pool = ProcessPoolExecutor(1, mp_context=get_context("spawn"), initializer=_initialise, initargs=(self.create_state,))
+        pool.submit(_load)
+        return pool
+
+    def _submit(self, function: Any, *args: Any) -> Future[Any]:
         try:
-            return self.pool.submit(*work)
-        except BrokenProcessPool:  # killed while it had nothing to do
-            self.revive()
-            return self.pool.submit(*work)
+            return self.pool.submit(function, *args)
+        except BrokenProcessPool:  # the process was killed while it was idle
+            self.restart()
+            return self.pool.submit(function, *args)
 
 
-# In the worker: how to make its state, and the state.
-_start: BuildState
+# In the worker process: how to create the state, and the state.
+_create_state: CreateState
 _state: Any = None
 
 
-def _begin(start: BuildState) -> None:
-    global _start
-    _start = start
+def _initialise(create_state: CreateState) -> None:
+    """Prepare the worker process."""
+    global _create_state
+    _create_state = create_state
     prepare_process()
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the parent, which closes its workers
-    threading.Thread(target=_follow_parent, daemon=True).start()
+    threading.Thread(target=_exit_with_parent, daemon=True).start()
 
 
-def _follow_parent() -> None:
-    """A killed parent takes its workers with it."""
+def _exit_with_parent() -> None:
+    """End this process when the parent is killed."""
     parent = parent_process()
     assert parent is not None
     connection.wait([parent.sentinel])
@@ -103,12 +109,12 @@ def _follow_parent() -> None:
 
 
 def _load() -> None:
+    """Create the state, unless it exists."""
     global _state
     if _state is None:
-        _state = _start()
+        _state = _create_state()
 
 
-def _work(job: Job, shard: Shard) -> Any:
+def _run(job: Job, shard: Shard) -> Any:
     _load()
-    assert _state is not None
     return job(_state, shard)

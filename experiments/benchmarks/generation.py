@@ -26,7 +26,7 @@ from torch import nn
 
 from autospike.config import SearchConfig
 from autospike.evaluation.calibration import calibrate
-from autospike.evaluation.single import score
+from autospike.evaluation.single import measure
 from autospike.evaluation.trie_evaluator import TrieEvaluator
 from autospike.measurement import Measurement
 from autospike.memory.allocator import retain_large_allocations
@@ -114,7 +114,7 @@ class TimedEvaluation:
         """Calibrate at the space's largest T, then score and count at the candidate's own T: our fastest path for one model."""
         model = self.evaluator.supernet.extract(architecture)
         calibrate(model, (batch.images for batch in self.evaluator.calibration(128)), time_steps=self.evaluator.time_steps)
-        score(model, self.evaluator.search, batch_size=SCORING_BATCH)
+        measure(model, self.evaluator.search, batch_size=SCORING_BATCH)
 
     @torch.no_grad()
     def _theirs(self, architecture: Architecture) -> None:

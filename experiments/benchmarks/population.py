@@ -16,7 +16,7 @@ from autospike.data.images import Images, SplitName, load_images
 from autospike.evaluation.population import PopulationEvaluator
 from autospike.evaluation.trie_evaluator import TrieEvaluator
 from autospike.execution.executor import Serial
-from autospike.memory.cache import MB, ByteBudgetCache
+from autospike.memory.cache import MIB, ByteBudgetCache
 from autospike.randomness import keyed
 from autospike.space.search_space import SearchSpace
 from autospike.supernet import Supernet
@@ -44,8 +44,8 @@ def images() -> Images:
 
 def fixed_batches(source: Images, split: SplitName, kept: ByteBudgetCache, count: int = IMAGES) -> FixedBatches:
     """Batches of `count` images of a split, the same ones in every run."""
-    chosen = source.splits[split].drawn(count, random.Random(0))
-    return FixedBatches(split=chosen, channels=3, image_size=SIZE, kept=kept)
+    chosen = source.splits[split].sample(count, random.Random(0))
+    return FixedBatches(split=chosen, channels=3, image_size=SIZE, cache=kept)
 
 
 def supernet(space: SearchSpace, source: Images) -> Supernet:
@@ -78,9 +78,9 @@ def _training(source: Images) -> Iterator[Batch]:
 
 def trie_evaluator(net: Supernet, source: Images, *, kept_mb: int = 1024, count: int = IMAGES) -> TrieEvaluator:
     """A trie evaluator on `count` images for calibration and as many for scoring."""
-    kept = ByteBudgetCache(kept_mb * MB)
+    kept = ByteBudgetCache(kept_mb * MIB)
     calibration, search = fixed_batches(source, "train", kept, count), fixed_batches(source, "search", kept, count)
-    return TrieEvaluator(supernet=net, calibration=calibration, search=search, kept=kept)
+    return TrieEvaluator(supernet=net, calibration=calibration, search=search, cache=kept)
 
 
 def population_evaluator(evaluator: TrieEvaluator, *, calibration_batch_size: int = 128) -> PopulationEvaluator:

@@ -57,7 +57,7 @@ def population(size: int, seed: int = 0) -> list[Architecture]:
 def two_workers() -> list[Result]:
     """The same population by one worker process and by two, without a cache; both have loaded before."""
     count, candidates = 512, population(12)
-    one, two = (Processes(start=CreateTrieEvaluator(count=count), workers=workers) for workers in (1, 2))
+    one, two = (Processes(create_state=CreateTrieEvaluator(count=count), workers=workers) for workers in (1, 2))
     try:
         evaluators = [_evaluator(executor, count) for executor in (one, two)]
         seconds = interleaved(*(lambda evaluate=evaluate: list(evaluate(candidates)) for evaluate in evaluators), rounds=3)

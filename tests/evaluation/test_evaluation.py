@@ -16,13 +16,13 @@ from autospike.counting.firing import FiringRates
 from autospike.data.batches import FixedBatches, Renormalised
 from autospike.data.images import Split, SplitName, load_images
 from autospike.energy.conventions import BINARY_ONLY, EXACT
-from autospike.evaluation.calibration import UncalibratedError, calibrate, mean
+from autospike.evaluation.calibration import UncalibratedError, average, calibrate
 from autospike.evaluation.population import PopulationEvaluator
-from autospike.evaluation.single import evaluate, score
+from autospike.evaluation.single import evaluate, measure
 from autospike.evaluation.trie_evaluator import TrieEvaluator
 from autospike.execution.executor import Serial
-from autospike.export import Pixels, read_model, write_model
-from autospike.measurement import Measurement, Score
+from autospike.export import InputSpec, read_model, write_model
+from autospike.measurement import Measurement
 from autospike.memory.cache import ByteBudgetCache
 from autospike.models import build_model
 from autospike.models.contract import SpikingModel
@@ -33,7 +33,7 @@ from autospike.supernet import Supernet, batch_norms
 
 def digits(split: SplitName, count: int) -> FixedBatches:
     images = load_images(DataConfig(name="digits", image_size=8), seed=0)
-    return FixedBatches(split=images.splits[split].drawn(count, random.Random(0)), channels=1, image_size=8)
+    return FixedBatches(split=images.splits[split].sample(count, random.Random(0)), channels=1, image_size=8)
 
 
 def reordered(batches: FixedBatches, seed: int) -> FixedBatches:
@@ -79,7 +79,7 @@ def evaluator(space: SearchSpace, **config: int) -> Bench:
         supernet=Supernet(space, num_classes=10, in_chans=1),
         calibration=digits("train", 96),
         search=digits("search", 101),
-        kept=ByteBudgetCache(),
+        cache=ByteBudgetCache(),
     )
     return Bench(walker=walker, config=EvaluationConfig(**{"calibration_images": 96, "calibration_batch_size": 48, **config}))
 
@@ -87,13 +87,13 @@ def evaluator(space: SearchSpace, **config: int) -> Bench:
 def test_an_uncalibrated_subnet_is_refused(tiny_space: SearchSpace) -> None:
     supernet = Supernet(tiny_space, num_classes=10, in_chans=1)
     with pytest.raises(UncalibratedError, match=r"stages\.0\.embedding\.convs\.0\.bn has no statistics of its own"):
-        score(supernet.extract(tiny_space.smallest()), digits("search", 8), batch_size=8)
+        measure(supernet.extract(tiny_space.smallest()), digits("search", 8), batch_size=8)
 
 
 def test_scoring_by_batch_statistics_is_refused(tiny_space: SearchSpace) -> None:
     model = evaluator(tiny_space).calibrated(tiny_space.smallest())
     with pytest.raises(UncalibratedError):
-        score(model.train(), digits("search", 8), batch_size=8)
+        measure(model.train(), digits("search", 8), batch_size=8)
 
 
 def test_calibration_on_one_batch_gives_that_batch_s_statistics(tiny_space: SearchSpace) -> None:
@@ -125,7 +125,7 @@ def test_calibration_averages_its_batches_and_forgets_what_was_before(tiny_space
 
 def test_batches_are_averaged_without_rounding_in_between() -> None:
     """Of 2^24 and twice 1, float32 would lose the ones on the way."""
-    found = mean([torch.tensor([value]) for value in (2.0**24, 1.0, 1.0)])
+    found = average([torch.tensor([value]) for value in (2.0**24, 1.0, 1.0)])
     assert found.dtype == torch.float32
     assert found.tolist() == [torch.tensor((2**24 + 2) / 3).item()]
 
@@ -148,22 +148,22 @@ def test_a_calibrated_model_knows_how_many_batches_it_saw(tiny_space: SearchSpac
 def test_a_score_does_not_depend_on_the_batch_size(tiny_space: SearchSpace, batch_size: int) -> None:
     measured = evaluator(tiny_space)
     model = measured.calibrated(tiny_space.largest())
-    assert score(model, measured.search, batch_size=batch_size) == score(model, measured.search, batch_size=64)
+    assert measure(model, measured.search, batch_size=batch_size) == measure(model, measured.search, batch_size=64)
 
 
 def test_a_score_does_not_depend_on_the_order_of_the_images(tiny_space: SearchSpace) -> None:
     measured = evaluator(tiny_space)
     model = measured.calibrated(tiny_space.largest())
-    expected = score(model, measured.search, batch_size=64)
+    expected = measure(model, measured.search, batch_size=64)
     for seed in range(3):
-        assert score(model, reordered(measured.search, seed), batch_size=64) == expected
+        assert measure(model, reordered(measured.search, seed), batch_size=64) == expected
 
 
 def test_a_candidate_s_measurement_does_not_depend_on_its_company(tiny_space: SearchSpace) -> None:
     measured, rng = evaluator(tiny_space), random.Random(2)
     population = [tiny_space.sample(rng) for _ in range(4)]
-    together = [(m.architecture, m.score) for m in measured(population)]
-    alone = [(m.architecture, m.score) for architecture in reversed(population) for m in measured([architecture])]
+    together = list(measured(population))
+    alone = [m for architecture in reversed(population) for m in measured([architecture])]
     assert together == alone[::-1]
 
 
@@ -174,11 +174,11 @@ def test_accuracy_is_the_share_of_right_answers(tiny_space: SearchSpace) -> None
     with torch.no_grad():
         answers = model(batch.images).argmax(dim=1)
     right = sum(int(answer == label) for answer, label in zip(answers, measured.search.split.labels, strict=False))
-    found = score(model, measured.search, batch_size=40)
+    found = measure(model, measured.search, batch_size=40)
     assert (found.correct, found.images, found.accuracy) == (right, 101, right / 101)
 
 
-def at_every_step(space: SearchSpace) -> list[tuple[Score, Score]]:
+def at_every_step(space: SearchSpace) -> list[tuple[Measurement, Measurement]]:
     """At T = 1 ... 5: the score that a run of five steps gives, and that of a run of so many."""
     measured = evaluator(space)
     model = measured.calibrated(space.largest())
@@ -186,7 +186,7 @@ def at_every_step(space: SearchSpace) -> list[tuple[Score, Score]]:
     assert len(whole.correct) == 5
     alone = [evaluate(model, measured.search, batch_size=40, time_steps=t) for t in range(1, 6)]
     assert [run.correct for run in alone] == [whole.correct[:t] for t in range(1, 6)]
-    return [(whole.score(t), run.score(t)) for t, run in enumerate(alone, start=1)]
+    return [(whole.at(t), run.at(t)) for t, run in enumerate(alone, start=1)]
 
 
 def test_one_run_answers_for_every_number_of_steps(tiny_space: SearchSpace) -> None:
@@ -239,7 +239,7 @@ def test_a_run_has_as_many_steps_as_the_architecture_unless_told_otherwise(tiny_
     steps = tiny_space.smallest().time_steps
     usual = evaluate(model, measured.search, batch_size=40)
     assert usual == evaluate(model, measured.search, batch_size=40, time_steps=steps)
-    assert usual.score(steps) == score(model, measured.search, batch_size=40)
+    assert usual.at(steps) == measure(model, measured.search, batch_size=40)
     assert {count.time_steps for count in usual.operations.counts} == {steps}
     assert usual.operations.images == 101
 
@@ -273,10 +273,10 @@ def test_what_was_written_is_read_to_the_same_logits(tmp_path: Path, family: str
     architecture = Architecture(family=family, time_steps=3, stages=(stage,))  # type: ignore[arg-type]
     model, images = build_model(architecture, num_classes=3, in_chans=3), torch.rand(8, 3, 8, 8)
     calibrate(model, [images], time_steps=3)
-    pixels = Pixels(channels=3, image_size=8, mean=(0.1, 0.2, 0.3), std=(0.4, 0.5, 0.6))
-    write_model(tmp_path, model, architecture, classes=("cat", "dog", "newt"), pixels=pixels)
+    spec = InputSpec(channels=3, image_size=8, mean=(0.1, 0.2, 0.3), std=(0.4, 0.5, 0.6))
+    write_model(tmp_path, model, architecture, classes=("cat", "dog", "newt"), input_spec=spec)
     again = read_model(tmp_path)
-    assert (again.pixels, again.classes, again.model.architecture) == (pixels, ("cat", "dog", "newt"), architecture)
+    assert (again.input_spec, again.classes, again.model.architecture) == (spec, ("cat", "dog", "newt"), architecture)
     assert not again.model.training
     with torch.no_grad():
         assert torch.equal(again.model(images), model(images))

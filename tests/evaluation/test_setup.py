@@ -15,7 +15,7 @@ from conftest import TINY_EXPERIMENT
 from autospike.cli import ExecutorName, _executing
 from autospike.config import Experiment, load_experiment
 from autospike.errors import UserError
-from autospike.evaluation.setup import StartWorker, versions
+from autospike.evaluation.setup import CreateTrieEvaluator, versions
 from autospike.supernet import Supernet
 from autospike.training.setup import build_supernet, open_experiment
 
@@ -67,24 +67,26 @@ def test_racing_is_refused_where_it_would_drop_by_other_objectives(tmp_path: Pat
 
 
 @pytest.fixture
-def start(tmp_path: Path) -> StartWorker:
+def start(tmp_path: Path) -> CreateTrieEvaluator:
     setup = open_experiment(experiment(tmp_path, "threads=1"))
     supernet = build_supernet(setup, setup.experiment.search_space)
     torch.nn.init.constant_(next(supernet.parameters()), 0.25)
     weights = {name: values.numpy() for name, values in supernet.state_dict().items()}
-    return StartWorker(experiment=setup.experiment, weights=weights, fingerprint=setup.images.fingerprint, versions=versions())
+    return CreateTrieEvaluator(
+        experiment=setup.experiment, weights=weights, fingerprint=setup.images.fingerprint, versions=versions()
+    )
 
 
-def test_a_worker_has_the_weights_that_were_sent(start: StartWorker) -> None:
+def test_a_worker_has_the_weights_that_were_sent(start: CreateTrieEvaluator) -> None:
     supernet: Supernet = start().supernet
     assert all(torch.equal(values, torch.tensor(start.weights[name])) for name, values in supernet.state_dict().items())  # type: ignore[index]
 
 
-def test_a_worker_refuses_other_images(start: StartWorker) -> None:
-    with pytest.raises(UserError, match="a worker sees other images than the search does"):
+def test_a_worker_refuses_other_images(start: CreateTrieEvaluator) -> None:
+    with pytest.raises(UserError, match="a worker reads other images than the search"):
         replace(start, fingerprint="000000000000")()
 
 
-def test_a_worker_refuses_other_versions(start: StartWorker) -> None:
+def test_a_worker_refuses_other_versions(start: CreateTrieEvaluator) -> None:
     with pytest.raises(UserError, match=r"a worker has other versions \(autospike .*\) than the search \(autospike 0, torch 1\)"):
         replace(start, versions="autospike 0, torch 1")()

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 from builders import measurement
-from populations import SEARCH, Start, a_walker, an_evaluator, drawn, walked, worth
+from populations import SEARCH, Start, a_walker, an_evaluator, drawn, walked
 
 from autospike.config import EvaluationConfig
 from autospike.data.batches import Span
@@ -20,7 +20,7 @@ from autospike.evaluation.successive_halving import clearly_better, undominated
 from autospike.evaluation.trie import HEAD, Trie
 from autospike.evaluation.trie_evaluator import NodeResult
 from autospike.execution.executor import Job, Serial
-from autospike.measurement import Score
+from autospike.measurement import Measurement
 from autospike.space.architecture import Architecture, Block, Embedding, Stage
 
 IMAGES = 400
@@ -31,8 +31,8 @@ def of(ratio: float, *, time_steps: int = 1, depth: int = 1) -> Architecture:
     return Architecture(time_steps=time_steps, stages=(Stage(embed_dim=8, embedding=Embedding(stride=4), blocks=blocks),))
 
 
-def scored(correct: int, images: int, *, energy: float = 0.0) -> Score:
-    return measurement(of(1), correct=correct, images=images, acs=energy).score
+def scored(correct: int, images: int, *, energy: float = 0.0) -> Measurement:
+    return measurement(of(1), correct=correct, images=images, acs=energy)
 
 
 def test_clearly_better_by_hand() -> None:
@@ -109,7 +109,9 @@ class Scripted:
         return NodeResult(layers=layers, params=1, images=images, correct=correct if name == HEAD else ())
 
 
-def race(right: dict[Architecture, float], *, racing: float, workers: int = 1, batch_size: int = 64) -> dict[Architecture, Score]:
+def race(
+    right: dict[Architecture, float], *, racing: float, workers: int = 1, batch_size: int = 64
+) -> dict[Architecture, Measurement]:
     """Scores of candidates that answer such a share of all images rightly."""
     trie = Trie(right)
     executor = Scripted({trie.paths[a][-1]: share for a, share in right.items()}, workers=workers)
@@ -120,7 +122,7 @@ def race(right: dict[Architecture, float], *, racing: float, workers: int = 1, b
         config=EvaluationConfig(batch_size=batch_size, racing=racing),
         convention=EXACT,
     )
-    return {m.architecture: m.score for m in evaluator(right)}
+    return {m.architecture: m for m in evaluator(right)}
 
 
 SHALLOW, DEEP, DEEPEST = of(1), of(1, depth=2), of(1, depth=3)
@@ -169,9 +171,9 @@ def test_racing_real_networks_changes_no_survivor() -> None:
     population = drawn(walker.supernet.space, 6, seed=2)
     exact = walked(walker, population)
     for batch_size in (4, 9, 100):
-        raced = [worth(m) for m in an_evaluator(Serial(state=Start("sew")()), racing=0.05, batch_size=batch_size)(population)]
-        assert {score.images for _, score, _ in raced} > {SEARCH}
-        assert [r for r, e in zip(raced, exact, strict=True) if r[1].images == SEARCH and r != e] == []
+        raced = list(an_evaluator(Serial(state=Start("sew")()), racing=0.05, batch_size=batch_size)(population))
+        assert {m.images for m in raced} > {SEARCH}
+        assert [r for r, e in zip(raced, exact, strict=True) if r.images == SEARCH and r != e] == []
         if batch_size == 4:
             first = raced
         assert raced == first
@@ -190,4 +192,4 @@ def test_who_is_spared_sees_every_image() -> None:
         convention=EXACT,
         spared=DEEP,
     )
-    assert {m.architecture: m.score.images for m in evaluator(RIGHT)} == dict.fromkeys(RIGHT, IMAGES)
+    assert {m.architecture: m.images for m in evaluator(RIGHT)} == dict.fromkeys(RIGHT, IMAGES)

@@ -171,9 +171,9 @@ def test_mlp_ratios_of_one_hidden_width_part_nothing() -> None:
 def test_where_a_node_stands() -> None:
     trie = Trie([two_stages(Block(token_mixer="sepconv", mlp_ratio=1))])
     nodes = [trie.nodes[key] for key in next(iter(trie.paths.values()))]
-    assert [node.goes_on for node in nodes] == [True, True, True, True, False, False]
+    assert [node.is_inner for node in nodes] == [True, True, True, True, False, False]
     assert [node.ends_block for node in nodes] == [True, True, True, False, True, False]
-    assert [node.prefix for node in nodes] == [*(node.name for node in nodes[:-1]), ""]
+    assert [node.module_prefix for node in nodes] == [*(node.name for node in nodes[:-1]), ""]
     assert nodes[-1].name == HEAD
 
 

@@ -19,7 +19,7 @@ from typing import Any
 
 import pytest
 from builders import one_line_error
-from populations import Echo, Fail, KillOnce, Pid, Refuse, Start, Worth, a_walker, an_evaluator, drawn, walked, worth
+from populations import Echo, Fail, KillOnce, Pid, Refuse, Start, a_walker, an_evaluator, drawn, walked
 
 from autospike.config import ExecutionConfig
 from autospike.data.batches import Span
@@ -27,6 +27,7 @@ from autospike.errors import UserError
 from autospike.execution.dispatch import dispatch
 from autospike.execution.executor import Executor, Job, Serial
 from autospike.execution.processes import Processes
+from autospike.measurement import Measurement
 from autospike.space.architecture import Architecture
 
 TESTS = Path(__file__).parents[1]
@@ -79,8 +80,8 @@ class Fake:
         self.log.append((self.name, span))
         return self._future(self.answers(self.name, span))
 
-    def revive(self) -> None:
-        self.log.append((self.name, "revived"))
+    def restart(self) -> None:
+        self.log.append((self.name, "restarted"))
 
     def _future(self, answer: Any) -> Future[Any]:
         future: Future[Any] = Future()
@@ -129,14 +130,14 @@ def test_what_a_lost_worker_had_is_done_by_another() -> None:
     deaths = deque([LostError(), LostError()])
     workers = fakes(2, lambda _n, span: deaths.popleft() if span == SHARDS[2] and deaths else span)
     assert sorted(dispatch("job", SHARDS, workers)) == list(enumerate(SHARDS))
-    assert [what for _, what in workers[0].log].count("revived") == 2
+    assert [what for _, what in workers[0].log].count("restarted") == 2
     assert [what for _, what in workers[0].log].count(SHARDS[2]) == 3
 
 
 def test_a_shard_that_always_kills_is_given_up() -> None:
     workers = fakes(2, lambda _n, span: LostError() if span == SHARDS[2] else span)
     message = one_line_error(lambda: list(dispatch("job", SHARDS, workers)))
-    assert message.startswith("3 workers died of images 8 to 12, ")
+    assert message.startswith("3 workers died on images 8 to 12, ")
     assert "evaluation.batch_size" in message
     assert [what for _, what in workers[0].log].count(SHARDS[2]) == 3
 
@@ -167,14 +168,14 @@ def test_a_silent_worker_is_taken_for_lost() -> None:
     started = time.monotonic()
     assert sorted(dispatch("job", SHARDS, workers, lost_after_seconds=0.2)) == list(enumerate(SHARDS))
     assert 0.2 <= time.monotonic() - started < 2
-    assert (1, "revived") in workers[0].log
+    assert (1, "restarted") in workers[0].log
 
 
 def test_a_slow_worker_is_waited_for() -> None:
     slow = deque([threading.Timer(0.1, print), threading.Timer(0.6, print)])
     workers = fakes(1, lambda _n, span: slow.popleft() if slow else span)
     assert dict(dispatch("job", SHARDS[:2], workers)) == {0: "late", 1: "late"}
-    assert "revived" not in [what for _, what in workers[0].log]
+    assert "restarted" not in [what for _, what in workers[0].log]
 
 
 # Executors.
@@ -186,7 +187,7 @@ def population() -> list[Architecture]:
 
 
 @pytest.fixture(scope="module")
-def expected(population: list[Architecture]) -> list[Worth]:
+def expected(population: list[Architecture]) -> list[Measurement]:
     return walked(a_walker(NAME), population)
 
 
@@ -208,8 +209,8 @@ class Through:
         self.inner.close()
 
 
-def measured(executor: Executor, population: list[Architecture], **config: Any) -> list[Worth]:
-    return [worth(found) for found in an_evaluator(executor, **config)(population)]
+def measured(executor: Executor, population: list[Architecture], **config: Any) -> list[Measurement]:
+    return list(an_evaluator(executor, **config)(population))
 
 
 class ExecutorContract:
@@ -236,7 +237,7 @@ class ExecutorContract:
         assert dict(executor.run(Echo(), SHARDS)) == {i: (3, span) for i, span in enumerate(SHARDS)}
 
     def test_measurements_are_those_of_one_process(
-        self, executor: Executor, population: list[Architecture], expected: list[Worth]
+        self, executor: Executor, population: list[Architecture], expected: list[Measurement]
     ) -> None:
         assert measured(executor, population) == expected
         assert measured(executor, population[::-1], batch_size=4) == expected[::-1]
@@ -249,7 +250,7 @@ class WorkersContract(ExecutorContract):
     """What every executor does whose workers are processes of their own."""
 
     def test_a_worker_killed_in_a_walk_changes_nothing(
-        self, executor: Executor, population: list[Architecture], expected: list[Worth], tmp_path: Path
+        self, executor: Executor, population: list[Architecture], expected: list[Measurement], tmp_path: Path
     ) -> None:
         marker = tmp_path / "killed"
         assert measured(Through(executor, lambda job: KillOnce(job, 10, marker)), population) == expected
@@ -269,7 +270,7 @@ class WorkersContract(ExecutorContract):
     @pytest.mark.slow
     def test_a_shard_that_always_kills_its_worker_is_a_user_error(self, executor: Executor) -> None:
         message = one_line_error(lambda: list(executor.run(KillOnce(Echo(), SHARDS[1][0], None), SHARDS)))
-        assert message.startswith("3 workers died of images 4 to 8, ")
+        assert message.startswith("3 workers died on images 4 to 8, ")
         assert len(list(executor.run(Echo(), SHARDS))) == len(SHARDS)
 
 
@@ -288,7 +289,7 @@ class TestProcesses(WorkersContract):
     @pytest.fixture(scope="class")
     @classmethod
     def executor(cls) -> Iterator[Processes]:  # type: ignore[override]
-        executor = Processes(start=Start(NAME), workers=2)
+        executor = Processes(create_state=Start(NAME), workers=2)
         yield executor
         pids = executor.pids
         executor.close()
@@ -302,7 +303,7 @@ class TestProcesses(WorkersContract):
 
     @pytest.mark.slow
     def test_a_worker_that_cannot_begin_says_why(self) -> None:
-        executor = Processes(start=Refuse(UserError("other images")), workers=1)
+        executor = Processes(create_state=Refuse(UserError("other images")), workers=1)
         try:
             assert one_line_error(lambda: list(executor.run(Echo(), SHARDS))) == "other images"
         finally:
@@ -314,7 +315,7 @@ class TestProcesses(WorkersContract):
 if __name__ == "__main__":
     from populations import Pid, Start, Echo
     from autospike.execution.processes import Processes
-    executor = Processes(start=Start("sew"), workers=1)
+    executor = Processes(create_state=Start("sew"), workers=1)
     list(executor.run(Echo(), [(0, 4)]))
     print(*executor.pids, flush=True)
     list(executor.run(Pid(600), [(0, 4)]))
@@ -392,7 +393,7 @@ class TestCluster(WorkersContract):
         with pytest.MonkeyPatch.context() as patch:
             for name, value in ray_environment().items():
                 patch.setenv(name, value)
-            executor = Cluster(start=Start(NAME), config=ExecutionConfig(executor="ray", workers=2), threads=1)
+            executor = Cluster(create_state=Start(NAME), config=ExecutionConfig(executor="ray", workers=2), threads=1)
             assert executor.workers == 2
             yield executor
             executor.close()
@@ -420,7 +421,7 @@ class TestTwoMachines:
             shutil.rmtree(short, ignore_errors=True)
 
     def test_a_lost_machine_changes_nothing(
-        self, nodes: tuple[str, list[Node]], population: list[Architecture], expected: list[Worth]
+        self, nodes: tuple[str, list[Node]], population: list[Architecture], expected: list[Measurement]
     ) -> None:
         import ray
 
@@ -430,7 +431,7 @@ class TestTwoMachines:
         ray.init(address=address, logging_level="ERROR", log_to_driver=False)
         assert within(60, lambda: ray.cluster_resources().get("CPU") == 2)
         ray.shutdown()
-        executor = Cluster(start=Start(NAME), config=ExecutionConfig(executor="ray", address=address), threads=1)
+        executor = Cluster(create_state=Start(NAME), config=ExecutionConfig(executor="ray", address=address), threads=1)
         try:
             assert executor.workers == 2
             assert measured(executor, population) == expected
@@ -460,7 +461,7 @@ from autospike.config import ExecutionConfig
 from autospike.errors import UserError
 from autospike.execution.ray_cluster import Cluster
 try:
-    Cluster(start=Start("sew"), config=ExecutionConfig(executor="ray", address="127.0.0.1:1"), threads=1)
+    Cluster(create_state=Start("sew"), config=ExecutionConfig(executor="ray", address="127.0.0.1:1"), threads=1)
 except UserError as error:
     print(error)
 """
@@ -474,5 +475,5 @@ except UserError as error:
 def test_a_cluster_without_room_is_a_user_error() -> None:
     from autospike.execution.ray_cluster import Cluster
 
-    message = one_line_error(lambda: Cluster(start=Start(NAME), config=ExecutionConfig(executor="ray"), threads=1000))
+    message = one_line_error(lambda: Cluster(create_state=Start(NAME), config=ExecutionConfig(executor="ray"), threads=1000))
     assert "has no room for a worker of 1000 threads" in message
