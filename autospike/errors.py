@@ -15,7 +15,7 @@ class Interrupted(Exception):  # noqa: N818 - nothing went wrong
     """A signal ended the work where it can go on. The command line exits as the signal would have it, 128 and its number."""
 
     def __init__(self, *, signal: int, step: int) -> None:
-        super().__init__(f"interrupted at step {step}; run the same command again to go on")
+        super().__init__(f"interrupted at step {step}; run the same command again to resume")
         self.step, self.exit_code = step, 128 + signal
 
 

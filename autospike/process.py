@@ -1,4 +1,4 @@
-"""What every process of ours sets before it loads torch, and what it is one of."""
+"""Settings of a process before it loads torch, and its environment: the ranks and the cores that it may use."""
 
 from __future__ import annotations
 
@@ -7,37 +7,32 @@ import os
 import sys
 from pathlib import Path
 
-from autospike.memory.allocator import M_TRIM_THRESHOLD, MOST_FREE
-
-# Settings of ATen, oneDNN and MKL that keep them from AVX-512; each reads its own when it is first used.
-AVX2_ONLY = {"ATEN_CPU_CAPABILITY": "avx2", "ONEDNN_MAX_CPU_ISA": "AVX2", "MKL_ENABLE_INSTRUCTIONS": "AVX2"}
+from autospike.memory.allocator import M_TRIM_THRESHOLD, TRIM_THRESHOLD_BYTES
 
 
 def prepare_process() -> None:
-    """Threads that wait briefly, memory that is kept.
+    """Limit the busy waiting of OpenMP threads, and make malloc retain memory. Call before torch is imported.
 
-    A thread of libgomp that spins without end starves its neighbour on a busy machine; glibc's malloc that gives large blocks back
-    to the system after every step costs up to a third of an evaluation's time. The small blocks that its threads put by split the
-    space of large ones; only a process that is yet to start, a worker, can be told to put none by.
+    An OpenMP thread of libgomp that waits actively without limit slows down other processes of a busy machine. A glibc malloc that
+    returns large blocks to the system after each step costs up to a third of the time of an evaluation. malloc's thread caches of
+    small blocks fragment the space of large ones; they can only be disabled by the environment of processes started later, such as
+    workers.
     """
     os.environ.setdefault("GOMP_SPINCOUNT", "20000")
-    if os.environ.get("AUTOSPIKE_ISA") == "avx2":  # compare with torch as it runs there
-        for name, value in AVX2_ONLY.items():
-            os.environ.setdefault(name, value)
     if sys.platform == "linux":
         mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
         if mallopt is not None:
-            mallopt(M_TRIM_THRESHOLD, MOST_FREE)
+            mallopt(M_TRIM_THRESHOLD, TRIM_THRESHOLD_BYTES)
             os.environ.setdefault("GLIBC_TUNABLES", "glibc.malloc.tcache_count=0")
 
 
 def world_size() -> int:
-    """How many ranks torchrun started; 1 without it, whatever a scheduler's environment says."""
+    """Number of ranks that torchrun started; 1 without torchrun, even if a job scheduler sets WORLD_SIZE."""
     return int(os.environ["WORLD_SIZE"]) if "LOCAL_RANK" in os.environ else 1
 
 
 def available_cores() -> int:
-    """Number of cores that this process may use, by its affinity and the CPU quota of its container."""
+    """Number of cores that this process may use, by its CPU affinity and the CPU quota of its container."""
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     quota = Path("/sys/fs/cgroup/cpu.max")  # microseconds in each period, or "max"
     allowed, _, period = quota.read_text().partition(" ") if quota.exists() else ("max", "", "")

@@ -1,11 +1,12 @@
 """A supernet is a parameter store; a subnet is a view of it.
 
-The store holds the parameters of the largest architecture of a space, and, where blocks choose among mixers, those of every choice.
-A subnet runs the plain model of its own architecture on the leading corner of each parameter of the same name,
-`shared[name][:s0, :s1, ...]`: that one rule is weight entanglement (Auto-Spikformer, arXiv 2306.00807). Attention operators read
-the same q, k and v; a separable convolution, a RepConv and each kind of channel mixer have parameters of their own. Normalisation
-statistics are nobody's to share: in training a subnet uses those of its batch, be it on one rank or on several,
-and keeps none; an extracted subnet has buffers of its own, to be calibrated before it is scored.
+The store holds the parameters of the largest architecture of a space and, where blocks choose among token or channel mixers, those
+of every choice. A subnet runs the plain model of its architecture on the leading corner of each parameter of the same name,
+`shared[name][:s0, :s1, ...]`. This rule is weight entanglement (Auto-Spikformer, arXiv 2306.00807). Attention operators share the
+same q, k and v; a separable convolution, a RepConv and each kind of channel mixer have their own parameters.
+
+BatchNorm statistics are not shared. In training, a subnet normalises by the statistics of its batch, on one rank or on all, and
+keeps none. An extracted subnet has its own buffers, which must be calibrated before it is scored.
 """
 
 from __future__ import annotations
@@ -36,10 +37,13 @@ class Supernet(nn.Module):
     """The shared parameters of every architecture of a space.
 
     Args:
-        space: what the supernet spans; its largest architecture sets the shapes.
-        num_classes: outputs of every subnet.
-        in_chans: channels of an image.
-        surrogate: what stands for a neuron's step in training.
+        space: The architectures; the largest one determines the shapes.
+        num_classes: Number of classes.
+        in_chans: Number of channels of an image.
+        surrogate: Surrogate gradient of the neurons.
+
+    Attributes:
+        shared: The parameters, by the names of the plain models.
     """
 
     def __init__(self, space: SearchSpace, *, num_classes: int, in_chans: int, surrogate: Surrogate = "sigmoid") -> None:
@@ -48,13 +52,17 @@ class Supernet(nn.Module):
         self.surrogate = surrogate
         self.num_classes = num_classes
         self.in_chans = in_chans
-        self._of_ranks = False
+        self._distributed = False
         self.shared = nn.Module()
         for architecture in space.cover():
             self._add(architecture)
 
     def _add(self, architecture: Architecture) -> None:
-        """Make room for an architecture, with fresh parameters where it has some that the store lacks."""
+        """Add the parameters of an architecture that the store lacks.
+
+        Raises:
+            ValueError: A parameter is larger than the stored one, so that no architecture has it at its largest.
+        """
         held = dict(self.shared.named_parameters())
         needed = {name: p.shape for name, p in self._template(architecture).named_parameters()}
         if any(name not in held or not _fits(shape, held[name].shape) for name, shape in needed.items()):
@@ -63,40 +71,66 @@ class Supernet(nn.Module):
                 if name not in held:
                     _put(self.shared, name, parameter)
                 elif not _fits(parameter.shape, held[name].shape):
-                    raise ValueError(f"{name}: no architecture of this space has it at its largest; a family broke the corner rule")
+                    raise ValueError(f"{name}: no architecture of the space has this parameter at its largest in every dimension")
 
     def forward(self, x: Tensor, architectures: Sequence[Architecture], at: Sequence[int] = ()) -> list[Logits]:
-        """Run several subnets on one batch, normalising by its statistics.
+        """Run several subnets on one batch, each normalising by the statistics of the batch.
 
-        Shape: `x` `[B, C, H, W]`, or frames `[T, B, C, H, W]`, to one `[B, num_classes]` for each architecture, in order; to a pair
-        of them where there are two heads. `at` some numbers of steps, whatever T the architectures have: those at each,
-        `[len(at), B, num_classes]`, of one run of the most steps.
+        Args:
+            x: Images `[B, C, H, W]`, or event frames `[T, B, C, H, W]`.
+            architectures: The subnets.
+            at: Values of T. If given, each subnet runs for the largest of them instead of its own T.
+
+        Returns:
+            For each architecture the logits `[B, num_classes]`, or `[len(at), B, num_classes]` if `at` is given; a pair of them if
+            the architecture has two heads.
         """
         return [functional_call(self._template(architecture), self.view(architecture), (x, at)) for architecture in architectures]
 
     def synchronise(self) -> None:
-        """From now on a batch is what all ranks were given, together, and `forward` is called on all of them alike."""
-        self._of_ranks = True
+        """Normalise by the statistics of the batches of all ranks from now on. All ranks must then call `forward` alike."""
+        self._distributed = True
 
     def view(self, architecture: Architecture) -> dict[str, Tensor]:
-        """The subnet's parameters: leading corners that share the store's memory, and pass gradients to it."""
+        """Return the parameters of a subnet as leading corners of the shared ones.
+
+        Args:
+            architecture: The subnet.
+
+        Returns:
+            Views that share the memory of the store and pass gradients to it, by name.
+        """
         shared = dict(self.shared.named_parameters())
         return {name: corner(shared[name], p.shape) for name, p in self._template(architecture).named_parameters()}
 
     @torch.no_grad()
-    def adopt(self, parameters: Mapping[str, Tensor]) -> int:
-        """Take over the common corner of every parameter that the store has under the same name; returns how many numbers."""
-        taken = 0
+    def copy_from(self, parameters: Mapping[str, Tensor]) -> int:
+        """Copy the common leading corner of every parameter of the same name and number of dimensions.
+
+        Args:
+            parameters: The source, by name.
+
+        Returns:
+            The number of copied scalars.
+        """
+        copied = 0
         for name, own in self.shared.named_parameters():
-            given = parameters.get(name)
-            if given is not None and given.dim() == own.dim():
-                shape = [min(sizes) for sizes in zip(own.shape, given.shape, strict=True)]
-                corner(own, shape).copy_(corner(given, shape))
-                taken += math.prod(shape)
-        return taken
+            source = parameters.get(name)
+            if source is not None and source.dim() == own.dim():
+                shape = [min(sizes) for sizes in zip(own.shape, source.shape, strict=True)]
+                corner(own, shape).copy_(corner(source, shape))
+                copied += math.prod(shape)
+        return copied
 
     def extract(self, architecture: Architecture) -> SpikingModel:
-        """The subnet as a plain model with a copy of its parameters. Its normalisation is not calibrated yet."""
+        """Build a plain model with a copy of the parameters of a subnet.
+
+        Args:
+            architecture: The subnet.
+
+        Returns:
+            The model, in eval mode. Its BatchNorm statistics are not calibrated.
+        """
         with torch.device("meta"):
             model = build_model(architecture, num_classes=self.num_classes, in_chans=self.in_chans)
         model.to_empty(device=next(self.shared.parameters()).device)
@@ -106,15 +140,15 @@ class Supernet(nn.Module):
         return model.eval()
 
     def _template(self, architecture: Architecture) -> SpikingModel:
-        return _template(architecture, self.num_classes, self.in_chans, self._of_ranks, self.surrogate)
+        return _template(architecture, self.num_classes, self.in_chans, self._distributed, self.surrogate)
 
 
 @lru_cache(maxsize=128)
-def _template(architecture: Architecture, num_classes: int, in_chans: int, of_ranks: bool, surrogate: Surrogate) -> SpikingModel:
-    """A plain model without memory or statistics, through which views are run."""
+def _template(architecture: Architecture, num_classes: int, in_chans: int, distributed: bool, surrogate: Surrogate) -> SpikingModel:
+    """A plain model on the meta device and without statistics, with which `functional_call` runs views."""
     with torch.device("meta"):
         template = _without_statistics(build_model(architecture, num_classes=num_classes, in_chans=in_chans))
-        if of_ranks:
+        if distributed:
             synchronise(template)
     for lif in template.modules():
         if isinstance(lif, LIF):
@@ -138,22 +172,30 @@ def _put(root: nn.Module, name: str, parameter: nn.Parameter) -> None:
 
 
 def corner(tensor: Tensor, shape: Sequence[int]) -> Tensor:
-    """`tensor[:s0, :s1, ...]`.
+    """Return the leading corner `tensor[:s0, :s1, ...]` of a tensor.
+
+    Args:
+        tensor: The tensor.
+        shape: Size of the corner in each dimension.
+
+    Returns:
+        A view.
 
     Raises:
-        ValueError: the shape does not fit into the tensor; a family broke the corner rule.
+        ValueError: The shape does not fit into the tensor.
     """
     if not _fits(shape, tensor.shape):
-        raise ValueError(f"a subnet's parameter of shape {tuple(shape)} is not a corner of the shared {tuple(tensor.shape)}")
+        raise ValueError(f"a parameter of shape {tuple(shape)} is not a corner of the shared parameter {tuple(tensor.shape)}")
     return tensor[tuple(slice(size) for size in shape)]
 
 
 def batch_norms(model: nn.Module) -> list[_BatchNorm]:
+    """Return the BatchNorm layers of a model, in the order of its modules."""
     return [module for module in model.modules() if isinstance(module, _BatchNorm)]
 
 
 def _without_statistics(model: M) -> M:
-    """Normalise by the batch, and keep no running statistics."""
+    """Normalise by the statistics of the batch, and keep no running ones."""
     for bn in batch_norms(model):
         bn.track_running_stats = False
         bn.running_mean = bn.running_var = bn.num_batches_tracked = None

@@ -1,4 +1,4 @@
-"""Files of tensors, written whole or not at all."""
+"""Safetensors files, written completely or not at all."""
 
 from __future__ import annotations
 
@@ -13,13 +13,18 @@ from autospike.files import replacing
 
 
 def write_tensors(path: Path, tensors: Mapping[str, Tensor], *, metadata: dict[str, str] | None = None) -> None:
-    """A safetensors file, in the place of one that was there.
+    """Write tensors to a safetensors file, replacing an existing one.
+
+    Args:
+        path: The file.
+        tensors: The tensors by name.
+        metadata: Stored in the header of the file.
 
     Raises:
-        UserError: the disk is full, or the folder cannot be written to; the file is as it was.
+        UserError: The disk is full or the folder is not writable; the existing file is unchanged.
     """
     with replacing(path) as temporary:
         try:
             save_file({name: tensor.contiguous() for name, tensor in tensors.items()}, temporary, metadata=metadata)
-        except SafetensorError as error:  # what it makes of a disk that is full
+        except SafetensorError as error:  # safetensors' own error for a full disk
             raise OSError(str(error)) from None

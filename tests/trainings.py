@@ -1,4 +1,4 @@
-"""A tiny training on real digits, four steps an epoch, that several test files run."""
+"""A small training on the digits, four steps an epoch, for several test files."""
 
 from __future__ import annotations
 
@@ -23,17 +23,18 @@ from autospike.training.progress import Progress
 from autospike.training.trainer import train
 
 CONFIG = TrainingConfig(epochs=4, batch_size=32, learning_rate=0.01, warmup_epochs=1, checkpoint_epochs=1)
+SHORT = CONFIG.model_copy(update={"epochs": 2})  # eight steps, checkpoints after four and eight
 
 
-def forked() -> ForkServerContext:
-    """Processes that start in a moment, for what a training needs is imported once for all of them."""
+def forkserver() -> ForkServerContext:
+    """Context whose processes start quickly, because the modules of a training are imported once for all of them."""
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(["autospike.training.trainer", "autospike.cli", "pytest", "sklearn.datasets", "tensorboard"])
     return context
 
 
 class KilledError(Exception):
-    """Stands for a kill at a step."""
+    """Ends a training at a step as a kill would."""
 
 
 def supernet(space: SearchSpace) -> Supernet:
@@ -54,7 +55,7 @@ def batches(config: TrainingConfig, kind: type[TrainingBatches] = TrainingBatche
         smoothing=0.1,
         workers=0,
         seed=0,
-        share=ranks.share(parts=config.accumulate),
+        rank_slice=ranks.slice(parts=config.accumulate),
     )
 
 
@@ -63,28 +64,32 @@ def run(
     folder: Path,
     config: TrainingConfig = CONFIG,
     kill_at: int | None = None,
-    also: Callable[[Progress], None] = lambda _now: None,
+    report: Callable[[Progress], None] = lambda _now: None,
 ) -> list[Progress]:
-    """Train in `folder`; at step `kill_at`, die after the update and before the next one."""
+    """Train in `folder`; raise KilledError after step `kill_at`."""
     steps: list[Progress] = []
 
-    def report(now: Progress) -> None:
+    def record(now: Progress) -> None:
         steps.append(now)
-        also(now)
+        report(now)
         if now.step == kill_at:
             raise KilledError
 
-    train(supernet(space), batches(config), config, Checkpoints(folder=folder), report, seed=0)
+    train(supernet(space), batches(config), config, Checkpoints(folder=folder), record, seed=0)
     return steps
 
 
+def truncate(path: Path) -> None:
+    path.write_bytes(path.read_bytes()[:1000])
+
+
 def weights(folder: Path) -> dict[str, Tensor]:
-    """All that the checkpoint of a finished training holds."""
+    """All tensors in the checkpoint of a finished training."""
     record = Checkpoints(folder=folder).record
     assert record is not None
     assert record.finished
-    return {name: tensor.clone() for name, tensor in load_file(folder / record.file).items()}  # not the file's own memory
+    return {name: tensor.clone() for name, tensor in load_file(folder / record.file).items()}  # not memory-mapped
 
 
-def same_bits(found: dict[str, Tensor], expected: dict[str, Tensor]) -> bool:
+def bit_identical(found: dict[str, Tensor], expected: dict[str, Tensor]) -> bool:
     return found.keys() == expected.keys() and all(torch.equal(found[name], tensor) for name, tensor in expected.items())

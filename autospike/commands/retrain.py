@@ -10,7 +10,6 @@ from typing import Any
 import torch
 
 from autospike import files
-from autospike.commands.train import train_network
 from autospike.console import note, progress, table
 from autospike.data.batches import FixedBatches
 from autospike.energy.conventions import UJ_PER_MJ
@@ -23,6 +22,7 @@ from autospike.search.selection import archived_evaluations, pick
 from autospike.space.architecture import Architecture
 from autospike.training.retraining import Network, networks
 from autospike.training.setup import Setup, load_trained_supernet
+from autospike.training.trainer import train_network
 
 
 def retrain(run: Run, picks: Sequence[str]) -> None:
@@ -66,9 +66,8 @@ def _threads(count: int) -> Iterator[None]:
 
 def _train(run: Run, setup: Setup, network: Network) -> None:
     network.write_recipe()
-    own_run = replace(run, experiment=network.experiment)
     repeated = replace(setup, experiment=network.experiment, repetition=network.seed)
-    train_network(own_run, repeated, network.space, network.checkpoints, name=network.name, part=network.starts_from)
+    train_network(run, repeated, network.space, network.checkpoints, name=network.name, source=network.starts_from)
 
 
 def _measured(run: Run, setup: Setup, compared: Sequence[Network]) -> list[Measured]:

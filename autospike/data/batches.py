@@ -1,4 +1,4 @@
-"""Batches of tensors from splits: augmented and keyed by step for training, fixed for measurement."""
+"""Batches of tensors from a split: augmented and keyed by the step for training, without augmentation for measurement."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from torch.utils.data import DataLoader, Dataset
 
 from autospike.config import AugmentationConfig
 from autospike.data.images import Split
-from autospike.data.preparation import MEAN, STD, Augmented, Preparation, preparation
+from autospike.data.preparation import MEAN, STD, SampleTransforms, TrainingTransform, sample_transforms
 from autospike.data.rank_slice import WHOLE, RankSlice
 from autospike.errors import UserError
 from autospike.memory.cache import ByteBudgetCache
@@ -26,29 +26,43 @@ CPU = torch.device("cpu")
 
 @dataclass(frozen=True, kw_only=True)
 class Batch:
-    """What a network takes and should answer.
+    """Images with their targets.
 
-    Images `[B, C, H, W]` or event frames `[T, B, C, H, W]`, float32; labels `[B]`, or smoothed and mixed probabilities
-    `[B, classes]`.
+    Attributes:
+        images: `[B, C, H, W]`, or event frames `[T, B, C, H, W]`, in float32.
+        targets: Labels `[B]`, or smoothed and mixed probabilities `[B, num_classes]`.
     """
 
     images: Tensor
     targets: Tensor
 
 
-# A split for measurement, in batches of a size.
+# Iterates over a split in batches of a given size.
 Batches = Callable[[int], Iterator[Batch]]
 
 
 @dataclass(frozen=True, kw_only=True)
 class TrainingBatches:
-    """An endless sequence of augmented batches. Batch number `step` depends on (seed, step) alone.
+    """An endless sequence of augmented batches. The batch of a step depends only on (seed, step).
 
-    Every epoch is a permutation of the split; a last, smaller batch is dropped, unless it is the only one. Of each, a rank
-    decodes its share and no more.
+    Each epoch is a permutation of the split. A smaller batch at its end is dropped, unless it is the only one. A rank decodes only
+    its own slice of a batch.
+
+    Attributes:
+        split: The images.
+        num_classes: Number of classes.
+        channels: Number of channels of an image.
+        image_size: Height and width of the images of a batch.
+        batch_size: Over all ranks.
+        augmentation: Transforms of single images, mixup and cutmix.
+        smoothing: Label smoothing.
+        workers: Number of processes that load images; 0 to load them in this one.
+        seed: Key of the order, the augmentation and the mixing.
+        device: Where batches are mixed.
+        rank_slice: The images of each batch that belong to this rank.
 
     Raises:
-        UserError: a batch cannot be shared.
+        UserError: A batch cannot be divided among the ranks.
     """
 
     split: Split
@@ -61,53 +75,62 @@ class TrainingBatches:
     workers: int
     seed: int
     device: torch.device = CPU
-    share: RankSlice = WHOLE
+    rank_slice: RankSlice = WHOLE
 
     def __post_init__(self) -> None:
         self._keys(0)
 
     @property
     def per_epoch(self) -> int:
+        """Number of batches in an epoch."""
         return max(1, len(self.split) // self.batch_size)
 
     def __call__(self, start: int, stop: int) -> Iterator[Batch]:
-        """Batches `start` to `stop - 1`."""
-        samples = preparation(self.split, channels=self.channels, image_size=self.image_size)
-        dataset = _Augmented(self.split, samples.augmented(self.augmentation))
+        """Iterate over the batches of some steps.
+
+        Args:
+            start: The first step.
+            stop: The step after the last one.
+
+        Yields:
+            The batch of each step, or the slice of this rank.
+        """
+        transforms = sample_transforms(self.split, channels=self.channels, image_size=self.image_size)
+        dataset = _AugmentedDataset(self.split, transforms.training(self.augmentation))
         keys = (self._keys(step) for step in range(start, stop))
         loader: Any = DataLoader(dataset, batch_sampler=keys, num_workers=self.workers, persistent_workers=False)
         mixup = self._mixup()
-        for step, (images, labels) in zip(range(start, stop), _loaded(loader), strict=True):
-            channels = images.flatten(1, -3)  # of all frames together: one rectangle is cut from all of them
+        for step, (images, labels) in zip(range(start, stop), _load(loader), strict=True):
+            channels = images.flatten(1, -3)  # cutmix replaces the same rectangle in all frames
             with global_random(self.seed, "mixup", step):
                 mixed_images, mixed_labels = mixup(channels.to(self.device), labels.to(self.device))
             yield Batch(images=_time_first(mixed_images.view(images.shape)), targets=mixed_labels)
 
     def _mixup(self) -> Any:
-        """timm's mixup and cutmix; with neither, it smooths the labels alone."""
+        """timm's mixup and cutmix; without either, it only smooths the labels."""
         mixup, cutmix = self.augmentation.mixup, self.augmentation.cutmix
-        share = self.augmentation.mix_probability if mixup or cutmix else 0.0
-        return Mixup(mixup, cutmix, prob=share, label_smoothing=self.smoothing, num_classes=self.num_classes)
+        probability = self.augmentation.mix_probability if mixup or cutmix else 0.0
+        return Mixup(mixup, cutmix, prob=probability, label_smoothing=self.smoothing, num_classes=self.num_classes)
 
     def _keys(self, step: int) -> list[tuple[int, int]]:
-        """The positions in the split, and the seeds of their augmentation, of one step's samples."""
-        epoch, place = divmod(step, self.per_epoch)
-        order = _order(len(self.split), self.seed, epoch)
-        # timm's mixup pairs images, so a split smaller than a batch gives an even number of them
-        chosen = order[place * self.batch_size : (place + 1) * self.batch_size]
-        shared = self.share.of(chosen[: len(chosen) // 2 * 2])
-        return [(position, keyed_seed(self.seed, "augment", step, position)) for position in shared]
+        """Position in the split and seed of the augmentation of each sample of a step."""
+        epoch, index = divmod(step, self.per_epoch)
+        order = _permutation(len(self.split), self.seed, epoch)
+        batch = order[index * self.batch_size : (index + 1) * self.batch_size]
+        # timm's mixup needs an even number of images, which a batch of a small split may not have
+        local = self.rank_slice.of(batch[: len(batch) // 2 * 2])
+        return [(position, keyed_seed(self.seed, "augment", step, position)) for position in local]
 
 
 @lru_cache(maxsize=2)
-def _order(images: int, seed: int, epoch: int) -> tuple[int, ...]:
+def _permutation(images: int, seed: int, epoch: int) -> tuple[int, ...]:
     order = list(range(images))
     keyed(seed, "epoch", epoch).shuffle(order)
     return tuple(order)
 
 
-def _loaded(loader: Any) -> Iterator[Any]:
-    """What a loader gives. A worker reports a user's error as a traceback, of which the last line says what is wrong."""
+def _load(loader: Any) -> Iterator[Any]:
+    """Iterate over a DataLoader. Its workers report a UserError as a traceback, whose last line is the message."""
     try:
         yield from loader
     except UserError as error:
@@ -115,21 +138,21 @@ def _loaded(loader: Any) -> Iterator[Any]:
 
 
 def _time_first(batch: Tensor) -> Tensor:
-    """Frames `[B, T, C, H, W]` to `[T, B, C, H, W]`; still images `[B, C, H, W]` stay as they are."""
+    """Event frames `[B, T, C, H, W]` to `[T, B, C, H, W]`; still images `[B, C, H, W]` are unchanged."""
     return batch.transpose(0, 1) if batch.dim() == 5 else batch
 
 
-class _Augmented(Dataset[tuple[Tensor, int]]):
-    """Items are addressed by (position, seed): the same pair gives the same pixels in any worker."""
+class _AugmentedDataset(Dataset[tuple[Tensor, int]]):
+    """A dataset indexed by (position, seed): the same pair gives the same pixels in every worker."""
 
-    def __init__(self, split: Split, augmented: Augmented) -> None:
-        self.split, self.augmented = split, augmented
+    def __init__(self, split: Split, transform: TrainingTransform) -> None:
+        self.split, self.transform = split, transform
 
     def __getitem__(self, key: tuple[int, int]) -> tuple[Tensor, int]:
         position, seed = key
         with global_random(seed), torch.random.fork_rng(devices=[]):
-            torch.default_generator.manual_seed(seed)  # torch.manual_seed would queue a call for every CUDA device, each time
-            image = self.augmented(self.split.image(position))
+            torch.default_generator.manual_seed(seed)  # torch.manual_seed would also seed every CUDA device
+            image = self.transform(self.split.image(position))
         return image, self.split.labels[position]
 
 
@@ -138,64 +161,96 @@ Span = tuple[int, int]
 
 
 def spans(images: int, batch_size: int) -> list[Span]:
-    """A split in batches of a size. None holds a single image, unless the split does."""
+    """Divide a split into batches, none of which has a single image unless the split has.
+
+    Args:
+        images: Number of images of the split.
+        batch_size: Of all batches but the last one, which may have one image more.
+
+    Returns:
+        The batches, in order.
+    """
     starts = list(range(0, max(1, images - 1), max(2, batch_size)))
     return list(zip(starts, [*starts[1:], images], strict=True))
 
 
 @dataclass
 class FixedBatches:
-    """A split, resized and unaugmented, in the split's order. Each sample is decoded once, then kept in memory while there is room.
+    """Batches of a split for measurement: resized, without augmentation, in the order of the split.
 
-    An image is kept as bytes. So are frames of whole counts up to 255 that need no resizing; larger counts take 16 bits, means of
-    counts 32: 16 frames of 2 x 128 x 128 are half a megabyte, 1 or 2.
+    A sample is decoded once and then cached. Images are cached as 8-bit integers, as are event frames whose counts are at most 255
+    and need no resizing; larger counts take 16 bits, and means of counts 32: 16 frames of 2 x 128 x 128 take 0.5, 1 or 2 MB.
 
-    No batch holds a single sample, unless the split does: convolutions take another path for one, and its last bits differ.
+    No batch has a single sample unless the split has, because convolutions compute a single sample by another algorithm, whose
+    last bits differ.
+
+    Attributes:
+        split: The images.
+        channels: Number of channels of an image.
+        image_size: Height and width of the images of a batch.
+        device: Where batches are.
+        cache: Holds decoded samples.
     """
 
     split: Split
     channels: int
     image_size: int
     device: torch.device = CPU
-    kept: ByteBudgetCache = field(default_factory=ByteBudgetCache, repr=False)
+    cache: ByteBudgetCache = field(default_factory=ByteBudgetCache, repr=False)
 
     def __len__(self) -> int:
         return len(self.split)
 
     def __call__(self, batch_size: int) -> Iterator[Batch]:
+        """Iterate over the whole split in batches of `batch_size` images; see `spans`."""
         for span in spans(len(self), batch_size):
             yield self.batch(span)
 
     def batch(self, span: Span) -> Batch:
-        """The images from one position to before another."""
-        samples = preparation(self.split, channels=self.channels, image_size=self.image_size)
-        images = samples.measured(torch.stack([self._sample(samples, i) for i in range(*span)]).to(self.device))
+        """Return the images from one position of the split to before another.
+
+        Args:
+            span: The two positions.
+
+        Returns:
+            The batch, on the device.
+        """
+        transforms = sample_transforms(self.split, channels=self.channels, image_size=self.image_size)
+        images = transforms.normalise(torch.stack([self._sample(transforms, i) for i in range(*span)]).to(self.device))
         return Batch(images=_time_first(images), targets=self.targets(span))
 
     def targets(self, span: Span) -> Tensor:
+        """Return the labels `[B]` of the images of a span, on the device."""
         return torch.tensor(self.split.labels[slice(*span)], device=self.device)
 
-    def _sample(self, samples: Preparation, position: int) -> Tensor:
+    def _sample(self, transforms: SampleTransforms, position: int) -> Tensor:
         key = ("sample", self.split.name, self.split.indices[position], self.image_size)
-        sample: MmapTensor | None = self.kept.get(key)
+        sample: MmapTensor | None = self.cache.get(key)
         if sample is None:
-            sample = MmapTensor.of(samples.kept(self.split.image(position)))
-            self.kept.keep(key, sample, sample.nbytes)
+            sample = MmapTensor.of(transforms.resize(self.split.image(position)))
+            self.cache.put(key, sample, sample.nbytes)
         return sample.tensor()
 
 
 @dataclass(frozen=True, kw_only=True)
 class Renormalised:
-    """Still images as a network from elsewhere wants them: each channel normalised by its own mean and standard deviation."""
+    """Batches of still images, each channel normalised by the mean and standard deviation that a model expects.
+
+    Attributes:
+        batches: The images, normalised as `preparation` does. Event frames are unchanged.
+        mean: Of each channel.
+        std: Of each channel.
+    """
 
     batches: FixedBatches
     mean: tuple[float, ...]
     std: tuple[float, ...]
 
     def __call__(self, batch_size: int) -> Iterator[Batch]:
-        ours = self.batches.split.time_steps is not None or {*self.mean, *self.std} == {MEAN, STD}
+        """Iterate over the whole split in batches of `batch_size` images."""
+        unchanged = self.batches.split.time_steps is not None or {*self.mean, *self.std} == {MEAN, STD}
         for batch in self.batches(batch_size):
-            if not ours:
+            if not unchanged:
                 mean, std = (torch.tensor(x, device=batch.images.device)[:, None, None] for x in (self.mean, self.std))
                 batch = replace(batch, images=(batch.images * STD + MEAN - mean) / std)
             yield batch

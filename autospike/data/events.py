@@ -1,6 +1,6 @@
-"""Event frames on disk: `.npz` archives that hold an array `frames` `[T, C, H, W]`, how often each pixel fired in each frame.
+"""Event frames on disk: `.npz` archives with an array `frames` `[T, C, H, W]`, the number of events of each pixel in each frame.
 
-spikingjelly's datasets write them so, with C = 2 for the two polarities, into `frames_number_T_split_by_...`.
+spikingjelly's datasets write them in this form, with C = 2 for the two polarities, into `frames_number_T_split_by_...`.
 """
 
 from __future__ import annotations
@@ -16,40 +16,58 @@ from autospike.errors import UserError
 Frames = NDArray[np.float32]
 
 KEY = "frames"
-REMEDY = "prepare it again, with spikingjelly's datasets and frames_number"
+REMEDY = "create it again with spikingjelly's datasets and frames_number"
 
 
 @dataclass(frozen=True, kw_only=True)
 class FrameFiles:
-    """Samples that are read when they are asked for, all of as many frames and channels."""
+    """Files of event frames, read on demand, all with the same number of frames and channels.
+
+    Attributes:
+        paths: The files.
+        time_steps: Number of frames of each.
+        channels: Number of channels of each.
+    """
 
     paths: tuple[Path, ...]
     time_steps: int
     channels: int
 
     def __call__(self, index: int) -> Frames:
-        """Shape: `[time_steps, channels, H, W]`.
+        """Read a file.
+
+        Args:
+            index: Of the file in `paths`.
+
+        Returns:
+            Event frames `[time_steps, channels, H, W]`.
 
         Raises:
-            UserError: the file cannot be read, holds no frames, or is of another number of frames or channels.
+            UserError: The file cannot be read, contains no event frames, or another number of frames or channels.
         """
         path = self.paths[index]
         frames = read_frames(path)
         if frames.shape[:2] != (self.time_steps, self.channels):
             raise UserError(
-                f"{path}: {frames.shape[0]} frames of {frames.shape[1]} channels, where the first file of the source has "
-                f"{self.time_steps} of {self.channels}; prepare all files with the same number of frames"
+                f"{path}: {frames.shape[0]} frames with {frames.shape[1]} channels, but the first file has {self.time_steps} "
+                f"frames with {self.channels}; create all files with the same number of frames"
             )
         return frames
 
 
 def read_frames(path: Path) -> Frames:
-    """The frames of one file, `[T, C, H, W]`. Nothing in it is ever unpickled.
+    """Read event frames. Pickled objects in the file are never loaded.
+
+    Args:
+        path: The `.npz` file.
+
+    Returns:
+        Event frames `[T, C, H, W]`.
 
     Raises:
-        UserError: the file cannot be read, or holds no such array of finite numbers.
+        UserError: The file cannot be read, or has no array `frames` of finite numbers.
     """
-    written = _written(path)
+    written = _read_array(path)
     if written.dtype.kind not in "buif" or written.ndim != 4 or 0 in written.shape:
         raise UserError(
             f"{path}: `{KEY}` must be numbers of shape [T, C, H, W], got {written.dtype} of shape {list(written.shape)}; {REMEDY}"
@@ -57,20 +75,20 @@ def read_frames(path: Path) -> Frames:
     with np.errstate(over="ignore"):
         frames = np.array(written, dtype=np.float32, order="C")
     if not np.isfinite(frames).all():
-        raise UserError(f"{path}: `{KEY}` holds numbers that are not finite; {REMEDY}")
+        raise UserError(f"{path}: `{KEY}` contains numbers that are not finite; {REMEDY}")
     return frames
 
 
-def _written(path: Path) -> NDArray[np.generic]:
+def _read_array(path: Path) -> NDArray[np.generic]:
     try:
         with np.load(path, allow_pickle=False) as archive:
             if KEY in archive:
                 written: NDArray[np.generic] = archive[KEY]
                 return written
-            held = ", ".join(map(repr, archive)) or "nothing"
-    except Exception as error:  # damage to a file makes numpy, zipfile, zlib and tokenize raise a dozen kinds
+            names = ", ".join(map(repr, archive)) or "nothing"
+    except Exception as error:  # numpy, zipfile, zlib and tokenize raise a dozen kinds of errors for damaged files
         reason = (str(error).splitlines() or [type(error).__name__])[0]
-        raise UserError(f"{path}: no event frames that can be read ({reason}); {REMEDY}, or take it away") from None
+        raise UserError(f"{path}: event frames cannot be read ({reason}); {REMEDY}, or remove it") from None
     raise UserError(
-        f"{path}: no array `{KEY}`, but {held}; give data.root a folder of frames, not of events (frames_number_..., not events_np)"
+        f"{path}: no array `{KEY}`, only {names}; set data.root to a folder of frames (frames_number_...), not events (events_np)"
     )

@@ -1,13 +1,13 @@
-"""How a sample becomes what a network sees: augmented in training, always the same in measurement.
+"""Transforms from a sample to a network's input: with augmentation for training, deterministic for measurement.
 
-|              | still images    | event frames                                                           |
-|--------------|-----------------|------------------------------------------------------------------------|
-| a sample     | `[C, H, W]`     | `[T, C, H, W]`                                                         |
-| values       | 0..1 to -1..1   | counts as they are: whole numbers, unless the size has to change       |
-| augmentation | timm's          | `min_scale`, `flip`, `erasing` to no events; drawn once for all frames |
+|              | still images    | event frames                                                                |
+|--------------|-----------------|-----------------------------------------------------------------------------|
+| sample       | `[C, H, W]`     | `[T, C, H, W]`                                                              |
+| values       | 0..1 to -1..1   | counts, unchanged: integers unless they are resized                         |
+| augmentation | timm's          | `min_scale`, `flip`, `erasing` (to zero events); the same for all frames    |
 
-The geometry of measurement is the same for both: the shorter side is brought to `image_size`, then the centre is taken. Mixup and
-cutmix come later, where there are batches.
+For measurement, both are resized so that the shorter side is `image_size`, then cropped at the centre. Mixup and cutmix are applied
+to batches (`data.batches`).
 """
 
 from __future__ import annotations
@@ -28,69 +28,112 @@ from autospike.data.events import Frames
 from autospike.data.images import Split
 from autospike.errors import UserError
 
-# Pixels 0..1 become -1..1 on every channel, whatever the source: the first normalisation of a network learns the rest.
+# Maps pixels 0..1 to -1..1 on every channel, for all data: the first BatchNorm of a network learns the rest.
 MEAN = STD = 0.5
 
-# Tried in turn for frames that are kept. The last one takes whatever is left: an interpolated count is no whole number.
-KEPT_TYPES = (torch.uint8, torch.int16, torch.float32)
+# Types in which event frames are cached, from small to large. Interpolated counts are not integers and need the last one.
+CACHED_TYPES = (torch.uint8, torch.int16, torch.float32)
 
-Augmented = Callable[[Any], Tensor]
+TrainingTransform = Callable[[Any], Tensor]
 
 
-class Preparation(Protocol):
-    """What one kind of sample needs."""
+class SampleTransforms(Protocol):
+    """The transforms of one kind of sample."""
 
-    def augmented(self, augmentation: AugmentationConfig) -> Augmented:
-        """From a sample to a tensor, by torch's, numpy's and Python's global generators. Any worker can be given it.
+    def training(self, augmentation: AugmentationConfig) -> TrainingTransform:
+        """Build the transform for training, which uses the global random generators of torch, numpy and Python.
+
+        Args:
+            augmentation: The configuration.
+
+        Returns:
+            A function from a sample to a tensor; it can be sent to worker processes.
 
         Raises:
-            UserError: the augmentation cannot be had for such samples.
+            UserError: The augmentation does not exist for this kind of sample.
         """
 
-    def kept(self, sample: Any) -> Tensor:
-        """A sample for measurement, in the fewest bytes that lose nothing."""
+    def resize(self, sample: Any) -> Tensor:
+        """Resize a sample for measurement.
 
-    def measured(self, kept: Tensor) -> Tensor:
-        """A batch of kept samples, as float32 and normalised."""
+        Args:
+            sample: A PIL image, or event frames.
+
+        Returns:
+            A tensor of the smallest type that represents it exactly.
+        """
+
+    def normalise(self, samples: Tensor) -> Tensor:
+        """Convert a batch of resized samples to the input of a network.
+
+        Args:
+            samples: Results of `resize`, `[B, ...]`.
+
+        Returns:
+            The batch in float32.
+        """
 
 
-def preparation(split: Split, *, channels: int, image_size: int) -> Preparation:
+def sample_transforms(split: Split, *, channels: int, image_size: int) -> SampleTransforms:
+    """Return the transforms for the samples of a split.
+
+    Args:
+        split: Still images or event frames.
+        channels: Number of channels of an image.
+        image_size: Height and width of the result.
+
+    Returns:
+        The transforms.
+    """
     if split.time_steps is None:
-        return StillImages(channels=channels, image_size=image_size)
-    return EventFrames(image_size=image_size)
+        return ImageTransforms(channels=channels, image_size=image_size)
+    return EventFrameTransforms(image_size=image_size)
 
 
 @dataclass(frozen=True, kw_only=True)
-class StillImages:
-    """PIL images to `[channels, image_size, image_size]`."""
+class ImageTransforms:
+    """Transforms of PIL images to `[channels, image_size, image_size]`; see `SampleTransforms`.
+
+    Attributes:
+        channels: Number of channels; the first ones of RGB.
+        image_size: Height and width of the result.
+    """
 
     channels: int
     image_size: int
 
-    def augmented(self, augmentation: AugmentationConfig) -> Augmented:
-        """timm's training transform.
+    def training(self, augmentation: AugmentationConfig) -> TrainingTransform:
+        """Build timm's training transform.
+
+        Args:
+            augmentation: The configuration.
+
+        Returns:
+            The transform.
 
         Raises:
-            UserError: timm does not know the policy.
+            UserError: timm does not know the augmentation policy.
         """
         try:
-            return partial(_transformed, _timm_transform(augmentation, self.image_size), self.channels)
+            return partial(_transform_image, _timm_transform(augmentation, self.image_size), self.channels)
         except (AssertionError, ValueError, KeyError) as error:
             policy = augmentation.auto_augment
             raise UserError(
-                f"training.augmentation.auto_augment: timm does not take {policy!r} ({error}); write it as rand-m9-n2-mstd0.5-inc1"
+                f"training.augmentation.auto_augment: timm does not accept {policy!r} ({error}); write for example "
+                "rand-m9-n2-mstd0.5-inc1"
             ) from None
 
-    def kept(self, sample: Image.Image) -> Tensor:
-        """Bytes."""
+    def resize(self, sample: Image.Image) -> Tensor:
+        """Resize and crop an image, to 8-bit integers."""
         transform = create_transform(self.image_size, is_training=False, crop_pct=1.0, interpolation="bilinear", normalize=False)
-        return _transformed(transform, self.channels, sample)
+        return _transform_image(transform, self.channels, sample)
 
-    def measured(self, kept: Tensor) -> Tensor:
-        return (kept.float() / 255 - MEAN) / STD
+    def normalise(self, samples: Tensor) -> Tensor:
+        """Map 0..255 to -1..1."""
+        return (samples.float() / 255 - MEAN) / STD
 
 
-def _transformed(transform: Any, channels: int, image: Image.Image) -> Tensor:
+def _transform_image(transform: Any, channels: int, image: Image.Image) -> Tensor:
     pixels: Tensor = transform(image.convert("RGB"))
     return pixels[:channels]
 
@@ -100,7 +143,7 @@ def _timm_transform(augmentation: AugmentationConfig, image_size: int) -> Any:
         image_size,
         is_training=True,
         scale=(augmentation.min_scale, 1.0),
-        # at full scale the geometry of measurement: the shorter side fits, a window of the longer one is taken
+        # without random scaling, resize the shorter side as for measurement and crop at random
         train_crop_mode="rrc" if augmentation.min_scale < 1 else "rkrc",
         hflip=augmentation.flip,
         color_jitter=augmentation.color_jitter,
@@ -113,43 +156,55 @@ def _timm_transform(augmentation: AugmentationConfig, image_size: int) -> Any:
 
 
 @dataclass(frozen=True, kw_only=True)
-class EventFrames:
-    """Frames to `[T, C, image_size, image_size]`. A smaller frame's pixel is the mean of those it covers, by bilinear weights."""
+class EventFrameTransforms:
+    """Transforms of event frames to `[T, C, image_size, image_size]`, with bilinear resizing; see `SampleTransforms`.
+
+    Attributes:
+        image_size: Height and width of the result.
+    """
 
     image_size: int
 
-    def augmented(self, augmentation: AugmentationConfig) -> Augmented:
-        """Geometry alone.
+    def training(self, augmentation: AugmentationConfig) -> TrainingTransform:
+        """Build the geometric transforms, with the same random values for all frames.
+
+        Args:
+            augmentation: The configuration.
+
+        Returns:
+            The transform.
 
         Raises:
-            UserError: a policy for pictures is asked for.
+            UserError: The configuration has an augmentation that only exists for still images.
         """
         for name in ("auto_augment", "color_jitter"):
             if getattr(augmentation, name):
                 raise UserError(
-                    f"training.augmentation.{name}: made for pictures, not for event frames; "
-                    "leave it out (min_scale, flip, erasing, mixup and cutmix apply)"
+                    f"training.augmentation.{name}: not available for event frames; remove it "
+                    "(min_scale, flip, erasing, mixup and cutmix are available)"
                 )
         steps = [
-            *self._window(augmentation.min_scale),
+            *self._random_crop(augmentation.min_scale),
             v2.RandomHorizontalFlip(augmentation.flip),
             v2.RandomErasing(augmentation.erasing),
         ]
-        return partial(_framed, v2.Compose(steps))
+        return partial(_transform_frames, v2.Compose(steps))
 
-    def kept(self, sample: Frames) -> Tensor:
-        frames = _framed(v2.Compose([v2.Resize(self.image_size), v2.CenterCrop(self.image_size)]), sample)
-        return next(kept for kept in map(frames.to, KEPT_TYPES) if torch.equal(kept.float(), frames))
+    def resize(self, sample: Frames) -> Tensor:
+        """Resize and crop event frames, to the smallest type that represents the counts exactly."""
+        frames = _transform_frames(v2.Compose([v2.Resize(self.image_size), v2.CenterCrop(self.image_size)]), sample)
+        return next(cached for cached in map(frames.to, CACHED_TYPES) if torch.equal(cached.float(), frames))
 
-    def measured(self, kept: Tensor) -> Tensor:
-        return kept.float()
+    def normalise(self, samples: Tensor) -> Tensor:
+        """Convert counts to float32."""
+        return samples.float()
 
-    def _window(self, min_scale: float) -> list[Any]:
+    def _random_crop(self, min_scale: float) -> list[Any]:
         if min_scale < 1:
             return [v2.RandomResizedCrop(self.image_size, scale=(min_scale, 1.0))]
         return [v2.Resize(self.image_size), v2.RandomCrop(self.image_size)]
 
 
-def _framed(transform: Any, sample: Frames) -> Tensor:
+def _transform_frames(transform: Any, sample: Frames) -> Tensor:
     frames: Tensor = transform(torch.from_numpy(sample))
     return frames

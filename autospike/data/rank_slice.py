@@ -1,4 +1,4 @@
-"""The share of a training batch that one of several ranks takes."""
+"""The slice of a training batch that belongs to one of several ranks."""
 
 from __future__ import annotations
 
@@ -13,14 +13,19 @@ T = TypeVar("T")
 
 @dataclass(frozen=True, kw_only=True)
 class RankSlice:
-    """Which images of a batch are one rank's.
+    """Selects the images of a batch that belong to a rank.
 
-    A batch goes through the network in `parts`; every rank takes an equal share of each, from both of its ends:
+    A batch is processed in `parts` parts. Each rank takes equally many images of each part, from both of its ends:
 
         part of 8 images on 2 ranks    0 0 1 1 1 1 0 0
 
-    So a rank that holds image i of a batch of B holds image B - 1 - i, too, the one that timm's mixup and cutmix mix it with. Mixed
-    by itself, a rank's share has the very pixels and targets that it has in the whole batch.
+    A rank with image i of a batch of B therefore also has image B - 1 - i, with which timm's mixup and cutmix mix it. So a rank can
+    mix its slice by itself, with the same pixels and targets as in the whole batch.
+
+    Attributes:
+        rank: Number of this rank.
+        ranks: Number of ranks.
+        parts: Number of parts in which a batch is processed.
     """
 
     rank: int = 0
@@ -28,23 +33,29 @@ class RankSlice:
     parts: int = 1
 
     def of(self, batch: Sequence[T]) -> list[T]:
-        """This rank's, in the batch's order.
+        """Return the images of this rank.
+
+        Args:
+            batch: All images.
+
+        Returns:
+            Those of this rank, in the order of the batch.
 
         Raises:
-            UserError: there are several ranks, and no equal shares.
+            UserError: The batch cannot be divided equally among several ranks.
         """
         if self.ranks == 1:
             return list(batch)
         unit = 2 * self.ranks * self.parts
         if len(batch) % unit:
             raise UserError(
-                f"training.batch_size: batches of {len(batch)} images cannot be shared by {self.ranks} ranks in {self.parts} "
-                f"part{'s' if self.parts > 1 else ''} each; choose a multiple of {unit}"
+                f"training.batch_size: {len(batch)} images cannot be divided among {self.ranks} ranks in {self.parts} "
+                f"part{'s' if self.parts > 1 else ''} each; use a multiple of {unit}"
             )
         size = len(batch) // self.parts
-        return [image for start in range(0, len(batch), size) for image in self._of_part(batch[start : start + size])]
+        return [image for start in range(0, len(batch), size) for image in self._slice_part(batch[start : start + size])]
 
-    def _of_part(self, part: Sequence[T]) -> Sequence[T]:
+    def _slice_part(self, part: Sequence[T]) -> Sequence[T]:
         size = len(part) // (2 * self.ranks)
         start, stop = self.rank * size, (self.rank + 1) * size
         return [*part[start:stop], *part[len(part) - stop : len(part) - start]]

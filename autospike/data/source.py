@@ -1,4 +1,4 @@
-"""Images by what a user names: a folder, an experiment, a run, or the digits."""
+"""Open the data that a command line option names: a folder, an experiment, a run, or the digits."""
 
 from __future__ import annotations
 
@@ -10,25 +10,32 @@ from autospike.data.images import Images, load_images
 from autospike.errors import UserError
 from autospike.run_directory import Run
 
-# What tells a folder's kind: the first of these that is in it.
-FOLDERS = {"cifar-10-batches-py": "cifar10", "cifar-100-python": "cifar100"}
+# Subfolders by which torchvision's copies of CIFAR are recognised.
+CIFAR_FOLDERS = {"cifar-10-batches-py": "cifar10", "cifar-100-python": "cifar100"}
 
 
 def open_images(source: str, *, image_size: int) -> Images:
-    """The images of a source with their splits: those of the experiment or run, or else drawn as its defaults are, by seed 0.
+    """Open a dataset with the splits of an experiment or a run, or else with the default splits by seed 0.
+
+    Args:
+        source: A folder, an experiment (YAML), the folder of a run, or "digits".
+        image_size: Height and width of the images.
+
+    Returns:
+        The dataset.
 
     Raises:
-        UserError: there is no such source, or a run's images are not those that it was trained on.
+        UserError: The source does not exist, or the images of a run are not those that it was trained on.
     """
     path = Path(source)
     if (path / "experiment.yaml").exists():
-        images = _of_experiment(path / "experiment.yaml", image_size)
+        images = _open_experiment_data(path / "experiment.yaml", image_size)
         run = Run.resume(path)
-        if run.trained:  # else there is nothing that it could have learnt from other images
+        if run.trained:
             run.check_data(images.fingerprint)
         return images
     if path.suffix in (".yaml", ".yml"):
-        return _of_experiment(path, image_size)
+        return _open_experiment_data(path, image_size)
     if source == "digits":
         return load_images(DataConfig(name="digits", image_size=image_size), seed=0)
     if not path.is_dir():
@@ -39,12 +46,13 @@ def open_images(source: str, *, image_size: int) -> Images:
     return load_images(DataConfig.model_validate({"name": _kind(path), "root": path, "image_size": image_size}), seed=0)
 
 
-def _of_experiment(path: Path, image_size: int) -> Images:
-    held = load_experiment(path)
-    return load_images(held.data.model_copy(update={"image_size": image_size}), seed=held.seed)
+def _open_experiment_data(path: Path, image_size: int) -> Images:
+    experiment = load_experiment(path)
+    return load_images(experiment.data.model_copy(update={"image_size": image_size}), seed=experiment.seed)
 
 
 def _kind(folder: Path) -> str:
-    known = next((kind for name, kind in FOLDERS.items() if (folder / name).is_dir()), None)
+    """The `data.name` of a folder."""
+    known = next((kind for name, kind in CIFAR_FOLDERS.items() if (folder / name).is_dir()), None)
     frames = next(chain(folder.glob("*/*.npz"), folder.glob("train/*/*.npz")), None)
     return known or ("events" if frames else "folder")

@@ -1,4 +1,4 @@
-"""What is kept in memory because it may be needed again, up to a budget: decoded images, what nodes of a walk gave."""
+"""LRU cache with a byte budget, for decoded images and intermediate results of a trie evaluation."""
 
 from __future__ import annotations
 
@@ -6,50 +6,59 @@ from collections import OrderedDict
 from dataclasses import dataclass, field
 from typing import Any
 
-MB = 1 << 20
+MIB = 1 << 20
 
 Key = tuple[Any, ...]
 
 
 @dataclass
 class ByteBudgetCache:
-    """What was not used for longest makes room, but nothing that the turn at hand has used: what is gone through in a circle would
-    otherwise always just have been thrown away.
+    """Least recently used entries are evicted first, but never one that the current generation has used.
 
-    Args:
-        budget_bytes: for everything together.
+    Pinning the current generation helps when the same entries are used in the same order again and again: a plain LRU cache that
+    is too small for all of them would evict each one just before it is needed.
+
+    Attributes:
+        budget_bytes: Largest total size of the entries.
+        used_bytes: Current total size of the entries.
     """
 
-    budget_bytes: int = 1024 * MB
+    budget_bytes: int = 1024 * MIB
     used_bytes: int = 0
-    _turn: int = 0
-    _held: OrderedDict[Key, tuple[Any, int, int]] = field(default_factory=OrderedDict, repr=False)
+    _generation: int = 0
+    _entries: OrderedDict[Key, tuple[Any, int, int]] = field(default_factory=OrderedDict, repr=False)  # value, bytes, generation
 
-    def turn(self) -> None:
-        """Begin a new turn."""
-        self._turn += 1
+    def next_generation(self) -> None:
+        """Start a new generation, so that entries of earlier ones may be evicted."""
+        self._generation += 1
 
     def get(self, key: Key) -> Any:
-        """What was kept, or None."""
-        if key not in self._held:
+        """Return the value of a key, or None."""
+        if key not in self._entries:
             return None
-        value, nbytes, _ = self._held.pop(key)
-        self._held[key] = (value, nbytes, self._turn)
+        value, nbytes, _ = self._entries.pop(key)
+        self._entries[key] = (value, nbytes, self._generation)
         return value
 
-    def keep(self, key: Key, value: Any, nbytes: int) -> None:
-        """Keep a value of that size, in place of another under the same key, if there is room or room can be made."""
-        self._drop(key)
+    def put(self, key: Key, value: Any, nbytes: int) -> None:
+        """Insert or replace a value if it fits into the budget.
+
+        Args:
+            key: The key.
+            value: The value.
+            nbytes: Size of the value in bytes.
+        """
+        self._remove(key)
         if nbytes > self.budget_bytes:
             return
-        while self.used_bytes + nbytes > self.budget_bytes and self._has_stale():
-            self._drop(next(iter(self._held)))
+        while self.used_bytes + nbytes > self.budget_bytes and self._oldest_is_evictable():
+            self._remove(next(iter(self._entries)))
         if self.used_bytes + nbytes <= self.budget_bytes:
-            self._held[key] = (value, nbytes, self._turn)
+            self._entries[key] = (value, nbytes, self._generation)
             self.used_bytes += nbytes
 
-    def _has_stale(self) -> bool:
-        return bool(self._held) and next(iter(self._held.values()))[2] < self._turn
+    def _oldest_is_evictable(self) -> bool:
+        return bool(self._entries) and next(iter(self._entries.values()))[2] < self._generation
 
-    def _drop(self, key: Key) -> None:
-        self.used_bytes -= self._held.pop(key, (None, 0, 0))[1]
+    def _remove(self, key: Key) -> None:
+        self.used_bytes -= self._entries.pop(key, (None, 0, 0))[1]

@@ -1,7 +1,8 @@
-"""Tensors that live long, apart from those that come and go.
+"""Tensors in memory-mapped pages of their own, for values that outlive many allocations.
 
-malloc puts what it is asked for wherever there is room. A little thing that stays splits the space that a large one leaves and will
-want again; and behind a tensor of any size stands one, for torch describes it in malloc's memory, too.
+A small block that stays allocated in malloc's heap splits the free space that a large block leaves, so that the next large block
+does not fit there. Such a block also exists behind each long-lived tensor, whatever its size: torch allocates its metadata in
+malloc's heap.
 """
 
 from __future__ import annotations
@@ -18,36 +19,50 @@ from torch import Tensor
 
 @dataclass(frozen=True, kw_only=True)
 class MmapTensor:
-    """A copy of a tensor, on the CPU in pages of its own, which go back to the system as soon as nobody holds it."""
+    """A copy of a tensor. On the CPU it has its own pages, which are unmapped when the last reference to them is dropped.
 
-    held: Any  # the pages; what is on a GPU, or empty, is held as it is
+    Attributes:
+        storage: The pages; a tensor if the copy is on a GPU or empty.
+        dtype: As of the original.
+        shape: As of the original.
+    """
+
+    storage: Any
     dtype: torch.dtype
     shape: torch.Size
 
     @classmethod
     def of(cls, x: Tensor) -> MmapTensor:
+        """Copy a tensor.
+
+        Args:
+            x: Any tensor.
+
+        Returns:
+            The copy, on the same device.
+        """
         if x.device.type != "cpu" or not x.numel():
-            return cls(held=x.clone(), dtype=x.dtype, shape=x.shape)
+            return cls(storage=x.clone(), dtype=x.dtype, shape=x.shape)
         pages = mmap.mmap(-1, x.nbytes, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
-        copy = cls(held=pages, dtype=x.dtype, shape=x.shape)
+        copy = cls(storage=pages, dtype=x.dtype, shape=x.shape)
         copy.tensor().copy_(x)
         return copy
 
     def tensor(self) -> Tensor:
-        """The copy itself, as torch sees it."""
-        if isinstance(self.held, Tensor):
-            return self.held
-        return torch.frombuffer(self.held, dtype=self.dtype, count=self.shape.numel()).view(self.shape)
+        """Return the copy as a tensor that shares its memory."""
+        if isinstance(self.storage, Tensor):
+            return self.storage
+        return torch.frombuffer(self.storage, dtype=self.dtype, count=self.shape.numel()).view(self.shape)
 
     def array(self) -> NDArray[Any]:
-        """As numpy sees it; from a GPU it is copied."""
-        if isinstance(self.held, Tensor):
-            return self.held.cpu().numpy()
-        return np.frombuffer(self.held, dtype=str(self.dtype).removeprefix("torch.")).reshape(self.shape)
+        """Return the copy as a numpy array that shares its memory; from a GPU it is copied."""
+        if isinstance(self.storage, Tensor):
+            return self.storage.cpu().numpy()
+        return np.frombuffer(self.storage, dtype=str(self.dtype).removeprefix("torch.")).reshape(self.shape)
 
     @property
     def nbytes(self) -> int:
-        """Of memory: whole pages."""
-        if isinstance(self.held, Tensor):
-            return self.held.nbytes
-        return -(-len(self.held) // mmap.PAGESIZE) * mmap.PAGESIZE
+        """Allocated memory in bytes, a multiple of the page size on the CPU."""
+        if isinstance(self.storage, Tensor):
+            return self.storage.nbytes
+        return -(-len(self.storage) // mmap.PAGESIZE) * mmap.PAGESIZE

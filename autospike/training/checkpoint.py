@@ -1,11 +1,11 @@
-"""Checkpoints: all tensors in one safetensors file, and a JSON record that is written last and makes the file count.
+"""Checkpoints of a training: all tensors in one safetensors file, and a JSON record that is written last.
 
-    step-00000400.safetensors   parameters ("model.*"), their average if there is one ("averaged.*"),
+    step-00000400.safetensors   parameters ("model.*"), their moving average if there is one ("averaged.*"),
                                 optimizer state ("optimizer.INDEX.*", "group.INDEX.step")
-    checkpoint.json             {"step", "file", "sha256", "finished", "previous": the same of the checkpoint before, or null}
+    checkpoint.json             {"step", "file", "sha256", "finished", "previous": the same of the previous checkpoint, or null}
 
-The last two are kept. A kill before the record is written leaves the record of the checkpoint before, whose file is still there; a
-file that was damaged later is told by its digest, and the previous checkpoint takes its place.
+The last two checkpoints are kept. A process that is killed before the record is written leaves the record of the previous
+checkpoint, whose file still exists. A file that is damaged later is recognised by its digest and replaced by the previous one.
 """
 
 from __future__ import annotations
@@ -27,12 +27,20 @@ from autospike.errors import UserError
 from autospike.files import read_json, sha256, write_json
 from autospike.tensors import write_tensors
 
-LEFT_BY_A_KILL = (".*.part", ".tmp*")  # ours; safetensors' own
+TEMPORARY_FILES = (".*.part", ".tmp*")  # of `files.replacing` and of safetensors, left behind by a killed process
 
 
 @dataclass(frozen=True, kw_only=True)
 class Record:
-    """What `checkpoint.json` says."""
+    """Content of `checkpoint.json`.
+
+    Attributes:
+        step: Number of finished steps.
+        file: Name of the file with the tensors.
+        sha256: Of that file.
+        finished: Whether this is the last step of the training.
+        previous: The previous checkpoint.
+    """
 
     step: int
     file: str
@@ -41,17 +49,31 @@ class Record:
     previous: Record | None = None
 
     @classmethod
-    def of(cls, written: dict[str, Any]) -> Record:
-        """Raises:
-        TypeError: it is none.
+    def from_dict(cls, written: dict[str, Any]) -> Record:
+        """Build a record from JSON.
+
+        Args:
+            written: The JSON object.
+
+        Returns:
+            The record.
+
+        Raises:
+            TypeError: The object does not have the fields of a record.
         """
         previous = written.get("previous")
-        return cls(**{**written, "previous": previous and cls.of(previous)})
+        return cls(**{**written, "previous": previous and cls.from_dict(previous)})
 
 
 @dataclass(frozen=True, kw_only=True)
-class State:
-    """What a training step changes, and a checkpoint holds."""
+class TrainingState:
+    """What a training step changes and a checkpoint contains.
+
+    Attributes:
+        model: The trained parameters.
+        optimizer: Its state.
+        average: Moving average of the parameters, if there is one.
+    """
 
     model: nn.Module
     optimizer: Optimizer
@@ -60,30 +82,37 @@ class State:
 
 @dataclass(frozen=True, kw_only=True)
 class Checkpoints:
-    """The checkpoints of one training, in a folder."""
+    """The checkpoints of one training.
+
+    Attributes:
+        folder: The folder that contains them.
+    """
 
     folder: Path
 
     @property
     def record(self) -> Record | None:
-        """The newest complete checkpoint, or None before the first.
+        """The record of the newest checkpoint, or None before the first one.
 
         Raises:
-            UserError: the record is none.
+            UserError: The file is not a record.
         """
         path = self.folder / "checkpoint.json"
         if not path.exists():
             return None
         try:
-            return Record.of(read_json(path))
+            return Record.from_dict(read_json(path))
         except (TypeError, AttributeError):
-            raise UserError(f"{path}: no record of a checkpoint; delete {self.folder} to train again") from None
+            raise UserError(f"{path}: not a checkpoint record; delete {self.folder} to train again") from None
 
     def recover(self) -> str | None:
-        """If the newest checkpoint is damaged, return to the one before; what happened, in one line, or None.
+        """Return to the previous checkpoint if the newest one is damaged.
+
+        Returns:
+            What happened, in one line; None if nothing is damaged.
 
         Raises:
-            UserError: neither is whole.
+            UserError: Both checkpoints are damaged.
         """
         record = self.record
         damage = self._damage(record) if record else None
@@ -91,63 +120,75 @@ class Checkpoints:
             return None
         previous = record.previous
         if previous is None or self._damage(previous):
-            raise UserError(f"{damage}, and no checkpoint before it is whole; delete {self.folder} to train again")
+            raise UserError(f"{damage}, and there is no intact checkpoint before it; delete {self.folder} to train again")
         self._write(previous)
-        return f"{damage}; going on from the checkpoint before it, of step {previous.step}"
+        return f"{damage}; resuming from the previous checkpoint, of step {previous.step}"
 
-    def save(self, step: int, state: State, *, finished: bool) -> None:
-        """Write a checkpoint, and forget all but the one before.
+    def save(self, step: int, state: TrainingState, *, finished: bool) -> None:
+        """Write a checkpoint, and delete all but the previous one.
+
+        Args:
+            step: Number of finished steps.
+            state: What to write.
+            finished: Whether this is the last step of the training.
 
         Raises:
-            UserError: the disk is full, or the folder cannot be written to; the checkpoints are as they were.
+            UserError: The disk is full or the folder is not writable; the earlier checkpoints are unchanged.
         """
         path, before = self.folder / f"step-{step:08d}.safetensors", self.record
         write_tensors(path, _pack(state))
         previous = replace(before, previous=None) if before else None
         self._write(Record(step=step, file=path.name, sha256=sha256(path), finished=finished, previous=previous))
-        kept = {path.name, previous.file if previous else ""}
-        for old in (path for pattern in ("step-*.safetensors", *LEFT_BY_A_KILL) for path in self.folder.glob(pattern)):
-            if old.name not in kept:
+        current = {path.name, previous.file if previous else ""}
+        for old in (path for pattern in ("step-*.safetensors", *TEMPORARY_FILES) for path in self.folder.glob(pattern)):
+            if old.name not in current:
                 old.unlink()
 
-    def restore(self, state: State) -> int:
-        """Restore the newest checkpoint in place; returns the step that comes next, 0 before the first checkpoint.
+    def restore(self, state: TrainingState) -> int:
+        """Restore the newest checkpoint in place.
+
+        Args:
+            state: Receives the tensors.
+
+        Returns:
+            Number of finished steps, 0 if there is no checkpoint.
 
         Raises:
-            UserError: the file is missing, damaged, or of another model.
+            UserError: The file is missing, damaged, or of another model.
         """
         record = self.record
         if record is None:
             return 0
-        with self._reading(record) as tensors:
-            state.model.load_state_dict(_under(tensors, "model."))
+        with self._tensors(record) as tensors:
+            state.model.load_state_dict(_with_prefix(tensors, "model."))
             if state.average is not None:
-                state.average.module.load_state_dict(_under(tensors, "averaged."))
-            _restore(state.optimizer, _under(tensors, "optimizer."), _under(tensors, "group."))
+                state.average.module.load_state_dict(_with_prefix(tensors, "averaged."))
+            _restore_optimizer(state.optimizer, _with_prefix(tensors, "optimizer."), _with_prefix(tensors, "group."))
         return record.step
 
     def load_trained(self, model: nn.Module) -> None:
-        """Give a model the parameters that a training came to, averaged where it averaged.
+        """Load the trained parameters, or their moving average if the training has one.
+
+        Args:
+            model: Receives the parameters.
 
         Raises:
-            UserError: there is no checkpoint, or its file is missing, damaged, or of another model.
+            UserError: There is no checkpoint, or its file is missing, damaged, or of another model.
         """
         record = self.record
         if record is None:
             raise UserError(f"{self.folder}: no checkpoint here")
-        with self._reading(record) as tensors:
-            model.load_state_dict(trained(tensors))
+        with self._tensors(record) as tensors:
+            model.load_state_dict(trained_parameters(tensors))
 
     @contextmanager
-    def _reading(self, record: Record) -> Iterator[dict[str, Tensor]]:
+    def _tensors(self, record: Record) -> Iterator[dict[str, Tensor]]:
+        """The tensors of a checkpoint; errors in the block that uses them are reported as those of the file."""
         damage, path = self._damage(record), self.folder / record.file
         if damage is not None:
-            back = (
-                f"autospike train goes back to step {record.previous.step}"
-                if record.previous
-                else "autospike train has none before it"
-            )
-            raise UserError(f"{damage}; {back}")
+            previous = record.previous
+            remedy = f"autospike train goes back to step {previous.step}" if previous else "there is no checkpoint before it"
+            raise UserError(f"{damage}; {remedy}")
         try:
             yield load_file(path)
         except (OSError, SafetensorError, RuntimeError, ValueError) as error:
@@ -155,10 +196,10 @@ class Checkpoints:
             raise UserError(f"{path}: cannot be restored ({reason}); delete {self.folder} to train again") from None
 
     def _damage(self, record: Record) -> str | None:
-        """What is wrong with a checkpoint; None if its file is the one that was written."""
+        """What is wrong with the file of a checkpoint, or None."""
         path = self.folder / record.file
         try:
-            return None if sha256(path) == record.sha256 else f"{path}: damaged, its content is not what was written"
+            return None if sha256(path) == record.sha256 else f"{path}: damaged, its content differs from what was written"
         except OSError as error:
             return f"{path}: damaged, it cannot be read ({error.strerror})"
 
@@ -166,32 +207,33 @@ class Checkpoints:
         write_json(self.folder / "checkpoint.json", asdict(record))
 
 
-def trained(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
-    """A model's parameters in a checkpoint: their average if it has one."""
-    return _under(tensors, "averaged.") or _under(tensors, "model.")
+def trained_parameters(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Return the parameters in the tensors of a checkpoint, as their moving average if there is one."""
+    return _with_prefix(tensors, "averaged.") or _with_prefix(tensors, "model.")
 
 
-def _pack(state: State) -> dict[str, Tensor]:
+def _pack(state: TrainingState) -> dict[str, Tensor]:
     values: dict[int, dict[str, Any]] = state.optimizer.state_dict()["state"]
     networks = {"model": state.model, **({"averaged": state.average.module} if state.average is not None else {})}
     packed = {f"{prefix}.{name}": tensor for prefix, model in networks.items() for name, tensor in model.state_dict().items()}
     for index, of_parameter in values.items():
         packed |= {f"optimizer.{index}.{name}": torch.as_tensor(value) for name, value in of_parameter.items()}
     for index, group in enumerate(state.optimizer.param_groups):
-        if "step" in group:  # LAMB counts its steps by group, not by parameter
+        if "step" in group:  # LAMB counts its steps for each group, not for each parameter
             packed[f"group.{index}.step"] = torch.as_tensor(group["step"]).clone()
     return packed
 
 
-def _restore(optimizer: Optimizer, tensors: dict[str, Tensor], groups: dict[str, Tensor]) -> None:
+def _restore_optimizer(optimizer: Optimizer, tensors: dict[str, Tensor], groups: dict[str, Tensor]) -> None:
     state: dict[int, dict[str, Tensor]] = {}
     for name, tensor in tensors.items():
         index, key = name.split(".", 1)
-        state.setdefault(int(index), {})[key] = tensor.clone()  # not the file's own memory, which a damage would spoil
+        state.setdefault(int(index), {})[key] = tensor.clone()  # the tensor itself is a view of the memory-mapped file
     optimizer.load_state_dict({**optimizer.state_dict(), "state": state})
     for name, step in groups.items():
         optimizer.param_groups[int(name.split(".")[0])]["step"] = step
 
 
-def _under(tensors: dict[str, Tensor], prefix: str) -> dict[str, Tensor]:
+def _with_prefix(tensors: dict[str, Tensor], prefix: str) -> dict[str, Tensor]:
+    """The tensors whose names start with a prefix, without it."""
     return {name.removeprefix(prefix): tensor for name, tensor in tensors.items() if name.startswith(prefix)}

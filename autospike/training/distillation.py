@@ -1,4 +1,4 @@
-"""A teacher for the second head: hard distillation (DeiT; Meta-SpikeFormer's published recipe, with a CAFormer)."""
+"""Teacher of the distillation head: hard distillation (DeiT, ICML 2021), as in the recipe of Meta-SpikeFormer (with a CAFormer)."""
 
 from __future__ import annotations
 
@@ -16,9 +16,12 @@ from autospike.models.checkpoint_import import read_checkpoint
 
 @dataclass(frozen=True, kw_only=True)
 class Teacher:
-    """A trained classifier, asked for the most likely class.
+    """A trained classifier that labels images.
 
-    `mean` and `std`: how it wants pixels normalised, `[C, 1, 1]`.
+    Attributes:
+        model: Maps `[B, 3, H, W]` to logits `[B, num_classes]`.
+        mean: Mean of the pixels that the model expects, `[3, 1, 1]`.
+        std: Standard deviation of the pixels that the model expects, `[3, 1, 1]`.
     """
 
     model: nn.Module
@@ -27,27 +30,43 @@ class Teacher:
 
     @torch.no_grad()
     def __call__(self, images: Tensor) -> Tensor:
-        """Images `[B, C, H, W]`, normalised as ours are, to labels `[B]`."""
+        """Return the most likely labels.
+
+        Args:
+            images: `[B, 3, H, W]`, normalised as `data.preparation` does.
+
+        Returns:
+            Labels `[B]`.
+        """
         pixels = images * STD + MEAN
         labels: Tensor = self.model((pixels - self.mean) / self.std).argmax(dim=1)
         return labels
 
 
 def load_teacher(config: TeacherConfig, *, num_classes: int, image_size: int, device: torch.device) -> Teacher:
-    """Open a teacher.
+    """Load a teacher.
+
+    Args:
+        config: Name of a timm model, and a checkpoint unless timm's own weights are used.
+        num_classes: Number of classes of the data.
+        image_size: Height and width of the images.
+        device: Where the teacher runs.
+
+    Returns:
+        The teacher, in eval mode.
 
     Raises:
-        UserError: timm has no such model, its weights cannot be had, or it does not take such images or knows other classes.
+        UserError: timm has no such model, its weights cannot be loaded, or it does not fit the images or the classes.
     """
     try:
         if config.weights is None:
-            model = timm.create_model(config.model, pretrained=True)  # with as many classes as it knows
+            model = timm.create_model(config.model, pretrained=True)  # with the number of classes of its weights
         else:
             model = timm.create_model(config.model, num_classes=num_classes)
             model.load_state_dict(read_checkpoint(config.weights))
         model = model.to(device).eval()
         with torch.no_grad():
-            answers = model(torch.zeros(1, 3, image_size, image_size, device=device)).shape[1]
+            outputs = model(torch.zeros(1, 3, image_size, image_size, device=device)).shape[1]
     except UserError:
         raise
     except Exception as error:  # timm, its hub client and torch each raise their own kinds
@@ -56,8 +75,8 @@ def load_teacher(config: TeacherConfig, *, num_classes: int, image_size: int, de
             f"training.teacher: {config.model} cannot be used for images of {image_size} pixels ({reason[:200]}); "
             "give a checkpoint that fits it as weights, or another model"
         ) from None
-    if answers != num_classes:
-        raise UserError(f"training.teacher: {config.model} knows {answers} classes, the data have {num_classes}")
+    if outputs != num_classes:
+        raise UserError(f"training.teacher: {config.model} has {outputs} classes, the data have {num_classes}")
     cfg = model.pretrained_cfg
     mean, std = (torch.tensor(cfg[name], device=device)[:, None, None] for name in ("mean", "std"))
     return Teacher(model=model, mean=mean, std=std)

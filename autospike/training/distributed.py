@@ -1,19 +1,21 @@
-"""The ranks of a training: processes that torchrun started, each of which holds the whole supernet and a share of every batch.
+"""Ranks of a distributed training: processes started by torchrun, each with the whole supernet and a slice of every batch.
 
-Ranks never change a result, up to rounding: a batch is cut into shares, never drawn anew; normalisation is by the statistics of all
-shares; gradients are averaged; every rank draws the same architectures, and updates the same weights. The first rank alone writes.
+The number of ranks changes a result by rounding only. A batch is divided into slices and not sampled anew; BatchNorm statistics
+are those of all slices; gradients are averaged; all ranks sample the same architectures and make the same update. Only the first
+rank writes files.
 """
 
 from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 import torch.distributed as dist
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
 from autospike.data.rank_slice import RankSlice
@@ -26,9 +28,12 @@ CPU = torch.device("cpu")
 
 @dataclass(frozen=True, kw_only=True)
 class Ranks:
-    """One of several ranks; alone unless told otherwise.
+    """This rank among all ranks. The default is a training without torchrun.
 
-    `local` counts those of this machine.
+    Attributes:
+        rank: Number of this rank.
+        size: Number of ranks.
+        local: Number of this rank among those of its machine.
     """
 
     rank: int = 0
@@ -37,34 +42,44 @@ class Ranks:
 
     @classmethod
     def of_environment(cls) -> Ranks:
-        """What torchrun says."""
+        """Read the environment variables that torchrun sets."""
         if world_size() == 1:
             return ALONE
         return cls(rank=int(os.environ["RANK"]), size=world_size(), local=int(os.environ["LOCAL_RANK"]))
 
     @property
     def first(self) -> bool:
-        """Whether this is the one that writes."""
+        """Whether this is the rank that writes files."""
         return self.rank == 0
 
     def device(self, kind: str) -> torch.device:
-        """This rank's own, of a kind, "cpu" or "cuda".
+        """Return the device of this rank.
+
+        Args:
+            kind: "cpu" or "cuda".
+
+        Returns:
+            The device; with several ranks, each has its own CUDA device.
 
         Raises:
-            UserError: more ranks than CUDA devices were started on this machine.
+            UserError: The machine has fewer CUDA devices than ranks.
         """
         if self.size == 1 or kind != "cuda":
             return torch.device(kind)
         if self.local >= torch.cuda.device_count():
             raise UserError(
-                f"rank {self.rank}: this machine has {torch.cuda.device_count()} CUDA devices, one for each rank is needed; "
+                f"rank {self.rank}: this machine has {torch.cuda.device_count()} CUDA devices, but each rank needs one; "
                 "lower --nproc-per-node, or set device to cpu"
             )
         return torch.device(kind, self.local)
 
     @contextmanager
     def joined(self, device: torch.device) -> Iterator[None]:
-        """Meet the others for the length of a block: over nccl if each has a CUDA device, else gloo."""
+        """Join the process group for the length of a block, over nccl on CUDA devices, else over gloo.
+
+        Args:
+            device: The device of this rank.
+        """
         if self.size == 1:
             yield
             return
@@ -73,24 +88,39 @@ class Ranks:
         dist.init_process_group("nccl" if device.type == "cuda" else "gloo")
         try:
             yield
-        except (UserError, Interrupted):  # all ranks leave, or torchrun ends those that do not
+        except (UserError, Interrupted):  # raised on all ranks; after another error torchrun ends the other ranks
             dist.destroy_process_group()
             raise
         dist.destroy_process_group()
 
-    def share(self, *, parts: int) -> RankSlice:
+    def slice(self, *, parts: int) -> RankSlice:
+        """Return the images of a batch that belong to this rank.
+
+        Args:
+            parts: Number of parts in which a batch is processed.
+        """
         return RankSlice(rank=self.rank, ranks=self.size, parts=parts)
 
-    def replica(self, supernet: Supernet) -> DistributedDataParallel:
-        """A supernet whose gradients are the mean over the ranks after the backward pass, except in `no_sync`.
+    def replica(self, supernet: Supernet) -> tuple[nn.Module, Callable[[], AbstractContextManager[Any]]]:
+        """Make the backward pass of a supernet average its gradients over the ranks.
 
-        What no subnet of a step touched keeps no gradient, as on one rank, and an optimizer passes it by.
+        Parameters that no subnet of a step uses keep `grad` None, as on one rank, and the optimizer skips them.
+
+        Args:
+            supernet: The supernet. With several ranks, it normalises by the statistics of all ranks from now on.
+
+        Returns:
+            The module to call instead of the supernet, and the context in which gradients are not averaged; with one rank, the
+            supernet itself and a context without effect.
         """
+        if self.size == 1:
+            return supernet, nullcontext
         supernet.synchronise()
-        return DistributedDataParallel(supernet, find_unused_parameters=True)
+        parallel = DistributedDataParallel(supernet, find_unused_parameters=True)
+        return parallel, parallel.no_sync
 
     def mean(self, values: Tensor) -> Tensor:
-        """Over the ranks."""
+        """Return the mean of a tensor over the ranks, in float64 if there are several."""
         if self.size == 1:
             return values
         total = values.double()
@@ -98,26 +128,37 @@ class Ranks:
         return total / self.size
 
     def largest(self, number: int) -> int:
-        """Of every rank's number. Nobody knows it before all have said theirs."""
+        """Return the largest of the numbers that the ranks give."""
         if self.size == 1:
             return number
-        numbers = torch.tensor(number, device=_meeting_place())
+        numbers = torch.tensor(number, device=_communication_device())
         dist.all_reduce(numbers, op=dist.ReduceOp.MAX)
         return int(numbers)
 
-    def together(self, share: Tensor, dim: int) -> Tensor:
-        """Every rank's share, in the order of the ranks."""
+    def gather(self, local: Tensor, dim: int) -> Tensor:
+        """Concatenate the tensors of all ranks, in the order of the ranks.
+
+        Args:
+            local: The tensor of this rank; all have the same shape.
+            dim: The dimension to concatenate along.
+
+        Returns:
+            The whole tensor, on every rank.
+        """
         if self.size == 1:
-            return share
-        shares = [torch.empty_like(share, memory_format=torch.contiguous_format) for _ in range(self.size)]
-        dist.all_gather(shares, share.contiguous())
-        return torch.cat(shares, dim=dim)
+            return local
+        tensors = [torch.empty_like(local, memory_format=torch.contiguous_format) for _ in range(self.size)]
+        dist.all_gather(tensors, local.contiguous())
+        return torch.cat(tensors, dim=dim)
 
     def first_alone(self, act: Callable[[], object]) -> None:
-        """Act on the first rank, while the others wait.
+        """Call a function on the first rank while the others wait.
+
+        Args:
+            act: The function.
 
         Raises:
-            UserError: the first rank could not.
+            UserError: On all ranks, if the function raised it on the first one.
         """
         error = None
         if self.first:
@@ -126,12 +167,12 @@ class Ranks:
             except UserError as reason:
                 error = reason
         if self.largest(int(error is not None)):
-            raise error or UserError(f"rank {self.rank}: the first rank could not go on, and says why")
+            raise error or UserError(f"rank {self.rank}: the first rank failed; see its error message")
 
 
 ALONE = Ranks()
 
 
-def _meeting_place() -> torch.device:
-    """Where tensors are that the ranks exchange."""
+def _communication_device() -> torch.device:
+    """Device of the tensors that ranks exchange."""
     return torch.device("cuda", torch.cuda.current_device()) if dist.get_backend() == "nccl" else CPU

@@ -1,4 +1,4 @@
-"""Weights to start a supernet from: a published checkpoint, an exported or imported model, or another run's supernet."""
+"""Initial parameters of a supernet from a published checkpoint, an exported or imported model, or the supernet of another run."""
 
 from __future__ import annotations
 
@@ -16,51 +16,69 @@ from autospike.models.checkpoint_import import load_reference, read_checkpoint
 from autospike.models.registry import first_conv
 from autospike.space.architecture import Architecture
 from autospike.supernet import Supernet
-from autospike.training.checkpoint import Checkpoints, trained
+from autospike.training.checkpoint import Checkpoints, trained_parameters
 
-Part = Literal["supernet", "baseline"]
+# The folder of one of the two networks that a run trains.
+NetworkOfRun = Literal["supernet", "baseline"]
 
 
-def adopt(supernet: Supernet, source: Path, part: Part) -> int:
-    """Take over what the store and a source have in common, leading corners where sizes differ; returns how many numbers.
+def initialise_from(supernet: Supernet, source: Path, network: NetworkOfRun) -> int:
+    """Copy the parameters that a supernet and a source have in common, the leading corner where their sizes differ.
 
-    Of a run, `part` says which of its networks.
+    A head for another number of classes and a first convolution for another number of channels are not copied.
 
-    The head of other classes, and the first convolution of images with other channels, stay as they are.
+    Args:
+        supernet: Its parameters are changed in place.
+        source: A checkpoint file, the folder of an exported or imported model, or a run.
+        network: Which network, if the source is a run.
+
+    Returns:
+        The number of copied scalars.
 
     Raises:
-        UserError: there is no network at the source, or it is of another family.
+        UserError: There is no network at the source, or it belongs to another family.
     """
-    family, parameters = opened(source, part)
+    family, parameters = read_network(source, network)
     if family != supernet.space.family:
-        raise UserError(f"training.start_from: {source} holds a {family}, the space is of the {supernet.space.family} family")
+        raise UserError(
+            f"training.start_from: {source} contains a network of the {family} family, but the search space is of the "
+            f"{supernet.space.family} family"
+        )
     own = dict(supernet.shared.named_parameters())
+    # The dimension that must match for a parameter to be copied.
     fixed = {
         f"{first_conv(family)}.weight": 1,
         **dict.fromkeys(("head.weight", "head.bias", "head_dist.weight", "head_dist.bias"), 0),
     }
-    foreign = {
+    mismatched = {
         name
         for name, dim in fixed.items()
         if name in own and name in parameters and own[name].shape[dim] != parameters[name].shape[dim]
     }
-    return supernet.adopt({name: tensor for name, tensor in parameters.items() if name not in foreign})
+    return supernet.copy_from({name: tensor for name, tensor in parameters.items() if name not in mismatched})
 
 
-def opened(source: Path, part: Part) -> tuple[str, dict[str, Tensor]]:
-    """The family of a network, and its parameters under our names.
+def read_network(source: Path, network: NetworkOfRun) -> tuple[str, dict[str, Tensor]]:
+    """Read a network.
+
+    Args:
+        source: A checkpoint file, the folder of an exported or imported model, or a run.
+        network: Which network, if the source is a run.
+
+    Returns:
+        The family, and the parameters by the names that this package uses.
 
     Raises:
-        UserError: there is none.
+        UserError: There is no network at the source.
     """
     if (source / "architecture.json").exists():
         architecture = Architecture.from_dict(files.read_json(source / "architecture.json"), source=str(source))
-        return architecture.family, _tensors(source / "model.safetensors")
+        return architecture.family, _read_tensors(source / "model.safetensors")
     if (source / "supernet").is_dir():
-        record = Checkpoints(folder=source / part).record
+        record = Checkpoints(folder=source / network).record
         if record is None or not record.finished:
-            raise UserError(f"training.start_from: {source / part}: its training has not finished; go on with it first")
-        tensors = trained(_tensors(source / part / record.file))
+            raise UserError(f"training.start_from: {source / network}: its training has not finished; finish it first")
+        tensors = trained_parameters(_read_tensors(source / network / record.file))
         space = load_experiment(source / "experiment.yaml").search_space
         return space.family, {name.removeprefix("shared."): tensor for name, tensor in tensors.items()}
     if source.is_dir():
@@ -68,13 +86,13 @@ def opened(source: Path, part: Part) -> tuple[str, dict[str, Tensor]]:
     state = read_checkpoint(source)
     if any(key.startswith(("stages.", "model.shared.")) for key in state):
         raise UserError(
-            f"training.start_from: {source} is a file of this package; give the exported folder, or the run, that holds it"
+            f"training.start_from: {source} is a file of autospike; give the folder of the exported model or of the run instead"
         )
     model, architecture = load_reference(state)
     return architecture.family, model.state_dict()
 
 
-def _tensors(path: Path) -> dict[str, Tensor]:
+def _read_tensors(path: Path) -> dict[str, Tensor]:
     try:
         return load_file(path)
     except (OSError, SafetensorError) as error:

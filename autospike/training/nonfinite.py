@@ -1,8 +1,8 @@
-"""What is kept of a step whose loss or gradient is not finite, for a person to look into.
+"""Stop a training whose loss or gradient is not finite, and write the step to files for inspection.
 
-nonfinite/step.json           {"step", "subnet", "loss", "gradient"}; the gradient's norm is that of all subnets of the step
-nonfinite/architecture.json   the first subnet whose loss it was; if all are finite, the step's first
-nonfinite/batch.safetensors   "images" and "targets" of the step, of all ranks one after another; "taught" to a second head
+nonfinite/step.json           {"step", "subnet", "loss", "gradient"}; the gradient norm is over all subnets of the step
+nonfinite/architecture.json   the first subnet with a loss that is not finite; the first one of the step if all losses are finite
+nonfinite/batch.safetensors   "images" and "targets" of the step, of all ranks; "taught": targets of a distillation head
 """
 
 from __future__ import annotations
@@ -22,49 +22,53 @@ from autospike.training.step import LabelledBatch
 
 def check_finite(
     losses: Tensor,
-    gradient: Tensor,
-    lesson: LabelledBatch,
+    gradient_norm: Tensor,
+    batch: LabelledBatch,
     architectures: Sequence[Architecture],
     *,
     step: int,
     folder: Path,
     ranks: Ranks,
 ) -> None:
-    """Hold up a step, on every rank alike, before it moves the weights. A weight that is no number would fire no spikes, and leave
-    the losses to come finite.
+    """Stop before the update of the parameters if the loss or the gradient is not finite, on all ranks alike.
+
+    A parameter that is NaN makes no neuron fire, so later losses would be finite again.
 
     Args:
-        losses: `[subnets, parts]`, over all ranks.
-        gradient: its norm, over all ranks.
+        losses: Mean over the ranks, `[len(architectures), parts]`.
+        gradient_norm: Of the averaged gradients, a scalar.
+        batch: The batch of this rank.
+        architectures: The subnets of the step.
+        step: Number of steps finished before.
+        folder: Where to write the step.
+        ranks: All ranks.
 
     Raises:
-        UserError: one is infinite or no number; what it came from is in `folder`.
+        UserError: A loss or the gradient norm is infinite or NaN; the step is in `folder`.
     """
-    if losses.isfinite().all() and gradient.isfinite():
+    if losses.isfinite().all() and gradient_norm.isfinite():
         return
     which, part = [*(~losses.isfinite()).nonzero().tolist(), [0, 0]][0]
-    architecture, loss = architectures[which], losses[which, part].item()
-    batch = _whole(lesson, ranks)
+    architecture, loss, norm = architectures[which], losses[which, part].item(), gradient_norm.item()
+    tensors = _gather(batch, ranks)
 
-    def keep() -> None:
-        write_json(
-            folder / "step.json", {"step": step, "subnet": architecture.id, "loss": str(loss), "gradient": str(gradient.item())}
-        )
+    def write() -> None:
+        write_json(folder / "step.json", {"step": step, "subnet": architecture.id, "loss": str(loss), "gradient": str(norm)})
         write_json(folder / "architecture.json", architecture.to_dict())
-        write_tensors(folder / "batch.safetensors", batch)
+        write_tensors(folder / "batch.safetensors", tensors)
 
-    ranks.first_alone(keep)
+    ranks.first_alone(write)
     raise UserError(
-        f"training: the loss is {loss}, the gradient's norm {gradient.item():g} at step {step}, subnet {architecture.id} "
-        f"(kept with the batch in {folder}); "
-        "lower training.learning_rate"
+        f"training: the loss is {loss} and the gradient norm {norm:g} at step {step}, subnet {architecture.id} "
+        f"(the batch is in {folder}); lower training.learning_rate"
     )
 
 
-def _whole(lesson: LabelledBatch, ranks: Ranks) -> dict[str, Tensor]:
-    images = ranks.together(lesson.images, dim=lesson.images.dim() - 4)  # frames have time before the batch
+def _gather(batch: LabelledBatch, ranks: Ranks) -> dict[str, Tensor]:
+    images = ranks.gather(batch.images, dim=batch.images.dim() - 4)  # event frames have the time dimension before the batch
     return {
         "images": images,
-        "targets": ranks.together(lesson.targets, dim=0),
-        "taught": ranks.together(lesson.taught, dim=0).clone(),  # it may be the targets, and no file holds one memory twice
+        "targets": ranks.gather(batch.targets, dim=0),
+        # a copy, because safetensors rejects tensors that share memory, as equal targets of both heads do
+        "taught": ranks.gather(batch.teacher_targets, dim=0).clone(),
     }

@@ -22,7 +22,7 @@ from autospike.run_directory import Run
 from autospike.space.architecture import Architecture
 from autospike.space.search_space import SearchSpace
 from autospike.training.checkpoint import Checkpoints
-from autospike.training.initialisation import Part
+from autospike.training.initialisation import NetworkOfRun
 
 Way = Literal["inherited", "fine-tuned", "scratch", "hand-made"]
 
@@ -51,7 +51,7 @@ class Network:
         return self.experiment.search_space if self.way == "inherited" else SearchSpace.of(self.architecture)
 
     @property
-    def starts_from(self) -> Part:
+    def starts_from(self) -> NetworkOfRun:
         """Of a run to start from, which network."""
         return "supernet" if self.way == "fine-tuned" else "baseline"
 

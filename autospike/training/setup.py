@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -12,16 +11,12 @@ from autospike.config import Experiment
 from autospike.data.batches import TrainingBatches
 from autospike.data.images import Images, load_images
 from autospike.errors import UserError
-from autospike.memory.allocator import retain_large_allocations
 from autospike.randomness import keyed_seed
 from autospike.run_directory import Run
 from autospike.space.search_space import SearchSpace
 from autospike.supernet import Supernet
 from autospike.training.checkpoint import Checkpoints
-from autospike.training.distillation import load_teacher
 from autospike.training.distributed import ALONE, Ranks
-from autospike.training.progress import Progress
-from autospike.training.trainer import train
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -135,34 +130,8 @@ def load_trained_supernet(setup: Setup, space: SearchSpace, folder: Path) -> Sup
     return supernet
 
 
-def train_supernet(setup: Setup, supernet: Supernet, folder: Path, report: Callable[[Progress], None]) -> None:
-    """Train a supernet to the last step, starting from the newest checkpoint in `folder` if there is one.
-
-    Several ranks must have joined their process group before.
-
-    Args:
-        setup: Configuration, data, device and ranks.
-        supernet: The supernet; its parameters are changed in place.
-        folder: The folder with the checkpoints.
-        report: Called with the progress after each step.
-    """
-    config = setup.experiment.training
-    teacher = None
-    if config.teacher is not None:
-        size, classes = setup.experiment.data.image_size, len(setup.images.classes)
-        teacher = load_teacher(config.teacher, num_classes=classes, image_size=size, device=setup.device)
-    batches, checkpoints = training_batches(setup), Checkpoints(folder=folder)
-    with retain_large_allocations():
-        train(supernet, batches, config, checkpoints, report, seed=setup.training_seed, teacher=teacher, ranks=setup.ranks)
-
-
-def training_steps(setup: Setup) -> int:
-    """Number of steps of the whole training."""
-    return setup.experiment.training.epochs * training_batches(setup).per_epoch
-
-
 def training_batches(setup: Setup) -> TrainingBatches:
-    """Augmented batches of the training split, for this rank."""
+    """Return augmented batches of the training split, the slice of this rank."""
     config = setup.experiment.training
     return TrainingBatches(
         split=setup.images.splits["train"],
@@ -175,5 +144,5 @@ def training_batches(setup: Setup) -> TrainingBatches:
         workers=config.workers,
         seed=setup.training_seed,
         device=setup.device,
-        share=setup.ranks.share(parts=config.accumulate),
+        rank_slice=setup.ranks.slice(parts=config.accumulate),
     )

@@ -1,125 +1,185 @@
-"""One training step: what a lesson teaches some subnets, as gradients of the shared parameters.
+"""What a training step computes: the sampled architectures, their losses on a batch, and the gradients of the shared parameters.
 
-It draws nothing and updates nothing: the trainer says which subnets, and moves the weights.
+The loop around it, which also updates the parameters, is `training.trainer.train`.
 """
 
 from __future__ import annotations
 
+import random
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from autospike.space.architecture import Architecture
+from autospike.space.search_space import SearchSpace
 from autospike.supernet import Logits
 
-# A supernet, or what wraps one: images and architectures to the logits of each, `[B, classes]`, or at several T `[S, B, classes]`.
-Network = Callable[[Tensor, Sequence[Architecture]], list[Logits]]
+# Chooses the architectures of a step from a space, by a random generator of the step and the finished part of the training, 0 to 1.
+# If the largest architecture is among them, it is the first; no architecture comes twice.
+Sampling = Callable[[SearchSpace, random.Random, float], tuple[Architecture, ...]]
+
+# The part of a training after which `small_first` samples from the whole space. Our choice.
+WIDENING = 0.5
 
 
-# What a pass runs in whose gradients are not the last of the step: several ranks need not exchange them yet.
-Alone = Callable[[], AbstractContextManager[Any]]
+def single_path(space: SearchSpace, rng: random.Random, _progress: float) -> tuple[Architecture, ...]:
+    """Sample one architecture uniformly (Auto-Spikformer, arXiv 2306.00807, after SPOS and AutoFormer)."""
+    return (space.sample(rng),)
+
+
+def sandwich(space: SearchSpace, rng: random.Random, _progress: float) -> tuple[Architecture, ...]:
+    """Take the largest, the smallest and two uniform samples (sandwich rule of universally slimmable networks, ICCV 2019)."""
+    return tuple(dict.fromkeys((space.largest(), space.smallest(), space.sample(rng), space.sample(rng))))
+
+
+def small_first(space: SearchSpace, rng: random.Random, progress: float) -> tuple[Architecture, ...]:
+    """Sample one architecture from a space that grows during the first half of the training.
+
+    Each gene that is a size starts with its smallest value and gains the larger ones at equal intervals. Other genes are sampled
+    from all their values. This reverses progressive shrinking (Once-for-All, ICLR 2020); the schedule is ours.
+    """
+    return (space.sample(rng, size_fraction=min(1.0, progress / WIDENING)),)
+
+
+SAMPLING: dict[str, Sampling] = {"single-path": single_path, "sandwich": sandwich, "small-first": small_first}
 
 
 @dataclass(frozen=True, kw_only=True)
 class LabelledBatch:
-    """What a network is shown and should answer.
+    """Images with the targets of both classification heads.
 
-    Images `[B, C, H, W]` or event frames `[T, B, C, H, W]`; labels `[B]` or probabilities `[B, classes]`, as `targets` for the
-    first head and as `taught` for a second one, where there are two.
+    Attributes:
+        images: `[B, C, H, W]`, or event frames `[T, B, C, H, W]`.
+        targets: Of the head, or of the first of two: labels `[B]` or probabilities `[B, num_classes]`.
+        teacher_targets: Of the distillation head, where there are two heads; as `targets`.
     """
 
     images: Tensor
     targets: Tensor
-    taught: Tensor
+    teacher_targets: Tensor
 
     def __len__(self) -> int:
         return len(self.targets)
 
-    def parts(self, number: int) -> list[LabelledBatch]:
-        """In so many parts, in order; itself if it is one."""
-        along = self.images.dim() - 4  # frames have time before the batch
-        size = -(-len(self) // number)
-        split = zip(self.images.split(size, dim=along), self.targets.split(size), self.taught.split(size), strict=True)
-        return [LabelledBatch(images=images, targets=targets, taught=taught) for images, targets, taught in split]
+    def split(self, parts: int) -> list[LabelledBatch]:
+        """Split the batch into `parts` parts of equal size, in order; the last one may be smaller."""
+        batch_dim = self.images.dim() - 4  # event frames have the time dimension before it
+        size = -(-len(self) // parts)
+        tensors = zip(
+            self.images.split(size, dim=batch_dim), self.targets.split(size), self.teacher_targets.split(size), strict=True
+        )
+        return [LabelledBatch(images=images, targets=targets, teacher_targets=teacher) for images, targets, teacher in tensors]
 
 
-# What the other subnets of a step learn, after the first one gave its logits.
+# Changes the targets for the remaining architectures of a step, given the logits of the first one.
 TargetTransform = Callable[[LabelledBatch, Logits], LabelledBatch]
 
 
-def labels(lesson: LabelledBatch, _logits: Logits) -> LabelledBatch:
-    """The same."""
-    return lesson
+def labels(batch: LabelledBatch, _logits: Logits) -> LabelledBatch:
+    """Keep the targets."""
+    return batch
 
 
-def in_place(lesson: LabelledBatch, logits: Logits) -> LabelledBatch:
-    """The first one's soft answers, at its last T (in-place distillation: universally slimmable networks, ICCV 2019).
+def in_place(batch: LabelledBatch, logits: Logits) -> LabelledBatch:
+    """Replace the targets by the softmax of the first architecture at its last T.
 
-    Each of two heads learns from the same head of the first subnet.
+    This is in-place distillation (universally slimmable networks, ICCV 2019). Each of two heads learns from the same head.
     """
     first, second = (logits, logits) if isinstance(logits, Tensor) else logits
-    return replace(lesson, targets=_soft(first), taught=_soft(second))
+    return replace(batch, targets=_probabilities(first), teacher_targets=_probabilities(second))
 
 
 TARGETS: dict[str, TargetTransform] = {"labels": labels, "in-place": in_place}
 
 
-def learn(
-    network: Network,
-    lesson: LabelledBatch,
+class SubnetForward(Protocol):
+    """Forward pass of several subnets on one batch: a supernet, or a module that wraps one.
+
+    It returns the logits of each architecture, `[B, num_classes]`, or for several values of T `[len(at), B, num_classes]`; a pair
+    of them if the architecture has two heads.
+    """
+
+    def __call__(self, images: Tensor, architectures: Sequence[Architecture], /, *, at: Sequence[int]) -> list[Logits]: ...
+
+
+def accumulate_gradients(
+    network: SubnetForward,
+    batch: LabelledBatch,
     architectures: Sequence[Architecture],
     *,
-    accumulate: int = 1,
+    parts: int = 1,
+    at: Sequence[int] = (),
     target_transform: TargetTransform = labels,
-    alone: Alone = nullcontext,
+    bfloat16: bool = False,
+    no_sync: Callable[[], AbstractContextManager[Any]] = nullcontext,
 ) -> Tensor:
-    """Add the gradients of the mean loss of some subnets; returns what each subnet and part adds to it, `[subnets, parts]`.
+    """Add the gradients of the mean loss over some architectures to `.grad` of the parameters.
 
-    The lesson goes through in `accumulate` parts, each normalised by itself. One backward pass for each subnet and part: memory for
-    one subnet at a time.
+    Runs one forward and one backward pass for each architecture and part, so that the activations of one of them are in memory at
+    a time. Each part is normalised by its own BatchNorm statistics.
 
     Args:
-        architectures: the first of them is the one that others may learn from.
-        alone: every pass but the last one is made in it.
+        network: The forward pass.
+        batch: Images and targets.
+        architectures: The subnets. The logits of the first one are given to `target_transform`.
+        parts: Number of parts in which the batch is processed.
+        at: Values of T at which the loss is computed; the architecture's own T if empty.
+        target_transform: Gives the targets of all architectures but the first.
+        bfloat16: Run linear layers, convolutions and products of attention in bfloat16, by autocast. Parameters, their updates,
+            normalisation statistics, membrane potentials and the loss stay in float32.
+        no_sync: Context of all passes but the last one: ranks exchange gradients once a step.
+
+    Returns:
+        Contribution of each architecture and part to the loss, `[len(architectures), parts]`.
     """
-    parts = lesson.parts(accumulate)
+    batches = batch.split(parts)
     losses: list[Tensor] = []
     for architecture in architectures:
-        for i, part in enumerate(parts):
-            last = len(losses) == len(architectures) * len(parts) - 1
-            with nullcontext() if last else alone():
-                (logits,) = network(part.images, [architecture])
-                loss = cross_entropy(logits, part) * (len(part) / len(lesson) / len(architectures))
+        for i, part in enumerate(batches):
+            is_last = len(losses) == len(architectures) * len(batches) - 1
+            with nullcontext() if is_last else no_sync():
+                with torch.autocast(part.images.device.type, dtype=torch.bfloat16) if bfloat16 else nullcontext():
+                    (logits,) = network(part.images, [architecture], at=at)
+                if bfloat16:
+                    logits = logits.float() if isinstance(logits, Tensor) else (logits[0].float(), logits[1].float())
+                loss = cross_entropy(logits, part) * (len(part) / len(batch) / len(architectures))
                 loss.backward()
             losses.append(loss.detach())
             if architecture is architectures[0]:
-                parts[i] = target_transform(part, logits)
-    return torch.stack(losses).view(len(architectures), len(parts))
+                batches[i] = target_transform(part, logits)
+    return torch.stack(losses).view(len(architectures), len(batches))
 
 
-def cross_entropy(logits: Logits, lesson: LabelledBatch) -> Tensor:
-    """Cross-entropy, mean over every T that there are logits of; with two heads the mean of the first on the targets and the second
-    on what a teacher says."""
+def cross_entropy(logits: Logits, batch: LabelledBatch) -> Tensor:
+    """Cross-entropy, as a mean over the batch, over the values of T, and over the heads.
+
+    Args:
+        logits: `[B, num_classes]` or `[S, B, num_classes]` for S values of T; a pair of them if there are two heads.
+        batch: The first head is compared with `targets`, the second one with `teacher_targets`.
+
+    Returns:
+        The loss, a scalar.
+    """
     if isinstance(logits, Tensor):
-        return _of_head(logits, lesson.targets)
+        return _head_loss(logits, batch.targets)
     first, second = logits
-    return (_of_head(first, lesson.targets) + _of_head(second, lesson.taught)) / 2
+    return (_head_loss(first, batch.targets) + _head_loss(second, batch.teacher_targets)) / 2
 
 
-def _of_head(logits: Tensor, targets: Tensor) -> Tensor:
-    return torch.stack([F.cross_entropy(at_one, targets) for at_one in _at_each(logits)]).mean()
+def _head_loss(logits: Tensor, targets: Tensor) -> Tensor:
+    return torch.stack([F.cross_entropy(at_one, targets) for at_one in _by_time_steps(logits)]).mean()
 
 
-def _soft(logits: Tensor) -> Tensor:
-    """Probabilities at the last T, without a gradient."""
-    return _at_each(logits)[-1].detach().softmax(dim=-1)
+def _probabilities(logits: Tensor) -> Tensor:
+    """Softmax at the last T, without a gradient."""
+    return _by_time_steps(logits)[-1].detach().softmax(dim=-1)
 
 
-def _at_each(logits: Tensor) -> Tensor:
-    """`[S, B, classes]`, of one T or several."""
+def _by_time_steps(logits: Tensor) -> Tensor:
+    """`[S, B, num_classes]` for one value of T or several."""
     return logits.view(-1, *logits.shape[-2:])

@@ -1,42 +1,80 @@
-"""Supernet training: each step draws subnets, adds up their losses on one batch, and updates the shared parameters.
+"""Supernet training. Each step samples architectures, adds up their losses on one batch, and updates the shared parameters.
 
-A step depends on (seed, step), the parameters and the optimizer's state alone, so on one machine's CPU a training resumed from a
-checkpoint ends at the same bits as one that was never stopped; and on several ranks as on one, up to rounding. AdamW decays the
-corners that a step did not draw, for their gradient is zero, not absent.
+A step depends only on (seed, step), the parameters and the optimizer state. On the CPU of one machine, a training that resumes from
+a checkpoint is therefore bit-identical to an uninterrupted one; on several ranks it equals that on one rank up to rounding. AdamW
+also decays the parts of a parameter that a step did not sample, because their gradient is zero rather than absent.
 """
 
 from __future__ import annotations
 
 import math
+import signal
 from collections.abc import Callable
-from dataclasses import dataclass
+from contextlib import nullcontext
 from functools import partial
 from pathlib import Path
+from types import FrameType, TracebackType
 from typing import Any
 
 from timm.optim import create_optimizer_v2
 from timm.scheduler import CosineLRScheduler
-from torch import Tensor
+from timm.utils import ModelEmaV3
 from torch.nn.utils import get_total_norm
 from torch.optim import Optimizer
 
 from autospike.config import TrainingConfig
-from autospike.data.batches import Batch, TrainingBatches
+from autospike.console import note
+from autospike.data.batches import TrainingBatches
 from autospike.errors import Interrupted
+from autospike.memory.allocator import retain_large_allocations
 from autospike.randomness import keyed
-from autospike.space.architecture import Architecture
+from autospike.run_directory import Run
 from autospike.space.search_space import SearchSpace
 from autospike.supernet import Supernet
-from autospike.training.averaging import Average
-from autospike.training.checkpoint import Checkpoints, State
-from autospike.training.distillation import Teacher
+from autospike.training.checkpoint import Checkpoints, TrainingState
+from autospike.training.distillation import Teacher, load_teacher
 from autospike.training.distributed import ALONE, Ranks
-from autospike.training.interruption import Interruption
+from autospike.training.initialisation import NetworkOfRun, initialise_from
 from autospike.training.nonfinite import check_finite
-from autospike.training.precision import in_bfloat16
-from autospike.training.progress import Pace, Progress
-from autospike.training.sampling import SAMPLING, Sampling
-from autospike.training.step import TARGETS, LabelledBatch, learn
+from autospike.training.progress import Progress, StepTimer, reporting
+from autospike.training.setup import Setup, build_supernet, training_batches
+from autospike.training.step import SAMPLING, TARGETS, LabelledBatch, accumulate_gradients
+
+
+def train_network(run: Run, setup: Setup, space: SearchSpace, folder: Path, *, name: str, source: NetworkOfRun) -> None:
+    """Train the supernet of a space from its newest checkpoint to the last step, unless the training has finished.
+
+    Args:
+        run: Where progress is logged.
+        setup: Configuration, data, device and ranks, which have joined their process group.
+        space: The architectures that the supernet contains.
+        folder: The folder with the checkpoints.
+        name: Of the network, in logs and messages.
+        source: Which network of a run initialises the parameters, if `training.start_from` is a run.
+
+    Raises:
+        UserError: A checkpoint or the initial parameters cannot be read, or the loss is not finite.
+        Interrupted: By a signal, after a step of which there is a checkpoint.
+    """
+    config, checkpoints, ranks = setup.experiment.training, Checkpoints(folder=folder), setup.ranks
+    ranks.first_alone(partial(_recover, run, checkpoints, name))
+    record = checkpoints.record
+    if record is not None and record.finished:
+        if ranks.first:
+            note(f"{name}: already trained, {record.step} steps")
+        return
+    supernet, batches, teacher = build_supernet(setup, space), training_batches(setup), None
+    if config.teacher is not None:
+        size, classes = setup.experiment.data.image_size, len(setup.images.classes)
+        teacher = load_teacher(config.teacher, num_classes=classes, image_size=size, device=setup.device)
+    if config.start_from is not None and record is None:
+        copied, total = initialise_from(supernet, config.start_from, source), sum(p.numel() for p in supernet.parameters())
+        if ranks.first:
+            note(f"{name}: starts from {config.start_from}, {copied:,} of {total:,} parameters")
+    start, steps = record.step if record else 0, config.epochs * batches.per_epoch
+    reports = reporting(run, name, start=start, steps=steps, device=setup.device, ranks=ranks.size)
+    with reports if ranks.first else nullcontext(_ignore) as report:
+        train(supernet, batches, config, checkpoints, report, seed=setup.training_seed, teacher=teacher, ranks=ranks)
 
 
 def train(
@@ -50,115 +88,135 @@ def train(
     teacher: Teacher | None = None,
     ranks: Ranks = ALONE,
 ) -> None:
-    """Train to the end, from the newest checkpoint if there is one; after each step, report.
+    """Train from the newest checkpoint, if there is one, to the last step.
 
     Args:
-        batches: this rank's shares of them.
+        supernet: Its parameters are changed in place.
+        batches: The batches, or the slices of this rank.
+        config: Optimizer, schedule, sampling, targets and loss.
+        checkpoints: Written every `config.checkpoint_epochs` epochs, after the last step, and on a signal.
+        report: Called after each step.
+        seed: Key of the sampled architectures.
+        teacher: Gives the targets of the distillation head; the labels do if None.
+        ranks: The ranks of a distributed training.
 
     Raises:
-        UserError: a checkpoint cannot be read or written; or the loss is no longer finite: the newest checkpoint is from before.
-        Interrupted: by a signal, after a step of which there is a checkpoint.
+        UserError: A checkpoint cannot be read or written, or the loss is not finite; the newest checkpoint is from before.
+        Interrupted: By a signal, after a step of which there is a checkpoint.
     """
     steps, interval = config.epochs * batches.per_epoch, config.checkpoint_epochs * batches.per_epoch
-    state = _state(supernet, config)
-    learner = _Learner(
-        state=state,
-        space=supernet.space,
-        teach=_teaching(supernet, config, batches, ranks),
-        draw=SAMPLING[config.sampling],
-        schedule=_schedule(state.optimizer, config, batches.per_epoch, steps),
-        teacher=teacher,
-        seed=seed,
-        steps=steps,
-        ranks=ranks,
-        nonfinite=checkpoints.folder / "nonfinite",
-    )
-    ranks.first_alone(checkpoints.recover)
+    optimizer = create_optimizer_v2(supernet, opt=config.optimizer, lr=config.learning_rate, weight_decay=config.weight_decay)
+    schedule = _learning_rate_schedule(optimizer, config, batches.per_epoch, steps)
+    average = moving_average(supernet, config.ema) if config.ema else None
+    state = TrainingState(model=supernet, optimizer=optimizer, average=average)
+    network, no_sync = ranks.replica(supernet)
+    sample, time_steps = SAMPLING[config.sampling], supernet.space.time_steps.values if config.loss == "anytime" else ()
     start = checkpoints.restore(state)
     supernet.train()
-    pace = Pace(images=min(batches.batch_size, len(batches.split)), steps=steps, device=batches.device)
-    with Interruption() as interruption:
+    timer = StepTimer(images=min(batches.batch_size, len(batches.split)), steps=steps, device=batches.device)
+    with retain_large_allocations(), SignalCatcher() as caught:
         for step, batch in zip(range(start, steps), batches(start, steps), strict=True):
-            loss, done = learner.step(batch, step), step + 1
-            signal = ranks.largest(interruption.signal)
-            if done % interval == 0 or done == steps or signal:
+            schedule.step_update(step)
+            architectures = sample(supernet.space, keyed(seed, "sampling", step), step / steps)
+            teacher_targets = batch.targets if teacher is None else teacher(batch.images)
+            labelled = LabelledBatch(images=batch.images, targets=batch.targets, teacher_targets=teacher_targets)
+            losses = accumulate_gradients(
+                network,
+                labelled,
+                architectures,
+                parts=config.accumulate,
+                at=time_steps,
+                target_transform=TARGETS[config.targets],
+                bfloat16=config.precision == "bfloat16",
+                no_sync=no_sync,
+            )
+            losses = ranks.mean(losses)
+            gradient_norm = get_total_norm([p.grad for p in supernet.parameters() if p.grad is not None])
+            check_finite(
+                losses, gradient_norm, labelled, architectures, step=step, folder=checkpoints.folder / "nonfinite", ranks=ranks
+            )
+            optimizer.step()
+            optimizer.zero_grad()
+            done = step + 1
+            if average is not None:
+                average.update(supernet, done)
+            received = ranks.largest(caught.signal)
+            if done % interval == 0 or done == steps or received:
                 ranks.first_alone(partial(checkpoints.save, done, state, finished=done == steps))
-            report(pace.after(done, loss=loss, learning_rate=state.optimizer.param_groups[0]["lr"]))
-            if signal:
-                raise Interrupted(signal=signal, step=done)
-        signal = ranks.largest(interruption.signal)  # it may have come with the last step
-        if signal:
-            raise Interrupted(signal=signal, step=steps)
+            loss = math.fsum(losses.flatten().tolist())
+            report(timer.step_finished(done, loss=loss, learning_rate=optimizer.param_groups[0]["lr"]))
+            if received:
+                raise Interrupted(signal=received, step=done)
+        received = ranks.largest(caught.signal)  # a signal that came after the last check
+        if received:
+            raise Interrupted(signal=received, step=steps)
 
 
-@dataclass(frozen=True, kw_only=True)
-class _Learner:
-    """What makes an update of a batch, on every rank alike.
+def moving_average(supernet: Supernet, decay: float) -> ModelEmaV3:
+    """Exponential moving average of the parameters of a supernet, by timm.
+
+    The average is over steps. A parameter that only one step of k samples has an average over a k-th as many of its own updates.
 
     Args:
-        teach: gradients of a lesson for some subnets, and what each adds to the loss.
-        nonfinite: the folder in which a step is kept that cannot be gone on from.
+        supernet: The supernet.
+        decay: Weight of the old average at a step. In the first steps it is smaller, `1 - step ** (-2 / 3)`, so that the initial
+            parameters are soon forgotten.
+
+    Returns:
+        The average, in its `module`. Call `update(supernet, step)` after each step, counted from 1.
     """
-
-    state: State
-    space: SearchSpace
-    teach: Callable[[LabelledBatch, tuple[Architecture, ...]], Tensor]
-    draw: Sampling
-    schedule: Any
-    teacher: Teacher | None
-    seed: int
-    steps: int
-    ranks: Ranks
-    nonfinite: Path
-
-    def step(self, batch: Batch, step: int) -> float:
-        """The mean loss of the step's subnets, on all ranks' shares."""
-        self.schedule.step_update(step)
-        architectures = self.draw(self.space, keyed(self.seed, "sampling", step), step / self.steps)
-        lesson = _lesson(batch, self.teacher)
-        losses = self.ranks.mean(self.teach(lesson, architectures))
-        gradient = get_total_norm([p.grad for p in self.state.model.parameters() if p.grad is not None])
-        check_finite(losses, gradient, lesson, architectures, step=step, folder=self.nonfinite, ranks=self.ranks)
-        self.state.optimizer.step()
-        self.state.optimizer.zero_grad()
-        if self.state.average is not None:
-            self.state.average.update(self.state.model, step + 1)
-        return math.fsum(losses.flatten().tolist())
+    return ModelEmaV3(supernet, decay=decay, use_warmup=True)
 
 
-def _state(supernet: Supernet, config: TrainingConfig) -> State:
-    """As a training begins."""
-    optimizer = create_optimizer_v2(supernet, opt=config.optimizer, lr=config.learning_rate, weight_decay=config.weight_decay)
-    return State(model=supernet, optimizer=optimizer, average=Average(supernet, config.ema) if config.ema else None)
-
-
-def _teaching(supernet: Supernet, config: TrainingConfig, batches: TrainingBatches, ranks: Ranks) -> partial[Tensor]:
-    """`learn`, of a network that several ranks may hold, at each subnet's own T or at every T of the space."""
-    network: Any = supernet
-    options: dict[str, Any] = {"accumulate": config.accumulate, "target_transform": TARGETS[config.targets]}
-    if ranks.size > 1:
-        network = replica = ranks.replica(supernet)
-        options["alone"] = replica.no_sync
-    if config.precision == "bfloat16":
-        network = in_bfloat16(network, batches.device)
-    if config.loss == "anytime":
-        network = partial(network, at=supernet.space.time_steps.values)
-    return partial(learn, network, **options)
-
-
-def _lesson(batch: Batch, teacher: Teacher | None) -> LabelledBatch:
-    """A second head learns what the teacher says, or the same as the first."""
-    return LabelledBatch(images=batch.images, targets=batch.targets, taught=teacher(batch.images) if teacher else batch.targets)
-
-
-def _schedule(optimizer: Optimizer, config: TrainingConfig, per_epoch: int, steps: int) -> Any:
-    """Linear warm-up from the smallest rate, then half a cosine down to it."""
+def _learning_rate_schedule(optimizer: Optimizer, config: TrainingConfig, steps_per_epoch: int, steps: int) -> Any:
+    """Linear warm-up from the smallest learning rate, then half a cosine down to it."""
     return CosineLRScheduler(
         optimizer,
         t_initial=steps,
         lr_min=config.min_learning_rate,
-        warmup_t=config.warmup * per_epoch,
+        warmup_t=config.warmup * steps_per_epoch,
         warmup_lr_init=config.min_learning_rate,
         warmup_prefix=False,
         t_in_epochs=False,
     )
+
+
+class SignalCatcher:
+    """Context manager that catches the first SIGINT or SIGTERM. A second one is handled as before the context.
+
+    Attributes:
+        signal: Number of the signal, 0 if none came.
+    """
+
+    SIGNALS = (signal.SIGINT, signal.SIGTERM)
+
+    def __init__(self) -> None:
+        self.signal = 0
+        self._handlers: dict[signal.Signals, Any] = {}
+
+    def __enter__(self) -> SignalCatcher:
+        self._handlers = {number: signal.signal(number, self._catch) for number in self.SIGNALS}
+        return self
+
+    def __exit__(self, _kind: type[BaseException] | None, _error: BaseException | None, _trace: TracebackType | None) -> None:
+        self._restore()
+
+    def _catch(self, number: int, _frame: FrameType | None) -> None:
+        self.signal = number
+        self._restore()
+
+    def _restore(self) -> None:
+        for number, handler in self._handlers.items():
+            signal.signal(number, handler)
+
+
+def _recover(run: Run, checkpoints: Checkpoints, name: str) -> None:
+    """Return to the previous checkpoint if the newest one is damaged, and log it."""
+    damage = checkpoints.recover()
+    if damage is not None:
+        note(f"{name}: {damage}")
+        run.log("checkpoint damaged", network=name, what=damage)
+
+
+def _ignore(_progress: Progress) -> None:
+    """Report of all ranks but the first."""

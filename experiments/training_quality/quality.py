@@ -13,7 +13,9 @@ from autospike.evaluation.setup import population_evaluator, trie_evaluator
 from autospike.execution.executor import Serial
 from autospike.space.architecture import Architecture
 from autospike.space.search_space import SearchSpace
-from autospike.training.setup import Setup, build_supernet, train_supernet, training_steps
+from autospike.training.checkpoint import Checkpoints
+from autospike.training.setup import Setup, build_supernet, training_batches
+from autospike.training.trainer import train
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -40,9 +42,10 @@ def trained(
 
 
 def _train(setup: Setup, space: SearchSpace, subnets: Sequence[Architecture], folder: Path) -> Trained:
-    supernet, started = build_supernet(setup, space), time.process_time()
-    train_supernet(setup, supernet, folder, lambda _now: None)
+    supernet, batches, config = build_supernet(setup, space), training_batches(setup), setup.experiment.training
+    started = time.process_time()
+    train(supernet, batches, config, Checkpoints(folder=folder), lambda _now: None, seed=setup.training_seed)
     seconds = time.process_time() - started
     evaluator = population_evaluator(setup, Serial(state=trie_evaluator(setup, supernet)))
-    accuracy = {measured.architecture.id: measured.score.accuracy for measured in evaluator(subnets)}
-    return Trained(steps=training_steps(setup), cpu_seconds=seconds, accuracy=accuracy)
+    accuracy = {measured.architecture.id: measured.accuracy for measured in evaluator(subnets)}
+    return Trained(steps=config.epochs * batches.per_epoch, cpu_seconds=seconds, accuracy=accuracy)

@@ -15,7 +15,9 @@ from typing import Any
 
 from autospike import files
 from autospike.config import TrainingConfig
-from autospike.training.setup import Setup, build_supernet, train_supernet
+from autospike.training.checkpoint import Checkpoints
+from autospike.training.setup import Setup, build_supernet, training_batches
+from autospike.training.trainer import train
 
 # What each changes of the experiment's training.
 WAYS: dict[str, dict[str, Any]] = {
@@ -53,8 +55,8 @@ def _one_epoch(setup: Setup, changes: dict[str, Any], seed: int) -> float:
     experiment = setup.experiment
     training = experiment.training.model_copy(update={**changes, "epochs": 1, "warmup_epochs": 0})
     timed = replace(setup, experiment=experiment.model_copy(update={"training": training, "seed": seed}))
-    supernet = build_supernet(timed, experiment.search_space)
+    supernet, batches = build_supernet(timed, experiment.search_space), training_batches(timed)
     with TemporaryDirectory() as scratch:
         started = time.process_time()
-        train_supernet(timed, supernet, Path(scratch), lambda _now: None)
+        train(supernet, batches, training, Checkpoints(folder=Path(scratch)), lambda _now: None, seed=timed.training_seed)
         return time.process_time() - started

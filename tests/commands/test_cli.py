@@ -134,7 +134,7 @@ def test_an_interrupt_says_how_to_go_on(
 
     monkeypatch.setattr("autospike.commands.train.train", interrupted)
     outcome = autospike(capsys, "train", tiny_experiment, "--run", tmp_path)
-    assert (outcome.code, outcome.err) == (130, "error: interrupted; run the same command again to go on\n")
+    assert (outcome.code, outcome.err) == (130, "error: interrupted; run the same command again to resume\n")
 
 
 @pytest.mark.parametrize("stages", [[1], 3, [], [{"blocks": 2}], [{"embed_dim": 16, "blocks": []}]])

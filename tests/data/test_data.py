@@ -69,12 +69,12 @@ def test_every_split_holds_every_class_in_proportion() -> None:
 def test_a_draw_from_a_folder_sorted_by_class_holds_every_class(tmp_path: Path) -> None:
     root = image_folder(tmp_path / "images", {"cat": 20, "dog": 20, "eel": 20})
     train = load_images(DataConfig(name="folder", root=root, image_size=8), seed=0).splits["train"]
-    drawn = train.drawn(12, random.Random(0))
+    drawn = train.sample(12, random.Random(0))
     assert len(drawn) == 12
     assert set(drawn.labels) == {0, 1, 2}
-    assert drawn == train.drawn(12, random.Random(0))
+    assert drawn == train.sample(12, random.Random(0))
     assert all(train.labels[train.indices.index(i)] == label for i, label in zip(drawn.indices, drawn.labels, strict=True))
-    assert len(train.drawn(500, random.Random(0))) == len(train)
+    assert len(train.sample(500, random.Random(0))) == len(train)
 
 
 def test_a_split_goes_to_any_worker(tmp_path: Path) -> None:

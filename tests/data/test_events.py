@@ -16,7 +16,7 @@ from autospike.data.batches import Batch, FixedBatches, TrainingBatches
 from autospike.data.images import Images, Split, load_images
 from autospike.errors import UserError
 from autospike.evaluation.setup import calibrated_subnet, fixed_batches, held_out_batches, population_evaluator, trie_evaluator
-from autospike.evaluation.single import score
+from autospike.evaluation.single import measure
 from autospike.execution.executor import Serial
 from autospike.memory.cache import ByteBudgetCache
 from autospike.randomness import keyed
@@ -86,7 +86,7 @@ def test_splits_are_drawn_from_a_flat_folder(tmp_path: Path) -> None:
     assert {name: len(split) for name, split in images.splits.items()} == {"train": 18, "search": 6, "test": 6}
     assert sorted(i for split in images.splits.values() for i in split.indices) == list(range(30))
     assert all(split.time_steps == 4 for split in images.splits.values())
-    assert images.splits["train"].drawn(5, keyed(0)).time_steps == 4
+    assert images.splits["train"].sample(5, keyed(0)).time_steps == 4
 
 
 def test_a_folder_s_own_test_recordings_stay_its_test_split(tmp_path: Path) -> None:
@@ -402,13 +402,13 @@ def test_a_supernet_trains_on_events_and_its_subnets_are_measured(tmp_path: Path
     measured = population_evaluator(setup, Serial(state=trie_evaluator(setup, supernet)))
     for architecture in (space.largest(), space.smallest()):
         (found,) = measured([architecture])
-        assert found.score.images == 18
-        first = found.score.counts[0]
+        assert found.images == 18
+        first = found.counts[0]
         assert (first.input, first.time_steps) == ("integer", architecture.time_steps)  # counts are accumulated, not multiplied
         for batch_size in (1, 5, 17, 18, 100):
             config = EvaluationConfig(**{**measured.config.model_dump(), "batch_size": batch_size})
             (again,) = replace(measured, config=config)([architecture])
-            assert again.score == found.score
+            assert again == found
 
 
 def test_the_first_steps_see_the_first_frames(tmp_path: Path) -> None:
@@ -422,7 +422,7 @@ def test_the_first_steps_see_the_first_frames(tmp_path: Path) -> None:
     with torch.no_grad():
         assert torch.equal(model(batch.images), model(changed))
         assert not torch.equal(model(batch.images), model(changed.flip(0)))
-    first = score(model, search, batch_size=18).counts[0]
+    first = measure(model, search, batch_size=18).counts[0]
     assert first.rate == pytest.approx(batch.images[:3].mean(dim=(1, 2, 3, 4)).tolist())
 
 
@@ -430,6 +430,6 @@ def test_resized_counts_are_multiplied(tmp_path: Path) -> None:
     setup = opened(tmp_path, "spikformer", image_size=6)
     space = setup.experiment.search_space
     model = calibrated_subnet(setup, build_supernet(setup, space), space.smallest())
-    found = [score(model, held_out_batches(setup), batch_size=n) for n in (2, 6)]
+    found = [measure(model, held_out_batches(setup), batch_size=n) for n in (2, 6)]
     assert found[0] == found[1]
     assert found[0].counts[0].input == "real"

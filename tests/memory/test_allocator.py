@@ -8,7 +8,7 @@ from types import SimpleNamespace
 import pytest
 
 from autospike.memory import allocator
-from autospike.memory.allocator import M_MMAP_MAX, MOST_BLOCKS, retain_large_allocations
+from autospike.memory.allocator import M_MMAP_MAX, MMAP_MAX_BLOCKS, retain_large_allocations
 
 
 @pytest.fixture
@@ -28,7 +28,7 @@ def test_large_blocks_are_kept_until_the_last_who_asked_is_done(most_blocks: lis
         with pytest.raises(RuntimeError), retain_large_allocations():
             raise RuntimeError
         assert set(most_blocks) == {0}
-    assert most_blocks[-1] == MOST_BLOCKS
+    assert most_blocks[-1] == MMAP_MAX_BLOCKS
     with retain_large_allocations():
         assert most_blocks[-1] == 0
-    assert most_blocks.count(MOST_BLOCKS) == 2
+    assert most_blocks.count(MMAP_MAX_BLOCKS) == 2

@@ -49,7 +49,7 @@ def test_it_takes_whole_pages(nbytes: int, pages: int) -> None:
 
 def test_pages_go_back_with_the_last_who_holds_them() -> None:
     copy = MmapTensor.of(torch.ones(3))
-    pages, tensor, array = weakref.ref(copy.held), copy.tensor(), copy.array()
+    pages, tensor, array = weakref.ref(copy.storage), copy.tensor(), copy.array()
     del copy
     assert tensor.tolist() == array.tolist() == [1, 1, 1]
     del tensor

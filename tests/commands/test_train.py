@@ -1,0 +1,80 @@
+"""`autospike train`: damaged checkpoints, signals, torchrun."""
+
+from __future__ import annotations
+
+import json
+import signal
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+from cli_runner import autospike
+from torch.utils.tensorboard import SummaryWriter
+from trainings import truncate
+
+
+def test_a_damaged_checkpoint_is_reported_and_trained_again(
+    tmp_path: Path, tiny_experiment: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    arguments = ["train", tiny_experiment, "--run", tmp_path, "--set", "training.batch_size=512"]
+    assert autospike(capsys, *arguments).code == 0
+    truncate(tmp_path / "supernet" / "step-00000004.safetensors")
+    outcome = autospike(capsys, *arguments)
+    assert outcome.code == 0
+    (line,) = [line for line in outcome.out.splitlines() if "damaged" in line]
+    assert line.startswith("supernet: ")
+    assert line.endswith("resuming from the previous checkpoint, of step 2")
+    events = [json.loads(text) for text in (tmp_path / "log.jsonl").read_text().splitlines()]
+    (damaged,) = [event for event in events if event["event"] == "checkpoint damaged"]
+    assert line == f"supernet: {damaged['what']}"
+    assert [event["from_step"] for event in events if event["event"] == "train started"] == [0, 0, 2]
+    measured = next(event for event in events if event["event"] == "train")
+    assert measured["images_per_second"] > 0
+    assert measured["memory_mb"] > 50  # torch alone needs more
+
+
+def test_a_signal_ends_the_command_with_its_exit_code(
+    tmp_path: Path, tiny_experiment: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The signal comes with the last step of the supernet, so the reference network is not trained."""
+
+    def add_scalar(_writer: SummaryWriter, _name: str, _value: Any, step: int) -> None:
+        if step == 4:
+            signal.raise_signal(signal.SIGTERM)
+
+    monkeypatch.setattr(SummaryWriter, "add_scalar", add_scalar)
+    outcome = autospike(capsys, "train", tiny_experiment, "--run", tmp_path, "--set", "training.batch_size=512")
+    assert (outcome.code, outcome.err) == (143, "error: interrupted at step 4; run the same command again to resume\n")
+    assert not (tmp_path / "baseline").exists()
+    events = [json.loads(text)["event"] for text in (tmp_path / "log.jsonl").read_text().splitlines()]
+    assert events == ["train started", "train", "train interrupted"]
+
+
+def test_commands_other_than_train_reject_torchrun(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name, value in {"RANK": "0", "WORLD_SIZE": "2", "LOCAL_RANK": "0"}.items():
+        monkeypatch.setenv(name, value)
+    outcome = autospike(capsys, "search", tmp_path)
+    assert outcome.code == 2
+    assert outcome.err.startswith("error: autospike search: 2 ranks were started")
+    assert outcome.err.count("\n") == 1
+
+
+@pytest.mark.slow
+def test_training_under_torchrun_has_the_losses_of_one_process(tmp_path: Path, tiny_experiment: Path) -> None:
+    """In float32, where rounding may flip single spikes, the losses differ slightly."""
+    settings = ["--set", "training.batch_size=128", "--set", "device=cpu"]
+    python, arguments = [sys.executable, "-m"], ["autospike", "train", str(tiny_experiment)]
+    torchrun = [*python, "torch.distributed.run", "--standsingle", "--nproc-per-node", "2", "-m", "--"]
+    losses = {}
+    for name, launcher in {"single": python, "together": torchrun}.items():
+        command = [*launcher, *arguments, "--run", str(tmp_path / name), *settings]
+        subprocess.run(command, check=True, capture_output=True)
+        events = [json.loads(line) for line in (tmp_path / name / "log.jsonl").read_text().splitlines()]
+        losses[name] = [event["loss"] for event in events if event["event"] == "train"]
+        assert [event["event"] for event in events if event["event"] != "train"] == ["train started", "train finished"] * 2
+    assert len(losses["single"]) > 2
+    assert losses["together"] == pytest.approx(losses["single"], rel=0.02)

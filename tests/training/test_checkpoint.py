@@ -1,0 +1,127 @@
+"""Checkpoints: complete or absent, recovered if damaged, kept when the disk is full."""
+
+from __future__ import annotations
+
+import resource
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+import torch
+from trainings import SHORT, KilledError, bit_identical, run, supernet, truncate, weights
+
+from autospike.errors import UserError
+from autospike.space.search_space import SearchSpace
+from autospike.supernet import Supernet
+from autospike.training.checkpoint import Checkpoints, TrainingState
+
+Damage = Callable[[Path], object]
+
+
+def flip_a_bit(path: Path) -> None:
+    content = bytearray(path.read_bytes())
+    content[-5] ^= 1
+    path.write_bytes(content)
+
+
+DAMAGES: dict[str, Damage] = {"truncated": truncate, "deleted": Path.unlink, "bit flipped": flip_a_bit}
+
+
+def saved(folder: Path, space: SearchSpace, *steps: int) -> tuple[Supernet, Checkpoints]:
+    network, checkpoints = supernet(space), Checkpoints(folder=folder)
+    optimizer = torch.optim.AdamW(network.parameters())
+    for step in steps:
+        network(torch.rand(4, 1, 8, 8), [space.largest()])[0].sum().backward()
+        optimizer.step()
+        checkpoints.save(step, TrainingState(model=network, optimizer=optimizer), finished=False)
+    return network, checkpoints
+
+
+def new_state(network: Supernet) -> TrainingState:
+    return TrainingState(model=network, optimizer=torch.optim.AdamW(network.parameters()))
+
+
+def test_the_last_two_checkpoints_are_kept_and_temporary_files_deleted(tmp_path: Path, tiny_space: SearchSpace) -> None:
+    for temporary in (".step-00000003.safetensors.1234.part", ".tmpAbC123"):
+        (tmp_path / temporary).touch()
+    saved(tmp_path, tiny_space, 3, 6, 9)
+    expected = ["checkpoint.json", "step-00000006.safetensors", "step-00000009.safetensors"]
+    assert sorted(path.name for path in tmp_path.iterdir()) == expected
+
+
+def test_a_kill_before_the_record_is_written_leaves_the_previous_checkpoint(tmp_path: Path, tiny_space: SearchSpace) -> None:
+    """On disk, such a kill leaves the new file with tensors and the old record."""
+    network, checkpoints = saved(tmp_path, tiny_space, 3)
+    expected = {name: p.clone() for name, p in network.state_dict().items()}
+    record = (tmp_path / "checkpoint.json").read_bytes()
+    with torch.no_grad():
+        network.shared.get_parameter("head.bias").add_(1)
+    checkpoints.save(6, new_state(network), finished=False)
+    (tmp_path / "checkpoint.json").write_bytes(record)
+    restored = supernet(tiny_space)
+    assert checkpoints.restore(new_state(restored)) == 3
+    assert bit_identical(restored.state_dict(), expected)
+
+
+@pytest.mark.parametrize("damage", DAMAGES)
+def test_reading_a_damaged_checkpoint_is_an_error_of_one_line(tmp_path: Path, tiny_space: SearchSpace, damage: str) -> None:
+    _, checkpoints = saved(tmp_path, tiny_space, 3)
+    DAMAGES[damage](tmp_path / "step-00000003.safetensors")
+    for read in (lambda: checkpoints.restore(new_state(supernet(tiny_space))), checkpoints.recover):
+        with pytest.raises(UserError, match=r"step-00000003\.safetensors: damaged") as error:
+            read()
+        assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize("damage", DAMAGES)
+def test_a_damaged_checkpoint_of_a_finished_training_is_trained_again_bit_identically(
+    tmp_path: Path, tiny_space: SearchSpace, damage: str
+) -> None:
+    run(tiny_space, tmp_path, SHORT)
+    expected = weights(tmp_path)
+    DAMAGES[damage](tmp_path / "step-00000008.safetensors")
+    with pytest.raises(UserError, match=r"step-00000008\.safetensors: damaged, .*; autospike train goes back to step 4$"):
+        Checkpoints(folder=tmp_path).load_trained(supernet(tiny_space))
+    Checkpoints(folder=tmp_path).recover()
+    assert [now.step for now in run(tiny_space, tmp_path, SHORT)] == [5, 6, 7, 8]
+    assert bit_identical(weights(tmp_path), expected)
+
+
+def test_recover_reports_a_damage_once(tmp_path: Path, tiny_space: SearchSpace) -> None:
+    run(tiny_space, tmp_path, SHORT)
+    checkpoints = Checkpoints(folder=tmp_path)
+    assert checkpoints.recover() is None
+    truncate(tmp_path / "step-00000008.safetensors")
+    message = checkpoints.recover()
+    assert message is not None
+    assert message.endswith("its content differs from what was written; resuming from the previous checkpoint, of step 4")
+    assert "\n" not in message
+    assert checkpoints.recover() is None
+    truncate(tmp_path / "step-00000004.safetensors")
+    with pytest.raises(UserError, match="there is no intact checkpoint before it; delete"):
+        checkpoints.recover()
+
+
+@contextmanager
+def full_disk(file_bytes: int) -> Iterator[None]:
+    """Limit the size of every file."""
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (file_bytes, limits[1]))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+
+
+@pytest.mark.parametrize("file_bytes", [10, 30_000])  # smaller than the record; smaller than the tensors
+def test_a_full_disk_leaves_the_earlier_checkpoints(tmp_path: Path, tiny_space: SearchSpace, file_bytes: int) -> None:
+    with pytest.raises(KilledError):
+        run(tiny_space, tmp_path, SHORT, kill_at=5)
+    before = {path.name: path.read_bytes() for path in tmp_path.iterdir()}
+    with full_disk(file_bytes), pytest.raises(UserError, match=r"cannot be written \(.*File too large.*\); nothing was changed"):
+        run(tiny_space, tmp_path, SHORT)
+    assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == before
+    run(tiny_space, tmp_path, SHORT)
+    run(tiny_space, tmp_path / "whole", SHORT)
+    assert bit_identical(weights(tmp_path), weights(tmp_path / "whole"))

@@ -1,0 +1,232 @@
+"""The training loop: bit-identical resumption, options, signals, learning rates, moving average."""
+
+from __future__ import annotations
+
+import os
+import random
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from itertools import combinations
+from multiprocessing.synchronize import Event
+from pathlib import Path
+
+import pytest
+import torch
+from conftest import TINY_SPACE
+from safetensors.torch import load_file
+from torch import Tensor
+from trainings import CONFIG, SHORT, KilledError, bit_identical, forkserver, run, supernet, weights
+
+from autospike.errors import Interrupted
+from autospike.space.search_space import SearchSpace
+from autospike.training.checkpoint import Checkpoints
+from autospike.training.progress import Progress
+from autospike.training.trainer import moving_average
+
+WAYS = {
+    "single path": {"sampling": "single-path"},
+    "sandwich": {"sampling": "sandwich"},
+    "LAMB": {"optimizer": "lamb"},  # counts its steps for each parameter group
+    "accumulate": {"accumulate": 4},
+    "small first, anytime": {"sampling": "small-first", "loss": "anytime"},  # sampling depends on the progress of the training
+}
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Tensor]:
+    """Result of the short training without interruption."""
+    folder = tmp_path_factory.mktemp("whole")
+    run(SearchSpace.from_dict(TINY_SPACE), folder, SHORT)
+    return weights(folder)
+
+
+@pytest.mark.parametrize("way", WAYS)
+@pytest.mark.parametrize("kill_at", [[1], [6], [4, 9, 13]])
+def test_a_killed_training_resumes_bit_identically(tmp_path: Path, tiny_space: SearchSpace, way: str, kill_at: list[int]) -> None:
+    config = CONFIG.model_copy(update=WAYS[way])
+    whole = run(tiny_space, tmp_path / "whole", config)
+    for step in kill_at:
+        with pytest.raises(KilledError):
+            run(tiny_space, tmp_path / "killed", config, kill_at=step)
+    rest = run(tiny_space, tmp_path / "killed", config)
+    assert bit_identical(weights(tmp_path / "killed"), weights(tmp_path / "whole"))
+    assert [now.loss for now in rest] == [now.loss for now in whole[-len(rest) :]]
+    assert rest[0].step == kill_at[-1] // 4 * 4 + 1  # four steps an epoch, a checkpoint each
+
+
+@pytest.mark.slow
+def test_the_command_resumes_bit_identically_after_sigkill(tmp_path: Path, tiny_experiment: Path) -> None:
+    def command(folder: str) -> list[str]:
+        settings = ["--set", "training.epochs=12", "--set", "training.batch_size=128"]
+        return [sys.executable, "-m", "autospike", "train", str(tiny_experiment), "--run", str(tmp_path / folder), *settings]
+
+    subprocess.run(command("whole"), check=True, capture_output=True)
+    rng = random.Random(0)
+    for _ in range(4):
+        process = subprocess.Popen(command("killed"), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+        time.sleep(rng.uniform(6, 12))
+        process.send_signal(signal.SIGKILL)
+        process.wait()
+    subprocess.run(command("killed"), check=True, capture_output=True)
+    for network in ("supernet", "baseline"):
+        assert bit_identical(weights(tmp_path / "killed" / network), weights(tmp_path / "whole" / network))
+
+
+def test_each_option_changes_the_result(tmp_path: Path, tiny_space: SearchSpace) -> None:
+    ways = [
+        {"sampling": "single-path"},
+        {"sampling": "small-first"},
+        {"sampling": "sandwich"},
+        {"sampling": "sandwich", "targets": "in-place"},
+        {"sampling": "sandwich", "loss": "anytime"},
+        {"sampling": "sandwich", "targets": "in-place", "loss": "anytime"},
+    ]
+    for i, way in enumerate(ways):
+        run(tiny_space, tmp_path / str(i), CONFIG.model_copy(update={"epochs": 1, "warmup_epochs": 0, **way}))
+    results = [weights(tmp_path / str(i))["model.shared.head.weight"] for i in range(len(ways))]
+    assert all(not torch.equal(one, other) for one, other in combinations(results, 2))
+
+
+def test_small_first_widens_with_the_progress_of_the_training(tmp_path: Path, tiny_space: SearchSpace) -> None:
+    """The larger of two widths is sampled from a quarter of the training; before, only the corner of the smaller one changes."""
+    config = CONFIG.model_copy(update={"sampling": "small-first", "weight_decay": 0.0})
+    with pytest.raises(KilledError):
+        run(tiny_space, tmp_path, config, kill_at=4)
+    before = supernet(tiny_space).shared.get_parameter("head.weight")
+    early = load_file(tmp_path / "step-00000004.safetensors")["model.shared.head.weight"]
+    assert not torch.equal(early[:, :8], before[:, :8])
+    assert torch.equal(early[:, 8:], before[:, 8:])
+    run(tiny_space, tmp_path, config)
+    assert not torch.equal(weights(tmp_path)["model.shared.head.weight"][:, 8:], before[:, 8:])
+
+
+def test_a_finished_training_runs_no_step(tmp_path: Path, tiny_space: SearchSpace) -> None:
+    run(tiny_space, tmp_path)
+    assert run(tiny_space, tmp_path) == []
+
+
+def test_training_lowers_the_loss(tmp_path: Path, tiny_space: SearchSpace) -> None:
+    config = CONFIG.model_copy(update={"epochs": 30})
+    steps = run(SearchSpace.of(tiny_space.largest()), tmp_path, config)
+    first, last = (sum(now.loss for now in part) / 10 for part in (steps[:10], steps[-10:]))
+    assert last < 0.85 * first
+
+
+def test_learning_rate_warms_up_linearly_and_decays_as_a_cosine(tmp_path: Path, tiny_space: SearchSpace) -> None:
+    rates = [now.learning_rate for now in run(tiny_space, tmp_path)]
+    assert rates[0] == pytest.approx(1e-5)
+    assert rates[2] == pytest.approx((1e-5 + 0.01) / 2, rel=1e-3)  # halfway through the warm-up of four steps
+    assert rates[8] == pytest.approx((1e-5 + 0.01) / 2, rel=1e-3)  # halfway through all sixteen
+    assert rates[4:] == sorted(rates[4:], reverse=True)
+
+
+def signal_at(step: int, number: signal.Signals) -> Callable[[Progress], None]:
+    def report(now: Progress) -> None:
+        if now.step == step:
+            os.kill(os.getpid(), number)
+
+    return report
+
+
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_a_signal_ends_a_training_after_a_checkpoint(
+    tmp_path: Path, tiny_space: SearchSpace, number: signal.Signals, code: int, whole: dict[str, Tensor]
+) -> None:
+    handler = signal.getsignal(number)
+    with pytest.raises(Interrupted, match="interrupted at step 6") as interruption:
+        run(tiny_space, tmp_path, SHORT, report=signal_at(5, number))  # received after step 5, so step 6 is finished
+    assert interruption.value.exit_code == code
+    assert signal.getsignal(number) == handler
+    assert [now.step for now in run(tiny_space, tmp_path, SHORT)] == [7, 8]
+    assert bit_identical(weights(tmp_path), whole)
+
+
+def test_a_second_signal_interrupts_at_once(tmp_path: Path, tiny_space: SearchSpace) -> None:
+    def report(now: Progress) -> None:
+        if now.step == 2:
+            signal.raise_signal(signal.SIGINT)
+            signal.raise_signal(signal.SIGINT)
+
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)  # it is ignored if the tests run in the background
+    try:
+        with pytest.raises(KeyboardInterrupt):
+            run(tiny_space, tmp_path, report=report)
+    finally:
+        signal.signal(signal.SIGINT, before)
+
+
+def test_moving_average_has_a_warm_up(tiny_space: SearchSpace) -> None:
+    """By hand: the decay at step 1, 2, 3, ... is 1 - step ** (-2 / 3), and at most the configured one."""
+    network = supernet(tiny_space)
+    weight, average = network.shared.get_parameter("head.weight"), moving_average(network, 0.5)
+    expected = torch.zeros_like(weight)
+    for step in range(1, 6):
+        with torch.no_grad():
+            weight.fill_(step)
+        average.update(network, step)
+        decay = min(0.5, 1 - step ** (-2 / 3))
+        expected = decay * expected + (1 - decay) * step
+        torch.testing.assert_close(average.module.shared.get_parameter("head.weight").detach(), expected)
+
+
+def test_moving_average_resumes_bit_identically_and_is_the_result(
+    tmp_path: Path, tiny_space: SearchSpace, whole: dict[str, Tensor]
+) -> None:
+    config = SHORT.model_copy(update={"ema": 0.8})
+    run(tiny_space, tmp_path / "whole", config)
+    with pytest.raises(KilledError):
+        run(tiny_space, tmp_path / "killed", config, kill_at=6)
+    run(tiny_space, tmp_path / "killed", config)
+    found = weights(tmp_path / "killed")
+    assert bit_identical(found, weights(tmp_path / "whole"))
+    trained = supernet(tiny_space)
+    Checkpoints(folder=tmp_path / "killed").load_trained(trained)
+    name = "shared.head.weight"
+    assert torch.equal(trained.state_dict()[name], found[f"averaged.{name}"])
+    assert not torch.equal(found[f"averaged.{name}"], found[f"model.{name}"])
+    assert all(torch.equal(found[name], tensor) for name, tensor in whole.items())  # the average does not change the training
+
+
+def test_bfloat16_changes_the_loss_little_and_keeps_float32_parameters(tmp_path: Path, tiny_space: SearchSpace) -> None:
+    largest = SearchSpace.of(tiny_space.largest())
+    reduced = run(largest, tmp_path / "reduced", SHORT.model_copy(update={"precision": "bfloat16"}))
+    full = run(largest, tmp_path / "full", SHORT)
+    assert reduced[0].loss != full[0].loss
+    assert [now.loss for now in reduced] == pytest.approx([now.loss for now in full], rel=0.1)
+    assert {tensor.dtype for name, tensor in weights(tmp_path / "reduced").items() if name.startswith("model.")} == {torch.float32}
+
+
+LONG = CONFIG.model_copy(update={"epochs": 20})  # eighty steps, a checkpoint after every four
+
+
+def train_until_killed(space: SearchSpace, folder: Path, started: Event) -> None:
+    torch.set_num_threads(1)
+    run(space, folder, LONG, report=lambda _now: started.set())
+
+
+@pytest.mark.slow
+def test_training_resumes_bit_identically_after_twenty_kills(tmp_path: Path, tiny_space: SearchSpace) -> None:
+    """SIGKILL at random moments, some of them while a checkpoint is written. The newest checkpoint is never damaged."""
+    context, rng = forkserver(), random.Random(0)
+    run(tiny_space, tmp_path / "whole", LONG)
+    expected, checkpoints, steps = weights(tmp_path / "whole"), Checkpoints(folder=tmp_path / "killed"), []
+    while len(steps) < 20:
+        started = context.Event()
+        process = context.Process(target=train_until_killed, args=(tiny_space, checkpoints.folder, started))
+        process.start()
+        assert started.wait(timeout=120)
+        time.sleep(rng.uniform(0, 0.7))
+        process.kill()
+        process.join()
+        assert checkpoints.recover() is None
+        steps.append(checkpoints.record.step if checkpoints.record else 0)
+        if steps[-1] == 80:  # finished: start again
+            assert bit_identical(weights(checkpoints.folder), expected)
+            shutil.rmtree(checkpoints.folder)
+    assert len(set(steps)) > 5
+    run(tiny_space, checkpoints.folder, LONG)
+    assert bit_identical(weights(checkpoints.folder), expected)
