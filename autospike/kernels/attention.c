@@ -6,43 +6,15 @@
  * a channel fires are bits of words, and an entry of k^T v is the popcount of the AND of two channels' words.
  */
 #include "common.h"
+#include "vector.h"
 
 #include <stdlib.h>
 #include <string.h>
 #if defined(__AVX2__) && !defined(AUTOSPIKE_PLAIN)
-#include <immintrin.h>
 #define COUNTS_BITS
-#elif defined(__aarch64__)
-#include <arm_neon.h>
 #endif
 
-/* LANES: values of a vector. TILE_ROWS x TILE_VECTORS: accumulators of a register tile, which with a row of the right operand and one
- * broadcast value of the left one fill the registers. */
-#if defined(__AVX512F__)
-#define LANES 16
-#elif defined(__AVX2__)
-#define LANES 8
-#elif defined(__aarch64__)
-#define LANES 4
-#else
-#define LANES 4
-#endif
-#define TILE_ROWS 6
-#define TILE_VECTORS 2 /* as wide as usual heads, of 16 to 64 channels, are in AVX-512 */
-
-typedef float vector __attribute__((vector_size(4 * LANES), aligned(4), may_alias));
-
-INLINE vector multiply_add(vector a, vector b, vector c) {
-#if defined(__AVX512F__)
-    return (vector)_mm512_fmadd_ps((__m512)a, (__m512)b, (__m512)c);
-#elif defined(__AVX2__)
-    return (vector)_mm256_fmadd_ps((__m256)a, (__m256)b, (__m256)c);
-#elif defined(__aarch64__)
-    return (vector)vfmaq_f32((float32x4_t)c, (float32x4_t)a, (float32x4_t)b);
-#else
-    return a * b + c;
-#endif
-}
+#define HEAD_VECTORS 2 /* of a register tile: as wide as a head of 32 channels is in AVX-512 */
 
 typedef struct {
     int64_t images, tokens, channels, heads;
@@ -70,7 +42,7 @@ typedef struct {
  * out: `pitch` values a row; columns: how many of them are left to write. */
 INLINE void tile(matrix left, const float *right, int64_t width, int64_t depth, float scale, float *out, int64_t pitch, int64_t columns,
                  int rows, int vectors) {
-    vector sum[TILE_ROWS][TILE_VECTORS];
+    vector sum[TILE_ROWS][HEAD_VECTORS];
 #pragma GCC unroll 6
     for (int r = 0; r < rows; r++) {
 #pragma GCC unroll 2
@@ -82,7 +54,7 @@ INLINE void tile(matrix left, const float *right, int64_t width, int64_t depth, 
         const float *from = left.values + d * left.along;
 #pragma GCC unroll 6
         for (int r = 0; r < rows; r++) {
-            const vector factor = from[r * left.down] - (vector){0};
+            const vector factor = broadcast(from[r * left.down]);
 #pragma GCC unroll 2
             for (int v = 0; v < vectors; v++) {
                 sum[r][v] = multiply_add(factor, *(const vector *)(right + v * LANES), sum[r][v]);
@@ -110,7 +82,7 @@ static void multiply(matrix left, const float *right, int64_t width, int64_t dep
     for (int64_t r = 0; r < rows; r += TILE_ROWS) {
         const matrix below = {left.values + r * left.down, left.down, left.along};
         for (int64_t c = 0; c < columns;) {
-            const int whole = columns - c > (TILE_VECTORS - 1) * LANES;
+            const int whole = columns - c > (HEAD_VECTORS - 1) * LANES;
             float *to = out + r * pitch + c;
             switch ((at_most(TILE_ROWS, rows - r) - 1) * 2 + whole) {
 #define ROWS(n)                                                                                                                 \
@@ -118,12 +90,12 @@ static void multiply(matrix left, const float *right, int64_t width, int64_t dep
         tile(below, right + c, width, depth, scale, to, pitch, columns - c, n, 1);                                              \
         break;                                                                                                                  \
     case (n - 1) * 2 + 1:                                                                                                       \
-        tile(below, right + c, width, depth, scale, to, pitch, columns - c, n, TILE_VECTORS);                                   \
+        tile(below, right + c, width, depth, scale, to, pitch, columns - c, n, HEAD_VECTORS);                                   \
         break;
                 ROWS(1) ROWS(2) ROWS(3) ROWS(4) ROWS(5) ROWS(6)
 #undef ROWS
             }
-            c += whole ? TILE_VECTORS * LANES : LANES;
+            c += whole ? HEAD_VECTORS * LANES : LANES;
         }
     }
 }
@@ -151,6 +123,64 @@ static void correlate(const float *left, const float *right, const shape *s, con
 /* x square scale of a head, in place to in place. */
 static void project(const float *x, const float *square, const shape *s, const head *h, float scale, float *out) {
     multiply((matrix){x, s->channels, 1}, square, h->width, h->dim, scale, out, s->channels, h->tokens, h->dim);
+}
+
+/* Writes the first `size` values of `vectors` vectors times scale. */
+INLINE void store_scaled(const vector *sum, int vectors, float scale, int64_t size, float *out) {
+#pragma GCC unroll 8
+    for (int v = 0; v < vectors; v++) {
+        const vector scaled = sum[v] * scale;
+        const int64_t here = size - v * LANES;
+        if (here >= LANES) {
+            *(vector *)(out + v * LANES) = scaled;
+        } else if (here > 0) {
+            memcpy(out + v * LANES, &scaled, here * sizeof *out);
+        }
+    }
+}
+
+/* One token of `project`: adds the rows of `square` whose factor is not zero. */
+INLINE void project_token(const float *x, const float *square, const head *h, float scale, int64_t size, float *out, int vectors) {
+    vector sum[VECTORS];
+#pragma GCC unroll 8
+    for (int v = 0; v < vectors; v++) {
+        sum[v] = (vector){0};
+    }
+    for (int64_t first = 0; first < h->dim; first += 64) {
+        for (uint64_t bits = nonzero_bits(x + first, at_most(64, h->dim - first)); bits; bits &= bits - 1) {
+            const int64_t d = first + __builtin_ctzll(bits);
+            const vector factor = broadcast(x[d]);
+#pragma GCC unroll 8
+            for (int v = 0; v < vectors; v++) {
+                sum[v] = multiply_add(factor, *(const vector *)(square + d * h->width + v * LANES), sum[v]);
+            }
+        }
+    }
+    store_scaled(sum, vectors, scale, size, out);
+}
+
+/* Runs `call` with the number of vectors, at most VECTORS, as a constant V. */
+#define WITH_VECTORS(number, call)                                                                                              \
+    switch (number) {                                                                                                           \
+        WITH_VECTORS_CASE(1, call) WITH_VECTORS_CASE(2, call) WITH_VECTORS_CASE(3, call) WITH_VECTORS_CASE(4, call)             \
+        WITH_VECTORS_CASE(5, call) WITH_VECTORS_CASE(6, call) WITH_VECTORS_CASE(7, call) WITH_VECTORS_CASE(8, call)             \
+    }
+#define WITH_VECTORS_CASE(n, call)                                                                                              \
+    case n: {                                                                                                                   \
+        enum { V = n };                                                                                                         \
+        call;                                                                                                                   \
+        break;                                                                                                                  \
+    }
+
+/* The same as `project`, for an x that is mostly zero, as spikes are. */
+static void project_sparse(const float *x, const float *square, const shape *s, const head *h, float scale, float *out) {
+    for (int64_t c = 0; c < h->width; c += VECTORS * LANES) {
+        const float *part = square + c;
+        const int64_t vectors = at_most(VECTORS, (h->width - c) / LANES), size = h->dim - c;
+        WITH_VECTORS(vectors, for (int64_t n = 0; n < h->tokens; n++) {
+            project_token(x + n * s->channels, part, h, scale, size, out + n * s->channels + c, V);
+        })
+    }
 }
 
 #ifdef COUNTS_BITS
@@ -285,6 +315,35 @@ static void count_matches(const uint32_t *k, const uint32_t *v, int64_t count, i
     }
 }
 
+/* One channel of `correlate_spikes`: adds the rows of `right` at the tokens whose bit is set. */
+INLINE void correlate_channel(const uint32_t *bits, int64_t width, const float *right, const head *h, float *out, int vectors) {
+    vector sum[VECTORS];
+#pragma GCC unroll 8
+    for (int v = 0; v < vectors; v++) {
+        sum[v] = (vector){0};
+    }
+    for (int64_t first = 0; first < h->tokens; first += WORD, bits += width) {
+        for (uint32_t word = *bits >> (WORD - at_most(WORD, h->tokens - first)); word; word &= word - 1) {
+            const float *row = right + (first + __builtin_ctz(word)) * h->width;
+#pragma GCC unroll 8
+            for (int v = 0; v < vectors; v++) {
+                sum[v] += *(const vector *)(row + v * LANES);
+            }
+        }
+    }
+    store_scaled(sum, vectors, 1.0f, h->width, out);
+}
+
+/* The same as `correlate`, for a left operand that is spikes, given as bits [words, width]. */
+static void correlate_spikes(const uint32_t *bits, int64_t width, const float *right, const head *h, float *out) {
+    for (int64_t c = 0; c < h->width; c += VECTORS * LANES) {
+        const int64_t vectors = at_most(VECTORS, (h->width - c) / LANES);
+        WITH_VECTORS(vectors, for (int64_t d = 0; d < h->dim; d++) {
+            correlate_channel(bits + d, width, right + c, h, out + d * h->width + c, V);
+        })
+    }
+}
+
 /* The output of an image, if its k and v are spikes. Returns whether they are. */
 static int count_image(const float *q, const float *k, const float *v, const shape *s, const head *h, uint32_t *bits, float *kv, float *out) {
     const int64_t count = (s->tokens + WORD - 1) / WORD, width = padded_channels(s);
@@ -294,7 +353,7 @@ static int count_image(const float *q, const float *k, const float *v, const sha
     }
     for (int64_t at = 0; at < s->channels; at += h->dim) {
         count_matches(of_k + at, of_v + at, count, width, h, kv);
-        project(q + at, kv, s, h, s->scale, out + at);
+        project_sparse(q + at, kv, s, h, s->scale, out + at);
     }
     return 1;
 }
@@ -306,7 +365,7 @@ static void multiply_image(const float *q, const float *k, const float *v, const
     for (int64_t at = 0; at < s->channels; at += h->dim) {
         copy_head(v + at, s, h, copied);
         correlate(k + at, copied, s, h, kv);
-        project(q + at, kv, s, h, s->scale, out + at);
+        project_sparse(q + at, kv, s, h, s->scale, out + at);
     }
 }
 
@@ -347,35 +406,90 @@ int attention(const float *q, const float *k, const float *v, const shape *s, fl
     return enough;
 }
 
+/* What attention_backward reads, and writes, of an image. */
+typedef struct {
+    const float *q, *k, *v, *grad_out;
+    float *grad_q, *grad_k, *grad_v;
+} gradients;
+
+/* Scratch of a thread: a copied head, two squares, and the bits of q, k and v. */
+typedef struct {
+    float *copied, *product, *transposed;
+    uint32_t *bits;
+} scratch;
+
+#ifdef COUNTS_BITS
+/* The gradients of an image, if its q, k and v are spikes. Returns whether they are. */
+static int backward_spikes(gradients g, const shape *s, const head *h, scratch t) {
+    const int64_t count = (s->tokens + WORD - 1) / WORD, width = padded_channels(s);
+    uint32_t *of_q = t.bits, *of_k = of_q + count * width, *of_v = of_k + count * width;
+    if (!bits_of(g.q, s, width, of_q) || !bits_of(g.k, s, width, of_k) || !bits_of(g.v, s, width, of_v)) {
+        return 0;
+    }
+    for (int64_t at = 0; at < s->channels; at += h->dim) {
+        count_matches(of_v + at, of_k + at, count, width, h, t.transposed); /* v^T k, the transpose of k^T v */
+        project(g.grad_out + at, t.transposed, s, h, s->scale, g.grad_q + at);
+        copy_head(g.grad_out + at, s, h, t.copied);
+        correlate_spikes(of_q + at, width, t.copied, h, t.product);
+        project_sparse(g.k + at, t.product, s, h, s->scale, g.grad_v + at);
+        transpose(t.product, h, t.transposed);
+        project_sparse(g.v + at, t.transposed, s, h, s->scale, g.grad_k + at);
+    }
+    return 1;
+}
+#endif
+
+/* The gradients of an image, for any q, k and v. */
+static void backward_image(gradients g, const shape *s, const head *h, scratch t) {
+    for (int64_t at = 0; at < s->channels; at += h->dim) {
+        copy_head(g.v + at, s, h, t.copied);
+        correlate(g.k + at, t.copied, s, h, t.product);
+        transpose(t.product, h, t.transposed);
+        project(g.grad_out + at, t.transposed, s, h, s->scale, g.grad_q + at);
+        copy_head(g.grad_out + at, s, h, t.copied);
+        correlate(g.q + at, t.copied, s, h, t.product);
+        project_sparse(g.k + at, t.product, s, h, s->scale, g.grad_v + at);
+        transpose(t.product, h, t.transposed);
+        project_sparse(g.v + at, t.transposed, s, h, s->scale, g.grad_k + at);
+    }
+}
+
 /* With g = grad_out scale: grad_q = g (k^T v)^T, grad_k = v (q^T g)^T, grad_v = k (q^T g). */
 int attention_backward(const float *q, const float *k, const float *v, const float *grad_out, const shape *s, float *grad_q,
                        float *grad_k, float *grad_v) {
     const head h = head_of(s);
-    const int64_t size = h.tokens * h.width, square = h.dim * h.width;
+    const int64_t image = s->tokens * s->channels, square = h.dim * h.width;
     int enough = 1;
-#pragma omp parallel num_threads(s->threads) if (s->images * s->tokens * s->channels >= SMALL)
+#pragma omp parallel num_threads(s->threads) if (s->images * image >= SMALL)
     {
-        float *copied = calloc(size + 2 * square, sizeof *copied), *product = copied + size, *transposed = product + square;
-        if (!copied) {
+        float *copied = calloc(h.tokens * h.width + 2 * square, sizeof *copied);
+        scratch t = {copied, copied + h.tokens * h.width, copied + h.tokens * h.width + square, NULL};
+        int ready = copied != NULL;
+#ifdef COUNTS_BITS
+        t.bits = calloc(3 * ((s->tokens + WORD - 1) / WORD) * padded_channels(s), sizeof *t.bits);
+        ready = ready && t.bits;
+#endif
+        if (!ready) {
 #pragma omp atomic write
             enough = 0;
         }
 #pragma omp for
-        for (int64_t i = 0; i < s->images * s->heads; i++) {
-            const int64_t at = i / s->heads * s->tokens * s->channels + i % s->heads * h.dim;
-            if (!copied) {
+        for (int64_t i = 0; i < s->images; i++) {
+            const int64_t at = i * image;
+            const gradients g = {q + at, k + at, v + at, grad_out + at, grad_q + at, grad_k + at, grad_v + at};
+            if (!ready) {
                 continue;
             }
-            copy_head(v + at, s, &h, copied);
-            correlate(k + at, copied, s, &h, product);
-            transpose(product, &h, transposed);
-            project(grad_out + at, transposed, s, &h, s->scale, grad_q + at);
-            copy_head(grad_out + at, s, &h, copied);
-            correlate(q + at, copied, s, &h, product);
-            project(k + at, product, s, &h, s->scale, grad_v + at);
-            transpose(product, &h, transposed);
-            project(v + at, transposed, s, &h, s->scale, grad_k + at);
+#ifdef COUNTS_BITS
+            if (backward_spikes(g, s, &h, t)) {
+                continue;
+            }
+#endif
+            backward_image(g, s, &h, t);
         }
+#ifdef COUNTS_BITS
+        free(t.bits);
+#endif
         free(copied);
     }
     return enough;

@@ -10,35 +10,15 @@
  * Adding a zero changes nothing, so all loop orders, the tiles, every vector width, any number of threads and any batch composition
  * give bit-identical results. Without fused multiply-add (SSE2) results round differently.
  */
-#include <stdint.h>
+#include "common.h"
+#include "vector.h"
+
 #include <stdlib.h>
 #include <string.h>
-#if defined(__AVX2__) && !defined(AUTOSPIKE_PLAIN)
-#include <immintrin.h>
-#elif defined(__aarch64__)
-#include <arm_neon.h>
-#endif
 #ifdef __linux__
 #include <sys/mman.h>
 #endif
 
-/* LANES: values of a vector. VECTORS: accumulators of one row of outputs. TILE_ROWS x TILE_VECTORS: accumulators of a register
- * tile, which with a row of weights and one broadcast input fill the registers. */
-#if defined(__AVX512F__)
-#define LANES 16
-#define TILE_VECTORS 4
-#elif defined(__AVX2__)
-#define LANES 8
-#define TILE_VECTORS 2
-#elif defined(__aarch64__)
-#define LANES 4
-#define TILE_VECTORS 4
-#else
-#define LANES 4
-#define TILE_VECTORS 2
-#endif
-#define VECTORS 8
-#define TILE_ROWS 6
 #ifndef DENSE_SHARE
 #define DENSE_SHARE 0.6 /* of non-zero inputs: beyond, tiles are faster (0.6 to 0.75 by shape, on Zen 4 with AVX-512 and with AVX2) */
 #endif
@@ -53,25 +33,6 @@
 #define PAGE ((size_t)2 << 20)    /* bytes of a huge page */
 #define LINE 64                   /* bytes of a cache line */
 
-#define INLINE static inline __attribute__((always_inline))
-
-typedef float vector __attribute__((vector_size(4 * LANES), aligned(4), may_alias));
-
-/* a * b + c, rounded once, where the processor can. Written out: compilers split the operation where that shortens a chain of sums. */
-INLINE vector multiply_add(vector a, vector b, vector c) {
-#if defined(__AVX512F__)
-    return (vector)_mm512_fmadd_ps((__m512)a, (__m512)b, (__m512)c);
-#elif defined(__AVX2__)
-    return (vector)_mm256_fmadd_ps((__m256)a, (__m256)b, (__m256)c);
-#elif defined(__aarch64__)
-    return (vector)vfmaq_f32((float32x4_t)c, (float32x4_t)a, (float32x4_t)b);
-#else
-    return a * b + c;
-#endif
-}
-
-INLINE vector broadcast(float x) { return x - (vector){0}; }
-
 /* Of input [images, height, width, in] to output [images, out_height, out_width, out]. The weight's strides are by_out, by_in and,
  * from tap to tap, 1. */
 typedef struct {
@@ -79,8 +40,6 @@ typedef struct {
     int32_t threads;
 } shape;
 
-INLINE int64_t at_most(int64_t a, int64_t b) { return a < b ? a : b; }
-INLINE int64_t at_least(int64_t a, int64_t b) { return a > b ? a : b; }
 INLINE int64_t parts(int64_t a, int64_t b) { return (a + b - 1) / b; }
 INLINE int64_t padded(const shape *s) { return parts(s->out, LANES) * LANES; }
 INLINE int64_t taps(const shape *s) { return s->kernel * s->kernel; }
@@ -118,26 +77,6 @@ static void *take(arena *a, int64_t values) {
     void *start = a->start + a->used;
     a->used += lines(values);
     return start;
-}
-
-/* The bits of those of up to 64 values that are not zero. */
-INLINE uint64_t nonzero_bits(const float *x, int64_t size) {
-    uint64_t bits = 0;
-    int64_t i = 0;
-#if defined(__AVX512F__)
-    for (; i + 16 <= size; i += 16) {
-        bits |= (uint64_t)_mm512_cmp_ps_mask(_mm512_loadu_ps(x + i), _mm512_setzero_ps(), _CMP_NEQ_UQ) << i;
-    }
-#elif defined(__AVX2__)
-    for (; i + 8 <= size; i += 8) {
-        const __m256 differs = _mm256_cmp_ps(_mm256_loadu_ps(x + i), _mm256_setzero_ps(), _CMP_NEQ_UQ);
-        bits |= (uint64_t)(uint32_t)_mm256_movemask_ps(differs) << i;
-    }
-#endif
-    for (; i < size; i++) {
-        bits |= (uint64_t)(x[i] != 0) << i;
-    }
-    return bits;
 }
 
 static int64_t count_nonzero(const float *x, int64_t size) {

@@ -1,0 +1,67 @@
+/* Vectors of floats, of the width of the instruction set that a library is compiled for. */
+#ifndef AUTOSPIKE_VECTOR_H
+#define AUTOSPIKE_VECTOR_H
+
+#include <stdint.h>
+#if defined(__AVX2__) && !defined(AUTOSPIKE_PLAIN)
+#include <immintrin.h>
+#elif defined(__aarch64__)
+#include <arm_neon.h>
+#endif
+
+/* LANES: values of a vector. TILE_ROWS x TILE_VECTORS: accumulators of a register tile, which with a row of the right operand and one
+ * broadcast value of the left one fill the registers. */
+#if defined(__AVX512F__)
+#define LANES 16
+#define TILE_VECTORS 4
+#elif defined(__AVX2__)
+#define LANES 8
+#define TILE_VECTORS 2
+#elif defined(__aarch64__)
+#define LANES 4
+#define TILE_VECTORS 4
+#else
+#define LANES 4
+#define TILE_VECTORS 2
+#endif
+#define TILE_ROWS 6
+#define VECTORS 8 /* accumulators of one row of outputs */
+
+typedef float vector __attribute__((vector_size(4 * LANES), aligned(4), may_alias));
+
+/* a * b + c, rounded once, where the processor can. Written out: compilers split the operation where that shortens a chain of sums. */
+static inline __attribute__((always_inline)) vector multiply_add(vector a, vector b, vector c) {
+#if defined(__AVX512F__)
+    return (vector)_mm512_fmadd_ps((__m512)a, (__m512)b, (__m512)c);
+#elif defined(__AVX2__)
+    return (vector)_mm256_fmadd_ps((__m256)a, (__m256)b, (__m256)c);
+#elif defined(__aarch64__)
+    return (vector)vfmaq_f32((float32x4_t)c, (float32x4_t)a, (float32x4_t)b);
+#else
+    return a * b + c;
+#endif
+}
+
+static inline __attribute__((always_inline)) vector broadcast(float x) { return x - (vector){0}; }
+
+/* The bits of those of up to 64 values that are not zero. */
+static inline __attribute__((always_inline)) uint64_t nonzero_bits(const float *x, int64_t size) {
+    uint64_t bits = 0;
+    int64_t i = 0;
+#if defined(__AVX512F__)
+    for (; i + 16 <= size; i += 16) {
+        bits |= (uint64_t)_mm512_cmp_ps_mask(_mm512_loadu_ps(x + i), _mm512_setzero_ps(), _CMP_NEQ_UQ) << i;
+    }
+#elif defined(__AVX2__)
+    for (; i + 8 <= size; i += 8) {
+        const __m256 differs = _mm256_cmp_ps(_mm256_loadu_ps(x + i), _mm256_setzero_ps(), _CMP_NEQ_UQ);
+        bits |= (uint64_t)(uint32_t)_mm256_movemask_ps(differs) << i;
+    }
+#endif
+    for (; i < size; i++) {
+        bits |= (uint64_t)(x[i] != 0) << i;
+    }
+    return bits;
+}
+
+#endif
