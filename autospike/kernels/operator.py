@@ -27,8 +27,6 @@ POINTER, INT64, INT32, FLOAT = ctypes.c_void_p, ctypes.c_int64, ctypes.c_int32, 
 PLAIN_TYPES = (Tensor, nn.Parameter)
 OUT_OF_MEMORY = 0  # as in common.h
 
-_libraries: dict[str, Library] = {}
-
 
 class Library:
     """The functions of one C file, loaded at first use.
@@ -53,7 +51,6 @@ class Library:
         self._structs = structs or {}
         self._returns = returns or {}
         self._loaded: dict[str | None, Any] = {}
-        _libraries[name] = self
 
     @property
     def functions(self) -> Any:
@@ -109,7 +106,7 @@ def is_observed() -> bool:
 
 
 def _is_available(name: str) -> bool:
-    return _libraries[name].functions is not None
+    return library(name) is not None
 
 
 # What torch.compiler.assume_constant_result does, which imports torch._dynamo for it (seconds).

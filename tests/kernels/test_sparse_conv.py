@@ -1,8 +1,6 @@
-"""Maps of spikes against torch's in double precision, against sums in plain order, and against themselves in other company."""
+"""Zero-skipping convolutions against torch's in double precision, sums in plain order, and other compositions of the batch."""
 
 from __future__ import annotations
-
-from collections.abc import Iterator
 
 import numpy as np
 import pytest
@@ -11,11 +9,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
-from autospike.kernels import sparse_conv as sparse
-from autospike.kernels.sparse_conv import Geometry, convolved
+from autospike.kernels.build import use_kernels
+from autospike.kernels.sparse_conv import LIBRARY, Geometry, shape_struct, spiking_conv, supports
 from autospike.nn.layers import Conv, ConvNorm, Linear, LinearNorm
-
-needs_kernel = pytest.mark.skipif(sparse._functions() is None, reason="no C compiler here")
 
 # in, out, kernel, stride, padding, height, width: whole vectors and odd ends, blocks of inputs and of outputs, edges that overlap.
 SHAPES = [
@@ -39,17 +35,8 @@ SHAPES = [
 DENSITIES = [0.0, 0.05, 0.3, 1.0]
 
 
-@pytest.fixture(params=[True, pytest.param(False, id="without kernel")])
-def compiled(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Iterator[bool]:
-    if request.param and sparse._functions() is None:
-        pytest.skip("no C compiler here")
-    if not request.param:
-        monkeypatch.setattr(sparse, "_functions", lambda: None)
-    yield request.param
-
-
 def sums(images: Tensor, density: float) -> Tensor:
-    """What residual networks add up: whole numbers, of which some are zero."""
+    """Sums of spikes, as in a residual stream: whole numbers, of which some are zero."""
     return (torch.rand_like(images) < density).float() * torch.randint(1, 4, images.shape)
 
 
@@ -65,14 +52,14 @@ def by_torch(x: Tensor, weight: Tensor, bias: Tensor | None, geometry: Geometry)
     return y.permute(0, 2, 3, 1).unflatten(0, x.shape[:2])
 
 
-@pytest.mark.usefixtures("compiled")
+@pytest.mark.usefixtures("implementation")
 @pytest.mark.parametrize("density", DENSITIES)
 @pytest.mark.parametrize("shape", SHAPES)
 def test_values_and_gradients_are_those_of_torch(shape: tuple[int, ...], density: float) -> None:
     x, weight, bias, geometry = case(shape, density)
     ours = [leaf.clone().requires_grad_() for leaf in (x, weight, bias)]
     theirs = [leaf.double().requires_grad_() for leaf in (x, weight, bias)]
-    y = convolved(ours[0], ours[1], ours[2], geometry, bias_is_lost=False, spikes=True)
+    y = spiking_conv(ours[0], ours[1], ours[2], geometry)
     expected = by_torch(theirs[0], theirs[1], theirs[2], geometry)
     assert y.is_contiguous()
     terms = max(weight[0].numel(), weight[:, 0].numel(), y[..., 0].numel())  # of the longest of the sums, which all round
@@ -83,14 +70,14 @@ def test_values_and_gradients_are_those_of_torch(shape: tuple[int, ...], density
         torch.testing.assert_close(grad.double(), right, rtol=1e-5, atol=1e-5 * terms**0.5)
 
 
-@needs_kernel
+@pytest.mark.usefixtures("isa")
 @pytest.mark.parametrize("density", DENSITIES)
 @pytest.mark.parametrize("shape", SHAPES)
 def test_whole_numbers_are_exact(shape: tuple[int, ...], density: float) -> None:
     """Then no order of a sum matters, and nothing but the right terms can give the right sum."""
     x, weight, bias, geometry = case(shape, density)
     weight, bias = (torch.round(w * 4).requires_grad_() for w in (weight, bias))
-    y = convolved(x, weight, bias, geometry, bias_is_lost=False, spikes=True)
+    y = spiking_conv(x, weight, bias, geometry)
     cotangent = torch.randint_like(y, -3, 4)
     grads = torch.autograd.grad(y, (weight, bias), cotangent)
     expected = by_torch(x.double(), weight.double(), bias.double(), geometry)
@@ -99,14 +86,14 @@ def test_whole_numbers_are_exact(shape: tuple[int, ...], density: float) -> None
     assert all(torch.equal(grad, right) for grad, right in zip(grads, rights, strict=True))
 
 
-@needs_kernel
+@pytest.mark.usefixtures("isa")
 @pytest.mark.parametrize("density", [0.02, 0.5])  # position by position, and tap by tap
-def test_a_sum_is_taken_by_tap_and_then_by_input(density: float) -> None:
-    """Of spikes, term after term in single precision, from the bias on; numpy adds one after the other."""
+def test_terms_are_summed_by_tap_and_then_by_input(density: float) -> None:
+    """Spikes, term after term in single precision, starting from the bias, as numpy adds them."""
     torch.manual_seed(0)
     x = (torch.rand(1, 1, 6, 6, 40) < density).float()
     weight, bias = torch.randn(20, 40, 3, 3), torch.randn(20)
-    y = convolved(x, weight, bias, Geometry(1, 1), bias_is_lost=False, spikes=True)
+    y = spiking_conv(x, weight, bias, Geometry(1, 1))
     image, taps = np.pad(x[0, 0].numpy(), ((1, 1), (1, 1), (0, 0))), weight.numpy()
     for row, column in [(0, 0), (2, 3), (5, 5), (5, 0)]:
         total = bias.numpy().copy()
@@ -116,28 +103,28 @@ def test_a_sum_is_taken_by_tap_and_then_by_input(density: float) -> None:
         assert np.array_equal(y[0, 0, row, column].numpy(), total)
 
 
-@needs_kernel
+@pytest.mark.usefixtures("isa")
 @pytest.mark.parametrize("shape", SHAPES)
-def test_an_image_alone_gives_the_same_bits(shape: tuple[int, ...]) -> None:
-    """Also beside images of another density."""
+def test_results_are_independent_of_the_other_images_of_the_batch(shape: tuple[int, ...]) -> None:
+    """Also of images of another density."""
     x, weight, bias, geometry = case(shape, 0.3)
     x[0, 1], x[1, 2] = 1, 0
-    together = convolved(x, weight, bias, geometry, bias_is_lost=False, spikes=True)
+    together = spiking_conv(x, weight, bias, geometry)
     for t, b in np.ndindex(2, 3):
-        alone = convolved(x[t, b][None, None], weight, bias, geometry, bias_is_lost=False, spikes=True)
+        alone = spiking_conv(x[t, b][None, None], weight, bias, geometry)
         assert torch.equal(alone[0, 0], together[t, b])
 
 
-@needs_kernel
+@pytest.mark.usefixtures("isa")
 @pytest.mark.parametrize("shape", SHAPES)
-def test_threads_change_no_bit(shape: tuple[int, ...]) -> None:
+def test_results_are_independent_of_the_number_of_threads(shape: tuple[int, ...]) -> None:
     x, weight, bias, geometry = case(shape, 0.2)
     weight.requires_grad_()
     found = []
     for threads in (1, 2, 3):
         torch.set_num_threads(threads)
         try:
-            y = convolved(x, weight, bias, geometry, bias_is_lost=False, spikes=True)
+            y = spiking_conv(x, weight, bias, geometry)
             grad = torch.autograd.grad(y, weight, torch.cos(torch.arange(y.numel())).view_as(y))
             found.append((y, *(grad if geometry.stride == 1 else ())))  # the others are torch's
         finally:
@@ -145,29 +132,29 @@ def test_threads_change_no_bit(shape: tuple[int, ...]) -> None:
     assert all(torch.equal(a, b) for other in found[1:] for a, b in zip(found[0], other, strict=True))
 
 
-@needs_kernel
-def test_a_slice_of_an_entangled_weight_is_read_where_it_lies() -> None:
+@pytest.mark.usefixtures("isa")
+def test_a_slice_of_a_larger_weight_is_read_in_place() -> None:
     torch.manual_seed(0)
     for whole in (torch.randn(64, 48, 3, 3), torch.randn(64, 48, 1, 1), torch.randn(48, 64, 3, 3).transpose(0, 1)):
         weight, x = whole[:40, :32], sums(torch.empty(1, 2, 6, 5, 32), 0.2)
         geometry = Geometry(1, whole.shape[2] // 2)
-        y = convolved(x, weight, None, geometry, bias_is_lost=False, spikes=True)
-        assert torch.equal(y, convolved(x, weight.clone(), None, geometry, bias_is_lost=False, spikes=True))
+        y = spiking_conv(x, weight, None, geometry)
+        assert torch.equal(y, spiking_conv(x, weight.clone(), None, geometry))
         torch.testing.assert_close(y, by_torch(x, weight, None, geometry), rtol=1e-5, atol=1e-4)
 
 
-@pytest.mark.usefixtures("compiled")
-def test_what_is_no_number_is_passed_on() -> None:
+@pytest.mark.usefixtures("implementation")
+def test_nan_is_propagated() -> None:
     x = torch.zeros(1, 1, 3, 3, 16)
     x[0, 0, 1, 1, 5] = torch.nan
-    y = convolved(x, torch.ones(16, 16, 3, 3), None, Geometry(1, 1), bias_is_lost=False, spikes=True)
+    y = spiking_conv(x, torch.ones(16, 16, 3, 3), None, Geometry(1, 1))
     assert y.isnan().all()
 
 
-@pytest.mark.usefixtures("compiled")
+@pytest.mark.usefixtures("implementation")
 @pytest.mark.parametrize("kind", [LinearNorm, ConvNorm])
-def test_a_bias_before_a_normalisation_by_the_batch_has_no_gradient(kind: type[LinearNorm | ConvNorm]) -> None:
-    """The mean that is taken away has it. In inference it has one, as torch says."""
+def test_a_bias_before_a_normalisation_by_the_batch_has_gradient_zero(kind: type[LinearNorm | ConvNorm]) -> None:
+    """The mean that is subtracted contains the bias. In inference the bias has a gradient, as in torch."""
     torch.manual_seed(0)
     layer = kind(16, 8, bias=True)
     x = sums(torch.empty(2, 3, 4, 4, 16), 0.3)
@@ -185,7 +172,7 @@ def test_a_bias_before_a_normalisation_by_the_batch_has_no_gradient(kind: type[L
     assert inner.bias.grad.abs().min() > 0
 
 
-def test_who_counts_operations_sees_them() -> None:
+def test_flop_counters_count_the_dense_operations() -> None:
     x = sums(torch.empty(1, 2, 8, 8, 32), 0.1)
     with FlopCounterMode(display=False) as counter:
         Linear(32, 16, bias=True)(x)
@@ -193,44 +180,42 @@ def test_who_counts_operations_sees_them() -> None:
     assert counter.get_total_flops() == 2 * 2 * 8 * 8 * 32 * 16 * (1 + 9)
 
 
-def test_few_channels_groups_and_other_types_are_torchs(monkeypatch: pytest.MonkeyPatch) -> None:
-    def fail() -> None:
-        raise AssertionError("the kernel was asked for")
-
-    monkeypatch.setattr(sparse, "_functions", fail)
-    x = torch.ones(1, 1, 4, 4, 32)
-    Conv(3, 16, 3)(x[..., :3])
-    Conv(32, 32, 3, groups=32)(x)
-    Linear(32, 8, bias=False, spikes=False)(x)
-    Linear(32, 8, bias=False).double()(x.double())
+def test_few_channels_groups_and_other_types_are_computed_by_torch() -> None:
+    x, weight = torch.ones(4, 4, 4, 32), torch.ones(8, 32, 3, 3)
+    kernel = LIBRARY.functions is not None
+    assert supports(x, weight, None, Geometry()) == kernel
+    assert not supports(x[..., :15], weight[:, :15], None, Geometry())
+    assert not supports(x, torch.ones(32, 1, 3, 3), None, Geometry(groups=32))
+    assert not supports(x.double(), weight.double(), None, Geometry())
+    assert not supports(x, weight, torch.ones(8, dtype=torch.bfloat16), Geometry())
     with torch.autocast("cpu", dtype=torch.bfloat16):
-        assert Linear(32, 8, bias=False)(x).dtype == torch.bfloat16
-    with pytest.raises(AssertionError, match="asked for"):
-        Linear(32, 8, bias=False)(x)
+        assert not supports(x, weight, None, Geometry())
+        assert Linear(32, 8, bias=False)(x[None]).dtype == torch.bfloat16
+    with use_kernels("off"):
+        assert not supports(x, weight, None, Geometry())
 
 
 @pytest.mark.parametrize("layer", [Linear(32, 8, bias=True), Conv(32, 8, 3)])
-def test_a_wrong_number_of_channels_is_torchs_to_say(layer: nn.Module) -> None:
+def test_torch_reports_a_wrong_number_of_channels(layer: nn.Module) -> None:
     with pytest.raises(RuntimeError, match="channels"):
         layer(torch.ones(1, 1, 4, 4, 31))
 
 
-def test_no_image_gives_none() -> None:
+def test_an_empty_batch() -> None:
     assert Conv(32, 8, 3, padding=1)(torch.ones(2, 0, 4, 4, 32)).shape == (2, 0, 4, 4, 8)
 
 
+@pytest.mark.usefixtures("isa")
 @pytest.mark.parametrize("positions", [1, 2, 5, 2500])
 @pytest.mark.parametrize("out", [1, 3, 8, 15, 16, 24, 72, 130])
 def test_nothing_is_written_beside_the_output(out: int, positions: int) -> None:
-    """Whole vectors are written also where outputs are fewer: over what comes later, never over what is somebody else's."""
-    functions = sparse._functions()
-    if functions is None:
-        pytest.skip("no C compiler here")
+    """Where outputs are fewer than a vector, whole vectors are written over later outputs, never beyond the last one."""
+    functions = LIBRARY.functions
     for in_, density in ((32, 0.3), (96, 0.3), (96, 0.05)):
         x, weight = sums(torch.empty(1, positions, 1, in_), density), torch.randn(out, in_, 1, 1)
         around = torch.full((256 + positions * out,), 7.0)
         y = around[128:-128].view(1, positions, 1, out)
-        functions.convolve(x.data_ptr(), sparse._shape(x, y, weight, Geometry()), weight.data_ptr(), None, y.data_ptr())
+        functions.convolve(x.data_ptr(), shape_struct(x, y, weight, Geometry()), weight.data_ptr(), None, y.data_ptr())
         assert torch.equal(around[:128], torch.full((128,), 7.0))
         assert torch.equal(around[-128:], torch.full((128,), 7.0))
         torch.testing.assert_close(y, torch.einsum("npqi,oi->npqo", x, weight[:, :, 0, 0]), rtol=1e-4, atol=1e-4)
