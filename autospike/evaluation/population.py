@@ -1,24 +1,24 @@
-"""What a population is worth: one walk of its trie over the calibration images, one over the search split, in shards.
+"""Measurement of a population: one trie evaluation of the calibration images, then one of the search split, in shards.
 
-Data is sharded, not candidates: every worker walks the whole trie through its share of the images, so all are busy equally (while
-there are batches to calibrate on for each), and what they return adds up. Calibration is a walk of its own before, for a layer is
-scored by statistics over all batches.
+Data is sharded, not candidates. Every worker evaluates the whole trie on its part of the images, so all are equally busy (while
+there are calibration batches for each), and the results add up. Calibration comes first, because a layer is scored with statistics
+over all calibration batches.
 """
 
 from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
-from itertools import chain, pairwise
+from itertools import chain
 from typing import Any
 
 from autospike.config import EvaluationConfig
 from autospike.data.batches import Span, spans
 from autospike.energy.conventions import Convention
 from autospike.energy.counts import LayerCount
-from autospike.evaluation.successive_halving import ROUNDS, undominated
+from autospike.evaluation.successive_halving import rounds, undominated
 from autospike.evaluation.trie import Trie
 from autospike.evaluation.trie_evaluator import CalibratedStatistics, NodeResult, NodeStatistics, Population, TrieEvaluator
 from autospike.execution.executor import Executor, Job
@@ -26,42 +26,54 @@ from autospike.measurement import Measurement
 from autospike.memory.allocator import gc_disabled
 from autospike.space.architecture import Architecture
 
-# Told of how many of a walk's shards are done, and of how many there are.
-Watch = Callable[[int, int], None]
+# Called with the number of finished shards and the number of all shards of a population.
+ProgressCallback = Callable[[int, int], None]
 
 
 @dataclass(frozen=True, kw_only=True)
-class Calibration:
-    """Job: measure the BatchNorm statistics of a population on one batch of the calibration images."""
+class CalibrationJob:
+    """Measures the BatchNorm statistics of a population on one batch of the calibration images.
+
+    Attributes:
+        population: One architecture for each head of the trie.
+    """
 
     population: Population
 
     def __call__(self, evaluator: TrieEvaluator, span: Span) -> NodeStatistics:
-        """Return the statistics by node."""
+        """Return the statistics by node key."""
         return evaluator.calibrate(self.population, span)
 
 
 @dataclass(frozen=True, kw_only=True)
-class Scoring:
-    """Job: score a calibrated population on some images of the search split."""
+class ScoringJob:
+    """Scores a calibrated population on some images of the search split.
+
+    Attributes:
+        population: One architecture for each head of the trie.
+        calibrated: Statistics of all its nodes.
+    """
 
     population: Population
     calibrated: CalibratedStatistics
 
     def __call__(self, evaluator: TrieEvaluator, span: Span) -> dict[str, NodeResult]:
-        """Return the results by node."""
+        """Return the results by node key."""
         return evaluator.score(self.population, self.calibrated, span)
 
 
 @dataclass(frozen=True, kw_only=True)
 class PopulationEvaluator:
-    """Architectures in, their measurements out, in the same order.
+    """Measures populations of subnets.
 
-    Args:
-        calibration_images: how many there are to calibrate on.
-        search_images: how many there are to score on.
-        convention: what racing takes for energy.
-        spared: who goes on in any race; the reference of F_AEB is to be exact.
+    Attributes:
+        executor: Runs the shards; the state of its workers is a `TrieEvaluator`.
+        calibration_images: Number of images for calibration.
+        search_images: Number of images for scoring.
+        config: Batch sizes and successive halving.
+        convention: Gives the energies for successive halving.
+        exempt: An architecture that successive halving never drops: the reference of F_AEB, which is measured on all images.
+        progress: Called after each shard.
     """
 
     executor: Executor
@@ -69,103 +81,115 @@ class PopulationEvaluator:
     search_images: int
     config: EvaluationConfig
     convention: Convention
-    spared: Architecture | None = None
-    watch: Watch = lambda _done, _of: None
+    exempt: Architecture | None = None
+    progress: ProgressCallback = lambda _done, _of: None
 
     def __call__(self, architectures: Iterable[Architecture]) -> Iterator[Measurement]:
-        asked = list(architectures)
-        if asked:
-            started, trie = time.perf_counter(), Trie(asked)
+        """Measure a population when the first measurement is requested.
+
+        Args:
+            architectures: The subnets.
+
+        Yields:
+            Their measurements, in the same order.
+
+        Raises:
+            UserError: Workers died repeatedly, or could not be created.
+            UnknownOperationError: A subnet runs an operation that has no counting rule.
+        """
+        population = list(architectures)
+        if population:
+            started = time.perf_counter()
             with gc_disabled():
-                measured = self._walk(trie)
-            seconds = (time.perf_counter() - started) / len(asked)
-            for architecture in asked:
+                measured = self._measure(Trie(population))
+            seconds = (time.perf_counter() - started) / len(population)
+            for architecture in population:
                 yield replace(measured[architecture], seconds=seconds)
 
-    def _walk(self, trie: Trie) -> dict[Architecture, Measurement]:
-        calibrating, scoring = spans(self.calibration_images, self.config.calibration_batch_size), self._rounds()
-        run = _Runner(self, total=len(calibrating) + sum(map(len, scoring)))
-        of_batches = dict(run(Calibration(population=heads(trie, trie.paths)), calibrating))
-        calibrated = CalibratedStatistics.over([of_batches[i] for i in range(len(of_batches))])
-        ledger, racing = _Ledger(trie=trie), list(trie.paths)
+    def _measure(self, trie: Trie) -> dict[Architecture, Measurement]:
+        """Measure all architectures of a trie; their `seconds` are set by the caller."""
+        batches, rounds_of_shards = spans(self.calibration_images, self.config.calibration_batch_size), self._shards()
+        total = len(batches) + sum(map(len, rounds_of_shards))
+        statistics = dict(self._run(CalibrationJob(population=_one_per_head(trie, trie.paths)), batches, before=0, total=total))
+        calibrated = CalibratedStatistics.over([statistics[i] for i in range(len(batches))])
+        totals, remaining, done = _Totals(trie=trie), list(trie.paths), len(batches)
         measured: dict[Architecture, Measurement] = {}
-        for shards in scoring:
-            for _, done in run(Scoring(population=heads(trie, racing), calibrated=calibrated), shards):
-                ledger.add(done)
-            measured |= {a: ledger.of(a, images=shards[-1][1]) for a in racing}
-            racing = self._still_racing(trie, {a: measured[a] for a in racing})
+        for shards in rounds_of_shards:
+            job = ScoringJob(population=_one_per_head(trie, remaining), calibrated=calibrated)
+            for _, results in self._run(job, shards, before=done, total=total):
+                totals.add(results)
+            done += len(shards)
+            measured |= {a: totals.measurement(a, images=shards[-1][1]) for a in remaining}
+            remaining = self._survivors(trie, {a: measured[a] for a in remaining})
         return measured
 
-    def _rounds(self) -> list[list[Span]]:
-        """The shards of the search split: all at once, or in rounds after each of which candidates may be dropped."""
-        if not self.config.racing:
-            return [self._shards(0, self.search_images)]
-        stops = [0]
-        for share in ROUNDS[:-1]:  # no round is of a single image, nor leaves one
-            stop = round(self.search_images * share)
-            if stop - stops[-1] > 1 and self.search_images - stop > 1:
-                stops.append(stop)
-        stops.append(self.search_images)
-        return [self._shards(start, stop) for start, stop in pairwise(stops)]
+    def _run(self, job: Job, shards: Sequence[Span], *, before: int, total: int) -> Iterator[tuple[int, Any]]:
+        """Run a job, and report `before` finished shards more than it has."""
+        for done, result in enumerate(self.executor.run(job, shards), start=before + 1):
+            self.progress(done, total)
+            yield result
 
-    def _shards(self, start: int, stop: int) -> list[Span]:
-        """Batches of about `batch_size`, as many for each worker."""
-        workers = self.executor.workers
-        batches = math.ceil((stop - start) / self.config.batch_size / workers) * workers
-        size = math.ceil((stop - start) / batches)
-        return [(start + first, start + last) for first, last in spans(stop - start, size)]
+    def _shards(self) -> list[list[Span]]:
+        """The shards of the search split in each round: batches of about `batch_size`, equally many for each worker."""
+        found = []
+        for start, stop in rounds(self.search_images) if self.config.racing else [(0, self.search_images)]:
+            batches = math.ceil((stop - start) / self.config.batch_size / self.executor.workers) * self.executor.workers
+            size = math.ceil((stop - start) / batches)
+            found.append([(start + first, start + last) for first, last in spans(stop - start, size)])
+        return found
 
-    def _still_racing(self, trie: Trie, measured: dict[Architecture, Measurement]) -> list[Architecture]:
-        """Who is not clearly dominated, and who shares a head with one that is not: it costs nothing."""
-        if not self.config.racing:  # there was one round
+    def _survivors(self, trie: Trie, measured: dict[Architecture, Measurement]) -> list[Architecture]:
+        """Candidates for the next round: those that are not clearly dominated, and at no extra cost those with the same head."""
+        if not self.config.racing:  # there is only one round
             return []
         kept = undominated(measured, self.convention, self.config.racing, images=self.search_images)
-        going_on = {trie.paths[a][-1] for a in (*kept, self.spared) if a in measured}
-        return [a for a in measured if trie.paths[a][-1] in going_on]
+        heads = {trie.paths[a][-1] for a in (*kept, self.exempt) if a in measured}
+        return [a for a in measured if trie.paths[a][-1] in heads]
 
 
-def heads(trie: Trie, architectures: Iterable[Architecture]) -> Population:
-    """One of the architectures for each head: what a walk needs to know of them."""
+def _one_per_head(trie: Trie, architectures: Iterable[Architecture]) -> Population:
+    """One of the architectures for each head: enough to build the trie again in a worker."""
     return tuple({trie.paths[architecture][-1]: architecture for architecture in architectures}.values())
 
 
-class _Runner:
-    """Runs jobs, and tells of every shard that is done."""
-
-    def __init__(self, evaluator: PopulationEvaluator, *, total: int) -> None:
-        self.evaluator, self.total, self.done = evaluator, total, 0
-
-    def __call__(self, job: Job, shards: list[Span]) -> Iterator[tuple[int, dict[str, Any]]]:
-        for found in self.evaluator.executor.run(job, shards):
-            self.done += 1
-            self.evaluator.watch(self.done, self.total)
-            yield found
-
-
 @dataclass(kw_only=True)
-class _Ledger:
-    """What every node did so far."""
+class _Totals:
+    """Running totals of the node results.
+
+    Attributes:
+        trie: The trie of the population.
+        results: Sums over the finished shards, by node key.
+    """
 
     trie: Trie
-    done: dict[str, NodeResult] = field(default_factory=dict)
+    results: dict[str, NodeResult] = field(default_factory=dict)
     _counts: dict[tuple[str, int, int], tuple[LayerCount, ...]] = field(default_factory=dict)
 
-    def add(self, of_shard: dict[str, NodeResult]) -> None:
-        for key, done in of_shard.items():
-            self.done[key] = self.done[key] + done if key in self.done else done
+    def add(self, results: dict[str, NodeResult]) -> None:
+        """Add the results of a shard."""
+        for key, result in results.items():
+            self.results[key] = self.results[key] + result if key in self.results else result
 
-    def of(self, architecture: Architecture, *, images: int) -> Measurement:
-        """Return the measurement of an architecture; the caller sets its time. All its nodes have seen this number of images."""
+    def measurement(self, architecture: Architecture, *, images: int) -> Measurement:
+        """Measurement of an architecture on the first `images` images.
+
+        Raises:
+            RuntimeError: One of its nodes was not measured on all of them.
+        """
         path, steps = self.trie.paths[architecture], architecture.time_steps
-        if any(self.done[key].images != images for key in path):
+        if any(self.results[key].images != images for key in path):
             raise RuntimeError(f"{architecture.id}: a part of it was not measured on all of {images} images")
-        counts = tuple(chain.from_iterable(self._count(key, steps, images) for key in path))
-        correct = self.done[path[-1]].correct[steps - 1]
-        params = sum(self.done[key].params for key in path)
-        return Measurement(architecture=architecture, correct=correct, images=images, counts=counts, params=params, seconds=0.0)
+        return Measurement(
+            architecture=architecture,
+            correct=self.results[path[-1]].correct[steps - 1],
+            images=images,
+            counts=tuple(chain.from_iterable(self._count(key, steps, images) for key in path)),
+            params=sum(self.results[key].params for key in path),
+            seconds=0.0,
+        )
 
     def _count(self, key: str, steps: int, images: int) -> tuple[LayerCount, ...]:
         cached = (key, steps, images)
         if cached not in self._counts:
-            self._counts[cached] = tuple(layer.count(images).first(steps) for layer in self.done[key].layers)
+            self._counts[cached] = tuple(layer.count(images).first(steps) for layer in self.results[key].layers)
         return self._counts[cached]

@@ -19,7 +19,7 @@ from autospike.data.images import Split
 from autospike.errors import UserError
 from autospike.evaluation.calibration import VERSION as CALIBRATION_VERSION
 from autospike.evaluation.calibration import calibrate
-from autospike.evaluation.population import PopulationEvaluator, Watch
+from autospike.evaluation.population import PopulationEvaluator, ProgressCallback
 from autospike.evaluation.successive_halving import ROUNDS
 from autospike.evaluation.trie_evaluator import TrieEvaluator
 from autospike.execution.executor import Executor, Serial
@@ -81,13 +81,15 @@ def trie_evaluator(setup: Setup, supernet: Supernet) -> TrieEvaluator:
     return TrieEvaluator(supernet=supernet, calibration=calibration, search=scoring, cache=cache)
 
 
-def population_evaluator(setup: Setup, executor: Executor, watch: Watch = lambda _done, _of: None) -> PopulationEvaluator:
+def population_evaluator(
+    setup: Setup, executor: Executor, progress: ProgressCallback = lambda _done, _of: None
+) -> PopulationEvaluator:
     """Build the evaluator of whole populations.
 
     Args:
         setup: Configuration and data.
         executor: Runs the shards.
-        watch: Called after each shard with the numbers of finished shards and of all shards.
+        progress: Called after each shard with the numbers of finished shards and of all shards.
 
     Returns:
         The evaluator.
@@ -98,8 +100,8 @@ def population_evaluator(setup: Setup, executor: Executor, watch: Watch = lambda
         search_images=len(setup.images.splits["search"]),
         config=setup.experiment.evaluation,
         convention=setup.experiment.search.energy_convention,
-        spared=setup.experiment.search_space.largest(),
-        watch=watch,
+        exempt=setup.experiment.search_space.largest(),
+        progress=progress,
     )
 
 

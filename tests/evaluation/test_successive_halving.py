@@ -15,7 +15,7 @@ from autospike.config import EvaluationConfig
 from autospike.data.batches import Span
 from autospike.energy.conventions import EXACT
 from autospike.energy.totals import LayerTotal, OperandTotal
-from autospike.evaluation.population import Calibration, PopulationEvaluator
+from autospike.evaluation.population import CalibrationJob, PopulationEvaluator
 from autospike.evaluation.successive_halving import clearly_better, undominated
 from autospike.evaluation.trie import HEAD, Trie
 from autospike.evaluation.trie_evaluator import NodeResult
@@ -90,7 +90,7 @@ class Scripted:
 
     def run(self, job: Job, shards: Sequence[Span]) -> Iterator[tuple[int, Any]]:
         for i, (start, stop) in reversed(list(enumerate(shards))):
-            if isinstance(job, Calibration):
+            if isinstance(job, CalibrationJob):
                 yield i, {}
                 continue
             population = job.population  # type: ignore[attr-defined]
@@ -190,6 +190,6 @@ def test_who_is_spared_sees_every_image() -> None:
         search_images=IMAGES,
         config=EvaluationConfig(batch_size=64, racing=3.0),
         convention=EXACT,
-        spared=DEEP,
+        exempt=DEEP,
     )
     assert {m.architecture: m.images for m in evaluator(RIGHT)} == dict.fromkeys(RIGHT, IMAGES)

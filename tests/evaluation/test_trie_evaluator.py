@@ -353,7 +353,7 @@ def test_no_candidates_no_walk() -> None:
 def test_the_watch_is_told_of_every_shard() -> None:
     """Two calibration batches and 25 images in shards of at most 9."""
     told: list[tuple[int, int]] = []
-    evaluator = replace(an_evaluator(Serial(state=a_walker("sew"))), watch=lambda done, of: told.append((done, of)))
+    evaluator = replace(an_evaluator(Serial(state=a_walker("sew"))), progress=lambda done, of: told.append((done, of)))
     list(evaluator([DEEPER]))
     assert told == [(i, 5) for i in range(1, 6)]
     assert SEARCH == 25
