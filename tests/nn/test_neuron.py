@@ -15,23 +15,12 @@ from spikingjelly.activation_based import neuron as spikingjelly_neuron
 from spikingjelly.activation_based import surrogate
 from torch import Tensor
 
-from autospike.kernels.lif import kernel
-from autospike.nn import neuron as neuron_module
-from autospike.nn import norm as norm_module
 from autospike.nn.neuron import LIF, Dynamics
 from autospike.nn.norm import Norm
 from autospike.space.architecture import Neuron
 
-
-@pytest.fixture(autouse=True, params=["compiled", "reference"])
-def implementation(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
-    """Every test runs with the compiled kernel and with the fallback."""
-    if request.param == "reference":
-        monkeypatch.setattr(neuron_module, "kernel", lambda: None)
-        monkeypatch.setattr(norm_module, "kernel", lambda: None)
-    elif kernel() is None:
-        pytest.skip("no C compiler here")
-    return str(request.param)
+# Every test runs with the kernels of each instruction set, and with tensor operations ("off").
+pytestmark = pytest.mark.usefixtures("implementation")
 
 
 def run(x: Tensor, v_threshold: float = 1.0, tau: float = 2.0) -> Tensor:
@@ -56,7 +45,7 @@ def test_a_tie_fires() -> None:
     assert run(torch.tensor([[2.0]])).item() == 1  # h = 2 / 2 = v_threshold
 
 
-def test_nothing_is_remembered_between_calls() -> None:
+def test_calls_are_independent() -> None:
     lif, x = LIF(Neuron()), torch.full((2, 3), 0.9)
     assert torch.equal(lif(x), lif(x))
 
@@ -93,20 +82,20 @@ def test_an_input_that_is_the_same_at_every_step_may_be_a_broadcast_view() -> No
 
 
 @pytest.mark.parametrize("neurons", [1, 127, 128, 129, 300])
-def test_every_neuron_counts_for_itself(neurons: int) -> None:
-    """As many at once as a kernel's block holds, one more, one less: each as if alone."""
+def test_neurons_are_independent(neurons: int) -> None:
+    """As many as a block of the kernel holds, one more, one less: each as if alone."""
     x = torch.randn(3, neurons, generator=torch.Generator().manual_seed(0)) * 2
     together = run(x)
     assert torch.equal(together, torch.cat([run(x[:, i : i + 1].contiguous()) for i in range(neurons)], dim=1))
 
 
-def test_layouts_in_memory_do_not_matter() -> None:
+def test_memory_layouts_give_the_same_spikes() -> None:
     x = torch.randn(4, 6, 5) * 2
     assert torch.equal(run(x.transpose(1, 2)).transpose(1, 2), run(x))
     assert torch.equal(run(x.double()).float(), run(x))
 
 
-# As the file of reference vectors names them.
+# Names of surrogates in the file of reference vectors.
 SURROGATES: dict[str, Any] = {"Sigmoid(alpha=4.0)": "sigmoid", "ATan(alpha=2.0)": "arctan"}
 
 
@@ -132,7 +121,7 @@ def test_reference_vectors(vectors: Path) -> None:
 @given(tau=st.floats(1.0009765625, 64, width=32), scale=st.sampled_from([1e-6, 1.0, 1e6]), seed=st.integers(0, 2**32 - 1))
 @settings(max_examples=30, deadline=None)
 def test_dividing_by_tau_rounds_as_a_division_does(tau: float, scale: float, seed: int) -> None:
-    """A threshold that is itself a potential of the reference tells a last bit: one below it would not fire."""
+    """The threshold is a potential of the reference: a result that is one bit smaller would not fire."""
     x = torch.randn(1, 4096, generator=torch.Generator().manual_seed(seed)) * scale
     h = (x[0] / tau).sort().values
     for threshold in (float(h[-1]), float(h[-100])):
@@ -143,7 +132,7 @@ def test_dividing_by_tau_rounds_as_a_division_does(tau: float, scale: float, see
 @pytest.mark.parametrize("training", [True, False])
 @pytest.mark.parametrize("steps", [None, 4])
 @pytest.mark.parametrize("channels", [3, 16, 300])
-def test_with_the_normalisation_before_it(channels: int, steps: int | None, training: bool) -> None:
+def test_with_a_normalisation_before_it(channels: int, steps: int | None, training: bool) -> None:
     """Against torch's normalisation, in double precision, and spikingjelly's neuron."""
     torch.manual_seed(channels)
     bn, reference = Norm(channels).train(training), torch.nn.BatchNorm1d(channels).train(training)
@@ -187,23 +176,22 @@ def test_bfloat16_currents_are_integrated_in_single_precision() -> None:
 
 @pytest.mark.parametrize("channels", [3, 16, 48, 300])
 @pytest.mark.parametrize("steps", [None, 4])
-def test_spikes_are_counted_by_step_and_position(implementation: str, steps: int | None, channels: int) -> None:
-    told: list[tuple[Tensor, Tensor]] = []
+def test_spikes_are_counted_by_step_and_position(steps: int | None, channels: int) -> None:
+    reported: list[tuple[Tensor, Tensor]] = []
     lif, x = LIF(Neuron()), torch.randn(4 if steps is None else 1, 5, 3, 2, channels) * 2
-    lif.register_spike_count_hook(lambda *seen: told.append(seen))
+    handle = lif.register_spike_count_hook(lambda *seen: reported.append(seen))
     spikes = lif(x, Norm(channels), steps)
-    if implementation == "reference":
-        assert not told
-    else:
-        ((fired, counts),) = told
-        assert fired is spikes
-        assert torch.equal(counts, spikes.double().sum(dim=(1, 4)).flatten(1))
+    handle.remove()
+    lif(x, Norm(channels), steps)
+    ((fired, counts),) = reported
+    assert fired is spikes
+    assert torch.equal(counts, spikes.double().sum(dim=(1, 4)).flatten(1))
 
 
 @pytest.mark.parametrize("batch", [5, 2700])
 @pytest.mark.parametrize("kind", ["plain", "repeated", "transposed", "bfloat16", "broadcast"])
-def test_spikes_added_to_a_stream(implementation: str, kind: str, batch: int) -> None:
-    """The sum, its gradients, and no count. What 2700 images give is written past the cache."""
+def test_spikes_added_to_a_stream(kind: str, batch: int) -> None:
+    """The sum and its gradients; the hook is not called. The output of 2700 images is written past the cache."""
     torch.manual_seed(0)
     x, shape = torch.randn(1 if kind == "repeated" else 4, batch, 3, 2, 48), (4, batch, 3, 2, 48)
     stream = torch.randint(0, 5, shape).float().requires_grad_()
@@ -214,20 +202,20 @@ def test_spikes_added_to_a_stream(implementation: str, kind: str, batch: int) ->
         under = stream[:, :1]
     x, steps, lif, bn = x.requires_grad_(), 4 if kind == "repeated" else None, LIF(Neuron(v_threshold=0.3)), Norm(48).eval()
     expected = under + lif(x, bn, steps)
-    told: list[Tensor] = []
-    lif.register_spike_count_hook(lambda fired, _counts: told.append(fired))
+    reported: list[Tensor] = []
+    lif.register_spike_count_hook(lambda fired, _counts: reported.append(fired))
     found = lif(x, bn, steps, stream=under)
     assert torch.equal(found, expected)
     assert 0.02 < (found - under).detach().mean() < 0.9
-    assert len(told) == (kind == "bfloat16" and implementation == "compiled")  # there the kernel fires, and torch adds
+    assert not reported
     cotangent = torch.randn_like(expected)
     for ours, theirs in zip(*(torch.autograd.grad(y, (x, stream), cotangent) for y in (found, expected)), strict=True):
         assert torch.equal(ours, theirs)
 
 
-def test_threads_change_nothing(implementation: str) -> None:
-    """Neither spikes nor gradients; sums over the batch are taken in a fixed number of parts."""
-    if implementation == "reference":
+def test_results_are_independent_of_the_number_of_threads(implementation: str) -> None:
+    """Spikes and gradients: sums over the batch have a fixed number of parts."""
+    if implementation == "off":
         pytest.skip("torch's sums depend on them")
     torch.manual_seed(0)
     y, bn, cotangent = torch.randn(4, 16, 8, 8, 48), Norm(48), torch.randn(4, 16, 8, 8, 48)
@@ -243,8 +231,8 @@ def test_threads_change_nothing(implementation: str) -> None:
     assert all(torch.equal(one, two) for one, two in zip(*found, strict=True) if one is not None)
 
 
-def test_what_the_kernel_cannot_read_is_left_to_torch() -> None:
-    """Narrow parameters, other sizes, an empty batch, one value for each channel, statistics that lie apart."""
+def test_inputs_that_the_kernel_does_not_support() -> None:
+    """Half-precision parameters, other sizes, an empty batch, one value for each channel, strided statistics."""
     x = torch.randn(4, 5, 3, 2, 8)
     narrow = Norm(8).eval().bfloat16()
     assert 0 < LIF(Neuron())(x.bfloat16() * 4, narrow).float().mean() < 0.5
@@ -264,9 +252,9 @@ def test_an_input_of_several_steps_is_not_one_that_is_repeated() -> None:
         LIF(Neuron())(torch.randn(3, 2, 4), None, 2)
 
 
-def test_statistics_that_change_before_backward_are_noticed(implementation: str) -> None:
-    if implementation == "reference":
-        pytest.skip("torch's own")
+def test_statistics_that_change_before_backward_are_an_error(implementation: str) -> None:
+    if implementation == "off":
+        pytest.skip("torch's normalisation saves other tensors")
     bn, x = Norm(8).eval(), torch.randn(4, 5, 2, 2, 8, requires_grad=True)
     spikes = LIF(Neuron())(x, bn)
     bn.running_mean.add_(3)  # type: ignore[union-attr,operator]
@@ -275,6 +263,6 @@ def test_statistics_that_change_before_backward_are_noticed(implementation: str)
 
 
 @pytest.mark.parametrize("wrong", [{"reset": "Soft"}, {"surrogate": "relu"}])
-def test_dynamics_that_nobody_knows_are_refused(wrong: Any) -> None:
+def test_unknown_dynamics_are_refused(wrong: Any) -> None:
     with pytest.raises(ValueError, match="reset is hard or soft"):
         Dynamics(**wrong)

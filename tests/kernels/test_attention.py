@@ -1,4 +1,4 @@
-"""The product of spiking attention, compiled, against torch's matrix products."""
+"""The product of spiking attention against torch's matrix products, with kernels and with tensor operations."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from autospike.kernels.attention import split_heads
 from autospike.nn.attention_product import AttentionProduct, Heads
 
 SCALE = 0.125
+pytestmark = pytest.mark.usefixtures("implementation")
 
 
 def operands(tokens: int, heads: int, head_dim: int) -> list[Tensor]:
@@ -23,7 +24,7 @@ def operands(tokens: int, heads: int, head_dim: int) -> list[Tensor]:
     [(16, 4, 12), (64, 4, 32), (33, 3, 40), (49, 12, 3), (7, 3, 8), (9, 2, 64), (65, 2, 16), (1, 1, 1)],
 )
 def test_product_and_gradients(tokens: int, heads: int, head_dim: int) -> None:
-    """The product to the last bit, for it is made of whole numbers."""
+    """The product is bit-identical, because it consists of integers; gradients agree up to rounding."""
     leaves = operands(tokens, heads, head_dim)
     q, k, v = (split_heads(x, heads) for x in leaves)
     ours, theirs = AttentionProduct(SCALE)(Heads(q, k, v)), (q @ k.transpose(-1, -2)) @ v * SCALE
@@ -35,15 +36,15 @@ def test_product_and_gradients(tokens: int, heads: int, head_dim: int) -> None:
 
 @pytest.mark.parametrize("value", [2.0, 0.5, -1.0, -0.0])
 @pytest.mark.parametrize("operand", ["q", "k", "v"])
-def test_what_is_no_spike_is_multiplied(operand: str, value: float) -> None:
-    """One number among spikes, at the last token of 37, in the last channel."""
+def test_values_that_are_no_spikes_are_multiplied(operand: str, value: float) -> None:
+    """One such value among spikes, at the last token of 37, in the last channel."""
     with torch.no_grad():
         heads = Heads(*(split_heads(x.detach().clone(), 3) for x in operands(37, 3, 6)))
         getattr(heads, operand)[-1, -1, -1, -1, -1] = value
         assert torch.equal(AttentionProduct(SCALE)(heads), heads.q @ (heads.k.transpose(-1, -2) @ heads.v) * SCALE)
 
 
-def test_whoever_counts_operations_sees_it() -> None:
+def test_flop_counters_count_the_dense_operations() -> None:
     """2 * 2 * tokens * head_dim^2 multiplications and additions of each head."""
     heads = Heads(*(split_heads(x, 2) for x in operands(16, 2, 8)))
     with FlopCounterMode(display=False) as counter:

@@ -1,4 +1,4 @@
-"""The max-pool against torch's, with and without the compiled kernel."""
+"""The max-pool against torch's, with kernels and with tensor operations."""
 
 from __future__ import annotations
 
@@ -8,11 +8,13 @@ import torch.nn.functional as F
 
 from autospike.nn.max_pool import TimewiseMaxPool
 
+pytestmark = pytest.mark.usefixtures("implementation")
+
 
 @pytest.mark.parametrize("spikes", [True, False])
 @pytest.mark.parametrize(("size", "channels"), [((8, 8), 16), ((7, 5), 3), ((2, 3), 300), ((1, 1), 4)])
 def test_values_and_gradients_are_those_of_torch(size: tuple[int, int], channels: int, spikes: bool) -> None:
-    """Of spikes, where most windows have several maxima, too: the first one takes the gradient."""
+    """Most windows of spikes have several maxima: the first one receives the gradient."""
     torch.manual_seed(0)
     x = torch.rand(2, 3, *size, channels)
     x = ((x < 0.3).float() if spikes else x).requires_grad_()
@@ -26,7 +28,7 @@ def test_values_and_gradients_are_those_of_torch(size: tuple[int, int], channels
     torch.testing.assert_close(ours_grad, theirs_grad)
 
 
-def test_what_is_no_number_is_no_number_after_the_pool() -> None:
+def test_nan_is_propagated() -> None:
     x = torch.zeros(1, 1, 4, 4, 1)
     x[0, 0, 1, 1] = torch.nan
     assert TimewiseMaxPool()(x).isnan().all()
