@@ -24,7 +24,7 @@ from autospike.counting.firing import FiringRates
 from autospike.data.batches import FixedBatches
 from autospike.data.preparation import MEAN, STD
 from autospike.errors import UserError
-from autospike.evaluation.single import evaluate
+from autospike.evaluation.single import measure_stepwise
 from autospike.models.contract import SpikingModel
 from autospike.models.registry import ENTRY_POINT, build_model, classifiers, first_conv
 from autospike.report.record import record
@@ -147,7 +147,7 @@ def final_measurement(run: Run, model: SpikingModel, test: FixedBatches) -> dict
         The measurement as `report.record.record` writes it, with the firing rate of each neuron layer.
     """
     firing = FiringRates()
-    measurement = evaluate(model, test, batch_size=run.experiment.evaluation.batch_size, firing=firing).at(
+    measurement = measure_stepwise(model, test, batch_size=run.experiment.evaluation.batch_size, firing=firing).at(
         model.architecture.time_steps
     )
     return {**record(measurement, run.experiment.search.energy_convention, "test"), "firing_rates": firing.rates()}

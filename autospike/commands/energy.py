@@ -20,7 +20,7 @@ from autospike.energy.counts import to_rows
 from autospike.energy.quantised import BreakEven, break_even
 from autospike.errors import UserError
 from autospike.evaluation.calibration import UncalibratedError, calibrate, require_calibrated
-from autospike.evaluation.single import StepwiseMeasurement, evaluate
+from autospike.evaluation.single import StepwiseMeasurement, measure_stepwise
 from autospike.export import ExportedModel, InputSpec, read_model
 from autospike.models.registry import build_model
 from autospike.randomness import keyed
@@ -83,7 +83,7 @@ def energy(request: EnergyRequest) -> None:
         if not trained:
             _calibrate(exported, images)
         batches = _batches(exported, images, request.split, request.images)
-        measured = evaluate(exported.model, batches, batch_size=request.batch_size, time_steps=request.time_steps)
+        measured = measure_stepwise(exported.model, batches, batch_size=request.batch_size, time_steps=request.time_steps)
     convention = request.convention or _convention_of_run(source)
     report = EnergyReport.of(measured, convention, model=str(request.model), split=request.split, curve=request.curve)
     report.show()
@@ -165,7 +165,7 @@ def _check_data(exported: ExportedModel, images: Images, request: EnergyRequest,
 
 
 def _batches(exported: ExportedModel, images: Images, split: SplitName, count: int) -> Renormalised:
-    drawn = images.splits[split].drawn(count, keyed(0, "energy"))
+    drawn = images.splits[split].sample(count, keyed(0, "energy"))
     batches = FixedBatches(split=drawn, channels=exported.input_spec.channels, image_size=exported.input_spec.image_size)
     return Renormalised(batches=batches, mean=exported.input_spec.mean, std=exported.input_spec.std)
 

@@ -1,4 +1,9 @@
-"""What one model is worth: accuracy, operations and energy from one forward pass over a labelled split."""
+"""Measurement of one plain model: accuracy and operation counts from one forward pass over a labelled split.
+
+This is the second way to measure, beside trie evaluation, because a model need not be a subnet: it may be exported, retrained, or
+imported from a published checkpoint, with statistics of its own. It also gives every T, firing rates and operations by reason. Both
+ways run the same modules, counter and prediction count; `tests/evaluation/test_trie_evaluator.py` compares them bit for bit.
+"""
 
 from __future__ import annotations
 
@@ -54,18 +59,26 @@ class StepwiseMeasurement:
 
 
 @torch.no_grad()
-def evaluate(
+def measure_stepwise(
     model: SpikingModel, batches: Batches, *, batch_size: int, time_steps: int | None = None, firing: FiringRates | None = None
 ) -> StepwiseMeasurement:
-    """Run a labelled split through a model once. The result does not depend on the batch size, nor on the order of the images.
+    """Run a labelled split through a model once.
+
+    The result does not depend on the batch size, nor on the order of the images.
 
     Args:
-        time_steps: the largest T; the architecture's unless given.
-        firing: collects the firing rate of every neuron layer, if given.
+        model: The model, calibrated and in eval mode.
+        batches: The labelled split.
+        batch_size: Images in a forward pass.
+        time_steps: The largest T; that of the architecture by default.
+        firing: Collects the firing rate of every neuron layer, if given.
+
+    Returns:
+        The measurement at every T up to the largest.
 
     Raises:
-        UncalibratedError: the model's normalisation statistics are not its own.
-        UnknownOperationError: the model does something of which no rule says what it costs.
+        UncalibratedError: A BatchNorm has no statistics of its own.
+        UnknownOperationError: The model runs an operation that has no counting rule.
     """
     require_calibrated(model)
     started = time.perf_counter()
@@ -75,7 +88,7 @@ def evaluate(
         for batch in batches(batch_size):
             with counter.watch(model, images=len(batch.targets), time_steps=steps):
                 logits = model.forward_steps(batch.images, steps)
-            correct += right_answers(logits, batch.targets).cpu()
+            correct += correct_predictions(logits, batch.targets).cpu()
     return StepwiseMeasurement(
         architecture=model.architecture,
         correct=tuple(correct.tolist()),
@@ -86,16 +99,32 @@ def evaluate(
 
 
 def measure(model: SpikingModel, batches: Batches, *, batch_size: int) -> Measurement:
-    """Measure a model at its own T; raises as `evaluate`."""
-    return evaluate(model, batches, batch_size=batch_size).at(model.architecture.time_steps)
-
-
-def right_answers(logits: Tensor, targets: Tensor) -> Tensor:
-    """How many images are answered rightly at T = 1, 2, ...: at T = t by the mean over the first t steps.
+    """Measure a model at its own T.
 
     Args:
-        logits: of every single step, `[T, B, num_classes]`.
-        targets: labels `[B]`.
+        model: The model, calibrated and in eval mode.
+        batches: The labelled split.
+        batch_size: Images in a forward pass.
+
+    Returns:
+        The measurement.
+
+    Raises:
+        UncalibratedError: A BatchNorm has no statistics of its own.
+        UnknownOperationError: The model runs an operation that has no counting rule.
+    """
+    return measure_stepwise(model, batches, batch_size=batch_size).at(model.architecture.time_steps)
+
+
+def correct_predictions(logits: Tensor, targets: Tensor) -> Tensor:
+    """Count correct predictions at every T. The prediction at T = t is the class of the largest mean over the first t steps.
+
+    Args:
+        logits: Of each single step, `[T, B, num_classes]`.
+        targets: Labels, `[B]`.
+
+    Returns:
+        Number of correct predictions at T = 1, 2, ..., `[T]`.
     """
     steps = range(1, len(logits) + 1)
     return torch.stack([(logits[:t].mean(dim=0).argmax(dim=1) == targets).sum() for t in steps])

@@ -28,7 +28,7 @@ from autospike.energy.totals import LayerTotal
 from autospike.evaluation.calibration import average, read_statistics, record_batch_statistics, write_statistics
 from autospike.evaluation.node_modules import NodeModules
 from autospike.evaluation.packing import Packed
-from autospike.evaluation.single import right_answers
+from autospike.evaluation.single import correct_predictions
 from autospike.evaluation.trie import HEAD, Node, Trie
 from autospike.memory.allocator import gc_disabled, retain_large_allocations, trim_memory
 from autospike.memory.cache import ByteBudgetCache
@@ -180,7 +180,7 @@ class TrieEvaluator:
                 layers=counter.totals(),
                 params=structure.params,
                 images=len(targets),
-                correct=tuple(right_answers(output, targets).tolist()) if node.name == HEAD else (),
+                correct=tuple(correct_predictions(output, targets).tolist()) if node.name == HEAD else (),
             )
 
         with gc_disabled():

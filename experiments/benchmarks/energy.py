@@ -11,7 +11,7 @@ from spikingjelly.activation_based.op_counter import DispatchCounterMode, SynOpC
 
 from autospike.data.batches import Batch
 from autospike.evaluation.calibration import calibrate
-from autospike.evaluation.single import evaluate
+from autospike.evaluation.single import measure_stepwise
 from autospike.models.contract import SpikingModel
 from autospike.models.registry import build_model
 from autospike.space.architecture import Architecture, Block, Embedding, Stage
@@ -66,7 +66,7 @@ def _overhead(name: str, width: int, depth: int, size: int, *, images: int, goal
             count_correct(model, batches)
 
     seconds = interleaved(
-        lambda: count_correct(model, batches), lambda: evaluate(model, batches, batch_size=BATCH_SIZE), theirs, rounds=7
+        lambda: count_correct(model, batches), lambda: measure_stepwise(model, batches, batch_size=BATCH_SIZE), theirs, rounds=7
     )
     what = f"Spikformer {width}-{depth}, {size}x{size}, T 4, {images} images in batches of {BATCH_SIZE}; "
     note = f"{what}{median(seconds[0]):.2f} s uncounted"

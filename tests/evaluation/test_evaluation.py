@@ -18,7 +18,7 @@ from autospike.data.images import Split, SplitName, load_images
 from autospike.energy.conventions import BINARY_ONLY, EXACT
 from autospike.evaluation.calibration import UncalibratedError, average, calibrate
 from autospike.evaluation.population import PopulationEvaluator
-from autospike.evaluation.single import evaluate, measure
+from autospike.evaluation.single import measure, measure_stepwise
 from autospike.evaluation.trie_evaluator import TrieEvaluator
 from autospike.execution.executor import Serial
 from autospike.export import InputSpec, read_model, write_model
@@ -182,9 +182,9 @@ def at_every_step(space: SearchSpace) -> list[tuple[Measurement, Measurement]]:
     """At T = 1 ... 5: the score that a run of five steps gives, and that of a run of so many."""
     measured = evaluator(space)
     model = measured.calibrated(space.largest())
-    whole = evaluate(model, measured.search, batch_size=40, time_steps=5)
+    whole = measure_stepwise(model, measured.search, batch_size=40, time_steps=5)
     assert len(whole.correct) == 5
-    alone = [evaluate(model, measured.search, batch_size=40, time_steps=t) for t in range(1, 6)]
+    alone = [measure_stepwise(model, measured.search, batch_size=40, time_steps=t) for t in range(1, 6)]
     assert [run.correct for run in alone] == [whole.correct[:t] for t in range(1, 6)]
     return [(whole.at(t), run.at(t)) for t, run in enumerate(alone, start=1)]
 
@@ -217,7 +217,7 @@ def test_frames_that_are_whole_at_first_are_accumulated_there() -> None:
     architecture = Architecture(time_steps=2, stages=(Stage(embed_dim=8, blocks=(Block(num_heads=1),)),))
     model = build_model(architecture, num_classes=2, in_chans=2)
     calibrate(model, [batch.images for batch in batches(6)], time_steps=2)
-    first, both = (evaluate(model, batches, batch_size=6, time_steps=t).operations.counts[0] for t in (1, 2))
+    first, both = (measure_stepwise(model, batches, batch_size=6, time_steps=t).operations.counts[0] for t in (1, 2))
     assert (first.input, first.acs, both.input) == ("integer", (2 * 2 * 22 * 22,), "real")
     assert both.first(1) == first
 
@@ -230,15 +230,15 @@ def test_right_answers_are_those_of_the_mean_over_the_first_steps(tiny_space: Se
         one, two, three = model.forward_steps(batch.images, 3)
     answers = [one, (one + two) / 2, (one + two + three) / 3]
     expected = tuple(int((logits.argmax(dim=1) == batch.targets).sum()) for logits in answers)
-    assert evaluate(model, measured.search, batch_size=40).correct == expected
+    assert measure_stepwise(model, measured.search, batch_size=40).correct == expected
 
 
 def test_a_run_has_as_many_steps_as_the_architecture_unless_told_otherwise(tiny_space: SearchSpace) -> None:
     measured = evaluator(tiny_space)
     model = measured.calibrated(tiny_space.smallest())
     steps = tiny_space.smallest().time_steps
-    usual = evaluate(model, measured.search, batch_size=40)
-    assert usual == evaluate(model, measured.search, batch_size=40, time_steps=steps)
+    usual = measure_stepwise(model, measured.search, batch_size=40)
+    assert usual == measure_stepwise(model, measured.search, batch_size=40, time_steps=steps)
     assert usual.at(steps) == measure(model, measured.search, batch_size=40)
     assert {count.time_steps for count in usual.operations.counts} == {steps}
     assert usual.operations.images == 101
@@ -250,7 +250,7 @@ def test_an_evaluation_collects_firing_rates_of_every_image(tiny_space: SearchSp
     model = measured.calibrated(tiny_space.largest())
     name = "stages.0.embedding.lifs.0"
     handle = model.get_submodule(name).register_forward_hook(lambda _m, _a, out: seen.append(out.sum(dim=(0, 2, 3, 4))))
-    evaluate(model, measured.search, batch_size=7, firing=firing)
+    measure_stepwise(model, measured.search, batch_size=7, firing=firing)
     handle.remove()
     spikes = torch.cat(seen)
     assert len(spikes) == 101
@@ -261,8 +261,8 @@ def test_collecting_firing_rates_adds_no_operation(tiny_space: SearchSpace) -> N
     """The exported subnet's report is of the same counts as its row in the archive."""
     measured = evaluator(tiny_space)
     model = measured.calibrated(tiny_space.largest())
-    watched = evaluate(model, measured.search, batch_size=40, firing=FiringRates())
-    assert watched == evaluate(model, measured.search, batch_size=40)
+    watched = measure_stepwise(model, measured.search, batch_size=40, firing=FiringRates())
+    assert watched == measure_stepwise(model, measured.search, batch_size=40)
 
 
 @pytest.mark.parametrize("family", ["spikformer", "meta_spikeformer"])
