@@ -7,14 +7,14 @@ from wrapt import when_imported
 __version__ = "0.1.0"
 
 
-# `timm.create_model("local-dir:RUN/export")` must work after `import autospike` alone, and `autospike --help` must not wait for
-# torch: so our models register themselves at the moment timm is imported, now if it already is.
+# `timm.create_model("local-dir:RUN/export")` must work after `import autospike`, but `autospike --help` must not import torch. So
+# the models are registered when timm is imported, or now if it has been.
 @when_imported("timm")
 def _register_models(_timm: object) -> None:
     importlib.import_module("autospike.models")
 
 
-# Most need torch, which `import autospike` alone does not load.
+# Public names that are imported on first use, because most of them need torch.
 LAZY = {
     "LIF": "autospike.nn.neuron",
     "Dynamics": "autospike.nn.neuron",
@@ -25,6 +25,7 @@ LAZY = {
 
 
 def __getattr__(name: str) -> object:
+    """Import a public name on first use."""
     if name in LAZY:
         return getattr(importlib.import_module(LAZY[name]), name)
     raise AttributeError(f"module 'autospike' has no attribute {name!r}")

@@ -1,4 +1,4 @@
-"""The command line. Each command reads its arguments here and is told in `autospike.commands`, imported when it is called."""
+"""The command line: parses arguments and calls the functions of `autospike.commands`, which are imported on use."""
 
 from __future__ import annotations
 
@@ -15,26 +15,26 @@ from rich.markup import escape
 from autospike.errors import Interrupted, UserError
 from autospike.process import prepare_process, world_size
 
-INTERRUPTED = 130  # what the parser makes of Ctrl-C
-DISTRIBUTED = ("train",)  # what several ranks can do together
+INTERRUPTED = 130  # typer's exit code for Ctrl-C
+DISTRIBUTED = ("train",)  # commands that torchrun may start
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, rich_markup_mode="markdown")
 
 ExperimentPath = Annotated[
-    Path, typer.Argument(metavar="EXPERIMENT", help="The experiment's YAML file, as experiments/digits.yaml.")
+    Path, typer.Argument(metavar="EXPERIMENT", help="YAML file of the experiment, for example experiments/digits.yaml.")
 ]
-RunFolder = Annotated[Path, typer.Argument(metavar="RUN", help="The folder of a run that `autospike train` began.")]
+RunFolder = Annotated[Path, typer.Argument(metavar="RUN", help="Folder of a run that `autospike train` created.")]
 NewRunFolder = Annotated[
-    Path, typer.Option("--run", help="Folder of the run: made if absent, gone on with if it holds this experiment.")
+    Path, typer.Option("--run", help="Folder of the run; created if missing, resumed if it belongs to this experiment.")
 ]
 Overrides = Annotated[
     list[str] | None,
-    typer.Option("--set", metavar="A.B=C", help="Override a field of the experiment, as training.epochs=20. May be repeated."),
+    typer.Option("--set", metavar="A.B=C", help="Set a field of the experiment, for example training.epochs=20. May be repeated."),
 ]
 
 
-class Split(StrEnum):
-    """Of a source of images."""
+class SplitChoice(StrEnum):
+    """Splits of a dataset."""
 
     train = "train"
     search = "search"
@@ -43,11 +43,11 @@ class Split(StrEnum):
 
 StartFrom = Annotated[
     Path | None,
-    typer.Option("--from", help="Start from these weights: a published checkpoint, an exported or imported folder, or a run."),
+    typer.Option("--from", help="Initial parameters: a published checkpoint, an exported or imported model, or a run."),
 ]
 
 
-MinAccuracy = Annotated[float | None, typer.Option(help="Pick among candidates of at least this accuracy on the search split.")]
+MinAccuracy = Annotated[float | None, typer.Option(help="Select among candidates with at least this accuracy on the search split.")]
 
 
 class ExecutorName(StrEnum):
@@ -61,26 +61,24 @@ class ExecutorName(StrEnum):
 ExecutorChoice = Annotated[
     ExecutorName | None,
     typer.Option(
-        "--executor", help="Measure in this process, in processes of this machine, or under Ray. Default: the experiment's."
+        "--executor", help="Measure in this process, in several processes, or in a Ray cluster. Default: that of the experiment."
     ),
 ]
-Workers = Annotated[int | None, typer.Option(min=1, help="How many processes. Default: as many as there are cores for.")]
-Address = Annotated[
-    str | None, typer.Option(help="Ray cluster, as auto or HOST:PORT. Default: one on this machine, for the length of the command.")
-]
-GpusPerWorker = Annotated[float | None, typer.Option(min=0, help="Under Ray: share of a GPU for each worker, as 0.5.")]
+Workers = Annotated[int | None, typer.Option(min=1, help="Number of worker processes. Default: number of cores / threads.")]
+Address = Annotated[str | None, typer.Option(help="Ray cluster: auto or HOST:PORT. Default: one on this machine.")]
+GpusPerWorker = Annotated[float | None, typer.Option(min=0, help="With Ray: fraction of a GPU for each worker, for example 0.5.")]
 
 
 def _overriding(section: str, **chosen: object) -> list[str]:
-    """Options as overrides of fields of the experiment."""
+    """Convert options to overrides of fields of the experiment, without those that are None."""
     return [f"{section}.{name}={json.dumps(value)}" for name, value in chosen.items() if value is not None]
 
 
 def _executing(executor: ExecutorName | None, **settings: object) -> list[str]:
-    """Another executor forgets the settings of the one before."""
-    usual: dict[str, object] = {"workers": None, "address": None, "gpus_per_worker": 0.0}
-    forgotten = [f"execution.{name}={json.dumps(value)}" for name, value in usual.items()] if executor else []
-    return [*forgotten, *_overriding("execution", executor=executor, **settings)]
+    """Overrides of `execution`. A chosen executor resets the settings that were recorded for another one."""
+    defaults: dict[str, object] = {"workers": None, "address": None, "gpus_per_worker": 0.0}
+    reset = [f"execution.{name}={json.dumps(value)}" for name, value in defaults.items()] if executor else []
+    return [*reset, *_overriding("execution", executor=executor, **settings)]
 
 
 def _starting(source: Path | None) -> list[str]:
@@ -89,11 +87,11 @@ def _starting(source: Path | None) -> list[str]:
 
 @app.callback()
 def about(context: typer.Context) -> None:
-    """Search spiking vision transformers for accuracy and energy: supernet, evolution, export, Pareto plots."""
+    """One-shot architecture search for spiking vision transformers: supernet, search, export, Pareto plots."""
     if world_size() > 1 and context.invoked_subcommand not in DISTRIBUTED:
         raise UserError(
-            f"autospike {context.invoked_subcommand}: {world_size()} ranks were started, and only {', '.join(DISTRIBUTED)} is for "
-            "torchrun; start it without (a search has --executor)"
+            f"autospike {context.invoked_subcommand}: {world_size()} ranks were started, but torchrun supports only "
+            f"{', '.join(DISTRIBUTED)}; start it without torchrun (search has --executor)"
         )
 
 
@@ -104,7 +102,7 @@ def train(
     start_from: StartFrom = None,
     overrides: Overrides = None,
 ) -> None:
-    """Train the supernet, and the hand-made architecture to compare with."""
+    """Train the supernet and the reference network."""
     from autospike.commands.train import train
     from autospike.run_directory import Run
 
@@ -120,7 +118,7 @@ def search(
     gpus_per_worker: GpusPerWorker = None,
     overrides: Overrides = None,
 ) -> None:
-    """Search the trained supernet for subnets; every candidate goes to RUN/archive.sqlite."""
+    """Search subnets of the trained supernet; every candidate is stored in RUN/archive.sqlite."""
     from autospike.commands.search import search
     from autospike.run_directory import Run
 
@@ -133,15 +131,13 @@ def export(
     run: RunFolder,
     pick: Annotated[
         str | None,
-        typer.Option(
-            help="knee, best-accuracy, least-energy, best-faeb, or a candidate's id. Default: the experiment's export.pick."
-        ),
+        typer.Option(help="Selection rule (knee, best-accuracy, least-energy, best-faeb) or the id of a candidate."),
     ] = None,
     min_accuracy: MinAccuracy = None,
     out: Annotated[Path | None, typer.Option(help="Folder to write to. Default: RUN/export.")] = None,
     overrides: Overrides = None,
 ) -> None:
-    """Write the picked subnet as a timm model, measured on the test split."""
+    """Write the selected subnet as a timm model, and measure it on the test split."""
     from autospike.commands.export import export
     from autospike.run_directory import Run
 
@@ -154,16 +150,16 @@ def retrain(
     run: RunFolder,
     pick: Annotated[
         list[str] | None,
-        typer.Option(help="As of export. May be repeated, for several subnets. Default: the experiment's export.pick."),
+        typer.Option(help="Selection rule or id, as for export. May be repeated for several subnets. Default: export.pick."),
     ] = None,
     min_accuracy: MinAccuracy = None,
-    seeds: Annotated[int | None, typer.Option(min=1, help="How many trainings of each network. Default: the experiment's.")] = None,
+    seeds: Annotated[int | None, typer.Option(min=1, help="Number of trainings of each network. Default: retrain.seeds.")] = None,
     epochs: Annotated[
-        int | None, typer.Option(min=1, help="From scratch; a third as many from inherited weights. Default: the training's.")
+        int | None, typer.Option(min=1, help="Epochs from scratch; fine-tuning takes a third. Default: training.epochs.")
     ] = None,
     overrides: Overrides = None,
 ) -> None:
-    """Train picked subnets alone, from scratch and from inherited weights, and compare them on the test split."""
+    """Train selected subnets separately, from scratch and from inherited weights, and compare them on the test split."""
     from autospike.commands.retrain import retrain
     from autospike.run_directory import Run
 
@@ -178,11 +174,11 @@ def plot(
     energy: Annotated[
         str | None,
         typer.Option(
-            "--energy", metavar="CONVENTION", help="Score the archive again under this convention. Default: the search's."
+            "--energy", metavar="CONVENTION", help="Energy convention of the figures and tables. Default: that of the search."
         ),
     ] = None,
 ) -> None:
-    """Draw the Pareto front, the course of the search and the genes of the front to RUN/report."""
+    """Write figures of the Pareto front, the search progress and the genes of the front to RUN/report."""
     from autospike.commands.plot import plot
     from autospike.energy.conventions import convention_of
     from autospike.run_directory import Run
@@ -193,29 +189,30 @@ def plot(
 @app.command()
 def energy(
     model: Annotated[
-        Path, typer.Argument(metavar="MODEL-OR-EXPORT", help="An exported or imported folder, a run, or a published name.")
+        Path,
+        typer.Argument(metavar="MODEL-OR-EXPORT", help="An exported or imported model, a run, or a published name."),
     ],
     data: Annotated[
         str | None,
         typer.Option(
-            help="A folder of images, event frames or CIFAR; an experiment or a run; digits. Default: the run that made the export."
+            help="A folder of images, event frames or CIFAR; an experiment; a run; or digits. Default: the run of the exported model."
         ),
     ] = None,
     convention: Annotated[
         str | None,
         typer.Option(
-            help="exact, rate, spikformer, binary-only, fused or memory; with a cost, spikformer/int8 (see docs/energy.md). Totals "
-            "are under all. Default: the run's."
+            help="exact, rate, spikformer, binary-only, fused or memory; with a cost table: spikformer/int8 (see docs/energy.md). "
+            "Totals are given for all. Default: that of the run."
         ),
     ] = None,
-    curve: Annotated[bool, typer.Option("--curve", help="Also accuracy and energy at every T, of the same run.")] = False,
-    time_steps: Annotated[int | None, typer.Option(min=1, help="T, up to which to run. Default: the model's.")] = None,
-    split: Annotated[Split, typer.Option(help="Which of the data's splits.")] = Split.search,
-    images: Annotated[int, typer.Option(min=1, help="How many of its images, drawn at random.")] = 256,
-    batch_size: Annotated[int, typer.Option(min=1, help="Images a forward pass; changes speed and memory alone.")] = 32,
+    curve: Annotated[bool, typer.Option("--curve", help="Also report accuracy and energy at every T.")] = False,
+    time_steps: Annotated[int | None, typer.Option(min=1, help="Largest T. Default: that of the model.")] = None,
+    split: Annotated[SplitChoice, typer.Option(help="The split to measure on.")] = SplitChoice.search,
+    images: Annotated[int, typer.Option(min=1, help="Number of images, sampled at random.")] = 256,
+    batch_size: Annotated[int, typer.Option(min=1, help="Images per forward pass; does not change results.")] = 32,
     out: Annotated[Path | None, typer.Option(help="Folder to write to. Default: MODEL/energy, or energy/NAME.")] = None,
 ) -> None:
-    """Count what a model does, and where its energy goes: by layer, under every convention, at every T."""
+    """Count the operations of a model and estimate its energy by layer, convention and T."""
     from autospike.commands.energy import EnergyRequest, energy
     from autospike.energy.conventions import convention_of
 
@@ -245,7 +242,7 @@ def run_all(
     gpus_per_worker: GpusPerWorker = None,
     overrides: Overrides = None,
 ) -> None:
-    """Train, search, export and plot; go on where an earlier call stopped."""
+    """Train, search, plot and export; resume where an earlier call stopped."""
     from autospike.commands.export import export
     from autospike.commands.plot import plot
     from autospike.commands.search import search
@@ -262,16 +259,18 @@ def run_all(
 
 @app.command(name="import")
 def import_checkpoint(
-    checkpoint: Annotated[Path, typer.Argument(metavar="CHECKPOINT", help="A published network's weights (.safetensors or .pth).")],
+    checkpoint: Annotated[
+        Path, typer.Argument(metavar="CHECKPOINT", help="Parameters of a published network (.safetensors or .pth).")
+    ],
     out: Annotated[Path, typer.Option(help="Folder to write to.")],
     num_heads: Annotated[int | None, typer.Option(min=1, help="Default: as published.")] = None,
     stride: Annotated[
-        int | None, typer.Option(min=1, help="By how much a one-stage network shrinks an image. Default: as published.")
+        int | None, typer.Option(min=1, help="Downsampling factor of a network with one stage. Default: as published.")
     ] = None,
-    time_steps: Annotated[int | None, typer.Option(min=1, help="T. Default: as published, 4 or for events 8 or 16.")] = None,
-    image_size: Annotated[int | None, typer.Option(min=1, help="Height and width it is for. Default: as published.")] = None,
+    time_steps: Annotated[int | None, typer.Option(min=1, help="T. Default: as published: 4, for events 8 or 16.")] = None,
+    image_size: Annotated[int | None, typer.Option(min=1, help="Height and width of the images. Default: as published.")] = None,
 ) -> None:
-    """Make an exported model of a checkpoint of Spikformer, Spike-driven Transformer, Meta-SpikeFormer or QKFormer."""
+    """Convert a checkpoint of Spikformer, Spike-driven Transformer, Meta-SpikeFormer or QKFormer to a timm model."""
     from autospike.commands.import_checkpoint import ImportOptions, import_checkpoint
 
     options = ImportOptions(num_heads=num_heads, stride=stride, time_steps=time_steps, image_size=image_size)
@@ -284,21 +283,21 @@ def describe(
         Path,
         typer.Argument(
             metavar="ARCHITECTURE-OR-SPACE",
-            help="A search space (YAML), an architecture (YAML or JSON), or a published name, as meta_spikeformer_15m.",
+            help="A search space (YAML), an architecture (YAML or JSON), or a published name.",
         ),
     ],
     image_size: Annotated[int | None, typer.Option(min=1, help="Height and width in pixels. Default: as published, or 32.")] = None,
     channels: Annotated[int | None, typer.Option(min=1, help="Channels of the images. Default: as published, or 3.")] = None,
     classes: Annotated[int | None, typer.Option(min=1, help="Number of classes. Default: as published, or 10.")] = None,
 ) -> None:
-    """Size of a search space, and parameters, dense MACs and T of its smallest and largest subnet."""
+    """Print the size of a search space, and parameters, dense MACs and T of its smallest and largest subnet."""
     from autospike.commands.describe import InputShape, describe
 
     describe(path, InputShape.of(path, image_size, channels, classes))
 
 
 def main() -> None:
-    """Entry point: bad input is one line on standard error and exit code 2."""
+    """Run the command line. Invalid input is reported in one line on standard error, with exit code 2."""
     prepare_process()
     try:
         code = app(standalone_mode=False)
@@ -307,11 +306,11 @@ def main() -> None:
     except Interrupted as interruption:
         _fail(str(interruption), interruption.exit_code)
     except Exception as error:
-        if not hasattr(error, "format_message"):  # not one of the command line parser's own
+        if not hasattr(error, "format_message"):  # not an error of the command line parser
             raise
         _fail(f"{error.format_message()} See: autospike --help")
     if code == INTERRUPTED:
-        _fail("interrupted; run the same command again to go on", code)
+        _fail("interrupted; run the same command again to resume", code)
     sys.exit(code or 0)
 
 

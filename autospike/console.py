@@ -1,4 +1,4 @@
-"""What a person sees while a command works: progress bars, short notes, tables. Everything goes through one console."""
+"""Output for the user while a command runs: progress bars, notes, tables. Everything is written through one console."""
 
 from __future__ import annotations
 
@@ -12,12 +12,21 @@ from rich.table import Table
 
 console = Console()
 
+# Called with the finished amount of work and a short text on its state.
 Bar = Callable[[int, str], None]
 
 
 @contextmanager
 def progress(title: str, *, total: int) -> Iterator[Bar]:
-    """A bar with count, elapsed and remaining time, in 80 columns. Call it with how far the work is, and a word on its state."""
+    """Show a progress bar with elapsed and remaining time, in 80 columns.
+
+    Args:
+        title: Shown before the bar.
+        total: Amount of work.
+
+    Yields:
+        The function that updates the bar.
+    """
     columns = (
         TextColumn("[bold]{task.description:<15}"),
         BarColumn(bar_width=10),
@@ -34,13 +43,17 @@ def progress(title: str, *, total: int) -> Iterator[Bar]:
 
 @contextmanager
 def working(what: str) -> Iterator[None]:
-    """A sign of life for work of some seconds."""
+    """Show a spinner for work of some seconds.
+
+    Args:
+        what: Description of the work.
+    """
     with console.status(escape(what)):
         yield
 
 
 def short(number: float) -> str:
-    """Three digits and a letter: 37.4k, 1.2M."""
+    """Format a number with three digits and a letter: 37.4k, 1.2M."""
     for scale, letter in ((1e9, "G"), (1e6, "M"), (1e3, "k")):
         if number >= scale:
             return f"{number / scale:.3g}{letter}"
@@ -48,11 +61,19 @@ def short(number: float) -> str:
 
 
 def note(text: str) -> None:
+    """Print a line in dim style."""
     console.print(text, style="dim", markup=False, highlight=False, soft_wrap=True)
 
 
 def table(title: str, columns: list[str], rows: list[list[str]], caption: str) -> None:
-    """A table whose first column names the rows, with a line above it and one below. Many columns stand closer."""
+    """Print a table, with less padding if it has many columns.
+
+    Args:
+        title: Printed above the table.
+        columns: Names of the columns; the first one names the rows.
+        rows: Cells.
+        caption: Printed below the table.
+    """
     drawn = Table(padding=(0, 0) if len(columns) > 6 else (0, 1))
     for i, column in enumerate(columns):
         drawn.add_column(column, justify="left" if i == 0 else "right", no_wrap=i > 0, overflow="fold")

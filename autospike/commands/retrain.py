@@ -1,4 +1,4 @@
-"""`autospike retrain`: train picked subnets alone, from scratch and from inherited weights, and compare all on the test split."""
+"""`autospike retrain`: train selected subnets separately, from scratch and from inherited weights, and compare them."""
 
 from __future__ import annotations
 
@@ -20,21 +20,25 @@ from autospike.report.retrained import LABELS, Measured, Repeated, Spread
 from autospike.run_directory import Run
 from autospike.search.selection import archived_evaluations, pick
 from autospike.space.architecture import Architecture
-from autospike.training.retraining import Network, networks
+from autospike.training.retraining import RetrainedNetwork, networks
 from autospike.training.setup import Setup, load_trained_supernet
 from autospike.training.trainer import train_network
 
 
 def retrain(run: Run, picks: Sequence[str]) -> None:
-    """Retrain the candidates that `picks` name; what is trained or measured already is not done again.
+    """Retrain candidates of a searched run. Finished trainings and measurements are not repeated.
+
+    Args:
+        run: A searched run.
+        picks: Selection rules or ids of candidates.
 
     Raises:
-        UserError: nothing was trained or searched yet, a pick names no candidate, or a folder holds a training by another recipe.
+        UserError: Nothing was trained or searched yet, no candidate is selected, or a folder has a training by another recipe.
     """
     threads = torch.get_num_threads()
     setup = open_for_measurement(run)
-    picked = _picked(run, setup, picks)
-    compared = networks(run, dict.fromkeys(picked.values()))
+    selected = _selected(run, setup, picks)
+    compared = networks(run, dict.fromkeys(selected.values()))
     for network in compared:
         network.check_recipe()
     with _threads(run.experiment.threads or threads):
@@ -42,12 +46,12 @@ def retrain(run: Run, picks: Sequence[str]) -> None:
             if network.way != "inherited":
                 _train(run, setup, network)
     ways = retrained.repeated(_measured(run, setup, compared))
-    _report(run, picked, ways)
+    _report(run, selected, ways)
     _show(run, ways, images=len(setup.images.splits["test"]))
 
 
-def _picked(run: Run, setup: Setup, picks: Sequence[str]) -> dict[str, Architecture]:
-    load_trained_supernet(setup, run.experiment.search_space, run.supernet)  # or nothing can be picked
+def _selected(run: Run, setup: Setup, picks: Sequence[str]) -> dict[str, Architecture]:
+    load_trained_supernet(setup, run.experiment.search_space, run.supernet)  # raises if the training has not finished
     evaluations, config = archived_evaluations(run, protocol_id(setup, run.supernet)), run.experiment.export
     chosen = {rule: pick(evaluations, rule, min_accuracy=config.min_accuracy, tolerance=config.tolerance) for rule in picks}
     return {rule: evaluation.measurement.architecture for rule, evaluation in chosen.items()}
@@ -55,7 +59,7 @@ def _picked(run: Run, setup: Setup, picks: Sequence[str]) -> dict[str, Architect
 
 @contextmanager
 def _threads(count: int) -> Iterator[None]:
-    """Candidates may be measured with one thread, beside other workers; training is alone, and takes those that it is given."""
+    """Set the number of threads for the length of a block: a training uses more than a worker that measures candidates."""
     before = torch.get_num_threads()
     torch.set_num_threads(count)
     try:
@@ -64,13 +68,13 @@ def _threads(count: int) -> Iterator[None]:
         torch.set_num_threads(before)
 
 
-def _train(run: Run, setup: Setup, network: Network) -> None:
+def _train(run: Run, setup: Setup, network: RetrainedNetwork) -> None:
     network.write_recipe()
     repeated = replace(setup, experiment=network.experiment, repetition=network.seed)
     train_network(run, repeated, network.space, network.checkpoints, name=network.name, source=network.starts_from)
 
 
-def _measured(run: Run, setup: Setup, compared: Sequence[Network]) -> list[Measured]:
+def _measured(run: Run, setup: Setup, compared: Sequence[RetrainedNetwork]) -> list[Measured]:
     waiting = [network for network in compared if not _is_measured(run, setup, network)]
     if waiting:
         run.log("test split opened", images=len(setup.images.splits["test"]))
@@ -83,21 +87,21 @@ def _measured(run: Run, setup: Setup, compared: Sequence[Network]) -> list[Measu
     return [_read(run, network) for network in compared]
 
 
-def _measure(run: Run, setup: Setup, network: Network, test: FixedBatches) -> None:
-    """Calibrate a network, write it as a model, and measure it on the test split."""
+def _measure(run: Run, setup: Setup, network: RetrainedNetwork, test: FixedBatches) -> None:
+    """Calibrate a network, write it as a timm model, and measure it on the test split."""
     path = network.model / "report.json"
-    path.unlink(missing_ok=True)  # a folder with a report is complete
+    path.unlink(missing_ok=True)  # written last, so a folder with a report is complete
     model = calibrated_subnet(setup, load_trained_supernet(setup, network.space, network.checkpoints), network.architecture)
     write_run_model(setup, model, network.model)
     files.write_json(path, {**final_measurement(run, model, test), "provenance": _provenance(run, setup, network)})
 
 
-def _is_measured(run: Run, setup: Setup, network: Network) -> bool:
+def _is_measured(run: Run, setup: Setup, network: RetrainedNetwork) -> bool:
     path = network.model / "report.json"
     return path.exists() and files.read_json(path).get("provenance") == _provenance(run, setup, network)
 
 
-def _provenance(run: Run, setup: Setup, network: Network) -> dict[str, Any]:
+def _provenance(run: Run, setup: Setup, network: RetrainedNetwork) -> dict[str, Any]:
     return {
         "run": str(run.folder.resolve()),
         "way": network.way,
@@ -107,7 +111,7 @@ def _provenance(run: Run, setup: Setup, network: Network) -> dict[str, Any]:
     }
 
 
-def _read(run: Run, network: Network) -> Measured:
+def _read(run: Run, network: RetrainedNetwork) -> Measured:
     found = files.read_json(network.model / "report.json")
     return Measured(
         architecture_id=network.architecture.id,
@@ -121,11 +125,11 @@ def _read(run: Run, network: Network) -> Measured:
     )
 
 
-def _report(run: Run, picked: dict[str, Architecture], ways: Sequence[Repeated]) -> None:
-    """`RUN/retrain/report.json`, and the table and the figure in `RUN/report`."""
+def _report(run: Run, selected: dict[str, Architecture], ways: Sequence[Repeated]) -> None:
+    """Write `RUN/retrain/report.json`, and a table and a figure to `RUN/report`."""
     convention = run.experiment.search.energy_convention.name
     found = [{**way.record(), "networks": [asdict(one) for one in way.seeds]} for way in ways]
-    picks = {rule: architecture.id for rule, architecture in picked.items()}
+    picks = {rule: architecture.id for rule, architecture in selected.items()}
     files.write_json(run.retrain / "report.json", {"picks": picks, "convention": convention, "ways": found})
     files.write_text(run.report / "retrained.csv", retrained.table(ways).to_csv(index=False))
     drawn = figures.retrained(ways, f"{run.experiment.data.name}, `{convention}`")
@@ -134,7 +138,7 @@ def _report(run: Run, picked: dict[str, Architecture], ways: Sequence[Repeated])
 
 
 def _show(run: Run, ways: Sequence[Repeated], *, images: int) -> None:
-    """The closing table: every way beside the others."""
+    """Print a table with one row for each network and way of training."""
     rows = [
         [
             way.architecture_id,
@@ -149,8 +153,8 @@ def _show(run: Run, ways: Sequence[Repeated], *, images: int) -> None:
     ]
     columns = ["network", "weights", "test accuracy", "energy (uJ/image)", "parameters", "T", "seeds"]
     caption = (
-        f"{images} test images, opened for this measurement alone. Mean ± sample deviation over seeds; a run has one supernet to "
-        "inherit from, so there is none."
+        f"{images} test images. Mean ± sample standard deviation over seeds; inherited weights have none, because a run has one "
+        "supernet."
     )
     table(f"{run.retrain}: retrained", columns, rows, caption)
 

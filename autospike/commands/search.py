@@ -1,4 +1,4 @@
-"""`autospike search`: evolve subnets of the trained supernet, every measurement in the archive."""
+"""`autospike search`: search subnets of the trained supernet, and store every measurement in the archive."""
 
 from __future__ import annotations
 
@@ -18,10 +18,13 @@ from autospike.training.setup import Setup, load_trained_supernet
 
 
 def search(run: Run) -> None:
-    """Search to the configured generation; what the archive knows is not measured again.
+    """Search up to the configured number of generations. Candidates in the archive are not measured again.
+
+    Args:
+        run: A trained run.
 
     Raises:
-        UserError: the supernet is not trained, the archive cannot be opened, or there is no such executor.
+        UserError: The supernet is not trained, the archive cannot be opened, or the executor cannot be created.
     """
     setup, config = open_for_measurement(run), run.experiment.search
     with ExitStack() as stack:
@@ -30,25 +33,25 @@ def search(run: Run) -> None:
         archive = Archive(run.archive, protocol_id(setup, run.supernet), config.energy_convention)
         stack.callback(archive.close)
         run.record()
-        _measure_baseline(run, setup)
+        _measure_reference(run, setup)
         before = len(archive.all())
         run.log("search started", algorithm=config.algorithm, archived=before, executor=run.experiment.execution.executor)
-        asked = _search(run, setup, executor, archive)
+        proposed = _search(run, setup, executor, archive)
         now = len(archive.all()) - before
-    run.log("search finished", algorithm=config.algorithm, candidates=asked, measured_now=now)
-    note(f"search: {asked} candidates and those that came along; {now} measured now, {before} known from the archive")
+    run.log("search finished", algorithm=config.algorithm, candidates=proposed, measured_now=now)
+    note(f"search: {proposed} candidates proposed; {now} measured now with by-products, {before} in the archive before")
 
 
 def _search(run: Run, setup: Setup, executor: Executor, archive: Archive) -> int:
-    """Returns how many candidates were asked for."""
+    """Run the search; returns the number of proposed candidates."""
     config = run.experiment.search
-    seen: list[Evaluation] = []
+    evaluated: list[Evaluation] = []
     with progress(f"search {config.algorithm}", total=config.population * config.generations) as bar:
 
         def show(done: int, of: int) -> None:
-            """How much of a generation's walk is done."""
-            best = f", F_AEB {max(e.f_aeb for e in seen):.3f}" if seen else ""
-            bar(len(seen) + config.population * done // of, f"gen {len(seen) // config.population}{best}")
+            """Update the bar by the finished shards of a generation."""
+            best = f", F_AEB {max(e.f_aeb for e in evaluated):.3f}" if evaluated else ""
+            bar(len(evaluated) + config.population * done // of, f"gen {len(evaluated) // config.population}{best}")
 
         Search(
             space=run.experiment.search_space,
@@ -57,14 +60,14 @@ def _search(run: Run, setup: Setup, executor: Executor, archive: Archive) -> int
             archive=archive,
             config=config,
             seed=run.experiment.seed,
-            measured=seen.append,
+            measured=evaluated.append,
         ).run()
-        show(0, 1)  # what the archive knew was no walk
-    return len(seen)
+        show(0, 1)  # candidates from the archive have no shards
+    return len(evaluated)
 
 
-def _measure_baseline(run: Run, setup: Setup) -> None:
-    """Score the hand-made architecture, trained alone, on the search split, as candidates are."""
+def _measure_reference(run: Run, setup: Setup) -> None:
+    """Measure the separately trained reference network on the search split, as candidates are."""
     path, protocol = run.baseline / "measurement.json", protocol_id(setup, run.baseline)
     if path.exists() and files.read_json(path).get("protocol_id") == protocol:
         return

@@ -107,7 +107,7 @@ class TrainingBatches:
             yield Batch(images=_time_first(mixed_images.view(images.shape)), targets=mixed_labels)
 
     def _mixup(self) -> Any:
-        """timm's mixup and cutmix; without either, it only smooths the labels."""
+        """Mixup and cutmix of timm; without either, it only smooths the labels."""
         mixup, cutmix = self.augmentation.mixup, self.augmentation.cutmix
         probability = self.augmentation.mix_probability if mixup or cutmix else 0.0
         return Mixup(mixup, cutmix, prob=probability, label_smoothing=self.smoothing, num_classes=self.num_classes)

@@ -1,0 +1,1 @@
+"""Cache, memory-mapped tensors, and settings of the allocator."""

@@ -40,6 +40,10 @@ class ByteBudgetCache:
         self._entries[key] = (value, nbytes, self._generation)
         return value
 
+    def values(self) -> list[Any]:
+        """Return all values, the least recently used one first."""
+        return [value for value, _, _ in self._entries.values()]
+
     def put(self, key: Key, value: Any, nbytes: int) -> None:
         """Insert or replace a value if it fits into the budget.
 

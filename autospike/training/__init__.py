@@ -1,0 +1,1 @@
+"""Supernet training: setup, steps, loop, checkpoints, ranks."""

@@ -1,9 +1,9 @@
-"""What a retraining compares, over seeds: picked subnets as inherited, fine-tuned and from scratch, and the hand-made architecture.
+"""Networks that `autospike retrain` compares: selected subnets inherited, fine-tuned and from scratch, and the reference network.
 
-A retrained network is the supernet of a space of one, so it is trained, checkpointed and resumed as any other. Its folder holds
+A retrained network is a supernet of a space with one architecture, so the supernet trainer trains and resumes it. Its folder has
 
-    recipe.json   how it was trained, its checkpoints beside it
-    model/        what timm opens, and `report.json`: what was measured
+    recipe.json   the configuration of its training; the checkpoints are next to it
+    model/        the timm model, and `report.json` with its measurement
 """
 
 from __future__ import annotations
@@ -28,40 +28,51 @@ Way = Literal["inherited", "fine-tuned", "scratch", "hand-made"]
 
 
 @dataclass(frozen=True, kw_only=True)
-class Network:
-    """One network of the comparison: an architecture, how it comes by its weights, and where they are."""
+class RetrainedNetwork:
+    """One network of the comparison.
+
+    Attributes:
+        architecture: The architecture.
+        way: How its parameters are obtained.
+        seed: Number of the repetition; 0 uses the seed of the run.
+        experiment: That of the run, with the training of this network.
+        folder: Of its recipe and its model.
+        checkpoints: The folder of its checkpoints.
+    """
 
     architecture: Architecture
     way: Way
     seed: int
-    """Number of the repetition; 0 trains by the run's own seed."""
     experiment: Experiment
-    """The run's, with the training of this network."""
     folder: Path
     checkpoints: Path
 
     @property
     def name(self) -> str:
-        whose = "" if self.way == "hand-made" else f"{self.architecture.id}/"
-        return f"{whose}{self.way}/{self.seed}"
+        """Name in logs and messages."""
+        prefix = "" if self.way == "hand-made" else f"{self.architecture.id}/"
+        return f"{prefix}{self.way}/{self.seed}"
 
     @property
     def space(self) -> SearchSpace:
-        """Of the supernet that holds its weights."""
+        """Space of the supernet that contains its parameters."""
         return self.experiment.search_space if self.way == "inherited" else SearchSpace.of(self.architecture)
 
     @property
     def starts_from(self) -> NetworkOfRun:
-        """Of a run to start from, which network."""
+        """Network of a run that initialises the parameters, if `training.start_from` is a run."""
         return "supernet" if self.way == "fine-tuned" else "baseline"
 
     @property
     def model(self) -> Path:
+        """Folder of the timm model."""
         return self.folder / "model"
 
     def check_recipe(self) -> None:
-        """Raises:
-        UserError: what its folder holds was trained in another way.
+        """Check that existing checkpoints were trained by the same recipe.
+
+        Raises:
+            UserError: They were trained by another one.
         """
         path = self.folder / "recipe.json"
         if Checkpoints(folder=self.checkpoints).record is None or not path.exists():
@@ -70,23 +81,24 @@ class Network:
         try:
             held = _fixed(self.experiment, TrainingConfig.model_validate(written["training"])) | {"supernet": written["supernet"]}
         except (KeyError, TypeError, ValidationError):
-            raise UserError(f"{path}: does not say how this was trained; delete {self.folder} to train it again") from None
+            raise UserError(f"{path}: not the recipe of a training; delete {self.folder} to train it again") from None
         now = _fixed(self.experiment, self.experiment.training) | {"supernet": self._supernet}
         name = next((name for name in now if held[name] != now[name]), None)
         if name is not None:
             raise UserError(
-                f"{self.folder}: was trained with {name} {held[name]}, not {now[name]}; go on with that, "
+                f"{self.folder}: was trained with {name} {held[name]}, not {now[name]}; use the same value, "
                 "or delete the folder to train it again"
             )
 
     def write_recipe(self) -> None:
-        if self.checkpoints == self.folder:  # the run's own networks have theirs in its experiment
+        """Write `recipe.json`, unless the network is one of the run's own."""
+        if self.checkpoints == self.folder:  # the recipe of the run's own networks is its experiment
             training = self.experiment.training.model_dump(mode="json")
             files.write_json(self.folder / "recipe.json", {"training": training, "supernet": self._supernet})
 
     @property
     def _supernet(self) -> str | None:
-        """Names the weights that it is fine-tuned from."""
+        """Digest of the supernet from which the network is fine-tuned."""
         source = self.experiment.training.start_from
         if self.way != "fine-tuned" or source is None:
             return None
@@ -95,24 +107,32 @@ class Network:
 
 
 def _fixed(experiment: Experiment, training: TrainingConfig) -> dict[str, Any]:
-    """What weights depend on, less where they came from: a run may move."""
+    """Settings on which the parameters depend, except the path of the initial ones, because a run may be moved."""
     fixed = fixed_part(_with(experiment, training), "training")
     return {name: value for name, value in fixed.items() if name != "start_from"}
 
 
-def networks(run: Run, architectures: Iterable[Architecture]) -> list[Network]:
-    """Every network that is compared: subnet by subnet, and the hand-made one last."""
+def networks(run: Run, architectures: Iterable[Architecture]) -> list[RetrainedNetwork]:
+    """List the networks of a comparison.
+
+    Args:
+        run: A searched run.
+        architectures: The selected subnets.
+
+    Returns:
+        The networks of each subnet, then those of the reference network.
+    """
     seeds = range(run.experiment.retrain.seeds)
     found = []
     for architecture in architectures:
         found.append(_inherited(run, architecture))
         found += [_fine_tuned(run, architecture, seed) for seed in seeds]
         found += [_from_scratch(run, architecture, seed) for seed in seeds]
-    return found + [_hand_made(run, seed) for seed in seeds]
+    return found + [_reference(run, seed) for seed in seeds]
 
 
-def _inherited(run: Run, architecture: Architecture) -> Network:
-    return Network(
+def _inherited(run: Run, architecture: Architecture) -> RetrainedNetwork:
+    return RetrainedNetwork(
         architecture=architecture,
         way="inherited",
         seed=0,
@@ -122,28 +142,28 @@ def _inherited(run: Run, architecture: Architecture) -> Network:
     )
 
 
-def _fine_tuned(run: Run, architecture: Architecture, seed: int) -> Network:
+def _fine_tuned(run: Run, architecture: Architecture, seed: int) -> RetrainedNetwork:
     training = run.experiment.fine_tuning.model_copy(update={"start_from": run.folder.resolve()})
     return _retrained(run, architecture, "fine-tuned", seed, training)
 
 
-def _from_scratch(run: Run, architecture: Architecture, seed: int) -> Network:
+def _from_scratch(run: Run, architecture: Architecture, seed: int) -> RetrainedNetwork:
     training = run.experiment.from_scratch.model_copy(update={"start_from": None})
     return _retrained(run, architecture, "scratch", seed, training)
 
 
-def _retrained(run: Run, architecture: Architecture, way: Way, seed: int, training: TrainingConfig) -> Network:
+def _retrained(run: Run, architecture: Architecture, way: Way, seed: int, training: TrainingConfig) -> RetrainedNetwork:
     folder = run.retrain / architecture.id / way / f"seed-{seed}"
-    return Network(
+    return RetrainedNetwork(
         architecture=architecture, way=way, seed=seed, experiment=_with(run.experiment, training), folder=folder, checkpoints=folder
     )
 
 
-def _hand_made(run: Run, seed: int) -> Network:
-    """By the run's own recipe; the first is the run's own, if it was trained for as long."""
+def _reference(run: Run, seed: int) -> RetrainedNetwork:
+    """Trained by the recipe of the run. The first one is that of the run, if it was trained for as many epochs."""
     folder, training = run.retrain / "hand-made" / f"seed-{seed}", run.experiment.from_scratch
     own = seed == 0 and training == run.experiment.training
-    return Network(
+    return RetrainedNetwork(
         architecture=run.experiment.baseline_architecture,
         way="hand-made",
         seed=seed,

@@ -104,7 +104,8 @@ class SubnetForward(Protocol):
     of them if the architecture has two heads.
     """
 
-    def __call__(self, images: Tensor, architectures: Sequence[Architecture], /, *, at: Sequence[int]) -> list[Logits]: ...
+    def __call__(self, images: Tensor, architectures: Sequence[Architecture], /, *, at: Sequence[int]) -> list[Logits]:
+        """Return the logits of each architecture."""
 
 
 def accumulate_gradients(

@@ -26,7 +26,7 @@ def written(path: Path, value: object) -> Path:
         (["search.algorithm=nsga3"], "search.algorithm: input should be 'nsga2', 'aeb' or 'random'"),
         (["data.name=imagenet"], "data.name"),
         (["data.name=folder"], "data.root: required"),
-        (["data.name=folder", "data.root=/nowhere"], "/nowhere is no folder"),
+        (["data.name=folder", "data.root=/nowhere"], "/nowhere is not a folder"),
         (["data.image_size=3"], "data.image_size: 3 pixels are too few for embeddings that shrink an image 4 times"),
         (["space.family=resnet"], "family must be one of spikformer, spike_driven, meta_spikeformer, qkformer"),
         (["space.shortcut=membrane"], "the spikformer family has sew or vanilla shortcuts"),
@@ -107,7 +107,7 @@ def test_an_experiment_may_be_mended_until_something_is_trained(tmp_path: Path, 
     flags = ["--run", tmp_path, "--set", "data.name=folder", "--set"]
     for root in ("/nowhere", "/elsewhere"):
         outcome = autospike(capsys, "train", tiny_experiment, *flags, f"data.root={root}")
-        assert f"{root} is no folder" in outcome.err
+        assert f"{root} is not a folder" in outcome.err
 
 
 def test_search_before_training_says_what_to_run(tmp_path: Path, capsys: Capsys) -> None:

@@ -451,7 +451,7 @@ def test_a_hand_made_network_of_an_older_version_is_one_line(run: Path, tmp_path
     (tmp_path / "run" / "baseline" / "measurement.json").write_text(json.dumps({"accuracy": 0.5, "energy_mj": 0.001}))
     outcome = autospike(capsys, "plot", tmp_path / "run", "--energy", "spikformer")
     assert (outcome.code, outcome.err.count("\n")) == (2, 1)
-    assert "without counts; run: autospike search" in outcome.err
+    assert "measured by an older version; run: autospike search" in outcome.err
     assert not (tmp_path / "run" / "report" / "spikformer").exists()
 
 

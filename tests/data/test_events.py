@@ -21,7 +21,9 @@ from autospike.execution.executor import Serial
 from autospike.memory.cache import ByteBudgetCache
 from autospike.randomness import keyed
 from autospike.run_directory import Run
-from autospike.training.setup import Setup, build_supernet, load_trained_supernet, open_run, train_supernet, training_steps
+from autospike.training.checkpoint import Checkpoints
+from autospike.training.setup import Setup, build_supernet, load_trained_supernet, open_run, training_batches
+from autospike.training.trainer import train
 
 GESTURES = {"clap": 10, "wave": 20}
 
@@ -156,9 +158,10 @@ def test_frames_are_decoded_once_and_kept_in_the_fewest_bytes_that_lose_nothing(
     assert batch.images[2, :, 1, 3, 4].tolist() == [255, 300, 40_000, 0.5, -1]
     sizes = []
     for i in range(5):
-        alone = replace(whole, kept=ByteBudgetCache())
-        alone.batch((i, i + 1))
-        sizes += [sample.tensor().nbytes for sample, _, _ in alone.kept._held.values()]
+        cache = ByteBudgetCache()
+        replace(whole, cache=cache).batch((i, i + 1))
+        (sample,) = cache.values()
+        sizes.append(sample.tensor().nbytes)
     assert sizes == [size * 3 * 2 * 8 * 8 for size in (1, 2, 4, 4, 2)]
 
 
@@ -395,8 +398,10 @@ def opened(tmp_path: Path, family: str, image_size: int = 8) -> Setup:
 def test_a_supernet_trains_on_events_and_its_subnets_are_measured(tmp_path: Path, family: str) -> None:
     setup = opened(tmp_path, family)
     space, losses = setup.experiment.search_space, []
-    train_supernet(setup, build_supernet(setup, space), tmp_path / "run" / "supernet", lambda now: losses.append(now.loss))
-    assert len(losses) == training_steps(setup) == 2
+    folder, config = tmp_path / "run" / "supernet", setup.experiment.training
+    batches, network = training_batches(setup), build_supernet(setup, space)
+    train(network, batches, config, Checkpoints(folder=folder), lambda now: losses.append(now.loss), seed=setup.training_seed)
+    assert len(losses) == 2
     supernet = load_trained_supernet(setup, space, tmp_path / "run" / "supernet")
     assert supernet.in_chans == 2
     measured = population_evaluator(setup, Serial(state=trie_evaluator(setup, supernet)))

@@ -91,7 +91,7 @@ def test_no_tensor_outlives_a_walk() -> None:
     walker = a_walker("sew")
     population = tuple(drawn(walker.supernet.space, 3))
     statistics = walker.calibrate(population, (0, 10))
-    kept = [value for value, _, _ in walker.kept._held.values()]
+    kept = list(walker.cache.values())
     assert kept
     assert all(not isinstance(getattr(value, "data", value), Tensor) for value in kept)
     assert {type(owner(array)) for array in statistics.values()} == {mmap.mmap}
