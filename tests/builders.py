@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from autospike.energy.conventions import DEFAULT, Convention
 from autospike.energy.counts import LayerCount
 from autospike.errors import UserError
-from autospike.measurement import Evaluation, Measurement, Score
+from autospike.measurement import Evaluation, Measurement
 from autospike.space.architecture import Architecture, Block, Embedding, Neuron, NeuronGroups, NeuronOverride, Stage
 
 few = settings(max_examples=25, deadline=None)
@@ -309,12 +309,12 @@ def measurement(architecture: Architecture, *, correct: int, images: int = 100, 
         LayerCount(layer="stem", input="real", time_steps=steps, macs=macs, acs=(), rate=()),
         LayerCount(layer="blocks.0", input="binary", time_steps=steps, macs=9, acs=(acs / steps,) * steps, rate=(0.25,) * steps),
     )
-    return Measurement(architecture=architecture, score=Score(correct=correct, images=images, counts=counts), params=7, seconds=0.5)
+    return Measurement(architecture=architecture, correct=correct, images=images, counts=counts, params=7, seconds=0.5)
 
 
 def scored(measured: Measurement, *, f_aeb: float, generation: int, convention: Convention = DEFAULT) -> Evaluation:
     """A measurement as a search sees it."""
-    energy = measured.score.energy(convention)
+    energy = measured.energy(convention)
     return Evaluation(measurement=measured, energy=energy, f_aeb=f_aeb, generation=generation)
 
 

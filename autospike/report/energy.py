@@ -8,7 +8,7 @@ import pandas as pd
 
 from autospike.energy.conventions import CONVENTIONS, Convention, energy
 from autospike.energy.counts import LayerCount
-from autospike.measurement import Score
+from autospike.measurement import Measurement
 
 COLUMNS = ["layer", "input", "reads", "form", "time_steps", "dense_macs", "rate", "macs", "acs", "energy_mj", "share"]
 
@@ -66,16 +66,16 @@ def by_convention(counts: Sequence[LayerCount], chosen: Convention) -> pd.DataFr
     return pd.DataFrame(rows)
 
 
-def by_time_steps(scores: Sequence[Score], convention: Convention) -> pd.DataFrame:
+def by_time_steps(measurements: Sequence[Measurement], convention: Convention) -> pd.DataFrame:
     """A row for each T from 1: `time_steps, accuracy, energy_mj`, and `energy_mj_NAME` under every convention."""
     rows = [
         {
             "time_steps": steps,
-            "accuracy": score.accuracy,
-            "energy_mj": score.energy(convention).energy_mj,
-            **{f"energy_mj_{name}": score.energy(other).energy_mj for name, other in CONVENTIONS.items()},
+            "accuracy": measurement.accuracy,
+            "energy_mj": measurement.energy(convention).energy_mj,
+            **{f"energy_mj_{name}": measurement.energy(other).energy_mj for name, other in CONVENTIONS.items()},
         }
-        for steps, score in enumerate(scores, start=1)
+        for steps, measurement in enumerate(measurements, start=1)
     ]
     return pd.DataFrame(rows)
 

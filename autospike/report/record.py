@@ -11,14 +11,14 @@ from autospike.measurement import Measurement
 
 def record(measured: Measurement, convention: Convention, split: Literal["search", "test"]) -> dict[str, Any]:
     """What was measured on a split, its energy under the convention and under every other, and the counts that these rest on."""
-    architecture, score, total = measured.architecture, measured.score, measured.score.energy(convention)
+    architecture, total = measured.architecture, measured.energy(convention)
     return {
         "architecture_id": architecture.id,
         "architecture": architecture.to_dict(),
-        f"{split}_accuracy": score.accuracy,
-        f"{split}_images": score.images,
+        f"{split}_accuracy": measured.accuracy,
+        f"{split}_images": measured.images,
         "energy_mj": total.energy_mj,
-        "energy_mj_by_convention": energies_mj(score.counts),
+        "energy_mj_by_convention": energies_mj(measured.counts),
         "convention": total.convention,
         "macs": total.macs,
         "acs": total.acs,
@@ -26,5 +26,5 @@ def record(measured: Measurement, convention: Convention, split: Literal["search
         "pj_per_ac": convention.costs.pj_per_ac,
         "params": measured.params,
         "time_steps": architecture.time_steps,
-        "layers": to_rows(score.counts),
+        "layers": to_rows(measured.counts),
     }

@@ -38,14 +38,14 @@ def candidates(evaluations: Sequence[Evaluation]) -> pd.DataFrame:
     rows = [
         {
             "id": e.measurement.architecture.id,
-            "accuracy": e.measurement.score.accuracy,
+            "accuracy": e.measurement.accuracy,
             "energy_mj": e.energy.energy_mj,
             "params": e.measurement.params,
             "time_steps": e.measurement.architecture.time_steps,
             "f_aeb": e.f_aeb,
             "generation": e.generation,
-            "free": e.free,
-            "images": e.measurement.score.images,
+            "free": e.by_product,
+            "images": e.measurement.images,
             "on_front": flag,
             "architecture": e.measurement.architecture.to_json(),
         }

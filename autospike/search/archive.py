@@ -20,7 +20,7 @@ from typing import Any
 from autospike.energy.conventions import DEFAULT, Convention
 from autospike.energy.counts import from_rows, to_rows
 from autospike.errors import UserError
-from autospike.measurement import Evaluation, Measurement, Score
+from autospike.measurement import Evaluation, Measurement
 from autospike.space.architecture import Architecture
 
 SCHEMA = """
@@ -105,9 +105,9 @@ class Archive:
             "architecture_id": m.architecture.id,
             "protocol_id": self.protocol_id,
             "architecture": m.architecture.to_json(),
-            "accuracy": m.score.accuracy,
-            "correct": m.score.correct,
-            "images": m.score.images,
+            "accuracy": m.accuracy,
+            "correct": m.correct,
+            "images": m.images,
             "energy_mj": total.energy_mj,
             "convention": total.convention,
             "macs": total.macs,
@@ -116,10 +116,10 @@ class Archive:
             "time_steps": m.architecture.time_steps,
             "f_aeb": evaluation.f_aeb,
             "generation": evaluation.generation,
-            "free": int(evaluation.free),
+            "free": int(evaluation.by_product),
             "seconds": m.seconds,
             "measured_at": datetime.now(UTC).isoformat(timespec="seconds"),
-            "counts": zlib.compress(json.dumps(to_rows(m.score.counts)).encode()),
+            "counts": zlib.compress(json.dumps(to_rows(m.counts)).encode()),
         }
 
     def rescore(self, fitness: Callable[[float, float], float]) -> None:
@@ -130,7 +130,7 @@ class Archive:
         updates = [
             {
                 **asdict(e.energy),
-                "f_aeb": fitness(e.measurement.score.accuracy, e.energy.energy_mj),
+                "f_aeb": fitness(e.measurement.accuracy, e.energy.energy_mj),
                 "architecture_id": e.measurement.architecture.id,
                 "protocol_id": self.protocol_id,
             }
@@ -200,10 +200,16 @@ class Archive:
         generation: int,
         free: int,
     ) -> Evaluation:
-        score = Score(correct=correct, images=images, counts=from_rows(json.loads(zlib.decompress(counts))))
-        measurement = Measurement(architecture=Architecture.from_json(architecture), score=score, params=params, seconds=seconds)
-        energy = score.energy(self.convention)
-        return Evaluation(measurement=measurement, energy=energy, f_aeb=f_aeb, generation=generation, free=bool(free))
+        measurement = Measurement(
+            architecture=Architecture.from_json(architecture),
+            correct=correct,
+            images=images,
+            counts=from_rows(json.loads(zlib.decompress(counts))),
+            params=params,
+            seconds=seconds,
+        )
+        energy = measurement.energy(self.convention)
+        return Evaluation(measurement=measurement, energy=energy, f_aeb=f_aeb, generation=generation, by_product=bool(free))
 
 
 def newest_protocol(path: Path) -> str:

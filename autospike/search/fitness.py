@@ -30,6 +30,6 @@ def refitted(evaluations: Sequence[Evaluation], largest: Architecture, config: F
     """The same candidates with the fitness that follows from their energies; of any, the space's largest subnet is one."""
     reference_mj = next((e.energy.energy_mj for e in evaluations if e.measurement.architecture == largest), 0.0)
     return [
-        replace(e, f_aeb=f_aeb(e.measurement.score.accuracy, e.energy.energy_mj, reference_mj=reference_mj, config=config))
+        replace(e, f_aeb=f_aeb(e.measurement.accuracy, e.energy.energy_mj, reference_mj=reference_mj, config=config))
         for e in evaluations
     ]

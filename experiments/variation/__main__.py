@@ -63,7 +63,7 @@ class Shared:
         missing = [architecture for architecture in wanted if architecture not in self.measured]
         self.measured |= dict(zip(missing, self.evaluator(missing), strict=True))
         found = [self.measured[architecture] for architecture in wanted]
-        self.energies += [(m.score.accuracy, m.score.energy(self.evaluator.convention).energy_mj) for m in found]
+        self.energies += [(m.accuracy, m.energy(self.evaluator.convention).energy_mj) for m in found]
         return iter(found)
 
 
@@ -81,7 +81,7 @@ def searched(shared: Shared, space: SearchSpace, settings: dict[str, float | str
             seed=seed,
             measured=lambda _evaluation: None,
         ).run()
-    reference = shared.measured[space.largest()].score.energy(shared.evaluator.convention).energy_mj
+    reference = shared.measured[space.largest()].energy(shared.evaluator.convention).energy_mj
     volume = hypervolume(shared.energies, energy_reference=reference)
     return {"hypervolume": volume, "blocks": shared.blocks, "run": shared.run, "measured": len(shared.energies)}
 

@@ -19,7 +19,7 @@ from hypothesis import strategies as st
 from autospike.commands.plot import plot
 from autospike.energy.conventions import CONVENTIONS, DEFAULT, EXACT, convention_of
 from autospike.energy.counts import LayerCount, from_rows, to_rows
-from autospike.measurement import Evaluation, Measurement, Score
+from autospike.measurement import Evaluation, Measurement
 from autospike.report import energy as energy_tables
 from autospike.report import figures, tables
 from autospike.report.record import record
@@ -100,11 +100,11 @@ def evaluated(number: int, *, seed: int = 0, written: dict[str, Any] = SPACE) ->
     while len(distinct) < number:
         distinct[space.sample(rng)] = None
     found = [scored(analytic(architecture), f_aeb=rng.random(), generation=i // 4) for i, architecture in enumerate(distinct)]
-    return [replace(e, free=i % 4 == 3) for i, e in enumerate(found)]
+    return [replace(e, by_product=i % 4 == 3) for i, e in enumerate(found)]
 
 
 def undominated(evaluations: list[Evaluation]) -> set[tuple[int, float]]:
-    scores = [e.measurement.score for e in evaluations]
+    scores = [e.measurement for e in evaluations]
     points = {(score.correct, score.energy(DEFAULT).energy_mj) for score in scores}
     return {
         (correct, energy)
@@ -125,11 +125,11 @@ def test_candidates_are_rows_in_the_order_of_measurement() -> None:
         measured = e.measurement
         assert row["id"] == measured.architecture.id
         assert Architecture.from_json(row["architecture"]) == measured.architecture
-        assert row["accuracy"] == measured.score.correct / measured.score.images
-        assert row["energy_mj"] == measured.score.energy(DEFAULT).energy_mj
+        assert row["accuracy"] == measured.correct / measured.images
+        assert row["energy_mj"] == measured.energy(DEFAULT).energy_mj
         assert (row["params"], row["time_steps"]) == (measured.params, measured.architecture.time_steps)
         assert (row["f_aeb"], row["generation"]) == (e.f_aeb, e.generation)
-        assert (row["free"], row["images"]) == (e.free, measured.score.images)
+        assert (row["free"], row["images"]) == (e.by_product, measured.images)
 
 
 @few
@@ -139,7 +139,7 @@ def test_front_is_what_nothing_dominates_by_rising_energy(number: int, seed: int
     table = tables.candidates(evaluations)
     best = tables.front(table)
     assert list(best.columns) == COLUMNS
-    images = evaluations[0].measurement.score.images
+    images = evaluations[0].measurement.images
     found = [(round(accuracy * images), energy) for accuracy, energy in zip(best["accuracy"], best["energy_mj"], strict=True)]
     assert set(found) == undominated(evaluations)
     assert len(found) == len(set(found)) == table["on_front"].sum()
@@ -450,8 +450,9 @@ def test_totals_of_nothing_have_no_ratio() -> None:
 
 def test_every_number_of_steps_is_a_row() -> None:
     """At T = 1: 200 + 60 MACs, 20 + 100 ACs exactly; 400 - 200 + 150 + 60 + 100 MACs and 25 ACs where only spikes accumulate."""
-    scores = [Score(correct=3, images=4, counts=tuple(c.first(1) for c in COUNTS)), Score(correct=2, images=4, counts=COUNTS)]
-    table = energy_tables.by_time_steps(scores, CONVENTIONS["binary-only"])
+    two = Measurement(architecture=small(time_steps=2), correct=2, images=4, counts=COUNTS, params=7, seconds=0.5)
+    one_step = replace(two, architecture=small(time_steps=1), correct=3, counts=tuple(c.first(1) for c in COUNTS))
+    table = energy_tables.by_time_steps([one_step, two], CONVENTIONS["binary-only"])
     assert list(table.columns) == ["time_steps", "accuracy", "energy_mj", *(f"energy_mj_{name}" for name in TOTALS)]
     assert (table["time_steps"].tolist(), table["accuracy"].tolist()) == ([1, 2], [0.75, 0.5])
     assert table["energy_mj"].tolist() == table["energy_mj_binary-only"].tolist()
@@ -516,7 +517,7 @@ def test_energy_curve_has_a_point_for_each_number_of_steps(scale: float, unit: s
 
 def test_a_record_says_what_was_measured() -> None:
     architecture = small(time_steps=2)
-    measured = Measurement(architecture=architecture, score=Score(correct=3, images=4, counts=COUNTS), params=7, seconds=0.5)
+    measured = Measurement(architecture=architecture, correct=3, images=4, counts=COUNTS, params=7, seconds=0.5)
     found = record(measured, convention_of("binary-only/fp16"), "search")
     by_name = found.pop("energy_mj_by_convention")
     assert list(by_name) == list(TOTALS)
@@ -617,13 +618,13 @@ def counted_twice(architecture: Architecture) -> Measurement:
     sums = LayerCount(
         layer="sums", input="integer", time_steps=steps, macs=10**6 // width, acs=(width,) * steps, rate=(0.5,) * steps
     )
-    return replace(measured, score=replace(measured.score, counts=(*measured.score.counts, sums)))
+    return replace(measured, counts=(*measured.counts, sums))
 
 
 def by_hand(architecture: Architecture) -> dict[str, float]:
     """Energies in mJ of `counted_twice`: 100 real MACs and 9 of spikes at rate 0.25 a step; sums dense, or as accumulations."""
     width, steps = architecture.stages[0].embed_dim, architecture.time_steps
-    analytic_acs = sum(analytic(architecture).score.counts[1].acs)
+    analytic_acs = sum(analytic(architecture).counts[1].acs)
     return {
         "binary-only": 1e-9 * steps * (4.6 * (100 + 10**6 // width) + 0.9 * 9 * 0.25),
         "exact": 1e-9 * (4.6 * 100 * steps + 0.9 * (analytic_acs + width * steps)),

@@ -46,10 +46,10 @@ ONE, TWO, THREE = (small(blocks=(Block(num_heads=heads),)) for heads in (1, 2, 4
 
 
 def evaluation(
-    architecture: Architecture = ONE, *, correct: int = 80, f_aeb: float = 0.5, generation: int = 0, free: bool = False
+    architecture: Architecture = ONE, *, correct: int = 80, f_aeb: float = 0.5, generation: int = 0, by_product: bool = False
 ) -> Evaluation:
     measured = measurement(architecture, correct=correct, macs=10, acs=30)
-    return replace(scored(measured, f_aeb=f_aeb, generation=generation), free=free)
+    return replace(scored(measured, f_aeb=f_aeb, generation=generation), by_product=by_product)
 
 
 @pytest.fixture
@@ -96,10 +96,10 @@ def test_a_row_says_what_was_measured(path: Path) -> None:
 
 @few
 @given(architectures(), st.booleans())
-def test_a_measurement_round_trips(architecture: Architecture, free: bool) -> None:
+def test_a_measurement_round_trips(architecture: Architecture, by_product: bool) -> None:
     archive = Archive(Path(":memory:"), "p")
     measured = measurement(architecture, correct=77, macs=3, acs=1 / 3)
-    kept = replace(scored(measured, f_aeb=1 / 7, generation=2), free=free)
+    kept = replace(scored(measured, f_aeb=1 / 7, generation=2), by_product=by_product)
     archive.add([kept])
     assert archive.get(architecture) == kept
     assert archive.all() == [kept]
@@ -169,15 +169,15 @@ def test_all_rows_of_a_walk_are_committed_or_none(path: Path) -> None:
 def test_what_another_search_archived_meanwhile_stays(path: Path) -> None:
     archive, other = Archive(path, "p"), Archive(path, "p")
     other.add([evaluation(ONE, generation=5)])
-    archive.add([evaluation(TWO), evaluation(ONE, generation=1, free=True)])
+    archive.add([evaluation(TWO), evaluation(ONE, generation=1, by_product=True)])
     assert archive.all() == [evaluation(ONE, generation=5), evaluation(TWO)]
 
 
 def test_a_row_says_whether_it_was_asked_for(path: Path) -> None:
     archive = Archive(path, "p")
-    archive.add([evaluation(ONE), evaluation(TWO, free=True)])
+    archive.add([evaluation(ONE), evaluation(TWO, by_product=True)])
     assert [row["free"] for row in stored(path, "p").values()] == [0, 1]
-    assert [e.free for e in archive.all()] == [False, True]
+    assert [e.by_product for e in archive.all()] == [False, True]
 
 
 # As the version before `free` made them.
@@ -216,7 +216,7 @@ def test_an_archive_of_an_older_version_goes_on(path: Path) -> None:
         assert archive.all()[0] == evaluation(ONE, generation=3)
         assert archive.proposals()["s"][0] == [ONE.id]
         archive.propose("s", 1, [TWO], [THREE])
-        archive.add([evaluation(TWO), evaluation(THREE, free=True)])
+        archive.add([evaluation(TWO), evaluation(THREE, by_product=True)])
         archive.close()
     assert [row["free"] for row in stored(path, "p").values()] == [0, 0, 1]
     noted = sqlite3.connect(path).execute("SELECT architecture_id, free FROM proposals ORDER BY rowid").fetchall()
@@ -386,10 +386,10 @@ def test_what_is_scored_again_from_counts_agrees(path: Path, convention: Convent
     archive.add([scored(measured, f_aeb=0.1, generation=0, convention=convention)])
     row = stored(path, "p")[THREE.id]
     (again,) = archive.all()
-    total = energy(again.measurement.score.counts, convention)
+    total = energy(again.measurement.counts, convention)
     assert again.energy == total
     assert (row["accuracy"], row["energy_mj"], row["macs"], row["acs"]) == (
-        again.measurement.score.accuracy,
+        again.measurement.accuracy,
         total.energy_mj,
         total.macs,
         total.acs,

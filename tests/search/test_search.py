@@ -133,7 +133,7 @@ def contents(path: Path) -> tuple[list[Any], list[Any]]:
 
 def asked(evaluations: Iterable[Evaluation]) -> list[Evaluation]:
     """Those that a search asked for."""
-    return [e for e in evaluations if not e.free]
+    return [e for e in evaluations if not e.by_product]
 
 
 def along(written: dict[str, Any], architecture: Architecture) -> set[Architecture]:
@@ -344,7 +344,7 @@ class TestAlgorithm:
         archive = Archive(Path(":memory:"), "p")
         search(archive, settings_of(algorithm), executor([]), anchors=(related, largest), measured=told.append)
         assert related not in architectures_of(told)
-        assert [(e.free, e.generation) for e in archive.all() if e.measurement.architecture == related] == [(True, 0)]
+        assert [(e.by_product, e.generation) for e in archive.all() if e.measurement.architecture == related] == [(True, 0)]
 
     def test_relatives_are_measured_along(self, algorithm: str) -> None:
         """All of those asked for, and nobody else; nobody is asked for who came along before, or was asked for."""
@@ -366,7 +366,7 @@ class TestAlgorithm:
         by_generation = [[e for e in archive.all() if e.generation == i] for i in range(4)]
         assert found == [architectures_of(generation) for generation in by_generation]
         for generation in by_generation:
-            assert [e.free for e in generation] == [False] * 6 + [True] * (len(generation) - 6)
+            assert [e.by_product for e in generation] == [False] * 6 + [True] * (len(generation) - 6)
 
     def test_those_that_come_along_compete(self, algorithm: str, monkeypatch: pytest.MonkeyPatch) -> None:
         """The algorithm is told of whole generations."""
@@ -450,9 +450,9 @@ class TestAlgorithm:
         search(archive, settings_of(algorithm, generations=1), executor([]))
         weighted = settings_of(algorithm, generations=1, fitness={"form": "weighted", "alpha": 0.25})
         search(archive, weighted, executor([], after=0))
-        reference = analytic(SearchSpace.from_dict(WIDE).largest()).score.energy(DEFAULT).energy_mj
-        scores = [e.measurement.score for e in archive.all()]
-        expected = [0.25 * score.accuracy + 0.75 * (1 - score.energy(DEFAULT).energy_mj / reference) for score in scores]
+        reference = analytic(SearchSpace.from_dict(WIDE).largest()).energy(DEFAULT).energy_mj
+        measurements = [e.measurement for e in archive.all()]
+        expected = [0.25 * m.accuracy + 0.75 * (1 - m.energy(DEFAULT).energy_mj / reference) for m in measurements]
         assert [e.f_aeb for e in archive.all()] == pytest.approx(expected, rel=1e-12)
 
 
@@ -461,7 +461,7 @@ def with_sums(architecture: Architecture) -> Measurement:
     measured, steps = analytic(architecture), architecture.time_steps
     dense = 10**7 // architecture.stages[0].embed_dim
     sums = LayerCount(layer="sums", input="integer", time_steps=steps, macs=dense, acs=(5.0,) * steps, rate=(0.5,) * steps)
-    return replace(measured, score=replace(measured.score, counts=(*measured.score.counts, sums)))
+    return replace(measured, counts=(*measured.counts, sums))
 
 
 def binary_only_mj(architecture: Architecture) -> float:
@@ -567,8 +567,8 @@ def individuals(number: int) -> list[Individual]:
     return [
         Individual(
             architecture=m.architecture,
-            f_aeb=m.score.accuracy,
-            fitness=fitness_of([m.score.accuracy, m.score.energy(DEFAULT).energy_mj], [True, False]),
+            f_aeb=m.accuracy,
+            fitness=fitness_of([m.accuracy, m.energy(DEFAULT).energy_mj], [True, False]),
         )
         for m in measured
     ]
@@ -583,9 +583,9 @@ def a_turn(algorithm: str) -> GenerationContext:
 @pytest.mark.parametrize("algorithm", NAMES)
 def test_f_aeb_is_relative_to_the_largest(algorithm: str) -> None:
     evaluations = searched(settings_of(algorithm, fitness={"beta": 0.5}))
-    reference = analytic(SearchSpace.from_dict(WIDE).largest()).score.energy(DEFAULT).energy_mj
-    scores = [e.measurement.score for e in evaluations]
-    expected = [score.accuracy * (reference / score.energy(DEFAULT).energy_mj) ** 0.5 for score in scores]
+    reference = analytic(SearchSpace.from_dict(WIDE).largest()).energy(DEFAULT).energy_mj
+    measurements = [e.measurement for e in evaluations]
+    expected = [m.accuracy * (reference / m.energy(DEFAULT).energy_mj) ** 0.5 for m in measurements]
     assert [e.f_aeb for e in evaluations] == pytest.approx(expected, rel=1e-9)
 
 
@@ -630,9 +630,9 @@ def test_objectives_steer_nsga2() -> None:
 
 
 def share(evaluations: list[Evaluation]) -> float:
-    scores = [e.measurement.score for e in evaluations]
-    reference = analytic(SearchSpace.from_dict(WIDE).largest()).score.energy(DEFAULT).energy_mj
-    return hypervolume([(score.accuracy, score.energy(DEFAULT).energy_mj) for score in scores], energy_reference=reference)
+    measurements = [e.measurement for e in evaluations]
+    reference = analytic(SearchSpace.from_dict(WIDE).largest()).energy(DEFAULT).energy_mj
+    return hypervolume([(m.accuracy, m.energy(DEFAULT).energy_mj) for m in measurements], energy_reference=reference)
 
 
 BUDGET = {"population": 16, "generations": 10, "parents": 8}
@@ -660,7 +660,7 @@ def test_aeb_finds_a_better_fitness_than_chance() -> None:
 @pytest.mark.parametrize("algorithm", NAMES)
 def test_the_front_is_what_nothing_dominates(algorithm: str) -> None:
     evaluations = searched(settings_of(algorithm, population=12, generations=6))
-    points = {e.measurement.architecture: (e.measurement.score.correct, e.energy.energy_mj) for e in evaluations}
+    points = {e.measurement.architecture: (e.measurement.correct, e.energy.energy_mj) for e in evaluations}
     undominated = {
         architecture
         for architecture, (correct, energy) in points.items()
