@@ -22,7 +22,7 @@ from torch import nn
 from autospike.counting.accumulator import OperationAccumulator
 from autospike.counting.coverage import OperatorCoverageCheck, numbered
 from autospike.counting.input_values import InputStatisticsCache
-from autospike.counting.layer_rules import LAYER_RULES, LayerRule
+from autospike.counting.layer_rules import LAYER_RULES, UNCOUNTED_ARGUMENTS, LayerRule
 from autospike.counting.operator_rules import BatchContext, storage_pointers
 from autospike.energy.operations import Operations
 from autospike.energy.totals import LayerTotal
@@ -136,12 +136,10 @@ class Counter:
         kwargs: Any,
     ) -> None:
         """Forward pre-hook of a layer with a rule; `args` and `kwargs` are the arguments of its forward."""
-        layer, counted = (
-            numbered(name, calls),
-            {key: value for key, value in kwargs.items() if key not in ("lif", "stream", "shared")},
-        )
+        layer = numbered(name, calls)
+        kwargs = {key: value for key, value in kwargs.items() if key not in UNCOUNTED_ARGUMENTS}
         with torch.no_grad():
-            self._add(layer, rule(layer, inputs, module, *args, **counted))
+            self._add(layer, rule(layer, inputs, module, *args, **kwargs))
 
     @contextmanager
     def _check_coverage(self, modules: dict[str, nn.Module], batch: BatchContext, *, after_neurons: bool) -> Iterator[None]:

@@ -27,6 +27,7 @@ from autospike.counting.operator_rules import (
     is_constant_over_time,
     operator_name,
 )
+from autospike.nn.max_pool import TimewiseMaxPool
 from autospike.nn.neuron import LIF
 
 # The neuron classes of spikingjelly have no common base class.
@@ -71,18 +72,26 @@ class _ModuleInfo:
         covered: Whether its operators are counted by a rule of the layer, or free.
         free: Why its operators are free, if they are.
         weighted: Whether it is a linear layer or a convolution.
+        max_pool: Whether it is a max-pooling of this package.
     """
 
     name: str
     covered: bool
     free: str | None
     weighted: bool
+    max_pool: bool
 
     @classmethod
     def of(cls, name: str, module: nn.Module) -> _ModuleInfo:
         free = next((reason for kinds, reason in FREE_LAYERS.items() if isinstance(module, kinds)), None)
         covered = free is not None or type(module) in LAYER_RULES
-        return cls(name=name, covered=covered, free=free, weighted=isinstance(module, nn.Linear | _ConvNd))
+        return cls(
+            name=name,
+            covered=covered,
+            free=free,
+            weighted=isinstance(module, nn.Linear | _ConvNd),
+            max_pool=isinstance(module, TimewiseMaxPool),
+        )
 
 
 @dataclass
@@ -131,8 +140,6 @@ class OperatorCoverageCheck(TorchDispatchMode):
         unknown: Number of calls without a rule, by layer and operator.
     """
 
-    reads_layers = True  # hooks count layers with rules, so compiled kernels may run inside them
-
     def __init__(
         self,
         modules: dict[str, nn.Module],
@@ -152,6 +159,15 @@ class OperatorCoverageCheck(TorchDispatchMode):
         self._path = [next(iter(self._infos.values()))]  # starts with the model: a caller may call its methods instead of itself
         self._covered_depth = 0
         self._image_readers, self._calls = _StillImageReaders(), Frequencies[str]()
+
+    @property
+    def reads_layers(self) -> bool:
+        """Whether compiled kernels may run now, although the check does not see them; read by `kernels.operator.Library.supports`.
+
+        They may in layers that are counted by a rule or free, and in max-pooling, which is free. Elsewhere, for example in a
+        subclass without a rule, they would not be counted, so torch operators run instead.
+        """
+        return self._covered_depth > 0 or self._path[-1].max_pool
 
     @contextmanager
     def active(self) -> Iterator[None]:

@@ -32,6 +32,10 @@ from autospike.nn.attention import Gate, SumOfSpikes
 from autospike.nn.attention_product import AttentionProduct, Heads
 from autospike.nn.layers import ConvNorm, LinearNorm, RepConv, SeparableConvNorm
 
+# Arguments of layers that cause no counted operations: the neurons after a layer, the stream that their spikes are added to, and
+# results of other layers.
+UNCOUNTED_ARGUMENTS = ("lif", "stream", "shared")
+
 LayerRule = Callable[..., list[OperationAccumulator]]
 
 

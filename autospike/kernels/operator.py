@@ -71,7 +71,7 @@ class Library:
         - while torch.export, torch.jit.trace or make_fx record operations, so that what they record runs anywhere;
         - in transforms of torch.func;
         - under a `TorchDispatchMode` that observes operations, like `FlopCounterMode`: it would not see a kernel. A mode that
-          counts whole layers by rules has an attribute `reads_layers = True`, and lets kernels run.
+          counts whole layers by rules has an attribute `reads_layers` that is True while kernels may run.
         """
         if torch.compiler.is_compiling():
             fits = all(x is None or (x.device.type == "cpu" and x.dtype == torch.float32) for x in tensors)

@@ -444,6 +444,17 @@ def test_operator_rules_match_the_layer_rule_of_attention() -> None:
     assert [c.layer for c in looked(theirs, heads).counts] == ["layer.bmm", "layer.bmm#2"]
 
 
+def test_kernels_do_not_hide_the_operators_of_a_subclass_without_a_rule() -> None:
+    """In inference a linear layer, its normalisation and its neurons run as one kernel, which the coverage check does not see."""
+    x = spikes(*X)
+    layers = [kind(4, 7, bias=True) for kind in (LinearNorm, subclass(LinearNorm))]
+    ours, theirs = (
+        looked(Plain(lambda m, x: m.layer(x, lif=m.lif), layer=layer, lif=LIF(Neuron())).eval(), x, strict=False)
+        for layer in layers
+    )
+    assert what_runs(theirs) == what_runs(ours) != []
+
+
 def test_every_layer_rule_is_compared_with_operator_rules() -> None:
     assert {*SYNAPSES, AttentionProduct} == LAYER_RULES.keys()
 

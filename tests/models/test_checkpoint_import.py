@@ -314,7 +314,7 @@ def test_event_form_of_spikformer(vectors: Path) -> None:
 
 
 def test_compact_form_of_qkformer(vectors: Path) -> None:
-    """The CIFAR form has one convolution less in the first embedding and other names of SSA and MLP: strides 1, 2, 2, and 8 heads."""
+    """The CIFAR form has one convolution less in the first embedding, other names of SSA and MLP, strides 1, 2, 2, and 8 heads."""
     whole = state_dict(read(vectors, "qkformer_imagenet_d64_L5"))
     kept = {key: tensor for key, tensor in whole.items() if not key.startswith("patch_embed1.proj2_")}
     state = {key.replace("stage3.0.attn", "stage3.0.ssa").replace(".mlp.fc", ".mlp.mlp"): tensor for key, tensor in kept.items()}
@@ -517,7 +517,7 @@ PARALLEL = {f"module.{key}": tensor for key, tensor in WEIGHTS.items()}
 )
 @pytest.mark.parametrize("zipped", [True, False])
 def test_torch_files_are_read(tmp_path: Path, content: object, zipped: bool) -> None:
-    """As training scripts write them: with and without their arguments, from one or several processes, in both file formats of torch."""
+    """With and without the arguments of a training script, from one or several processes, in both file formats of torch."""
     torch.save(content, tmp_path / "a.pth.tar", _use_new_zipfile_serialization=zipped)
     assert same(read_checkpoint(tmp_path / "a.pth.tar"))
 

@@ -178,8 +178,8 @@ def test_distillation_loss_of_two_heads() -> None:
     """By hand: the mean of two cross-entropies, with the label and with the class of the teacher."""
     first, second = torch.tensor([[2.0, 0.0]]), torch.tensor([[0.0, 1.0]])
     expected = (-torch.log_softmax(first, 1)[0, 0] - torch.log_softmax(second, 1)[0, 1]) / 2
-    lesson = LabelledBatch(images=torch.empty(1, 1, 8, 8), targets=torch.tensor([0]), taught=torch.tensor([1]))
-    torch.testing.assert_close(cross_entropy((first, second), lesson), expected)
+    batch = LabelledBatch(images=torch.empty(1, 1, 8, 8), targets=torch.tensor([0]), teacher_targets=torch.tensor([1]))
+    torch.testing.assert_close(cross_entropy((first, second), batch), expected)
 
 
 def test_a_distilled_supernet_returns_the_logits_of_both_heads() -> None:
