@@ -14,7 +14,7 @@ from autospike.config import SearchConfig
 from autospike.space.architecture import Architecture
 from autospike.space.genes import Gene
 from autospike.space.search_space import SearchSpace
-from autospike.space.visitor import GenePath, walk
+from autospike.space.visitor import GenePath, visit_genes
 
 # In a deep network the first blocks must not freeze.
 LATE_SPAN = 64
@@ -26,7 +26,7 @@ def mutate(space: SearchSpace, parent: Architecture, rng: random.Random, config:
     def visit(gene: Gene, path: GenePath, *value: Any) -> Any:
         return _mutated(gene, path, value[0], rng, config) if value else gene.sample(rng)
 
-    return walk(space, visit, parent)
+    return visit_genes(space, visit, parent)
 
 
 def crossover(space: SearchSpace, mother: Architecture, father: Architecture, rng: random.Random) -> Architecture:
@@ -35,7 +35,7 @@ def crossover(space: SearchSpace, mother: Architecture, father: Architecture, rn
     def visit(gene: Gene, _path: GenePath, *values: Any) -> Any:
         return rng.choice(values) if values else gene.sample(rng)  # new where one parent's mixer meets the other's shortcut
 
-    return walk(space, visit, mother, father)
+    return visit_genes(space, visit, mother, father)
 
 
 def uniform(
@@ -66,7 +66,7 @@ def one_point(
             return values[0]
         return _mutated(gene, path, rng.choice(values) if path[-1] in ("time_steps", "depth") else values[-1], rng, config)
 
-    return walk(space, visit, mother, father)
+    return visit_genes(space, visit, mother, father)
 
 
 Crossover = Callable[[SearchSpace, Architecture, Architecture, random.Random, SearchConfig], Architecture]

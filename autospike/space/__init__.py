@@ -1,0 +1,1 @@
+"""Architectures, the search spaces that contain them, and the published networks. Torch-free."""

@@ -1,12 +1,14 @@
-"""The families of networks, by name.
+"""Rules of the network families, by name.
 
-A family is a skeleton: how an image becomes a stream of spikes or membrane potentials, and how one stage hands over to the next.
-What happens inside a stage, the blocks, is the same for all of them (`autospike.space.architecture.Block`).
+A family determines how an image becomes a stream of spikes or membrane potentials, and how a stage is connected to the next. The
+blocks inside a stage are the same for all families (`autospike.space.architecture.Block`).
 
-    spikformer         Spikformer (Zhou et al., ICLR 2023): patch splitting by four convolutions, one stage
-    spike_driven       Spike-driven Transformer (Yao et al., NeurIPS 2023): the same, on membrane potentials
-    meta_spikeformer   Meta-SpikeFormer (Yao et al., ICLR 2024): a convolution between stages, any number of them
+    spikformer         Spikformer (Zhou et al., ICLR 2023): patch embedding of four convolutions, one stage
+    spike_driven       Spike-driven Transformer (Yao et al., NeurIPS 2023): the same on membrane potentials
+    meta_spikeformer   Meta-SpikeFormer (Yao et al., ICLR 2024): a convolution before each stage, any number of stages
     qkformer           QKFormer (Zhou et al., NeurIPS 2024): patch embedding with a residual path, any number of stages
+
+The values are those of the authors' code; widths and strides follow from the layers of the embeddings.
 """
 
 from __future__ import annotations
@@ -19,25 +21,31 @@ Shortcut = Literal["sew", "membrane", "vanilla"]
 
 @dataclass(frozen=True, kw_only=True)
 class FamilyRules:
-    """What the skeleton of a family can be built with, and the class that builds it."""
+    """What architectures a family allows, and the class that builds them.
+
+    Attributes:
+        model: Class of the network as `module:Class`. It is imported when a network is built, so that this module does not import
+            torch.
+        first_conv: Path, inside the first stage's embedding, of the convolution that reads the image. timm adapts this convolution
+            to other numbers of input channels.
+        shortcuts: Allowed residual connections.
+        first_strides: Allowed strides of the first stage's embedding.
+        later_strides: Allowed strides of the embeddings of later stages; empty if the family has one stage.
+        neuronless_first_embedding: Shortcuts with which the first stage's embedding has no neurons.
+        first_feature: Index of the first stage that timm's `features_only` returns by default.
+        compact: Whether `compact_embedding` is allowed.
+        width_multiple: Every `embed_dim` must be a multiple of this.
+    """
 
     model: str
-    """`module:Class`, imported when a network is built: this half of the package never loads torch."""
     first_conv: str
-    """Where in the first stage's embedding the convolution is that reads the image: timm adapts it to other numbers of channels."""
     shortcuts: tuple[Shortcut, ...]
     first_strides: tuple[int, ...]
-    """By how much the first stage's embedding may shrink the image."""
     later_strides: tuple[int, ...] = ()
-    """The same of the stages after it; none if the family has one stage."""
-    silent_first: tuple[Shortcut, ...] = ()
-    """Shortcuts under which the first stage's embedding has no neurons."""
+    neuronless_first_embedding: tuple[Shortcut, ...] = ()
     first_feature: int = 0
-    """The first of the maps that timm's features_only gives unless told otherwise."""
     compact: bool = False
-    """Whether `compact_embedding` means something."""
     width_multiple: int = 1
-    """Every embed_dim is a multiple of this."""
 
 
 FAMILIES: dict[str, FamilyRules] = {
@@ -61,8 +69,8 @@ FAMILIES: dict[str, FamilyRules] = {
         shortcuts=("membrane", "sew", "vanilla"),
         first_strides=(1, 2),
         later_strides=(1, 2),
-        silent_first=("membrane",),
-        first_feature=1,  # at stride 4, as its detectors take them
+        neuronless_first_embedding=("membrane",),
+        first_feature=1,  # stride 4, the first feature map of the authors' detectors
     ),
     "qkformer": FamilyRules(
         model="autospike.models.qkformer:QKFormer",
@@ -77,28 +85,75 @@ FAMILIES: dict[str, FamilyRules] = {
 
 
 def rules_of(family: str) -> FamilyRules:
+    """Return the rules of a family.
+
+    Args:
+        family: Key of `FAMILIES`.
+
+    Returns:
+        The rules.
+
+    Raises:
+        ValueError: The family does not exist.
+    """
     if family not in FAMILIES:
         raise ValueError(f"family must be one of {', '.join(FAMILIES)}, got {family!r}")
     return FAMILIES[family]
 
 
 def check_shortcut(family: str, shortcut: str) -> None:
+    """Check that a family has a kind of residual connection.
+
+    Args:
+        family: Key of `FAMILIES`.
+        shortcut: Kind of residual connection.
+
+    Raises:
+        ValueError: It is not allowed in this family.
+    """
     allowed = rules_of(family).shortcuts
     if shortcut not in allowed:
         raise ValueError(f"shortcut: the {family} family has {' or '.join(allowed)} shortcuts, got {shortcut}")
 
 
 def check_compact(family: str, compact_embedding: bool) -> None:
+    """Check that a family has a compact embedding, if one is required.
+
+    Args:
+        family: Key of `FAMILIES`.
+        compact_embedding: Whether the embedding is compact.
+
+    Raises:
+        ValueError: The embedding is compact and the family has no such form.
+    """
     if compact_embedding and not rules_of(family).compact:
         raise ValueError(f"compact_embedding: the {family} family has no such form; leave it out")
 
 
 def has_embedding_neurons(family: str, index: int, shortcut: str) -> bool:
-    """Whether there are neurons in the embedding of stage number `index`."""
-    return index > 0 or shortcut not in rules_of(family).silent_first
+    """Return whether the embedding of a stage has neurons.
+
+    Args:
+        family: Key of `FAMILIES`.
+        index: Index of the stage, from 0.
+        shortcut: Kind of residual connection.
+
+    Returns:
+        False if parameters of the embedding's neurons have no effect.
+    """
+    return index > 0 or shortcut not in rules_of(family).neuronless_first_embedding
 
 
 def check_stages(family: str, count: int) -> None:
+    """Check the number of stages.
+
+    Args:
+        family: Key of `FAMILIES`.
+        count: Number of stages.
+
+    Raises:
+        ValueError: There is none, or there are several in a family with one stage.
+    """
     if not count:
         raise ValueError("stages: a network needs at least one stage")
     if count > 1 and not rules_of(family).later_strides:
@@ -106,7 +161,17 @@ def check_stages(family: str, count: int) -> None:
 
 
 def check_stage(family: str, index: int, embed_dim: int, stride: int) -> None:
-    """Whether stage number `index` may have this width and shrink its input by this much."""
+    """Check width and stride of a stage.
+
+    Args:
+        family: Key of `FAMILIES`.
+        index: Index of the stage, from 0.
+        embed_dim: Width of the stage.
+        stride: Stride of its embedding.
+
+    Raises:
+        ValueError: The family does not allow one of them.
+    """
     rules = rules_of(family)
     strides = rules.later_strides if index else rules.first_strides
     if stride not in strides:
@@ -115,5 +180,5 @@ def check_stage(family: str, index: int, embed_dim: int, stride: int) -> None:
     if embed_dim % rules.width_multiple:
         raise ValueError(
             f"stages[{index}].embed_dim must be a multiple of {rules.width_multiple} in the {family} family, "
-            f"because its embedding begins with a part of the channels, got {embed_dim}"
+            f"because its embedding starts with a fraction of the channels, got {embed_dim}"
         )

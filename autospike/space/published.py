@@ -1,6 +1,10 @@
 """The published networks by name, as architectures.
 
-Head counts of ImageNet models are D / 64, for which the papers' scale 0.125 = 64 ** -0.5 was chosen. No parameter depends on them.
+Sources are the authors' code and configuration files: Spikformer (Zhou et al., ICLR 2023), Spike-driven Transformer (Yao et al.,
+NeurIPS 2023), Meta-SpikeFormer (Yao et al., ICLR 2024) and QKFormer (Zhou et al., NeurIPS 2024).
+
+The ImageNet forms have D / 64 heads for width D. The papers chose the attention scale for heads of 64 channels: 0.125 = 64 ** -0.5.
+The number of heads does not change the number of parameters.
 """
 
 from __future__ import annotations
@@ -13,7 +17,14 @@ from autospike.space.architecture import Architecture, Block, Embedding, Stage
 
 @dataclass(frozen=True, kw_only=True)
 class Published:
-    """An architecture, and what its published weights see and answer."""
+    """A published architecture with the input and output sizes of its weights.
+
+    Attributes:
+        architecture: The architecture.
+        num_classes: Number of classes.
+        in_chans: Number of input channels: 3 for RGB images, 2 for the polarities of events.
+        image_size: Height and width of the input in pixels.
+    """
 
     architecture: Architecture
     num_classes: int = 1000
@@ -22,28 +33,73 @@ class Published:
 
 
 def spikformer(depth: int, embed_dim: int) -> Architecture:
-    """ImageNet form."""
+    """Return an ImageNet form of Spikformer: stride 16, heads of 64 channels.
+
+    Args:
+        depth: Number of blocks.
+        embed_dim: Width of the blocks.
+
+    Returns:
+        The architecture.
+    """
     return _one_stage("spikformer", Block(num_heads=embed_dim // 64), depth, embed_dim, stride=16)
 
 
 def spikformer_cifar(depth: int, embed_dim: int) -> Architecture:
-    """CIFAR form: q, k, v with biases, heads of 32 channels."""
+    """Return a CIFAR form of Spikformer: stride 4, q, k, v with biases, heads of 32 channels.
+
+    Args:
+        depth: Number of blocks.
+        embed_dim: Width of the blocks.
+
+    Returns:
+        The architecture.
+    """
     return _one_stage("spikformer", Block(num_heads=embed_dim // 32), depth, embed_dim, stride=4, qkv_bias=True)
 
 
 def spikformer_events(depth: int, embed_dim: int, *, time_steps: int = 16) -> Architecture:
-    """Event form: heads of 16 channels, scale 0.25."""
+    """Return an event form of Spikformer: stride 16, heads of 16 channels, attention scale 0.25.
+
+    Args:
+        depth: Number of blocks.
+        embed_dim: Width of the blocks.
+        time_steps: Number of time steps T.
+
+    Returns:
+        The architecture.
+    """
     block = Block(num_heads=embed_dim // 16)
     return _one_stage("spikformer", block, depth, embed_dim, stride=16, attention_scale=0.25, time_steps=time_steps)
 
 
 def spike_driven(depth: int, embed_dim: int, *, stride: int = 16, time_steps: int = 4) -> Architecture:
-    """ImageNet form at stride 16, CIFAR form at stride 4."""
+    """Return an ImageNet form (stride 16) or CIFAR form (stride 4) of the Spike-driven Transformer.
+
+    Args:
+        depth: Number of blocks.
+        embed_dim: Width of the blocks.
+        stride: Stride of the embedding.
+        time_steps: Number of time steps T.
+
+    Returns:
+        The architecture.
+    """
     return _one_stage("spike_driven", Block(token_mixer="sdsa_1"), depth, embed_dim, stride=stride, time_steps=time_steps)
 
 
 def spike_driven_events(depth: int, embed_dim: int, *, stride: int = 8, time_steps: int = 16) -> Architecture:
-    """Event form: max-pools inside the attention, 8 heads."""
+    """Return an event form of the Spike-driven Transformer: max-pooling inside the attention, 8 heads.
+
+    Args:
+        depth: Number of blocks.
+        embed_dim: Width of the blocks.
+        stride: Stride of the embedding.
+        time_steps: Number of time steps T.
+
+    Returns:
+        The architecture.
+    """
     block = Block(token_mixer="sdsa_1_dilated", num_heads=8)
     return _one_stage("spike_driven", block, depth, embed_dim, stride=stride, time_steps=time_steps)
 
@@ -51,7 +107,17 @@ def spike_driven_events(depth: int, embed_dim: int, *, stride: int = 8, time_ste
 def meta_spikeformer(
     embed_dims: tuple[int, int, int, int], depths: tuple[int, int] = (6, 2), *, time_steps: int = 4, distilled: bool = False
 ) -> Architecture:
-    """Two stages of one convolutional block, one of two, then two stages of transformer blocks."""
+    """Return a Meta-SpikeFormer: three stages of convolutional blocks (1, 1, 2), then two stages of transformer blocks.
+
+    Args:
+        embed_dims: Widths of the last four stages. The first stage has half the width of the second.
+        depths: Number of blocks of the two transformer stages.
+        time_steps: Number of time steps T.
+        distilled: Whether there is a second head for distillation.
+
+    Returns:
+        The architecture.
+    """
     convolutional = Block(token_mixer="sepconv", channel_mixer="conv")
     transformer = Block(num_heads=8, qkv="repconv", projection="repconv")
     widths = (embed_dims[0] // 2, *embed_dims)
@@ -61,7 +127,15 @@ def meta_spikeformer(
 
 
 def qkformer(depth: int, embed_dim: int) -> Architecture:
-    """ImageNet form: token attention in the first two stages, SSA in the last, the same number of heads in each."""
+    """Return an ImageNet form of QKFormer: token attention in the first two stages, SSA in the last, equally many heads in all.
+
+    Args:
+        depth: Number of blocks in all stages: 1, 2 and the others.
+        embed_dim: Width of the last stage. The others have a quarter and half of it.
+
+    Returns:
+        The architecture.
+    """
     token = Block(token_mixer="token_qk", num_heads=embed_dim // 64)
     blocks = ((token,), (token,) * 2, (Block(num_heads=embed_dim // 64),) * (depth - 3))
     stages = _stages((embed_dim // 4, embed_dim // 2, embed_dim), (4, 2, 2), blocks)
@@ -69,7 +143,15 @@ def qkformer(depth: int, embed_dim: int) -> Architecture:
 
 
 def qkformer_cifar(depth: int, embed_dim: int) -> Architecture:
-    """CIFAR form: one block in each of the first two stages, 8 heads, smaller strides."""
+    """Return a CIFAR form of QKFormer: one block in each of the first two stages, 8 heads, smaller strides.
+
+    Args:
+        depth: Number of blocks in all stages: 1, 1 and the others.
+        embed_dim: Width of the last stage. The others have a quarter and half of it.
+
+    Returns:
+        The architecture.
+    """
     token = Block(token_mixer="token_qk", num_heads=8)
     blocks = ((token,), (token,), (Block(num_heads=8),) * (depth - 2))
     stages = _stages((embed_dim // 4, embed_dim // 2, embed_dim), (1, 2, 2), blocks)
@@ -78,8 +160,8 @@ def qkformer_cifar(depth: int, embed_dim: int) -> Architecture:
 
 def _stages(widths: tuple[int, ...], strides: tuple[int, ...], blocks: tuple[tuple[Block, ...], ...]) -> tuple[Stage, ...]:
     return tuple(
-        Stage(embed_dim=width, embedding=Embedding(stride=stride), blocks=inside)
-        for width, stride, inside in zip(widths, strides, blocks, strict=True)
+        Stage(embed_dim=width, embedding=Embedding(stride=stride), blocks=stage_blocks)
+        for width, stride, stage_blocks in zip(widths, strides, blocks, strict=True)
     )
 
 

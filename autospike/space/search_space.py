@@ -1,16 +1,16 @@
-"""A search space mirrors an architecture, with a gene at every leaf.
+"""Search spaces: an architecture with a gene in place of each value.
 
-Where an `Architecture` has a value, its `SearchSpace` has a gene: a `Choice` among values (a single value is a choice of one) or,
-for neuron parameters, a continuous `Range`. A walk (`autospike.space.visitor`) visits the genes and builds an architecture from
-what the visitor answers. A gene that the chosen token mixer or shortcut has no use for is not visited: no two architectures of a
-space differ in nothing but a dead gene.
+A gene is a `Choice` between values (a single value is a choice of one) or, for neuron parameters, a continuous `Range`. A gene
+visitor (`autospike.space.visitor`) chooses a value for each gene and thereby builds an architecture. Genes that have no effect with
+the chosen token mixer or shortcut are not visited. Two different architectures of a space therefore always differ in a gene that
+has an effect.
 """
 
 from __future__ import annotations
 
 import math
 import random
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from dataclasses import dataclass, fields, is_dataclass
 from functools import partial
 from itertools import product
@@ -21,25 +21,7 @@ from pydantic import AfterValidator, StrictBool, TypeAdapter, ValidationError
 
 from autospike.errors import first_problem
 from autospike.files import read_yaml
-from autospike.space.architecture import (
-    PUBLISHED_NEURON,
-    RELATIVE_THRESHOLD,
-    SETTINGS,
-    USUAL_GENES,
-    Architecture,
-    Block,
-    ChannelMixer,
-    Embedding,
-    Neuron,
-    NeuronGroups,
-    NeuronOverride,
-    Synapse,
-    TokenMixer,
-    check_block,
-    check_scale,
-    has_gene,
-    neuron_groups,
-)
+from autospike.space.architecture import PUBLISHED_NEURON, SETTINGS, THRESHOLD_FACTORS, Architecture, check_scale
 from autospike.space.families import (
     Shortcut,
     check_compact,
@@ -49,152 +31,40 @@ from autospike.space.families import (
     has_embedding_neurons,
     rules_of,
 )
-from autospike.space.genes import FOLLOW, STRICT, Choice, Continuous, Finite, Gene, Integer, Number, only, words
-from autospike.space.visitor import GenePath, GeneValue, count, walk
+from autospike.space.genes import STRICT, UNSET, Choice, Finite, Gene, IntegerChoice, fixed, names_of
+from autospike.space.subspaces import BlockSpace, EmbeddingSpace, NeuronSpace, StageSpace
+from autospike.space.visitor import GenePath, GeneValue, count_architectures, visit_genes
 
-TokenMixers = Annotated[Choice, words(TokenMixer)]
-ChannelMixers = Annotated[Choice, words(ChannelMixer)]
-Synapses = Annotated[Choice, words(Synapse)]
-Shortcuts = Annotated[Choice, words(Shortcut)]
+ShortcutChoice = Annotated[Choice, names_of(Shortcut)]
 
 
-def _check_neurons(space: NeuronSpace | NeuronOverrideSpace) -> None:
-    for name in PUBLISHED_NEURON:
-        for value in getattr(space, name).values:
-            NeuronOverride(**{name: value})
-
-
-@dataclass(frozen=True, kw_only=True)
-class NeuronSpace:
-    __pydantic_config__ = STRICT
-    builds = Neuron
-    v_threshold: Continuous = only(1.0)
-    tau: Continuous = only(2.0)
-
-    def __post_init__(self) -> None:
-        _check_neurons(self)
-
-
-@dataclass(frozen=True, kw_only=True)
-class NeuronOverrideSpace:
-    __pydantic_config__ = STRICT
-    builds = NeuronOverride
-    v_threshold: Continuous = FOLLOW
-    tau: Continuous = FOLLOW
-
-    def __post_init__(self) -> None:
-        _check_neurons(self)
-
-
-@dataclass(frozen=True, kw_only=True)
-class NeuronGroupsSpace:
-    __pydantic_config__ = STRICT
-    builds = NeuronGroups
-    token_input: NeuronOverrideSpace = NeuronOverrideSpace()
-    q: NeuronOverrideSpace = NeuronOverrideSpace()
-    k: NeuronOverrideSpace = NeuronOverrideSpace()
-    v: NeuronOverrideSpace = NeuronOverrideSpace()
-    attention: NeuronOverrideSpace = NeuronOverrideSpace()
-    sepconv: NeuronOverrideSpace = NeuronOverrideSpace()
-    projection: NeuronOverrideSpace = NeuronOverrideSpace()
-    channel_input: NeuronOverrideSpace = NeuronOverrideSpace()
-    fc1: NeuronOverrideSpace = NeuronOverrideSpace()
-    fc2: NeuronOverrideSpace = NeuronOverrideSpace()
-
-
-@dataclass(frozen=True, kw_only=True)
-class BlockSpace:
-    __pydantic_config__ = STRICT
-    builds = Block
-    token_mixer: TokenMixers = only("sdsa_3")
-    channel_mixer: ChannelMixers = only("mlp")
-    num_heads: Integer = FOLLOW
-    qkv: Synapses = FOLLOW
-    projection: Synapses = FOLLOW
-    mlp_ratio: Number = only(4.0)
-    neuron: NeuronSpace = NeuronSpace()
-    groups: NeuronGroupsSpace = NeuronGroupsSpace()
-
-    def __post_init__(self) -> None:
-        for name, usual in USUAL_GENES.items():
-            self._settle(name, usual)
-        for num_heads in self.num_heads.values:
-            Block(num_heads=num_heads)
-        for mlp_ratio in self.mlp_ratio.values:
-            Block(mlp_ratio=mlp_ratio)
-
-    def _settle(self, name: str, usual: object) -> None:
-        meaningful = any(has_gene(name, mixer) for mixer in self.token_mixer.values)
-        if getattr(self, name) == FOLLOW and meaningful:
-            object.__setattr__(self, name, only(usual))
-        elif getattr(self, name) != FOLLOW and not meaningful:
-            raise ValueError(f"{name} has no effect with token_mixer {' or '.join(self.token_mixer.values)}; leave it out")
-
-    def check_neurons(self, where: str, shortcuts: Iterable[str]) -> None:
-        """Whether every neuron gene reaches a neuron, under some token mixer and shortcut of the space."""
-        existing = {name for s, m in product(shortcuts, self.token_mixer.values) for name in neuron_groups(m, s)}
-        for f in fields(self.groups):
-            if f.name not in existing and getattr(self.groups, f.name) != NeuronOverrideSpace():
-                raise ValueError(
-                    f"{where}.groups.{f.name}: no such neurons in this space; its blocks have {', '.join(sorted(existing))}"
-                )
-        for name in PUBLISHED_NEURON:
-            if getattr(self.neuron, name).size > 1 and all(getattr(getattr(self.groups, g), name) != FOLLOW for g in existing):
-                raise ValueError(
-                    f"{where}.neuron.{name} has choices but no effect: every neuron group overrides it; fix it to one value"
-                )
-
-
-@dataclass(frozen=True, kw_only=True)
-class EmbeddingSpace:
-    __pydantic_config__ = STRICT
-    builds = Embedding
-    stride: Integer = only(1)
-    neuron: NeuronSpace = NeuronSpace()
-
-
-@dataclass(frozen=True, kw_only=True)
-class StageSpace:
-    """A stage whose blocks all choose from `block`, or block i from `blocks[i]` where positions differ."""
-
-    __pydantic_config__ = STRICT
-    embed_dim: Integer
-    embedding: EmbeddingSpace = EmbeddingSpace()
-    depth: Integer
-    block: BlockSpace = BlockSpace()
-    blocks: tuple[BlockSpace, ...] = ()
-
-    def __post_init__(self) -> None:
-        if min(self.depth.values) < 1:
-            raise ValueError(f"depth must be at least 1, got {min(self.depth.values)}")
-        if self.blocks and len(self.blocks) != max(self.depth.values):
-            raise ValueError(f"blocks lists {len(self.blocks)} blocks, but the largest depth is {max(self.depth.values)}")
-        for embed_dim, block in product(self.embed_dim.values, (block for _, block in self.written())):
-            for num_heads, mlp_ratio in product(block.num_heads.values, block.mlp_ratio.values):
-                check_block(embed_dim, num_heads, mlp_ratio)
-
-    def written(self) -> list[tuple[str, BlockSpace]]:
-        """The spaces of blocks, by where they stand."""
-        return [(f"blocks[{i}]", block) for i, block in enumerate(self.blocks)] or [("block", self.block)]
-
-    def block_at(self, index: int) -> BlockSpace:
-        return self.blocks[index] if self.blocks else self.block
-
-
-def _known(family: str) -> str:
+def _check_family(family: str) -> str:
+    """Raise ValueError if the family does not exist."""
     rules_of(family)
     return family
 
 
 @dataclass(frozen=True, kw_only=True)
 class SearchSpace:
-    """What a search may choose from. A space with one choice everywhere is a single architecture."""
+    """The set of architectures that a search chooses from.
+
+    A space in which every gene has one value contains a single architecture.
+
+    Attributes:
+        family: Name of a family in `autospike.space.families.FAMILIES`.
+        time_steps: Numbers of time steps T.
+        shortcut: Residual connections.
+        qkv_bias: As in `Architecture`, for all architectures of the space; likewise the next three.
+        attention_scale: As in `Architecture`.
+        compact_embedding: As in `Architecture`.
+        distilled: As in `Architecture`.
+        stages: Genes of the stages, in the order of computation. The number of stages is fixed.
+    """
 
     __pydantic_config__ = STRICT
-    builds = Architecture
-    family: Annotated[str, AfterValidator(_known)] = "spikformer"
-    time_steps: Integer = only(4)
-    shortcut: Shortcuts = only("sew")
+    family: Annotated[str, AfterValidator(_check_family)] = "spikformer"
+    time_steps: IntegerChoice = fixed(4)
+    shortcut: ShortcutChoice = fixed("sew")
     qkv_bias: StrictBool = False
     attention_scale: Finite = 0.125
     compact_embedding: StrictBool = False
@@ -216,21 +86,42 @@ class SearchSpace:
             if stage.embedding.neuron != NeuronSpace() and not any(
                 has_embedding_neurons(self.family, i, shortcut) for shortcut in self.shortcut.values
             ):
-                raise ValueError(f"stages[{i}].embedding.neuron: no neurons there under {self.shortcut.values[0]} shortcuts")
-            for where, block in stage.written():
+                raise ValueError(
+                    f"stages[{i}].embedding.neuron: this embedding has no neurons with {self.shortcut.values[0]} shortcuts; "
+                    "leave it out"
+                )
+            for where, block in stage.block_spaces():
                 block.check_neurons(f"stages[{i}].{where}", self.shortcut.values)
 
     @classmethod
     def load(cls, path: str | Path) -> SearchSpace:
-        """Read a YAML file, strictly.
+        """Read a search space from a YAML file.
+
+        Args:
+            path: The file.
+
+        Returns:
+            The search space.
 
         Raises:
-            UserError: the file is missing or is not YAML, a key is unknown, a type is wrong, a head count does not divide a width.
+            UserError: The file is missing or is not YAML, or as in `from_dict`.
         """
         return cls.from_dict(read_yaml(path), source=str(path))
 
     @classmethod
     def from_dict(cls, value: object, *, source: str = "search space") -> SearchSpace:
+        """Read a search space from nested dicts, without type conversion.
+
+        Args:
+            value: Nested dicts and lists, as from YAML.
+            source: Where the value is from, for error messages.
+
+        Returns:
+            The search space.
+
+        Raises:
+            UserError: A key is unknown, a type is wrong or a value is not allowed. The message names the field.
+        """
         try:
             return _adapter.validate_python(value)
         except ValidationError as error:
@@ -238,59 +129,107 @@ class SearchSpace:
 
     @classmethod
     def of(cls, architecture: Architecture) -> SearchSpace:
-        """The space that holds this architecture alone: retraining and hand-made baselines use the code of a supernet."""
+        """Return the space that contains a single architecture.
+
+        Retraining and the reference network use it, so that they run the code of a supernet.
+
+        Args:
+            architecture: The architecture.
+
+        Returns:
+            A space of size 1.
+        """
         space: SearchSpace = _singleton(SearchSpace, architecture)
         return space
 
-    def sample(self, rng: random.Random, *, sizes_share: float = 1.0) -> Architecture:
-        """A uniform draw at every gene; of a size among the smallest of its values alone, this share of them and at least one."""
-        return walk(self, partial(_draw, rng, sizes_share))
+    def sample(self, rng: random.Random, *, size_fraction: float = 1.0) -> Architecture:
+        """Draw an architecture, uniformly at each gene.
+
+        Args:
+            rng: Source of randomness.
+            size_fraction: Restricts genes that determine the size of the network (widths, depths, heads, ratios, strides, time
+                steps) to this fraction of their values, at least one. The values of the smallest networks remain.
+
+        Returns:
+            An architecture of the space.
+        """
+        return visit_genes(self, partial(_sampled_value, rng, size_fraction))
 
     def largest(self) -> Architecture:
-        """Every size at its largest; neurons at the choice nearest to the published one (threshold 1, tau 2)."""
-        return walk(self, partial(_extreme, max))
+        """Return the largest architecture.
+
+        Returns:
+            Every size at its largest value, every name at its first, neurons at the values nearest to the published ones.
+        """
+        return visit_genes(self, partial(_extreme_value, max))
 
     def smallest(self) -> Architecture:
-        """Every size at its smallest; neurons as in `largest`."""
-        return walk(self, partial(_extreme, min))
+        """Return the smallest architecture.
+
+        Returns:
+            Every size at its smallest value, every name at its first, neurons at the values nearest to the published ones.
+        """
+        return visit_genes(self, partial(_extreme_value, min))
 
     def genes(self, architecture: Architecture) -> list[GeneValue]:
-        """Every gene that one of the space's architectures has, with its value."""
+        """Return the genes of an architecture with their values.
+
+        Args:
+            architecture: An architecture of the space.
+
+        Returns:
+            The genes that have an effect in this architecture, in the order in which they are visited.
+        """
         found: list[GeneValue] = []
-        walk(self, partial(_note, found), architecture)
+        visit_genes(self, partial(_recorded_value, found), architecture)
         return found
 
     def contains(self, architecture: Architecture) -> bool:
-        alike = all(getattr(self, name) == getattr(architecture, name) for name in SETTINGS)
-        if not alike or len(architecture.stages) != len(self.stages):
+        """Return whether an architecture belongs to the space.
+
+        Args:
+            architecture: Any architecture.
+
+        Returns:
+            True if the space can build exactly this architecture.
+        """
+        same_settings = all(getattr(self, name) == getattr(architecture, name) for name in SETTINGS)
+        if not same_settings or len(architecture.stages) != len(self.stages):
             return False
-        found: list[GeneValue] = []
-        return walk(self, partial(_note, found), architecture) == architecture
+        return visit_genes(self, partial(_recorded_value, []), architecture) == architecture
 
     def size(self) -> int | float:
-        """How many architectures the space holds; infinite with a continuous gene."""
-        return count(self)
+        """Return the number of architectures in the space.
+
+        Returns:
+            The exact number; infinite if a gene is continuous.
+        """
+        return count_architectures(self)
 
     def cover(self) -> list[Architecture]:
-        """Architectures that between them have every parameter of the space, at its largest; the first is `largest()`.
+        """Return architectures that together have every parameter tensor of the space at its largest size.
 
-        Parameters depend on a block's token mixer and on at most one other choice among words, so token mixers are paired with the
-        choices of all others at once.
+        Which tensors a block has depends on its token mixer and on at most one other choice between names. Each token mixer is
+        therefore combined with the n-th choice of all other genes at once, for every n.
+
+        Returns:
+            Different architectures; the first is `largest()`.
         """
-        blocks = [block for stage in self.stages for _, block in stage.written()]
+        blocks = [block for stage in self.stages for _, block in stage.block_spaces()]
         mixers = max(block.token_mixer.size for block in blocks)
         others = max(gene.size for block in blocks for gene in (block.channel_mixer, block.qkv, block.projection))
-        found = (walk(self, partial(_nth, mixer, other)) for mixer, other in product(range(int(mixers)), range(int(others))))
+        pairs = product(range(int(mixers)), range(int(others)))
+        found = (visit_genes(self, partial(_covering_value, mixer, other)) for mixer, other in pairs)
         return list(dict.fromkeys(found))
 
 
 def _singleton(space: type, value: Any) -> Any:
-    """The space of type `space` whose only member is `value`."""
+    """Return the space of type `space` whose only element is `value`."""
     if space is StageSpace:
         blocks = tuple(_singleton(BlockSpace, block) for block in value.blocks)
         embedding = _singleton(EmbeddingSpace, value.embedding)
         return StageSpace(
-            embed_dim=only(value.embed_dim), embedding=embedding, depth=only(len(blocks)), block=blocks[0], blocks=blocks
+            embed_dim=fixed(value.embed_dim), embedding=embedding, depth=fixed(len(blocks)), block=blocks[0], blocks=blocks
         )
     hints = get_type_hints(space)
     return space(**{f.name: _singleton_field(f.name, hints[f.name], getattr(value, f.name)) for f in fields(space)})
@@ -301,42 +240,50 @@ def _singleton_field(name: str, hint: Any, value: Any) -> Any:
         return tuple(_singleton(StageSpace, stage) for stage in value)
     if is_dataclass(hint) and isinstance(hint, type) and hint is not Choice:
         return _singleton(hint, value)
-    return value if name in SETTINGS else only(value)
+    return value if name in SETTINGS else fixed(value)
 
 
-def _note(found: list[GeneValue], gene: Gene, path: GenePath, *values: Any) -> Any:
+def _recorded_value(found: list[GeneValue], gene: Gene, path: GenePath, *values: Any) -> Any:
+    """Gene visitor that keeps the parent's value and appends it to `found`."""
     value = values[0] if values else gene.values[0]
     found.append(GeneValue(path=path, gene=gene, value=value))
     return value
 
 
-def _draw(rng: random.Random, sizes_share: float, gene: Gene, path: GenePath) -> Any:
-    if path[-1] in PUBLISHED_NEURON or gene.values == (None,) or isinstance(gene.values[0], str):  # no size
+def _is_name(gene: Gene) -> bool:
+    return isinstance(gene.values[0], str)
+
+
+def _sampled_value(rng: random.Random, size_fraction: float, gene: Gene, path: GenePath) -> Any:
+    """Gene visitor of `SearchSpace.sample`."""
+    if path[-1] in PUBLISHED_NEURON or gene == UNSET or _is_name(gene):  # does not determine a size
         return gene.sample(rng)
-    few = max(1, math.ceil(len(gene.values) * sizes_share))
+    few = max(1, math.ceil(len(gene.values) * size_fraction))
     return rng.choice(gene.values[-few:] if path[-1] == "stride" else gene.values[:few])  # a large stride makes a small network
 
 
-def _extreme(pick: Callable[[Any], Any], gene: Gene, path: GenePath) -> Any:
+def _extreme_value(extreme: Callable[[Any], Any], gene: Gene, path: GenePath) -> Any:
+    """Gene visitor of `SearchSpace.largest` (`extreme` is max) and `SearchSpace.smallest` (`extreme` is min)."""
     name = path[-1]
-    if gene.values == (None,):
+    if gene == UNSET:
         return None
     if name == "v_threshold":
-        return gene.nearest(PUBLISHED_NEURON[name] * RELATIVE_THRESHOLD.get(str(path[-2]), 1.0))
+        return gene.nearest(PUBLISHED_NEURON[name] * THRESHOLD_FACTORS.get(str(path[-2]), 1.0))
     if name in PUBLISHED_NEURON:
         return gene.nearest(PUBLISHED_NEURON[name])
-    if isinstance(gene.values[0], str):
+    if _is_name(gene):
         return gene.values[0]
-    if name == "stride":  # the less an embedding shrinks the image, the larger the network's work
-        return min(gene.values) if pick is max else max(gene.values)
-    return pick(gene.values)
+    if name == "stride":  # a small stride makes a large network
+        return min(gene.values) if extreme is max else max(gene.values)
+    return extreme(gene.values)
 
 
-def _nth(mixer: int, other: int, gene: Gene, path: GenePath) -> Any:
-    """Sizes at their largest, words at their n-th choice."""
-    if not isinstance(gene.values[0], str):
-        return _extreme(max, gene, path)
-    return gene.values[{"token_mixer": mixer, "shortcut": 0}.get(str(path[-1]), other) % len(gene.values)]
+def _covering_value(mixer: int, other: int, gene: Gene, path: GenePath) -> Any:
+    """Gene visitor of `SearchSpace.cover`: largest sizes, token mixer number `mixer`, name number `other` of every other gene."""
+    if not _is_name(gene):
+        return _extreme_value(max, gene, path)
+    index = {"token_mixer": mixer, "shortcut": 0}.get(str(path[-1]), other)
+    return gene.values[index % len(gene.values)]
 
 
 _adapter = TypeAdapter(SearchSpace)

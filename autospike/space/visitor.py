@@ -1,8 +1,8 @@
-"""A walk through the genes of a search space, which builds an architecture.
+"""Build an architecture by visiting the genes of a search space.
 
-Sampling, mutation, crossover, the largest and smallest member: all are walks that differ in what they answer at a gene, so each is
-valid by construction for every depth. What is visited depends on what was answered: depth comes before blocks, a token mixer before
-the genes that it needs, the shortcut before the neurons that it brings.
+Sampling, mutation, crossover and the largest and smallest architecture are visitors: functions that choose a value for a gene.
+Which genes are visited depends on the values chosen before: the depth comes before the blocks, the token mixer before the genes
+that it uses, and the shortcut before the neurons that exist with it. Every architecture that is built this way is therefore valid.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, fields
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any, NamedTuple, Protocol
 
 from autospike.space.architecture import (
     PUBLISHED_NEURON,
@@ -25,135 +25,180 @@ from autospike.space.architecture import (
     neuron_groups,
 )
 from autospike.space.families import has_embedding_neurons
-from autospike.space.genes import FOLLOW, Choice, Gene, Range
-
-if TYPE_CHECKING:
-    from autospike.space.search_space import BlockSpace, SearchSpace, StageSpace
+from autospike.space.genes import UNSET, Choice, Gene, Range
+from autospike.space.subspaces import BlockSpace, StageSpace
 
 GenePath = tuple[str | int, ...]
-Visitor = Callable[..., Any]
+GeneVisitor = Callable[..., Any]
 
 
 @dataclass(frozen=True, kw_only=True)
 class GeneValue:
-    """A gene, where it stands (`("stages", 0, "blocks", 2, "neuron", "tau")`), and its value in an architecture."""
+    """A gene together with its value in an architecture.
+
+    Attributes:
+        path: Path of the field in the architecture, for example `("stages", 0, "blocks", 2, "neuron", "tau")`. The path of a depth
+            is `("stages", 0, "depth")`.
+        gene: The gene.
+        value: The value.
+    """
 
     path: GenePath
     gene: Gene
     value: Any
 
 
-def walk(space: SearchSpace, visit: Visitor, *parents: Architecture) -> Architecture:
-    """Build an architecture of `space`, asking `visit(gene, path, *values)` at every gene.
+class Genes(Protocol):
+    """The genes of a whole architecture, as `autospike.space.search_space.SearchSpace` holds them, besides its settings."""
 
-    `values` are those of the parents that have such a gene. A block, or a gene, that only some parents have is visited with the
-    values of those; one that none has, with no values.
-    """
-    time_steps = _visit(space.time_steps, visit, [p.time_steps for p in parents], ("time_steps",))
-    shortcut = _visit(space.shortcut, visit, [p.shortcut for p in parents], ("shortcut",))
-    stages = (
-        _walk_stage(stage, visit, [p.stages[i] for p in parents], ("stages", i), _Context(space.family, shortcut))
-        for i, stage in enumerate(space.stages)
-    )
-    settings = {name: getattr(space, name) for name in SETTINGS}
-    return Architecture(**settings, time_steps=time_steps, shortcut=shortcut, stages=tuple(stages))
+    @property
+    def family(self) -> str:
+        """Name of the family."""
+
+    @property
+    def time_steps(self) -> Choice:
+        """Numbers of time steps T."""
+
+    @property
+    def shortcut(self) -> Choice:
+        """Residual connections."""
+
+    @property
+    def stages(self) -> tuple[StageSpace, ...]:
+        """Genes of the stages."""
 
 
 class _Context(NamedTuple):
-    """What decides, besides a stage itself, which genes it has."""
+    """What determines, besides a stage itself, which genes the stage has."""
 
     family: str
     shortcut: str
 
 
-def _visit(gene: Gene, visit: Visitor, values: list[Any], path: GenePath) -> Any:
-    return visit(gene, path, *(value for value in values if gene.contains(value)))
+def visit_genes(space: Genes, visitor: GeneVisitor, *parents: Architecture) -> Architecture:
+    """Build an architecture of a space by calling `visitor(gene, path, *values)` for each gene that has an effect.
+
+    Genes are visited in a fixed order, so that a visitor that draws random numbers is reproducible.
+
+    Args:
+        space: The genes.
+        visitor: Returns a value of the gene. `path` is the path of the field (see `GeneValue`). `values` are the values of the
+            parents in which the gene exists, without those that the gene cannot have.
+        parents: Architectures whose values are passed to the visitor, in the same order.
+
+    Returns:
+        The architecture of the chosen values.
+    """
+    time_steps = _visit(space.time_steps, visitor, [p.time_steps for p in parents], ("time_steps",))
+    shortcut = _visit(space.shortcut, visitor, [p.shortcut for p in parents], ("shortcut",))
+    context = _Context(space.family, shortcut)
+    stages = (
+        _visit_stage(stage, visitor, [p.stages[i] for p in parents], ("stages", i), context) for i, stage in enumerate(space.stages)
+    )
+    settings = {name: getattr(space, name) for name in SETTINGS}
+    return Architecture(**settings, time_steps=time_steps, shortcut=shortcut, stages=tuple(stages))
 
 
-def _walk_stage(space: StageSpace, visit: Visitor, parents: list[Stage], path: GenePath, around: _Context) -> Stage:
-    embed_dim = _visit(space.embed_dim, visit, [p.embed_dim for p in parents], (*path, "embed_dim"))
-    names = _embedding_genes(around, int(path[1]))
-    embedding = Embedding(**_walk_fields(space.embedding, names, visit, [p.embedding for p in parents], (*path, "embedding")))
-    depth = _visit(space.depth, visit, [len(p.blocks) for p in parents], (*path, "depth"))
+def _visit(gene: Gene, visitor: GeneVisitor, values: list[Any], path: GenePath) -> Any:
+    return visitor(gene, path, *(value for value in values if gene.contains(value)))
+
+
+def _visit_stage(space: StageSpace, visitor: GeneVisitor, parents: list[Stage], path: GenePath, context: _Context) -> Stage:
+    embed_dim = _visit(space.embed_dim, visitor, [p.embed_dim for p in parents], (*path, "embed_dim"))
+    names = _embedding_fields(context, int(path[1]))
+    embedding = Embedding(**_visit_fields(space.embedding, names, visitor, [p.embedding for p in parents], (*path, "embedding")))
+    depth = _visit(space.depth, visitor, [len(p.blocks) for p in parents], (*path, "depth"))
     blocks = []
     for i in range(depth):
-        owners = [p.blocks[i] for p in parents if i < len(p.blocks)]
-        blocks.append(_walk_block(space.block_at(i), visit, owners, (*path, "blocks", i), around.shortcut))
+        parent_blocks = [p.blocks[i] for p in parents if i < len(p.blocks)]
+        blocks.append(_visit_block(space.block_at(i), visitor, parent_blocks, (*path, "blocks", i), context.shortcut))
     return Stage(embed_dim=embed_dim, embedding=embedding, blocks=tuple(blocks))
 
 
-def _walk_block(space: BlockSpace, visit: Visitor, parents: list[Block], path: GenePath, shortcut: str) -> Block:
-    token_mixer = _visit(space.token_mixer, visit, [p.token_mixer for p in parents], (*path, "token_mixer"))
+def _visit_block(space: BlockSpace, visitor: GeneVisitor, parents: list[Block], path: GenePath, shortcut: str) -> Block:
+    token_mixer = _visit(space.token_mixer, visitor, [p.token_mixer for p in parents], (*path, "token_mixer"))
     groups = neuron_groups(token_mixer, shortcut)
-    followed = _followed(space, groups)
+    inherited = _inherited_parameters(space, groups)
+    without_effect = {
+        name: getattr(space.neuron, name).nearest(value) for name, value in PUBLISHED_NEURON.items() if name not in inherited
+    }
     return Block(
         token_mixer=token_mixer,
-        **_walk_fields(space, _others(space, token_mixer), visit, parents, path),
+        **_visit_fields(space, _block_fields(space, token_mixer), visitor, parents, path),
         neuron=Neuron(
-            **{
-                name: getattr(space.neuron, name).nearest(usual) for name, usual in PUBLISHED_NEURON.items() if name not in followed
-            },
-            **_walk_fields(space.neuron, followed, visit, [p.neuron for p in parents], (*path, "neuron")),
+            **without_effect,
+            **_visit_fields(space.neuron, inherited, visitor, [p.neuron for p in parents], (*path, "neuron")),
         ),
-        groups=NeuronGroups(**_walk_fields(space.groups, groups, visit, [p.groups for p in parents], (*path, "groups"))),
+        groups=NeuronGroups(**_visit_fields(space.groups, groups, visitor, [p.groups for p in parents], (*path, "groups"))),
     )
 
 
-def _embedding_genes(around: _Context, index: int) -> list[str]:
-    return ["stride", "neuron"] if has_embedding_neurons(around.family, index, around.shortcut) else ["stride"]
+def _embedding_fields(context: _Context, index: int) -> list[str]:
+    """Return the fields of the embedding of stage `index` that have an effect."""
+    return ["stride", "neuron"] if has_embedding_neurons(context.family, index, context.shortcut) else ["stride"]
 
 
-def _others(space: BlockSpace, token_mixer: str) -> list[str]:
-    """The fields of a block, besides these three, that mean something for a token mixer."""
-    apart = ("token_mixer", "neuron", "groups")
-    return [f.name for f in fields(space) if f.name not in apart and has_gene(f.name, token_mixer)]
+def _block_fields(space: BlockSpace, token_mixer: str) -> list[str]:
+    """Return the fields of a block that have an effect with a token mixer, besides the token mixer and the neurons."""
+    handled = ("token_mixer", "neuron", "groups")
+    return [f.name for f in fields(space) if f.name not in handled and has_gene(f.name, token_mixer)]
 
 
-def _followed(space: BlockSpace, groups: Iterable[str]) -> list[str]:
-    """The parameters of the block's neuron that some neuron group takes over."""
-    return [name for name in PUBLISHED_NEURON if any(getattr(getattr(space.groups, group), name) == FOLLOW for group in groups)]
+def _inherited_parameters(space: BlockSpace, groups: Iterable[str]) -> list[str]:
+    """Return the parameters of the block's neuron that at least one neuron group inherits."""
+    return [name for name in PUBLISHED_NEURON if any(getattr(getattr(space.groups, group), name) == UNSET for group in groups)]
 
 
-def _walk_all(space: Any, visit: Visitor, parents: list[Any], path: GenePath) -> Any:
-    return space.builds(**_walk_fields(space, [f.name for f in fields(space)], visit, parents, path))
+def _visit_all_fields(space: Any, visitor: GeneVisitor, parents: list[Any], path: GenePath) -> Any:
+    """Build the part of an architecture that a subspace mirrors."""
+    return space.builds(**_visit_fields(space, [f.name for f in fields(space)], visitor, parents, path))
 
 
-def _walk_fields(space: Any, names: Iterable[str], visit: Visitor, parents: list[Any], path: GenePath) -> dict[str, Any]:
-    built = {}
+def _visit_fields(space: Any, names: Iterable[str], visitor: GeneVisitor, parents: list[Any], path: GenePath) -> dict[str, Any]:
+    """Return the chosen value of each of the named fields of a subspace."""
+    chosen = {}
     for name in names:
-        part = getattr(space, name)
-        descend = _visit if isinstance(part, Choice | Range) else _walk_all
-        built[name] = descend(part, visit, [getattr(p, name) for p in parents], (*path, name))
-    return built
+        field = getattr(space, name)
+        visit = _visit if isinstance(field, Choice | Range) else _visit_all_fields
+        chosen[name] = visit(field, visitor, [getattr(p, name) for p in parents], (*path, name))
+    return chosen
 
 
-def count(space: SearchSpace) -> int | float:
-    """How many different walks there are; infinite with a continuous gene."""
+def count_architectures(space: Genes) -> int | float:
+    """Return how many different architectures `visit_genes` can build.
+
+    Args:
+        space: The genes.
+
+    Returns:
+        The exact number; infinite if a gene is continuous.
+    """
     contexts = [_Context(space.family, shortcut) for shortcut in space.shortcut.values]
-    of_stages = (math.prod(_stage_size(stage, i, around) for i, stage in enumerate(space.stages)) for around in contexts)
-    return space.time_steps.size * sum(of_stages)
+    per_shortcut = (math.prod(_stage_size(stage, i, context) for i, stage in enumerate(space.stages)) for context in contexts)
+    return space.time_steps.size * sum(per_shortcut)
 
 
-def _stage_size(stage: StageSpace, index: int, around: _Context) -> int | float:
-    per_depth = (math.prod(_block_size(stage.block_at(i), around.shortcut) for i in range(depth)) for depth in stage.depth.values)
-    embeddings = math.prod(_size(getattr(stage.embedding, name)) for name in _embedding_genes(around, index))
+def _stage_size(stage: StageSpace, index: int, context: _Context) -> int | float:
+    per_depth = (math.prod(_block_size(stage.block_at(i), context.shortcut) for i in range(depth)) for depth in stage.depth.values)
+    embeddings = math.prod(_size(getattr(stage.embedding, name)) for name in _embedding_fields(context, index))
     return stage.embed_dim.size * embeddings * sum(per_depth)
 
 
 def _block_size(block: BlockSpace, shortcut: str) -> int | float:
-    return sum(_size_with(block, mixer, neuron_groups(mixer, shortcut)) for mixer in block.token_mixer.values)
+    return sum(_block_size_with(block, mixer, neuron_groups(mixer, shortcut)) for mixer in block.token_mixer.values)
 
 
-def _size_with(block: BlockSpace, token_mixer: str, groups: tuple[str, ...]) -> int | float:
+def _block_size_with(block: BlockSpace, token_mixer: str, groups: tuple[str, ...]) -> int | float:
     parts = (
-        *(getattr(block, name) for name in _others(block, token_mixer)),
-        *(getattr(block.neuron, name) for name in _followed(block, groups)),
+        *(getattr(block, name) for name in _block_fields(block, token_mixer)),
+        *(getattr(block.neuron, name) for name in _inherited_parameters(block, groups)),
         *(getattr(block.groups, name) for name in groups),
     )
     return math.prod(_size(part) for part in parts)
 
 
 def _size(space: Any) -> int | float:
+    """Return the number of values of a gene, or of combinations of values of a subspace."""
     if isinstance(space, Choice | Range):
         return space.size
     return math.prod(_size(getattr(space, f.name)) for f in fields(space))

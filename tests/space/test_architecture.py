@@ -236,8 +236,10 @@ def test_groups_that_do_not_exist_are_refused(mixer: str, shortcut: str) -> None
                 assert Architecture.from_dict(written).to_dict()["stages"][0]["blocks"][0]["groups"] == {group: override}
             else:
                 message = one_line_error(lambda written=written: Architecture.from_dict(written))
-                assert f"groups.{group}: no such neurons with token_mixer {mixer} and {shortcut} shortcuts" in message
-                named = message.partition("they have ")[2].split(", ")
+                assert (
+                    f"groups.{group}: this neuron group does not exist with token_mixer {mixer} and {shortcut} shortcuts" in message
+                )
+                named = message.partition("choose from ")[2].split(", ")
                 assert sorted(named) == sorted(groups_of(mixer, shortcut))
 
 

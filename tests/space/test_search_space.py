@@ -32,7 +32,7 @@ from hypothesis import strategies as st
 from autospike.space.architecture import Architecture, Block, Embedding, Neuron, NeuronGroups, NeuronOverride, Stage
 from autospike.space.genes import Choice, Gene, Range
 from autospike.space.search_space import SearchSpace
-from autospike.space.visitor import GenePath, walk
+from autospike.space.visitor import GenePath, visit_genes
 
 SMALL_5 = Path(__file__).parents[2] / "search_spaces" / "auto_spikformer_small_5.yaml"
 
@@ -369,7 +369,7 @@ def test_a_group_that_no_mixer_and_shortcut_has_is_refused_in_every_stage(path: 
     assert SearchSpace.from_dict(written)
     name = "token_input" if path == "shortcut" else "q"
     message = one_line_error(lambda: SearchSpace.from_dict(edited(written, path, value)))
-    assert f"groups.{name}: no such neurons in this space" in message
+    assert f"groups.{name}: this neuron group does not exist in this space" in message
 
 
 @pytest.mark.parametrize(
@@ -528,7 +528,7 @@ def test_exactly_the_genes_that_mean_something_are_visited(name: str, seed: int)
         return gene.sample(rng)
 
     space = SearchSpace.from_dict(WRITTEN[name])
-    built = walk(space, visit)
+    built = visit_genes(space, visit)
     depths = {f"stages.{i}.depth" for i in range(len(built.stages))}
     assert len(visited) == len(set(visited))
     assert (
@@ -554,7 +554,7 @@ def test_a_gene_is_visited_with_the_values_of_those_that_have_it(name: str, seed
             assert list(values) == [leaf[".".join(map(str, path))] for leaf in having if ".".join(map(str, path)) in leaf]
         return rng.choice(values) if values else gene.sample(rng)
 
-    assert space.contains(walk(space, visit, *parents))
+    assert space.contains(visit_genes(space, visit, *parents))
 
 
 def test_members_differ_in_more_than_dead_genes() -> None:

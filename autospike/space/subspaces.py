@@ -1,0 +1,223 @@
+"""Search spaces of the parts of an architecture: neurons, blocks, embeddings and stages.
+
+Each class mirrors a class of `autospike.space.architecture` field by field, with a gene in place of each value. The attribute
+`builds` is the mirrored class. Field types parse genes as written in YAML (`autospike.space.genes`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass, fields
+from itertools import product
+from typing import Annotated
+
+from autospike.space.architecture import (
+    CONDITIONAL_GENE_DEFAULTS,
+    PUBLISHED_NEURON,
+    Block,
+    ChannelMixer,
+    Embedding,
+    Neuron,
+    NeuronGroups,
+    NeuronOverride,
+    ProjectionType,
+    TokenMixer,
+    check_block,
+    has_gene,
+    neuron_groups,
+)
+from autospike.space.genes import STRICT, UNSET, Choice, IntegerChoice, NumberChoice, NumberGene, fixed, names_of
+
+TokenMixerChoice = Annotated[Choice, names_of(TokenMixer)]
+ChannelMixerChoice = Annotated[Choice, names_of(ChannelMixer)]
+ProjectionChoice = Annotated[Choice, names_of(ProjectionType)]
+
+
+def _check_neuron_values(space: NeuronSpace | NeuronOverrideSpace) -> None:
+    """Raise ValueError if a value of a gene is not allowed in a neuron."""
+    for name in PUBLISHED_NEURON:
+        for value in getattr(space, name).values:
+            NeuronOverride(**{name: value})
+
+
+@dataclass(frozen=True, kw_only=True)
+class NeuronSpace:
+    """Genes of `Neuron`.
+
+    Attributes:
+        v_threshold: Firing threshold, a choice or a range; 1.0 by default.
+        tau: Membrane time constant in time steps, a choice or a range; 2.0 by default.
+    """
+
+    __pydantic_config__ = STRICT
+    builds = Neuron
+    v_threshold: NumberGene = fixed(1.0)
+    tau: NumberGene = fixed(2.0)
+
+    def __post_init__(self) -> None:
+        _check_neuron_values(self)
+
+
+@dataclass(frozen=True, kw_only=True)
+class NeuronOverrideSpace:
+    """Genes of `NeuronOverride`. A gene that is not written inherits the block's value.
+
+    Attributes:
+        v_threshold: Absolute firing threshold, a choice or a range.
+        tau: Membrane time constant in time steps, a choice or a range.
+    """
+
+    __pydantic_config__ = STRICT
+    builds = NeuronOverride
+    v_threshold: NumberGene = UNSET
+    tau: NumberGene = UNSET
+
+    def __post_init__(self) -> None:
+        _check_neuron_values(self)
+
+
+@dataclass(frozen=True, kw_only=True)
+class NeuronGroupsSpace:
+    """Genes of `NeuronGroups`, where the groups are described."""
+
+    __pydantic_config__ = STRICT
+    builds = NeuronGroups
+    token_input: NeuronOverrideSpace = NeuronOverrideSpace()
+    q: NeuronOverrideSpace = NeuronOverrideSpace()
+    k: NeuronOverrideSpace = NeuronOverrideSpace()
+    v: NeuronOverrideSpace = NeuronOverrideSpace()
+    attention: NeuronOverrideSpace = NeuronOverrideSpace()
+    sepconv: NeuronOverrideSpace = NeuronOverrideSpace()
+    projection: NeuronOverrideSpace = NeuronOverrideSpace()
+    channel_input: NeuronOverrideSpace = NeuronOverrideSpace()
+    fc1: NeuronOverrideSpace = NeuronOverrideSpace()
+    fc2: NeuronOverrideSpace = NeuronOverrideSpace()
+
+
+@dataclass(frozen=True, kw_only=True)
+class BlockSpace:
+    """Genes of `Block`.
+
+    Attributes:
+        token_mixer: Choice between token mixers.
+        channel_mixer: Choice between channel mixers.
+        num_heads: Numbers of attention heads. Every one must divide every `embed_dim` of the stage.
+        qkv: Choice between layers that compute queries, keys and values.
+        projection: Choice between output layers of the attention.
+        mlp_ratio: Hidden widths of the channel mixer as multiples of `embed_dim`.
+        neuron: Genes of the block's neurons.
+        groups: Genes of single neuron groups.
+    """
+
+    __pydantic_config__ = STRICT
+    builds = Block
+    token_mixer: TokenMixerChoice = fixed("sdsa_3")
+    channel_mixer: ChannelMixerChoice = fixed("mlp")
+    num_heads: IntegerChoice = UNSET
+    qkv: ProjectionChoice = UNSET
+    projection: ProjectionChoice = UNSET
+    mlp_ratio: NumberChoice = fixed(4.0)
+    neuron: NeuronSpace = NeuronSpace()
+    groups: NeuronGroupsSpace = NeuronGroupsSpace()
+
+    def __post_init__(self) -> None:
+        for name, default in CONDITIONAL_GENE_DEFAULTS.items():
+            self._resolve_default(name, default)
+        for num_heads in self.num_heads.values:
+            Block(num_heads=num_heads)
+        for mlp_ratio in self.mlp_ratio.values:
+            Block(mlp_ratio=mlp_ratio)
+
+    def _resolve_default(self, name: str, default: object) -> None:
+        """Replace an unset gene by its default, or reject a gene, depending on whether some token mixer uses it."""
+        used = any(has_gene(name, mixer) for mixer in self.token_mixer.values)
+        if getattr(self, name) == UNSET and used:
+            object.__setattr__(self, name, fixed(default))
+        elif getattr(self, name) != UNSET and not used:
+            raise ValueError(f"{name} has no effect with token_mixer {' or '.join(self.token_mixer.values)}; leave it out")
+
+    def check_neurons(self, where: str, shortcuts: Iterable[str]) -> None:
+        """Check that every neuron gene has an effect with some token mixer and shortcut of the space.
+
+        Args:
+            where: Path of the block, for the error message.
+            shortcuts: Residual connections between which the space chooses.
+
+        Raises:
+            ValueError: A neuron group does not exist, or all groups override a gene of the block's neuron.
+        """
+        existing = {group for s, m in product(shortcuts, self.token_mixer.values) for group in neuron_groups(m, s)}
+        for f in fields(self.groups):
+            if f.name not in existing and getattr(self.groups, f.name) != NeuronOverrideSpace():
+                raise ValueError(
+                    f"{where}.groups.{f.name}: this neuron group does not exist in this space; "
+                    f"choose from {', '.join(sorted(existing))}"
+                )
+        for name in PUBLISHED_NEURON:
+            if getattr(self.neuron, name).size > 1 and all(getattr(getattr(self.groups, g), name) != UNSET for g in existing):
+                raise ValueError(
+                    f"{where}.neuron.{name} has choices but no effect: every neuron group overrides it; set it to one value"
+                )
+
+
+@dataclass(frozen=True, kw_only=True)
+class EmbeddingSpace:
+    """Genes of `Embedding`.
+
+    Attributes:
+        stride: Factors by which the embedding reduces height and width; 1 by default.
+        neuron: Genes of the embedding's neurons.
+    """
+
+    __pydantic_config__ = STRICT
+    builds = Embedding
+    stride: IntegerChoice = fixed(1)
+    neuron: NeuronSpace = NeuronSpace()
+
+
+@dataclass(frozen=True, kw_only=True)
+class StageSpace:
+    """Genes of `Stage`.
+
+    Attributes:
+        embed_dim: Widths.
+        embedding: Genes of the embedding.
+        depth: Numbers of blocks, each at least 1.
+        block: Genes of every block, used if `blocks` is empty. Each block chooses independently.
+        blocks: Genes of each position, as many as the largest depth, where positions differ.
+    """
+
+    __pydantic_config__ = STRICT
+    embed_dim: IntegerChoice
+    embedding: EmbeddingSpace = EmbeddingSpace()
+    depth: IntegerChoice
+    block: BlockSpace = BlockSpace()
+    blocks: tuple[BlockSpace, ...] = ()
+
+    def __post_init__(self) -> None:
+        if min(self.depth.values) < 1:
+            raise ValueError(f"depth must be at least 1, got {min(self.depth.values)}")
+        if self.blocks and len(self.blocks) != max(self.depth.values):
+            raise ValueError(f"blocks lists {len(self.blocks)} blocks, but the largest depth is {max(self.depth.values)}")
+        for embed_dim, block in product(self.embed_dim.values, (block for _, block in self.block_spaces())):
+            for num_heads, mlp_ratio in product(block.num_heads.values, block.mlp_ratio.values):
+                check_block(embed_dim, num_heads, mlp_ratio)
+
+    def block_spaces(self) -> list[tuple[str, BlockSpace]]:
+        """Return the spaces of the blocks as written.
+
+        Returns:
+            Pairs of path inside the stage and space: one for each of `blocks`, or one for `block`.
+        """
+        return [(f"blocks[{i}]", block) for i, block in enumerate(self.blocks)] or [("block", self.block)]
+
+    def block_at(self, index: int) -> BlockSpace:
+        """Return the space of one block.
+
+        Args:
+            index: Position of the block in the stage, from 0.
+
+        Returns:
+            The space from which the block at this position is chosen.
+        """
+        return self.blocks[index] if self.blocks else self.block
