@@ -159,7 +159,7 @@ def test_starting_from_another_family_is_an_error(tmp_path: Path, capsys: pytest
     experiment = ROOT / "experiments" / "digits.yaml"
     outcome = autospike(capsys, "train", experiment, "--run", tmp_path / "run", "--from", tmp_path / "source", *brief())
     assert outcome.code == 2
-    assert "holds a meta_spikeformer, the space is of the spikformer family" in outcome.err
+    assert "contains a network of the meta_spikeformer family, but the search space is of the spikformer family" in outcome.err
     assert len(outcome.err.splitlines()) == 1
 
 
@@ -220,7 +220,7 @@ def test_an_exported_teacher_of_other_classes_is_an_error(tmp_path: Path) -> Non
     architecture = replace(meta(8), stages=meta(8).stages[:1])
     model = build_model(architecture, num_classes=3, in_chans=3)
     write_model(tmp_path, model, architecture, classes=("a", "b", "c"), input_spec=InputSpec.of_training(3, 8))
-    with pytest.raises(UserError, match="knows 3 classes, the data have 10"):
+    with pytest.raises(UserError, match="has 3 classes, the data have 10"):
         load_teacher(TeacherConfig(model=f"local-dir:{tmp_path}"), num_classes=10, image_size=8, device=torch.device("cpu"))
 
 
