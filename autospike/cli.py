@@ -18,7 +18,13 @@ from autospike.process import prepare_process, world_size
 INTERRUPTED = 130  # typer's exit code for Ctrl-C
 DISTRIBUTED = ("train",)  # commands that torchrun may start
 
-app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, rich_markup_mode="markdown")
+app = typer.Typer(
+    no_args_is_help=True,
+    invoke_without_command=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode="markdown",
+)
 
 ExperimentPath = Annotated[
     Path, typer.Argument(metavar="EXPERIMENT", help="YAML file of the experiment, for example experiments/digits.yaml.")
@@ -86,8 +92,23 @@ def _starting(source: Path | None) -> list[str]:
 
 
 @app.callback()
-def about(context: typer.Context) -> None:
+def about(
+    context: typer.Context,
+    version: Annotated[
+        bool, typer.Option("--version", help="Print the version; with -v, all that `autospike doctor` prints.")
+    ] = False,
+    verbose: Annotated[
+        bool, typer.Option("-v", "--verbose", help="With --version: processor, instruction set and kernels too.")
+    ] = False,
+) -> None:
     """One-shot architecture search for spiking vision transformers: supernet, search, export, Pareto plots."""
+    if verbose and not version:
+        raise UserError("-v: goes with --version only; write autospike --version -v, or autospike doctor")
+    if version:
+        _print_version(verbose)
+        raise typer.Exit
+    if context.invoked_subcommand is None:
+        raise UserError("no command given; see: autospike --help")
     if world_size() > 1 and context.invoked_subcommand not in DISTRIBUTED:
         raise UserError(
             f"autospike {context.invoked_subcommand}: {world_size()} ranks were started, but torchrun supports only "
@@ -194,9 +215,7 @@ def energy(
     ],
     data: Annotated[
         str | None,
-        typer.Option(
-            help="A folder of images, event frames or CIFAR; an experiment; a run; or digits. Default: the run of the exported model."
-        ),
+        typer.Option(help="A folder of images, event frames or CIFAR; an experiment; a run; or digits. Default: the model's run."),
     ] = None,
     convention: Annotated[
         str | None,
@@ -294,6 +313,25 @@ def describe(
     from autospike.commands.describe import InputShape, describe
 
     describe(path, InputShape.of(path, image_size, channels, classes))
+
+
+@app.command()
+def doctor() -> None:
+    """Print versions, processor and compiler, and which path each compiled kernel takes."""
+    from autospike.commands.doctor import doctor
+
+    doctor()
+
+
+def _print_version(verbose: bool) -> None:
+    from autospike import __version__
+
+    if verbose:
+        from autospike.commands.doctor import doctor
+
+        doctor()
+    else:
+        print(f"autospike {__version__}")
 
 
 def main() -> None:

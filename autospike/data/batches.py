@@ -78,7 +78,7 @@ class TrainingBatches:
     rank_slice: RankSlice = WHOLE
 
     def __post_init__(self) -> None:
-        self._keys(0)
+        self.sample_keys(0)
 
     @property
     def per_epoch(self) -> int:
@@ -97,7 +97,7 @@ class TrainingBatches:
         """
         transforms = sample_transforms(self.split, channels=self.channels, image_size=self.image_size)
         dataset = _AugmentedDataset(self.split, transforms.training(self.augmentation))
-        keys = (self._keys(step) for step in range(start, stop))
+        keys = (self.sample_keys(step) for step in range(start, stop))
         loader: Any = DataLoader(dataset, batch_sampler=keys, num_workers=self.workers, persistent_workers=False)
         mixup = self._mixup()
         for step, (images, labels) in zip(range(start, stop), _load(loader), strict=True):
@@ -112,8 +112,15 @@ class TrainingBatches:
         probability = self.augmentation.mix_probability if mixup or cutmix else 0.0
         return Mixup(mixup, cutmix, prob=probability, label_smoothing=self.smoothing, num_classes=self.num_classes)
 
-    def _keys(self, step: int) -> list[tuple[int, int]]:
-        """Position in the split and seed of the augmentation of each sample of a step."""
+    def sample_keys(self, step: int) -> list[tuple[int, int]]:
+        """Return what determines the samples of a step.
+
+        Args:
+            step: The step.
+
+        Returns:
+            Position in the split and seed of the augmentation of each sample of this rank.
+        """
         epoch, index = divmod(step, self.per_epoch)
         order = _permutation(len(self.split), self.seed, epoch)
         batch = order[index * self.batch_size : (index + 1) * self.batch_size]

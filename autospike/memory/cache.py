@@ -40,6 +40,10 @@ class ByteBudgetCache:
         self._entries[key] = (value, nbytes, self._generation)
         return value
 
+    def __contains__(self, key: Key) -> bool:
+        """Return whether a key is cached, without using it."""
+        return key in self._entries
+
     def values(self) -> list[Any]:
         """Return all values, the least recently used one first."""
         return [value for value, _, _ in self._entries.values()]

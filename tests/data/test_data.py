@@ -154,9 +154,9 @@ def test_workers_make_the_same_batches() -> None:
 def test_an_epoch_is_a_permutation() -> None:
     plain = batches(augmentation=AugmentationConfig(), batch_size=8, split=load_images(DIGITS, seed=0).splits["search"])
     assert plain.per_epoch == 45
-    positions = [position for step in range(45) for position, _ in plain._keys(step)]
+    positions = [position for step in range(45) for position, _ in plain.sample_keys(step)]
     assert sorted(positions) == list(range(360))
-    assert positions != [position for step in range(45, 90) for position, _ in plain._keys(step)]
+    assert positions != [position for step in range(45, 90) for position, _ in plain.sample_keys(step)]
 
 
 def test_targets_are_smoothed() -> None:
@@ -168,7 +168,7 @@ def test_targets_are_smoothed() -> None:
 
 def test_without_augmentation_the_pixels_are_the_image_s() -> None:
     plain = batches(augmentation=AugmentationConfig())
-    batch, keys = next(iter(plain(0, 1))), plain._keys(0)
+    batch, keys = next(iter(plain(0, 1))), plain.sample_keys(0)
     expected = torch.tensor(np.asarray(plain.split.image(keys[3][0])), dtype=torch.float32) / 127.5 - 1
     torch.testing.assert_close(batch.images[3, 0], expected)
 

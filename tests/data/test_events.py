@@ -176,7 +176,7 @@ def test_resized_counts_are_means_and_the_middle_is_taken() -> None:
 def test_training_batches_are_frames_time_first(tmp_path: Path) -> None:
     train = events(frames_folder(tmp_path / "frames", GESTURES)).splits["train"]
     plain = batches(train)
-    batch, keys = next(iter(plain(0, 1))), plain._keys(0)
+    batch, keys = next(iter(plain(0, 1))), plain.sample_keys(0)
     assert batch.images.shape == (4, 8, 2, 8, 8)
     assert batch.targets.shape == (8, 2)
     for place, (position, _) in enumerate(keys):

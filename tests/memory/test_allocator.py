@@ -12,23 +12,23 @@ from autospike.memory.allocator import M_MMAP_MAX, MMAP_MAX_BLOCKS, retain_large
 
 
 @pytest.fixture
-def most_blocks(monkeypatch: pytest.MonkeyPatch) -> list[int]:
-    """What malloc was told of the number of blocks that it may have from the system."""
-    told: list[int] = []
-    malloc = SimpleNamespace(mallopt=lambda option, value: told.append(value) if option == M_MMAP_MAX else None)
+def mmap_max_values(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """The values to which M_MMAP_MAX is set, by a stand-in for glibc."""
+    values: list[int] = []
+    malloc = SimpleNamespace(mallopt=lambda option, value: values.append(value) if option == M_MMAP_MAX else None)
     monkeypatch.setattr(allocator.ctypes, "CDLL", lambda _name: malloc)
-    return told
+    return values
 
 
-@pytest.mark.skipif(sys.platform != "linux", reason="of glibc")
-def test_large_blocks_are_kept_until_the_last_who_asked_is_done(most_blocks: list[int]) -> None:
+@pytest.mark.skipif(sys.platform != "linux", reason="glibc only")
+def test_large_allocations_are_retained_until_the_outermost_block_ends(mmap_max_values: list[int]) -> None:
     with retain_large_allocations():
         with retain_large_allocations():
             pass
         with pytest.raises(RuntimeError), retain_large_allocations():
             raise RuntimeError
-        assert set(most_blocks) == {0}
-    assert most_blocks[-1] == MMAP_MAX_BLOCKS
+        assert set(mmap_max_values) == {0}
+    assert mmap_max_values[-1] == MMAP_MAX_BLOCKS
     with retain_large_allocations():
-        assert most_blocks[-1] == 0
-    assert most_blocks.count(MMAP_MAX_BLOCKS) == 2
+        assert mmap_max_values[-1] == 0
+    assert mmap_max_values.count(MMAP_MAX_BLOCKS) == 2

@@ -8,85 +8,85 @@ from hypothesis import strategies as st
 
 from autospike.memory.cache import MIB, ByteBudgetCache
 
-# What happens to a store: "turn", a key that is asked for, or a key that is kept with a size.
+# What happens to a store: "turn", a key that is asked for, or a key that is cache with a size.
 events = st.lists(st.just("turn") | st.integers(0, 9) | st.tuples(st.integers(0, 9), st.integers(0, 40)), max_size=60)
 
 
-def holds(kept: ByteBudgetCache, *keys: str) -> list[bool]:
+def holds(cache: ByteBudgetCache, *keys: str) -> list[bool]:
     """Which of the keys there are, without using them."""
-    return [(key,) in kept._held for key in keys]
+    return [(key,) in cache for key in keys]
 
 
 @few
 @given(budget=st.integers(0, 100), happened=events)
-def test_the_budget_is_never_exceeded_and_what_a_turn_used_stays(budget: int, happened: list) -> None:
-    """`model`: everything that was kept or found in this turn, and has to be there."""
-    kept, model = ByteBudgetCache(budget), {}
+def test_the_budget_is_never_exceeded_and_entries_of_the_generation_stay(budget: int, happened: list) -> None:
+    """`model`: everything that was cache or found in this turn, and has to be there."""
+    cache, model = ByteBudgetCache(budget), {}
     for event in happened:
         if event == "turn":
-            kept.next_generation()
+            cache.next_generation()
             model.clear()
         elif isinstance(event, int):
-            found = kept.get((event,))
+            found = cache.get((event,))
             assert event not in model or found == model[event]
             if found is not None:
                 model[event] = found
         else:
             key, nbytes = event
-            kept.put((key,), (key, nbytes), nbytes)
+            cache.put((key,), (key, nbytes), nbytes)
             model.pop(key, None)
-            if kept.get((key,)) is not None:
+            if cache.get((key,)) is not None:
                 model[key] = (key, nbytes)
-        assert kept.used_bytes == sum(nbytes for _, nbytes, _ in kept._held.values()) <= budget
-        assert all((key,) in kept._held for key in model)
+        assert cache.used_bytes == sum(nbytes for _, nbytes in cache.values()) <= budget
+        assert all((key,) in cache for key in model)
 
 
-def test_what_was_not_used_for_longest_makes_room() -> None:
-    kept = ByteBudgetCache(30)
+def test_the_least_recently_used_entry_is_evicted() -> None:
+    cache = ByteBudgetCache(30)
     for name in "abc":
-        kept.put((name,), name, 10)
-    kept.next_generation()
-    assert kept.get(("a",)) == "a"
-    kept.put(("d",), "d", 10)
-    assert holds(kept, *"abcd") == [True, False, True, True]
-    kept.next_generation()
-    kept.put(("e",), "e", 20)
-    assert holds(kept, *"abcde") == [False, False, False, True, True]
+        cache.put((name,), name, 10)
+    cache.next_generation()
+    assert cache.get(("a",)) == "a"
+    cache.put(("d",), "d", 10)
+    assert holds(cache, *"abcd") == [True, False, True, True]
+    cache.next_generation()
+    cache.put(("e",), "e", 20)
+    assert holds(cache, *"abcde") == [False, False, False, True, True]
 
 
-def test_what_the_turn_has_used_makes_no_room() -> None:
-    kept = ByteBudgetCache(20)
-    kept.put(("a",), "a", 10)
-    kept.next_generation()
-    kept.get(("a",))
-    kept.put(("b",), "b", 15)
-    assert kept.get(("a",)) == "a"
-    assert kept.get(("b",)) is None
-    assert kept.used_bytes == 10
+def test_entries_of_the_current_generation_are_not_evicted() -> None:
+    cache = ByteBudgetCache(20)
+    cache.put(("a",), "a", 10)
+    cache.next_generation()
+    cache.get(("a",))
+    cache.put(("b",), "b", 15)
+    assert cache.get(("a",)) == "a"
+    assert cache.get(("b",)) is None
+    assert cache.used_bytes == 10
 
 
-def test_a_key_is_replaced() -> None:
-    kept = ByteBudgetCache(10)
-    kept.put(("a",), "old", 8)
-    kept.put(("a",), "new", 6)
-    assert (kept.get(("a",)), kept.used_bytes) == ("new", 6)
+def test_a_value_is_replaced() -> None:
+    cache = ByteBudgetCache(10)
+    cache.put(("a",), "old", 8)
+    cache.put(("a",), "new", 6)
+    assert (cache.get(("a",)), cache.used_bytes) == ("new", 6)
 
 
-def test_a_value_that_does_not_fit_leaves_nothing_stale_under_its_key() -> None:
-    kept = ByteBudgetCache(10)
-    kept.put(("a",), "old", 8)
-    kept.put(("a",), "new", 11)
-    assert (kept.get(("a",)), kept.used_bytes) == (None, 0)
+def test_a_value_that_does_not_fit_removes_the_old_one() -> None:
+    cache = ByteBudgetCache(10)
+    cache.put(("a",), "old", 8)
+    cache.put(("a",), "new", 11)
+    assert (cache.get(("a",)), cache.used_bytes) == (None, 0)
 
 
-def test_what_never_fits_throws_nothing_away() -> None:
-    kept = ByteBudgetCache(10)
-    kept.put(("a",), "a", 8)
-    kept.next_generation()
-    kept.put(("b",), "b", 11)
-    assert kept.get(("a",)) == "a"
+def test_a_value_larger_than_the_budget_evicts_nothing() -> None:
+    cache = ByteBudgetCache(10)
+    cache.put(("a",), "a", 8)
+    cache.next_generation()
+    cache.put(("b",), "b", 11)
+    assert cache.get(("a",)) == "a"
 
 
-def test_what_was_never_kept_is_none() -> None:
+def test_an_unknown_key_is_none() -> None:
     assert ByteBudgetCache().get(("a", 1)) is None
     assert ByteBudgetCache().budget_bytes == 1024 * MIB
