@@ -235,7 +235,7 @@ def test_fine_tuning_starts_at_the_inherited_weights(searched: Path, tmp_path: P
     """Bit by bit, for a third of the epochs, at a tenth of the learning rate."""
     shutil.copytree(searched, tmp_path / "run")
     starts = Starts()
-    monkeypatch.setattr("autospike.training.setup.train", starts)
+    monkeypatch.setattr("autospike.training.trainer.train", starts)
     with pytest.raises(StopError):
         call("retrain", tmp_path / "run", "--pick", "least-energy", "--epochs", 7)
     ((weights, config),) = starts.seen
@@ -274,7 +274,7 @@ def barred(*_args: object, **_kwargs: object) -> None:
 
 def test_nothing_is_done_twice(run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     before = report(run)
-    for work in ("training.setup.train", "evaluation.setup.calibrate", "export.evaluate"):
+    for work in ("training.trainer.train", "evaluation.setup.calibrate", "export.evaluate"):
         monkeypatch.setattr(f"autospike.{work}", barred)
     call("retrain", run, "--pick", "least-energy", "--pick", hand_made(run), "--seeds", 2)
     assert report(run) == before

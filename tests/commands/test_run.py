@@ -267,7 +267,7 @@ def test_nothing_is_done_twice(run: Path, tiny_experiment: Path, monkeypatch: py
     before = [tuple(row) for row in rows(run)]
     files = {path: path.stat().st_mtime_ns for folder in ("supernet", "baseline", "export") for path in (run / folder).iterdir()}
 
-    monkeypatch.setattr("autospike.training.trainer.learn", barred)
+    monkeypatch.setattr("autospike.training.trainer.accumulate_gradients", barred)
     bar_measuring(monkeypatch)
     monkeypatch.setattr("autospike.export.evaluate", barred)
     call("run", tiny_experiment, "--run", run)
