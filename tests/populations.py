@@ -1,4 +1,4 @@
-"""What the tests of walks and executors share: tiny spaces of every family, walkers on a few images, and each model by itself."""
+"""Fixtures of the evaluation and execution tests: tiny spaces of every family, evaluators on a few images, models by themselves."""
 
 from __future__ import annotations
 
@@ -122,34 +122,34 @@ def _images() -> Images:
     return load_images(DataConfig(name="digits", image_size=8), seed=0)
 
 
-def digits(name: SplitName, count: int, kept: ByteBudgetCache | None = None) -> FixedBatches:
+def digits(name: SplitName, count: int, cache: ByteBudgetCache | None = None) -> FixedBatches:
     split = _images().splits[name].sample(count, random.Random(0))
-    return FixedBatches(split=split, channels=1, image_size=8, cache=ByteBudgetCache() if kept is None else kept)
+    return FixedBatches(split=split, channels=1, image_size=8, cache=ByteBudgetCache() if cache is None else cache)
 
 
-def frames(name: SplitName, count: int, kept: ByteBudgetCache | None = None) -> FixedBatches:
+def frames(name: SplitName, count: int, cache: ByteBudgetCache | None = None) -> FixedBatches:
     """Frames of an event camera, `[3, B, 2, 8, 8]`."""
     counts = np.random.default_rng(len(name)).poisson(1.0, (count, 3, 2, 8, 8)).astype(np.float32)
     labels = tuple(i % 10 for i in range(count))
     split = Split(name=name, indices=tuple(range(count)), labels=labels, read=lambda i: counts[i], time_steps=3)
-    return FixedBatches(split=split, channels=2, image_size=8, cache=ByteBudgetCache() if kept is None else kept)
+    return FixedBatches(split=split, channels=2, image_size=8, cache=ByteBudgetCache() if cache is None else cache)
 
 
-def a_walker(name: str, *, kept: ByteBudgetCache | None = None) -> TrieEvaluator:
-    """Of one of the spaces above. Normalisation is biased upwards, so that spikes reach the last layers."""
+def make_evaluator(name: str, *, cache: ByteBudgetCache | None = None) -> TrieEvaluator:
+    """A trie evaluator of one of the spaces above. BatchNorm biases are 0.3, so that spikes reach the last layers."""
     batches, channels = (frames, 2) if name == "events" else (digits, 1)
-    kept = ByteBudgetCache() if kept is None else kept
+    cache = ByteBudgetCache() if cache is None else cache
     with torch.random.fork_rng():
         torch.manual_seed(1)
         supernet = Supernet(SearchSpace.from_dict(WRITTEN[name]), num_classes=10, in_chans=channels)
     for parameter, tensor in supernet.named_parameters():
         if parameter.endswith("bn.bias"):
             torch.nn.init.constant_(tensor, 0.3)
-    calibration, search = batches("train", CALIBRATION, kept), batches("search", SEARCH, kept)
-    return TrieEvaluator(supernet=supernet, calibration=calibration, search=search, cache=kept)
+    calibration, search = batches("train", CALIBRATION, cache), batches("search", SEARCH, cache)
+    return TrieEvaluator(supernet=supernet, calibration=calibration, search=search, cache=cache)
 
 
-def an_evaluator(executor: Executor, **config: Any) -> PopulationEvaluator:
+def make_population_evaluator(executor: Executor, **config: Any) -> PopulationEvaluator:
     written = {"calibration_images": CALIBRATION, "calibration_batch_size": CALIBRATION_BATCH, "batch_size": 9, **config}
     return PopulationEvaluator(
         executor=executor,
@@ -160,38 +160,42 @@ def an_evaluator(executor: Executor, **config: Any) -> PopulationEvaluator:
     )
 
 
-def walked(walker: TrieEvaluator, population: list[Architecture], **config: Any) -> list[Measurement]:
-    return list(an_evaluator(Serial(state=walker), **config)(population))
+def measure_population(evaluator: TrieEvaluator, population: list[Architecture], **config: Any) -> list[Measurement]:
+    return list(make_population_evaluator(Serial(state=evaluator), **config)(population))
 
 
-def calibrated(walker: TrieEvaluator, architecture: Architecture) -> SpikingModel:
-    """A model by itself."""
-    model = walker.supernet.extract(architecture)
-    batches = (batch.images for batch in walker.calibration(CALIBRATION_BATCH))
-    calibrate(model, batches, time_steps=walker.time_steps)
+def calibrated(evaluator: TrieEvaluator, architecture: Architecture) -> SpikingModel:
+    """A subnet as a calibrated plain model."""
+    model = evaluator.supernet.extract(architecture)
+    batches = (batch.images for batch in evaluator.calibration(CALIBRATION_BATCH))
+    calibrate(model, batches, time_steps=evaluator.time_steps)
     return model
 
 
-def alone(walker: TrieEvaluator, architecture: Architecture) -> Measurement:
-    return measure(calibrated(walker, architecture), walker.search, batch_size=SEARCH)
+def measure_alone(evaluator: TrieEvaluator, architecture: Architecture) -> Measurement:
+    return measure(calibrated(evaluator, architecture), evaluator.search, batch_size=SEARCH)
 
 
-def drawn(space: SearchSpace, count: int, seed: int = 0, *, kin: bool = False) -> list[Architecture]:
-    """Architectures of a space at random; with all their relatives, if wanted."""
+def sample(space: SearchSpace, count: int, seed: int = 0, *, by_products: bool = False) -> list[Architecture]:
+    """Random architectures of a space, with their by-product candidates if wanted."""
     rng = random.Random(seed)
     sampled = [space.sample(rng) for _ in range(count)]
-    return list(dict.fromkeys(r for a in sampled for r in by_product_candidates(space, a))) if kin else list(dict.fromkeys(sampled))
+    return (
+        list(dict.fromkeys(r for a in sampled for r in by_product_candidates(space, a)))
+        if by_products
+        else list(dict.fromkeys(sampled))
+    )
 
 
 @dataclass(frozen=True)
 class Start:
-    """Makes a walker wherever a worker is."""
+    """Creates a trie evaluator in a worker."""
 
     name: str
 
     def __call__(self) -> TrieEvaluator:
         torch.set_num_threads(1)
-        return a_walker(self.name)
+        return make_evaluator(self.name)
 
 
 # Jobs: values that can be sent to workers.
@@ -199,20 +203,20 @@ class Start:
 
 @dataclass(frozen=True)
 class Echo:
-    """Answers with the walker's largest T, and the shard."""
+    """Returns the evaluator's T and the shard."""
 
-    def __call__(self, walker: TrieEvaluator, span: Span) -> Any:
-        return walker.time_steps, span
+    def __call__(self, evaluator: TrieEvaluator, span: Span) -> Any:
+        return evaluator.time_steps, span
 
 
 @dataclass(frozen=True)
 class Fail:
-    """Raises what it was given, at the shard that begins at an image."""
+    """Raises an error on the shard that starts at an image."""
 
     error: Exception
     start: int
 
-    def __call__(self, _walker: TrieEvaluator, span: Span) -> Any:
+    def __call__(self, _evaluator: TrieEvaluator, span: Span) -> Any:
         if span[0] == self.start:
             raise self.error
         return span
@@ -220,37 +224,34 @@ class Fail:
 
 @dataclass(frozen=True)
 class KillOnce:
-    """Another job, whose worker is killed before it begins with the shard that begins at an image; unless it was already.
-
-    `marker` says that it was; without one it always is.
-    """
+    """Runs another job, and kills the worker on the shard that starts at an image: once if there is a marker file, else always."""
 
     job: Any
     start: int
     marker: Path | None
 
-    def __call__(self, walker: TrieEvaluator, span: Span) -> Any:
+    def __call__(self, evaluator: TrieEvaluator, span: Span) -> Any:
         if span[0] == self.start and not (self.marker and self.marker.exists()):
             if self.marker:
                 self.marker.touch()
             os.kill(os.getpid(), signal.SIGKILL)
-        return self.job(walker, span)
+        return self.job(evaluator, span)
 
 
 @dataclass(frozen=True)
 class Pid:
-    """Answers with the worker's process, after a while."""
+    """Returns the worker's process id, after a while."""
 
     seconds: float = 0.3
 
-    def __call__(self, _walker: TrieEvaluator, _span: Span) -> int:
+    def __call__(self, _evaluator: TrieEvaluator, _span: Span) -> int:
         time.sleep(self.seconds)
         return os.getpid()
 
 
 @dataclass(frozen=True)
 class Refuse:
-    """A start that fails."""
+    """Fails to create a state."""
 
     error: Exception
 

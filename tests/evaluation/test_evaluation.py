@@ -49,24 +49,24 @@ def reordered(batches: FixedBatches, seed: int) -> FixedBatches:
 class Bench:
     """A supernet with its data, on which one model is measured, or a population."""
 
-    walker: TrieEvaluator
+    trie_evaluator: TrieEvaluator
     config: EvaluationConfig
 
     @property
     def search(self) -> FixedBatches:
-        return self.walker.search
+        return self.trie_evaluator.search
 
     def calibrated(self, architecture: Architecture) -> SpikingModel:
-        model = self.walker.supernet.extract(architecture)
-        batches = (batch.images for batch in self.walker.calibration(self.config.calibration_batch_size))
-        calibrate(model, batches, time_steps=self.walker.time_steps)
+        model = self.trie_evaluator.supernet.extract(architecture)
+        batches = (batch.images for batch in self.trie_evaluator.calibration(self.config.calibration_batch_size))
+        calibrate(model, batches, time_steps=self.trie_evaluator.time_steps)
         return model
 
     def __call__(self, architectures: list[Architecture]) -> list[Measurement]:
         evaluator = PopulationEvaluator(
-            executor=Serial(state=self.walker),
-            calibration_images=len(self.walker.calibration),
-            search_images=len(self.walker.search),
+            executor=Serial(state=self.trie_evaluator),
+            calibration_images=len(self.trie_evaluator.calibration),
+            search_images=len(self.trie_evaluator.search),
             config=self.config,
             convention=EXACT,
         )
@@ -75,13 +75,15 @@ class Bench:
 
 def evaluator(space: SearchSpace, **config: int) -> Bench:
     torch.manual_seed(1)
-    walker = TrieEvaluator(
+    trie_evaluator = TrieEvaluator(
         supernet=Supernet(space, num_classes=10, in_chans=1),
         calibration=digits("train", 96),
         search=digits("search", 101),
         cache=ByteBudgetCache(),
     )
-    return Bench(walker=walker, config=EvaluationConfig(**{"calibration_images": 96, "calibration_batch_size": 48, **config}))
+    return Bench(
+        trie_evaluator=trie_evaluator, config=EvaluationConfig(**{"calibration_images": 96, "calibration_batch_size": 48, **config})
+    )
 
 
 def test_an_uncalibrated_subnet_is_refused(tiny_space: SearchSpace) -> None:
@@ -112,7 +114,7 @@ def test_calibration_on_one_batch_gives_that_batch_s_statistics(tiny_space: Sear
     assert bn.momentum == 0.1
 
 
-def test_calibration_averages_its_batches_and_forgets_what_was_before(tiny_space: SearchSpace) -> None:
+def test_calibration_averages_its_batches_and_replaces_earlier_statistics(tiny_space: SearchSpace) -> None:
     supernet, first, second = Supernet(tiny_space, num_classes=10, in_chans=1), torch.rand(16, 1, 8, 8), torch.rand(16, 1, 8, 8) * 3
     means = []
     for batches in ([first], [second], [first, second]):
@@ -159,7 +161,7 @@ def test_a_score_does_not_depend_on_the_order_of_the_images(tiny_space: SearchSp
         assert measure(model, reordered(measured.search, seed), batch_size=64) == expected
 
 
-def test_a_candidate_s_measurement_does_not_depend_on_its_company(tiny_space: SearchSpace) -> None:
+def test_a_candidate_s_measurement_does_not_depend_on_the_population(tiny_space: SearchSpace) -> None:
     measured, rng = evaluator(tiny_space), random.Random(2)
     population = [tiny_space.sample(rng) for _ in range(4)]
     together = list(measured(population))
@@ -200,7 +202,7 @@ def test_one_run_answers_for_every_number_of_steps(tiny_space: SearchSpace) -> N
     assert energies == sorted(set(energies))
 
 
-def test_what_a_layer_reads_at_first_does_not_depend_on_later_steps(tiny_space: SearchSpace) -> None:
+def test_inputs_at_the_first_steps_do_not_depend_on_later_steps(tiny_space: SearchSpace) -> None:
     """Sums of spikes may be no more than spikes at the first step, where a convention takes them for such."""
     for of_five, alone in at_every_step(tiny_space):
         assert of_five == alone
@@ -233,7 +235,7 @@ def test_right_answers_are_those_of_the_mean_over_the_first_steps(tiny_space: Se
     assert measure_stepwise(model, measured.search, batch_size=40).correct == expected
 
 
-def test_a_run_has_as_many_steps_as_the_architecture_unless_told_otherwise(tiny_space: SearchSpace) -> None:
+def test_a_run_has_as_many_steps_as_the_architecture_by_default(tiny_space: SearchSpace) -> None:
     measured = evaluator(tiny_space)
     model = measured.calibrated(tiny_space.smallest())
     steps = tiny_space.smallest().time_steps
@@ -266,7 +268,7 @@ def test_collecting_firing_rates_adds_no_operation(tiny_space: SearchSpace) -> N
 
 
 @pytest.mark.parametrize("family", ["spikformer", "meta_spikeformer"])
-def test_what_was_written_is_read_to_the_same_logits(tmp_path: Path, family: str) -> None:
+def test_a_written_model_is_read_with_bit_identical_logits(tmp_path: Path, family: str) -> None:
     """Bit for bit, with what it wants to see and what it answers."""
     torch.manual_seed(2)
     stage = Stage(embed_dim=16, embedding=Embedding(stride=2), blocks=(Block(num_heads=2, qkv="repconv"),))
@@ -338,7 +340,7 @@ def test_fixed_batches_decode_each_image_once() -> None:
 
 def test_extracting_leaves_the_supernet_as_it_was(tiny_space: SearchSpace) -> None:
     measured = evaluator(tiny_space)
-    before = {name: p.clone() for name, p in measured.walker.supernet.named_parameters()}
+    before = {name: p.clone() for name, p in measured.trie_evaluator.supernet.named_parameters()}
     list(measured([tiny_space.largest(), tiny_space.smallest()]))
-    assert all(torch.equal(p, before[name]) for name, p in measured.walker.supernet.named_parameters())
-    assert not any(bn.track_running_stats for bn in batch_norms(measured.walker.supernet))
+    assert all(torch.equal(p, before[name]) for name, p in measured.trie_evaluator.supernet.named_parameters())
+    assert not any(bn.track_running_stats for bn in batch_norms(measured.trie_evaluator.supernet))

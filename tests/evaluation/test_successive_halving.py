@@ -1,4 +1,4 @@
-"""Early decisions: who is clearly dominated, and what a search loses by dropping it: nothing that survives."""
+"""Successive halving: which candidates are dropped, and that survivors are measured as without it."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 from builders import measurement
-from populations import SEARCH, Start, a_walker, an_evaluator, drawn, walked
+from populations import SEARCH, Start, make_evaluator, make_population_evaluator, measure_population, sample
 
 from autospike.config import EvaluationConfig
 from autospike.data.batches import Span
@@ -140,15 +140,15 @@ def test_a_clearly_dominated_candidate_is_dropped() -> None:
     assert raced[DEEP].counts == exact[DEEP].counts
 
 
-def test_who_shares_a_head_with_one_that_goes_on_goes_on() -> None:
-    """It costs nothing: the same walk answers for every T."""
+def test_candidates_with_the_head_of_a_survivor_survive() -> None:
+    """At no extra cost: one pass measures every T."""
     two = of(1, time_steps=2)
     scores = race({SHALLOW: 0.5, two: 0.5}, racing=3)
     assert {a: s.images for a, s in scores.items()} == {SHALLOW: 400, two: 400}
 
 
 @pytest.mark.parametrize(("workers", "batch_size"), [(1, 7), (3, 64), (5, 1), (16, 1000)])
-def test_who_is_dropped_does_not_depend_on_the_workers(workers: int, batch_size: int) -> None:
+def test_dropped_candidates_do_not_depend_on_the_workers(workers: int, batch_size: int) -> None:
     assert race(RIGHT, racing=3, workers=workers, batch_size=batch_size) == race(RIGHT, racing=3)
 
 
@@ -165,13 +165,13 @@ def test_rounds_cover_every_image_once_and_never_one_alone(images: int, racing: 
     assert min(stop - start for start, stop in spans) >= 2
 
 
-def test_racing_real_networks_changes_no_survivor() -> None:
+def test_survivors_of_real_networks_are_measured_as_without_racing() -> None:
     """At a twentieth of a deviation almost every difference is clear."""
-    walker = a_walker("sew")
-    population = drawn(walker.supernet.space, 6, seed=2)
-    exact = walked(walker, population)
+    evaluator = make_evaluator("sew")
+    population = sample(evaluator.supernet.space, 6, seed=2)
+    exact = measure_population(evaluator, population)
     for batch_size in (4, 9, 100):
-        raced = list(an_evaluator(Serial(state=Start("sew")()), racing=0.05, batch_size=batch_size)(population))
+        raced = list(make_population_evaluator(Serial(state=Start("sew")()), racing=0.05, batch_size=batch_size)(population))
         assert {m.images for m in raced} > {SEARCH}
         assert [r for r, e in zip(raced, exact, strict=True) if r.images == SEARCH and r != e] == []
         if batch_size == 4:
@@ -179,7 +179,7 @@ def test_racing_real_networks_changes_no_survivor() -> None:
         assert raced == first
 
 
-def test_who_is_spared_sees_every_image() -> None:
+def test_the_exempt_candidate_is_measured_on_every_image() -> None:
     """However clearly it is dominated: the reference of F_AEB rests on all of them."""
     scores = race(RIGHT, racing=3.0)
     assert scores[DEEP].images < IMAGES

@@ -1,4 +1,4 @@
-"""Walks of a trie: every candidate gets what it gets alone, to the bit, and nothing is done twice."""
+"""Trie evaluation: measurements are bit-identical to those of each candidate alone, and shared work is done once."""
 
 from __future__ import annotations
 
@@ -18,12 +18,12 @@ from populations import (
     CALIBRATION_BATCH,
     SEARCH,
     WRITTEN,
-    a_walker,
-    alone,
-    an_evaluator,
     calibrated,
-    drawn,
-    walked,
+    make_evaluator,
+    make_population_evaluator,
+    measure_alone,
+    measure_population,
+    sample,
 )
 from torch import Tensor, nn
 from torch.nn.modules.module import register_module_forward_hook
@@ -49,8 +49,8 @@ BATCHES = spans(CALIBRATION, CALIBRATION_BATCH)
 FAMILIES = tuple(WRITTEN)
 
 
-def population_of(walker: TrieEvaluator, count: int = 3, seed: int = 0) -> list[Architecture]:
-    return drawn(walker.supernet.space, count, seed, kin=True)
+def population_of(evaluator: TrieEvaluator, count: int = 3, seed: int = 0) -> list[Architecture]:
+    return sample(evaluator.supernet.space, count, seed, by_products=True)
 
 
 def calls(work: Callable[[], Any]) -> list[tuple[nn.Module, tuple[Any, ...]]]:
@@ -75,29 +75,29 @@ def nodes_that_run(work: Callable[[], Any]) -> int:
 
 
 @pytest.mark.parametrize("name", FAMILIES)
-def test_a_walk_gives_what_each_candidate_gets_alone(name: str) -> None:
+def test_measurements_are_those_of_each_candidate_alone(name: str) -> None:
     """At its own T: right answers, images, counts of operations, parameters."""
-    walker = a_walker(name)
-    population = population_of(walker, 4)
-    found = walked(walker, population)
-    assert found == [alone(a_walker(name), architecture) for architecture in population]
+    evaluator = make_evaluator(name)
+    population = population_of(evaluator, 4)
+    found = measure_population(evaluator, population)
+    assert found == [measure_alone(make_evaluator(name), architecture) for architecture in population]
     assert len({m.correct for m in found}) > 1, "candidates that differ should answer differently"
 
 
 @pytest.mark.parametrize("name", ["sew", "spike_driven", "meta_spikeformer", "events"])
-def test_nothing_depends_on_how_a_population_is_walked(name: str) -> None:
-    """Batch size, order and company."""
-    expected = walked(a_walker(name), population_of(a_walker(name)))
+def test_measurements_do_not_depend_on_batch_size_order_or_population(name: str) -> None:
+    """The expected measurements are those of the population in its own order."""
+    expected = measure_population(make_evaluator(name), population_of(make_evaluator(name)))
     shuffled = random.Random(1).sample(expected, len(expected))
-    asked = [m.architecture for m in shuffled]
+    requested = [m.architecture for m in shuffled]
     for batch_size in (1, 100):
-        assert walked(a_walker(name), asked, batch_size=batch_size) == shuffled
-    assert walked(a_walker(name), asked[:1]) == shuffled[:1]
+        assert measure_population(make_evaluator(name), requested, batch_size=batch_size) == shuffled
+    assert measure_population(make_evaluator(name), requested[:1]) == shuffled[:1]
 
 
 @dataclass(frozen=True, kw_only=True)
 class Sharded(Serial):
-    """As if there were more workers; results come last to first."""
+    """Pretends to have more workers; results come in reverse order."""
 
     pretended: int
 
@@ -110,27 +110,27 @@ class Sharded(Serial):
 
 
 @pytest.mark.parametrize("workers", [3, 12])
-def test_nothing_depends_on_the_number_of_shards(workers: int) -> None:
-    walker = a_walker("meta_spikeformer")
-    population = population_of(walker)
-    found = an_evaluator(Sharded(state=walker, pretended=workers))(population)
-    assert list(found) == walked(a_walker("meta_spikeformer"), population)
+def test_measurements_do_not_depend_on_the_number_of_shards(workers: int) -> None:
+    evaluator = make_evaluator("meta_spikeformer")
+    population = population_of(evaluator)
+    found = make_population_evaluator(Sharded(state=evaluator, pretended=workers))(population)
+    assert list(found) == measure_population(make_evaluator("meta_spikeformer"), population)
 
 
-# What is kept of the first walk: all of it, nothing, or what happens to have room. A note of scores is at least
-# 1,000 bytes; an image, a stream and what is noted in calibration take a page each.
+# The cache holds all of the first pass, nothing, or what happens to fit. A node result has at least 1,000 bytes; an image, a
+# stream and calibrated statistics take a page each.
 BUDGETS = (1 << 30, 0, 900, 9_000, 60_000, 240_000)
 
 
 @pytest.mark.parametrize(("name", "budget"), [*(("sew", budget) for budget in BUDGETS), ("meta_spikeformer", 120_000)])
-def test_what_is_kept_changes_nothing(name: str, budget: int) -> None:
+def test_measurements_do_not_depend_on_the_cache_budget(name: str, budget: int) -> None:
     """The same population twice, then another, then the first one again."""
-    walker = a_walker(name, kept=ByteBudgetCache(budget))
-    first, second = population_of(walker), population_of(walker, seed=5)
-    fresh = {a: w for a in (first, second) for a, w in zip(a, walked(a_walker(name), a), strict=True)}
+    evaluator = make_evaluator(name, cache=ByteBudgetCache(budget))
+    first, second = population_of(evaluator), population_of(evaluator, seed=5)
+    fresh = {a: w for a in (first, second) for a, w in zip(a, measure_population(make_evaluator(name), a), strict=True)}
     for population in (first, first, second, first):
-        assert walked(walker, population) == [fresh[a] for a in population]
-        assert walker.cache.used_bytes <= budget
+        assert measure_population(evaluator, population) == [fresh[a] for a in population]
+        assert evaluator.cache.used_bytes <= budget
 
 
 def tiny(*blocks: Block, shortcut: str = "sew", embed_dim: int = 8, time_steps: int = 2) -> Architecture:
@@ -145,20 +145,20 @@ DEEPER_MEMBRANE = tiny(BLOCK, BLOCK, shortcut="membrane")
 WIDER = tiny(BLOCK, replace(BLOCK, mlp_ratio=2))
 
 
-def test_what_a_population_leaves_behind_is_free_at_once() -> None:
-    """Nobody looks for garbage while a search goes on; under membrane shortcuts siblings share neurons and synapses."""
-    walker = a_walker("spike_driven")
+def test_modules_of_a_population_are_freed_without_garbage_collection() -> None:
+    """The garbage collector is off during a search; under membrane shortcuts siblings share neurons and synapses."""
+    evaluator = make_evaluator("spike_driven")
     population = (tiny(BLOCK, shortcut="membrane"), tiny(replace(BLOCK, mlp_ratio=2), shortcut="membrane"))
-    built = [ref(module) for module, _ in calls(lambda: walker.calibrate(population, BATCHES[0]))]
+    built = [ref(module) for module, _ in calls(lambda: evaluator.calibrate(population, BATCHES[0]))]
     assert built
     with gc_disabled():
-        walker.calibrate((DEEPER_MEMBRANE,), BATCHES[0])
+        evaluator.calibrate((DEEPER_MEMBRANE,), BATCHES[0])
         assert not [found for module in built if (found := module()) is not None]
 
 
-def score_of(walker: TrieEvaluator, population: tuple[Architecture, ...], span: tuple[int, int] = (0, 25)) -> Callable[[], Any]:
-    statistics = CalibratedStatistics.over([walker.calibrate(population, batch) for batch in BATCHES])
-    return lambda: walker.score(population, statistics, span)
+def score_of(evaluator: TrieEvaluator, population: tuple[Architecture, ...], span: tuple[int, int] = (0, 25)) -> Callable[[], Any]:
+    statistics = CalibratedStatistics.over([evaluator.calibrate(population, batch) for batch in BATCHES])
+    return lambda: evaluator.score(population, statistics, span)
 
 
 def test_each_node_runs_once_a_batch() -> None:
@@ -167,7 +167,10 @@ def test_each_node_runs_once_a_batch() -> None:
     Calibration leaves the heads out, for they do not normalise.
     """
     population = (DEEPER, WIDER, replace(DEEPER, time_steps=1))
-    works = ((lambda: a_walker("sew").calibrate(population, BATCHES[0]), 0), (score_of(a_walker("sew"), population), 2))
+    works = (
+        (lambda: make_evaluator("sew").calibrate(population, BATCHES[0]), 0),
+        (score_of(make_evaluator("sew"), population), 2),
+    )
     for work, heads in works:
         called = calls(work)
         times = Counter(id(module) for module, _ in called)
@@ -184,67 +187,67 @@ def test_statistics_do_not_depend_on_segments_behind(shortcut: str, kernels: str
     short, longer = tiny(BLOCK, shortcut=shortcut), tiny(BLOCK, BLOCK, shortcut=shortcut)
     name = {"sew": "sew", "vanilla": "vanilla", "membrane": "spike_driven"}[shortcut]
     with use_kernels(kernels):
-        found = a_walker(name).calibrate((short,), BATCHES[0])
-        beside = a_walker(name).calibrate((short, longer), BATCHES[0])
+        found = make_evaluator(name).calibrate((short,), BATCHES[0])
+        beside = make_evaluator(name).calibrate((short, longer), BATCHES[0])
     assert len(found) == 3
     assert all(np.array_equal(values, beside[key]) for key, values in found.items())
 
 
-def test_calibration_leaves_out_what_follows_the_last_normalisation() -> None:
+def test_calibration_does_not_run_layers_behind_the_last_normalisation() -> None:
     """Neurons: 5 layers in the embedding, 7 in each block, but a candidate's last; of a sibling, its channel mixer's first."""
     for population, more in (((DEEPER,), 0), ((DEEPER, WIDER), 1), ((DEEPER, tiny(BLOCK)), 0)):
-        called = calls(lambda population=population: a_walker("sew").calibrate(population, BATCHES[0]))  # type: ignore[misc]
+        called = calls(lambda population=population: make_evaluator("sew").calibrate(population, BATCHES[0]))  # type: ignore[misc]
         assert sum(type(module) is LIF for module, _ in called) == 5 + 7 + 7 - 1 + more
 
 
-def test_a_still_image_enters_the_first_convolution_once() -> None:
+def test_the_first_convolution_of_a_still_image_runs_for_one_step() -> None:
     """And is the same at every step."""
-    images = a_walker("sew").search.batch((0, 25)).images.permute(0, 2, 3, 1)[None]
-    called = calls(score_of(a_walker("sew"), (DEEPER,)))
+    images = make_evaluator("sew").search.batch((0, 25)).images.permute(0, 2, 3, 1)[None]
+    called = calls(score_of(make_evaluator("sew"), (DEEPER,)))
     entered = [args[0] for module, args in called if type(module) is Conv]
     assert [tuple(x.shape[:2]) for x in entered] == [(1, 25), (3, 25), (3, 25), (3, 25), (3, 25)]
     assert torch.equal(entered[0], images)
 
 
-def test_frames_enter_as_they_are() -> None:
-    called = calls(score_of(a_walker("events"), (replace(DEEPER, qkv_bias=False),)))
+def test_frames_are_convolved_at_every_step() -> None:
+    called = calls(score_of(make_evaluator("events"), (replace(DEEPER, qkv_bias=False),)))
     assert next(args[0] for module, args in called if type(module) is Conv).shape == (3, 25, 8, 8, 2)
 
 
-def test_known_nodes_do_not_run_again() -> None:
-    """Beginnings are kept, last blocks and heads are not: behind the kept first block run the last block's two nodes."""
-    walker = a_walker("sew")
-    again = score_of(walker, (DEEPER,))
+def test_cached_nodes_do_not_run_again() -> None:
+    """Prefixes are cached, last blocks and heads are not: behind the cached first block run the last block's two nodes."""
+    evaluator = make_evaluator("sew")
+    again = score_of(evaluator, (DEEPER,))
     assert nodes_that_run(again) == 4
     assert nodes_that_run(again) == 2
     assert not [module for module, _ in calls(again) if isinstance(module, SpikingPatchSplitting)]
-    other = score_of(walker, (WIDER,))
+    other = score_of(evaluator, (WIDER,))
     assert nodes_that_run(other) == 1 + 1
 
 
-def test_a_walk_that_keeps_nothing_runs_everything_again() -> None:
-    again = score_of(a_walker("sew", kept=ByteBudgetCache(0)), (DEEPER,))
+def test_without_a_cache_every_node_runs_again() -> None:
+    again = score_of(make_evaluator("sew", cache=ByteBudgetCache(0)), (DEEPER,))
     assert [nodes_that_run(again) for _ in range(2)] == [4, 4]
 
 
 def test_calibrating_again_changes_no_score() -> None:
-    """Modules are in use for both; a score is by the statistics that it is given, not by those of the batch measured last."""
-    walker = a_walker("sew", kept=ByteBudgetCache(0))
-    score = score_of(walker, (DEEPER, WIDER))
+    """Both jobs use the same modules; scoring uses the given statistics, not those of the last calibrated batch."""
+    evaluator = make_evaluator("sew", cache=ByteBudgetCache(0))
+    score = score_of(evaluator, (DEEPER, WIDER))
     before = score()
-    walker.calibrate((DEEPER, WIDER), BATCHES[0])
+    evaluator.calibrate((DEEPER, WIDER), BATCHES[0])
     assert score() == before
 
 
-def test_another_batch_is_another_walk() -> None:
-    walker = a_walker("sew")
-    score_of(walker, (DEEPER,))()
-    assert nodes_that_run(score_of(walker, (DEEPER,), (0, 9))) == 4
+def test_results_are_cached_by_batch() -> None:
+    evaluator = make_evaluator("sew")
+    score_of(evaluator, (DEEPER,))()
+    assert nodes_that_run(score_of(evaluator, (DEEPER,), (0, 9))) == 4
 
 
 def linears(name: str, population: tuple[Architecture, ...]) -> int:
     """Linear maps before the heads that one batch runs through, each at most once."""
-    times = how_often(Linear, score_of(a_walker(name), population))
+    times = how_often(Linear, score_of(make_evaluator(name), population))
     assert set(times) == {1}
     return len(times)
 
@@ -283,15 +286,15 @@ def calls_of(functions: dict[str, Callable[..., Any]], work: Callable[[], Any]) 
 def test_linear_layers_are_fused_with_their_neurons_unless_siblings_share_them() -> None:
     """Alone q, k, v, projection and MLP; a sibling has its own projection and MLP, and q, k and v run once, not fused."""
     functions = {"fused": linear_lif.linear_lif, "separate": Linear.forward}
-    walker, block = a_walker("sew", kept=ByteBudgetCache(0)), replace(BLOCK, mlp_ratio=2)
+    evaluator, block = make_evaluator("sew", cache=ByteBudgetCache(0)), replace(BLOCK, mlp_ratio=2)
     one, other = (tiny(b, embed_dim=16) for b in (block, replace(with_groups(q=SLOW), mlp_ratio=2)))
     for population, own, shared in (((one,), 6, 0), ((one, other), 3 + 3, 3)):
-        score = score_of(walker, population)
+        score = score_of(evaluator, population)
         score()  # the operator coverage check sees every operation
         assert calls_of(functions, score) == Counter({"fused": own, "separate": shared})
 
 
-def test_under_membrane_shortcuts_siblings_share_behind_the_same_neurons_only() -> None:
+def test_under_membrane_shortcuts_siblings_share_synapses_only_behind_equal_neurons() -> None:
     def both(**groups: NeuronOverride) -> int:
         return linears("spike_driven", (tiny(BLOCK, shortcut="membrane"), tiny(with_groups(**groups), shortcut="membrane")))
 
@@ -301,24 +304,24 @@ def test_under_membrane_shortcuts_siblings_share_behind_the_same_neurons_only() 
     assert both(token_input=NeuronOverride(v_threshold=1.0)) == 6
 
 
-def test_siblings_that_share_get_what_they_get_alone() -> None:
+def test_measurements_of_siblings_with_shared_layers_are_those_of_each_alone() -> None:
     names = ("token_input", "q", "k", "v", "attention", "channel_input", "fc1")
     population = [tiny(with_groups(**{name: SLOW}), shortcut="membrane") for name in names]
     population += [tiny(Block(token_mixer=mixer, mlp_ratio=1), shortcut="membrane") for mixer in ("sdsa_1", "sdsa_2")]
     population += [tiny(replace(BLOCK, neuron=Neuron(v_threshold=v)), shortcut="membrane") for v in (0.5, 1.0)]
-    walker = a_walker("spike_driven")
-    assert walked(walker, population) == [alone(walker, a) for a in population]
+    evaluator = make_evaluator("spike_driven")
+    assert measure_population(evaluator, population) == [measure_alone(evaluator, a) for a in population]
 
 
 @pytest.mark.parametrize("name", FAMILIES)
 def test_statistics_are_those_of_a_model_calibrated_alone(name: str) -> None:
-    walker = a_walker(name)
-    population = tuple(population_of(walker, 2))
+    evaluator = make_evaluator(name)
+    population = tuple(population_of(evaluator, 2))
     trie = Trie(population)
-    found = CalibratedStatistics.over([walker.calibrate(population, batch) for batch in BATCHES])
+    found = CalibratedStatistics.over([evaluator.calibrate(population, batch) for batch in BATCHES])
     assert found.batches == 2
     for architecture, path in trie.paths.items():
-        model = calibrated(walker, architecture)
+        model = calibrated(evaluator, architecture)
         for key in path:
             node = trie.nodes[key]
             if node.name == HEAD:
@@ -327,55 +330,58 @@ def test_statistics_are_those_of_a_model_calibrated_alone(name: str) -> None:
                 assert torch.equal(torch.from_numpy(found.statistics[key]), read_statistics(model.get_submodule(node.name)))
 
 
-def test_a_walk_leaves_the_supernet_as_it_was() -> None:
-    walker = a_walker("meta_spikeformer")
-    before = {name: p.clone() for name, p in walker.supernet.named_parameters()}
-    walked(walker, population_of(walker))
-    assert all(torch.equal(p, before[name]) for name, p in walker.supernet.named_parameters())
-    assert walker.supernet.state_dict().keys() == before.keys()
+def test_trie_evaluation_does_not_change_the_supernet() -> None:
+    evaluator = make_evaluator("meta_spikeformer")
+    before = {name: p.clone() for name, p in evaluator.supernet.named_parameters()}
+    measure_population(evaluator, population_of(evaluator))
+    assert all(torch.equal(p, before[name]) for name, p in evaluator.supernet.named_parameters())
+    assert evaluator.supernet.state_dict().keys() == before.keys()
 
 
 def test_an_operation_without_a_rule_is_an_error() -> None:
     handle = register_module_forward_hook(lambda module, _args, out: torch.exp(out) if isinstance(module, MLP) else None)
     try:
         with pytest.raises(UnknownOperationError, match=r"stages\.0\.blocks\.0\.channel.*exp"):
-            score_of(a_walker("sew"), (DEEPER,))()
+            score_of(make_evaluator("sew"), (DEEPER,))()
     finally:
         handle.remove()
 
 
-def test_no_candidates_no_walk() -> None:
+def test_an_empty_population_runs_nothing() -> None:
     called: list[Any] = []
-    assert calls(lambda: called.extend(walked(a_walker("sew"), []))) == []
+    assert calls(lambda: called.extend(measure_population(make_evaluator("sew"), []))) == []
     assert called == []
 
 
-def test_the_watch_is_told_of_every_shard() -> None:
+def test_progress_is_reported_for_every_shard() -> None:
     """Two calibration batches and 25 images in shards of at most 9."""
-    told: list[tuple[int, int]] = []
-    evaluator = replace(an_evaluator(Serial(state=a_walker("sew"))), progress=lambda done, of: told.append((done, of)))
+    reported: list[tuple[int, int]] = []
+    evaluator = replace(
+        make_population_evaluator(Serial(state=make_evaluator("sew"))),
+        progress=lambda done, of: reported.append((done, of)),
+    )
     list(evaluator([DEEPER]))
-    assert told == [(i, 5) for i in range(1, 6)]
+    assert reported == [(i, 5) for i in range(1, 6)]
     assert SEARCH == 25
 
 
 @dataclass(frozen=True)
 class Sized:
-    """A note of that many bytes."""
+    """A result of that many bytes."""
 
     nbytes: int
 
 
 @pytest.mark.parametrize("budget", [0, 3, 50, 150, 1 << 20])
-def test_every_walk_notes_every_node(budget: int) -> None:
-    """Also where a stream is still kept and the note is not: it did not fit, or made room for something else."""
-    kept, trie = ByteBudgetCache(budget), Trie([DEEPER, WIDER])
+def test_every_pass_returns_the_result_of_every_node(budget: int) -> None:
+    """Also if a stream is cached and the result is not: it did not fit, or was evicted."""
+    cache, trie = ByteBudgetCache(budget), Trie([DEEPER, WIDER])
 
     def run(_node: Node, _inputs: tuple[Any, ...], _shared: SharedResults) -> tuple[Tensor, Sized]:
         return torch.ones(16), Sized(100)
 
-    for turn in range(4):
-        depth_first = DepthFirstPass(cache=kept, part=("pass",), run=run, share=lambda _node: SharedResults(()))
+    for number in range(4):
+        depth_first = DepthFirstPass(cache=cache, part=("pass",), run=run, share=lambda _node: SharedResults(()))
         assert set(depth_first.run_from(trie.roots.values(), lambda: (torch.zeros(1),))) == set(trie.nodes)
-        kept.next_generation()
-        kept.put(("something else", turn), None, 40)
+        cache.next_generation()
+        cache.put(("something else", number), None, 40)

@@ -19,7 +19,18 @@ from typing import Any
 
 import pytest
 from builders import one_line_error
-from populations import Echo, Fail, KillOnce, Pid, Refuse, Start, a_walker, an_evaluator, drawn, walked
+from populations import (
+    Echo,
+    Fail,
+    KillOnce,
+    Pid,
+    Refuse,
+    Start,
+    make_evaluator,
+    make_population_evaluator,
+    measure_population,
+    sample,
+)
 
 from autospike.config import ExecutionConfig
 from autospike.data.batches import Span
@@ -184,12 +195,12 @@ def test_a_slow_worker_is_waited_for() -> None:
 
 @pytest.fixture(scope="module")
 def population() -> list[Architecture]:
-    return drawn(a_walker(NAME).supernet.space, 3, kin=True)
+    return sample(make_evaluator(NAME).supernet.space, 3, by_products=True)
 
 
 @pytest.fixture(scope="module")
 def expected(population: list[Architecture]) -> list[Measurement]:
-    return walked(a_walker(NAME), population)
+    return measure_population(make_evaluator(NAME), population)
 
 
 @dataclass
@@ -211,7 +222,7 @@ class Through:
 
 
 def measured(executor: Executor, population: list[Architecture], **config: Any) -> list[Measurement]:
-    return list(an_evaluator(executor, **config)(population))
+    return list(make_population_evaluator(executor, **config)(population))
 
 
 class ExecutorContract:
@@ -244,7 +255,7 @@ class ExecutorContract:
         assert measured(executor, population[::-1], batch_size=4) == expected[::-1]
 
     def test_racing_drops_the_same_candidates(self, executor: Executor, population: list[Architecture]) -> None:
-        assert measured(executor, population, racing=0.05) == measured(Serial(state=a_walker(NAME)), population, racing=0.05)
+        assert measured(executor, population, racing=0.05) == measured(Serial(state=make_evaluator(NAME)), population, racing=0.05)
 
 
 class WorkersContract(ExecutorContract):
@@ -278,7 +289,7 @@ class WorkersContract(ExecutorContract):
 class TestSerial(ExecutorContract):
     @pytest.fixture
     def executor(self) -> Executor:
-        return Serial(state=a_walker(NAME))
+        return Serial(state=make_evaluator(NAME))
 
     def test_closing_twice_does_nothing(self, executor: Executor) -> None:
         executor.close()

@@ -7,14 +7,16 @@ import mmap
 import os
 import sys
 import weakref
+from collections.abc import Callable
 from typing import Any
 
 import pytest
 import torch
-from populations import a_walker, drawn
+from populations import make_evaluator, sample
 from torch import Tensor
+from torch.nn.modules.module import register_module_forward_hook
 
-from autospike.evaluation.trie_evaluator import CalibratedStatistics, NodeResult, TrieEvaluator
+from autospike.evaluation.trie_evaluator import CalibratedStatistics, NodeResult
 from autospike.memory.mmap_tensor import MmapTensor
 from autospike.process import prepare_process
 
@@ -86,19 +88,19 @@ def test_nothing_of_it_is_in_malloc_s_heap() -> None:
     assert used_of_malloc() - before > 500 * 4200
 
 
-def test_no_tensor_outlives_a_walk() -> None:
-    """Neither among what is kept nor among what is told; buffers are written to, not made anew."""
-    walker = a_walker("sew")
-    population = tuple(drawn(walker.supernet.space, 3))
-    statistics = walker.calibrate(population, (0, 10))
-    kept = list(walker.cache.values())
-    assert kept
-    assert all(not isinstance(getattr(value, "data", value), Tensor) for value in kept)
+def test_no_tensor_outlives_a_pass() -> None:
+    """Neither in the cache nor in the results; buffers are overwritten, not allocated again."""
+    evaluator = make_evaluator("sew")
+    population = tuple(sample(evaluator.supernet.space, 3))
+    statistics, calibrated = with_buffers(lambda: evaluator.calibrate(population, (0, 10)))
+    cached = list(evaluator.cache.values())
+    assert cached
+    assert all(not isinstance(getattr(value, "data", value), Tensor) for value in cached)
     assert {type(owner(array)) for array in statistics.values()} == {mmap.mmap}
-    buffers = places(walker)
-    found = walker.score(population, CalibratedStatistics.over([statistics]), (0, 9))
-    assert places(walker) == buffers
-    assert all(isinstance(done, NodeResult) for done in found.values())
+    found, scored = with_buffers(lambda: evaluator.score(population, CalibratedStatistics.over([statistics]), (0, 9)))
+    assert calibrated
+    assert calibrated <= scored
+    assert all(isinstance(result, NodeResult) for result in found.values())
 
 
 def owner(array: Any) -> Any:
@@ -108,11 +110,14 @@ def owner(array: Any) -> Any:
     return array
 
 
-def places(walker: TrieEvaluator) -> list[int]:
-    """Where the modules' statistics stand."""
-    assert walker._grown
-    modules = walker._grown.modules._built.values()
-    return [buffer.data_ptr() for module in modules for buffer in module.buffers()]
+def with_buffers(work: Callable[[], Any]) -> tuple[Any, set[int]]:
+    """The result of some work, and the addresses of the buffers of all modules that it calls."""
+    addresses: set[int] = set()
+    handle = register_module_forward_hook(lambda module, _args, _out: addresses.update(b.data_ptr() for b in module.buffers()))
+    try:
+        return work(), addresses
+    finally:
+        handle.remove()
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="a setting of glibc")

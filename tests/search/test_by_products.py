@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 import pytest
-from populations import WRITTEN, drawn
+from populations import WRITTEN, sample
 
 from autospike.evaluation.trie import HEAD, Trie
 from autospike.search.by_products import by_product_candidates
@@ -53,7 +53,7 @@ def test_only_the_last_stage_is_cut() -> None:
 def test_relatives_are_members_that_a_walk_answers_for(name: str) -> None:
     """Each once, itself among them; besides heads they add no node."""
     space = SearchSpace.from_dict(WRITTEN[name])
-    for architecture in drawn(space, 20):
+    for architecture in sample(space, 20):
         kin = list(by_product_candidates(space, architecture))
         assert architecture in kin
         assert len(set(kin)) == len(kin)
