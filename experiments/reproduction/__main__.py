@@ -38,6 +38,7 @@ NOT_COMPARED = ("protocol_id", "seconds", "measured_at", "counts")
 
 
 def main(out: Path) -> None:
+    """Run every family, and write the digests to `out`."""
     experiments = Path(__file__).parents[1]
     found = {name: _of_family(experiments / f"{name}.yaml") for name in FAMILIES}
     out.write_text(json.dumps(found, indent=2) + "\n")
@@ -56,11 +57,6 @@ def _of_family(experiment: Path) -> dict[str, Any]:
             "archive": _archive(run / "archive.sqlite"),
             "export": _export(run / "export"),
         }
-
-
-def _checkpoint(folder: Path) -> str:
-    sha256: str = json.loads((folder / "checkpoint.json").read_text())["sha256"]
-    return sha256
 
 
 def _archive(path: Path) -> dict[str, str]:

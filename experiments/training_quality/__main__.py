@@ -1,5 +1,7 @@
-"""`python experiments/training_quality [FOLDER]`: trains supernets of the digits space in each way, measures what their subnets
-inherit, and writes `results.csv` and `alone.csv` beside this file. What FOLDER (runs/training_quality) holds is not done again.
+"""`python experiments/training_quality [FOLDER]`: compare ways of training a supernet by the accuracy of its subnets.
+
+Trains supernets of the digits space in each way, and writes `results.csv` and `alone.csv` next to this file. Trainings that FOLDER
+(runs/training_quality) contains are not repeated.
 """
 
 import sys

@@ -1,4 +1,4 @@
-"""The comparison: subnets alone, supernets of each way and seed, and what each supernet is worth."""
+"""The comparison: subnets trained alone, supernets of each way and seed, and the quality of each supernet."""
 
 from __future__ import annotations
 
@@ -36,34 +36,40 @@ FIGURES = ("mean_accuracy", "worst_accuracy", "kendall_tau")
 
 
 def main(folder: Path) -> None:
-    """Train what `folder` does not hold yet, measure, write and tell."""
+    """Train what `folder` does not contain yet, measure, write the tables and print a summary."""
     prepare_process()
     setup = open_experiment(load_experiment(HERE.parent / "digits.yaml", SETTING))
-    subnets = drawn(setup.experiment.search_space)
+    subnets = sample_subnets(setup.experiment.search_space)
     study = Study(setup=setup, subnets=subnets, folder=folder)
     configs, alone, rows = configured(setup, folder), study.alone(subnets[:SUBNETS_ALONE]), []
     for seed in SEEDS:
         for way in WAYS:
-            rows.append({"way": way, "seed": seed, **worth(study.supernet(way, configs[way], seed), alone)})
+            rows.append({"way": way, "seed": seed, **result_row(study.supernet(way, configs[way], seed), alone)})
             write(pd.DataFrame(rows), "results.csv")
     show(pd.DataFrame(rows))
 
 
-def drawn(space: SearchSpace) -> list[Architecture]:
-    """Different subnets, uniform draws."""
+def sample_subnets(space: SearchSpace) -> list[Architecture]:
+    """Distinct subnets, sampled uniformly."""
     found = dict.fromkeys(space.sample(keyed(0, "subnets", number)) for number in range(2 * SUBNETS))
     return list(found)[:SUBNETS]
 
 
 @dataclass(frozen=True, kw_only=True)
 class Study:
-    """What is trained, and where it is kept."""
+    """Trainings of one experiment, stored in a folder.
+
+    Attributes:
+        subnets: The subnets that are measured.
+        folder: Where trainings are stored.
+    """
 
     setup: Setup
     subnets: Sequence[Architecture]
     folder: Path
 
     def supernet(self, way: str, config: TrainingConfig, seed: int) -> Trained:
+        """Train the supernet of one way and seed."""
         place = self.folder / way.replace(", ", "-") / str(seed)
         return trained(self.setup, config, self.setup.experiment.search_space, self.subnets, seed=seed, folder=place)
 
@@ -81,8 +87,13 @@ class Study:
         return found.accuracy[subnet.id]
 
 
-def worth(found: Trained, alone: pd.Series[float]) -> dict[str, float]:
-    """A line of `results.csv`."""
+def result_row(found: Trained, alone: pd.Series[float]) -> dict[str, float]:
+    """Return a row of `results.csv`.
+
+    Args:
+        found: A trained supernet.
+        alone: Accuracy of subnets trained alone, by id.
+    """
     inherited = pd.Series(found.accuracy)
     return {
         "steps": found.steps,
@@ -94,12 +105,13 @@ def worth(found: Trained, alone: pd.Series[float]) -> dict[str, float]:
 
 
 def write(table: pd.DataFrame, name: str) -> None:
+    """Write a table next to this file."""
     with replacing(HERE / name) as temporary:
         table.to_csv(temporary, index=False)
 
 
 def show(results: pd.DataFrame) -> None:
-    """Mean and standard deviation over the seeds."""
+    """Print mean and standard deviation over the seeds."""
     drawn = Table("way", "steps", "CPU s", *FIGURES)
     for way, rows in results.groupby("way", sort=False):
         spread = [f"{rows[name].mean():.3f} ± {rows[name].std():.3f}" for name in FIGURES]

@@ -1,4 +1,4 @@
-"""A training, and how good the subnets are that inherit from it."""
+"""A supernet training, and the accuracy of subnets that inherit its parameters."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ class Trained:
 def trained(
     opened: Setup, config: TrainingConfig, space: SearchSpace, subnets: Sequence[Architecture], *, seed: int, folder: Path
 ) -> Trained:
-    """Train a supernet and measure subnets of it; what was measured before in this folder is read again.
+    """Train a supernet and measure subnets of it, unless the folder contains the result.
 
     The seed decides the parameters, the batches and the draws; the images of each split are those of `opened`.
     """

@@ -1,4 +1,4 @@
-"""The ways of training that are compared, each with the epochs that the same CPU time affords.
+"""The ways of training that are compared, each with as many epochs as the same CPU time allows.
 
 A step of a sandwich runs four subnets, one of the anytime loss the largest T: they get fewer steps. Products and sums would be a
 budget that no machine changes, but small subnets take more time than theirs: by that count the sandwich got a third less time.
@@ -19,7 +19,7 @@ from autospike.training.checkpoint import Checkpoints
 from autospike.training.setup import Setup, build_supernet, training_batches
 from autospike.training.trainer import train
 
-# What each changes of the experiment's training.
+# Changes of the experiment's training configuration.
 WAYS: dict[str, dict[str, Any]] = {
     "single-path": {"sampling": "single-path"},
     "small-first": {"sampling": "small-first"},
@@ -35,7 +35,7 @@ ROUNDS = 3
 def configured(setup: Setup, folder: Path) -> dict[str, TrainingConfig]:
     """The training of each way that takes as long as the experiment's does with the reference, to the nearest epoch.
 
-    What was timed before in this folder is read again.
+    Times that the folder contains are not measured again.
     """
     path, base = folder / "seconds.json", setup.experiment.training
     if not path.exists():
@@ -46,7 +46,7 @@ def configured(setup: Setup, folder: Path) -> dict[str, TrainingConfig]:
 
 
 def _epoch_seconds(setup: Setup) -> dict[str, float]:
-    """CPU seconds of a training of one epoch, mean over rounds, each of which times every way on draws of its own."""
+    """CPU seconds of a training of one epoch: mean over rounds, each of which times every way with another seed."""
     rounds = [{way: _one_epoch(setup, changes, seed) for way, changes in WAYS.items()} for seed in range(ROUNDS)]
     return {way: mean(of_ways[way] for of_ways in rounds) for way in WAYS}
 

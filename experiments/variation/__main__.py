@@ -1,6 +1,6 @@
-"""`python experiments/variation RUN [SEEDS]`: what NSGA-II finds on a run's supernet under each way of variation, and at what cost.
+"""`python experiments/variation RUN [SEEDS]`: compare the ways of variation of NSGA-II by front and cost on a run's supernet.
 
-RUN is trained before: `autospike train experiments/variation/spikformer.yaml --run RUN`. Each seed searches once in each way; a
+Train RUN first: `autospike train experiments/variation/spikformer.yaml --run RUN`. Each seed searches once in each way; a
 candidate that another search has measured is not measured again. Writes RUN/variation.csv.
 """
 
@@ -41,7 +41,16 @@ POPULATION, GENERATIONS = 24, 10
 
 @dataclass(kw_only=True)
 class Shared:
-    """Measures what no search has asked for before; for one search, counts the blocks of its candidates and those to be run."""
+    """Measures candidates of several searches, each once; counts the blocks of one search's candidates, and those that run.
+
+    Attributes:
+        evaluator: Measures candidates that no search has proposed before.
+        measured: All measurements.
+        energies: Accuracy and energy in mJ of the current search's candidates.
+        known: Keys of the current search's blocks.
+        blocks: Number of blocks of its proposed candidates.
+        run: Number of them that differ.
+    """
 
     evaluator: PopulationEvaluator
     measured: dict[Architecture, Measurement] = field(default_factory=dict)
@@ -51,13 +60,15 @@ class Shared:
     run: int = 0
 
     def begin(self) -> None:
+        """Start the counts of another search."""
         self.energies, self.known, self.blocks, self.run = [], set(), 0, 0
 
     def __call__(self, architectures: Iterable[Architecture]) -> Iterator[Measurement]:
+        """Return the measurements, in order."""
         wanted = list(architectures)
-        asked = wanted[:POPULATION]  # the others come along
-        nodes = {key for key, node in Trie(asked).nodes.items() if node.name.endswith(".channel")}
-        self.blocks += sum(architecture.depth for architecture in asked)
+        proposed = wanted[:POPULATION]  # the rest are by-product candidates
+        nodes = {key for key, node in Trie(proposed).nodes.items() if node.name.endswith(".channel")}
+        self.blocks += sum(architecture.depth for architecture in proposed)
         self.run += len(nodes - self.known)
         self.known |= nodes
         missing = [architecture for architecture in wanted if architecture not in self.measured]
@@ -67,8 +78,8 @@ class Shared:
         return iter(found)
 
 
-def searched(shared: Shared, space: SearchSpace, settings: dict[str, float | str], seed: int) -> dict[str, float]:
-    """What one search is worth: hypervolume of all that it measured, and the share of its candidates' blocks that it ran."""
+def run_search(shared: Shared, space: SearchSpace, settings: dict[str, float | str], seed: int) -> dict[str, float]:
+    """Run one search; return the hypervolume of its measurements, and how many blocks its candidates have and ran."""
     config = SearchConfig.model_validate({"population": POPULATION, "generations": GENERATIONS, **settings})
     shared.begin()
     with TemporaryDirectory() as folder:
@@ -87,6 +98,7 @@ def searched(shared: Shared, space: SearchSpace, settings: dict[str, float | str
 
 
 def main(folder: Path, seeds: int) -> None:
+    """Search in every way with every seed, and write `variation.csv`."""
     prepare_process()
     run = Run.resume(folder)
     setup, space = open_for_measurement(run), run.experiment.search_space
@@ -95,7 +107,7 @@ def main(folder: Path, seeds: int) -> None:
     rows = []
     for seed in range(seeds):
         for way, settings in WAYS.items():
-            rows.append({"way": way, "seed": seed, **searched(shared, space, settings, seed)})
+            rows.append({"way": way, "seed": seed, **run_search(shared, space, settings, seed)})
             Console().print(rows[-1])
     table = pd.DataFrame(rows)
     files.write_text(folder / "variation.csv", table.to_csv(index=False))
