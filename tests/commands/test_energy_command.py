@@ -446,7 +446,16 @@ def test_event_frames_end(event_network: Path, capsys: Capsys) -> None:
     frames = event_network.parent / "frames"
     succeeded(capsys, event_network, "--data", frames, "--time-steps", 4)
     out = event_network.parent / "out"
-    refused(capsys, out, "5 steps, but the event frames", event_network, "--data", frames, "--time-steps", 5)
+    refused(
+        capsys,
+        out,
+        "5 steps, but the samples under data.root have 4 event frames",
+        event_network,
+        "--data",
+        frames,
+        "--time-steps",
+        5,
+    )
 
 
 def refused(capsys: Capsys, out: Path, words: str, *args: object) -> None:
