@@ -107,8 +107,6 @@ def about(
     if version:
         _print_version(verbose)
         raise typer.Exit
-    if context.invoked_subcommand is None:
-        raise UserError("no command given; see: autospike --help")
     if world_size() > 1 and context.invoked_subcommand not in DISTRIBUTED:
         raise UserError(
             f"autospike {context.invoked_subcommand}: {world_size()} ranks were started, but torchrun supports only "
@@ -346,6 +344,8 @@ def main() -> None:
     except Exception as error:
         if not hasattr(error, "format_message"):  # not an error of the command line parser
             raise
+        if not error.format_message():  # no arguments: the parser has printed the help
+            sys.exit(2)
         _fail(f"{error.format_message()} See: autospike --help")
     if code == INTERRUPTED:
         _fail("interrupted; run the same command again to resume", code)

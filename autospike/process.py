@@ -9,15 +9,22 @@ from pathlib import Path
 
 from autospike.memory.allocator import M_TRIM_THRESHOLD, TRIM_THRESHOLD_BYTES
 
+# How torch, oneDNN and MKL are limited to AVX2 (their documentation of environment variables).
+AVX2_ALONE = {"ATEN_CPU_CAPABILITY": "avx2", "ONEDNN_MAX_CPU_ISA": "AVX2", "MKL_ENABLE_INSTRUCTIONS": "AVX2"}
+
 
 def prepare_process() -> None:
-    """Limit the busy waiting of OpenMP threads, and make malloc retain memory. Call before torch is imported.
+    """Limit busy waiting and the instruction set, and make malloc retain memory. Call before torch is imported.
 
     An OpenMP thread of libgomp that waits actively without limit slows down other processes of a busy machine. A glibc malloc that
     returns large blocks to the system after each step costs up to a third of the time of an evaluation. malloc's thread caches of
     small blocks fragment the space of large ones; they can only be disabled by the environment of processes started later, such as
-    workers.
+    workers. AUTOSPIKE_ISA=avx2 limits not only our kernels but torch, oneDNN and MKL as well: the process runs, and compares itself
+    with others, as on a processor without AVX-512.
     """
+    if os.environ.get("AUTOSPIKE_ISA") == "avx2":
+        for name, value in AVX2_ALONE.items():
+            os.environ.setdefault(name, value)
     os.environ.setdefault("GOMP_SPINCOUNT", "20000")
     if sys.platform == "linux":
         mallopt = getattr(ctypes.CDLL(None), "mallopt", None)

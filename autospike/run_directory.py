@@ -26,6 +26,7 @@ from pathlib import Path
 from autospike import files
 from autospike.config import Experiment, continued, load_experiment, with_start
 from autospike.errors import UserError
+from autospike.machine import processor_name
 
 RECORDED_PACKAGES = (
     "autospike",
@@ -150,11 +151,5 @@ def _environment(seed: int) -> dict[str, object]:
         "seed": seed,
         "python": sys.version.split()[0],
         "packages": {name: version(name) for name in RECORDED_PACKAGES},
-        "machine": {"system": platform.platform(), "processor": _processor(), "cores": os.cpu_count()},
+        "machine": {"system": platform.platform(), "processor": processor_name(), "cores": os.cpu_count()},
     }
-
-
-def _processor() -> str:
-    cpuinfo = Path("/proc/cpuinfo")
-    lines = cpuinfo.read_text().splitlines() if cpuinfo.exists() else []
-    return next((line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")), platform.processor())

@@ -176,6 +176,37 @@ def kernel_status() -> list[KernelStatus]:
     return found
 
 
+# What each kernel does with the vectors of an instruction set; the others differ in the width of vectors alone.
+METHODS = {
+    "attention": "k^T v by AND and popcount on AVX2 and AVX-512, zero-skipping products",
+    "batch_norm": "compiler-vectorised loops",
+    "input_values": "compiler-vectorised loops",
+    "lif": "compiler-vectorised loops, stores that bypass the cache on AVX2 and AVX-512",
+    "max_pool": "compiler-vectorised loops",
+    "packing": "compiler-vectorised loops",
+    "sparse_conv": "zero-skipping, register tiles where most inputs are non-zero",
+}
+WIDTHS = {"avx512": 16, "avx2": 8, "neon": 4, "plain": 4}  # floats of a vector, as in vector.h
+
+
+def vector_extension() -> str:
+    """Return the vector extension that kernels are compiled for: avx512, avx2, neon or plain, and "off" without kernels."""
+    isa = instruction_set()
+    if isa != "native":
+        return isa
+    known = [name for name in NEEDS if NEEDS[name] - {"avx512_vpopcntdq"} <= processor_features()]
+    return known[0] if known else "neon" if ARM else "plain"
+
+
+def kernel_paths() -> dict[str, str]:
+    """Return, for each kernel, the path that it takes in this process, or why composite operations of torch run instead."""
+    extension, paths = vector_extension(), {}
+    for status in kernel_status():
+        built = f"{extension}, {WIDTHS.get(extension, 4)} floats a vector: {METHODS[status.name]}"
+        paths[status.name] = built if status.problem is None else f"operations of torch: {status.problem}"
+    return paths
+
+
 @cache
 def processor_features() -> frozenset[str]:
     """Return the flags that /proc/cpuinfo lists; empty where there is no such file."""
