@@ -1,4 +1,4 @@
-"""A population as a trie: by hand what is one node, and what is not."""
+"""A population as a trie: nodes by hand."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def path(architecture: Architecture) -> tuple[str, ...]:
 
 
 def shared(one: Architecture, other: Architecture) -> int:
-    """How many nodes two architectures begin with together."""
+    """Number of nodes in the common prefix of two architectures."""
     common = [a == b for a, b in zip(path(one), path(other), strict=False)]
     return (*common, False).index(False)
 
@@ -63,12 +63,12 @@ def test_a_block_without_a_token_mixer_is_one_segment() -> None:
     ]
 
 
-def test_a_head_depends_on_nothing_but_what_enters() -> None:
+def test_a_head_has_no_genes() -> None:
     *_, head = segments(of())
     assert head == Segment(name=HEAD, genes=())
 
 
-def test_shared_beginnings_are_one_node() -> None:
+def test_shared_prefixes_are_one_node() -> None:
     """Embedding; one token mixer; two channel mixers; behind the first another block; three heads."""
     other = replace(BLOCK, mlp_ratio=1)
     trie = Trie([of(BLOCK), of(other), of(BLOCK, BLOCK)])
@@ -83,12 +83,12 @@ def test_shared_beginnings_are_one_node() -> None:
     assert len(trie.roots) == 1
 
 
-def test_a_shallower_network_is_the_beginning_of_a_deeper_one() -> None:
+def test_a_shallower_network_is_a_prefix_of_a_deeper_one() -> None:
     assert shared(of(BLOCK), of(BLOCK, BLOCK, BLOCK)) == 3
     assert shared(of(BLOCK, BLOCK), of(BLOCK, BLOCK, BLOCK)) == 5
 
 
-def test_time_steps_make_no_node() -> None:
+def test_time_steps_create_no_node() -> None:
     trie = Trie(of(time_steps=t) for t in (1, 2, 4))
     assert len(trie.nodes) == 4
     assert len(set(trie.paths.values())) == 1
@@ -113,7 +113,7 @@ def test_keys_are_the_same_in_every_trie(one: Architecture, other: Architecture)
 
 @given(one=architectures())
 @few
-def test_an_architecture_that_passes_through_a_node_has_its_beginning(one: Architecture) -> None:
+def test_the_architecture_of_a_node_has_its_prefix(one: Architecture) -> None:
     trie = Trie([one, replace(one, time_steps=17)])
     assert all(key in path(node.architecture) for key, node in trie.nodes.items())
 
@@ -134,12 +134,12 @@ DIFFERENT = {
     "hidden width": (of(replace(BLOCK, mlp_ratio=3)), 2),
     "channel mixer": (of(replace(BLOCK, channel_mixer="conv")), 2),
     "threshold of fc1": (of(replace(BLOCK, groups=NeuronGroups(fc1=NeuronOverride(v_threshold=2)))), 2),
-    "nothing": (of(), 4),
+    "no difference": (of(), 4),
 }
 
 
 @pytest.mark.parametrize("what", DIFFERENT)
-def test_what_differs_parts_the_ways(what: str) -> None:
+def test_architectures_share_the_nodes_before_their_first_difference(what: str) -> None:
     other, common = DIFFERENT[what]
     assert shared(of(), other) == common
 
@@ -151,13 +151,13 @@ def test_families_share_nothing() -> None:
     assert len({key for way in ways for key in way}) == 12
 
 
-def test_an_override_that_says_what_holds_anyway_parts_nothing() -> None:
+def test_a_redundant_neuron_override_creates_no_node() -> None:
     """Half the block's threshold after attention, and the block's tau."""
     groups = NeuronGroups(attention=NeuronOverride(v_threshold=0.5), q=NeuronOverride(v_threshold=1), fc2=NeuronOverride(tau=2))
     assert shared(of(), of(replace(BLOCK, groups=groups))) == 4
 
 
-def test_what_every_group_overrides_parts_nothing() -> None:
+def test_a_neuron_that_every_group_overrides_creates_no_node() -> None:
     names = ("q", "k", "v", "attention", "projection", "fc1", "fc2")
     groups = NeuronGroups(**dict.fromkeys(names, NeuronOverride(v_threshold=1.0)))
     assert shared(of(replace(BLOCK, groups=groups)), of(replace(BLOCK, groups=groups, neuron=Neuron(v_threshold=3)))) == 4
@@ -168,7 +168,7 @@ def test_mlp_ratios_of_one_hidden_width_part_nothing() -> None:
     assert shared(of(), of(replace(BLOCK, mlp_ratio=2.01))) == 4
 
 
-def test_where_a_node_stands() -> None:
+def test_properties_of_nodes() -> None:
     trie = Trie([two_stages(Block(token_mixer="sepconv", mlp_ratio=1))])
     nodes = [trie.nodes[key] for key in next(iter(trie.paths.values()))]
     assert [node.is_inner for node in nodes] == [True, True, True, True, False, False]

@@ -1,4 +1,4 @@
-"""Executors: the same results to the bit, wherever workers are and whatever becomes of them."""
+"""Executors: bit-identical results from every executor, also if workers are killed."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ SHARDS = [(i, i + 4) for i in range(0, 28, 4)]
 
 
 def within(seconds: float, holds: Callable[[], bool]) -> bool:
-    """Whether something comes to hold in time."""
+    """Whether a condition becomes true in time."""
     until = time.monotonic() + seconds
     while not holds():
         if time.monotonic() > until:
@@ -64,7 +64,7 @@ def is_alive(pid: int) -> bool:
         return False
 
 
-# Dispatch, with workers that are made of nothing.
+# Dispatch, with fake workers.
 
 
 class LostError(Exception):
@@ -73,9 +73,9 @@ class LostError(Exception):
 
 @dataclass
 class Fake:
-    """A worker that answers with what is written down for a shard: a result, an exception to end in, or None to say nothing.
+    """A worker whose futures end as scripted for each shard: in a result, in an exception, or never if None.
 
-    `log`: what every worker was asked to do, in order.
+    `log`: the shards and restarts of all workers, in order.
     """
 
     name: int
@@ -111,7 +111,7 @@ def fakes(count: int, answers: Callable[[int, Span], Any]) -> list[Fake]:
     return [Fake(i, answers, log) for i in range(count)]
 
 
-def test_workers_take_shards_of_their_own_first() -> None:
+def test_workers_run_their_own_shards_first() -> None:
     """Shard i is worker i % 3's, as long as it has any left; all take equally long."""
     workers = fakes(3, lambda _n, _span: threading.Timer(0.2, print))
     assert sorted(dispatch("job", SHARDS, workers)) == [(i, "late") for i in range(7)]
@@ -120,7 +120,7 @@ def test_workers_take_shards_of_their_own_first() -> None:
     assert [taken[name][1] for name in range(3)] == [3, 4, 5]
 
 
-def test_an_idle_worker_takes_what_another_has_not_begun() -> None:
+def test_an_idle_worker_runs_shards_that_others_have_not_started() -> None:
     """Whoever has the second shard hangs, and does nothing else after."""
     workers = fakes(2, lambda _name, span: threading.Timer(0.3, print) if span == SHARDS[1] else span)
     found = dict(dispatch("job", SHARDS, workers))
@@ -137,7 +137,7 @@ def test_no_shards() -> None:
     assert list(dispatch("job", [], fakes(2, lambda _n, span: span))) == []
 
 
-def test_what_a_lost_worker_had_is_done_by_another() -> None:
+def test_the_shard_of_a_lost_worker_runs_again() -> None:
     deaths = deque([LostError(), LostError()])
     workers = fakes(2, lambda _n, span: deaths.popleft() if span == SHARDS[2] and deaths else span)
     assert sorted(dispatch("job", SHARDS, workers)) == list(enumerate(SHARDS))
@@ -145,7 +145,7 @@ def test_what_a_lost_worker_had_is_done_by_another() -> None:
     assert [what for _, what in workers[0].log].count(SHARDS[2]) == 3
 
 
-def test_a_shard_that_always_kills_is_given_up() -> None:
+def test_a_shard_whose_workers_always_die_is_an_error() -> None:
     workers = fakes(2, lambda _n, span: LostError() if span == SHARDS[2] else span)
     message = one_line_error(lambda: list(dispatch("job", SHARDS, workers)))
     assert message.startswith("3 workers died on images 8 to 12, ")
@@ -153,14 +153,14 @@ def test_a_shard_that_always_kills_is_given_up() -> None:
     assert [what for _, what in workers[0].log].count(SHARDS[2]) == 3
 
 
-def test_every_shard_may_lose_two_workers() -> None:
+def test_each_shard_may_lose_two_workers() -> None:
     """Deaths are counted by shard."""
     deaths = {span: deque([LostError(), LostError()]) for span in SHARDS}
     workers = fakes(3, lambda _n, span: deaths[span].popleft() if deaths[span] else span)
     assert sorted(dispatch("job", SHARDS, workers)) == list(enumerate(SHARDS))
 
 
-def test_workers_that_die_while_they_load_are_given_up() -> None:
+def test_workers_that_always_die_while_they_load_are_an_error() -> None:
     workers = fakes(1, lambda _n, span: span)
     workers[0].loading.extend(LostError() for _ in range(3))
     assert one_line_error(lambda: list(dispatch("job", SHARDS, workers))).startswith("3 workers died while they loaded")
@@ -173,7 +173,7 @@ def test_an_error_of_the_job_is_raised_as_it_is() -> None:
     assert caught.value is error
 
 
-def test_a_silent_worker_is_taken_for_lost() -> None:
+def test_a_worker_without_an_answer_counts_as_lost() -> None:
     silent = deque([None])
     workers = fakes(2, lambda _n, span: silent.popleft() if span == SHARDS[1] and silent else span)
     started = time.monotonic()
@@ -205,7 +205,7 @@ def expected(population: list[Architecture]) -> list[Measurement]:
 
 @dataclass
 class Through:
-    """An executor that changes jobs on their way into another."""
+    """An executor that passes changed jobs to another executor."""
 
     inner: Executor
     change: Callable[[Job], Job]
@@ -226,7 +226,7 @@ def measured(executor: Executor, population: list[Architecture], **config: Any) 
 
 
 class ExecutorContract:
-    """What every executor does. `executor`: one for the whole class."""
+    """Behaviour of every executor."""
 
     @pytest.fixture
     def executor(self) -> Executor:
@@ -243,7 +243,7 @@ class ExecutorContract:
         assert type(caught.value) is type(error)
         assert caught.value.args == error.args
 
-    def test_after_an_error_it_goes_on(self, executor: Executor) -> None:
+    def test_an_executor_works_after_an_error(self, executor: Executor) -> None:
         with pytest.raises(ValueError, match="odd"):
             list(executor.run(Fail(ValueError("odd"), 0), SHARDS))
         assert dict(executor.run(Echo(), SHARDS)) == {i: (3, span) for i, span in enumerate(SHARDS)}
@@ -254,14 +254,14 @@ class ExecutorContract:
         assert measured(executor, population) == expected
         assert measured(executor, population[::-1], batch_size=4) == expected[::-1]
 
-    def test_racing_drops_the_same_candidates(self, executor: Executor, population: list[Architecture]) -> None:
+    def test_successive_halving_drops_the_same_candidates(self, executor: Executor, population: list[Architecture]) -> None:
         assert measured(executor, population, racing=0.05) == measured(Serial(state=make_evaluator(NAME)), population, racing=0.05)
 
 
 class WorkersContract(ExecutorContract):
-    """What every executor does whose workers are processes of their own."""
+    """Behaviour of every executor with worker processes."""
 
-    def test_a_worker_killed_in_a_walk_changes_nothing(
+    def test_measurements_do_not_change_if_a_worker_is_killed(
         self, executor: Executor, population: list[Architecture], expected: list[Measurement], tmp_path: Path
     ) -> None:
         marker = tmp_path / "killed"
@@ -322,7 +322,7 @@ class TestProcesses(WorkersContract):
             executor.close()
 
     @pytest.mark.slow
-    def test_a_killed_parent_takes_its_workers_with_it(self) -> None:
+    def test_workers_end_with_a_killed_parent(self) -> None:
         code = """
 if __name__ == "__main__":
     from populations import Pid, Start, Echo
@@ -432,7 +432,7 @@ class TestTwoMachines:
                 node.kill()
             shutil.rmtree(short, ignore_errors=True)
 
-    def test_a_lost_machine_changes_nothing(
+    def test_measurements_do_not_change_if_a_machine_is_lost(
         self, nodes: tuple[str, list[Node]], population: list[Architecture], expected: list[Measurement]
     ) -> None:
         import ray
@@ -465,7 +465,7 @@ def _answers(port: int) -> bool:
 
 @pytest.mark.slow
 @pytest.mark.usefixtures("_ray_environment")
-def test_a_cluster_that_is_not_there_is_a_user_error() -> None:
+def test_an_unreachable_cluster_is_a_user_error() -> None:
     """Soon, in a process of its own that can be stopped: Ray itself tries for minutes."""
     code = """
 from populations import Start
