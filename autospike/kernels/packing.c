@@ -26,7 +26,9 @@ int64_t bits_set(const float *restrict x, int64_t n) {
 
 /* n values in `bits` each; len = ceil(n * bits / 8). */
 void pack(const float *restrict x, int64_t n, int64_t bits, uint8_t *restrict packed, int64_t len) {
-    memset(packed, 0, len);
+    if (len) { /* an empty tensor has no address */
+        memset(packed, 0, len);
+    }
     for (int64_t shift = 0; n > 0; shift += bits, x += len, n -= len) {
         const int64_t count = at_most(n, len);
         for (int64_t i = 0; i < count; i++) {
