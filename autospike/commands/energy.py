@@ -25,7 +25,7 @@ from autospike.export import ExportedModel, InputSpec, read_model
 from autospike.models.registry import build_model
 from autospike.randomness import keyed
 from autospike.report import figures
-from autospike.report.energy import bars, by_convention, by_layer, by_time_steps
+from autospike.report.energy import bar_energies, by_convention, by_layer, by_time_steps
 from autospike.space.published import PUBLISHED
 
 # Images on which an untrained network is calibrated. Its accuracy has no meaning, so a small batch is enough.
@@ -261,7 +261,7 @@ class EnergyReport:
         files.write_text(out / "layers.csv", self.layers.to_csv(index=False))
         files.write_text(out / "totals.csv", self.totals.to_csv(index=False))
         files.write_json(out / "energy.json", self._json(data, knows_classes))
-        figures.save(figures.energy_by_layer(bars(self.layers), title), out / "layers.png")
+        figures.save(figures.energy_by_layer(bar_energies(self.layers), title), out / "layers.png")
         if self.curve is None:
             for name in ("curve.csv", "curve.png"):
                 (out / name).unlink(missing_ok=True)

@@ -35,7 +35,9 @@ def plot(run: Run, convention: Convention | None = None) -> None:
     evaluations = refitted(evaluations, space.largest(), run.experiment.search.fitness)
     table = tables.candidates(evaluations)
     reference_mj = float(table.set_index("id").loc[space.largest().id, "energy_mj"])  # type: ignore[arg-type]
-    courses = [tables.course(name, generations, table, reference_mj=reference_mj) for name, generations in proposals.items()]
+    histories = [
+        tables.search_history(name, generations, table, reference_mj=reference_mj) for name, generations in proposals.items()
+    ]
 
     reference = _reference(run, convention)
     report = run.report if convention == searched else run.report / convention.name.replace("/", "-")
@@ -43,7 +45,7 @@ def plot(run: Run, convention: Convention | None = None) -> None:
     files.write_text(report / "front.csv", tables.front(table).to_csv(index=False))
     title = f"{run.experiment.data.name}, `{convention.name}`"
     figures.save(figures.pareto(table, reference, title), report / "pareto.png", report / "pareto.svg")
-    figures.save(figures.search(courses), report / "search.png")
+    figures.save(figures.search(histories), report / "search.png")
     shares = tables.gene_shares(space, evaluations, front(evaluations))
     figures.save(figures.genes(*shares), report / "genes.png")
     note(f"plot: {len(table)} candidates, {int(table['on_front'].sum())} on the front under `{convention.name}`; see {report}")

@@ -16,7 +16,7 @@ from autospike.energy.conventions import UJ_PER_MJ
 from autospike.evaluation.setup import calibrated_subnet, held_out_batches, open_for_measurement, protocol_id
 from autospike.export import final_measurement, write_run_model
 from autospike.report import figures, retrained
-from autospike.report.retrained import LABELS, Measured, Repeated, Spread
+from autospike.report.retrained import WAY_LABELS, MeanAndDeviation, RetrainedModel, SeedGroup
 from autospike.run_directory import Run
 from autospike.search.selection import archived_evaluations, pick
 from autospike.space.architecture import Architecture
@@ -45,9 +45,9 @@ def retrain(run: Run, picks: Sequence[str]) -> None:
         for network in compared:
             if network.way != "inherited":
                 _train(run, setup, network)
-    ways = retrained.repeated(_measured(run, setup, compared))
-    _report(run, selected, ways)
-    _show(run, ways, images=len(setup.images.splits["test"]))
+    groups = retrained.group_by_seed(_measured(run, setup, compared))
+    _report(run, selected, groups)
+    _show(run, groups, images=len(setup.images.splits["test"]))
 
 
 def _selected(run: Run, setup: Setup, picks: Sequence[str]) -> dict[str, Architecture]:
@@ -74,14 +74,14 @@ def _train(run: Run, setup: Setup, network: RetrainedNetwork) -> None:
     train_network(run, repeated, network.space, network.checkpoints, name=network.name, source=network.starts_from)
 
 
-def _measured(run: Run, setup: Setup, compared: Sequence[RetrainedNetwork]) -> list[Measured]:
+def _measured(run: Run, setup: Setup, compared: Sequence[RetrainedNetwork]) -> list[RetrainedModel]:
     waiting = [network for network in compared if not _is_measured(run, setup, network)]
     if waiting:
         run.log("test split opened", images=len(setup.images.splits["test"]))
         test = held_out_batches(setup)
         with progress("measure", total=len(waiting)) as bar:
             for done, network in enumerate(waiting):
-                bar(done, network.way)
+                bar(done, WAY_LABELS[network.way])
                 _measure(run, setup, network, test)
             bar(len(waiting), "")
     return [_read(run, network) for network in compared]
@@ -111,9 +111,9 @@ def _provenance(run: Run, setup: Setup, network: RetrainedNetwork) -> dict[str, 
     }
 
 
-def _read(run: Run, network: RetrainedNetwork) -> Measured:
+def _read(run: Run, network: RetrainedNetwork) -> RetrainedModel:
     found = files.read_json(network.model / "report.json")
-    return Measured(
+    return RetrainedModel(
         architecture_id=network.architecture.id,
         way=network.way,
         seed=network.seed,
@@ -125,31 +125,31 @@ def _read(run: Run, network: RetrainedNetwork) -> Measured:
     )
 
 
-def _report(run: Run, selected: dict[str, Architecture], ways: Sequence[Repeated]) -> None:
+def _report(run: Run, selected: dict[str, Architecture], groups: Sequence[SeedGroup]) -> None:
     """Write `RUN/retrain/report.json`, and a table and a figure to `RUN/report`."""
     convention = run.experiment.search.energy_convention.name
-    found = [{**way.record(), "networks": [asdict(one) for one in way.seeds]} for way in ways]
+    found = [{**group.row(), "networks": [asdict(model) for model in group.models]} for group in groups]
     picks = {rule: architecture.id for rule, architecture in selected.items()}
     files.write_json(run.retrain / "report.json", {"picks": picks, "convention": convention, "ways": found})
-    files.write_text(run.report / "retrained.csv", retrained.table(ways).to_csv(index=False))
-    drawn = figures.retrained(ways, f"{run.experiment.data.name}, `{convention}`")
+    files.write_text(run.report / "retrained.csv", retrained.table(groups).to_csv(index=False))
+    drawn = figures.retrained(groups, f"{run.experiment.data.name}, `{convention}`")
     figures.save(drawn, run.report / "retrained.png", run.report / "retrained.svg")
     note(f"retrain: see {run.retrain / 'report.json'} and {run.report / 'retrained.png'}")
 
 
-def _show(run: Run, ways: Sequence[Repeated], *, images: int) -> None:
+def _show(run: Run, groups: Sequence[SeedGroup], *, images: int) -> None:
     """Print a table with one row for each network and way of training."""
     rows = [
         [
-            way.architecture_id,
-            LABELS[way.way],
-            _spread(way.test_accuracy, digits=4),
-            _spread(way.energy_mj, digits=3, scale=UJ_PER_MJ),
-            f"{way.seeds[0].params:,}",
-            str(way.seeds[0].time_steps),
-            str(len(way.seeds)),
+            group.architecture_id,
+            WAY_LABELS[group.way],
+            _mean_cell(group.test_accuracy, digits=4),
+            _mean_cell(group.energy_mj, digits=3, scale=UJ_PER_MJ),
+            f"{group.models[0].params:,}",
+            str(group.models[0].time_steps),
+            str(len(group.models)),
         ]
-        for way in ways
+        for group in groups
     ]
     columns = ["network", "weights", "test accuracy", "energy (uJ/image)", "parameters", "T", "seeds"]
     caption = (
@@ -159,6 +159,6 @@ def _show(run: Run, ways: Sequence[Repeated], *, images: int) -> None:
     table(f"{run.retrain}: retrained", columns, rows, caption)
 
 
-def _spread(spread: Spread, *, digits: int, scale: float = 1.0) -> str:
-    deviation = "-" if spread.deviation is None else f"{spread.deviation * scale:.{digits}f}"
-    return f"{spread.mean * scale:.{digits}f} ± {deviation}"
+def _mean_cell(value: MeanAndDeviation, *, digits: int, scale: float = 1.0) -> str:
+    deviation = "-" if value.deviation is None else f"{value.deviation * scale:.{digits}f}"
+    return f"{value.mean * scale:.{digits}f} ± {deviation}"

@@ -1,0 +1,1 @@
+"""Tables and figures of a run, computed from the archive and from measurements. Torch-free."""

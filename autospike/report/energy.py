@@ -1,4 +1,4 @@
-"""Where energy goes: by layer, by convention, by T. The numbers behind `autospike energy`."""
+"""Energy by layer, by convention and by T: the tables of `autospike energy`."""
 
 from __future__ import annotations
 
@@ -14,10 +14,16 @@ COLUMNS = ["layer", "input", "reads", "form", "time_steps", "dense_macs", "rate"
 
 
 def by_layer(counts: Sequence[LayerCount], convention: Convention) -> pd.DataFrame:
-    """A row for each operation, of one image over all steps. What is of a form that the convention does not take needs nothing.
+    """Return the energy of one image by layer, over all time steps.
 
-    Columns: `COLUMNS`, of which `dense_macs` are per step, `rate` is the mean over the steps, and `macs, acs, energy_mj, share` are
-    under the convention; then `acs_1 ... acs_T` and `rate_1 ... rate_T`, the counts of each step; then `energy_mj_NAME`.
+    Args:
+        counts: Operation counts of the layers.
+        convention: Convention of the columns `macs`, `acs`, `energy_mj` and `share`.
+
+    Returns:
+        One row for each count. An operation that the convention does not include has zero energy. The columns are `COLUMNS`,
+        where `dense_macs` is per time step and `rate` is the mean over the time steps; then `acs_1 ... acs_T` and
+        `rate_1 ... rate_T`, the values of each time step; then `energy_mj_NAME` for every convention. Energies are in mJ.
     """
     total_mj = energy(counts, convention).energy_mj
     steps = range(1, max((count.time_steps for count in counts), default=0) + 1)
@@ -49,7 +55,16 @@ def _row(count: LayerCount, convention: Convention, total_mj: float) -> dict[str
 
 
 def by_convention(counts: Sequence[LayerCount], chosen: Convention) -> pd.DataFrame:
-    """A row for each convention: `convention, source, macs, acs, energy_mj`, and `ratio` to the chosen one, which comes first."""
+    """Return the energy of one image under every convention.
+
+    Args:
+        counts: Operation counts of the layers.
+        chosen: Convention of the first row.
+
+    Returns:
+        One row for each convention, with the columns `convention`, `source`, `macs`, `acs`, `energy_mj` and `ratio`, which is the
+        energy divided by that of the first row, or None if that is zero.
+    """
     conventions = [chosen, *(c for name, c in CONVENTIONS.items() if name != chosen.name)]
     totals = [energy(counts, convention) for convention in conventions]
     rows = [
@@ -67,7 +82,16 @@ def by_convention(counts: Sequence[LayerCount], chosen: Convention) -> pd.DataFr
 
 
 def by_time_steps(measurements: Sequence[Measurement], convention: Convention) -> pd.DataFrame:
-    """A row for each T from 1: `time_steps, accuracy, energy_mj`, and `energy_mj_NAME` under every convention."""
+    """Return accuracy and energy by T.
+
+    Args:
+        measurements: Measurements of one model at T = 1, 2, 3, ...
+        convention: Convention of the column `energy_mj`.
+
+    Returns:
+        One row for each T, with the columns `time_steps`, `accuracy`, `energy_mj` and, for every convention, `energy_mj_NAME`.
+        Energies are in mJ.
+    """
     rows = [
         {
             "time_steps": steps,
@@ -80,21 +104,28 @@ def by_time_steps(measurements: Sequence[Measurement], convention: Convention) -
     return pd.DataFrame(rows)
 
 
-# A chart of more bars than this adds layers up by their parts of a block.
-BARS = 48
-PARTS = ("embedding", "token", "channel")
+# Above this number of bars, their labels would overlap. The energies of layers are then added up by part of a block.
+MAX_BARS = 48
+BLOCK_PARTS = ("embedding", "token", "channel")
 
 
-def bars(table: pd.DataFrame) -> pd.Series[float]:
-    """`energy_mj` of layers that need any, from `by_layer`; by parts of blocks, where layers are many."""
+def bar_energies(table: pd.DataFrame) -> pd.Series[float]:
+    """Return the energies to draw as bars.
+
+    Args:
+        table: Energy by layer, from `by_layer`.
+
+    Returns:
+        Energies in mJ that are greater than zero, indexed by layer, or by part of a block if there are more than `MAX_BARS`.
+    """
     energies = table[table["energy_mj"] > 0].set_index("layer")["energy_mj"]
-    if len(energies) <= BARS:
+    if len(energies) <= MAX_BARS:
         return energies
-    return energies.groupby(energies.index.map(_part), sort=False).sum()
+    return energies.groupby(energies.index.map(_block_part), sort=False).sum()
 
 
-def _part(layer: str) -> str:
-    """`stages.0.blocks.3.token` of `stages.0.blocks.3.token.mixer.q.linear`."""
+def _block_part(layer: str) -> str:
+    """Return `stages.0.blocks.3.token` for `stages.0.blocks.3.token.mixer.q.linear`."""
     words = layer.split(".")
-    ends = [i for i, word in enumerate(words) if word in PARTS]
+    ends = [i for i, word in enumerate(words) if word in BLOCK_PARTS]
     return ".".join(words[: ends[0] + 1]) if ends else layer

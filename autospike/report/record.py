@@ -1,4 +1,4 @@
-"""A measurement as JSON: the same fields wherever one is written."""
+"""Conversion of a measurement to JSON, with the same fields in every file that contains one."""
 
 from __future__ import annotations
 
@@ -9,22 +9,32 @@ from autospike.energy.counts import to_rows
 from autospike.measurement import Measurement
 
 
-def record(measured: Measurement, convention: Convention, split: Literal["search", "test"]) -> dict[str, Any]:
-    """What was measured on a split, its energy under the convention and under every other, and the counts that these rest on."""
-    architecture, total = measured.architecture, measured.energy(convention)
+def record(measurement: Measurement, convention: Convention, split: Literal["search", "test"]) -> dict[str, Any]:
+    """Convert a measurement to a value for JSON.
+
+    Args:
+        measurement: The measurement.
+        convention: The energy convention of `energy_mj`, `macs` and `acs`.
+        split: The split that was measurement. It is part of the names of two fields.
+
+    Returns:
+        Architecture, accuracy, energy in mJ under the convention and under all others, cost of an operation in pJ, size, and
+        the operation counts of each layer, from which the energy under any convention can be computed again.
+    """
+    architecture, total = measurement.architecture, measurement.energy(convention)
     return {
         "architecture_id": architecture.id,
         "architecture": architecture.to_dict(),
-        f"{split}_accuracy": measured.accuracy,
-        f"{split}_images": measured.images,
+        f"{split}_accuracy": measurement.accuracy,
+        f"{split}_images": measurement.images,
         "energy_mj": total.energy_mj,
-        "energy_mj_by_convention": energies_mj(measured.counts),
+        "energy_mj_by_convention": energies_mj(measurement.counts),
         "convention": total.convention,
         "macs": total.macs,
         "acs": total.acs,
         "pj_per_mac": convention.costs.pj_per_mac,
         "pj_per_ac": convention.costs.pj_per_ac,
-        "params": measured.params,
+        "params": measurement.params,
         "time_steps": architecture.time_steps,
-        "layers": to_rows(measured.counts),
+        "layers": to_rows(measurement.counts),
     }

@@ -1,4 +1,4 @@
-"""The numbers of a retraining: each network by each way, mean and deviation over its seeds."""
+"""Results of `autospike retrain`: mean and standard deviation over seeds, for each architecture and way of training."""
 
 from __future__ import annotations
 
@@ -9,85 +9,127 @@ from typing import Any
 
 import pandas as pd
 
-LABELS = {"inherited": "inherited", "fine-tuned": "fine-tuned", "scratch": "from scratch", "hand-made": "hand-made"}
-"""How a way to come by weights is called."""
+WAY_LABELS = {
+    "inherited": "inherited",
+    "fine-tuned": "fine-tuned",
+    "scratch": "from scratch",
+    "hand-made": "reference network",
+}
+"""Text for tables and figures, by the name that a way of training has in files and folders."""
 
 
 @dataclass(frozen=True, kw_only=True)
-class Spread:
-    """Over seeds."""
+class MeanAndDeviation:
+    """Mean and standard deviation of one quantity over seeds.
+
+    Attributes:
+        mean: Arithmetic mean.
+        deviation: Sample standard deviation (divisor n - 1); None for a single value.
+    """
 
     mean: float
     deviation: float | None
-    """Of a sample (n - 1); of a single seed there is none."""
 
     @classmethod
-    def of(cls, values: Sequence[float]) -> Spread:
+    def of(cls, values: Sequence[float]) -> MeanAndDeviation:
+        """Compute both from values.
+
+        Args:
+            values: One value for each seed; at least one.
+        """
         return cls(mean=statistics.fmean(values), deviation=statistics.stdev(values) if len(values) > 1 else None)
 
 
 @dataclass(frozen=True, kw_only=True)
-class Measured:
-    """One network on the test split, as its `report.json` has it."""
+class RetrainedModel:
+    """One written model of the comparison and its result on the test split.
+
+    Attributes:
+        architecture_id: Digest of the architecture.
+        way: How the parameters were obtained; a key of `WAY_LABELS`.
+        seed: Number of the repetition, from 0.
+        test_accuracy: Top-1 accuracy, a fraction between 0 and 1.
+        energy_mj: Energy of one image in mJ, under the convention of the run.
+        params: Number of parameters.
+        time_steps: T of the architecture.
+        model: Folder of the timm model, relative to the folder of the run.
+    """
 
     architecture_id: str
     way: str
-    """One of `LABELS`."""
     seed: int
     test_accuracy: float
     energy_mj: float
     params: int
     time_steps: int
     model: str
-    """Its folder, from the run's."""
 
 
 @dataclass(frozen=True, kw_only=True)
-class Repeated:
-    """The networks of one architecture and one way, which differ in their seeds."""
+class SeedGroup:
+    """Models of one architecture and one way of training that differ only in the seed.
 
-    seeds: tuple[Measured, ...]
+    Attributes:
+        models: At least one model, in the order of the seeds.
+    """
+
+    models: tuple[RetrainedModel, ...]
 
     @property
     def architecture_id(self) -> str:
-        return self.seeds[0].architecture_id
+        """Digest of the architecture."""
+        return self.models[0].architecture_id
 
     @property
     def way(self) -> str:
-        return self.seeds[0].way
+        """Way of training; a key of `WAY_LABELS`."""
+        return self.models[0].way
 
     @property
-    def test_accuracy(self) -> Spread:
-        return Spread.of([one.test_accuracy for one in self.seeds])
+    def test_accuracy(self) -> MeanAndDeviation:
+        """Test accuracy over the seeds, a fraction between 0 and 1."""
+        return MeanAndDeviation.of([model.test_accuracy for model in self.models])
 
     @property
-    def energy_mj(self) -> Spread:
-        return Spread.of([one.energy_mj for one in self.seeds])
+    def energy_mj(self) -> MeanAndDeviation:
+        """Energy of one image over the seeds, in mJ."""
+        return MeanAndDeviation.of([model.energy_mj for model in self.models])
 
-    def record(self) -> dict[str, Any]:
-        """One row of the table."""
+    def row(self) -> dict[str, Any]:
+        """Return the row of the table: identity, number of seeds, mean and deviation of accuracy and of energy in mJ, and size."""
         accuracy, energy_mj = self.test_accuracy, self.energy_mj
         return {
             "architecture_id": self.architecture_id,
             "way": self.way,
-            "seeds": len(self.seeds),
+            "seeds": len(self.models),
             "test_accuracy_mean": accuracy.mean,
             "test_accuracy_deviation": accuracy.deviation,
             "energy_mj_mean": energy_mj.mean,
             "energy_mj_deviation": energy_mj.deviation,
-            "params": self.seeds[0].params,
-            "time_steps": self.seeds[0].time_steps,
+            "params": self.models[0].params,
+            "time_steps": self.models[0].time_steps,
         }
 
 
-def repeated(measured: Sequence[Measured]) -> list[Repeated]:
-    """By architecture and way, in the order in which these first come."""
-    groups: dict[tuple[str, str], list[Measured]] = {}
-    for one in measured:
-        groups.setdefault((one.architecture_id, one.way), []).append(one)
-    return [Repeated(seeds=tuple(group)) for group in groups.values()]
+def group_by_seed(models: Sequence[RetrainedModel]) -> list[SeedGroup]:
+    """Group models that differ only in the seed.
+
+    Args:
+        models: Models of any architectures and ways of training.
+
+    Returns:
+        One group for each pair of architecture and way, in the order of its first model.
+    """
+    groups: dict[tuple[str, str], list[RetrainedModel]] = {}
+    for model in models:
+        groups.setdefault((model.architecture_id, model.way), []).append(model)
+    return [SeedGroup(models=tuple(group)) for group in groups.values()]
 
 
-def table(compared: Sequence[Repeated]) -> pd.DataFrame:
-    """A row for each architecture and way."""
-    return pd.DataFrame([one.record() for one in compared])
+def table(groups: Sequence[SeedGroup]) -> pd.DataFrame:
+    """Return a table with one row for each group; its columns are the keys of `SeedGroup.row`.
+
+    Args:
+        groups: The groups, in the order of the rows.
+    """
+    return pd.DataFrame([group.row() for group in groups])

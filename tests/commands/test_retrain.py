@@ -25,7 +25,7 @@ from autospike.data.batches import TrainingBatches
 from autospike.data.images import load_images
 from autospike.evaluation.setup import calibration_split
 from autospike.randomness import keyed_seed
-from autospike.report.retrained import Measured, Spread, repeated
+from autospike.report.retrained import MeanAndDeviation, RetrainedModel, group_by_seed
 from autospike.space.search_space import SearchSpace
 from autospike.supernet import Supernet
 from autospike.training.checkpoint import Checkpoints
@@ -47,10 +47,10 @@ def searched(tmp_path_factory: pytest.TempPathFactory, tiny_experiment: Path) ->
 
 @pytest.fixture(scope="module")
 def run(searched: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The same with the cheapest subnet and the hand-made architecture, the space's largest, retrained by two seeds."""
+    """The same with the cheapest subnet and the reference network, the space's largest, retrained by two seeds."""
     folder = tmp_path_factory.mktemp("runs") / "retrained"
     shutil.copytree(searched, folder)
-    call("retrain", folder, "--pick", "least-energy", "--pick", hand_made(folder), "--seeds", 2)
+    call("retrain", folder, "--pick", "least-energy", "--pick", reference(folder), "--seeds", 2)
     return folder
 
 
@@ -61,7 +61,7 @@ def call(*args: object) -> None:
     app([str(arg) for arg in args], standalone_mode=False)
 
 
-def hand_made(run: Path) -> str:
+def reference(run: Path) -> str:
     return load_experiment(run / "experiment.yaml").search_space.largest().id
 
 
@@ -102,7 +102,7 @@ def corners(run: Path, shapes: dict[str, Tensor]) -> dict[str, Tensor]:
 
 
 def test_every_network_has_a_folder(run: Path) -> None:
-    for name in (cheapest(run), hand_made(run)):
+    for name in (cheapest(run), reference(run)):
         for trained in ("fine-tuned/seed-0", "fine-tuned/seed-1", "scratch/seed-0", "scratch/seed-1"):
             assert (run / "retrain" / name / trained / "checkpoint.json").is_file()
             assert (run / "retrain" / name / trained / "model" / "config.json").is_file()
@@ -111,11 +111,11 @@ def test_every_network_has_a_folder(run: Path) -> None:
     assert not list(run.rglob("*.part"))
 
 
-def test_ways_stand_side_by_side(run: Path) -> None:
+def test_the_report_has_a_group_for_each_architecture_and_way(run: Path) -> None:
     once, thrice = ("inherited", 1), [("fine-tuned", 2), ("scratch", 2)]
     found = [(one["architecture_id"], one["way"], one["seeds"]) for one in report(run)["ways"]]
-    expected = [(name, *row) for name in (cheapest(run), hand_made(run)) for row in (once, *thrice)]
-    assert found == [*expected, (hand_made(run), "hand-made", 2)]
+    expected = [(name, *row) for name in (cheapest(run), reference(run)) for row in (once, *thrice)]
+    assert found == [*expected, (reference(run), "hand-made", 2)]
 
 
 def test_mean_and_deviation_are_those_of_the_seeds(run: Path) -> None:
@@ -131,15 +131,19 @@ def test_mean_and_deviation_are_those_of_the_seeds(run: Path) -> None:
 
 def test_a_deviation_is_that_of_a_sample() -> None:
     """By hand: 1, 2, 3, 4 lie 1.5, 0.5, 0.5 and 1.5 from their mean, 5 in squares, over n - 1 = 3."""
-    assert Spread.of([1.0, 2.0, 3.0, 4.0]) == Spread(mean=2.5, deviation=pytest.approx(math.sqrt(5 / 3), rel=1e-12))
-    assert Spread.of([0.75]) == Spread(mean=0.75, deviation=None)
+    assert MeanAndDeviation.of([1.0, 2.0, 3.0, 4.0]) == MeanAndDeviation(
+        mean=2.5, deviation=pytest.approx(math.sqrt(5 / 3), rel=1e-12)
+    )
+    assert MeanAndDeviation.of([0.75]) == MeanAndDeviation(mean=0.75, deviation=None)
 
 
-def test_an_architecture_picked_and_made_by_hand_is_two_networks() -> None:
-    one = Measured(architecture_id="a", way="scratch", seed=0, test_accuracy=0.5, energy_mj=1.0, params=9, time_steps=2, model="m")
+def test_a_selected_subnet_and_an_equal_reference_network_are_two_groups() -> None:
+    one = RetrainedModel(
+        architecture_id="a", way="scratch", seed=0, test_accuracy=0.5, energy_mj=1.0, params=9, time_steps=2, model="m"
+    )
     other = replace(one, way="hand-made", test_accuracy=0.25)
-    found = repeated([one, other, replace(one, seed=1)])
-    assert [(row.way, [network.seed for network in row.seeds]) for row in found] == [("scratch", [0, 1]), ("hand-made", [0])]
+    found = group_by_seed([one, other, replace(one, seed=1)])
+    assert [(row.way, [model.seed for model in row.models]) for row in found] == [("scratch", [0, 1]), ("hand-made", [0])]
 
 
 def test_the_table_and_the_figure(run: Path) -> None:
@@ -163,7 +167,7 @@ def test_energy_is_of_the_run_s_convention(run: Path) -> None:
             assert found["convention"] == "exact"
 
 
-def test_the_run_s_own_hand_made_network_is_the_first(run: Path) -> None:
+def test_the_reference_network_of_the_run_is_its_first_repetition(run: Path) -> None:
     """It is not trained twice."""
     folder = run / "retrain" / "hand-made" / "seed-0"
     assert not list(folder.glob("*.safetensors"))
@@ -177,9 +181,9 @@ def test_inherited_weights_are_the_supernet_s_corner(run: Path) -> None:
     assert same(weights, corners(run, weights))
 
 
-def test_from_scratch_is_how_the_hand_made_network_was_trained(run: Path) -> None:
+def test_from_scratch_repeats_the_training_of_the_reference_network(run: Path) -> None:
     """It is the space's largest: retrained by the run's seed it ends at the bits of `autospike train`."""
-    scratch, made = run / "retrain" / hand_made(run) / "scratch", run / "retrain" / "hand-made"
+    scratch, made = run / "retrain" / reference(run) / "scratch", run / "retrain" / "hand-made"
     assert same(checkpoint(scratch / "seed-0"), checkpoint(run / "baseline"))
     assert same(checkpoint(scratch / "seed-1"), checkpoint(made / "seed-1"))
     assert not same(parameters(scratch / "seed-0"), parameters(scratch / "seed-1"))
@@ -204,7 +208,7 @@ def test_another_seed_is_training_a_space_of_one_with_it(run: Path, tmp_path: Pa
         seed=seed,
     )
     train(supernet, batches, config, Checkpoints(folder=tmp_path), lambda _now: None, seed=seed)
-    assert same(checkpoint(run / "retrain" / hand_made(run) / "scratch" / "seed-1"), checkpoint(tmp_path))
+    assert same(checkpoint(run / "retrain" / reference(run) / "scratch" / "seed-1"), checkpoint(tmp_path))
 
 
 def test_a_repetition_measures_by_the_same_images() -> None:
@@ -246,7 +250,7 @@ def test_fine_tuning_starts_at_the_inherited_weights(searched: Path, tmp_path: P
 def test_a_killed_retraining_goes_on_to_the_same_bits(
     searched: Path, run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """What was finished is not trained again: 1 epoch of fine-tuning and 2 from scratch, two seeds; 2 of a hand-made network."""
+    """What was finished is not trained again: 1 epoch of fine-tuning and 2 from scratch, two seeds; 2 of a reference network."""
     shutil.copytree(searched, tmp_path / "run")
     command, saved = ["retrain", tmp_path / "run", "--pick", "least-energy", "--seeds", 2], []
     original = Checkpoints.save
@@ -276,7 +280,7 @@ def test_nothing_is_done_twice(run: Path, monkeypatch: pytest.MonkeyPatch) -> No
     before = report(run)
     for work in ("training.trainer.train", "evaluation.setup.calibrate", "export.evaluate"):
         monkeypatch.setattr(f"autospike.{work}", barred)
-    call("retrain", run, "--pick", "least-energy", "--pick", hand_made(run), "--seeds", 2)
+    call("retrain", run, "--pick", "least-energy", "--pick", reference(run), "--seeds", 2)
     assert report(run) == before
 
 

@@ -158,14 +158,14 @@ FOUR = pd.DataFrame(
 
 def test_course_by_hand() -> None:
     # Of the box 8 x 1: a covers 4 x 0.5; b nothing more; c 2 x 0.25 more; d 2 x 0.25 more.
-    course = tables.course("nsga2-1", [["a"], ["b"], ["c", "d"]], FOUR, reference_mj=8.0)
+    course = tables.search_history("nsga2-1", [["a"], ["b"], ["c", "d"]], FOUR, reference_mj=8.0)
     assert course.search_id == "nsga2-1"
     assert course.hypervolume == pytest.approx([2 / 8, 2 / 8, 3 / 8], rel=1e-12)
     assert course.best_f_aeb == [0.6, 0.7, 0.9]
 
 
 def test_course_of_a_search_that_was_killed() -> None:
-    course = tables.course("s", [["a", "b"], ["c", "asked but never measured"]], FOUR, reference_mj=8.0)
+    course = tables.search_history("s", [["a", "b"], ["c", "asked but never measured"]], FOUR, reference_mj=8.0)
     assert course.hypervolume == pytest.approx([2 / 8, 2.5 / 8], rel=1e-12)
     assert course.best_f_aeb == [0.7, 0.7]
 
@@ -177,7 +177,7 @@ def test_course_never_falls(seed: int, size: int) -> None:
     table = tables.candidates(evaluations)
     names = list(table["id"])
     generations = [names[i : i + size] for i in range(0, len(names), size)]
-    course = tables.course("s", generations, table, reference_mj=table["energy_mj"].iloc[0])
+    course = tables.search_history("s", generations, table, reference_mj=table["energy_mj"].iloc[0])
     assert course.hypervolume == sorted(course.hypervolume)
     assert course.best_f_aeb == sorted(course.best_f_aeb)
     assert course.best_f_aeb[-1] == max(e.f_aeb for e in evaluations)
@@ -332,12 +332,15 @@ def test_pareto_figure_shows_every_candidate_and_the_front(number: int) -> None:
 def test_pareto_figure_says_what_it_shows() -> None:
     (axes,) = figures.pareto(tables.candidates(evaluated(3)), (0.5, 0.001), "digits, `exact`").axes
     assert axes.get_title(loc="left") == "digits, `exact`"
-    assert [text.get_text() for text in axes.get_legend().get_texts()][0::3] == ["3 subnets, measured", "hand-made, trained alone"]
+    assert [text.get_text() for text in axes.get_legend().get_texts()][0::3] == [
+        "3 subnets, measured",
+        "reference network, trained alone",
+    ]
 
 
 def test_search_figure_has_a_line_for_each_search() -> None:
     courses = [
-        tables.Course(search_id=name, hypervolume=[0.1, offset], best_f_aeb=[0.3, offset + 0.1])
+        tables.SearchHistory(search_id=name, hypervolume=[0.1, offset], best_f_aeb=[0.3, offset + 0.1])
         for name, offset in [("nsga2-1", 0.2), ("aeb-2", 0.4)]
     ]
     left, right = figures.search(courses).axes
@@ -471,20 +474,20 @@ def many(number: int) -> pd.DataFrame:
 
 
 def test_few_layers_have_a_bar_each() -> None:
-    bars = energy_tables.bars(many(48))
+    bars = energy_tables.bar_energies(many(48))
     assert list(bars.index) == many(48)["layer"].tolist()
     assert bars.tolist() == pytest.approx([4.6e-9] * 48, rel=1e-12)
 
 
 def test_a_form_that_is_not_taken_has_no_bar() -> None:
     for name, count in (("exact", 4), ("spikformer", 5)):
-        bars = energy_tables.bars(energy_tables.by_layer(COUNTS, CONVENTIONS[name]))
+        bars = energy_tables.bar_energies(energy_tables.by_layer(COUNTS, CONVENTIONS[name]))
         assert len(bars) == count
         assert bars.sum() == pytest.approx(TOTALS[name][2] * 1e-9, rel=1e-12)
 
 
 def test_many_layers_are_added_up_by_parts_of_blocks() -> None:
-    bars = energy_tables.bars(many(50))
+    bars = energy_tables.bar_energies(many(50))
     blocks = [f"stages.0.blocks.{i}.{part}" for i in range(12) for part in ("token", "channel")]
     assert list(bars.index) == ["stages.0.embedding", *blocks, "head"]
     assert bars.tolist() == pytest.approx([4.6e-9, *[9.2e-9] * 24, 4.6e-9], rel=1e-12)
