@@ -4,7 +4,7 @@ import importlib
 
 from wrapt import when_imported
 
-__version__ = "0.1.0"
+__version__ = "0.2.0"
 
 
 # `timm.create_model("local-dir:RUN/export")` must work after `import autospike`, but `autospike --help` must not import torch. So
