@@ -114,4 +114,4 @@ def cost(architecture: Architecture, shape: InputShape) -> tuple[int, int]:
     model = build_model(architecture, num_classes=shape.classes, in_chans=shape.channels)
     image = torch.zeros(1, shape.channels, shape.image_size, shape.image_size)
     counts = count_operations(model, image, strict=True).counts
-    return sum(p.numel() for p in model.parameters()), sum(count.macs for count in counts if DEFAULT.takes(count))
+    return sum(p.numel() for p in model.parameters()), sum(count.macs for count in counts if DEFAULT.includes(count))

@@ -15,9 +15,9 @@ from autospike.console import note, short, table, working
 from autospike.data.batches import FixedBatches, Renormalised
 from autospike.data.images import Images, SplitName
 from autospike.data.source import open_images
+from autospike.energy.break_even import BreakEven, break_even
 from autospike.energy.conventions import DEFAULT, FP32, SRAM, Convention
 from autospike.energy.counts import to_rows
-from autospike.energy.quantised import BreakEven, break_even
 from autospike.errors import UserError
 from autospike.evaluation.calibration import UncalibratedError, calibrate, require_calibrated
 from autospike.evaluation.single import StepwiseMeasurement, measure_stepwise
@@ -224,14 +224,14 @@ class EnergyReport:
     @property
     def dense_macs(self) -> int:
         """Dense multiply-accumulates of one time step, of the operations that the convention counts."""
-        return sum(count.macs for count in self.measured.operations.counts if self.convention.takes(count))
+        return sum(count.macs for count in self.measured.operations.counts if self.convention.includes(count))
 
     def show(self) -> None:
         """Print the tables."""
         operations = self.measured.operations
         scale, unit = (1, "mJ") if self.totals["energy_mj"][0] >= 1 else (1000, "uJ")
         by_count = zip(self.layers.to_dict("records"), operations.counts, strict=True)
-        counted = [row for row, count in by_count if self.convention.takes(count)]
+        counted = [row for row, count in by_count if self.convention.includes(count)]
         table(
             f"{self.model}: one image, mean over {operations.images} of the {self.split} split",
             ["layer", "input", "rate", "dense/step", "ACs", unit, "share"],

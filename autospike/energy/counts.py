@@ -1,4 +1,4 @@
-"""What a network does for one image, counted on real data: the numbers that every convention turns into energy."""
+"""Operation counts of a network for one image, from which the energy under any convention is computed."""
 
 from __future__ import annotations
 
@@ -7,29 +7,34 @@ from dataclasses import asdict, dataclass, replace
 from typing import Any, Literal
 
 InputKind = Literal["binary", "integer", "real"]
-KINDS: tuple[InputKind, ...] = ("binary", "integer", "real")  # from narrow to wide
+"""Kind of input values: spikes, small integers (sums of spikes), or real values."""
+KINDS: tuple[InputKind, ...] = ("binary", "integer", "real")
+"""The kinds from narrow to wide: each contains the one before it."""
 Form = Literal["always", "separate", "fused"]
+"""Whether an operation runs if consecutive linear layers run separately, if they are fused, or always."""
 Reads = Literal["stream", "image", "mean"]
+"""Source of the input: the stream of the network, a still image, or a mean over time."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class LayerCount:
-    """One layer, or one operation of attention, for one image.
+    """Operation counts of one layer, or of one operation of attention, for one image.
 
-    | field           | meaning                                                                     | unit                |
-    |-----------------|-----------------------------------------------------------------------------|---------------------|
-    | `input`         | what enters: spikes, small integers (sums of spikes), or real values        |                     |
-    | `input_by_step` | the same at each step, where steps differ; `input` is the widest of them    |                     |
-    | `form`          | consecutive linear maps without a neuron between are counted twice, as      |                     |
-    |                 | `separate` maps and as the one that they are `fused` to                     |                     |
-    | `reads`         | `image`: a still image, the same at every step; `mean`: a mean that the     |                     |
-    |                 | network averages over time as well (a head); else the `stream`              |                     |
-    | `time_steps`    | T of this layer                                                             | steps               |
-    | `macs`          | dense multiply-accumulates, padding included                                | per step            |
-    | `acs`           | accumulations: values times true fan-out, zero padding excluded             | at each step, `[T]` |
-    | `rate`          | mean input value: the firing rate of spikes                                 | at each step, `[T]` |
+    Counts are means over the images that were measured.
 
-    Counts are means over the images. `acs` and `rate` are empty where every step is real, and 0 at a step that is.
+    Attributes:
+        layer: Path of the layer in the model, with the name of the operation if it has several.
+        input: Kind of the input values. If it differs between time steps, the widest kind.
+        input_by_step: Kind at each time step, `[T]`; empty if it is the same at all of them.
+        form: Consecutive linear layers without a neuron between them are counted twice: as `separate` layers, and as the one layer
+            to which they are `fused`. All other operations are `always`.
+        reads: `image` if the input is a still image, which is the same at every time step; `mean` if it is a mean over positions
+            that the network also averages over time, as in a head; otherwise `stream`.
+        time_steps: T of this layer.
+        macs: Dense multiply-accumulates of one time step, including zero padding.
+        acs: Accumulations at each time step, `[T]`: input values times true fan-out, without zero padding. Zero at a step with real
+            input; empty if all steps have real input.
+        rate: Mean input value at each time step, `[T]`; for spikes the firing rate. Zero or empty as `acs`.
     """
 
     layer: str
@@ -43,7 +48,13 @@ class LayerCount:
     rate: tuple[float, ...]
 
     def first(self, steps: int) -> LayerCount:
-        """The same at T = `steps`: a network is causal in time, so its first steps do not depend on how many follow."""
+        """Return the counts at a smaller T.
+
+        A network is causal in time, so its first time steps do not depend on the number of steps that follow.
+
+        Args:
+            steps: The smaller T.
+        """
         kinds = self.input_by_step[:steps]
         real = set(kinds) == {"real"}
         return replace(
@@ -57,11 +68,23 @@ class LayerCount:
 
 
 def to_rows(counts: Sequence[LayerCount]) -> list[dict[str, Any]]:
-    """As JSON for the archive, from which any convention can score a candidate again."""
+    """Convert counts to values for JSON.
+
+    Args:
+        counts: The counts.
+
+    Returns:
+        One dictionary for each count, with the attributes of `LayerCount` as keys.
+    """
     return [asdict(count) for count in counts]
 
 
 def from_rows(rows: Sequence[dict[str, Any]]) -> tuple[LayerCount, ...]:
+    """Convert values from JSON to counts.
+
+    Args:
+        rows: Dictionaries as `to_rows` returns them; lists in place of tuples are accepted.
+    """
     return tuple(LayerCount(**_with_tuples(row)) for row in rows)
 
 

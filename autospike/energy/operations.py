@@ -1,4 +1,4 @@
-"""Everything that a network does for one image: what was counted, what is free, and what nobody knows the cost of."""
+"""Operations of any torch model for one image: counted ones, free ones, and those without a counting rule."""
 
 from __future__ import annotations
 
@@ -12,10 +12,15 @@ from autospike.energy.counts import LayerCount
 
 @dataclass(frozen=True, kw_only=True)
 class Operations:
-    """Means over the images that were counted.
+    """Result of counting the operations of a model.
 
-    `free`: calls, in a forward pass, of operations that no convention counts, by the reason (normalisation is folded, ...).
-    `unknown`: calls of operations that have no rule, by layer and operation: where there are any, every energy is a lower bound.
+    Attributes:
+        images: Number of images over which the counts are averaged.
+        counts: Operation counts of the layers.
+        free: Number of calls in a forward pass of operations that no convention counts, by the reason (for example normalisation,
+            which merges into weights).
+        unknown: Number of calls of operations without a counting rule, by layer and operation. If there are any, every energy is a
+            lower bound.
     """
 
     images: int
@@ -24,11 +29,17 @@ class Operations:
     unknown: Mapping[str, int] = field(default_factory=dict)
 
     def energy(self, convention: str = DEFAULT.name) -> Energy:
-        """Of one image, under a convention such as `spikformer` or `binary-only/int8`. It warns where something is unknown.
+        """Return the energy of one image. Warn with a `UserWarning` if there are unknown operations.
+
+        Args:
+            convention: Name of a convention with optional modifiers, for example `spikformer` or `binary-only/int8`.
+
+        Returns:
+            Operations and energy in mJ, over all time steps.
 
         Raises:
-            UserError: there is no such convention.
+            UserError: There is no such convention.
         """
         if self.unknown:
-            warnings.warn(f"a lower bound: no rule says what these cost: {', '.join(self.unknown)}", stacklevel=2)
+            warnings.warn(f"the energy is a lower bound: no counting rule for {', '.join(self.unknown)}", stacklevel=2)
         return energy(self.counts, convention_of(convention))

@@ -1,4 +1,7 @@
-"""Sums over images, from which counts follow. They are whole numbers: parts of a split add up to the same bits in any order."""
+"""Running totals over images, from which operation counts are computed.
+
+Totals are whole numbers in double precision. Those of parts of a split can be added in any order, with bit-identical results.
+"""
 
 from __future__ import annotations
 
@@ -12,8 +15,16 @@ REAL = KINDS.index("real")
 
 @dataclass(frozen=True, kw_only=True)
 class OperandTotal:
-    """One path into an operation, over all images, at each step `[T]`: the widest kind of value seen (an index into `KINDS`), the
-    sum of the values, and the accumulations that they cause. `elements`: how many values there are in an image and step."""
+    """Totals of one operand of an operation, over all images.
+
+    A layer has one operand, its input. A product of two spike tensors, for example k^T v, has two.
+
+    Attributes:
+        kinds: Widest kind of value at each time step, as an index into `KINDS`; `[T]`.
+        sums: Sum of the values at each time step; `[T]`.
+        acs: Accumulations that the values cause at each time step; `[T]`.
+        elements: Number of values in one image and time step.
+    """
 
     kinds: tuple[int, ...]
     sums: tuple[float, ...]
@@ -21,6 +32,7 @@ class OperandTotal:
     elements: int
 
     def __add__(self, other: OperandTotal) -> OperandTotal:
+        """Return the totals over the images of both."""
         return replace(
             self,
             kinds=tuple(map(max, self.kinds, other.kinds)),
@@ -29,17 +41,29 @@ class OperandTotal:
         )
 
     def per_step(self, images: int) -> Iterator[tuple[int, float, float]]:
-        """What kind of values, accumulations and mean value, at each step."""
+        """Return means over the images, for each time step.
+
+        Args:
+            images: Number of images in the totals.
+
+        Returns:
+            For each time step: the kind of value, the accumulations in one image, and the mean value.
+        """
         values = images * self.elements
         return zip(self.kinds, (acs / images for acs in self.acs), (total / values for total in self.sums), strict=True)
 
 
 @dataclass(frozen=True, kw_only=True)
 class LayerTotal:
-    """One layer or operation, over all images. Without operands it reads real values.
+    """Totals of one layer, or of one operation of attention, over all images.
 
-    Where several operands could drive it (k and v of k^T v), at each step the one that causes fewest accumulations does; spikes
-    before sums of spikes, and these before real values.
+    Attributes:
+        layer: Path of the layer in the model, with the name of the operation if it has several.
+        macs: Dense multiply-accumulates of one image and time step.
+        time_steps: T of the layer.
+        operands: Totals of the operands; empty if the layer reads real values.
+        form: See `LayerCount.form`.
+        reads: See `LayerCount.reads`.
     """
 
     layer: str
@@ -50,13 +74,21 @@ class LayerTotal:
     reads: Reads = "stream"
 
     def __add__(self, other: LayerTotal) -> LayerTotal:
+        """Return the totals over the images of both."""
         return replace(self, operands=tuple(a + b for a, b in zip(self.operands, other.operands, strict=True)))
 
     def count(self, images: int) -> LayerCount:
-        """Means over the images."""
-        driven = [min(of_step) for of_step in zip(*(operand.per_step(images) for operand in self.operands), strict=True)]
-        kinds = tuple(KINDS[kind] for kind, _, _ in driven)
-        spiking = [] if set(kinds) <= {"real"} else [step if step[0] < REAL else (REAL, 0.0, 0.0) for step in driven]
+        """Return the counts of one image, as means over the images.
+
+        An operation with several operands runs over the values of one of them: at each time step the operand with the narrowest
+        kind of value, and of equal kinds the one that causes fewer accumulations.
+
+        Args:
+            images: Number of images in the totals.
+        """
+        steps = [min(of_step) for of_step in zip(*(operand.per_step(images) for operand in self.operands), strict=True)]
+        kinds = tuple(KINDS[kind] for kind, _, _ in steps)
+        spiking = [] if set(kinds) <= {"real"} else [step if step[0] < REAL else (REAL, 0.0, 0.0) for step in steps]
         return LayerCount(
             layer=self.layer,
             input=max(kinds, key=KINDS.index, default="real"),

@@ -13,9 +13,9 @@ WAY_LABELS = {
     "inherited": "inherited",
     "fine-tuned": "fine-tuned",
     "scratch": "from scratch",
-    "hand-made": "reference network",
+    "hand-made": "reference",
 }
-"""Text for tables and figures, by the name that a way of training has in files and folders."""
+"""Short text for tables and figures, by the name that a way of training has in files and folders."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -278,7 +278,7 @@ def barred(*_args: object, **_kwargs: object) -> None:
 
 def test_nothing_is_done_twice(run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     before = report(run)
-    for work in ("training.trainer.train", "evaluation.setup.calibrate", "export.evaluate"):
+    for work in ("training.trainer.train", "evaluation.setup.calibrate", "export.measure_stepwise"):
         monkeypatch.setattr(f"autospike.{work}", barred)
     call("retrain", run, "--pick", "least-energy", "--pick", reference(run), "--seeds", 2)
     assert report(run) == before

@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 from pydantic import ValidationError
 
 from autospike.config import FitnessConfig, SearchConfig
+from autospike.energy.break_even import break_even
 from autospike.energy.conventions import (
     CONVENTIONS,
     COSTS,
@@ -28,7 +29,6 @@ from autospike.energy.conventions import (
 )
 from autospike.energy.counts import LayerCount, from_rows, to_rows
 from autospike.energy.operations import Operations
-from autospike.energy.quantised import break_even
 from autospike.errors import UserError
 from autospike.measurement import OBJECTIVES, Evaluation
 from autospike.search.fitness import f_aeb, refitted
@@ -154,8 +154,8 @@ def test_the_conventions_and_costs_are_these() -> None:
 @each_convention
 def test_each_layer_under_each_convention(name: str) -> None:
     convention = CONVENTIONS[name]
-    assert {c.layer: (convention.macs(c), convention.acs(c)) for c in TABLE if convention.takes(c)} == BY_HAND[name]
-    assert all((convention.macs(c), convention.acs(c)) == (0, 0) for c in TABLE if not convention.takes(c))
+    assert {c.layer: (convention.macs(c), convention.acs(c)) for c in TABLE if convention.includes(c)} == BY_HAND[name]
+    assert all((convention.macs(c), convention.acs(c)) == (0, 0) for c in TABLE if not convention.includes(c))
 
 
 @each_convention
@@ -290,7 +290,7 @@ def test_kinds_by_step_round_trip_through_json() -> None:
 
 def test_what_is_unknown_makes_every_energy_a_lower_bound() -> None:
     counted = Operations(images=1, counts=TABLE, unknown={"softmax": 2})
-    with pytest.warns(UserWarning, match="a lower bound: no rule says what these cost: softmax"):
+    with pytest.warns(UserWarning, match="the energy is a lower bound: no counting rule for softmax"):
         assert counted.energy("rate") == energy(TABLE, CONVENTIONS["rate"])
 
 

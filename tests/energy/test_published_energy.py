@@ -191,7 +191,7 @@ def test_rates_count_what_falls_into_the_padding_and_nothing_else(net: str) -> N
     seen, counts = inputs_of_convolutions(model), counts_of(model, images)
     padded = 0
     for count in counts:
-        if count.input == "real" or not RATE.takes(count):
+        if count.input == "real" or not RATE.includes(count):
             continue
         excess = RATE.acs(count) - EXACT.acs(count)
         if count.layer in seen:
@@ -208,7 +208,7 @@ def test_rates_count_what_falls_into_the_padding_and_nothing_else(net: str) -> N
 @each_net
 def test_only_sums_of_spikes_tell_spikformer_and_binary_only_apart(net: str) -> None:
     counts = counts_of(*lively(NETS[net]))
-    integers = [count for count in counts if count.input == "integer" and SPIKFORMER.takes(count)]
+    integers = [count for count in counts if count.input == "integer" and SPIKFORMER.includes(count)]
     assert integers
     for count in counts:
         taken = {c.name: (c.macs(count), c.acs(count)) for c in (SPIKFORMER, BINARY_ONLY)}
