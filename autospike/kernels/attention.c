@@ -22,6 +22,8 @@ typedef struct {
     float scale;
 } shape;
 
+EXPORT_SIZE(shape)
+
 /* Sizes of a head; width: its channels in whole vectors. */
 typedef struct {
     int64_t tokens, dim, width;
@@ -375,8 +377,8 @@ int attention(const float *q, const float *k, const float *v, const shape *s, fl
     int enough = 1;
 #pragma omp parallel num_threads(s->threads) if (s->images * image >= SMALL)
     {
-        float *copied = calloc(h.tokens * h.width + square, sizeof *copied), *kv = copied + h.tokens * h.width;
-        int ready = copied != NULL;
+        float *copied = calloc(h.tokens * h.width, sizeof *copied), *kv = malloc(square * sizeof *kv);
+        int ready = copied && kv;
 #ifdef COUNTS_BITS
         uint32_t *bits = calloc(2 * ((s->tokens + WORD - 1) / WORD) * padded_channels(s), sizeof *bits);
         ready = ready && bits;
@@ -401,6 +403,7 @@ int attention(const float *q, const float *k, const float *v, const shape *s, fl
 #ifdef COUNTS_BITS
         free(bits);
 #endif
+        free(kv);
         free(copied);
     }
     return enough;
@@ -462,9 +465,8 @@ int attention_backward(const float *q, const float *k, const float *v, const flo
     int enough = 1;
 #pragma omp parallel num_threads(s->threads) if (s->images * image >= SMALL)
     {
-        float *copied = calloc(h.tokens * h.width + 2 * square, sizeof *copied);
-        scratch t = {copied, copied + h.tokens * h.width, copied + h.tokens * h.width + square, NULL};
-        int ready = copied != NULL;
+        scratch t = {calloc(h.tokens * h.width, sizeof(float)), malloc(square * sizeof(float)), calloc(square, sizeof(float)), NULL};
+        int ready = t.copied && t.product && t.transposed;
 #ifdef COUNTS_BITS
         t.bits = calloc(3 * ((s->tokens + WORD - 1) / WORD) * padded_channels(s), sizeof *t.bits);
         ready = ready && t.bits;
@@ -490,7 +492,9 @@ int attention_backward(const float *q, const float *k, const float *v, const flo
 #ifdef COUNTS_BITS
         free(t.bits);
 #endif
-        free(copied);
+        free(t.transposed);
+        free(t.product);
+        free(t.copied);
     }
     return enough;
 }

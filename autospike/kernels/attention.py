@@ -27,6 +27,7 @@ LIBRARY = Library(
         "attention": (POINTER, POINTER, POINTER, _shape_pointer, POINTER),
         "attention_backward": (*(POINTER,) * 4, _shape_pointer, *(POINTER,) * 3),
     },
+    structs={"shape": ShapeStruct},
 )
 
 

@@ -34,20 +34,9 @@ from pathlib import Path
 from autospike.errors import UserError
 
 SOURCES = Path(__file__).parent
-# Compiler flags of every library; results must not depend on how a compiler contracts a * b + c.
-EXACT = ("-ffp-contract=off",)
-# Sums of these are fused multiply-adds by definition (sparse_conv), or of whole numbers, which are exact either way (attention).
-CONTRACTED = ("-ffp-contract=fast",)
-LIBRARIES: dict[str, tuple[str, ...]] = {
-    "attention": CONTRACTED,
-    "batch_norm": EXACT,
-    "input_values": EXACT,
-    "lif": EXACT,
-    "max_pool": EXACT,
-    "packing": EXACT,
-    "sparse_conv": CONTRACTED,
-}
-COMMON = ("-O3", "-fno-math-errno", "-fno-trapping-math", "-shared", "-fPIC")
+LIBRARIES = ("attention", "batch_norm", "input_values", "lif", "max_pool", "packing", "sparse_conv")
+# Without contraction of a * b + c: kernels write fused multiply-adds out, so that results do not depend on the compiler.
+COMMON = ("-O3", "-ffp-contract=off", "-fno-math-errno", "-fno-trapping-math", "-shared", "-fPIC")
 X86 = platform.machine() in ("x86_64", "AMD64")
 ARM = platform.machine() in ("aarch64", "arm64")
 AVX2 = ("-march=x86-64-v3", "-mtune=native")
@@ -144,7 +133,7 @@ def library(name: str, isa: str | None = None) -> ctypes.CDLL | None:
     """Return one C library, which is built if the cache does not have it.
 
     Args:
-        name: A key of `LIBRARIES`.
+        name: One of `LIBRARIES`.
         isa: An instruction set, or "off"; by default that of `instruction_set()`.
 
     Returns:
@@ -221,7 +210,7 @@ def _build(name: str, isa: str) -> ctypes.CDLL | str:
     """The library, or why there is none."""
     problem = OFF
     for threads in THREADS if isa != OFF else ():
-        flags = (*COMMON, *LIBRARIES[name], *FLAGS[isa], *threads)
+        flags = (*COMMON, *FLAGS[isa], *threads)
         try:
             return ctypes.CDLL(str(compiled(SOURCES / f"{name}.c", flags)))
         except subprocess.CalledProcessError as error:

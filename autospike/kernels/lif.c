@@ -209,7 +209,7 @@ int lif(const float *y, const shape *s, const neuron *p, const batch_norm *norm,
     return OK;
 }
 
-/* Computes output rows first, ..., first + count - 1 of a linear layer, [count, channels]: `map_rows` of sparse_conv.c. */
+/* Computes output rows first, ..., first + count - 1 of a linear layer, [count, channels]: `linear_rows` of sparse_conv.c. */
 typedef int linear_rows(const void *linear, int64_t first, int64_t count, float *y);
 
 /* As `lif`, where y is the output of a linear layer. It is computed in tiles of a few rows of every step, which the neurons read from

@@ -82,8 +82,8 @@ def _linear_lif_cpu(
     structs = (lif.shape_struct(out, len(out)), NeuronStruct(*neuron), batch_norm_struct(norm_weight, norm_bias, mean, inverse))
     linear, functions = LinearStruct(), sparse_conv.LIBRARY.functions
     shape = sparse_conv.shape_struct(x.flatten(0, 1), out.flatten(0, 1), kernel, Geometry())
-    functions.begin_map(x.data_ptr(), shape, weight.data_ptr(), None if bias is None else bias.data_ptr(), linear)
-    rows = ctypes.cast(functions.map_rows, POINTER)
+    functions.begin_linear(x.data_ptr(), shape, weight.data_ptr(), None if bias is None else bias.data_ptr(), linear)
+    rows = ctypes.cast(functions.linear_rows, POINTER)
     stream_pointer = None if stream is None else stream.data_ptr()
     lif.LIBRARY.functions.linear_lif(rows, ctypes.byref(linear), *structs, stream_pointer, out.data_ptr(), *counting)
     return out, counts

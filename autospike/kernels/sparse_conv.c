@@ -40,6 +40,8 @@ typedef struct {
     int32_t threads;
 } shape;
 
+EXPORT_SIZE(shape)
+
 INLINE int64_t parts(int64_t a, int64_t b) { return (a + b - 1) / b; }
 INLINE int64_t padded(const shape *s) { return parts(s->out, LANES) * LANES; }
 INLINE int64_t taps(const shape *s) { return s->kernel * s->kernel; }
@@ -426,7 +428,7 @@ static int scratch_of(const shape *s, int64_t seen, int64_t rows, scratch *t) {
 
 /* The outputs of a band of an image; out: its first output. The loops are chosen by the band's own values, so that the choice does not
  * depend on the batch. */
-static void outputs_of_band(const float *image, const shape *s, band b, int linear, packed weights, const scratch *t, float *out) {
+static void outputs_of_band(const float *image, const shape *s, band b, int pointwise, packed weights, const scratch *t, float *out) {
     const int64_t positions = (b.last_in - b.first_in) * s->width;
     const float *x = image + b.first_in * s->width * s->in;
     const int64_t nonzero = count_nonzero(x, positions * s->in);
@@ -439,7 +441,7 @@ static void outputs_of_band(const float *image, const shape *s, band b, int line
         if (dense) {
             tile_band(s, b, image, t->x, t->to, t->values, w, out + first);
         } else {
-            (linear ? linear_band : convolve_band)(s, b, &t->list, by_tap, t->values, w, out + first);
+            (pointwise ? linear_band : convolve_band)(s, b, &t->list, by_tap, t->values, w, out + first);
         }
     }
 }
@@ -449,26 +451,28 @@ typedef struct {
     const float *x;
     shape s;
     packed weights;
-} map;
+} linear;
 
-int begin_map(const float *x, const shape *s, const float *weight, const float *bias, map *m) {
-    *m = (map){.x = x, .s = *s};
-    return pack(s, weight, bias, &m->weights);
+EXPORT_SIZE(linear)
+
+int begin_linear(const float *x, const shape *s, const float *weight, const float *bias, linear *l) {
+    *l = (linear){.x = x, .s = *s};
+    return pack(s, weight, bias, &l->weights);
 }
 
-int map_rows(const map *m, int64_t first, int64_t count, float *y) {
-    const shape *s = &m->s;
+int linear_rows(const linear *l, int64_t first, int64_t count, float *y) {
+    const shape *s = &l->s;
     scratch t;
     if (!scratch_of(s, count, count, &t)) {
         return 0;
     }
-    outputs_of_band(m->x + first * s->in, s, (band){0, count, 0, count}, 1, m->weights, &t, y);
+    outputs_of_band(l->x + first * s->in, s, (band){0, count, 0, count}, 1, l->weights, &t, y);
     return 1;
 }
 
 /* Returns 0 where memory is short. */
 int convolve(const float *x, const shape *s, const float *weight, const float *bias, float *out) {
-    const int linear = s->kernel == 1 && s->stride == 1 && s->padding == 0 && s->width == 1;
+    const int pointwise = s->kernel == 1 && s->stride == 1 && s->padding == 0 && s->width == 1;
     const int64_t rows = at_least(1, at_most(s->out_height, BAND / (s->out_width * at_most(parts(s->out, 16) * 16, 128))));
     const int64_t bands = parts(s->out_height, rows), seen = ((rows - 1) * s->stride + s->kernel) * s->width;
     packed weights;
@@ -487,7 +491,7 @@ int convolve(const float *x, const shape *s, const float *weight, const float *b
             const band b = band_of(s, rows, task % bands);
             if (ready) {
                 float *to = out + (image * s->out_height + b.first) * s->out_width * s->out;
-                outputs_of_band(x + image * s->height * s->width * s->in, s, b, linear, weights, &t, to);
+                outputs_of_band(x + image * s->height * s->width * s->in, s, b, pointwise, weights, &t, to);
             }
         }
     }

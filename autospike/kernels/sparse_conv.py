@@ -37,7 +37,7 @@ class ShapeStruct(ctypes.Structure):
 
 
 class LinearStruct(ctypes.Structure):
-    """`map` in sparse_conv.c: a linear layer of which any rows can be computed, until the thread begins another one."""
+    """`linear` in sparse_conv.c: a linear layer of which any rows can be computed, until the thread begins another one."""
 
     _fields_ = (("x", POINTER), ("shape", ShapeStruct), ("weight", POINTER), ("bias", POINTER))
 
@@ -48,8 +48,9 @@ LIBRARY = Library(
     {
         "convolve": (POINTER, _shape_pointer, POINTER, POINTER, POINTER),
         "convolve_backward_weight": (POINTER, POINTER, _shape_pointer, POINTER),
-        "begin_map": (POINTER, _shape_pointer, POINTER, POINTER, ctypes.POINTER(LinearStruct)),
+        "begin_linear": (POINTER, _shape_pointer, POINTER, POINTER, ctypes.POINTER(LinearStruct)),
     },
+    structs={"shape": ShapeStruct, "linear": LinearStruct},
 )
 
 
