@@ -1,18 +1,27 @@
-"""The one error that is the user's to mend."""
+"""Errors that the command line reports in one line, without a traceback."""
 
 from __future__ import annotations
 
 from pydantic import ValidationError
 
+# Types of pydantic errors that mean a key is unknown: of a model and of a dataclass.
 UNKNOWN_KEY = ("extra_forbidden", "unexpected_keyword_argument")
 
 
 class UserError(Exception):
-    """Bad input. The message is one line: what was given, what is allowed, what to do. The command line exits with 2."""
+    """Invalid input, or a state of files that the user must change.
+
+    The message is one line: what was given, what is allowed, what to do. The exit code of the command line is 2.
+    """
 
 
-class Interrupted(Exception):  # noqa: N818 - nothing went wrong
-    """A signal ended the work where it can go on. The command line exits as the signal would have it, 128 and its number."""
+class Interrupted(Exception):  # noqa: N818 - not an error
+    """A training was ended by a signal after a checkpoint, from which it can be resumed.
+
+    Attributes:
+        step: Number of finished training steps.
+        exit_code: Exit code of the command line: 128 plus the number of the signal, by convention of shells.
+    """
 
     def __init__(self, *, signal: int, step: int) -> None:
         super().__init__(f"interrupted at step {step}; run the same command again to resume")
@@ -20,8 +29,17 @@ class Interrupted(Exception):  # noqa: N818 - nothing went wrong
 
 
 def first_problem(error: ValidationError, source: str) -> UserError:
-    """Turn pydantic's report into one line about the first problem, with the path of the field as it stands in `source`."""
-    problem = min(error.errors(), key=lambda p: p["type"] not in UNKNOWN_KEY)  # a misspelt key explains a missing one
+    """Convert a validation error of pydantic to an error with one line.
+
+    Args:
+        error: The validation error.
+        source: Name of what was validated, for example a file.
+
+    Returns:
+        An error with the path of the first invalid field. An unknown key takes precedence, because a misspelt key is often the
+        cause of a missing one.
+    """
+    problem = min(error.errors(), key=lambda p: p["type"] not in UNKNOWN_KEY)
     path = "".join(f"[{p}]" if isinstance(p, int) else f".{p}" for p in problem["loc"]).lstrip(".")
     where = f"{source}: {path}" if path else source
     more = f" (and {error.error_count() - 1} more)" if error.error_count() > 1 else ""
@@ -29,12 +47,13 @@ def first_problem(error: ValidationError, source: str) -> UserError:
 
 
 def _reason(problem: object) -> str:
+    """Reason of one validation problem, as part of a message."""
     kind, given = problem["type"], problem["input"]  # type: ignore[index]
     context = problem.get("ctx", {})  # type: ignore[attr-defined]
     if kind in UNKNOWN_KEY:
         return "unknown key; check the spelling"
     if kind.startswith("missing"):
-        return "required, but absent"
-    if "error" in context:  # a ValueError or UserError of ours, already a whole sentence
+        return "required, but missing"
+    if "error" in context:  # raised by a validator of this package, with a complete message
         return str(context["error"])
     return f"{problem['msg'][0].lower()}{problem['msg'][1:]}, got {given!r}"  # type: ignore[index]

@@ -1,4 +1,4 @@
-"""Files: written whole or not at all, read with errors that say what to do."""
+"""Reading and writing of files. Writes are atomic, and errors are reported to the user in one line."""
 
 from __future__ import annotations
 
@@ -17,10 +17,16 @@ from autospike.errors import UserError
 
 @contextmanager
 def replacing(path: Path) -> Iterator[Path]:
-    """A temporary path to write to; when the block ends well, it takes the place of `path` in one step.
+    """Replace a file atomically: the block writes to a temporary path, which is renamed to `path` if the block succeeds.
+
+    Args:
+        path: The file to replace. Its folder is created if it does not exist.
+
+    Yields:
+        The temporary path, in the same folder.
 
     Raises:
-        UserError: the disk is full, or the folder cannot be written to; `path` is as it was.
+        UserError: The file cannot be written, for example because the disk is full. An existing file is unchanged.
     """
     temporary = path.with_name(f".{path.name}.{os.getpid()}.part")
     try:
@@ -37,17 +43,43 @@ def replacing(path: Path) -> Iterator[Path]:
 
 
 def write_text(path: Path, text: str) -> None:
+    """Write a text file in UTF-8 atomically.
+
+    Args:
+        path: The file.
+        text: Its content.
+
+    Raises:
+        UserError: The file cannot be written.
+    """
     with replacing(path) as temporary:
         temporary.write_text(text, encoding="utf-8")
 
 
 def write_json(path: Path, value: object) -> None:
+    """Write a JSON file atomically, indented by two spaces.
+
+    Args:
+        path: The file.
+        value: A value that `json.dumps` accepts.
+
+    Raises:
+        UserError: The file cannot be written.
+    """
     write_text(path, json.dumps(value, indent=2) + "\n")
 
 
 def read_json(path: Path) -> Any:
-    """Raises:
-    UserError: the file is missing or is not JSON.
+    """Read a JSON file.
+
+    Args:
+        path: The file.
+
+    Returns:
+        The value as `json.loads` returns it.
+
+    Raises:
+        UserError: The file cannot be read or is not JSON.
     """
     try:
         return json.loads(path.read_text(encoding="utf-8"))
@@ -58,28 +90,48 @@ def read_json(path: Path) -> Any:
 
 
 def append_jsonl(path: Path, **event: object) -> None:
-    """One event, one line.
+    """Append one line to a JSON Lines file.
+
+    Args:
+        path: The file; it is created if it does not exist.
+        **event: Fields of the JSON object in the line.
 
     Raises:
-        UserError: the disk is full, or the file cannot be written to.
+        UserError: The file cannot be written, for example because the disk is full.
     """
     try:
         with path.open("a", encoding="utf-8") as file:
             file.write(json.dumps(event) + "\n")
     except OSError as error:
-        raise UserError(f"{path}: cannot be written ({error.strerror}); make room, and run it again to go on") from None
+        raise UserError(
+            f"{path}: cannot be written ({error.strerror}); free disk space, then run the same command again to resume"
+        ) from None
 
 
 def sha256(path: Path) -> str:
+    """Return the SHA-256 digest of a file as a hexadecimal string.
+
+    Args:
+        path: The file.
+
+    Raises:
+        OSError: The file cannot be read.
+    """
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def read_yaml(path: str | Path) -> Any:
-    """A YAML file's content.
+    """Read a YAML file.
+
+    Args:
+        path: The file.
+
+    Returns:
+        The value as `parse_yaml` returns it.
 
     Raises:
-        UserError: the file is missing or is not YAML.
+        UserError: The file cannot be read or is not YAML.
     """
     try:
         return parse_yaml(Path(path).read_text(encoding="utf-8"))
@@ -90,10 +142,16 @@ def read_yaml(path: str | Path) -> Any:
 
 
 def parse_yaml(text: str) -> Any:
-    """YAML whose mappings hold each key once.
+    """Parse YAML. Duplicate keys in a mapping are an error.
+
+    Args:
+        text: The YAML text.
+
+    Returns:
+        Mappings, sequences and scalars.
 
     Raises:
-        ValueError: it is not, in one line.
+        ValueError: The text is not YAML or has a duplicate key. The message is one line.
     """
     try:
         return yaml.load(text, Loader=_UniqueKeys)
@@ -102,11 +160,11 @@ def parse_yaml(text: str) -> Any:
 
 
 class _UniqueKeys(yaml.SafeLoader):
-    """PyYAML takes the last of two equal keys in silence."""
+    """YAML loader that rejects duplicate keys. PyYAML would use the last of them without a message."""
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
         keys = [self.construct_object(key, deep=True) for key, _ in node.value]
-        twice = [key for i, key in enumerate(keys) if key in keys[:i]]
-        if twice:
-            raise ValueError(f"the key {twice[0]!r} stands twice in one mapping, line {node.start_mark.line + 1}")
+        duplicates = [key for i, key in enumerate(keys) if key in keys[:i]]
+        if duplicates:
+            raise ValueError(f"duplicate key {duplicates[0]!r} in the mapping at line {node.start_mark.line + 1}; keep one of them")
         return super().construct_mapping(node, deep)

@@ -1,6 +1,7 @@
-"""Randomness is an argument, keyed by what it is for: `(seed, "training", step)`, `(seed, "search", generation)`.
+"""Random generators that are seeded by a key, for example `(seed, "sampling", step)` or `(seed, "search", generation)`.
 
-The same key gives the same numbers whatever ran before, so a resumed run equals an uninterrupted one.
+Equal keys give equal random numbers, regardless of what ran before. Therefore a resumed run gives the same results as an
+uninterrupted one.
 """
 
 from __future__ import annotations
@@ -13,29 +14,41 @@ from contextlib import contextmanager
 import numpy as np
 
 Key = int | str
+"""One part of a key."""
 
 
 def keyed_seed(*key: Key) -> int:
-    """A 32-bit seed that depends on every part of the key."""
+    """Return a 32-bit seed: the first four bytes of the SHA-256 digest of the key.
+
+    Args:
+        *key: The parts of the key; their order and their types matter.
+    """
     return int.from_bytes(hashlib.sha256(repr(key).encode()).digest()[:4], "big")
 
 
 def keyed(*key: Key) -> random.Random:
-    """A generator of its own for one key."""
+    """Return a new random generator that is seeded by a key.
+
+    Args:
+        *key: The parts of the key.
+    """
     return random.Random(keyed_seed(*key))
 
 
 @contextmanager
 def global_random(*key: Key) -> Iterator[None]:
-    """Seed the global generators of Python and numpy, which DEAP and timm draw from, for the length of a block.
+    """Seed the global generators of Python and NumPy for the length of a block, then restore their previous states.
 
-    Afterwards they are as they were before.
+    DEAP and timm use these generators.
+
+    Args:
+        *key: The parts of the key.
     """
-    python, numpy, seed = random.getstate(), np.random.get_state(), keyed_seed(*key)
+    python_state, numpy_state, seed = random.getstate(), np.random.get_state(), keyed_seed(*key)
     random.seed(seed)
     np.random.seed(seed)
     try:
         yield
     finally:
-        random.setstate(python)
-        np.random.set_state(numpy)
+        random.setstate(python_state)
+        np.random.set_state(numpy_state)

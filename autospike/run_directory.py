@@ -1,15 +1,17 @@
-"""A run on disk: the contract that other programs rely on.
+"""The folder of a run. Other programs read it, so names and contents of its files stay as they are.
 
-RUN/experiment.yaml     resolved, search space and all
-RUN/environment.json    versions, seed, machine
-RUN/log.jsonl           what happened, one event a line
-RUN/data.json           a digest of which image is in which split
-RUN/supernet/           checkpoints of the supernet        RUN/baseline/   the same of the hand-made architecture
-RUN/tensorboard/        the course of both trainings, for TensorBoard
-RUN/archive.sqlite      every candidate ever measured
-RUN/export/             the exported subnet
+RUN/experiment.yaml     complete configuration, with the search space
+RUN/environment.json    package versions, seed, machine
+RUN/log.jsonl           events, one JSON object in each line
+RUN/data.json           digest of the images and their splits
+RUN/supernet/           checkpoints of the supernet
+RUN/baseline/           checkpoints and measurement of the reference network
+RUN/tensorboard/        TensorBoard scalars of the trainings
+RUN/archive.sqlite      every measured candidate
+RUN/export/             exported subnet
 RUN/report/             figures and tables
-RUN/retrain/            subnets trained again: ID/inherited, ID/fine-tuned/seed-K, ID/scratch/seed-K; hand-made/seed-K; report.json
+RUN/retrain/            retrained networks: ID/inherited, ID/fine-tuned/seed-K, ID/scratch/seed-K, hand-made/seed-K (the
+                        reference network); report.json
 """
 
 from __future__ import annotations
@@ -28,6 +30,7 @@ from autospike.config import Experiment, continued, load_experiment, with_start
 from autospike.errors import UserError
 from autospike.machine import processor_name
 
+# Packages whose versions are written to environment.json.
 RECORDED_PACKAGES = (
     "autospike",
     "torch",
@@ -44,56 +47,84 @@ RECORDED_PACKAGES = (
 
 @dataclass(frozen=True, kw_only=True)
 class Run:
-    """An experiment and the folder in which it happens."""
+    """An opened run: an experiment, and the folder that its results are written to.
+
+    Attributes:
+        folder: The folder; `start` does not create it.
+        experiment: The configuration.
+    """
 
     folder: Path
     experiment: Experiment
 
     @classmethod
     def start(cls, experiment_path: Path, folder: Path, overrides: Sequence[str]) -> Run:
-        """Begin a run, or go on with one that the same experiment began. Nothing is written before `record`.
+        """Open a new run, or an existing run of the same experiment. Nothing is written before `save`.
+
+        Args:
+            experiment_path: The YAML file of the experiment.
+            folder: The folder of the run.
+            overrides: Fields that replace those of the file, as `NAME=VALUE`.
+
+        Returns:
+            The run. If the folder has a checkpoint and the experiment names no initial weights, those of the existing run are used.
 
         Raises:
-            UserError: the experiment does not fit, or the folder holds a run of a different one.
+            UserError: The experiment is invalid, or the folder has a run of a different one.
         """
         experiment = load_experiment(experiment_path, overrides)
         run = cls(folder=folder, experiment=experiment)
-        if run.trained:
-            held = load_experiment(folder / "experiment.yaml")
-            if experiment.training.start_from is None:  # where the weights came from need not be said again
-                experiment = with_start(experiment, held.training.start_from)
-            continued(held, experiment, source=str(folder))
+        if run.has_checkpoint:
+            existing = load_experiment(folder / "experiment.yaml")
+            if experiment.training.start_from is None:
+                experiment = with_start(experiment, existing.training.start_from)
+            continued(existing, experiment, source=str(folder))
         return cls(folder=folder, experiment=experiment)
 
     @classmethod
     def resume(cls, folder: Path, overrides: Sequence[str] = ()) -> Run:
-        """Open the run in a folder, with fields changed that training did not fix. Nothing is written before `record`.
+        """Open an existing run. Nothing is written before `save`.
+
+        Args:
+            folder: The folder of the run.
+            overrides: Fields to change, as `NAME=VALUE`. Fields on which the training depends cannot be changed.
 
         Raises:
-            UserError: the folder holds no run, or an override does not fit.
+            UserError: The folder has no run, or an override is invalid.
         """
         if not (folder / "experiment.yaml").exists():
             raise UserError(
                 f"{folder}: no run here (no experiment.yaml); start one with: autospike train EXPERIMENT --run {folder}"
             )
-        held = load_experiment(folder / "experiment.yaml")
+        existing = load_experiment(folder / "experiment.yaml")
         changed = load_experiment(folder / "experiment.yaml", overrides)
-        return cls(folder=folder, experiment=continued(held, changed, source=str(folder)))
+        return cls(folder=folder, experiment=continued(existing, changed, source=str(folder)))
 
-    def record(self) -> None:
-        """Make this the run's experiment, once it is known to work: a rejected option must not come back by itself."""
+    def save(self) -> None:
+        """Write the experiment, and the environment if it was not written before.
+
+        Call this after the configuration has been checked, so that later commands do not read a rejected option.
+
+        Raises:
+            UserError: A file cannot be written.
+        """
         files.write_text(self.folder / "experiment.yaml", self.experiment.to_yaml())
         if not (self.folder / "environment.json").exists():
             files.write_json(self.folder / "environment.json", _environment(self.experiment.seed))
 
     def check_data(self, fingerprint: str) -> None:
-        """Hold the run to the images, and the splits, that it began with.
+        """Check that images and splits are those of the training. Before the first checkpoint, write their digest instead.
+
+        After a change, images of the training split could be used to search or test.
+
+        Args:
+            fingerprint: Digest of the images and their splits.
 
         Raises:
-            UserError: they changed; images that were trained on could be searched or tested on.
+            UserError: They have changed.
         """
         path = self.folder / "data.json"
-        if not self.trained:
+        if not self.has_checkpoint:
             files.write_json(path, {"fingerprint": fingerprint})
         elif files.read_json(path)["fingerprint"] != fingerprint:
             raise UserError(
@@ -101,27 +132,30 @@ class Run:
             )
 
     @property
-    def trained(self) -> bool:
-        """Whether a checkpoint was written; before that, there is nothing that a change could spoil."""
+    def has_checkpoint(self) -> bool:
+        """Whether a checkpoint of the supernet was written. Before that, every field of the experiment may change."""
         return (self.supernet / "checkpoint.json").exists()
 
     @property
     def supernet(self) -> Path:
+        """Folder with the checkpoints of the supernet."""
         return self.folder / "supernet"
 
     @property
     def baseline(self) -> Path:
+        """Folder with the checkpoints and the measurement of the reference network."""
         return self.folder / "baseline"
 
     @property
     def archive(self) -> Path:
+        """File of the archive, which may not exist yet."""
         return self.folder / "archive.sqlite"
 
-    def searched(self) -> Path:
-        """The archive of a search that was begun.
+    def existing_archive(self) -> Path:
+        """Return the file of the archive.
 
         Raises:
-            UserError: there is none.
+            UserError: It does not exist, because no search was started.
         """
         if not self.archive.exists():
             raise UserError(f"{self.folder}: no archive yet; run: autospike search {self.folder}")
@@ -129,23 +163,35 @@ class Run:
 
     @property
     def export(self) -> Path:
+        """Folder of the exported subnet."""
         return self.folder / "export"
 
     @property
     def retrain(self) -> Path:
+        """Folder of the retrained networks."""
         return self.folder / "retrain"
 
     @property
     def report(self) -> Path:
+        """Folder of figures and tables."""
         return self.folder / "report"
 
     def log(self, event: str, **details: object) -> None:
-        """Append to `log.jsonl`."""
+        """Append an event with the current time to `log.jsonl`.
+
+        Args:
+            event: Name of the event.
+            **details: Fields of the event; values for JSON.
+
+        Raises:
+            UserError: The file cannot be written.
+        """
         now = datetime.now(UTC).isoformat(timespec="milliseconds")
         files.append_jsonl(self.folder / "log.jsonl", time=now, event=event, **details)
 
 
 def _environment(seed: int) -> dict[str, object]:
+    """Content of environment.json."""
     return {
         "started_at": datetime.now(UTC).isoformat(timespec="seconds"),
         "seed": seed,

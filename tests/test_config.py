@@ -342,7 +342,7 @@ def test_a_run_keeps_its_experiment(tmp_path: Path) -> None:
     path, folder = saved(tmp_path / "one.yaml"), tmp_path / "runs" / "a"
     started = Run.start(path, folder, ["seed=5"])
     assert not folder.exists()
-    started.record()
+    started.save()
     assert started.experiment.seed == 5
     assert load_experiment(folder / "experiment.yaml") == started.experiment
     environment = json.loads((folder / "environment.json").read_text())
@@ -358,7 +358,7 @@ def trained(folder: Path) -> None:
 
 def test_a_trained_run_goes_on_with_its_experiment_alone(tmp_path: Path) -> None:
     path, folder = saved(tmp_path / "one.yaml"), tmp_path / "runs" / "a"
-    Run.start(path, folder, []).record()
+    Run.start(path, folder, []).save()
     kept = (folder / "environment.json").read_text()
     trained(folder)
     assert Run.start(path, folder, ["search.generations=3"]).experiment.search.generations == 3
@@ -369,14 +369,14 @@ def test_a_trained_run_goes_on_with_its_experiment_alone(tmp_path: Path) -> None
 
 def test_a_run_that_has_not_trained_may_begin_anew(tmp_path: Path) -> None:
     path, folder = saved(tmp_path / "one.yaml"), tmp_path / "runs" / "a"
-    Run.start(path, folder, []).record()
-    Run.start(path, folder, ["training.epochs=6"]).record()
+    Run.start(path, folder, []).save()
+    Run.start(path, folder, ["training.epochs=6"]).save()
     assert load_experiment(folder / "experiment.yaml").training.epochs == 6
 
 
 def test_a_run_is_resumed_without_its_first_file(tmp_path: Path) -> None:
     path, folder = saved(tmp_path / "one.yaml"), tmp_path / "runs" / "a"
-    Run.start(path, folder, ["seed=5"]).record()
+    Run.start(path, folder, ["seed=5"]).save()
     path.unlink()
     assert Run.resume(folder).experiment.seed == 5
     assert Run.resume(folder, ["search.algorithm=random"]).experiment.search.algorithm == "random"
@@ -391,7 +391,7 @@ def test_a_folder_without_a_run_is_named(tmp_path: Path) -> None:
 
 def test_the_log_is_one_event_a_line(tmp_path: Path) -> None:
     run = Run.start(saved(tmp_path / "one.yaml"), tmp_path / "a", [])
-    run.record()
+    run.save()
     run.log("began", step=1)
     run.log("ended")
     events = [json.loads(line) for line in (tmp_path / "a" / "log.jsonl").read_text().splitlines()]

@@ -26,7 +26,7 @@ def plot(run: Run, convention: Convention | None = None) -> None:
     """
     searched = run.experiment.search.energy_convention
     convention = convention or searched
-    archive = Archive(run.searched(), newest_protocol(run.archive), convention)
+    archive = Archive(run.existing_archive(), newest_protocol(run.archive), convention)
     evaluations, proposals = archive.all(), archive.proposals()
     archive.close()
     if not evaluations:

@@ -32,7 +32,7 @@ def search(run: Run) -> None:
         stack.callback(executor.close)
         archive = Archive(run.archive, protocol_id(setup, run.supernet), config.energy_convention)
         stack.callback(archive.close)
-        run.record()
+        run.save()
         _measure_reference(run, setup)
         before = len(archive.all())
         run.log("search started", algorithm=config.algorithm, archived=before, executor=run.experiment.execution.executor)

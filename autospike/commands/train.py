@@ -20,10 +20,10 @@ def train(run: Run) -> None:
         Interrupted: By a signal, after a checkpoint.
     """
     setup, start_from = open_run(run), run.experiment.training.start_from
-    if start_from is not None and not run.trained:
+    if start_from is not None and not run.has_checkpoint:
         read_network(start_from, "supernet")  # raises before anything is written
     reference = SearchSpace.of(run.experiment.baseline_architecture)
     with setup.ranks.joined(setup.device):
-        setup.ranks.first_alone(run.record)
+        setup.ranks.first_alone(run.save)
         train_network(run, setup, run.experiment.search_space, run.supernet, name="supernet", source="supernet")
         train_network(run, setup, reference, run.baseline, name="hand-made", source="baseline")

@@ -31,7 +31,7 @@ def open_images(source: str, *, image_size: int) -> Images:
     if (path / "experiment.yaml").exists():
         images = _open_experiment_data(path / "experiment.yaml", image_size)
         run = Run.resume(path)
-        if run.trained:
+        if run.has_checkpoint:
             run.check_data(images.fingerprint)
         return images
     if path.suffix in (".yaml", ".yml"):

@@ -77,7 +77,7 @@ def archived_evaluations(run: Run, protocol_id: str) -> list[Evaluation]:
     Raises:
         UserError: Nothing was searched yet.
     """
-    archive = Archive(run.searched(), protocol_id, run.experiment.search.energy_convention)
+    archive = Archive(run.existing_archive(), protocol_id, run.experiment.search.energy_convention)
     evaluations = archive.all()
     archive.close()
     return refitted(evaluations, run.experiment.search_space.largest(), run.experiment.search.fitness)

@@ -570,7 +570,7 @@ def run(tmp_path: Path) -> Run:
     written = {"space": SPACE, "data": {"name": "digits", "image_size": 8}, "training": {"epochs": 1}}
     (tmp_path / "experiment.yaml").write_text(yaml.safe_dump(written))
     started = Run.start(tmp_path / "experiment.yaml", tmp_path / "run", [])
-    started.record()
+    started.save()
     started.baseline.mkdir()
     (started.baseline / "measurement.json").write_text(json.dumps({"search_accuracy": 0.5, "layers": to_rows(COUNTS)}))
     return started
