@@ -40,8 +40,8 @@ def test_a_signal_ends_the_command_with_its_exit_code(
 ) -> None:
     """The signal comes with the last step of the supernet, so the reference network is not trained."""
 
-    def add_scalar(_writer: SummaryWriter, _name: str, _value: Any, step: int) -> None:
-        if step == 4:
+    def add_scalar(_writer: SummaryWriter, name: str, _value: Any, step: int) -> None:
+        if (name, step) == ("loss", 4):  # once, because a second signal ends the process
             signal.raise_signal(signal.SIGTERM)
 
     monkeypatch.setattr(SummaryWriter, "add_scalar", add_scalar)
