@@ -72,7 +72,7 @@ def test_every_family_has_a_space() -> None:
 
 
 @pytest.mark.parametrize("path", EXPERIMENTS, ids=lambda path: path.stem)
-def test_an_experiment_loads_and_its_hand_made_network_is_in_its_space(path: Path) -> None:
+def test_an_experiment_loads_and_its_reference_network_is_in_its_space(path: Path) -> None:
     experiment = load_experiment(path)
     assert experiment.search_space.contains(experiment.baseline_architecture)
 

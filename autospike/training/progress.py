@@ -24,6 +24,15 @@ MB = 1e6
 LOG_EVERY_STEPS = 10
 
 
+def display_name(name: str) -> str:
+    """Return the name of a network for messages.
+
+    Args:
+        name: The name in logs and folders, where the reference network is called `hand-made`.
+    """
+    return name.replace("hand-made", "reference network")
+
+
 @dataclass(frozen=True, kw_only=True)
 class Progress:
     """State of a training after a step.
@@ -118,7 +127,7 @@ def reporting(
     run.log("train started", network=name, from_step=start, device=str(device), ranks=ranks, neuron=neuron)
     with (
         TensorBoard(run.folder / "tensorboard" / name, start=start) as tensorboard,
-        progress(f"train {name}", total=steps) as update_bar,
+        progress(f"train {display_name(name)}", total=steps) as update_bar,
     ):
 
         def report(now: Progress) -> None:

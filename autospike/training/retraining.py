@@ -49,7 +49,7 @@ class RetrainedNetwork:
 
     @property
     def name(self) -> str:
-        """Name in logs and messages."""
+        """Name in logs and folders."""
         prefix = "" if self.way == "hand-made" else f"{self.architecture.id}/"
         return f"{prefix}{self.way}/{self.seed}"
 

@@ -36,7 +36,7 @@ from autospike.training.distillation import Teacher, load_teacher
 from autospike.training.distributed import ALONE, Ranks
 from autospike.training.initialisation import NetworkOfRun, initialise_from
 from autospike.training.nonfinite import check_finite
-from autospike.training.progress import Progress, StepTimer, reporting
+from autospike.training.progress import Progress, StepTimer, display_name, reporting
 from autospike.training.setup import Setup, build_supernet, training_batches
 from autospike.training.step import SAMPLING, TARGETS, LabelledBatch, accumulate_gradients
 
@@ -49,7 +49,7 @@ def train_network(run: Run, setup: Setup, space: SearchSpace, folder: Path, *, n
         setup: Configuration, data, device and ranks, which have joined their process group.
         space: The architectures that the supernet contains.
         folder: The folder with the checkpoints.
-        name: Of the network, in logs and messages.
+        name: Of the network, in logs and folders.
         source: Which network of a run initialises the parameters, if `training.start_from` is a run.
 
     Raises:
@@ -61,7 +61,7 @@ def train_network(run: Run, setup: Setup, space: SearchSpace, folder: Path, *, n
     record = checkpoints.record
     if record is not None and record.finished:
         if ranks.first:
-            note(f"{name}: already trained, {record.step} steps")
+            note(f"{display_name(name)}: already trained, {record.step} steps")
         return
     supernet, batches, teacher = build_supernet(setup, space), training_batches(setup), None
     if config.teacher is not None:
@@ -70,7 +70,7 @@ def train_network(run: Run, setup: Setup, space: SearchSpace, folder: Path, *, n
     if config.start_from is not None and record is None:
         copied, total = initialise_from(supernet, config.start_from, source), sum(p.numel() for p in supernet.parameters())
         if ranks.first:
-            note(f"{name}: starts from {config.start_from}, {copied:,} of {total:,} parameters")
+            note(f"{display_name(name)}: starts from {config.start_from}, {copied:,} of {total:,} parameters")
     start, steps = record.step if record else 0, config.epochs * batches.per_epoch
     reports = reporting(run, name, start=start, steps=steps, device=setup.device, ranks=ranks.size)
     with reports if ranks.first else nullcontext(_ignore) as report:
@@ -214,7 +214,7 @@ def _recover(run: Run, checkpoints: Checkpoints, name: str) -> None:
     """Return to the previous checkpoint if the newest one is damaged, and log it."""
     damage = checkpoints.recover()
     if damage is not None:
-        note(f"{name}: {damage}")
+        note(f"{display_name(name)}: {damage}")
         run.log("checkpoint damaged", network=name, what=damage)
 
 

@@ -162,7 +162,7 @@ def test_timm_opens_the_export_with_the_reported_accuracy(run: Path) -> None:
     assert report["params"] == sum(p.numel() for p in model.parameters())
 
 
-def test_the_report_compares_with_the_hand_made_architecture(run: Path) -> None:
+def test_the_report_compares_with_the_reference_network(run: Path) -> None:
     report = json.loads((run / "export" / "report.json").read_text())
     experiment = load_experiment(run / "experiment.yaml")
     assert Architecture.from_dict(report["baseline"]["architecture"]) == experiment.search_space.largest()
@@ -281,7 +281,7 @@ def test_a_search_killed_in_the_middle_ends_at_the_same_front(
     """What was archived is not measured again; the generation at hand is lost."""
     call("train", tiny_experiment, "--run", tmp_path)
     generations = [row["generation"] for row in rows(run)]
-    # walks over the 180 images of the search split, 64 at a time: the hand-made network, the three generations
+    # passes over the 180 images of the search split, 64 at a time: the reference network, the three generations
     first, second = generations.count(0), generations.count(0) + generations.count(1)
     for shards, archived in [(2, 0), (3, 0), (2, 0), (4, first), (4, second)]:
         kill_after(monkeypatch, shards, tmp_path)
@@ -446,7 +446,9 @@ def test_a_plot_under_no_convention_is_one_line(run: Path, capsys: pytest.Captur
     assert not [path for path in (run / "report").iterdir() if path.is_dir() and path.name != "binary-only"]
 
 
-def test_a_hand_made_network_of_an_older_version_is_one_line(run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_reference_network_of_an_older_version_is_a_one_line_error(
+    run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     shutil.copytree(run, tmp_path / "run")
     (tmp_path / "run" / "baseline" / "measurement.json").write_text(json.dumps({"accuracy": 0.5, "energy_mj": 0.001}))
     outcome = autospike(capsys, "plot", tmp_path / "run", "--energy", "spikformer")
@@ -563,7 +565,7 @@ def test_the_report_holds_its_energy_under_every_convention(run: Path) -> None:
         assert (part["pj_per_mac"], part["pj_per_ac"]) == (4.6, 0.9)
 
 
-def test_the_hand_made_network_is_measured_with_its_counts(run: Path) -> None:
+def test_the_reference_network_is_measured_with_its_counts(run: Path) -> None:
     """It is the largest of the space, trained alone."""
     measured = json.loads((run / "baseline" / "measurement.json").read_text())
     assert measured["architecture_id"] == largest_of(run)

@@ -26,6 +26,7 @@ def test_a_damaged_checkpoint_is_reported_and_trained_again(
     (line,) = [line for line in outcome.out.splitlines() if "damaged" in line]
     assert line.startswith("supernet: ")
     assert line.endswith("resuming from the previous checkpoint, of step 2")
+    assert "reference network: already trained, 4 steps" in outcome.out.splitlines()
     events = [json.loads(text) for text in (tmp_path / "log.jsonl").read_text().splitlines()]
     (damaged,) = [event for event in events if event["event"] == "checkpoint damaged"]
     assert line == f"supernet: {damaged['what']}"
