@@ -2,6 +2,11 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+from pathlib import Path
+
+import pandas as pd
+
 from autospike import files
 from autospike.console import note
 from autospike.energy.conventions import Convention, energy
@@ -24,31 +29,80 @@ def plot(run: Run, convention: Convention | None = None) -> None:
     Raises:
         UserError: Nothing was searched yet.
     """
-    searched = run.experiment.search.energy_convention
-    convention = convention or searched
-    archive = Archive(run.existing_archive(), newest_protocol(run.archive), convention)
-    evaluations, proposals = archive.all(), archive.proposals()
-    archive.close()
-    if not evaluations:
-        raise UserError(f"{run.archive}: no candidates yet; run: autospike search {run.folder}")
-    space = run.experiment.search_space
-    evaluations = refitted(evaluations, space.largest(), run.experiment.search.fitness)
-    table = tables.candidates(evaluations)
-    reference_mj = float(table.set_index("id").loc[space.largest().id, "energy_mj"])  # type: ignore[arg-type]
-    histories = [
-        tables.search_history(name, generations, table, reference_mj=reference_mj) for name, generations in proposals.items()
-    ]
+    report = SearchReport.of(run, convention or run.experiment.search.energy_convention)
+    report.write()
+    on_front = int(report.candidates["on_front"].sum())
+    note(f"plot: {len(report.candidates)} candidates, {on_front} on the front under `{report.convention}`; see {report.folder}")
 
-    reference = _reference(run, convention)
-    report = run.report if convention == searched else run.report / convention.name.replace("/", "-")
-    files.write_text(report / "candidates.csv", table.to_csv(index=False))
-    files.write_text(report / "front.csv", tables.front(table).to_csv(index=False))
-    title = f"{run.experiment.data.name}, `{convention.name}`"
-    figures.save(figures.pareto(table, reference, title), report / "pareto.png", report / "pareto.svg")
-    figures.save(figures.search(histories), report / "search.png")
-    shares = tables.gene_shares(space, evaluations, front(evaluations))
-    figures.save(figures.genes(*shares), report / "genes.png")
-    note(f"plot: {len(table)} candidates, {int(table['on_front'].sum())} on the front under `{convention.name}`; see {report}")
+
+@dataclass(frozen=True, kw_only=True)
+class SearchReport:
+    """The tables of a searched run under one energy convention.
+
+    Attributes:
+        folder: The folder to write to.
+        convention: Name of the energy convention.
+        title: Title of the Pareto figure.
+        candidates: All candidates; see `report.tables.candidates`.
+        histories: Progress of each search of the archive; see `report.tables.search_history`.
+        all_shares: How often each value of a gene occurs among all candidates; see `report.tables.gene_shares`.
+        front_shares: The same on the Pareto front.
+        reference: Accuracy and energy in mJ of the reference network, on the search split.
+    """
+
+    folder: Path
+    convention: str
+    title: str
+    candidates: pd.DataFrame
+    histories: list[tables.SearchHistory]
+    all_shares: dict[str, dict[str, float]]
+    front_shares: dict[str, dict[str, float]]
+    reference: tuple[float, float]
+
+    @classmethod
+    def of(cls, run: Run, convention: Convention) -> SearchReport:
+        """Compute the tables from the archive and from the measurement of the reference network.
+
+        Args:
+            run: A searched run.
+            convention: The energy convention.
+
+        Raises:
+            UserError: Nothing was searched yet, or the reference network was measured by an older version.
+        """
+        archive = Archive(run.existing_archive(), newest_protocol(run.archive), convention)
+        evaluations, proposals = archive.all(), archive.proposals()
+        archive.close()
+        if not evaluations:
+            raise UserError(f"{run.archive}: no candidates yet; run: autospike search {run.folder}")
+        space, search = run.experiment.search_space, run.experiment.search
+        evaluations = refitted(evaluations, space.largest(), search.fitness)
+        table = tables.candidates(evaluations)
+        largest_mj = float(table.set_index("id").loc[space.largest().id, "energy_mj"])  # type: ignore[arg-type]
+        all_shares, front_shares = tables.gene_shares(space, evaluations, front(evaluations))
+        return cls(
+            folder=run.report if convention == search.energy_convention else run.report / convention.name.replace("/", "-"),
+            convention=convention.name,
+            title=f"{run.experiment.data.name}, `{convention.name}`",
+            candidates=table,
+            histories=[tables.search_history(name, ids, table, reference_mj=largest_mj) for name, ids in proposals.items()],
+            all_shares=all_shares,
+            front_shares=front_shares,
+            reference=_reference(run, convention),
+        )
+
+    def write(self) -> None:
+        """Write the tables as CSV and the figures.
+
+        Raises:
+            UserError: A file cannot be written.
+        """
+        files.write_text(self.folder / "candidates.csv", self.candidates.to_csv(index=False))
+        files.write_text(self.folder / "front.csv", tables.front(self.candidates).to_csv(index=False))
+        pareto = figures.pareto(self.candidates, self.reference, self.title)
+        figures.save(pareto, self.folder / "pareto.png", self.folder / "pareto.svg")
+        figures.save(figures.search(self.histories), self.folder / "search.png")
+        figures.save(figures.genes(self.all_shares, self.front_shares), self.folder / "genes.png")
 
 
 def _reference(run: Run, convention: Convention) -> tuple[float, float]:

@@ -1,4 +1,4 @@
-"""The report: tables that agree with brute force, a course computed by hand, and figures that are pictures."""
+"""The report: tables against brute force, search histories by hand, and figures."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from builders import RANGES, analytic, edited, few, measurement, one_line_error,
 from hypothesis import given
 from hypothesis import strategies as st
 
-from autospike.commands.plot import plot
+from autospike.commands.plot import SearchReport, plot
 from autospike.energy.conventions import CONVENTIONS, DEFAULT, EXACT, convention_of
 from autospike.energy.counts import LayerCount, from_rows, to_rows
 from autospike.measurement import Evaluation, Measurement
@@ -94,7 +94,7 @@ TOTALS = {
 
 
 def evaluated(number: int, *, seed: int = 0, written: dict[str, Any] = SPACE) -> list[Evaluation]:
-    """The largest of a space and distinct draws from it, as a search would have left them."""
+    """Evaluations of the largest architecture of a space and of distinct samples, as a search would archive them."""
     space, rng = SearchSpace.from_dict(written), random.Random(seed)
     distinct = {space.largest(): None}
     while len(distinct) < number:
@@ -134,7 +134,7 @@ def test_candidates_are_rows_in_the_order_of_measurement() -> None:
 
 @few
 @given(st.integers(1, 40), st.integers(0, 1000))
-def test_front_is_what_nothing_dominates_by_rising_energy(number: int, seed: int) -> None:
+def test_front_has_the_undominated_candidates_by_ascending_energy(number: int, seed: int) -> None:
     evaluations = evaluated(number, seed=seed)
     table = tables.candidates(evaluations)
     best = tables.front(table)
@@ -156,35 +156,35 @@ FOUR = pd.DataFrame(
 )
 
 
-def test_course_by_hand() -> None:
+def test_search_history_by_hand() -> None:
     # Of the box 8 x 1: a covers 4 x 0.5; b nothing more; c 2 x 0.25 more; d 2 x 0.25 more.
-    course = tables.search_history("nsga2-1", [["a"], ["b"], ["c", "d"]], FOUR, reference_mj=8.0)
-    assert course.search_id == "nsga2-1"
-    assert course.hypervolume == pytest.approx([2 / 8, 2 / 8, 3 / 8], rel=1e-12)
-    assert course.best_f_aeb == [0.6, 0.7, 0.9]
+    history = tables.search_history("nsga2-1", [["a"], ["b"], ["c", "d"]], FOUR, reference_mj=8.0)
+    assert history.search_id == "nsga2-1"
+    assert history.hypervolume == pytest.approx([2 / 8, 2 / 8, 3 / 8], rel=1e-12)
+    assert history.best_f_aeb == [0.6, 0.7, 0.9]
 
 
-def test_course_of_a_search_that_was_killed() -> None:
-    course = tables.search_history("s", [["a", "b"], ["c", "asked but never measured"]], FOUR, reference_mj=8.0)
-    assert course.hypervolume == pytest.approx([2 / 8, 2.5 / 8], rel=1e-12)
-    assert course.best_f_aeb == [0.7, 0.7]
+def test_search_history_of_a_killed_search() -> None:
+    history = tables.search_history("s", [["a", "b"], ["c", "proposed but not measured"]], FOUR, reference_mj=8.0)
+    assert history.hypervolume == pytest.approx([2 / 8, 2.5 / 8], rel=1e-12)
+    assert history.best_f_aeb == [0.7, 0.7]
 
 
 @few
 @given(st.integers(0, 1000), st.integers(1, 7))
-def test_course_never_falls(seed: int, size: int) -> None:
+def test_search_history_never_decreases(seed: int, size: int) -> None:
     evaluations = evaluated(24, seed=seed)
     table = tables.candidates(evaluations)
     names = list(table["id"])
     generations = [names[i : i + size] for i in range(0, len(names), size)]
-    course = tables.search_history("s", generations, table, reference_mj=table["energy_mj"].iloc[0])
-    assert course.hypervolume == sorted(course.hypervolume)
-    assert course.best_f_aeb == sorted(course.best_f_aeb)
-    assert course.best_f_aeb[-1] == max(e.f_aeb for e in evaluations)
+    history = tables.search_history("s", generations, table, reference_mj=table["energy_mj"].iloc[0])
+    assert history.hypervolume == sorted(history.hypervolume)
+    assert history.best_f_aeb == sorted(history.best_f_aeb)
+    assert history.best_f_aeb[-1] == max(e.f_aeb for e in evaluations)
 
 
 def of_blocks(*blocks: tuple[int, float], embed_dim: int = 8) -> Evaluation:
-    """A member whose blocks have these head counts and thresholds."""
+    """An evaluation whose blocks have these head counts and thresholds."""
     built = tuple(Block(num_heads=heads, neuron=Neuron(v_threshold=threshold)) for heads, threshold in blocks)
     return scored(measurement(small(embed_dim=embed_dim, blocks=built), correct=1), f_aeb=0.1, generation=0)
 
@@ -200,7 +200,7 @@ def test_gene_shares_by_hand() -> None:
     }
 
 
-def test_gene_shares_cut_a_range_in_five() -> None:
+def test_gene_shares_divide_a_range_into_five_intervals() -> None:
     space = SearchSpace.from_dict(edited(SPACE, "stages.0.block.neuron.v_threshold", {"low": 0.5, "high": 1.5, "sigma": 0.1}))
     found = [of_blocks((1, 0.5)), of_blocks((1, 0.69)), of_blocks((1, 0.71)), of_blocks((1, 1.25), (1, 1.5))]
     assert tables.gene_shares(space, found)[0]["neuron.v_threshold"] == {
@@ -212,7 +212,7 @@ def test_gene_shares_cut_a_range_in_five() -> None:
     }
 
 
-def test_gene_shares_name_embedding_and_groups() -> None:
+def test_gene_shares_include_embedding_and_neuron_groups() -> None:
     space = SearchSpace.from_dict(RANGES)
     (evaluation,) = evaluated(1, written=RANGES)
     assert set(tables.gene_shares(space, [evaluation])[0]) == {
@@ -275,7 +275,7 @@ def test_gene_shares_of_stages_by_hand() -> None:
     assert list(shares["stage 0 token_mixer"]) == ["sdsa_3", "none"]
 
 
-def test_gene_shares_leave_out_a_gene_that_nobody_has() -> None:
+def test_gene_shares_omit_a_gene_that_no_candidate_has() -> None:
     (shares,) = tables.gene_shares(SearchSpace.from_dict(TWO_STAGES), [staged("membrane", 8, None, "mlp", None)])
     names = {"stage 0 embed_dim", "stage 0 token_mixer", "stage 1 embed_dim", "stage 1 channel_mixer"}
     assert set(shares) == {"shortcut"} | names
@@ -284,24 +284,24 @@ def test_gene_shares_leave_out_a_gene_that_nobody_has() -> None:
 def test_gene_figure_of_a_front_that_lacks_a_gene() -> None:
     space = SearchSpace.from_dict(TWO_STAGES)
     best = [staged("membrane", 8, None, "mlp", None)]
-    everyone = [*best, staged("sew", 8, 1, "mlp", 3)]
-    shares = tables.gene_shares(space, everyone, best)
+    evaluations = [*best, staged("sew", 8, 1, "mlp", 3)]
+    shares = tables.gene_shares(space, evaluations, best)
     panels = {axes.get_title(loc="left") for axes in figures.genes(*shares).axes if axes.axison}
     assert panels == set(shares[0]) == set(shares[1])
     assert shares[0]["stage 0 num_heads"] == {"1": 1.0, "2": 0.0}
     assert shares[1]["stage 0 num_heads"] == {"1": 0.0, "2": 0.0}
 
 
-def test_gene_shares_of_all_parts_have_the_same_values() -> None:
-    """Where positions differ, values that the front lacks stay in its table with a share of 0."""
+def test_gene_shares_of_all_groups_have_the_same_values() -> None:
+    """Positions differ here. A value that does not occur on the front has a share of 0 there."""
     blocks = [{"num_heads": [1, 2]}, {"token_mixer": ["none", "sdsa_3"], "num_heads": [2, 4]}]
     space = SearchSpace.from_dict({"stages": [{"embed_dim": 8, "depth": 2, "blocks": blocks}]})
     best, other = (space.sample(random.Random(seed)) for seed in (0, 1))
-    everyone = [
+    evaluations = [
         scored(measurement(a, correct=1), f_aeb=0.1, generation=0)
         for a in (replaced_mixer(best, "none"), replaced_mixer(other, "sdsa_3"))
     ]
-    whole, part = tables.gene_shares(space, everyone, everyone[:1])
+    whole, part = tables.gene_shares(space, evaluations, evaluations[:1])
     assert {name: set(shares) for name, shares in whole.items()} == {name: set(shares) for name, shares in part.items()}
     figures.genes(whole, part)
 
@@ -329,7 +329,7 @@ def test_pareto_figure_shows_every_candidate_and_the_front(number: int) -> None:
     assert axes.get_xscale() == "log"
 
 
-def test_pareto_figure_says_what_it_shows() -> None:
+def test_pareto_figure_has_a_title_and_a_legend() -> None:
     (axes,) = figures.pareto(tables.candidates(evaluated(3)), (0.5, 0.001), "digits, `exact`").axes
     assert axes.get_title(loc="left") == "digits, `exact`"
     assert [text.get_text() for text in axes.get_legend().get_texts()][0::3] == [
@@ -339,11 +339,11 @@ def test_pareto_figure_says_what_it_shows() -> None:
 
 
 def test_search_figure_has_a_line_for_each_search() -> None:
-    courses = [
+    histories = [
         tables.SearchHistory(search_id=name, hypervolume=[0.1, offset], best_f_aeb=[0.3, offset + 0.1])
         for name, offset in [("nsga2-1", 0.2), ("aeb-2", 0.4)]
     ]
-    left, right = figures.search(courses).axes
+    left, right = figures.search(histories).axes
     assert [line.get_ydata().tolist() for line in left.lines] == [[0.1, 0.2], [0.1, 0.4]]
     assert [line.get_ydata().tolist() for line in right.lines] == [[0.3, pytest.approx(0.3)], [0.3, 0.5]]
     assert [text.get_text() for text in left.get_legend().get_texts()] == ["nsga2-1", "aeb-2"]
@@ -351,13 +351,13 @@ def test_search_figure_has_a_line_for_each_search() -> None:
 
 def test_gene_figure_has_a_panel_for_each_gene() -> None:
     space, evaluations = SearchSpace.from_dict(SPACE), evaluated(20)
-    everyone, best = tables.gene_shares(space, evaluations, front(evaluations))
-    figure = figures.genes(everyone, best)
+    all_shares, front_shares = tables.gene_shares(space, evaluations, front(evaluations))
+    figure = figures.genes(all_shares, front_shares)
     panels = {axes.get_title(loc="left"): axes for axes in figure.axes if axes.axison}
     assert set(panels) == {"time_steps", "embed_dim", "depth", "num_heads", "neuron.v_threshold"}
     for name, axes in panels.items():
         heights = [[bar.get_height() for bar in bars] for bars in axes.containers]
-        assert heights == [list(everyone[name].values()), list(best[name].values())]
+        assert heights == [list(all_shares[name].values()), list(front_shares[name].values())]
 
 
 def test_layers_are_rows_under_a_convention() -> None:
@@ -384,7 +384,7 @@ def test_layers_are_rows_under_a_convention() -> None:
     assert all(pd.isna(row[name]) for row in (rows[0], rows[3]) for name in ("rate", "acs_1", "rate_2"))
 
 
-def test_layers_hold_their_energy_under_every_convention() -> None:
+def test_layers_have_their_energy_under_every_convention() -> None:
     conv, q, *_, head = energy_tables.by_layer(COUNTS, EXACT).to_dict("records")
     names = ["exact", "rate", "spikformer", "binary-only", "fused", "memory"]
     found = [[row[f"energy_mj_{name}"] * 1e9 for name in names] for row in (conv, q, head)]
@@ -415,13 +415,13 @@ def test_layers_sum_to_the_total(name: str) -> None:
 
 @pytest.mark.parametrize("chosen", ["exact", "spikformer"])
 def test_layers_sum_to_the_total_of_every_other_convention(chosen: str) -> None:
-    """Also of one that takes the forms which the chosen one leaves out."""
+    """Also of one that includes operations which the chosen one excludes."""
     table = energy_tables.by_layer(COUNTS, CONVENTIONS[chosen])
     found = {name: table[f"energy_mj_{name}"].sum() for name in TOTALS}
     assert found == pytest.approx({name: picojoules * 1e-9 for name, (_, _, picojoules) in TOTALS.items()}, rel=1e-12)
 
 
-def test_layers_of_nothing_have_the_same_columns() -> None:
+def test_a_table_without_layers_has_the_same_columns() -> None:
     table = energy_tables.by_layer([], EXACT)
     assert len(table) == 0
     assert list(table.columns)[:11] == list(energy_tables.by_layer(COUNTS, EXACT).columns)[:11]
@@ -439,19 +439,19 @@ def test_totals_begin_with_the_chosen_convention(chosen: str) -> None:
         assert row["ratio"] == pytest.approx(picojoules / TOTALS[chosen][2], rel=1e-12)
 
 
-def test_totals_under_a_convention_of_one_s_own() -> None:
+def test_totals_under_a_convention_with_modifiers() -> None:
     table = energy_tables.by_convention(COUNTS, convention_of("spikformer/int8/image-once"))
     assert table["convention"].tolist() == ["spikformer/int8/image-once", *TOTALS]
     assert table["energy_mj"].iloc[0] == pytest.approx((0.23 * 560 + 0.03 * 125) * 1e-9, rel=1e-12)
 
 
-def test_totals_of_nothing_have_no_ratio() -> None:
+def test_totals_without_layers_have_no_ratio() -> None:
     table = energy_tables.by_convention([], EXACT)
     assert table["energy_mj"].tolist() == [0] * 6
     assert table["ratio"].isna().all()
 
 
-def test_every_number_of_steps_is_a_row() -> None:
+def test_each_number_of_time_steps_is_a_row() -> None:
     """At T = 1: 200 + 60 MACs, 20 + 100 ACs exactly; 400 - 200 + 150 + 60 + 100 MACs and 25 ACs where only spikes accumulate."""
     two = Measurement(architecture=small(time_steps=2), correct=2, images=4, counts=COUNTS, params=7, seconds=0.5)
     one_step = replace(two, architecture=small(time_steps=1), correct=3, counts=tuple(c.first(1) for c in COUNTS))
@@ -479,14 +479,14 @@ def test_few_layers_have_a_bar_each() -> None:
     assert bars.tolist() == pytest.approx([4.6e-9] * 48, rel=1e-12)
 
 
-def test_a_form_that_is_not_taken_has_no_bar() -> None:
+def test_an_operation_that_a_convention_excludes_has_no_bar() -> None:
     for name, count in (("exact", 4), ("spikformer", 5)):
         bars = energy_tables.bar_energies(energy_tables.by_layer(COUNTS, CONVENTIONS[name]))
         assert len(bars) == count
         assert bars.sum() == pytest.approx(TOTALS[name][2] * 1e-9, rel=1e-12)
 
 
-def test_many_layers_are_added_up_by_parts_of_blocks() -> None:
+def test_many_layers_are_summed_by_part_of_a_block() -> None:
     bars = energy_tables.bar_energies(many(50))
     blocks = [f"stages.0.blocks.{i}.{part}" for i in range(12) for part in ("token", "channel")]
     assert list(bars.index) == ["stages.0.embedding", *blocks, "head"]
@@ -518,7 +518,7 @@ def test_energy_curve_has_a_point_for_each_number_of_steps(scale: float, unit: s
     assert f"({unit}, counted)" in axes.get_xlabel()
 
 
-def test_a_record_says_what_was_measured() -> None:
+def test_a_record_has_the_fields_of_a_measurement() -> None:
     architecture = small(time_steps=2)
     measured = Measurement(architecture=architecture, correct=3, images=4, counts=COUNTS, params=7, seconds=0.5)
     found = record(measured, convention_of("binary-only/fp16"), "search")
@@ -552,7 +552,7 @@ def is_svg(path: Path) -> bool:
     return ElementTree.parse(path).getroot().tag == "{http://www.w3.org/2000/svg}svg"
 
 
-def test_figures_are_pictures_and_always_the_same(tmp_path: Path) -> None:
+def test_equal_figures_have_equal_files(tmp_path: Path) -> None:
     table = tables.candidates(evaluated(8))
     for name in ("one", "two"):
         figure = figures.pareto(table, (0.5, 0.001), "digits")
@@ -643,12 +643,6 @@ def searched(run: Run) -> list[Evaluation]:
     return evaluations
 
 
-@pytest.fixture
-def undrawn(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Figures are made but not written, for time."""
-    monkeypatch.setattr(figures, "save", lambda *_args: None)
-
-
 def written(folder: Path) -> dict[str, bytes]:
     return {path.name: path.read_bytes() for path in folder.iterdir() if path.is_file()}
 
@@ -661,8 +655,8 @@ def energies_of(evaluations: list[Evaluation], convention: str) -> Any:
     return pytest.approx([by_hand(e.measurement.architecture)[convention] for e in evaluations], rel=1e-12)
 
 
-def test_another_convention_has_a_folder_of_its_own(run: Run) -> None:
-    """The search's own report stays, and so does the archive."""
+def test_another_convention_has_its_own_folder(run: Run) -> None:
+    """The report under the convention of the search and the archive do not change."""
     searched(run)
     plot(run)
     own, archived = written(run.report), run.archive.read_bytes()
@@ -673,13 +667,13 @@ def test_another_convention_has_a_folder_of_its_own(run: Run) -> None:
     assert table_of(run.report / "rate-int8")["id"].tolist() == table_of(run.report)["id"].tolist()
 
 
-@pytest.mark.usefixtures("undrawn")
 @pytest.mark.parametrize(("convention", "folder"), [("binary-only", "binary-only"), ("rate/int8", "rate-int8")])
-def test_energies_and_fitness_follow_from_what_was_counted(run: Run, convention: str, folder: str) -> None:
+def test_energy_and_fitness_follow_from_the_counts(run: Run, convention: str, folder: str) -> None:
     """F_AEB is relative to the energy that the largest subnet has under the same convention."""
     evaluations = searched(run)
-    plot(run, convention_of(convention))
-    table = table_of(run.report / folder)
+    found = SearchReport.of(run, convention_of(convention))
+    table = found.candidates
+    assert found.folder == run.report / folder
     assert list(table.columns) == COLUMNS
     assert table["energy_mj"].tolist() == energies_of(evaluations, convention)
     reference = by_hand(SearchSpace.from_dict(SPACE).largest())[convention]
@@ -687,26 +681,22 @@ def test_energies_and_fitness_follow_from_what_was_counted(run: Run, convention:
     assert table["f_aeb"].tolist() == pytest.approx(expected, rel=1e-12)
 
 
-@pytest.mark.usefixtures("undrawn")
-def test_a_convention_may_change_who_is_on_the_front(run: Run) -> None:
-    """Narrow candidates are cheap by accumulations and dear by dense operations."""
+def test_a_convention_may_change_the_front(run: Run) -> None:
+    """Narrow candidates need little energy for accumulations and much for dense operations."""
     searched(run)
-    plot(run)
-    plot(run, convention_of("binary-only"))
-    fronts = [set(table["id"][table["on_front"]]) for table in (table_of(run.report), table_of(run.report / "binary-only"))]
+    found = [SearchReport.of(run, convention_of(name)).candidates for name in ("exact", "binary-only")]
+    fronts = [set(table["id"][table["on_front"]]) for table in found]
     assert fronts[0] != fronts[1]
 
 
-@pytest.mark.usefixtures("undrawn")
-def test_the_search_s_own_convention_by_another_name_is_the_search_s_report(run: Run) -> None:
+def test_another_name_of_the_convention_of_the_search_gives_the_same_report(run: Run) -> None:
     evaluations = searched(run)
-    plot(run, convention_of("exact/fp32/image-once"))
-    assert not [path for path in run.report.iterdir() if path.is_dir()]
-    assert table_of(run.report)["energy_mj"].tolist() == energies_of(evaluations, "exact")
+    found = SearchReport.of(run, convention_of("exact/fp32/image-once"))
+    assert (found.folder, found.convention) == (run.report, "exact")
+    assert found.candidates["energy_mj"].tolist() == energies_of(evaluations, "exact")
 
 
-@pytest.mark.usefixtures("undrawn")
-def test_plot_goes_by_the_convention_of_the_search(run: Run) -> None:
+def test_plot_uses_the_convention_of_the_search(run: Run) -> None:
     evaluations = searched(run)
     changed = Run.resume(run.folder, ["search.convention=binary-only"])
     plot(changed)
@@ -715,24 +705,19 @@ def test_plot_goes_by_the_convention_of_the_search(run: Run) -> None:
     assert table_of(run.report / "exact")["energy_mj"].tolist() == energies_of(evaluations, "exact")
 
 
-@pytest.mark.usefixtures("undrawn")
 @pytest.mark.parametrize("convention", ["exact", "binary-only"])
-def test_the_hand_made_network_is_scored_under_the_same_convention(
-    run: Run, convention: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Its measurement holds counts as well."""
+def test_the_reference_network_is_scored_under_the_same_convention(run: Run, convention: str, tmp_path: Path) -> None:
+    """Its energy is computed from the counts in its measurement, and drawn: equal figures have equal files."""
     searched(run)
-    seen: list[Any] = []
-    original = figures.pareto
-    monkeypatch.setattr(figures, "pareto", lambda *args: seen.append(args) or original(*args))
-    plot(run, convention_of(convention))
-    ((_, baseline, title),) = seen
-    assert baseline == (0.5, pytest.approx(TOTALS[convention][2] * 1e-9, rel=1e-12))
-    assert title == f"digits, `{convention}`"
+    found, reference = SearchReport.of(run, convention_of(convention)), (0.5, TOTALS[convention][2] * 1e-9)
+    assert found.reference == pytest.approx(reference, rel=1e-12)
+    found.write()
+    figures.save(figures.pareto(found.candidates, reference, f"digits, `{convention}`"), tmp_path / "expected.svg")
+    assert (found.folder / "pareto.svg").read_bytes() == (tmp_path / "expected.svg").read_bytes()
 
 
-def test_a_hand_made_network_without_counts_says_what_to_run(run: Run) -> None:
-    """As an older version measured it."""
+def test_a_reference_network_without_counts_says_what_to_run(run: Run) -> None:
+    """An older version did not write counts."""
     searched(run)
     (run.baseline / "measurement.json").write_text(json.dumps({"accuracy": 0.5, "energy_mj": 0.001}))
     for convention in (None, convention_of("binary-only")):
