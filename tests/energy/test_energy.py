@@ -1,4 +1,4 @@
-"""Energy and F_AEB: every convention by hand on one table of layers, and what a convention's name says."""
+"""Energy and F_AEB: every convention by hand on one table of layers, names of conventions, break-even rates, fitness."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ BINARY = spiking("binary", "q", 800, (10.0, 20.5, 0.0, 4.5), (0.125, 0.25, 0.0, 
 INTEGER = spiking("integer", "fc1", 500, (400.0, 600.0, 0.0, 0.0), (1.0, 1.5, 0.0, 0.0))
 MEAN = real("mean head", 60, reads="mean")
 
-# RepConv and SepConv train as several maps, of which those behind the first read real values, and may run as one.
+# RepConv and SepConv consist of several linear layers, of which all but the first read real values. They can be fused to one layer.
 TABLE = (
     IMAGE,
     real("frames that were resized", 70),
@@ -59,12 +59,12 @@ TABLE = (
     spiking("integer", "sep.depthwise", 64, (12.0, 6.0, 3.0, 0.0), (0.25, 0.125, 0.125, 0.0), "separate"),
     real("sep.pointwise", 80, form="separate"),
     spiking("integer", "sep.fused", 320, (64.0, 32.0, 16.0, 0.0), (0.25, 0.125, 0.125, 0.0), "fused"),
-    real("fused behind a mean", 30, form="fused"),
+    real("fused after a mean", 30, form="fused"),
     MEAN,
     spiking("binary", "spiking head", 40, (8.0, 4.0, 0.0, 0.0), (0.25, 0.125, 0.0, 0.0)),
 )
 
-# By hand: MACs and ACs of each layer, over 4 steps. A layer that a convention does not take is absent.
+# By hand: MACs and ACs of each layer, over 4 steps. A layer that a convention excludes is not listed.
 BY_HAND: dict[str, dict[str, tuple[float, float]]] = {
     "exact": {
         "image": (1000, 0),
@@ -73,7 +73,7 @@ BY_HAND: dict[str, dict[str, tuple[float, float]]] = {
         "fc1": (0, 1000),
         "rep.fused": (0, 135),
         "sep.fused": (0, 112),
-        "fused behind a mean": (120, 0),
+        "fused after a mean": (120, 0),
         "mean head": (60, 0),
         "spiking head": (0, 12),
     },
@@ -84,7 +84,7 @@ BY_HAND: dict[str, dict[str, tuple[float, float]]] = {
         "fc1": (0, 1250),
         "rep.fused": (0, 168.75),
         "sep.fused": (0, 160),
-        "fused behind a mean": (120, 0),
+        "fused after a mean": (120, 0),
         "mean head": (60, 0),
         "spiking head": (0, 15),
     },
@@ -119,7 +119,7 @@ BY_HAND: dict[str, dict[str, tuple[float, float]]] = {
         "fc1": (0, 1250),
         "rep.fused": (0, 168.75),
         "sep.fused": (0, 160),
-        "fused behind a mean": (120, 0),
+        "fused after a mean": (120, 0),
         "mean head": (60, 0),
         "spiking head": (0, 15),
     },
@@ -142,7 +142,7 @@ PJ = {"fp32": (4.6, 0.9), "fp16": (1.5, 0.4), "int8": (0.23, 0.03), "sram": (24.
 each_convention = pytest.mark.parametrize("name", list(TOTALS))
 
 
-def test_the_conventions_and_costs_are_these() -> None:
+def test_conventions_and_costs() -> None:
     assert list(CONVENTIONS) == list(TOTALS)
     assert {name: (costs.pj_per_mac, costs.pj_per_ac) for name, costs in COSTS.items()} == {
         name: (pytest.approx(mac, rel=1e-12), pytest.approx(ac, rel=1e-12)) for name, (mac, ac) in PJ.items()
@@ -169,7 +169,7 @@ def test_totals_of_the_table(name: str) -> None:
 
 @pytest.mark.parametrize("costs", PJ)
 def test_costs_of_one_operation(costs: str) -> None:
-    """A thousand million MACs at p picojoules are p millijoules."""
+    """10^9 MACs of p pJ each need p mJ."""
     convention, (pj_per_mac, pj_per_ac) = convention_of(f"exact/{costs}"), PJ[costs]
     dense, sparse = real("a", 10**9, steps=1), spiking("binary", "b", 10**10, (1e9,), (0.1,))
     assert convention.energy_mj(dense) == pytest.approx(pj_per_mac, rel=1e-12)
@@ -181,27 +181,27 @@ def test_costs_of_one_operation(costs: str) -> None:
 @pytest.mark.parametrize(
     ("flag", "image", "head"), [("image-once", 1, 0), ("image-every-step", 4, 0), ("head-once", 0, 1), ("head-every-step", 0, 4)]
 )
-def test_flags_say_how_often_a_still_image_and_a_mean_are_computed(name: str, flag: str, image: int, head: int) -> None:
-    flagged, usual = convention_of(f"{name}/{flag}"), CONVENTIONS[name]
-    assert flagged.macs(IMAGE) == (1000 * image or usual.macs(IMAGE))
-    assert flagged.macs(MEAN) == (60 * head or usual.macs(MEAN))
+def test_modifiers_set_how_often_a_still_image_and_a_mean_are_computed(name: str, flag: str, image: int, head: int) -> None:
+    flagged, default = convention_of(f"{name}/{flag}"), CONVENTIONS[name]
+    assert flagged.macs(IMAGE) == (1000 * image or default.macs(IMAGE))
+    assert flagged.macs(MEAN) == (60 * head or default.macs(MEAN))
     others = [count for count in TABLE if count not in (IMAGE, MEAN)]
-    assert [flagged.energy_mj(count) for count in others] == [usual.energy_mj(count) for count in others]
+    assert [flagged.energy_mj(count) for count in others] == [default.energy_mj(count) for count in others]
 
 
-def test_what_is_read_once_does_not_depend_on_the_number_of_steps() -> None:
+def test_a_layer_that_is_computed_once_does_not_depend_on_the_number_of_time_steps() -> None:
     for steps in (1, 2, 7):
         assert EXACT.macs(replace(IMAGE, time_steps=steps)) == 1000
         assert EXACT.macs(replace(MEAN, time_steps=steps)) == 60
 
 
-def test_an_image_of_whole_numbers_is_still_multiplied_once() -> None:
-    """Only what is the same at every step is spared: event frames are a stream."""
+def test_event_frames_are_multiplied_at_every_time_step() -> None:
+    """Only an input that is the same at every time step is computed once."""
     frames = replace(IMAGE, reads="stream")
     assert [CONVENTIONS[name].macs(frames) for name in TOTALS] == [4000] * 6
 
 
-def test_no_layer_needs_no_energy() -> None:
+def test_energy_without_layers_is_zero() -> None:
     assert energy([]).energy_mj == 0
     assert set(energies_mj([]).values()) == {0}
 
@@ -219,7 +219,7 @@ numbers = st.floats(0, 1e12)
 
 @st.composite
 def layer_counts(draw: st.DrawFn) -> LayerCount:
-    """As a count may be: accumulations at each step, none where the input is real."""
+    """Any count: accumulations at each time step, none if the input is real."""
     kind, steps = draw(st.sampled_from(["real", "integer", "binary"])), draw(st.integers(1, 8))
     per_step = st.just(()) if kind == "real" else st.lists(numbers, min_size=steps, max_size=steps).map(tuple)
     return LayerCount(
@@ -240,7 +240,7 @@ any_convention = st.sampled_from(list(CONVENTIONS.values()))
 
 @few
 @given(many_counts, any_convention)
-def test_layers_add_up(counts: list[LayerCount], convention: Convention) -> None:
+def test_energies_of_layers_add_up(counts: list[LayerCount], convention: Convention) -> None:
     total = energy(counts, convention)
     assert total.energy_mj == pytest.approx(sum(convention.energy_mj(count) for count in counts), rel=1e-9)
     assert total.energy_mj == pytest.approx(
@@ -256,25 +256,25 @@ def test_an_operation_is_either_multiplied_or_accumulated(count: LayerCount, con
 
 @few
 @given(layer_counts(), any_convention, st.integers(1, 10))
-def test_first_steps_and_the_rest_add_up(count: LayerCount, convention: Convention, steps: int) -> None:
-    """What happens at every step is shared out over the steps; what happens once is there at any number of them."""
+def test_the_first_time_steps_and_the_rest_add_up(count: LayerCount, convention: Convention, steps: int) -> None:
+    """For layers that are computed at every time step."""
     first = count.first(steps)
-    kept = min(steps, count.time_steps)
-    assert (first.time_steps, first.layer, first.macs) == (kept, count.layer, count.macs)
-    assert (first.acs, first.rate) == (count.acs[:kept], count.rate[:kept])
+    common = min(steps, count.time_steps)
+    assert (first.time_steps, first.layer, first.macs) == (common, count.layer, count.macs)
+    assert (first.acs, first.rate) == (count.acs[:common], count.rate[:common])
     every_step = replace(convention, image="every-step", head="every-step")
-    rest = replace(count, time_steps=count.time_steps - kept, acs=count.acs[kept:], rate=count.rate[kept:])
+    rest = replace(count, time_steps=count.time_steps - common, acs=count.acs[common:], rate=count.rate[common:])
     for part in (every_step.macs, every_step.acs):
         assert part(first) + part(rest) == pytest.approx(part(count), rel=1e-9)
 
 
-def test_a_table_at_fewer_steps() -> None:
+def test_energy_at_fewer_time_steps() -> None:
     early = energy([count.first(2) for count in TABLE], EXACT)
     assert early.acs == 30.5 + 1000 + 135 + 96 + 12
     assert early.macs == 1000 + 140 + 60 + 60
 
 
-def test_what_enters_at_first_is_the_widest_of_the_first_steps() -> None:
+def test_the_input_kind_is_the_widest_of_the_first_time_steps() -> None:
     kinds = ("binary", "integer", "binary")
     stream = replace(BINARY, input="integer", input_by_step=kinds, time_steps=3, acs=(1.0, 2.0, 3.0), rate=(0.1, 0.2, 0.3))
     assert [stream.first(t).input for t in (1, 2, 3)] == ["binary", "integer", "integer"]
@@ -288,13 +288,13 @@ def test_kinds_by_step_round_trip_through_json() -> None:
     assert hash(again) == hash(stream)
 
 
-def test_what_is_unknown_makes_every_energy_a_lower_bound() -> None:
+def test_unknown_operations_give_a_warning() -> None:
     counted = Operations(images=1, counts=TABLE, unknown={"softmax": 2})
     with pytest.warns(UserWarning, match="the energy is a lower bound: no counting rule for softmax"):
         assert counted.energy("rate") == energy(TABLE, CONVENTIONS["rate"])
 
 
-def test_operations_are_scored_by_name() -> None:
+def test_energy_of_operations_by_the_name_of_a_convention() -> None:
     counted = Operations(images=3, counts=TABLE)
     assert counted.energy() == energy(TABLE, DEFAULT)
     assert counted.energy("binary-only") == energy(TABLE, CONVENTIONS["binary-only"])
@@ -303,8 +303,8 @@ def test_operations_are_scored_by_name() -> None:
     assert "choose from exact" in one_line_error(lambda: counted.energy("joules"))
 
 
-# What a name says unless something follows it.
-USUAL_IMAGE = {"exact": "once", "rate": "once", "memory": "once"} | dict.fromkeys(
+# How often a still image is computed under a name without modifiers.
+DEFAULT_IMAGE = {"exact": "once", "rate": "once", "memory": "once"} | dict.fromkeys(
     ("spikformer", "binary-only", "fused"), "every-step"
 )
 WHEN = ("once", "every-step")
@@ -312,37 +312,37 @@ WHEN = ("once", "every-step")
 
 @st.composite
 def written_conventions(draw: st.DrawFn) -> tuple[str, str, str, str, str]:
-    """A name, a cost and two flags that it ends up with, and a text that says so, in any order; what is usual may be left out."""
+    """A text with modifiers in any order, and its name, costs and two flags. Modifiers that equal the default may be omitted."""
     name = draw(st.sampled_from(list(TOTALS)))
-    usual = {"costs": "sram" if name == "memory" else "fp32", "image": USUAL_IMAGE[name], "head": "once"}
+    default = {"costs": "sram" if name == "memory" else "fp32", "image": DEFAULT_IMAGE[name], "head": "once"}
     costs = draw(st.sampled_from(["sram"] if name == "memory" else list(PJ)))
     image, head = draw(st.sampled_from(WHEN)), draw(st.sampled_from(WHEN))
-    said = {"costs": costs, "image": f"image-{image}", "head": f"head-{head}"}
+    modifiers = {"costs": costs, "image": f"image-{image}", "head": f"head-{head}"}
     wanted = {"costs": costs, "image": image, "head": head}
-    kept = [word for part, word in said.items() if wanted[part] != usual[part] or draw(st.booleans())]
-    return "/".join([name, *draw(st.permutations(kept))]), name, costs, image, head
+    written = [word for part, word in modifiers.items() if wanted[part] != default[part] or draw(st.booleans())]
+    return "/".join([name, *draw(st.permutations(written))]), name, costs, image, head
 
 
 def canonical(name: str, costs: str, image: str, head: str) -> str:
     words = [name]
     words += [costs] if costs != ("sram" if name == "memory" else "fp32") else []
-    words += [f"image-{image}"] if image != USUAL_IMAGE[name] else []
+    words += [f"image-{image}"] if image != DEFAULT_IMAGE[name] else []
     words += [f"head-{head}"] if head != "once" else []
     return "/".join(words)
 
 
 @given(written_conventions())
-def test_a_convention_is_what_its_name_says(written: tuple[str, str, str, str, str]) -> None:
+def test_a_convention_is_parsed_from_its_name(written: tuple[str, str, str, str, str]) -> None:
     text, name, costs, image, head = written
-    found, usual = convention_of(text), CONVENTIONS[name]
+    found, default = convention_of(text), CONVENTIONS[name]
     assert found.name == canonical(name, costs, image, head)
     assert (found.costs, found.image, found.head) == (COSTS[costs], image, head)
-    assert replace(found, name=name, costs=usual.costs, image=usual.image, head=usual.head) == usual
+    assert replace(found, name=name, costs=default.costs, image=default.image, head=default.head) == default
     assert convention_of(found.name) == found
-    assert (found == usual) == (found.name == name)
+    assert (found == default) == (found.name == name)
 
 
-def test_modifiers_stand_in_any_order() -> None:
+def test_modifiers_may_have_any_order() -> None:
     words = ("int8", "image-once", "head-every-step")
     found = {convention_of("/".join(["spikformer", *order])) for order in permutations(words)}
     assert {convention.name for convention in found} == {"spikformer/int8/image-once/head-every-step"}
@@ -350,15 +350,15 @@ def test_modifiers_stand_in_any_order() -> None:
 
 
 @pytest.mark.parametrize("text", ["exact/int8/fp16", "exact/image-every-step/image-once", "memory/int8", "memory/fp32"])
-def test_modifiers_do_not_contradict_each_other(text: str) -> None:
+def test_contradicting_modifiers_are_rejected(text: str) -> None:
     assert repr(text) in one_line_error(lambda: convention_of(text))
 
 
 @pytest.mark.parametrize("name", TOTALS)
-def test_a_modifier_that_says_the_usual_is_not_written(name: str) -> None:
-    usual = CONVENTIONS[name]
-    for word in (usual.costs.name, f"image-{usual.image}", f"head-{usual.head}"):
-        assert convention_of(f"{name}/{word}") == usual
+def test_a_modifier_that_equals_the_default_is_not_in_the_name(name: str) -> None:
+    default = CONVENTIONS[name]
+    for word in (default.costs.name, f"image-{default.image}", f"head-{default.head}"):
+        assert convention_of(f"{name}/{word}") == default
 
 
 ALLOWED = [*TOTALS, *PJ, "image-once", "image-every-step", "head-once", "head-every-step"]
@@ -368,7 +368,7 @@ ALLOWED = [*TOTALS, *PJ, "image-once", "image-every-step", "head-once", "head-ev
 @given(
     st.text(max_size=20).filter(lambda text: text.split("/")[0] not in TOTALS) | st.sampled_from(["EXACT", "exact ", "int8", ""])
 )
-def test_an_unknown_name_is_one_line_that_lists_what_there_is(text: str) -> None:
+def test_an_unknown_name_is_a_one_line_error_with_all_names(text: str) -> None:
     message = one_line_error(lambda: convention_of(text))
     assert repr(text) in message
     assert all(word in message for word in ALLOWED)
@@ -379,7 +379,7 @@ def test_an_unknown_name_is_one_line_that_lists_what_there_is(text: str) -> None
     st.sampled_from(list(TOTALS)),
     st.text(alphabet=st.characters(exclude_characters="/"), max_size=12).filter(lambda word: word not in ALLOWED[6:]),
 )
-def test_an_unknown_modifier_is_one_line_that_lists_what_there_is(name: str, word: str) -> None:
+def test_an_unknown_modifier_is_a_one_line_error_with_all_names(name: str, word: str) -> None:
     for text in (f"{name}/{word}", f"{name}/int8/{word}", f"{name}/{word}/image-once"):
         message = one_line_error(lambda text=text: convention_of(text))  # type: ignore[misc]
         assert repr(text) in message
@@ -389,13 +389,13 @@ def test_an_unknown_modifier_is_one_line_that_lists_what_there_is(name: str, wor
 @pytest.mark.parametrize(
     "text", ["exact/spikformer", "exact/", "exact//int8", "/exact", "exact/image", "exact/once", "spikformer/fused"]
 )
-def test_what_is_no_convention(text: str) -> None:
+def test_invalid_texts_are_rejected(text: str) -> None:
     with pytest.raises(UserError):
         convention_of(text)
 
 
 def rates(*per_layer: tuple[int, tuple[float, ...]]) -> list[LayerCount]:
-    """Spiking layers of so many dense MACs a step, which fire at these rates; their accumulations are of no account."""
+    """Spiking layers with given dense MACs per time step and firing rates. Their accumulations are not used."""
     return [spiking("binary", f"l{i}", macs, (0.0,) * len(rate), rate) for i, (macs, rate) in enumerate(per_layer)]
 
 
@@ -403,7 +403,7 @@ def rates(*per_layer: tuple[int, tuple[float, ...]]) -> list[LayerCount]:
     ("steps", "bits"),
     [(1, 1), (2, 2), (3, 2), (4, 3), (5, 3), (6, 3), (7, 3), *((t, 4) for t in range(8, 16)), (16, 5)],
 )
-def test_bits_that_tell_as_many_levels_apart(steps: int, bits: int) -> None:
+def test_bits_distinguish_as_many_levels_as_time_steps(steps: int, bits: int) -> None:
     found = break_even(rates((10, (0.5,) * steps)))
     assert found is not None
     assert (found.time_steps, found.bits) == (steps, bits)
@@ -411,20 +411,20 @@ def test_bits_that_tell_as_many_levels_apart(steps: int, bits: int) -> None:
 
 
 @pytest.mark.parametrize("steps", range(1, 17))
-def test_break_even_of_computing_is_the_price_of_a_mac_over_the_steps(steps: int) -> None:
+def test_break_even_rate_of_computing_is_the_cost_ratio_over_the_time_steps(steps: int) -> None:
     found = break_even(rates((10, (0.5,) * steps)))
     assert found is not None
     assert found.computing_rate == pytest.approx(4.6 / 0.9 / steps, rel=1e-12)
     for costs in COSTS.values():
-        priced = break_even(rates((10, (0.5,) * steps)), costs=costs)
-        assert priced is not None
+        with_costs = break_even(rates((10, (0.5,) * steps)), costs=costs)
+        assert with_costs is not None
         pj_per_mac, pj_per_ac = PJ[costs.name]
-        assert priced.computing_rate == pytest.approx(pj_per_mac / pj_per_ac / steps, rel=1e-12)
-        assert priced.movement_rate == found.movement_rate
+        assert with_costs.computing_rate == pytest.approx(pj_per_mac / pj_per_ac / steps, rel=1e-12)
+        assert with_costs.movement_rate == found.movement_rate
 
 
 def test_break_even_with_data_movement_at_five_steps() -> None:
-    """The paper's whole model gives 5.7 %; with b = 3: 3 x 0.30448 / (5 x 3.05448)."""
+    """With b = 3: 3 x 0.30448 / (5 x 3.05448). The complete model of the paper gives 5.7 %."""
     found = break_even(rates((10, (0.5,) * 5)))
     assert found is not None
     assert found.movement_rate == pytest.approx(0.91344 / 15.2724, rel=1e-12)
@@ -438,7 +438,7 @@ def test_the_measured_rate_is_averaged_over_dense_operations() -> None:
     assert found.measured_rate == pytest.approx((75 + 75) / 800, rel=1e-12)
 
 
-def test_break_even_takes_fused_maps_and_sums_of_spikes() -> None:
+def test_break_even_includes_fused_layers_and_sums_of_spikes() -> None:
     """Of the table: q, fc1, rep.fused, sep.fused and the spiking head."""
     found = break_even(TABLE)
     assert found is not None
@@ -451,7 +451,7 @@ def test_without_spikes_there_is_no_break_even() -> None:
     assert break_even([]) is break_even([IMAGE, MEAN]) is break_even([IMAGE, separate]) is None
 
 
-def test_memory_traffic_is_words_of_ten_picojoules() -> None:
+def test_costs_of_memory_traffic() -> None:
     assert pytest.approx(FP32.pj_per_mac + 20, rel=1e-12) == SRAM.pj_per_mac
     assert pytest.approx(FP32.pj_per_ac + 30, rel=1e-12) == SRAM.pj_per_ac
 
@@ -464,7 +464,7 @@ def test_rows_round_trip_through_json(found: list[LayerCount], convention: Conve
     assert energy(again, convention) == energy(found, convention)
 
 
-def test_a_row_says_what_was_counted() -> None:
+def test_a_row_has_the_attributes_of_a_count() -> None:
     assert to_rows([BINARY, MEAN]) == [
         {
             "layer": "q",
@@ -512,7 +512,7 @@ def test_f_aeb_as_a_power(accuracy: float, energy_mj: float, beta: float, expect
     ("accuracy", "energy_mj", "alpha", "expected"),
     [
         (0.8, 0.8, 0.25, 0.25 * 0.8 + 0.75 * 0.6),
-        (0.8, 2.0, 0.25, 0.2),  # the reference itself: no energy is saved
+        (0.8, 2.0, 0.25, 0.2),  # the reference itself saves no energy
         (0.8, 0.8, 1.0, 0.8),
         (0.8, 0.8, 0.0, 0.6),
         (0.8, 3.0, 0.5, 0.4 - 0.25),
@@ -523,13 +523,13 @@ def test_f_aeb_as_a_weighted_sum(accuracy: float, energy_mj: float, alpha: float
     assert f_aeb(accuracy, energy_mj, reference_mj=2.0, config=config) == pytest.approx(expected, rel=1e-12)
 
 
-def test_f_aeb_is_a_power_of_0_07_unless_said_otherwise() -> None:
+def test_f_aeb_is_a_power_of_0_07_by_default() -> None:
     assert f_aeb(0.5, 1.0, reference_mj=4.0, config=FitnessConfig()) == pytest.approx(0.5 * 4**0.07, rel=1e-12)
 
 
 @few
 @given(st.sampled_from(["power", "weighted"]), st.floats(0.1, 0.9), st.floats(0.1, 10))
-def test_f_aeb_rewards_accuracy_and_thrift(form: str, accuracy: float, energy_mj: float) -> None:
+def test_f_aeb_increases_with_accuracy_and_decreases_with_energy(form: str, accuracy: float, energy_mj: float) -> None:
     config = FitnessConfig(form=form)
     score = f_aeb(accuracy, energy_mj, reference_mj=3.0, config=config)
     assert f_aeb(accuracy + 0.05, energy_mj, reference_mj=3.0, config=config) > score
@@ -537,7 +537,7 @@ def test_f_aeb_rewards_accuracy_and_thrift(form: str, accuracy: float, energy_mj
 
 
 def test_objectives_of_an_evaluation() -> None:
-    """Accumulations and energy are those of the convention that a search goes by."""
+    """Accumulations and energy are those under the convention of the search."""
     measured = measurement(small(time_steps=2), correct=80, macs=10, acs=30)
     rest = {"accuracy": (0.8, True), "params": (7, False), "time_steps": (2, False)}
     for name, macs, acs in (("exact", 20, 30), ("rate", 20, 4.5)):
@@ -548,24 +548,24 @@ def test_objectives_of_an_evaluation() -> None:
 
 
 def evaluations() -> list[Evaluation]:
-    """Three candidates of 40, 10 and 20 accumulations, the last of which is the largest; their fitness is of another convention."""
+    """Three candidates with 40, 10 and 20 accumulations and a fitness from another convention. The last is the largest."""
     made = [(8, 50, 40.0), (16, 60, 10.0), (24, 80, 20.0)]
     return [scored(measurement(small(embed_dim=w), correct=c, acs=acs), f_aeb=-1, generation=3) for w, c, acs in made]
 
 
-def test_a_fitness_follows_from_the_energies_that_candidates_have_now() -> None:
+def test_fitness_is_recomputed_from_the_energy_under_the_new_convention() -> None:
     found = refitted(evaluations(), small(embed_dim=24), FitnessConfig(form="power", beta=0.5))
     assert [e.f_aeb for e in found] == pytest.approx([0.5 * 2**-0.5, 0.6 * 2**0.5, 0.8], rel=1e-12)
     assert [replace(e, f_aeb=-1) for e in found] == evaluations()
 
 
-def test_a_weighted_fitness_follows_too() -> None:
+def test_weighted_fitness_is_recomputed_as_well() -> None:
     found = refitted(evaluations(), small(embed_dim=24), FitnessConfig(form="weighted", alpha=0.25))
     assert [e.f_aeb for e in found] == pytest.approx([0.125 - 0.75, 0.15 + 0.375, 0.2], rel=1e-12)
 
 
 @pytest.mark.parametrize("names", [("accuracy", "joules"), ("accuracy", "accuracy"), ()])
-def test_objectives_that_cannot_be(names: tuple[str, ...]) -> None:
+def test_invalid_objectives_are_rejected(names: tuple[str, ...]) -> None:
     with pytest.raises(ValidationError) as error:
         SearchConfig(objectives=names)
     assert all(name in str(error.value) for name in ("accuracy", "energy_mj", "params", "time_steps", "acs", *names))

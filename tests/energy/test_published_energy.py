@@ -1,4 +1,4 @@
-"""Published energies from published counts, and how the conventions' arithmetics differ on networks that are counted."""
+"""Published energies from published counts, and the differences between conventions on counted networks."""
 
 from __future__ import annotations
 
@@ -19,13 +19,13 @@ from autospike.models.contract import SpikingModel
 from autospike.nn.layers import ConvNorm, RepConv, SeparableConvNorm
 from autospike.space.architecture import Architecture, Block, Embedding, Neuron, Stage
 
-# By the rule of the logs from unrounded numbers, in mJ.
+# In mJ, by the rule of the logs from unrounded numbers.
 PUBLISHED_MJ = {"energy_spikingformer_8_512": 7.463503, "energy_spikingformer_8_768": 13.658865}
 TOKENS = 14 * 14
 
 
 def log(vectors: Path, name: str) -> dict[str, Any]:
-    """A published log: dense operations over all steps, and the rate of the input, layer by layer."""
+    """A published log: for each layer, dense operations over all time steps and the rate of the input."""
     path = vectors / f"{name}.json"
     if not path.exists():
         pytest.skip(f"no {path}")
@@ -33,7 +33,7 @@ def log(vectors: Path, name: str) -> dict[str, Any]:
 
 
 def logged_layers(published: dict[str, Any]) -> list[LayerCount]:
-    """Its rows as counts: what reads 100 % is real, first the image at each step, last the mean, of which all is counted once."""
+    """The rows of a log as counts. An input rate of 100 % is a real input: the image at each time step, or the mean, counted once."""
     steps, rows = published["ssa_info"]["Tsteps"], published["layers"]
     counts = []
     for row in rows:
@@ -68,8 +68,8 @@ def logged_attention(published: dict[str, Any]) -> list[LayerCount]:
 
 
 @pytest.mark.parametrize(("name", "published_mj"), PUBLISHED_MJ.items())
-def test_published_logs_by_their_accumulations(vectors: Path, name: str, published_mj: float) -> None:
-    """The energy was computed from accumulations. The rates printed beside them give it only nearly: see the next test."""
+def test_energies_of_published_logs_from_accumulations(vectors: Path, name: str, published_mj: float) -> None:
+    """The published energy was computed from accumulations. The printed rates give it approximately: see the next test."""
     published = log(vectors, name)
     by_counts = replace(BINARY_ONLY, accumulations="true fan-out")
     total = energy([*logged_layers(published), *logged_attention(published)], by_counts)
@@ -80,8 +80,8 @@ def test_published_logs_by_their_accumulations(vectors: Path, name: str, publish
 
 # In the larger log, accumulations differ from dense operations times rate by up to 2e-5 of a row, in the smaller one by 1e-8.
 @pytest.mark.parametrize(("name", "tolerance"), [("energy_spikingformer_8_512", 1e-6), ("energy_spikingformer_8_768", 5e-5)])
-def test_published_logs_by_their_rates(vectors: Path, name: str, tolerance: float) -> None:
-    """`binary-only` as it is: dense operations times rates, as far as what the logs print determines them."""
+def test_energies_of_published_logs_from_rates(vectors: Path, name: str, tolerance: float) -> None:
+    """`binary-only` without changes: dense operations times rates, with the precision that the logs print."""
     published = log(vectors, name)
     total = energy([*logged_layers(published), *logged_attention(published)], BINARY_ONLY)
     assert total.convention == "binary-only"
@@ -89,7 +89,7 @@ def test_published_logs_by_their_rates(vectors: Path, name: str, tolerance: floa
 
 
 @pytest.mark.parametrize(("giga_operations", "published_mj"), [(6.82, 7.734), (11.09, 11.577), (22.09, 21.477)])
-def test_the_published_table(giga_operations: float, published_mj: float) -> None:
+def test_energies_of_the_published_table(giga_operations: float, published_mj: float) -> None:
     """Spikformer 8-384, 8-512 and 8-768 at T = 4; every row has the first convolution of D = 512: 3 to 64 channels, 224 x 224."""
     first = LayerCount(layer="first", input="real", reads="image", time_steps=4, macs=3 * 64 * 9 * 224**2, acs=(), rate=())
     dense = round(giga_operations * 1e9)
@@ -97,7 +97,7 @@ def test_the_published_table(giga_operations: float, published_mj: float) -> Non
     assert energy([first, rest], SPIKFORMER).energy_mj == pytest.approx(published_mj, abs=0.001)
 
 
-LIVELY = Neuron(v_threshold=0.5)
+FIRING = Neuron(v_threshold=0.5)
 
 # Elements and images are powers of two, so rates are exact numbers.
 SPIKFORMER_NET = Architecture(
@@ -105,8 +105,8 @@ SPIKFORMER_NET = Architecture(
     stages=(
         Stage(
             embed_dim=16,
-            embedding=Embedding(stride=2, neuron=LIVELY),
-            blocks=(Block(num_heads=2, mlp_ratio=2, neuron=LIVELY), Block(token_mixer="channel_qk", mlp_ratio=2, neuron=LIVELY)),
+            embedding=Embedding(stride=2, neuron=FIRING),
+            blocks=(Block(num_heads=2, mlp_ratio=2, neuron=FIRING), Block(token_mixer="channel_qk", mlp_ratio=2, neuron=FIRING)),
         ),
     ),
 )
@@ -117,13 +117,13 @@ META_NET = Architecture(
     stages=(
         Stage(
             embed_dim=8,
-            embedding=Embedding(neuron=LIVELY),
-            blocks=(Block(token_mixer="sepconv", channel_mixer="conv", mlp_ratio=2, neuron=LIVELY),),
+            embedding=Embedding(neuron=FIRING),
+            blocks=(Block(token_mixer="sepconv", channel_mixer="conv", mlp_ratio=2, neuron=FIRING),),
         ),
         Stage(
             embed_dim=16,
-            embedding=Embedding(neuron=LIVELY),
-            blocks=(Block(num_heads=2, qkv="repconv", mlp_ratio=2, neuron=LIVELY),),
+            embedding=Embedding(neuron=FIRING),
+            blocks=(Block(num_heads=2, qkv="repconv", mlp_ratio=2, neuron=FIRING),),
         ),
     ),
 )
@@ -133,7 +133,7 @@ IMAGES = 4
 each_net = pytest.mark.parametrize("net", NETS)
 
 
-def lively(architecture: Architecture) -> tuple[SpikingModel, Tensor]:
+def firing_model(architecture: Architecture) -> tuple[SpikingModel, Tensor]:
     """A network with random weights whose neurons fire, and images for it."""
     torch.manual_seed(0)
     model = build_model(architecture, num_classes=8, in_chans=1)
@@ -166,28 +166,28 @@ def into_padding(x: Tensor, size: int) -> float:
 
 
 def inputs_of_convolutions(model: SpikingModel) -> dict[str, tuple[Tensor, int, int]]:
-    """What enters each padded map, the size of its kernel and its outputs, by its name in the counts; filled by a forward pass."""
+    """Input, kernel size and output channels of each padded convolution, by its name in the counts; filled by a forward pass."""
     seen: dict[str, tuple[Tensor, int, int]] = {}
 
-    def look(name: str, size: int, outputs: int) -> Any:
+    def record(name: str, size: int, outputs: int) -> Any:
         return lambda _module, args: seen.update({name: (args[0], size, outputs)})
 
     for name, module in model.named_modules():
         if isinstance(module, ConvNorm):
             size = module.conv.kernel_size[0]
-            module.register_forward_pre_hook(look(f"{name}.conv", size, module.conv.out_channels))
+            module.register_forward_pre_hook(record(f"{name}.conv", size, module.conv.out_channels))
         if isinstance(module, SeparableConvNorm):
             size = module.depthwise.kernel_size[0]
-            module.register_forward_pre_hook(look(f"{name}.fused", size, module.pointwise.out_features))
+            module.register_forward_pre_hook(record(f"{name}.fused", size, module.pointwise.out_features))
         if isinstance(module, RepConv):
-            module.register_forward_pre_hook(look(f"{name}.fused", 3, module.last.out_features))
+            module.register_forward_pre_hook(record(f"{name}.fused", 3, module.last.out_features))
     return seen
 
 
 @each_net
-def test_rates_count_what_falls_into_the_padding_and_nothing_else(net: str) -> None:
-    """A firing rate times dense operations gives every spike a whole kernel; at the border a part of it has no output."""
-    model, images = lively(NETS[net])
+def test_rates_also_count_the_padding_and_nothing_else(net: str) -> None:
+    """A firing rate times dense operations counts the whole kernel for every spike. At the border a part of it has no output."""
+    model, images = firing_model(NETS[net])
     seen, counts = inputs_of_convolutions(model), counts_of(model, images)
     padded = 0
     for count in counts:
@@ -206,68 +206,68 @@ def test_rates_count_what_falls_into_the_padding_and_nothing_else(net: str) -> N
 
 
 @each_net
-def test_only_sums_of_spikes_tell_spikformer_and_binary_only_apart(net: str) -> None:
-    counts = counts_of(*lively(NETS[net]))
+def test_spikformer_and_binary_only_differ_only_in_sums_of_spikes(net: str) -> None:
+    counts = counts_of(*firing_model(NETS[net]))
     integers = [count for count in counts if count.input == "integer" and SPIKFORMER.includes(count)]
     assert integers
     for count in counts:
-        taken = {c.name: (c.macs(count), c.acs(count)) for c in (SPIKFORMER, BINARY_ONLY)}
+        by_convention = {c.name: (c.macs(count), c.acs(count)) for c in (SPIKFORMER, BINARY_ONLY)}
         if count in integers:
             dense = count.macs * count.time_steps
-            assert taken == {"spikformer": (0, count.macs * sum(count.rate)), "binary-only": (dense, 0)}
+            assert by_convention == {"spikformer": (0, count.macs * sum(count.rate)), "binary-only": (dense, 0)}
         else:
-            assert taken["spikformer"] == taken["binary-only"]
+            assert by_convention["spikformer"] == by_convention["binary-only"]
     dense = sum(count.macs * count.time_steps for count in integers)
     spikformer, binary_only = (energy(counts, convention) for convention in (SPIKFORMER, BINARY_ONLY))
     assert binary_only.macs - spikformer.macs == dense
     assert spikformer.acs - binary_only.acs == sum(count.macs * sum(count.rate) for count in integers)
 
 
-def test_only_fused_maps_and_the_image_tell_the_papers_rates_apart() -> None:
-    """Of a network with RepConv and SepConv: separate and fused maps; and the first convolution at one of three steps."""
-    counts = counts_of(*lively(META_NET))
+def test_conventions_with_rates_differ_only_in_fused_layers_and_the_image() -> None:
+    """In a network with RepConv and SepConv: separate or fused layers, and the first convolution at one or at three time steps."""
+    counts = counts_of(*firing_model(META_NET))
     first = counts[0]
     assert (first.reads, first.input) == ("image", "real")
     rate, fused, separate = (energy(counts, convention) for convention in (RATE, FUSED, SPIKFORMER))
     assert fused.acs == rate.acs
     assert fused.macs - rate.macs == 2 * first.macs
-    behind = sum(count.macs * count.time_steps for count in counts if count.form == "separate" and count.input == "real")
-    assert behind > 0
-    assert separate.macs - fused.macs == behind
+    after_first = sum(count.macs * count.time_steps for count in counts if count.form == "separate" and count.input == "real")
+    assert after_first > 0
+    assert separate.macs - fused.macs == after_first
 
 
-def centred(model: SpikingModel) -> None:
-    """Positive kernels of which only the centre is left, and no shift anywhere: what is silent at a position stays so."""
+def keep_kernel_centres(model: SpikingModel) -> None:
+    """Make weights positive, remove biases and all of a kernel but its centre, so that spikes do not spread over positions."""
     for module in model.modules():
         if isinstance(module, nn.Conv2d):
-            kept = torch.zeros_like(module.weight)
+            centre_only = torch.zeros_like(module.weight)
             middle = module.kernel_size[0] // 2
-            kept[:, :, middle, middle] = module.weight[:, :, middle, middle].abs() * 4
-            module.weight.data = kept
+            centre_only[:, :, middle, middle] = module.weight[:, :, middle, middle].abs() * 4
+            module.weight.data = centre_only
         if isinstance(module, nn.Linear):
             module.weight.data = module.weight.abs() * 40
             nn.init.zeros_(module.bias) if module.bias is not None else None
 
 
-def inside(x: Tensor) -> bool:
-    """Whether nothing of `[T, B, H, W, C]` lies at the border."""
+def has_zero_border(x: Tensor) -> bool:
+    """Whether `x: [T, B, H, W, C]` is zero at the border."""
     border = x.clone()
     border[:, :, 1:-1, 1:-1] = 0
     return not border.any()
 
 
 @pytest.mark.parametrize("convention", [EXACT, replace(SPIKFORMER, name="separate", accumulations="true fan-out")])
-def test_spikes_that_keep_off_the_border_are_counted_alike(convention: Convention) -> None:
-    """Event frames with a silent margin, through kernels that let nothing spread."""
+def test_rates_are_exact_without_spikes_at_the_border(convention: Convention) -> None:
+    """Event frames with a zero border, and kernels that do not spread spikes."""
     torch.manual_seed(0)
-    stage = replace(SPIKFORMER_NET.stages[0], embedding=Embedding(stride=1, neuron=LIVELY))
+    stage = replace(SPIKFORMER_NET.stages[0], embedding=Embedding(stride=1, neuron=FIRING))
     model = build_model(replace(SPIKFORMER_NET, stages=(stage,)), num_classes=8, in_chans=2).eval()
-    centred(model)
+    keep_kernel_centres(model)
     frames = torch.zeros(3, IMAGES, 2, 8, 8)
     frames[..., 1:-1, 1:-1] = torch.randint(0, 4, (3, IMAGES, 2, 6, 6)).float()
     seen, counts = inputs_of_convolutions(model), counts_of(model, frames)
     assert len(seen) == 5
-    assert all(x.any() and inside(x) for x, _, _ in seen.values())
+    assert all(x.any() and has_zero_border(x) for x, _, _ in seen.values())
     assert all(sum(count.acs) > 0 for count in counts if count.input != "real")
     by_rate = replace(convention, accumulations="rate")
     for count in counts:
