@@ -33,7 +33,7 @@ def log(vectors: Path, name: str) -> dict[str, Any]:
 
 
 def logged_layers(published: dict[str, Any]) -> list[LayerCount]:
-    """The rows of a log as counts. An input rate of 100 % is a real input: the image at each time step, or the mean, counted once."""
+    """Rows of a log as counts. An input rate of 100 % is a real input: the image at each time step, or the mean, counted once."""
     steps, rows = published["ssa_info"]["Tsteps"], published["layers"]
     counts = []
     for row in rows:
