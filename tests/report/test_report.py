@@ -6,7 +6,7 @@ import json
 import random
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 from xml.etree import ElementTree
 
 import pandas as pd
@@ -15,6 +15,7 @@ import yaml
 from builders import RANGES, analytic, edited, few, measurement, one_line_error, scored, small
 from hypothesis import given
 from hypothesis import strategies as st
+from matplotlib.figure import Figure
 
 from autospike.commands.plot import SearchReport, plot
 from autospike.energy.conventions import CONVENTIONS, DEFAULT, EXACT, convention_of
@@ -250,7 +251,9 @@ TWO_STAGES: dict[str, Any] = {
 }
 
 
-def staged(shortcut: str, width: int, heads: int | None, channel: str, tau: float | None) -> Evaluation:
+def staged(
+    shortcut: Literal["membrane", "sew"], width: int, heads: int | None, channel: Literal["mlp", "conv"], tau: float | None
+) -> Evaluation:
     first = Block(token_mixer="none") if heads is None else Block(num_heads=heads)
     second = Block(token_mixer="none", channel_mixer=channel, groups=NeuronGroups(fc2=NeuronOverride(tau=tau)))
     stages = (Stage(embed_dim=width, blocks=(first,)), Stage(embed_dim=32, blocks=(second,)))
@@ -306,18 +309,23 @@ def test_gene_shares_of_all_groups_have_the_same_values() -> None:
     figures.genes(whole, part)
 
 
-def replaced_mixer(architecture: Architecture, mixer: str) -> Architecture:
+def replaced_mixer(architecture: Architecture, mixer: Literal["none", "sdsa_3"]) -> Architecture:
     (stage,) = architecture.stages
     second = Block(token_mixer=mixer, num_heads=4 if mixer == "sdsa_3" else None)
     return replace(architecture, stages=(replace(stage, blocks=(stage.blocks[0], second)),))
+
+
+def only_axes(figure: Figure) -> Any:
+    """The axes of a figure with one panel. What they contain has general types in matplotlib."""
+    (axes,) = figure.axes
+    return axes
 
 
 @pytest.mark.parametrize("number", [1, 2, 40])
 def test_pareto_figure_shows_every_candidate_and_the_front(number: int) -> None:
     evaluations = evaluated(number)
     table = tables.candidates(evaluations)
-    figure = figures.pareto(table, (0.5, 0.001), "digits")
-    (axes,) = figure.axes
+    axes = only_axes(figures.pareto(table, (0.5, 0.001), "digits"))
     shown = sorted(axes.collections[0].get_offsets().tolist())
     assert shown == sorted(
         [energy * 1000, accuracy] for energy, accuracy in zip(table["energy_mj"], table["accuracy"], strict=True)
@@ -330,7 +338,7 @@ def test_pareto_figure_shows_every_candidate_and_the_front(number: int) -> None:
 
 
 def test_pareto_figure_has_a_title_and_a_legend() -> None:
-    (axes,) = figures.pareto(tables.candidates(evaluated(3)), (0.5, 0.001), "digits, `exact`").axes
+    axes = only_axes(figures.pareto(tables.candidates(evaluated(3)), (0.5, 0.001), "digits, `exact`"))
     assert axes.get_title(loc="left") == "digits, `exact`"
     assert [text.get_text() for text in axes.get_legend().get_texts()][0::3] == [
         "3 subnets, measured",
@@ -343,7 +351,8 @@ def test_search_figure_has_a_line_for_each_search() -> None:
         tables.SearchHistory(search_id=name, hypervolume=[0.1, offset], best_f_aeb=[0.3, offset + 0.1])
         for name, offset in [("nsga2-1", 0.2), ("aeb-2", 0.4)]
     ]
-    left, right = figures.search(histories).axes
+    panels: list[Any] = figures.search(histories).axes
+    left, right = panels
     assert [line.get_ydata().tolist() for line in left.lines] == [[0.1, 0.2], [0.1, 0.4]]
     assert [line.get_ydata().tolist() for line in right.lines] == [[0.3, pytest.approx(0.3)], [0.3, 0.5]]
     assert [text.get_text() for text in left.get_legend().get_texts()] == ["nsga2-1", "aeb-2"]
@@ -497,7 +506,7 @@ def test_many_layers_are_summed_by_part_of_a_block() -> None:
 def test_energy_figure_has_a_bar_for_each_layer(scale: float, unit: str, shown: float) -> None:
     """From the top, in mJ unless all together are less than one."""
     energies = pd.Series([2.0, 1.0, 3.0], index=["first", "second", "last"]) * scale
-    (axes,) = figures.energy_by_layer(energies, "a network, `exact`").axes
+    axes = only_axes(figures.energy_by_layer(energies, "a network, `exact`"))
     assert [bar.get_width() for bar in axes.patches] == pytest.approx([2 * scale * shown, scale * shown, 3 * scale * shown])
     assert [label.get_text() for label in axes.get_yticklabels()] == ["first", "second", "last"]
     assert axes.yaxis_inverted()
@@ -508,13 +517,12 @@ def test_energy_figure_has_a_bar_for_each_layer(scale: float, unit: str, shown: 
 @pytest.mark.parametrize(("scale", "unit", "shown"), [(1e-6, "uJ", 1000), (2.0, "mJ", 1)])
 def test_energy_curve_has_a_point_for_each_number_of_steps(scale: float, unit: str, shown: float) -> None:
     table = pd.DataFrame({"time_steps": [1, 2, 3], "accuracy": [0.25, 0.75, 0.5], "energy_mj": [scale, 2 * scale, 4 * scale]})
-    (axes,) = figures.energy_curve(table, "a network").axes
+    axes = only_axes(figures.energy_curve(table, "a network"))
     (line,) = axes.lines
     points = [[scale * shown, 0.25], [2 * scale * shown, 0.75], [4 * scale * shown, 0.5]]
     assert line.get_xydata().tolist() == [pytest.approx(point, rel=1e-12) for point in points]
-    assert [(note.get_text(), list(note.xy)) for note in axes.texts] == [
-        (f"T = {t}", pytest.approx(point, rel=1e-12)) for t, point in zip((1, 2, 3), points, strict=True)
-    ]
+    assert [note.get_text() for note in axes.texts] == ["T = 1", "T = 2", "T = 3"]
+    assert [list(note.xy) for note in axes.texts] == [pytest.approx(point, rel=1e-12) for point in points]
     assert f"({unit}, counted)" in axes.get_xlabel()
 
 
