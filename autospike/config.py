@@ -230,9 +230,9 @@ class RetrainConfig(Section):
     """How picked subnets are trained again, and how often. All else is `training`'s."""
 
     seeds: Count = 3
-    """How many trainings of each network; of the hand-made one, the run's own is the first."""
+    """How many trainings of each network; of the reference network, the run's own is the first."""
     epochs: Count | None = None
-    """From scratch, and of the hand-made architecture; unless given, `training.epochs`."""
+    """From scratch, and of the reference network; unless given, `training.epochs`."""
     fine_tune_epochs: Count | None = None
     """From inherited weights; unless given, a third of those from scratch."""
     fine_tune_learning_rate: Annotated[float, Field(gt=0)] | None = None
@@ -249,7 +249,7 @@ class Experiment(Section):
     space: dict[str, Any]
     """A search space, or in the file that is read the path of one, relative to that file."""
     baseline: dict[str, Any] | None = None
-    """The hand-made architecture to compare with, trained alone by the same recipe; the space's largest unless given. In the file
+    """The reference network to compare with, trained alone by the same recipe; the space's largest unless given. In the file
     that is read it may be the name of a published one (`autospike.space.published`)."""
     data: DataConfig
     training: TrainingConfig

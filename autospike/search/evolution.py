@@ -36,7 +36,7 @@ class Search:
     """A search of a space.
 
     Args:
-        anchors: architectures that the first generation must hold, such as the hand-made one; those outside the space are ignored.
+        anchors: architectures that the first generation contains, such as the reference network; those outside the space are not.
         evaluate: measures architectures and gives their measurements in the order of the requests.
         measured: told of every candidate that was asked for, in that order.
     """
