@@ -1,0 +1,38 @@
+"""An experiment: the complete configuration of a run, in one YAML file.
+
+`sections` documents every field, `experiment` combines the sections, and `loading` reads, overrides and validates a file.
+`--set a.b=c` overrides any field. A run stores its resolved experiment, including the search space, as `RUN/experiment.yaml`.
+"""
+
+from autospike.config.experiment import Experiment, continued, fixed_part, with_start
+from autospike.config.loading import load_experiment
+from autospike.config.sections import (
+    AugmentationConfig,
+    DataConfig,
+    EvaluationConfig,
+    ExecutionConfig,
+    ExportConfig,
+    FitnessConfig,
+    RetrainConfig,
+    SearchConfig,
+    TeacherConfig,
+    TrainingConfig,
+)
+
+__all__ = [
+    "AugmentationConfig",
+    "DataConfig",
+    "EvaluationConfig",
+    "ExecutionConfig",
+    "Experiment",
+    "ExportConfig",
+    "FitnessConfig",
+    "RetrainConfig",
+    "SearchConfig",
+    "TeacherConfig",
+    "TrainingConfig",
+    "continued",
+    "fixed_part",
+    "load_experiment",
+    "with_start",
+]

@@ -1,0 +1,136 @@
+"""The experiment as a whole, and which of its fields trained weights depend on."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import yaml
+from pydantic import Field
+
+from autospike.config.sections import (
+    Count,
+    DataConfig,
+    EvaluationConfig,
+    ExecutionConfig,
+    ExportConfig,
+    RetrainConfig,
+    SearchConfig,
+    Section,
+    TrainingConfig,
+)
+from autospike.errors import UserError
+from autospike.space.architecture import Architecture
+from autospike.space.search_space import SearchSpace
+
+
+class Experiment(Section):
+    """Complete configuration of a run."""
+
+    seed: Annotated[int, Field(ge=0)] = 0
+    """Seed of every random number generator: splits, initial weights, sampling of subnets, and search."""
+    device: Literal["auto", "cpu", "cuda"] = "auto"
+    """Device of training and measurement; `auto` is CUDA if available, else the CPU."""
+    threads: Count | None = None
+    """CPU threads of torch. Default: torch's own choice, or 1 in each worker if there are several.
+
+    1 is fastest for small networks, because threads that share a busy core wait for each other.
+    """
+    space: dict[str, Any]
+    """Search space. An experiment file may give the path of a search space instead, relative to the experiment file."""
+    baseline: dict[str, Any] | None = None
+    """Architecture of the reference network, which is trained separately with the same recipe. Default: the largest of the space.
+
+    An experiment file may give the name of a published architecture instead (`autospike.space.published`).
+    """
+    data: DataConfig
+    """Data source and its splits."""
+    training: TrainingConfig
+    """Training of the supernet and of the reference network."""
+    evaluation: EvaluationConfig = EvaluationConfig()
+    """Measurement of candidates."""
+    execution: ExecutionConfig = ExecutionConfig()
+    """Where candidates are measured."""
+    search: SearchConfig = SearchConfig()
+    """Search algorithm and its operators."""
+    export: ExportConfig = ExportConfig()
+    """Selection rule for the candidate that is exported."""
+    retrain: RetrainConfig = RetrainConfig()
+    """Retraining of selected subnets."""
+
+    @property
+    def from_scratch(self) -> TrainingConfig:
+        """Training configuration for retraining from fresh weights."""
+        return self.training.model_copy(update={"epochs": self.retrain.epochs or self.training.epochs})
+
+    @property
+    def fine_tuning(self) -> TrainingConfig:
+        """Training configuration for fine-tuning a subnet from inherited weights. Its warm-up is the default for its epochs."""
+        learning_rate = self.retrain.fine_tune_learning_rate or self.training.learning_rate / 10
+        changes = {
+            "epochs": self.retrain.fine_tune_epochs or max(1, self.from_scratch.epochs // 3),
+            "learning_rate": learning_rate,
+            "min_learning_rate": min(self.training.min_learning_rate, learning_rate),
+            "warmup_epochs": None,
+        }
+        return self.training.model_copy(update=changes)
+
+    @property
+    def search_space(self) -> SearchSpace:
+        """The search space as an object."""
+        return SearchSpace.from_dict(self.space, source="space")
+
+    @property
+    def baseline_architecture(self) -> Architecture:
+        """The architecture of the reference network, with the default resolved."""
+        if self.baseline is None:
+            return self.search_space.largest()
+        return Architecture.from_dict(self.baseline, source="baseline")
+
+    def to_yaml(self) -> str:
+        """Return the resolved experiment as YAML, which `load_experiment` reads back as an equal experiment."""
+        text: str = yaml.safe_dump(self.model_dump(mode="json"), sort_keys=False)
+        return text
+
+
+# Trained weights depend on these fields. Later commands of the same run may change the others.
+FIXED_BY_TRAINING = ("seed", "space", "baseline", "data", "training")
+
+
+def continued(trained: Experiment, changed: Experiment, *, source: str) -> Experiment:
+    """Return the experiment of a later command, after checking that the trained weights of the run are valid for it.
+
+    Args:
+        trained: The experiment with which the run was trained.
+        changed: The experiment of the later command.
+        source: Prefix of the error message, usually the run folder.
+
+    Raises:
+        UserError: A field differs on which the trained weights depend.
+    """
+    for name in FIXED_BY_TRAINING:
+        before, after = fixed_part(trained, name), fixed_part(changed, name)
+        if before != after:
+            names = (
+                [f"{name}.{key}" for key in before if before[key] != after.get(key)]
+                if isinstance(before, dict) and isinstance(after, dict)
+                else []
+            )
+            field = (names or [name])[0]
+            raise UserError(f"{source}: {field} differs from the experiment that this run began with; use another --run folder")
+    return changed
+
+
+def with_start(experiment: Experiment, start_from: Path | None) -> Experiment:
+    """Return a copy of the experiment with `training.start_from` replaced."""
+    return experiment.model_copy(update={"training": experiment.training.model_copy(update={"start_from": start_from})})
+
+
+def fixed_part(experiment: Experiment, name: str) -> Any:
+    """Return the part of a field on which trained weights depend, as a JSON value.
+
+    The folder of the data, the number of loader processes and the checkpoint interval are left out.
+    """
+    value = experiment.model_dump(mode="json")[name]
+    ignored = {"data": ("root",), "training": ("workers", "checkpoint_epochs")}.get(name, ())
+    return {key: v for key, v in value.items() if key not in ignored} if isinstance(value, dict) else value

@@ -1,0 +1,308 @@
+"""The sections of an experiment: every field with its meaning, unit, allowed values and default.
+
+Paths are relative to the working directory of the command. A field that is None has the default that its documentation names.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, field_validator
+
+from autospike.energy.conventions import DEFAULT, Convention, convention_of
+from autospike.errors import UserError
+from autospike.measurement import OBJECTIVES
+
+OpenFraction = Annotated[float, Field(gt=0, lt=1)]
+Fraction = Annotated[float, Field(ge=0, le=1)]
+Count = Annotated[int, Field(ge=1)]
+
+
+class Section(BaseModel):
+    """Base class of the sections: immutable, and unknown fields are errors.
+
+    Numbers may be given as strings, because YAML 1.1 reads `5e-4` as a string.
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    @field_validator("*", mode="before")
+    @classmethod
+    def _reject_booleans(cls, value: object) -> object:
+        if isinstance(value, bool):
+            raise ValueError(f"booleans are not accepted here, got {str(value).lower()}")
+        return value
+
+
+class DataConfig(Section):
+    """Data source and its splits."""
+
+    name: Literal["digits", "folder", "cifar10", "cifar100", "events"]
+    """Data set; `autospike.data.images` implements each.
+
+    `digits` is scikit-learn's (1797 images of 8x8 pixels), `folder` a folder with one subfolder per class, `cifar10` and `cifar100`
+    are torchvision's. `events` are frames of an event camera that a spikingjelly data set (CIFAR10DVS, DVS128Gesture, HARDVS) has
+    prepared with `data_type="frame", frames_number=T`. A network with fewer time steps than frames uses the first frames; more
+    time steps than frames are an error.
+    """
+    root: Path | None = None
+    """Folder of the data. For events: spikingjelly's folder `frames_number_T_split_by_...`. `digits` needs none."""
+    image_size: Count
+    """Height and width in pixels to which every image is resized.
+
+    Event counts are not normalised. At their original size they are integers, and the first layer only accumulates. Resized counts
+    are means over pixels, and the first layer multiplies.
+    """
+    search_share: OpenFraction = 0.2
+    """Fraction of the images that forms the search split, on which candidates are scored.
+
+    It is a fraction of the training images where the data set has a test split. `search_share + test_share` must be less than 1.
+    """
+    test_share: OpenFraction = 0.2
+    """Fraction of the images reserved for the final measurement. It applies only to data sets without a test split."""
+
+
+class AugmentationConfig(Section):
+    """Augmentation of training images with timm.
+
+    The defaults disable every augmentation. `color_jitter` and `auto_augment` do not apply to events.
+    """
+
+    min_scale: Annotated[float, Field(gt=0, le=1)] = 1.0
+    """Smallest fraction of the image area that a random crop covers."""
+    flip: Fraction = 0.0
+    """Probability of a horizontal flip."""
+    color_jitter: Annotated[float, Field(ge=0)] = 0.0
+    """Strength of timm's color jitter; 0 disables it."""
+    auto_augment: str | None = None
+    """timm's policy string, for example `rand-m9-n1-mstd0.4-inc1`."""
+    erasing: Fraction = 0.0
+    """Probability of erasing a random rectangle."""
+    mixup: Annotated[float, Field(ge=0)] = 0.0
+    """Alpha of mixup; 0 disables it."""
+    cutmix: Annotated[float, Field(ge=0)] = 0.0
+    """Alpha of cutmix; 0 disables it. If mixup is enabled too, each batch uses one of the two with equal probability."""
+    mix_probability: Fraction = 1.0
+    """Probability that a batch is mixed, if mixup or cutmix is enabled."""
+
+
+class TeacherConfig(Section):
+    """Teacher network for hard distillation: its predicted class is the target of the second head."""
+
+    model: str
+    """Name of a timm model, or `local-dir:FOLDER` for an exported one."""
+    weights: Path | None = None
+    """Checkpoint of the teacher. Default: timm's pretrained weights, which timm downloads."""
+
+
+class TrainingConfig(Section):
+    """Training of the supernet, and of the reference network with the same recipe."""
+
+    sampling: Literal["single-path", "sandwich", "small-first"] = "single-path"
+    """Subnets that a training step uses; `experiments/training_quality` compares the options.
+
+    - `single-path`: one uniformly sampled subnet (Auto-Spikformer).
+    - `sandwich`: the largest subnet, the smallest one and two sampled ones.
+    - `small-first`: one sampled subnet, from a space that first has only the smallest sizes and from half of the training on has
+      all of them.
+    """
+    targets: Literal["labels", "in-place"] = "labels"
+    """Targets of the subnets in a step.
+
+    `labels` uses the labels for every subnet. `in-place` uses the labels for the largest subnet and its softmax output for the
+    others (in-place distillation); it requires `sampling: sandwich`.
+    """
+    loss: Literal["final", "anytime"] = "final"
+    """Time steps at which the loss is computed.
+
+    `final` uses the output at the T of the subnet. `anytime` runs the largest T of the space once and averages the loss over every
+    T of the space; the T of the sampled subnet then has no effect.
+    """
+    start_from: Path | None = None
+    """Initial weights: a published checkpoint, an exported or imported folder, or the folder of another run (`train --from`)."""
+    teacher: TeacherConfig | None = None
+    """Teacher of a space with `distilled: true`. Default: no teacher. It does not apply to events."""
+    epochs: Count
+    """Number of passes over the training images."""
+    batch_size: Annotated[int, Field(ge=2, multiple_of=2)] = 128
+    """Images per optimizer step; an even number, because mixup pairs the images of a batch."""
+    accumulate: Count = 1
+    """Number of equal parts of a batch whose gradients are accumulated before the optimizer step.
+
+    BatchNorm normalises each part separately. Memory for activations decreases by this factor. A part has at least 2 images.
+    """
+    optimizer: Literal["adamw", "lamb"] = "adamw"
+    """Optimizer, as implemented by torch (AdamW) and timm (LAMB)."""
+    learning_rate: Annotated[float, Field(gt=0)] = 5e-4
+    """Learning rate after warm-up, from which a cosine schedule decays; Spikformer's value on CIFAR."""
+    min_learning_rate: Annotated[float, Field(ge=0)] = 1e-5
+    """Learning rate at the end of the cosine schedule; at most `learning_rate`."""
+    weight_decay: Annotated[float, Field(ge=0)] = 0.06
+    """Weight decay of the optimizer; Spikformer's value on CIFAR."""
+    warmup_epochs: Annotated[int, Field(ge=0)] | None = None
+    """Epochs of linear warm-up, fewer than `epochs`. Default: 20 (Auto-Spikformer), or a fifth of the epochs if that is less."""
+    smoothing: Fraction = 0.1
+    """Label smoothing."""
+    surrogate: Literal["sigmoid", "arctan"] = "sigmoid"
+    """Surrogate gradient of the spike function: derivative of a sigmoid with slope 4 (published) or of an arctan with slope 2."""
+    precision: Literal["float32", "bfloat16"] = "float32"
+    """Data type of linear layers, convolutions and matrix products in training.
+
+    Membrane potentials and BatchNorm statistics are float32 in both cases.
+    """
+    ema: OpenFraction | None = None
+    """Decay of an exponential moving average of the weights, for example 0.999; search and export use the average.
+
+    Default: no averaging.
+    """
+    augmentation: AugmentationConfig = AugmentationConfig()
+    """Augmentation of the training images."""
+    workers: Annotated[int, Field(ge=0)] = 0
+    """Processes that decode and augment images; with 0 the training process does it."""
+    checkpoint_epochs: Count = 10
+    """Epochs between checkpoints."""
+
+    @property
+    def warmup(self) -> int:
+        """Epochs of linear warm-up, with the default resolved."""
+        return min(20, self.epochs // 5) if self.warmup_epochs is None else self.warmup_epochs
+
+
+class EvaluationConfig(Section):
+    """Measurement of candidates."""
+
+    calibration_images: Annotated[int, Field(ge=2)] = 512
+    """Training images from which the BatchNorm statistics of a subnet are computed before it is scored."""
+    calibration_batch_size: Annotated[int, Field(ge=2)] = 128
+    """Images per calibration batch. Statistics are averaged over batches, so unlike `batch_size` this affects results."""
+    batch_size: Count = 128
+    """Images per forward pass. It affects speed and memory, not results."""
+    kept_mb: Annotated[int, Field(ge=0)] = 1024
+    """Cache size of each worker in MB, for decoded images, activations between blocks, and node results."""
+    racing: Annotated[float, Field(ge=0)] = 0.0
+    """Successive halving: margin, in standard deviations, at which a dominated candidate is stopped early.
+
+    A candidate that another one dominates by this margin in accuracy and energy is scored only on part of the search split; 3 is
+    conservative. Which candidates stop depends on the other candidates measured at the same time. With 0 (the default) every
+    candidate is measured on every image. Other objectives than accuracy and energy_mj require 0.
+    """
+
+
+class ExecutionConfig(Section):
+    """Where candidates are measured. On processors of the same type, these fields do not affect results."""
+
+    executor: Literal["serial", "processes", "ray"] = "serial"
+    """`serial` uses the process of the search, `processes` worker processes on this machine, `ray` those of a Ray cluster."""
+    workers: Count | None = None
+    """Number of worker processes; not with `serial`.
+
+    Default: the number of cores (of the cluster, with Ray) divided by `threads`, which is 1 unless given. Each worker needs the
+    memory of a process plus `evaluation.kept_mb`.
+    """
+    address: str | None = None
+    """Ray only: address of the cluster, `auto` or HOST:PORT. Default: a local cluster for the duration of the command."""
+    gpus_per_worker: Annotated[float, Field(ge=0)] = 0.0
+    """Ray only: GPUs per worker, for example 0.5 for two workers on one GPU. If positive, candidates are measured on GPUs."""
+
+
+class FitnessConfig(Section):
+    """Accuracy-energy-balanced fitness (F_AEB).
+
+    The formula of the Auto-Spikformer paper was not available; both forms are our own.
+    """
+
+    form: Literal["power", "weighted"] = "power"
+    """Formula; `power` uses `beta`, `weighted` uses `alpha`. The reference is the energy of the reference network."""
+    beta: Annotated[float, Field(ge=0)] = 0.07
+    """Exponent of `power`: accuracy * (energy / reference) ** -beta."""
+    alpha: Fraction = 0.5
+    """Weight of accuracy in `weighted`: alpha * accuracy + (1 - alpha) * (1 - energy / reference)."""
+
+
+class SearchConfig(Section):
+    """Search algorithm and its operators."""
+
+    algorithm: Literal["nsga2", "aeb", "random"] = "nsga2"
+    """`nsga2` is NSGA-II over `objectives`, `aeb` the evolution on F_AEB of Auto-Spikformer, `random` uniform sampling.
+
+    With `aeb`, by-product candidates compete as well.
+    """
+    objectives: tuple[str, ...] = ("accuracy", "energy_mj")
+    """Objectives of NSGA-II: one or more different keys of `autospike.measurement.OBJECTIVES`."""
+    population: Annotated[int, Field(ge=4)] = 50
+    """Candidates per generation; Auto-Spikformer's value."""
+    generations: Count = 20
+    """Number of generations; Auto-Spikformer's value."""
+    parents: Annotated[int, Field(ge=2)] = 10
+    """`aeb`: number of the best candidates that are parents of the next generation; Auto-Spikformer's value."""
+    block_mutation: Fraction = 0.2
+    """Mutation probability of a gene of a block. With one-point crossover it applies only to blocks from the crossover point on."""
+    global_mutation: Fraction = 0.4
+    """Mutation probability of depth, width, time steps, shortcut and embedding genes.
+
+    With one-point crossover it applies to those from the crossover point on, and always to time steps and the last depth.
+    """
+    crossover: Literal["one-point", "uniform"] = "one-point"
+    """Crossover of `nsga2`.
+
+    `one-point` copies the first parent up to a random block and the second parent, mutated, from there on. Candidates then share
+    prefixes, which are computed once. `uniform` takes each gene from either parent and mutates everywhere.
+    """
+    late_point: Annotated[float, Field(ge=1, le=100)] = 1.0
+    """`one-point`: ratio between the probabilities of a block and of the one before it to be the crossover point.
+
+    A late point shares longer prefixes and appears to reduce hypervolume (docs/evaluation.md). The ratio is reduced in deep
+    networks so that the last block is at most 64 times as probable as the first.
+    """
+    convention: str = DEFAULT.name
+    """Energy convention, for example `spikformer` or `exact/int8`; `autospike.energy.conventions` lists them.
+
+    The archive stores operation counts, so that a search with another convention reuses all measurements.
+    """
+    fitness: FitnessConfig = FitnessConfig()
+    """Fitness of `aeb`, also reported for the other algorithms."""
+
+    @property
+    def energy_convention(self) -> Convention:
+        """The energy convention that `convention` names."""
+        return convention_of(self.convention)
+
+    @field_validator("convention")
+    @classmethod
+    def _normalise_convention(cls, text: str) -> str:
+        try:
+            return convention_of(text).name
+        except UserError as error:
+            raise ValueError(str(error)) from None
+
+    @field_validator("objectives")
+    @classmethod
+    def _check_objectives(cls, names: tuple[str, ...]) -> tuple[str, ...]:
+        if not names or len(set(names)) < len(names) or not set(names) <= OBJECTIVES.keys():
+            raise ValueError(f"choose different ones from {', '.join(OBJECTIVES)}; got {', '.join(names) or 'none'}")
+        return names
+
+
+class ExportConfig(Section):
+    """Selection rule for the candidate that is exported."""
+
+    pick: str = "knee"
+    """`knee`, `best-accuracy`, `least-energy`, `best-faeb`, or the id of a candidate."""
+    min_accuracy: Fraction = 0.0
+    """Select among candidates with at least this accuracy on the search split."""
+    tolerance: Fraction = 1.0
+    """Select among candidates whose accuracy is at most this much below the highest. With 1 every candidate qualifies."""
+
+
+class RetrainConfig(Section):
+    """Retraining of selected subnets. All other settings are those of `training`."""
+
+    seeds: Count = 3
+    """Trainings per network, each with its own seed. The run's own training of the reference network counts as its first."""
+    epochs: Count | None = None
+    """Epochs from fresh weights, also of the reference network. Default: `training.epochs`."""
+    fine_tune_epochs: Count | None = None
+    """Epochs from inherited weights. Default: a third of the epochs from fresh weights."""
+    fine_tune_learning_rate: Annotated[float, Field(gt=0)] | None = None
+    """Learning rate from inherited weights. Default: a tenth of `training.learning_rate`."""
