@@ -60,7 +60,7 @@ def _search(run: Run, setup: Setup, executor: Executor, archive: Archive) -> int
             archive=archive,
             config=config,
             seed=run.experiment.seed,
-            measured=evaluated.append,
+            on_evaluation=evaluated.append,
         ).run()
         show(0, 1)  # candidates from the archive have no shards
     return len(evaluated)

@@ -1,7 +1,7 @@
-"""Search algorithms, each two plain functions: `ask` for the next generation's candidates, `tell` who survives of it.
+"""Search algorithms with two methods: `ask` proposes candidates and `tell` selects the next population.
 
-Populations are lists of `Individual`; an algorithm keeps no state besides. All draw from the generator that they are given, so a
-generation depends on the one before it and on (seed, generation) alone.
+A population is a list of `Individual`. Algorithms have no state and draw from the generator of the generation context, so a
+generation depends only on the population and on (seed, generation).
 """
 
 from __future__ import annotations
@@ -22,7 +22,13 @@ from autospike.space.search_space import SearchSpace
 
 @dataclass(kw_only=True, eq=False)
 class Individual:
-    """A measured architecture with DEAP's fitness: NSGA-II ranks by the objectives, `aeb` by F_AEB alone."""
+    """An evaluated architecture in a population.
+
+    Args:
+        architecture: The architecture.
+        f_aeb: Accuracy-energy-balanced fitness, by which `AEB` selects.
+        fitness: DEAP's fitness with the values of the objectives, by which `NSGA2` selects.
+    """
 
     architecture: Architecture
     f_aeb: float
@@ -30,7 +36,17 @@ class Individual:
 
 
 def fitness_of(values: Sequence[float], maximise: Sequence[bool]) -> base.Fitness:
-    """DEAP takes the directions from the class, so each set of directions has one of its own."""
+    """Return a DEAP fitness.
+
+    DEAP reads the directions from the class, so a class is created for them.
+
+    Args:
+        values: Values of the objectives.
+        maximise: For each objective, whether it is maximised.
+
+    Returns:
+        The fitness, with weight 1 for a maximised objective and -1 for a minimised one.
+    """
     weights = tuple(1.0 if m else -1.0 for m in maximise)
     fitness = type("Fitness", (base.Fitness,), {"weights": weights})()
     fitness.values = tuple(values)
@@ -39,7 +55,14 @@ def fitness_of(values: Sequence[float], maximise: Sequence[bool]) -> base.Fitnes
 
 @dataclass(frozen=True, kw_only=True)
 class GenerationContext:
-    """What an algorithm may use to make a generation."""
+    """The inputs of an algorithm for one generation.
+
+    Args:
+        space: The search space.
+        config: The settings of the search.
+        rng: Random generator of the generation.
+        key: Seed of DEAP's operators, which draw from Python's global generator.
+    """
 
     space: SearchSpace
     config: SearchConfig
@@ -48,59 +71,92 @@ class GenerationContext:
 
 
 class Algorithm(Protocol):
-    """The contract. `ask` yields candidates for as long as it is asked; `tell` returns the population after a generation."""
+    """Interface of a search algorithm."""
 
-    def ask(self, population: list[Individual], turn: GenerationContext) -> Iterator[Architecture]: ...
+    def ask(self, population: list[Individual], context: GenerationContext) -> Iterator[Architecture]:
+        """Yield candidates without end.
 
-    def tell(self, population: list[Individual], offspring: list[Individual], turn: GenerationContext) -> list[Individual]: ...
+        Args:
+            population: The population that the last `tell` returned.
+            context: The generation context.
+
+        Yields:
+            Members of the space, possibly repeated.
+        """
+        ...
+
+    def tell(self, population: list[Individual], offspring: list[Individual], context: GenerationContext) -> list[Individual]:
+        """Select the next population.
+
+        Args:
+            population: The population that the last `tell` returned.
+            offspring: All candidates of the generation, by-product candidates included.
+            context: The generation context.
+
+        Returns:
+            The individuals that are selected from both.
+        """
+        ...
 
 
 class RandomSearch:
-    """Uniform draws; the baseline that any search must beat."""
+    """Random search: uniform samples of the space, without selection."""
 
-    def ask(self, population: list[Individual], turn: GenerationContext) -> Iterator[Architecture]:  # noqa: ARG002
+    def ask(self, population: list[Individual], context: GenerationContext) -> Iterator[Architecture]:  # noqa: ARG002
+        """Yield uniform samples of the space."""
         while True:
-            yield turn.space.sample(turn.rng)
+            yield context.space.sample(context.rng)
 
-    def tell(self, population: list[Individual], offspring: list[Individual], turn: GenerationContext) -> list[Individual]:  # noqa: ARG002
+    def tell(self, population: list[Individual], offspring: list[Individual], context: GenerationContext) -> list[Individual]:  # noqa: ARG002
+        """Return all individuals."""
         return population + offspring
 
 
 class NSGA2:
-    """NSGA-II (Deb et al. 2002): parents by binary tournament on rank and crowding, survivors by non-dominated sorting."""
+    """NSGA-II (Deb et al., "A fast and elitist multiobjective genetic algorithm: NSGA-II", IEEE TEVC 6(2), 2002).
 
-    def ask(self, population: list[Individual], turn: GenerationContext) -> Iterator[Architecture]:
-        cross = CROSSOVERS[turn.config.crossover]
+    Parents are selected by binary tournament on rank and crowding distance, survivors by non-dominated sorting.
+    """
+
+    def ask(self, population: list[Individual], context: GenerationContext) -> Iterator[Architecture]:
+        """Yield children of pairs of parents by the configured crossover."""
+        cross = CROSSOVERS[context.config.crossover]
         while True:
-            for mother, father in _pairs(population, turn):
-                yield cross(turn.space, mother.architecture, father.architecture, turn.rng, turn.config)
+            for mother, father in _pairs(population, context):
+                yield cross(context.space, mother.architecture, father.architecture, context.rng, context.config)
 
-    def tell(self, population: list[Individual], offspring: list[Individual], turn: GenerationContext) -> list[Individual]:
-        survivors: list[Individual] = tools.selNSGA2(population + offspring, turn.config.population)
+    def tell(self, population: list[Individual], offspring: list[Individual], context: GenerationContext) -> list[Individual]:
+        """Return the first `population` individuals by rank and crowding distance."""
+        survivors: list[Individual] = tools.selNSGA2(population + offspring, context.config.population)
         return survivors
 
 
-def _pairs(population: list[Individual], turn: GenerationContext) -> list[tuple[Individual, Individual]]:
-    """Parents by tournament; DEAP's needs four individuals, so a space of fewer architectures mates at random."""
+def _pairs(population: list[Individual], context: GenerationContext) -> list[tuple[Individual, Individual]]:
+    """Select pairs of parents by tournament, or at random from fewer than the four individuals that DEAP's tournament needs."""
     if len(population) < 4:
-        return [(turn.rng.choice(population), turn.rng.choice(population))]
-    with global_random(*turn.key, str(turn.rng.random())):
+        return [(context.rng.choice(population), context.rng.choice(population))]
+    with global_random(*context.key, str(context.rng.random())):
         parents = tools.selTournamentDCD(population, len(population) // 4 * 4)
     return list(zip(parents[::2], parents[1::2], strict=True))
 
 
 class AEB:
-    """The paper's evolution on F_AEB: the best `parents` so far breed, half of a generation by mutation, half by crossover."""
+    """Evolutionary search on F_AEB as in Auto-Spikformer.
 
-    def ask(self, population: list[Individual], turn: GenerationContext) -> Iterator[Architecture]:
+    The parents are the best `parents` individuals so far. Mutation and crossover produce half of the candidates each.
+    """
+
+    def ask(self, population: list[Individual], context: GenerationContext) -> Iterator[Architecture]:
+        """Yield a mutant and a crossover child of random parents in turn."""
         while True:
-            yield mutate(turn.space, turn.rng.choice(population).architecture, turn.rng, turn.config)
-            mother, father = turn.rng.choice(population), turn.rng.choice(population)
-            yield crossover(turn.space, mother.architecture, father.architecture, turn.rng)
+            yield mutate(context.space, context.rng.choice(population).architecture, context.rng, context.config)
+            mother, father = context.rng.choice(population), context.rng.choice(population)
+            yield crossover(context.space, mother.architecture, father.architecture, context.rng)
 
-    def tell(self, population: list[Individual], offspring: list[Individual], turn: GenerationContext) -> list[Individual]:
+    def tell(self, population: list[Individual], offspring: list[Individual], context: GenerationContext) -> list[Individual]:
+        """Return the `parents` individuals with the highest F_AEB."""
         ranked = sorted(population + offspring, key=lambda individual: -individual.f_aeb)
-        return ranked[: turn.config.parents]
+        return ranked[: context.config.parents]
 
 
 ALGORITHMS: dict[str, Callable[[], Algorithm]] = {"nsga2": NSGA2, "aeb": AEB, "random": RandomSearch}

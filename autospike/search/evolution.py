@@ -1,17 +1,16 @@
-"""The search itself: generation by generation, every candidate looked up before it is measured, every walk archived as it ends.
+"""Evolutionary search, one generation after the other: ask, evaluate, archive, tell.
 
-With each candidate come its relatives (`autospike.search.by_products`), which cost nothing: they compete for the next generation as
-if they had been asked for, and are not asked for again.
+The by-product candidates of a proposed candidate (`autospike.search.by_products`) are evaluated at no extra cost. They compete for
+the next generation like proposed candidates and are not proposed again.
 
-A killed search is resumed by running it again: the generations that the archive knows are replayed without a forward pass, and as
-each generation is keyed by (seed, generation), the resumed search ends at the same front.
+To resume an interrupted search, run it again. Generations that are in the archive are replayed without a forward pass. The random
+generator of a generation depends on (seed, generation) only, so a resumed search ends with the same front.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from functools import partial
 from itertools import chain, islice
 
 from autospike.config import SearchConfig
@@ -25,9 +24,9 @@ from autospike.space.architecture import Architecture, digest
 from autospike.space.search_space import SearchSpace
 
 Evaluate = Callable[[Iterable[Architecture]], Iterator[Measurement]]
-Fitness = Callable[[float, float], float]  # of accuracy and energy in mJ
 
-# How often an algorithm may repeat itself before what lacks of its generation is drawn at random, and then random draws in turn.
+# Limit of the proposals read from an algorithm, for each candidate of a generation. An algorithm that repeats itself may never
+# propose enough new candidates; then the same number of random samples is tried. A space that is nearly exhausted ends the search.
 DRAWS_PER_CANDIDATE = 50
 
 
@@ -36,9 +35,13 @@ class Search:
     """A search of a space.
 
     Args:
-        anchors: architectures that the first generation contains, such as the reference network; those outside the space are not.
-        evaluate: measures architectures and gives their measurements in the order of the requests.
-        measured: told of every candidate that was asked for, in that order.
+        space: The search space.
+        anchors: Architectures of the first generation, such as the reference network. Those outside the space are skipped.
+        evaluate: Measures architectures and yields the measurements in the order of the architectures.
+        archive: Stores the evaluations and the proposals. It defines the protocol and the energy convention.
+        config: The settings of the search.
+        seed: Seed of the random generators.
+        on_evaluation: Callback that is called with the evaluation of each proposed candidate, in the order of the proposals.
     """
 
     space: SearchSpace
@@ -47,102 +50,109 @@ class Search:
     archive: Archive
     config: SearchConfig
     seed: int
-    measured: Callable[[Evaluation], None]
+    on_evaluation: Callable[[Evaluation], None]
 
     @property
     def id(self) -> str:
-        """Names the search by what its course depends on; more generations only lengthen it."""
+        """Algorithm and digest of the seed and the settings, except the number of generations."""
         settings = self.config.model_dump(mode="json", exclude={"generations"})
         return f"{self.config.algorithm}-{digest({'seed': self.seed, **settings})}"
 
     def run(self) -> None:
-        """Search to the last generation, or until no candidate is found that was not seen."""
+        """Search until the last generation, or until no new candidate is found.
+
+        Raises:
+            RuntimeError: `evaluate` returned the measurements in another order.
+        """
         self.archive.begin(self.id, self.config.model_dump_json())
         if self.archive.get(self.space.largest()):
-            self.archive.rescore(self._fitness(()))
+            reference_mj = self._reference_mj(())
+            self.archive.rescore(lambda accuracy, mj: f_aeb(accuracy, mj, reference_mj=reference_mj, config=self.config.fitness))
         algorithm = ALGORITHMS[self.config.algorithm]()
+        objectives = [OBJECTIVES[name] for name in self.config.objectives]
         population: list[Individual] = []
         seen: set[Architecture] = set()
         for generation in range(self.config.generations):
-            turn = self._turn(generation)
-            asked = algorithm.ask(population, turn) if generation else self._first_generation(turn)
-            before = frozenset(seen)
-            candidates = list(self._unseen(asked, seen, turn))
+            context = GenerationContext(
+                space=self.space,
+                config=self.config,
+                rng=keyed(self.seed, "search", generation),
+                key=(self.seed, "deap", generation),
+            )
+            # Ask: new candidates and their by-product candidates.
+            proposed = algorithm.ask(population, context) if generation else self._first_generation(context)
+            seen_before = frozenset(seen)
+            candidates = list(self._new_candidates(proposed, seen, context))
             if not candidates:
                 return
-            free = self._free(candidates, before)
-            self.archive.propose(self.id, generation, candidates, free)
-            offspring = [self._individual(e) for e in self._measure(candidates, free, generation)]
-            population = algorithm.tell(population, offspring, turn)
+            skipped = seen_before.union(candidates)
+            related = chain.from_iterable(by_product_candidates(self.space, candidate) for candidate in candidates)
+            by_products = [architecture for architecture in dict.fromkeys(related) if architecture not in skipped]
+            self.archive.propose(self.id, generation, candidates, by_products)
+            # Evaluate what the archive does not contain, and archive it in one transaction.
+            found = {architecture: self.archive.get(architecture) for architecture in (*candidates, *by_products)}
+            new = self._evaluate([a for a, e in found.items() if e is None], frozenset(by_products), generation)
+            self.archive.add(new)
+            found |= {e.measurement.architecture: e for e in new}
+            evaluations = [evaluation for evaluation in found.values() if evaluation is not None]
+            for evaluation in evaluations[: len(candidates)]:
+                self.on_evaluation(evaluation)
+            # Tell: the algorithm selects the next population.
+            offspring = [
+                Individual(
+                    architecture=e.measurement.architecture,
+                    f_aeb=e.f_aeb,
+                    fitness=fitness_of([o.value(e) for o in objectives], [o.maximise for o in objectives]),
+                )
+                for e in evaluations
+            ]
+            population = algorithm.tell(population, offspring, context)
 
-    def _turn(self, generation: int) -> GenerationContext:
-        rng, key = keyed(self.seed, "search", generation), (self.seed, "deap", generation)
-        return GenerationContext(space=self.space, config=self.config, rng=rng, key=key)
-
-    def _individual(self, evaluation: Evaluation) -> Individual:
-        targets = [OBJECTIVES[name] for name in self.config.objectives]
-        return Individual(
-            architecture=evaluation.measurement.architecture,
-            f_aeb=evaluation.f_aeb,
-            fitness=fitness_of([t.value(evaluation) for t in targets], [t.maximise for t in targets]),
-        )
-
-    def _first_generation(self, turn: GenerationContext) -> Iterator[Architecture]:
+    def _first_generation(self, context: GenerationContext) -> Iterator[Architecture]:
+        """The largest and the smallest subnet, the anchors, then random samples."""
         anchors = (self.space.largest(), self.space.smallest(), *(a for a in self.anchors if self.space.contains(a)))
-        return chain(anchors, ALGORITHMS["random"]().ask([], turn))
+        return chain(anchors, ALGORITHMS["random"]().ask([], context))
 
-    def _unseen(self, asked: Iterator[Architecture], seen: set[Architecture], turn: GenerationContext) -> Iterator[Architecture]:
-        """The first `population` candidates that this search has not measured before, nor measures along with another; where
-        the algorithm does not find as many, the rest are random."""
+    def _new_candidates(
+        self, proposed: Iterator[Architecture], seen: set[Architecture], context: GenerationContext
+    ) -> Iterator[Architecture]:
+        """Yield the first `population` candidates that are not in `seen`; random samples if the algorithm proposes too few.
+
+        A candidate and its by-product candidates are added to `seen` before the next proposal is read. Both iterators are lazy and
+        share one random generator, so the number of proposals that are read is part of the result.
+        """
         budget = DRAWS_PER_CANDIDATE * self.config.population
-        wanted = self.config.population
-        for candidate in chain(islice(asked, budget), islice(ALGORITHMS["random"]().ask([], turn), budget)):
+        remaining = self.config.population
+        for candidate in chain(islice(proposed, budget), islice(ALGORITHMS["random"]().ask([], context), budget)):
             if candidate in seen:
                 continue
             seen.update(by_product_candidates(self.space, candidate))
             yield candidate
-            wanted -= 1
-            if not wanted:
+            remaining -= 1
+            if not remaining:
                 return
 
-    def _free(self, candidates: list[Architecture], before: frozenset[Architecture]) -> list[Architecture]:
-        """Who is measured along with some candidates, and was neither asked for nor measured before."""
-        skipped = before.union(candidates)
-        along = dict.fromkeys(chain.from_iterable(by_product_candidates(self.space, candidate) for candidate in candidates))
-        return [architecture for architecture in along if architecture not in skipped]
-
-    def _fitness(self, measured: Sequence[Measurement]) -> Fitness:
-        """F_AEB. Its reference, the largest subnet, is a candidate of the first generation: archived, or measured just now."""
-        largest = self.space.largest()
-        known = self.archive.get(largest)
-        reference = known.measurement if known else next(m for m in measured if m.architecture == largest)
-        return partial(f_aeb, reference_mj=reference.energy(self.archive.convention).energy_mj, config=self.config.fitness)
-
-    def _measure(self, candidates: list[Architecture], free: list[Architecture], generation: int) -> list[Evaluation]:
-        """The evaluations of a generation; what the archive lacks of it is measured in one walk, and archived together."""
-        wanted = [*candidates, *free]
-        found = {architecture: self.archive.get(architecture) for architecture in wanted}
-        missing = [architecture for architecture in wanted if found[architecture] is None]
-        measured = list(self.evaluate(missing))
-        evaluated = partial(self._evaluated, free=frozenset(free), generation=generation, fitness=self._fitness(measured))
-        new = [evaluated(m, asked) for m, asked in zip(measured, missing, strict=True)]
-        self.archive.add(new)
-        found |= dict(zip(missing, new, strict=True))
-        evaluations = [evaluation for evaluation in found.values() if evaluation is not None]
-        for evaluation in evaluations[: len(candidates)]:
-            self.measured(evaluation)
+    def _evaluate(
+        self, architectures: list[Architecture], by_products: frozenset[Architecture], generation: int
+    ) -> list[Evaluation]:
+        """Measure architectures together and add energy and F_AEB to each measurement."""
+        measurements = list(self.evaluate(architectures))
+        if [measurement.architecture for measurement in measurements] != architectures:
+            raise RuntimeError("`evaluate` must return one measurement for each architecture, in the order of the architectures")
+        reference_mj = self._reference_mj(measurements)
+        evaluations = []
+        for measurement in measurements:
+            energy = measurement.energy(self.archive.convention)
+            fitness = f_aeb(measurement.accuracy, energy.energy_mj, reference_mj=reference_mj, config=self.config.fitness)
+            by_product = measurement.architecture in by_products
+            evaluations.append(
+                Evaluation(measurement=measurement, energy=energy, f_aeb=fitness, generation=generation, by_product=by_product)
+            )
         return evaluations
 
-    def _evaluated(
-        self, measurement: Measurement, asked: Architecture, *, free: frozenset[Architecture], generation: int, fitness: Fitness
-    ) -> Evaluation:
-        if measurement.architecture != asked:
-            raise RuntimeError("measurements came in another order than they were asked for")
-        energy = measurement.energy(self.archive.convention)
-        return Evaluation(
-            measurement=measurement,
-            energy=energy,
-            f_aeb=fitness(measurement.accuracy, energy.energy_mj),
-            generation=generation,
-            by_product=asked in free,
-        )
+    def _reference_mj(self, measurements: Sequence[Measurement]) -> float:
+        """Energy of the largest subnet, from the archive or, in the first generation, from the measurements."""
+        largest = self.space.largest()
+        archived = self.archive.get(largest)
+        reference = archived.measurement if archived else next(m for m in measurements if m.architecture == largest)
+        return reference.energy(self.archive.convention).energy_mj

@@ -102,10 +102,12 @@ def prepared(
     written: dict[str, Any] = WIDE,
     seed: int = 0,
     anchors: tuple[Architecture, ...] = (),
-    measured: Callable[[Evaluation], None] = lambda _evaluation: None,
+    on_evaluation: Callable[[Evaluation], None] = lambda _evaluation: None,
 ) -> Search:
     space = SearchSpace.from_dict(written)
-    return Search(space=space, anchors=anchors, evaluate=run, archive=archive, config=config, seed=seed, measured=measured)
+    return Search(
+        space=space, anchors=anchors, evaluate=run, archive=archive, config=config, seed=seed, on_evaluation=on_evaluation
+    )
 
 
 def search(archive: Archive, config: SearchConfig, run: Evaluate, **rest: Any) -> None:
@@ -342,7 +344,7 @@ class TestAlgorithm:
         related = replace(largest, time_steps=1)
         told: list[Evaluation] = []
         archive = Archive(Path(":memory:"), "p")
-        search(archive, settings_of(algorithm), executor([]), anchors=(related, largest), measured=told.append)
+        search(archive, settings_of(algorithm), executor([]), anchors=(related, largest), on_evaluation=told.append)
         assert related not in architectures_of(told)
         assert [(e.by_product, e.generation) for e in archive.all() if e.measurement.architecture == related] == [(True, 0)]
 
@@ -351,7 +353,7 @@ class TestAlgorithm:
         for written in (WIDE, CONDITIONAL):
             told: list[Evaluation] = []
             archive = Archive(Path(":memory:"), "p")
-            search(archive, settings_of(algorithm), executor([]), written=written, measured=told.append)
+            search(archive, settings_of(algorithm), executor([]), written=written, on_evaluation=told.append)
             candidates = architectures_of(told)
             assert set(architectures_of(archive.all())) == union(written, candidates)
             assert len(archive.all()) > 2 * len(candidates)
@@ -421,7 +423,7 @@ class TestAlgorithm:
     def test_everyone_is_told_of_once(self, algorithm: str) -> None:
         told: list[Evaluation] = []
         archive = Archive(Path(":memory:"), "p")
-        search(archive, settings_of(algorithm), executor([]), measured=told.append)
+        search(archive, settings_of(algorithm), executor([]), on_evaluation=told.append)
         assert told == asked(archive.all())
         assert len(told) == 24
 
@@ -700,7 +702,7 @@ def test_measurements_in_another_order_are_refused() -> None:
         return map(analytic, reversed(list(architectures)))
 
     archive = Archive(Path(":memory:"), "p")
-    with pytest.raises(RuntimeError, match="another order"):
+    with pytest.raises(RuntimeError, match="in the order of the architectures"):
         search(archive, settings_of("nsga2"), reversed_order)
     assert archive.all() == []
 
