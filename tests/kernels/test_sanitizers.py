@@ -55,5 +55,5 @@ def test_kernels_access_no_foreign_memory_and_have_defined_behaviour(tmp_path: P
     output = done.stdout + done.stderr
     assert done.returncode == 0, output[-4000:]
     assert list(tmp_path.glob("autospike/lif-*.so"))
-    assert "AddressSanitizer" not in output
+    assert "ERROR: AddressSanitizer" not in output
     assert "runtime error" not in output
