@@ -1,4 +1,4 @@
-"""Pareto fronts of (accuracy, energy): accuracy is to be large, energy small."""
+"""Pareto fronts of (accuracy, energy); accuracy is maximised and energy minimised."""
 
 from __future__ import annotations
 
@@ -12,13 +12,20 @@ Points = Sequence[tuple[float, float]]
 
 
 def _costs(points: Points) -> NDArray[np.float64]:
-    """Both as costs: (error, energy)."""
+    """Return (error, energy) of each point; both are minimised. Shape [N, 2]."""
     accuracy, energy = np.array(points, dtype=float).reshape(-1, 2).T
     return np.column_stack([1 - accuracy, energy])
 
 
 def on_front(points: Points) -> list[bool]:
-    """For each point, whether no other is at least as good in both and better in one. Of equal points the first counts."""
+    """Tell for each point whether it is on the Pareto front.
+
+    Args:
+        points: (accuracy, energy) of each point.
+
+    Returns:
+        True where no other point is at least as good in both and better in one. Of equal points only the first may be on the front.
+    """
     if not points:
         return []
     flags: list[bool] = moocore.is_nondominated(_costs(points), keep_weakly=False).tolist()
@@ -26,17 +33,30 @@ def on_front(points: Points) -> list[bool]:
 
 
 def hypervolume(points: Points, *, energy_reference: float) -> float:
-    """The share of the box `accuracy 0..1 x energy 0..energy_reference` that the points dominate, between 0 and 1."""
+    """Compute the hypervolume that the points dominate.
+
+    Args:
+        points: (accuracy, energy) of each point.
+        energy_reference: Energy of the reference point, whose accuracy is 0.
+
+    Returns:
+        The dominated fraction of the box [0, 1] x [0, `energy_reference`].
+    """
     if not points:
         return 0.0
     return float(moocore.hypervolume(_costs(points) / (1.0, energy_reference), ref=(1.0, 1.0)))
 
 
 def knee(points: Points) -> int:
-    """Index of the point of a front that lies farthest above the line between the front's ends.
+    """Find the knee of the Pareto front: the point farthest above the line between the ends of the front.
 
-    Energies are compared on a logarithmic axis, where equal steps are equal factors. With fewer than three distinct points
-    on the front, its most accurate one.
+    The energy axis is logarithmic. Both axes are scaled to [0, 1] between the ends.
+
+    Args:
+        points: (accuracy, energy) of each point, at least one.
+
+    Returns:
+        Index of the knee in `points`; of the most accurate point if the front has fewer than three points.
     """
     front = [i for i, flag in enumerate(on_front(points)) if flag]
     front.sort(key=lambda i: points[i][1])

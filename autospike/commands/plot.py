@@ -14,7 +14,7 @@ from autospike.energy.counts import from_rows
 from autospike.errors import UserError
 from autospike.report import figures, tables
 from autospike.run_directory import Run
-from autospike.search.archive import Archive, newest_protocol
+from autospike.search.archive import Archive
 from autospike.search.fitness import refitted
 from autospike.search.selection import front
 
@@ -70,7 +70,7 @@ class SearchReport:
         Raises:
             UserError: Nothing was searched yet, or the reference network was measured by an older version.
         """
-        archive = Archive(run.existing_archive(), newest_protocol(run.archive), convention)
+        archive = Archive.newest(run.existing_archive(), convention)
         evaluations, proposals = archive.all(), archive.proposals()
         archive.close()
         if not evaluations:

@@ -1,0 +1,1 @@
+"""Architecture search: algorithms, by-product candidates, fitness, archive and selection rules."""

@@ -1,8 +1,8 @@
-"""The archive is the memory of a search: one SQLite file, one row for every candidate ever measured, committed walk by walk.
+"""The archive of a run: one SQLite file with one row for each evaluated candidate, committed generation by generation.
 
-Table `evaluations`, one row per (architecture, protocol); a protocol is what a score depends on besides the architecture: weights,
-splits, calibration. Energy and F_AEB are those of the search that was begun last; they follow from the counts. Table `searches`
-names the searches that were run, `proposals` whom each asked for in each generation.
+Table `evaluations` has one row per (architecture, protocol). The protocol identifies what a measurement depends on besides the
+architecture: weights, splits and calibration. Energy and F_AEB are derived from the counts, with the settings of the search that
+was started or resumed last. Table `searches` lists the searches, table `proposals` the candidates of each generation.
 """
 
 from __future__ import annotations
@@ -26,20 +26,20 @@ from autospike.space.architecture import Architecture
 SCHEMA = """
 CREATE TABLE IF NOT EXISTS evaluations (
     architecture_id TEXT NOT NULL,   -- digest of the architecture
-    protocol_id     TEXT NOT NULL,   -- digest of what else the score depends on
+    protocol_id     TEXT NOT NULL,   -- digest of weights, splits and calibration
     architecture    TEXT NOT NULL,   -- canonical JSON
     accuracy        REAL NOT NULL,   -- on the search split, a fraction
     correct         INTEGER NOT NULL,
-    images          INTEGER NOT NULL, -- that the score rests on
-    energy_mj       REAL NOT NULL,   -- per image, under the convention of the search begun last
+    images          INTEGER NOT NULL, -- number of images of the measurement
+    energy_mj       REAL NOT NULL,   -- per image, convention of the search that was started or resumed last
     convention      TEXT NOT NULL,
     macs            REAL NOT NULL,   -- per image, over all time steps
     acs             REAL NOT NULL,
     params          INTEGER NOT NULL,
     time_steps      INTEGER NOT NULL,
     f_aeb           REAL NOT NULL,
-    generation      INTEGER NOT NULL, -- in which it was first measured
-    free            INTEGER NOT NULL, -- 1: nobody asked for it; it came out of a walk for another
+    generation      INTEGER NOT NULL, -- of its first measurement
+    free            INTEGER NOT NULL, -- 1: by-product candidate, 0: proposed
     seconds         REAL NOT NULL,
     measured_at     TEXT NOT NULL,   -- UTC
     counts          BLOB NOT NULL,   -- per layer and time step: zlib of JSON (autospike.energy.counts.LayerCount)
@@ -49,7 +49,7 @@ CREATE TABLE IF NOT EXISTS searches (
     search_id       TEXT NOT NULL,   -- algorithm and digest of its settings
     protocol_id     TEXT NOT NULL,
     settings        TEXT NOT NULL,   -- JSON
-    begun_at        TEXT NOT NULL,   -- UTC; of the last time that it was begun or resumed
+    begun_at        TEXT NOT NULL,   -- UTC; last start or resumption
     PRIMARY KEY (search_id, protocol_id)
 );
 CREATE TABLE IF NOT EXISTS proposals (
@@ -58,17 +58,22 @@ CREATE TABLE IF NOT EXISTS proposals (
     position        INTEGER NOT NULL,
     architecture_id TEXT NOT NULL,
     protocol_id     TEXT NOT NULL,
-    free            INTEGER NOT NULL, -- 1: measured along, not asked for
+    free            INTEGER NOT NULL, -- 1: by-product candidate, 0: proposed
     PRIMARY KEY (search_id, protocol_id, generation, position)
 );
 """
 
 
 class Archive:
-    """The archive of one run, seen under one protocol and one energy convention.
+    """The archive of a run, opened with one protocol and one energy convention.
+
+    Args:
+        path: The SQLite file. It is created if it does not exist.
+        protocol_id: Only rows of this protocol are read and written.
+        convention: Energy convention of the evaluations that are returned.
 
     Raises:
-        UserError: the file is no archive.
+        UserError: The file is not an archive, or its folder does not exist.
     """
 
     def __init__(self, path: Path, protocol_id: str, convention: Convention = DEFAULT) -> None:
@@ -81,17 +86,50 @@ class Archive:
         except sqlite3.DatabaseError as error:
             raise UserError(f"{path}: cannot be opened as an archive ({error}); move it away to start a new one") from None
 
+    @classmethod
+    def newest(cls, path: Path, convention: Convention = DEFAULT) -> Archive:
+        """Open an archive with the protocol of the search that was started or resumed last.
+
+        Args:
+            path: The SQLite file.
+            convention: Energy convention of the evaluations that are returned.
+
+        Returns:
+            The archive. Its `protocol_id` is empty if there was no search.
+
+        Raises:
+            UserError: The file is not an archive.
+        """
+        archive = cls(path, "", convention)
+        row = archive._db.execute("SELECT protocol_id FROM searches ORDER BY rowid DESC LIMIT 1").fetchone()
+        if row:
+            (archive.protocol_id,) = row
+        return archive
+
     def get(self, architecture: Architecture) -> Evaluation | None:
-        """The row of an architecture, if it was measured under this protocol."""
+        """Return the evaluation of an architecture.
+
+        Args:
+            architecture: The architecture.
+
+        Returns:
+            Its evaluation, or None if it was not measured under this protocol.
+        """
         rows = self._select("WHERE architecture_id = ? AND protocol_id = ?", architecture.id, self.protocol_id)
         return rows[0] if rows else None
 
     def all(self) -> list[Evaluation]:
-        """Every row of this protocol, in the order of measurement."""
+        """Return all evaluations of this protocol, in the order of measurement."""
         return self._select("WHERE protocol_id = ? ORDER BY rowid", self.protocol_id)
 
     def add(self, evaluations: Iterable[Evaluation]) -> None:
-        """Commit the rows of a walk, all or none. A row that another search added meanwhile stays: it holds the same numbers."""
+        """Store evaluations in one transaction.
+
+        A row that a concurrent search has added is not replaced: it contains the same numbers.
+
+        Args:
+            evaluations: The evaluations.
+        """
         rows = [self._row(evaluation) for evaluation in evaluations]
         if rows:
             marks = ", ".join(f":{name}" for name in rows[0])
@@ -100,6 +138,7 @@ class Archive:
                 self._db.executemany(f"INSERT INTO evaluations ({', '.join(rows[0])}) VALUES ({marks}) {unless_there}", rows)
 
     def _row(self, evaluation: Evaluation) -> dict[str, Any]:
+        """Return the values of the columns."""
         m, total = evaluation.measurement, evaluation.energy
         return {
             "architecture_id": m.architecture.id,
@@ -123,9 +162,12 @@ class Archive:
         }
 
     def rescore(self, fitness: Callable[[float, float], float]) -> None:
-        """Set every row's energy to that of this archive's convention, and its F_AEB to `fitness(accuracy, energy_mj)`.
+        """Compute energy and F_AEB of all rows again, with the energy convention of this archive.
 
-        A new convention or a new fitness re-uses all that was measured.
+        A change of the convention or of the fitness needs no new measurement.
+
+        Args:
+            fitness: F_AEB as a function of accuracy and energy in mJ.
         """
         updates = [
             {
@@ -144,20 +186,38 @@ class Archive:
             )
 
     def begin(self, search_id: str, settings: str) -> None:
-        """Note that a search begins, or goes on."""
+        """Store that a search is started or resumed.
+
+        Args:
+            search_id: The id of the search.
+            settings: Its settings as JSON.
+        """
         row = (search_id, self.protocol_id, settings, datetime.now(UTC).isoformat())
         self._db.execute("INSERT OR REPLACE INTO searches VALUES (?, ?, ?, ?)", row)
 
-    def propose(self, search_id: str, generation: int, asked: Sequence[Architecture], free: Sequence[Architecture] = ()) -> None:
-        """Note who a search asks for, and who is measured along. Noting the same again changes nothing."""
-        noted = enumerate([*((a, 0) for a in asked), *((a, 1) for a in free)])
-        rows = [(search_id, generation, i, a.id, self.protocol_id, flag) for i, (a, flag) in noted]
+    def propose(
+        self, search_id: str, generation: int, candidates: Sequence[Architecture], by_products: Sequence[Architecture] = ()
+    ) -> None:
+        """Store the candidates of a generation. Storing the same generation again has no effect.
+
+        Args:
+            search_id: The id of the search.
+            generation: The generation, from 0.
+            candidates: The proposed candidates.
+            by_products: The by-product candidates.
+        """
+        flagged = enumerate([*((a, 0) for a in candidates), *((a, 1) for a in by_products)])
+        rows = [(search_id, generation, i, a.id, self.protocol_id, flag) for i, (a, flag) in flagged]
         columns = "search_id, generation, position, architecture_id, protocol_id, free"
         with self._transaction():
             self._db.executemany(f"INSERT OR IGNORE INTO proposals ({columns}) VALUES (?, ?, ?, ?, ?, ?)", rows)
 
     def proposals(self) -> dict[str, list[list[str]]]:
-        """Architecture ids by search and generation, those that were measured along included."""
+        """Read the candidates of all searches of this protocol.
+
+        Returns:
+            For each search id, a list of generations; each is a list of architecture ids, by-product candidates included.
+        """
         found: dict[str, list[list[str]]] = {}
         query = "SELECT search_id, generation, architecture_id FROM proposals WHERE protocol_id = ? ORDER BY rowid"
         for search_id, generation, architecture_id in self._db.execute(query, (self.protocol_id,)):
@@ -168,23 +228,25 @@ class Archive:
         return found
 
     def close(self) -> None:
+        """Close the database connection."""
         self._db.close()
 
     @contextmanager
     def _transaction(self) -> Iterator[None]:
-        """All that is written in the block, or nothing."""
+        """Commit the statements of the block together, or none of them if it raises."""
         self._db.execute("BEGIN IMMEDIATE")
         with self._db:
             yield
 
     def _add_missing_columns(self) -> None:
-        """An archive of an older version knows of nothing that was free."""
+        """Add the column `free` to an archive of an older version, which had no by-product candidates."""
         with self._transaction():
             for table in ("evaluations", "proposals"):
                 if "free" not in {name for _, name, *_ in self._db.execute(f"PRAGMA table_info({table})")}:
                     self._db.execute(f"ALTER TABLE {table} ADD COLUMN free INTEGER NOT NULL DEFAULT 0")
 
     def _select(self, where: str, *values: object) -> list[Evaluation]:
+        """Read the evaluations that satisfy an SQL clause."""
         columns = "architecture, correct, images, counts, params, seconds, f_aeb, generation, free"
         return [self._evaluation(*row) for row in self._db.execute(f"SELECT {columns} FROM evaluations {where}", values)]
 
@@ -200,6 +262,7 @@ class Archive:
         generation: int,
         free: int,
     ) -> Evaluation:
+        """Build an evaluation from the columns of a row."""
         measurement = Measurement(
             architecture=Architecture.from_json(architecture),
             correct=correct,
@@ -210,11 +273,3 @@ class Archive:
         )
         energy = measurement.energy(self.convention)
         return Evaluation(measurement=measurement, energy=energy, f_aeb=f_aeb, generation=generation, by_product=bool(free))
-
-
-def newest_protocol(path: Path) -> str:
-    """The protocol of the search that was begun or resumed last; empty where there is none."""
-    archive = Archive(path, "")
-    row = archive._db.execute("SELECT protocol_id FROM searches ORDER BY rowid DESC LIMIT 1").fetchone()
-    archive.close()
-    return row[0] if row else ""

@@ -1,7 +1,7 @@
-"""Candidates that cost nothing once another is measured.
+"""By-product candidates: architectures whose evaluation follows from the evaluation of another one.
 
-A walk runs a candidate at the largest T of the space, and its first steps are the same network at a smaller T. What leaves a block
-depends on nothing behind it, so the candidate's last stage, cut off after any block, needs no more than a head.
+The trie evaluation runs a candidate for the largest T of the space; its first t steps are the same network with T = t. The output
+of a block does not depend on later blocks, so a shallower last stage needs an additional head only.
 """
 
 from __future__ import annotations
@@ -14,11 +14,18 @@ from autospike.space.search_space import SearchSpace
 
 
 def by_product_candidates(space: SearchSpace, architecture: Architecture) -> Iterator[Architecture]:
-    """Every T of the space with every depth of the last stage up to this architecture's, as far as the space holds them; itself
-    among them."""
-    *before, last = architecture.stages
+    """Yield the by-product candidates of an architecture, and the architecture itself.
+
+    Args:
+        space: The search space.
+        architecture: A member of the space.
+
+    Yields:
+        The architecture with each T of the space and each depth of the last stage up to its own.
+    """
+    *earlier, last = architecture.stages
     for depth in space.stages[-1].depth.values:
         if depth <= len(last.blocks):
-            stages = (*before, replace(last, blocks=last.blocks[:depth]))
+            stages = (*earlier, replace(last, blocks=last.blocks[:depth]))
             for time_steps in space.time_steps.values:
                 yield replace(architecture, time_steps=time_steps, stages=stages)

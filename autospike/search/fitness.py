@@ -1,11 +1,11 @@
 """F_AEB, the accuracy-energy-balanced fitness.
 
-Auto-Spikformer scores candidates by F_AEB; its formula could not be read. Both forms here are **ours**:
+Auto-Spikformer ranks candidates by F_AEB. Its formula was not available to us, so both forms here are our own definitions:
 
-    power:     F_AEB = accuracy * (energy / reference) ** -beta          (the form of AutoSNN, ICML 2022; beta 0.07)
+    power:     F_AEB = accuracy * (energy / reference) ** -beta
     weighted:  F_AEB = alpha * accuracy + (1 - alpha) * (1 - energy / reference)
 
-with the energy of the space's largest subnet as reference.
+`reference` is the energy of the largest subnet of the space. The power form follows AutoSNN (ICML 2022), with beta = 0.07.
 """
 
 from __future__ import annotations
@@ -19,7 +19,17 @@ from autospike.space.architecture import Architecture
 
 
 def f_aeb(accuracy: float, energy_mj: float, *, reference_mj: float, config: FitnessConfig) -> float:
-    """The accuracy-energy-balanced fitness, in the configured form."""
+    """Compute F_AEB in the configured form.
+
+    Args:
+        accuracy: Accuracy, a fraction.
+        energy_mj: Energy per image in mJ.
+        reference_mj: Energy per image of the largest subnet in mJ.
+        config: Form, alpha and beta.
+
+    Returns:
+        The fitness; larger is better.
+    """
     ratio = energy_mj / reference_mj
     if config.form == "power":
         return accuracy * ratio**-config.beta
@@ -27,7 +37,16 @@ def f_aeb(accuracy: float, energy_mj: float, *, reference_mj: float, config: Fit
 
 
 def refitted(evaluations: Sequence[Evaluation], largest: Architecture, config: FitnessConfig) -> list[Evaluation]:
-    """The same candidates with the fitness that follows from their energies; of any, the space's largest subnet is one."""
+    """Compute F_AEB of evaluations again, from their energies.
+
+    Args:
+        evaluations: The evaluations, empty or with that of the largest subnet.
+        largest: The largest subnet of the space.
+        config: Form, alpha and beta.
+
+    Returns:
+        The evaluations with the new fitness, in the same order.
+    """
     reference_mj = next((e.energy.energy_mj for e in evaluations if e.measurement.architecture == largest), 0.0)
     return [
         replace(e, f_aeb=f_aeb(e.measurement.accuracy, e.energy.energy_mj, reference_mj=reference_mj, config=config))

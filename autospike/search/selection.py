@@ -1,4 +1,4 @@
-"""Which candidate of an archive to export."""
+"""Selection rules: the candidate of an archive to retrain or export."""
 
 from __future__ import annotations
 
@@ -15,15 +15,17 @@ Points = list[tuple[float, float]]
 
 
 def accuracy_and_energy(evaluations: Sequence[Evaluation]) -> Points:
+    """Return (accuracy, energy in mJ) of each evaluation."""
     return [(e.measurement.accuracy, e.energy.energy_mj) for e in evaluations]
 
 
 def _most_accurate(evaluations: Sequence[Evaluation]) -> Evaluation:
-    """Of equally accurate candidates, the one that needs least energy."""
+    """Return the most accurate candidate; of equally accurate ones that of least energy."""
     return max(zip(evaluations, accuracy_and_energy(evaluations), strict=True), key=lambda pair: (pair[1][0], -pair[1][1]))[0]
 
 
 def _least_energy(evaluations: Sequence[Evaluation]) -> Evaluation:
+    """Return the candidate of least energy; of equal ones the most accurate."""
     return min(zip(evaluations, accuracy_and_energy(evaluations), strict=True), key=lambda pair: (pair[1][1], -pair[1][0]))[0]
 
 
@@ -44,14 +46,19 @@ RULES: dict[str, Callable[[Sequence[Evaluation]], Evaluation]] = {
 
 
 def pick(evaluations: Sequence[Evaluation], rule: str, *, min_accuracy: float = 0.0, tolerance: float = 1.0) -> Evaluation:
-    """The candidate that a rule names, or the one with that id (or a unique beginning of it).
+    """Select a candidate by a rule or by its id.
 
     Args:
-        min_accuracy: a rule chooses among candidates of at least this accuracy ...
-        tolerance: ... and at most this much less accurate than the most accurate one.
+        evaluations: The candidates.
+        rule: A key of `RULES`, an architecture id, or a unique prefix of one. The arguments below do not apply to ids.
+        min_accuracy: Smallest accuracy on the search split, a fraction.
+        tolerance: Largest difference from the accuracy of the most accurate candidate.
+
+    Returns:
+        The selected candidate.
 
     Raises:
-        UserError: the archive is empty, no candidate is accurate enough, or the rule is neither known nor an id.
+        UserError: There is no candidate, none is accurate enough, or `rule` is neither a rule nor an id.
     """
     if not evaluations:
         raise UserError("the archive holds no candidate of this supernet; run: autospike search RUN")
@@ -84,15 +91,23 @@ def archived_evaluations(run: Run, protocol_id: str) -> list[Evaluation]:
 
 
 def front(evaluations: Sequence[Evaluation]) -> list[Evaluation]:
-    """The candidates that no other dominates, by rising energy."""
+    """Return the non-dominated candidates, by increasing energy.
+
+    Args:
+        evaluations: The candidates.
+
+    Returns:
+        The Pareto front of (accuracy, energy).
+    """
     points = accuracy_and_energy(evaluations)
-    kept = [(point[1], e) for point, e, flag in zip(points, evaluations, on_front(points), strict=True) if flag]
-    return [e for _, e in sorted(kept, key=lambda pair: pair[0])]
+    selected = [(point[1], e) for point, e, flag in zip(points, evaluations, on_front(points), strict=True) if flag]
+    return [e for _, e in sorted(selected, key=lambda pair: pair[0])]
 
 
 def _by_id(evaluations: Sequence[Evaluation], given: str) -> Evaluation:
+    """Return the candidate whose id has the given prefix."""
     matches = [e for e in evaluations if e.measurement.architecture.id.startswith(given)]
     if len(matches) != 1:
-        found = f"{len(matches)} candidates' ids begin so" if matches else "no candidate has that id"
+        found = f"{len(matches)} candidates' ids have this prefix" if matches else "no candidate has that id"
         raise UserError(f"--pick {given}: {found}; choose {', '.join(RULES)}, or an id from RUN/report/candidates.csv")
     return matches[0]

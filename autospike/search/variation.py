@@ -1,7 +1,7 @@
-"""Mutation and crossover: new architectures from old ones, inside the space by construction.
+"""Mutation and crossover. The children are members of the space by construction.
 
-Depth comes first, and a token mixer before the genes that it needs. Blocks that a new depth cuts off are forgotten, blocks that it
-adds are drawn afresh, and every other block keeps its place; so a child is valid at every depth.
+The gene visitor visits the depth of a stage before its blocks, and a token mixer before its genes. A smaller depth removes the last
+blocks, a larger depth adds sampled blocks, and all other blocks keep their index.
 """
 
 from __future__ import annotations
@@ -16,12 +16,22 @@ from autospike.space.genes import Gene
 from autospike.space.search_space import SearchSpace
 from autospike.space.visitor import GenePath, visit_genes
 
-# In a deep network the first blocks must not freeze.
+# Limits how rarely one-point crossover changes the first blocks of a deep network. Our choice.
 LATE_SPAN = 64
 
 
 def mutate(space: SearchSpace, parent: Architecture, rng: random.Random, config: SearchConfig) -> Architecture:
-    """Genes of blocks change with probability `block_mutation`, the others with `global_mutation` (Auto-Spikformer: 0.2, 0.4)."""
+    """Mutate each gene independently.
+
+    Args:
+        space: The search space.
+        parent: A member of the space.
+        rng: Random generator.
+        config: `block_mutation` for genes of blocks, `global_mutation` for the others (Auto-Spikformer: 0.2 and 0.4).
+
+    Returns:
+        The mutant. Genes that the parent lacks are sampled.
+    """
 
     def visit(gene: Gene, path: GenePath, *value: Any) -> Any:
         return _mutated(gene, path, value[0], rng, config) if value else gene.sample(rng)
@@ -30,10 +40,20 @@ def mutate(space: SearchSpace, parent: Architecture, rng: random.Random, config:
 
 
 def crossover(space: SearchSpace, mother: Architecture, father: Architecture, rng: random.Random) -> Architecture:
-    """Uniform: each gene comes from either parent with equal chance; a block or gene that only one has comes from that one."""
+    """Cross two parents uniformly: each gene is from either parent with equal probability.
+
+    Args:
+        space: The search space.
+        mother: The first parent.
+        father: The second parent.
+        rng: Random generator.
+
+    Returns:
+        The child. Genes that one parent has are from that parent; genes that neither has are sampled.
+    """
 
     def visit(gene: Gene, _path: GenePath, *values: Any) -> Any:
-        return rng.choice(values) if values else gene.sample(rng)  # new where one parent's mixer meets the other's shortcut
+        return rng.choice(values) if values else gene.sample(rng)  # neither has it: the mixer of one, the shortcut of the other
 
     return visit_genes(space, visit, mother, father)
 
@@ -41,28 +61,49 @@ def crossover(space: SearchSpace, mother: Architecture, father: Architecture, rn
 def uniform(
     space: SearchSpace, mother: Architecture, father: Architecture, rng: random.Random, config: SearchConfig
 ) -> Architecture:
-    """A child of a uniform crossover that mutates everywhere."""
+    """Cross two parents uniformly and mutate the child.
+
+    Args:
+        space: The search space.
+        mother: The first parent.
+        father: The second parent.
+        rng: Random generator.
+        config: Mutation probabilities.
+
+    Returns:
+        The child.
+    """
     return mutate(space, crossover(space, mother, father, rng), rng, config)
 
 
 def one_point(
     space: SearchSpace, mother: Architecture, father: Architecture, rng: random.Random, config: SearchConfig
 ) -> Architecture:
-    """What stands before a random place is the mother's, unchanged; what follows is the father's, and mutates.
+    """Cross two parents at one point: the mother's genes before it, the father's mutated genes from it on.
 
-    A place is an embedding or a block, `late_point` times as likely as the one before it, as far as the last is no more than
-    `LATE_SPAN` times as likely as the first. T is either parent's and mutates wherever that is; so is and does the depth of a stage
-    that does not end before it, and a smaller one cuts off. The child shares a beginning with its mother, and with its siblings:
-    what a walk computes once.
+    The point is an embedding or a block of the mother. Each is `late_point` times as likely as the one before it, limited so that
+    the last is at most `LATE_SPAN` times as likely as the first. T, and the depth of each stage that does not end before the point,
+    are from either parent and mutate. The child shares a prefix with its mother and its siblings, which the trie evaluation
+    computes once.
+
+    Args:
+        space: The search space.
+        mother: The first parent.
+        father: The second parent.
+        rng: Random generator.
+        config: Mutation probabilities and `late_point`.
+
+    Returns:
+        The child.
     """
-    places = _places(mother, len(mother.stages))
-    growth = min(config.late_point, LATE_SPAN ** (1 / (places - 1)))
-    (point,) = rng.choices(range(places), [growth**place for place in range(places)])
+    positions = _count_positions(mother, len(mother.stages))
+    growth = min(config.late_point, LATE_SPAN ** (1 / (positions - 1)))
+    (point,) = rng.choices(range(positions), [growth**position for position in range(positions)])
 
     def visit(gene: Gene, path: GenePath, *values: Any) -> Any:
         if not values:
             return gene.sample(rng)
-        if _place(mother, path) < point:
+        if _position(mother, path) < point:
             return values[0]
         return _mutated(gene, path, rng.choice(values) if path[-1] in ("time_steps", "depth") else values[-1], rng, config)
 
@@ -75,24 +116,25 @@ CROSSOVERS: dict[str, Crossover] = {"one-point": one_point, "uniform": uniform}
 
 
 def _mutated(gene: Gene, path: GenePath, value: Any, rng: random.Random, config: SearchConfig) -> Any:
+    """Mutate a value with the probability of its gene."""
     probability = config.block_mutation if "blocks" in path else config.global_mutation
     return gene.mutate(value, rng) if rng.random() < probability else value
 
 
-def _places(architecture: Architecture, stages: int) -> int:
-    """How many embeddings and blocks so many stages have."""
+def _count_positions(architecture: Architecture, stages: int) -> int:
+    """Count the embeddings and blocks of the first stages."""
     return sum(1 + len(stage.blocks) for stage in architecture.stages[:stages])
 
 
-def _place(architecture: Architecture, path: GenePath) -> int:
-    """Where a gene has its first effect: in which of an architecture's embeddings and blocks."""
+def _position(architecture: Architecture, path: GenePath) -> int:
+    """Return the index of the first embedding or block that a gene affects."""
     match path:
         case ("time_steps",):
-            return _places(architecture, len(architecture.stages))  # none: every T comes out of the same walk
+            return _count_positions(architecture, len(architecture.stages))  # none: one trie evaluation gives every T
         case ("stages", int(stage), "depth"):
-            return _places(architecture, stage + 1) - 1  # the last block, behind which there may be more
+            return _count_positions(architecture, stage + 1) - 1  # the last block: a larger depth adds blocks after it
         case ("stages", int(stage), "blocks", int(block), *_):
-            return _places(architecture, stage) + 1 + block
+            return _count_positions(architecture, stage) + 1 + block
         case ("stages", int(stage), *_):
-            return _places(architecture, stage)
+            return _count_positions(architecture, stage)
     return 0

@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 
 from autospike.energy.conventions import CONVENTIONS, Convention, energy
 from autospike.measurement import Evaluation, Measurement
-from autospike.search.archive import Archive, newest_protocol
+from autospike.search.archive import Archive
 from autospike.space.architecture import Architecture, Block
 
 # Other programs read this table: names, types and order are a contract.
@@ -357,13 +357,13 @@ def test_proposing_again_changes_nothing(path: Path) -> None:
 
 
 def test_the_newest_protocol(path: Path) -> None:
-    assert newest_protocol(path) == ""
+    assert Archive.newest(path).protocol_id == ""
     Archive(path, "old").begin("nsga2-1", "{}")
     Archive(path, "new").begin("nsga2-1", "{}")
     Archive(path, "empty")
-    assert newest_protocol(path) == "new"
+    assert Archive.newest(path).protocol_id == "new"
     Archive(path, "old").begin("nsga2-1", "{}")
-    assert newest_protocol(path) == "old"
+    assert Archive.newest(path).protocol_id == "old"
 
 
 def test_what_is_no_database(path: Path) -> None:
