@@ -1,4 +1,4 @@
-"""The archive: one row for every candidate, a walk's rows committed together, under one protocol."""
+"""The archive: one row for every candidate, the rows of a generation committed together, under one protocol."""
 
 from __future__ import annotations
 
@@ -65,7 +65,7 @@ def test_columns_are_the_contract(path: Path) -> None:
     assert [name for _, name, *_, key in info if key] == ["architecture_id", "protocol_id"]
 
 
-def test_a_row_says_what_was_measured(path: Path) -> None:
+def test_columns_of_a_row(path: Path) -> None:
     Archive(path, "p").add([evaluation(generation=3)])
     db = sqlite3.connect(path)
     db.row_factory = sqlite3.Row
@@ -99,10 +99,10 @@ def test_a_row_says_what_was_measured(path: Path) -> None:
 def test_a_measurement_round_trips(architecture: Architecture, by_product: bool) -> None:
     archive = Archive(Path(":memory:"), "p")
     measured = measurement(architecture, correct=77, macs=3, acs=1 / 3)
-    kept = replace(scored(measured, f_aeb=1 / 7, generation=2), by_product=by_product)
-    archive.add([kept])
-    assert archive.get(architecture) == kept
-    assert archive.all() == [kept]
+    stored_evaluation = replace(scored(measured, f_aeb=1 / 7, generation=2), by_product=by_product)
+    archive.add([stored_evaluation])
+    assert archive.get(architecture) == stored_evaluation
+    assert archive.all() == [stored_evaluation]
     archive.close()
 
 
@@ -113,7 +113,7 @@ def test_a_measurement_outlives_its_archive(path: Path) -> None:
     assert Archive(path, "p").get(ONE) == evaluation()
 
 
-def test_what_was_not_measured_is_not_there(path: Path) -> None:
+def test_an_unmeasured_architecture_is_not_found(path: Path) -> None:
     archive = Archive(path, "p")
     assert archive.get(ONE) is None
     archive.add([evaluation()])
@@ -128,21 +128,21 @@ def archived(path: Path) -> int:
     return int(number)
 
 
-def test_a_walk_is_committed_at_once(path: Path) -> None:
+def test_a_generation_is_committed_at_once(path: Path) -> None:
     archive = Archive(path, "p")
-    for number, walk in [(1, (ONE,)), (3, (TWO, THREE))]:
-        archive.add([evaluation(architecture) for architecture in walk])
+    for number, generation in [(1, (ONE,)), (3, (TWO, THREE))]:
+        archive.add([evaluation(architecture) for architecture in generation])
         assert archived(path) == number
 
 
-def test_an_empty_walk_leaves_no_row(path: Path) -> None:
+def test_adding_no_evaluations_adds_no_row(path: Path) -> None:
     archive = Archive(path, "p")
     archive.add([])
     archive.add([evaluation()])
     assert archived(path) == 1
 
 
-def test_a_walk_that_ends_early_leaves_no_row(path: Path) -> None:
+def test_an_interrupted_generation_adds_no_row(path: Path) -> None:
     archive = Archive(path, "p")
 
     def cut_off() -> Iterator[Evaluation]:
@@ -156,7 +156,7 @@ def test_a_walk_that_ends_early_leaves_no_row(path: Path) -> None:
     assert [e.measurement.architecture for e in archive.all()] == [TWO]
 
 
-def test_all_rows_of_a_walk_are_committed_or_none(path: Path) -> None:
+def test_all_rows_of_a_generation_are_committed_or_none(path: Path) -> None:
     """The second cannot be written."""
     archive, unwritable = Archive(path, "p"), replace(evaluation(TWO), generation=object())  # type: ignore[arg-type]
     with pytest.raises(sqlite3.Error):
@@ -173,7 +173,7 @@ def test_what_another_search_archived_meanwhile_stays(path: Path) -> None:
     assert archive.all() == [evaluation(ONE, generation=5), evaluation(TWO)]
 
 
-def test_a_row_says_whether_it_was_asked_for(path: Path) -> None:
+def test_a_row_marks_by_product_candidates(path: Path) -> None:
     archive = Archive(path, "p")
     archive.add([evaluation(ONE), evaluation(TWO, by_product=True)])
     assert [row["free"] for row in stored(path, "p").values()] == [0, 1]
@@ -197,7 +197,7 @@ INSERT INTO proposals VALUES ('s', 0, 0, '{name}', 'p');
 
 
 def of_an_older_version(path: Path) -> None:
-    """An archive of ONE, asked for by a search `s`."""
+    """An archive of ONE, proposed by a search `s`."""
     Archive(path.with_name("new.sqlite"), "p").add([evaluation(ONE, generation=3)])
     row = stored(path.with_name("new.sqlite"), "p")[ONE.id]
     del row["free"]
@@ -209,7 +209,7 @@ def of_an_older_version(path: Path) -> None:
 
 
 def test_an_archive_of_an_older_version_goes_on(path: Path) -> None:
-    """All that it holds was asked for."""
+    """All of its candidates were proposed."""
     of_an_older_version(path)
     for _ in range(2):  # the second time it is no longer an older one
         archive = Archive(path, "p")
@@ -219,8 +219,8 @@ def test_an_archive_of_an_older_version_goes_on(path: Path) -> None:
         archive.add([evaluation(TWO), evaluation(THREE, by_product=True)])
         archive.close()
     assert [row["free"] for row in stored(path, "p").values()] == [0, 0, 1]
-    noted = sqlite3.connect(path).execute("SELECT architecture_id, free FROM proposals ORDER BY rowid").fetchall()
-    assert noted == [(ONE.id, 0), (TWO.id, 0), (THREE.id, 1)]
+    rows = sqlite3.connect(path).execute("SELECT architecture_id, free FROM proposals ORDER BY rowid").fetchall()
+    assert rows == [(ONE.id, 0), (TWO.id, 0), (THREE.id, 1)]
 
 
 def test_an_archive_of_an_older_version_has_the_columns_of_a_new_one(path: Path) -> None:
@@ -339,12 +339,12 @@ def test_proposals_by_search_and_generation(path: Path) -> None:
     assert archive.proposals() == {"nsga2-1": [[ONE.id, TWO.id], [THREE.id]], "aeb-2": [[TWO.id]]}
 
 
-def test_who_is_measured_along_is_noted_after_who_was_asked_for(path: Path) -> None:
+def test_by_product_candidates_are_stored_after_proposed_ones(path: Path) -> None:
     archive = Archive(path, "p")
     archive.propose("s", 0, [TWO], [THREE, ONE])
     assert archive.proposals() == {"s": [[TWO.id, THREE.id, ONE.id]]}
-    noted = sqlite3.connect(path).execute("SELECT position, architecture_id, free FROM proposals ORDER BY position").fetchall()
-    assert noted == [(0, TWO.id, 0), (1, THREE.id, 1), (2, ONE.id, 1)]
+    rows = sqlite3.connect(path).execute("SELECT position, architecture_id, free FROM proposals ORDER BY position").fetchall()
+    assert rows == [(0, TWO.id, 0), (1, THREE.id, 1), (2, ONE.id, 1)]
 
 
 def test_proposing_again_changes_nothing(path: Path) -> None:
@@ -366,7 +366,7 @@ def test_the_newest_protocol(path: Path) -> None:
     assert Archive.newest(path).protocol_id == "old"
 
 
-def test_what_is_no_database(path: Path) -> None:
+def test_a_file_that_is_not_a_database(path: Path) -> None:
     path.write_text("accuracy,energy\n0.9,1\n" * 100)
     message = one_line_error(lambda: Archive(path, "p"))
     assert message.startswith(f"{path}: ")

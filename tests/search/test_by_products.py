@@ -1,4 +1,4 @@
-"""Candidates that come out of a walk for another."""
+"""By-product candidates of an architecture."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def of(time_steps: int, *blocks: Block) -> Architecture:
     return Architecture(time_steps=time_steps, stages=(Stage(embed_dim=8, embedding=Embedding(stride=4), blocks=blocks),))
 
 
-def test_relatives_by_hand() -> None:
+def test_by_product_candidates_by_hand() -> None:
     """A depth of 2 is none of the space."""
     expected = [of(2, ONE), of(4, ONE), of(2, ONE, TWO, THREE), of(4, ONE, TWO, THREE)]
     assert list(by_product_candidates(SPACE, of(4, ONE, TWO, THREE))) == expected
@@ -50,13 +50,13 @@ def test_only_the_last_stage_is_cut() -> None:
 
 
 @pytest.mark.parametrize("name", WRITTEN)
-def test_relatives_are_members_that_a_walk_answers_for(name: str) -> None:
+def test_by_product_candidates_add_only_heads_to_the_trie(name: str) -> None:
     """Each once, itself among them; besides heads they add no node."""
     space = SearchSpace.from_dict(WRITTEN[name])
     for architecture in sample(space, 20):
-        kin = list(by_product_candidates(space, architecture))
-        assert architecture in kin
-        assert len(set(kin)) == len(kin)
-        assert all(space.contains(r) for r in kin)
-        alone, together = Trie([architecture]), Trie(kin)
+        candidates = list(by_product_candidates(space, architecture))
+        assert architecture in candidates
+        assert len(set(candidates)) == len(candidates)
+        assert all(space.contains(r) for r in candidates)
+        alone, together = Trie([architecture]), Trie(candidates)
         assert {k for k, n in together.nodes.items() if n.name != HEAD} == {k for k, n in alone.nodes.items() if n.name != HEAD}

@@ -68,7 +68,7 @@ def executor(
     wait: bool = True,
     measure: Callable[[Architecture], Measurement] = analytic,
 ) -> Evaluate:
-    """Measures as `analytic` does and notes who it measured; dies after some, and hands out one by one unless told not to wait."""
+    """Measure like `analytic` and record each architecture; raise after `after` of them, lazily if `wait`."""
 
     def one_by_one(architectures: Iterable[Architecture]) -> Iterator[Measurement]:
         for architecture in architectures:
@@ -81,13 +81,13 @@ def executor(
 
 
 def requests(of: list[list[Architecture]]) -> Evaluate:
-    """Measures as `analytic` does and notes who was asked of it together."""
+    """Measure like `analytic` and record the architectures of each call."""
 
-    def noting(architectures: Iterable[Architecture]) -> Iterator[Measurement]:
+    def recording(architectures: Iterable[Architecture]) -> Iterator[Measurement]:
         of.append(list(architectures))
         return map(analytic, of[-1])
 
-    return noting
+    return recording
 
 
 def settings_of(algorithm: str, **changed: object) -> SearchConfig:
@@ -133,12 +133,12 @@ def contents(path: Path) -> tuple[list[Any], list[Any]]:
     return rows, proposals
 
 
-def asked(evaluations: Iterable[Evaluation]) -> list[Evaluation]:
-    """Those that a search asked for."""
+def proposed(evaluations: Iterable[Evaluation]) -> list[Evaluation]:
+    """The proposed candidates."""
     return [e for e in evaluations if not e.by_product]
 
 
-def along(written: dict[str, Any], architecture: Architecture) -> set[Architecture]:
+def with_by_products(written: dict[str, Any], architecture: Architecture) -> set[Architecture]:
     """Who is measured along with an architecture, itself among them: every T, its last stage cut to every depth up to its own."""
     *before, last = architecture.stages
     depths = [depth for depth in written["stages"][-1]["depth"] if depth <= len(last.blocks)]
@@ -149,7 +149,7 @@ def along(written: dict[str, Any], architecture: Architecture) -> set[Architectu
 
 
 def union(written: dict[str, Any], architectures: Iterable[Architecture]) -> set[Architecture]:
-    return set().union(*(along(written, architecture) for architecture in architectures))
+    return set().union(*(with_by_products(written, architecture) for architecture in architectures))
 
 
 def architectures_of(evaluations: Iterable[Evaluation]) -> list[Architecture]:
@@ -166,7 +166,7 @@ def uninterrupted(algorithm: str, generations: int = 4) -> tuple[list[Any], list
         return contents(path)
 
 
-def walks(algorithm: str) -> list[int]:
+def archived_after_generation(algorithm: str) -> list[int]:
     """How many are archived after each walk, of a generation, of an uninterrupted search."""
     rows, proposals = uninterrupted(algorithm)
     generations = [row[1] for row in proposals]
@@ -182,7 +182,7 @@ def test_the_same_seed_finds_the_same_front(algorithm: str) -> None:
 
 
 @pytest.mark.parametrize("algorithm", NAMES)
-def test_another_seed_asks_for_others(algorithm: str) -> None:
+def test_another_seed_proposes_other_candidates(algorithm: str) -> None:
     one, other = (set(architectures_of(searched(settings_of(algorithm), seed=seed))) for seed in (7, 8))
     assert len(one & other) < len(one) / 2
 
@@ -190,9 +190,9 @@ def test_another_seed_asks_for_others(algorithm: str) -> None:
 @settings(max_examples=20, deadline=None)
 @given(st.sampled_from(NAMES), st.floats(0, 1, exclude_max=True), st.booleans())
 def test_a_killed_search_ends_as_an_uninterrupted_one(algorithm: str, share: float, wait: bool) -> None:
-    """It loses the walk at hand, and nothing of those before."""
+    """Only the generation in progress is measured again."""
     measured: list[Architecture] = []
-    *ends, everyone = walks(algorithm)
+    *ends, everyone = archived_after_generation(algorithm)
     killed_after = int(share * everyone)
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "archive.sqlite"
@@ -225,13 +225,13 @@ def test_a_killed_search_of_a_conditional_space(algorithm: str, tmp_path: Path) 
     assert archive.all() == expected
     again = measured[:first] + measured[killed_after:]
     assert len(again) == len(set(again)) == len(expected)
-    assert len(asked(expected)) == 24
+    assert len(proposed(expected)) == 24
 
 
 @pytest.mark.parametrize("algorithm", NAMES)
 def test_a_search_killed_again_and_again(algorithm: str, tmp_path: Path) -> None:
     """Whenever it is killed, what it archived before is not measured again."""
-    ends = walks(algorithm)
+    ends = archived_after_generation(algorithm)
     for kept, end in pairwise(ends):
         for lost in (0, 1, end - kept - 1):
             measured: list[Architecture] = []
@@ -262,8 +262,8 @@ def test_more_generations_lengthen_a_search(algorithm: str, tmp_path: Path) -> N
     archive = Archive(tmp_path / "archive.sqlite", "p")
     for generations in (1, 2, 4):
         search(archive, settings_of(algorithm, generations=generations), executor(measured))
-        assert len(measured) == len(set(measured)) == len(archive.all()) == walks(algorithm)[generations]
-        assert len(asked(archive.all())) == 6 * generations
+        assert len(measured) == len(set(measured)) == len(archive.all()) == archived_after_generation(algorithm)[generations]
+        assert len(proposed(archive.all())) == 6 * generations
     assert contents(tmp_path / "archive.sqlite") == uninterrupted(algorithm)
     assert list(archive.proposals()) == list({row[0] for row in uninterrupted(algorithm)[1]})
 
@@ -291,12 +291,12 @@ def test_another_protocol_measures_anew(tmp_path: Path) -> None:
     measured: list[Architecture] = []
     for protocol in ("p", "q"):
         search(Archive(tmp_path / "archive.sqlite", protocol), settings_of("nsga2"), executor(measured))
-    assert len(measured) == 2 * walks("nsga2")[-1]
+    assert len(measured) == 2 * archived_after_generation("nsga2")[-1]
     assert measured[: len(measured) // 2] == measured[len(measured) // 2 :]
 
 
 class TestAlgorithm:
-    """What every algorithm owes."""
+    """The interface of every algorithm."""
 
     @pytest.fixture(params=NAMES)
     def algorithm(self, request: pytest.FixtureRequest) -> str:
@@ -306,14 +306,14 @@ class TestAlgorithm:
         evaluations = searched(settings_of(algorithm, population=10, generations=5), seed=3)
         found = architectures_of(evaluations)
         assert len(found) == len(set(found))
-        assert len(asked(evaluations)) == 50
+        assert len(proposed(evaluations)) == 50
         assert all(permits(WIDE, architecture) for architecture in found)
 
     def test_candidates_of_a_conditional_space(self, algorithm: str) -> None:
         evaluations = searched(settings_of(algorithm, population=10, generations=5), written=CONDITIONAL, seed=3)
         found = architectures_of(evaluations)
         assert len(found) == len({architecture.id for architecture in found})
-        assert len(asked(evaluations)) == 50
+        assert len(proposed(evaluations)) == 50
         assert all(permits(CONDITIONAL, architecture) for architecture in found)
         assert {architecture.shortcut for architecture in found} == {"membrane", "sew"}
 
@@ -321,8 +321,8 @@ class TestAlgorithm:
         archive = Archive(tmp_path / "archive.sqlite", "p")
         search(archive, settings_of(algorithm, population=7, generations=3), executor([]))
         (generations,) = archive.proposals().values()
-        assert [e.generation for e in asked(archive.all())] == [0] * 7 + [1] * 7 + [2] * 7
-        found = list(zip(*[iter(architectures_of(asked(archive.all())))] * 7, strict=True))
+        assert [e.generation for e in proposed(archive.all())] == [0] * 7 + [1] * 7 + [2] * 7
+        found = list(zip(*[iter(architectures_of(proposed(archive.all())))] * 7, strict=True))
         assert [set(generation) for generation in generations] == [
             {a.id for a in union(WIDE, found[i]) - union(WIDE, chain(*found[:i]))} for i in range(3)
         ]
@@ -339,29 +339,29 @@ class TestAlgorithm:
         assert found[0] == space.largest()
         assert outside not in found
 
-    def test_an_anchor_that_comes_along_with_another_is_not_asked_for(self, algorithm: str) -> None:
+    def test_an_anchor_that_is_a_by_product_candidate_is_not_proposed(self, algorithm: str) -> None:
         largest = SearchSpace.from_dict(WIDE).largest()
         related = replace(largest, time_steps=1)
-        told: list[Evaluation] = []
+        received: list[Evaluation] = []
         archive = Archive(Path(":memory:"), "p")
-        search(archive, settings_of(algorithm), executor([]), anchors=(related, largest), on_evaluation=told.append)
-        assert related not in architectures_of(told)
+        search(archive, settings_of(algorithm), executor([]), anchors=(related, largest), on_evaluation=received.append)
+        assert related not in architectures_of(received)
         assert [(e.by_product, e.generation) for e in archive.all() if e.measurement.architecture == related] == [(True, 0)]
 
-    def test_relatives_are_measured_along(self, algorithm: str) -> None:
-        """All of those asked for, and nobody else; nobody is asked for who came along before, or was asked for."""
+    def test_by_product_candidates_are_evaluated(self, algorithm: str) -> None:
+        """All by-product candidates of proposed ones are evaluated, and neither are proposed again."""
         for written in (WIDE, CONDITIONAL):
-            told: list[Evaluation] = []
+            received: list[Evaluation] = []
             archive = Archive(Path(":memory:"), "p")
-            search(archive, settings_of(algorithm), executor([]), written=written, on_evaluation=told.append)
-            candidates = architectures_of(told)
+            search(archive, settings_of(algorithm), executor([]), written=written, on_evaluation=received.append)
+            candidates = architectures_of(received)
             assert set(architectures_of(archive.all())) == union(written, candidates)
             assert len(archive.all()) > 2 * len(candidates)
             for i, candidate in enumerate(candidates):
                 assert candidate not in union(written, candidates[:i])
 
-    def test_a_generation_is_requested_together(self, algorithm: str) -> None:
-        """Those asked for before those that come along."""
+    def test_a_generation_is_evaluated_in_one_call(self, algorithm: str) -> None:
+        """Proposed candidates precede by-product candidates."""
         found: list[list[Architecture]] = []
         archive = Archive(Path(":memory:"), "p")
         search(archive, settings_of(algorithm), requests(found))
@@ -370,41 +370,43 @@ class TestAlgorithm:
         for generation in by_generation:
             assert [e.by_product for e in generation] == [False] * 6 + [True] * (len(generation) - 6)
 
-    def test_those_that_come_along_compete(self, algorithm: str, monkeypatch: pytest.MonkeyPatch) -> None:
-        """The algorithm is told of whole generations."""
-        told: list[list[Architecture]] = []
+    def test_by_product_candidates_are_part_of_the_offspring(self, algorithm: str, monkeypatch: pytest.MonkeyPatch) -> None:
+        """`tell` is called with whole generations."""
+        received: list[list[Architecture]] = []
         plain = ALGORITHMS[algorithm]
 
         class Watched:
-            def ask(self, population: list[Individual], turn: GenerationContext) -> Iterator[Architecture]:
-                return plain().ask(population, turn)
+            def ask(self, population: list[Individual], context: GenerationContext) -> Iterator[Architecture]:
+                return plain().ask(population, context)
 
-            def tell(self, population: list[Individual], offspring: list[Individual], turn: GenerationContext) -> list[Individual]:
-                told.append([individual.architecture for individual in offspring])
-                return plain().tell(population, offspring, turn)
+            def tell(
+                self, population: list[Individual], offspring: list[Individual], context: GenerationContext
+            ) -> list[Individual]:
+                received.append([individual.architecture for individual in offspring])
+                return plain().tell(population, offspring, context)
 
         monkeypatch.setitem(ALGORITHMS, algorithm, Watched)
         archive = Archive(Path(":memory:"), "p")
         search(archive, settings_of(algorithm), executor([]))
         expected = [[e.measurement.architecture for e in archive.all() if e.generation == i] for i in range(4)]
-        assert told == expected
-        told.clear()
+        assert received == expected
+        received.clear()
         search(archive, settings_of(algorithm), executor([], after=0))  # from the archive, as measured
-        assert told == expected
+        assert received == expected
 
-    def test_it_asks_as_long_as_it_is_asked(self, algorithm: str) -> None:
+    def test_ask_yields_without_end(self, algorithm: str) -> None:
         for number in (1, 2, 3, 5, 9):
-            turn, population = a_turn(algorithm), individuals(number)
-            population = ALGORITHMS[algorithm]().tell([], population, turn)
-            asked = list(islice(ALGORITHMS[algorithm]().ask(population, turn), 40))
+            context, population = generation_context(algorithm), individuals(number)
+            population = ALGORITHMS[algorithm]().tell([], population, context)
+            asked = list(islice(ALGORITHMS[algorithm]().ask(population, context), 40))
             assert len(asked) == 40
             assert all(permits(WIDE, architecture) for architecture in asked)
 
-    def test_survivors_are_of_those_it_was_told(self, algorithm: str) -> None:
-        told = individuals(20)
-        survivors = ALGORITHMS[algorithm]().tell(told[:10], told[10:], a_turn(algorithm))
+    def test_survivors_are_individuals_of_both_arguments(self, algorithm: str) -> None:
+        received = individuals(20)
+        survivors = ALGORITHMS[algorithm]().tell(received[:10], received[10:], generation_context(algorithm))
         assert survivors
-        assert {id(survivor) for survivor in survivors} <= {id(individual) for individual in told}
+        assert {id(survivor) for survivor in survivors} <= {id(individual) for individual in received}
         assert len({id(survivor) for survivor in survivors}) == len(survivors)
 
     def test_it_leaves_the_global_generator_as_it_was(self, algorithm: str) -> None:
@@ -420,12 +422,12 @@ class TestAlgorithm:
         random.seed(2)
         assert searched(settings_of(algorithm)) == first
 
-    def test_everyone_is_told_of_once(self, algorithm: str) -> None:
-        told: list[Evaluation] = []
+    def test_the_callback_is_called_once_for_each_proposed_candidate(self, algorithm: str) -> None:
+        received: list[Evaluation] = []
         archive = Archive(Path(":memory:"), "p")
-        search(archive, settings_of(algorithm), executor([]), on_evaluation=told.append)
-        assert told == asked(archive.all())
-        assert len(told) == 24
+        search(archive, settings_of(algorithm), executor([]), on_evaluation=received.append)
+        assert received == proposed(archive.all())
+        assert len(received) == 24
 
     @pytest.mark.parametrize("size", [1, 2, 3, 7])
     def test_a_small_space_is_exhausted(self, algorithm: str, size: int) -> None:
@@ -576,7 +578,7 @@ def individuals(number: int) -> list[Individual]:
     ]
 
 
-def a_turn(algorithm: str) -> GenerationContext:
+def generation_context(algorithm: str) -> GenerationContext:
     return GenerationContext(
         space=SearchSpace.from_dict(WIDE), config=settings_of(algorithm), rng=random.Random(0), key=(0, "deap", 1)
     )
@@ -596,24 +598,24 @@ def test_what_does_not_select_by_fitness_measures_nothing_for_a_new_one(algorith
     archive = Archive(Path(":memory:"), "p")
     search(archive, settings_of(algorithm), executor([]))
     search(archive, settings_of(algorithm, fitness={"beta": 0.5}), executor([], after=0))
-    assert len(archive.all()) == walks(algorithm)[-1]
+    assert len(archive.all()) == archived_after_generation(algorithm)[-1]
 
 
-def test_the_best_by_faeb_breed() -> None:
-    told = individuals(20)
-    survivors = ALGORITHMS["aeb"]().tell(told[:10], told[10:], a_turn("aeb"))
-    assert [s.f_aeb for s in survivors] == sorted((i.f_aeb for i in told), reverse=True)[:3]
+def test_aeb_selects_the_highest_faeb() -> None:
+    received = individuals(20)
+    survivors = ALGORITHMS["aeb"]().tell(received[:10], received[10:], generation_context("aeb"))
+    assert [s.f_aeb for s in survivors] == sorted((i.f_aeb for i in received), reverse=True)[:3]
 
 
 def test_survivors_of_nsga2_are_the_front_first() -> None:
-    told = individuals(30)
-    found = {(i.fitness.values, i.architecture) for i in told}
+    received = individuals(30)
+    found = {(i.fitness.values, i.architecture) for i in received}
     undominated = {
         architecture
         for (accuracy, energy), architecture in found
         if not any(a >= accuracy and e <= energy and (a, e) != (accuracy, energy) for (a, e), _ in found)
     }
-    survivors = {i.architecture for i in ALGORITHMS["nsga2"]().tell(told[:15], told[15:], a_turn("nsga2"))}
+    survivors = {i.architecture for i in ALGORITHMS["nsga2"]().tell(received[:15], received[15:], generation_context("nsga2"))}
     assert len(survivors) == 6
     assert survivors <= undominated or undominated <= survivors
 
@@ -626,7 +628,7 @@ def test_objectives_steer_nsga2() -> None:
         archive = Archive(Path(":memory:"), "p")
         config = settings_of("nsga2", objectives=("time_steps",), generations=8, global_mutation=0.1)
         search(archive, config, executor([]), seed=seed)
-        last += [e.measurement.architecture.time_steps for e in asked(archive.all()) if e.generation == 7]
+        last += [e.measurement.architecture.time_steps for e in proposed(archive.all()) if e.generation == 7]
     assert len(last) == 30
     assert mean(last) < 1.5
 
@@ -644,7 +646,7 @@ BUDGET = {"population": 16, "generations": 10, "parents": 8}
 def volumes_and_best(algorithm: str) -> tuple[list[float], list[float]]:
     """Of six seeds, on one budget: the hypervolume of all that was measured, and the best F_AEB."""
     runs = [searched(settings_of(algorithm, **BUDGET, fitness={"beta": 0.3}), seed=seed) for seed in range(6)]
-    assert [len(asked(evaluations)) for evaluations in runs] == [160] * 6
+    assert [len(proposed(evaluations)) for evaluations in runs] == [160] * 6
     return [share(evaluations) for evaluations in runs], [max(e.f_aeb for e in evaluations) for evaluations in runs]
 
 
@@ -693,7 +695,7 @@ def test_a_search_in_a_continuous_space_does_not_run_dry() -> None:
     written = edited(WIDE, "stages.0.block.neuron.tau", {"low": 1.1, "high": 4.0, "sigma": 0.3})
     for algorithm in NAMES:
         found = searched(settings_of(algorithm), written=written)
-        assert len(asked(found)) == 24
+        assert len(proposed(found)) == 24
         assert all(permits(written, architecture) for architecture in architectures_of(found))
 
 
@@ -709,7 +711,7 @@ def test_measurements_in_another_order_are_refused() -> None:
 
 @pytest.mark.parametrize("crossover", ["one-point", "uniform"])
 def test_nsga2_breeds_as_configured(crossover: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Every child is of the crossover that is named, which is told how the search is configured."""
+    """Every child is of the crossover that is named, which is received how the search is configured."""
     crossed: list[tuple[str, float]] = []
 
     def noting(name: str) -> Callable[..., Architecture]:

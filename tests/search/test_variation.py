@@ -199,7 +199,7 @@ def test_the_child_of_one_parent_with_itself_is_the_parent(name: str, cross: Cro
 
 
 def places(architecture: Architecture) -> list[str]:
-    """The beginnings of gene paths, one of each embedding and each block, in the order in which a network has them."""
+    """The prefixes of gene paths, one of each embedding and each block, in the order in which a network has them."""
     return [
         place
         for i, depth in enumerate(depths(architecture))
@@ -305,8 +305,8 @@ def test_mutation_behind_the_point_is_as_often_as_said() -> None:
     assert sum(c.time_steps != 1 for c in children) / 4000 == pytest.approx(0.4, abs=0.039)
 
 
-def test_a_child_has_a_beginning_in_common_with_its_mother() -> None:
-    # What a walk computes once: the chain of segments up to the point, whatever changes behind it.
+def test_a_child_shares_a_prefix_with_its_mother() -> None:
+    # The trie evaluation computes once the chain of segments up to the point, whatever changes behind it.
     rng = random.Random(0)
     for name in ("choices", "conditional"):
         mother, father = SPACES[name].sample(rng), SPACES[name].sample(rng)
