@@ -27,7 +27,7 @@ from autospike.models import build_model
 from autospike.models.contract import SpikingModel
 from autospike.space.architecture import Architecture
 from autospike.space.search_space import SearchSpace
-from autospike.space.visitor import GenePath, walk
+from autospike.space.visitor import GenePath, visit_genes
 from autospike.supernet import Supernet, corner
 
 NEURON = {"v_threshold": [0.4, 0.8], "tau": [1.5, 3.0]}
@@ -194,7 +194,7 @@ class Change:
 
 
 def replaced(space: SearchSpace, architecture: Architecture, path: GenePath, value: Any) -> Architecture:
-    return walk(space, lambda gene, at, *v: value if at == path else (v[0] if v else gene.values[0]), architecture)
+    return visit_genes(space, lambda gene, at, *v: value if at == path else (v[0] if v else gene.values[0]), architecture)
 
 
 def starts(space: SearchSpace) -> list[Architecture]:
