@@ -9,7 +9,7 @@ from functools import cache
 from typing import Any
 
 import pytest
-import test_spikingjelly as theirs_and_ours
+import spikingjelly_models
 import torch
 import torch.nn.functional as F
 from spikingjelly.activation_based import functional, layer, neuron
@@ -20,6 +20,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 import autospike
 from autospike.counting.coverage import UnknownOperationError
+from autospike.counting.model import count_operations
 from autospike.energy.conventions import CONVENTIONS
 from autospike.energy.counts import LayerCount
 from autospike.energy.operations import Operations
@@ -98,7 +99,7 @@ HEAD = LayerCount(layer="head", input="binary", time_steps=4, macs=3 * 5, acs=(5
 @pytest.mark.parametrize("mode", MODES)
 def test_counts_by_hand(mode: str) -> None:
     """Whether neurons see all steps at once, or the net loops over them."""
-    found = autospike.count_operations(MODES[mode](), two_images())
+    found = count_operations(MODES[mode](), two_images())
     _, hidden, head = found.counts
     assert (hidden, head) == (HIDDEN, HEAD)
     assert found.images == 2
@@ -107,13 +108,13 @@ def test_counts_by_hand(mode: str) -> None:
 
 @pytest.mark.parametrize("mode", MODES)
 def test_grey_pixels_are_real(mode: str) -> None:
-    image, *_ = autospike.count_operations(MODES[mode](), two_images() * 1.25).counts
+    image, *_ = count_operations(MODES[mode](), two_images() * 1.25).counts
     assert (image.layer, image.input, image.time_steps, image.macs) == ("conv", "real", 4, 6 * 9 * 2)
     assert image.acs == image.rate == ()
 
 
 def test_a_still_image_of_whole_numbers_is_recognised() -> None:
-    image, *rest = autospike.count_operations(MultiStep(), two_images()).counts
+    image, *rest = count_operations(MultiStep(), two_images()).counts
     assert (image.input, image.reads, image.acs) == ("real", "image", ())
     assert {count.reads for count in rest} == {"stream"}
 
@@ -123,7 +124,7 @@ def test_frames_of_whole_numbers_are_accumulated(mode: str) -> None:
     """By hand: 2 x 3 pixels of which each is a corner or the middle of a long side, and reaches 4 or 6 outputs in 2 channels."""
     reaches = torch.tensor([[4.0, 6, 4], [4, 6, 4]])
     frames = torch.randint(0, 3, (4, 2, 1, 2, 3), generator=torch.Generator().manual_seed(0)).float()
-    image, *_ = autospike.count_operations(MODES[mode](), frames).counts
+    image, *_ = count_operations(MODES[mode](), frames).counts
     assert image.acs == tuple((frame[:, 0] * reaches).sum().item() * 2 / 2 for frame in frames)
     assert (image.input, image.reads, image.time_steps, image.macs) == ("integer", "stream", 4, 6 * 9 * 2)
 
@@ -139,7 +140,7 @@ def test_both_step_modes_give_the_same_counts_for_frames() -> None:
         nn.init.normal_(parameters[0])
         parameters[1].data.copy_(parameters[0])
     frames = torch.randint(0, 4, (5, 6, 1, 2, 3)).float()
-    multi, single = (autospike.count_operations(net, frames) for net in nets)
+    multi, single = (count_operations(net, frames) for net in nets)
     assert told(multi) == told(single)
     assert multi.counts == single.counts
     assert all(sum(c.acs) > 0 for c in multi.counts)
@@ -148,7 +149,7 @@ def test_both_step_modes_give_the_same_counts_for_frames() -> None:
 @pytest.mark.parametrize("convention", CONVENTIONS)
 def test_both_step_modes_give_the_same_energy_for_a_still_image(convention: str) -> None:
     """The network is the same, and sees the same."""
-    multi, single = (autospike.count_operations(build(), two_images() * 1.25) for build in MODES.values())
+    multi, single = (count_operations(build(), two_images() * 1.25) for build in MODES.values())
     assert single.energy(convention).energy_mj == pytest.approx(multi.energy(convention).energy_mj, rel=1e-12)
 
 
@@ -184,7 +185,7 @@ def test_totals_do_not_depend_on_the_step_mode(weight: float) -> None:
     for mode in ("m", "s"):
         net = TwoProducts(mode)
         nn.init.constant_(net.narrow, weight)
-        found = autospike.count_operations(net, frames)
+        found = count_operations(net, frames)
         assert found.energy("exact").acs == fired * 2 + (fired * 2 * 9 if weight == 1 else 0)
         assert found.energy("exact").macs == (0 if weight == 1 else 3 * 2 * 9)
         assert sum(c.macs * c.time_steps for c in found.counts) == 3 * (4 * 2 + 2 * 9)
@@ -193,7 +194,7 @@ def test_totals_do_not_depend_on_the_step_mode(weight: float) -> None:
 def test_constant_spikes_are_not_a_still_image() -> None:
     """Of neurons that see the image itself, and of which some always fire and the others never."""
     net = nn.Sequential(Repeat(), neuron.IFNode(step_mode="m"), layer.Linear(3, 5, step_mode="m"))
-    (found,) = autospike.count_operations(net, torch.tensor([[1.0, 0, 1], [0, 0, 1]])).counts
+    (found,) = count_operations(net, torch.tensor([[1.0, 0, 1], [0, 0, 1]])).counts
     assert (found.input, found.reads, found.acs) == ("binary", "stream", (3 * 5 / 2,) * 4)
 
 
@@ -243,7 +244,7 @@ def test_both_step_modes_give_the_same_counts_for_a_residual_network(name: str) 
     torch.manual_seed(0)
     images = torch.rand(2, 3, 16, 16)
     net = firing(RESIDUAL[name](), images)
-    single, multi = (autospike.count_operations(build(net), images) for build in (InALoop, AtOnce))
+    single, multi = (count_operations(build(net), images) for build in (InALoop, AtOnce))
     assert single.counts == multi.counts
     assert (single.unknown, multi.unknown) == ({}, {})
     image, *inside = multi.counts
@@ -262,7 +263,7 @@ def test_simple_neurons_of_spikingjelly_are_recognised(kind: type[nn.Module]) ->
     net = nn.Sequential(
         Repeat(), layer.Linear(3, 3, step_mode="m"), kind(**constants, step_mode="m"), layer.Linear(3, 5, step_mode="m")
     )
-    found = autospike.count_operations(net, torch.rand(2, 3) * 9)
+    found = count_operations(net, torch.rand(2, 3) * 9)
     assert [(c.layer, c.time_steps) for c in found.counts] == [("1", 4), ("3", 4)]
     assert found.free["neurons"] == 1
 
@@ -283,7 +284,10 @@ def conv_accumulations(args: Any, _kwargs: Any, _out: Any) -> int:
 def bmm_accumulations(args: Any, _kwargs: Any, _out: Any) -> int:
     """Of two layers of spikes `[T * rest, n, k]` and `[T * rest, k, m]`, or of spikes and something."""
     a, b = args
-    steps = a.reshape(theirs_and_ours.T, -1).sum(dim=1) * b.shape[2], b.reshape(theirs_and_ours.T, -1).sum(dim=1) * a.shape[1]
+    steps = (
+        a.reshape(STEPS, -1).sum(dim=1) * b.shape[2],
+        b.reshape(STEPS, -1).sum(dim=1) * a.shape[1],
+    )
     drivers = [total for x, total in zip((a, b), steps, strict=True) if is_whole(x) and x.max() <= 1]
     return int(torch.stack(drivers).min(dim=0).values.sum())
 
@@ -323,32 +327,33 @@ class Pair:
 
     @classmethod
     def of(cls, net: nn.Module, model: SpikingModel, images: Tensor) -> Pair:
-        counted = [autospike.count_operations(each, images) for each in (net, model)]
+        counted = [count_operations(each, images) for each in (net, model)]
         return cls(net, model, images, *counted)
 
 
-SMALL = theirs_and_ours.IMAGES[..., :12, :8]
+STEPS = spikingjelly_models.T
+SMALL = spikingjelly_models.IMAGES[..., :12, :8]
 
 
 @cache
 def spikformers() -> Pair:
     """Without pools: theirs stand before neurons, ours behind them."""
-    net = theirs_and_ours.their_spikformer(stride=4)
-    theirs_and_ours.take_pools(net)
-    theirs_and_ours.settled(net)
-    return Pair.of(net, theirs_and_ours.our_spikformer(net, stride=1)[0], SMALL)
+    net = spikingjelly_models.their_spikformer(stride=4)
+    spikingjelly_models.take_pools(net)
+    spikingjelly_models.settled(net)
+    return Pair.of(net, spikingjelly_models.our_spikformer(net, stride=1)[0], SMALL)
 
 
 @cache
 def spike_driven() -> Pair:
-    net = theirs_and_ours.settled(theirs_and_ours.their_spike_driven("0011", mlp_ratio=2), shift=-0.5)
-    return Pair.of(net, theirs_and_ours.our_spike_driven(net, 4, mlp_ratio=2)[0], theirs_and_ours.IMAGES)
+    net = spikingjelly_models.settled(spikingjelly_models.their_spike_driven("0011", mlp_ratio=2), shift=-0.5)
+    return Pair.of(net, spikingjelly_models.our_spike_driven(net, 4, mlp_ratio=2)[0], spikingjelly_models.IMAGES)
 
 
 @cache
 def qkformers(qka_type: str) -> Pair:
-    net = theirs_and_ours.settled(theirs_and_ours.their_qkformer(qka_type))
-    return Pair.of(net, theirs_and_ours.our_qkformer(net, qka_type)[0], theirs_and_ours.IMAGES)
+    net = spikingjelly_models.settled(spikingjelly_models.their_qkformer(qka_type))
+    return Pair.of(net, spikingjelly_models.our_qkformer(net, qka_type)[0], spikingjelly_models.IMAGES)
 
 
 PAIRS: dict[str, Callable[[], Pair]] = {
@@ -363,7 +368,7 @@ PAIRS: dict[str, Callable[[], Pair]] = {
 def test_no_operator_of_a_spikingjelly_transformer_is_unknown(name: str) -> None:
     pair = PAIRS[name]()
     assert not pair.theirs.unknown
-    assert autospike.count_operations(pair.net, pair.images, strict=True) == pair.theirs
+    assert count_operations(pair.net, pair.images, strict=True) == pair.theirs
 
 
 @pytest.mark.parametrize("name", PAIRS)
@@ -514,14 +519,14 @@ def test_a_head_after_a_mean_over_time_is_counted_once() -> None:
     """As these two have it."""
     for pair in (spike_driven(), qkformers("token")):
         head = pair.theirs.counts[-1]
-        assert (head.layer, head.input, head.time_steps, head.macs) == ("head", "real", 1, 32 * theirs_and_ours.CLASSES)
+        assert (head.layer, head.input, head.time_steps, head.macs) == ("head", "real", 1, 32 * spikingjelly_models.CLASSES)
 
 
 def test_a_still_image_repeated_as_frames() -> None:
     """The image at every step as frames: theirs cannot tell, and ours takes frames for frames."""
     pair = spikformers()
-    frames = SMALL.expand(theirs_and_ours.T, *SMALL.shape)
-    again = autospike.count_operations(pair.net, frames)
+    frames = SMALL.expand(spikingjelly_models.T, *SMALL.shape)
+    again = count_operations(pair.net, frames)
     assert again.counts == pair.theirs.counts
 
 
@@ -558,7 +563,7 @@ def test_counting_restores_the_model() -> None:
     state = state_of(net)
     assert set(state["training"].values()) == {True, False}
     net.lif.v = torch.full((4, 2, 2, 3), 99.0)
-    first, second = (autospike.count_operations(net, images) for _ in range(2))
+    first, second = (count_operations(net, images) for _ in range(2))
     assert first == second
     assert state_of(net) == state
     assert isinstance(net.lif.v, float)
@@ -580,7 +585,7 @@ def test_counting_restores_a_model_that_raises() -> None:
     net = Nested()
     state = state_of(net)
     with failing(net), pytest.raises(ZeroDivisionError):
-        autospike.count_operations(net, torch.rand(4, 1, 2, 3))
+        count_operations(net, torch.rand(4, 1, 2, 3))
     assert state_of(net) == state
     assert isinstance(net.lif.v, float)
 
@@ -590,7 +595,7 @@ def test_counting_restores_a_model_with_an_unknown_operator() -> None:
     net.head = nn.Sequential(net.head, nn.Softmax(dim=-1))
     state = state_of(net)
     with pytest.raises(UnknownOperationError, match=r"head\.1: _softmax"):
-        autospike.count_operations(net, torch.rand(4, 1, 2, 3), strict=True)
+        count_operations(net, torch.rand(4, 1, 2, 3), strict=True)
     assert state_of(net) == state
     assert isinstance(net.lif.v, float)
 
@@ -599,7 +604,7 @@ def test_mixed_step_modes_are_refused() -> None:
     net = Nested()
     net.head_lif = neuron.IFNode(step_mode="s")
     with pytest.raises(ValueError, match="single-step and multi-step"):
-        autospike.count_operations(net, torch.rand(4, 1, 2, 3))
+        count_operations(net, torch.rand(4, 1, 2, 3))
 
 
 def test_number_of_images_is_read_from_the_neurons() -> None:
@@ -608,7 +613,7 @@ def test_number_of_images_is_read_from_the_neurons() -> None:
     nn.init.constant_(net[0].weight, 0.5)
     nn.init.zeros_(net[0].bias)
     spikes = torch.randint(0, 2, (6, 2, 3), generator=torch.Generator().manual_seed(0)).float()
-    first, second = autospike.count_operations(net, spikes).counts
+    first, second = count_operations(net, spikes).counts
     assert first.acs == tuple(step.sum().item() * 4 / 2 for step in spikes)
     assert (first.time_steps, first.macs, second.time_steps, second.macs) == (6, 12, 6, 20)
 
@@ -626,7 +631,7 @@ class ByKeyword(nn.Module):
 def test_neurons_called_with_keyword_arguments() -> None:
     """By hand: a threshold of 1, and inputs of 0 and 1."""
     spikes = torch.randint(0, 2, (4, 2, 3), generator=torch.Generator().manual_seed(0)).float()
-    (found,) = autospike.count_operations(ByKeyword(), spikes).counts
+    (found,) = count_operations(ByKeyword(), spikes).counts
     assert found.acs == tuple(step.sum().item() * 5 / 2 for step in spikes)
 
 
@@ -638,8 +643,8 @@ def test_neurons_in_a_multi_step_container() -> None:
         return nn.Sequential(Repeat(), layer.Linear(3, 4, step_mode="m"), neurons, layer.Linear(4, 5, step_mode="m"))
 
     x = torch.rand(2, 3) * 9
-    looped = autospike.count_operations(net(layer.MultiStepContainer(neuron.IFNode())), x)
-    at_once = autospike.count_operations(net(neuron.IFNode(step_mode="m")), x)
+    looped = count_operations(net(layer.MultiStepContainer(neuron.IFNode())), x)
+    at_once = count_operations(net(neuron.IFNode(step_mode="m")), x)
     assert looped.counts == at_once.counts
     assert [c.time_steps for c in looped.counts] == [4, 4]
     assert not looped.unknown
@@ -649,9 +654,9 @@ def test_time_steps_of_a_network_without_neurons_can_be_given() -> None:
     """A net without neurons, of frames that are spikes."""
     net = nn.Sequential(nn.Flatten(0, 1), nn.Conv2d(1, 2, 1))
     frames = torch.randint(0, 2, (3, 4, 1, 2, 3), generator=torch.Generator().manual_seed(0)).float()
-    (told,) = autospike.count_operations(net, frames, time_steps=3).counts
+    (told,) = count_operations(net, frames, time_steps=3).counts
     assert told.acs == tuple(frame.sum().item() * 2 / 4 for frame in frames)
-    (untold,) = autospike.count_operations(net, frames).counts
+    (untold,) = count_operations(net, frames).counts
     assert sum(untold.acs) == pytest.approx(sum(told.acs), rel=1e-12)
     assert untold.macs * untold.time_steps == told.macs * told.time_steps == 3 * 6 * 2
 
@@ -703,10 +708,10 @@ def test_softmax_attention_is_unknown(kind: type[nn.Module]) -> None:
     """Torch has fast ways for it in evaluation, which are single operations."""
     where, operation = ATTENTIONS[kind]
     net, x = Attending(kind()), torch.rand(3, 5, 8) * 4
-    found = autospike.count_operations(net, x)
+    found = count_operations(net, x)
     assert found.unknown == {f"{where}{operation}": 1}
     with pytest.raises(UnknownOperationError, match=f"{where}{operation}"):
-        autospike.count_operations(net, x, strict=True)
+        count_operations(net, x, strict=True)
 
 
 def test_products_of_softmax_attention_are_counted() -> None:
@@ -715,7 +720,7 @@ def test_products_of_softmax_attention_are_counted() -> None:
     functional.reset_net(net)
     with torch.no_grad():
         spikes = net.lif(x.unsqueeze(0).repeat(2, 1, 1, 1))
-    first, second = autospike.count_operations(net, x).counts
+    first, second = count_operations(net, x).counts
     assert first.acs == second.acs == tuple(step.sum().item() * 5 / 3 for step in spikes)
     assert (first.macs, second.macs, first.input, second.input) == (5 * 8 * 5, 5 * 5 * 8, "binary", "binary")
     assert sum(first.acs) > 0
@@ -723,7 +728,7 @@ def test_products_of_softmax_attention_are_counted() -> None:
 
 def test_layers_of_conventional_transformers_are_unknown() -> None:
     net = nn.Sequential(nn.Linear(8, 16), nn.LayerNorm(16), nn.GELU(), nn.Linear(16, 4), nn.Softmax(dim=-1))
-    found = autospike.count_operations(net, torch.randn(3, 5, 8))
+    found = count_operations(net, torch.randn(3, 5, 8))
     assert found.unknown == {"1: native_layer_norm": 1, "2: gelu": 1, "4: _softmax": 1}
     assert [c.layer for c in found.counts] == ["0", "3"]
 
@@ -746,7 +751,7 @@ def convolutional() -> nn.Module:
 def test_a_network_without_neurons_only_multiplies() -> None:
     """All of it, as torch counts: half its floating-point operations."""
     net, images = convolutional(), torch.randn(3, 3, 16, 16)
-    found = autospike.count_operations(net, images)
+    found = count_operations(net, images)
     with torch.no_grad(), FlopCounterMode(display=False) as counter:
         net.eval()(images)
     assert {(c.input, c.time_steps) for c in found.counts} == {("real", 1)}
@@ -766,7 +771,7 @@ def test_counts_do_not_depend_on_the_batch_size(build: Callable[[], nn.Module]) 
     net = build()
     size = (3, 16, 16) if build is convolutional else (1, 2, 3)
     images = torch.rand(4, *size) * 3
-    whole, parts = autospike.count_operations(net, images), [autospike.count_operations(net, image[None]) for image in images]
+    whole, parts = count_operations(net, images), [count_operations(net, image[None]) for image in images]
     for i, found in enumerate(whole.counts):
         each = [part.counts[i] for part in parts]
         assert {(c.layer, c.macs, c.time_steps) for c in each} == {(found.layer, found.macs, found.time_steps)}
@@ -776,5 +781,9 @@ def test_counts_do_not_depend_on_the_batch_size(build: Callable[[], nn.Module]) 
 def test_counts_are_the_same_in_inference_mode() -> None:
     net, images = Nested(), torch.rand(4, 1, 2, 3) * 9
     with torch.inference_mode():
-        found = autospike.count_operations(net, images)
-    assert found == autospike.count_operations(net, images)
+        found = count_operations(net, images)
+    assert found == count_operations(net, images)
+
+
+def test_count_operations_is_a_public_name() -> None:
+    assert autospike.count_operations is count_operations
