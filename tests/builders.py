@@ -17,13 +17,14 @@ from autospike.energy.counts import LayerCount
 from autospike.errors import UserError
 from autospike.measurement import Evaluation, Measurement
 from autospike.space.architecture import Architecture, Block, Embedding, Neuron, NeuronGroups, NeuronOverride, Stage
+from autospike.space.families import Shortcut
 
 few = settings(max_examples=25, deadline=None)
 
 HALF_TO_TWO = {"low": 0.5, "high": 2.0, "sigma": 0.2}
 
 # By hand, from the publications: shortcuts, strides of the first and of later embeddings, and what divides a width.
-FAMILIES: dict[str, tuple[tuple[str, ...], tuple[int, ...], tuple[int, ...], int]] = {
+FAMILIES: dict[str, tuple[tuple[Shortcut, ...], tuple[int, ...], tuple[int, ...], int]] = {
     "spikformer": (("sew", "vanilla"), (1, 2, 4, 8, 16), (), 8),
     "spike_driven": (("membrane",), (1, 2, 4, 8, 16), (), 8),
     "meta_spikeformer": (("membrane", "sew", "vanilla"), (1, 2), (1, 2), 1),

@@ -74,7 +74,7 @@ def test_each_field_of_an_experiment_exists(page: Path) -> None:
     sections = {name: field.annotation for name, field in Experiment.model_fields.items()}
     fields = r"(?<![\w./])(training|evaluation|execution|search|export|retrain|data)\.(\w+)[=:`]"
     for section, field in re.findall(fields, page.read_text()):
-        assert field in FILE_ENDINGS or field in sections[section].model_fields, f"{section}.{field}"  # type: ignore[union-attr]
+        assert field in FILE_ENDINGS or field in sections[section].model_fields, f"{section}.{field}"
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)

@@ -180,11 +180,11 @@ class Change:
     def segments_before(self) -> int:
         """How many segments come before the one that the gene is in."""
         match self.path:
-            case ("stages", stage, "blocks", block, *_):
+            case ("stages", int(stage), "blocks", int(block), *_):
                 inside = 1 + block
-            case ("stages", stage, "depth"):
+            case ("stages", int(stage), "depth"):
                 inside = 1 + min(len(a.stages[stage].blocks) for a in (self.start, self.changed))
-            case ("stages", stage, *_):
+            case ("stages", int(stage), *_):
                 inside = 0
             case ("time_steps",):  # each step is the same; there are fewer
                 return len(self.before.segments)
@@ -212,14 +212,15 @@ def others(values: tuple[Any, ...], value: Any) -> tuple[Any, ...]:
 def context(architecture: Architecture, path: GenePath) -> str:
     """What a gene means depends on the token mixer beside it."""
     match path:
-        case ("stages", stage, "blocks", block, *_):
+        case ("stages", int(stage), "blocks", int(block), *_):
             return architecture.stages[stage].blocks[block].token_mixer
     return ""
 
 
 def changes(name: str) -> Iterator[Change]:
     """Every gene of a space to another of its values: at every place, and (of one family) beside every token mixer."""
-    space, done = free_space(name), set()
+    space = free_space(name)
+    done: set[tuple[Any, ...]] = set()
     for start in starts(space):
         before = None
         for found in space.genes(start):

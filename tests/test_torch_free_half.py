@@ -23,7 +23,7 @@ def torch_free_contract() -> dict[str, list[str]]:
     """The import-linter contract that forbids torch."""
     contracts = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["importlinter"]["contracts"]
     (contract,) = (c for c in contracts if c["type"] == "forbidden" and "torch" in c["forbidden_modules"])
-    return contract  # type: ignore[no-any-return]
+    return contract
 
 
 def with_submodules(name: str) -> list[str]:

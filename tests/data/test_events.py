@@ -262,7 +262,7 @@ def test_a_share_of_the_batches_is_mixed(mix: dict[str, float]) -> None:
 @pytest.mark.parametrize("policy", [{"auto_augment": "rand-m5-n2-inc1"}, {"color_jitter": 0.4}])
 def test_a_policy_for_pictures_is_refused(policy: dict[str, Any]) -> None:
     split = a_split(np.zeros((3, 2, 8, 8)), np.zeros((3, 2, 8, 8)))
-    with pytest.raises(UserError, match=f"augmentation.{next(iter(policy))}: made for pictures") as error:
+    with pytest.raises(UserError, match=f"augmentation.{next(iter(policy))}: not available for event frames") as error:
         next(iter(batches(split, AugmentationConfig(**policy))(0, 1)))
     assert "\n" not in str(error.value)
 
@@ -275,10 +275,10 @@ def of_one_class(root: Path) -> None:
 @pytest.mark.parametrize(
     ("build", "message"),
     [
-        (lambda _root: None, "is no folder"),
-        (lambda root: root.mkdir(), r"is no folder of event frames \(root/CLASS/frames.npz\)"),
+        (lambda _root: None, "is not a folder"),
+        (lambda root: root.mkdir(), r"is not a valid folder of event frames \(root/CLASS/frames.npz\)"),
         (of_one_class, "no valid file for the classes wave"),
-        (lambda root: frames_folder(root, {"clap": 1, "wave": 5}), "cannot be drawn"),
+        (lambda root: frames_folder(root, {"clap": 1, "wave": 5}), "cannot be sampled"),
         (lambda root: frames_folder(root / "train", {"clap": 5}), "neither test/ nor val/"),
     ],
 )
@@ -296,21 +296,21 @@ def test_events_need_a_root() -> None:
 
 FRAMES = np.ones((4, 2, 8, 8))
 BAD_FILES = {
-    "wrong key": (lambda path: np.savez(path, t=FRAMES, x=FRAMES), "no array `frames`, but 't', 'x'; .* not of events"),
-    "empty archive": (lambda path: np.savez(path), "no array `frames`, but nothing"),
+    "wrong key": (lambda path: np.savez(path, t=FRAMES, x=FRAMES), "no array `frames`, only 't', 'x'; .* not events"),
+    "empty archive": (lambda path: np.savez(path), "no array `frames`, only nothing"),
     "wrong rank": (lambda path: np.savez(path, frames=FRAMES[0]), r"shape \[T, C, H, W\], got float64 of shape \[2, 8, 8\]"),
     "no frames": (lambda path: np.savez(path, frames=FRAMES[:0]), r"of shape \[0, 2, 8, 8\]"),
     "text": (lambda path: np.savez(path, frames=FRAMES.astype(str)), "must be numbers"),
     "objects": (lambda path: np.savez(path, frames=FRAMES.astype(object)), "allow_pickle=False"),
     "not finite": (lambda path: np.savez(path, frames=FRAMES * np.nan), "not finite"),
     "too large": (lambda path: np.savez(path, frames=FRAMES * 1e300), "not finite"),
-    "other steps": (lambda path: np.savez(path, frames=FRAMES[:3]), "3 frames of 2 channels, where the first file .* 4 of 2"),
-    "other channels": (lambda path: np.savez(path, frames=FRAMES[:, :1]), "4 frames of 1 channels, where the first file .* 4 of 2"),
-    "cut short": (lambda path: path.write_bytes(path.read_bytes()[:200]), "that can be read"),
-    "empty": (lambda path: path.write_bytes(b""), "that can be read"),
-    "no archive": (lambda path: path.write_bytes(b"frames"), "that can be read"),
-    "a bare array": (lambda path: np.save(path.open("wb"), FRAMES), "that can be read"),
-    "gone": (lambda path: path.unlink(), "that can be read"),
+    "other steps": (lambda path: np.savez(path, frames=FRAMES[:3]), "3 frames with 2 channels, but the first file .* 4 frames with 2"),
+    "other channels": (lambda path: np.savez(path, frames=FRAMES[:, :1]), "4 frames with 1 channels, but the first file .* 4 frames with 2"),
+    "cut short": (lambda path: path.write_bytes(path.read_bytes()[:200]), "cannot be read"),
+    "empty": (lambda path: path.write_bytes(b""), "cannot be read"),
+    "no archive": (lambda path: path.write_bytes(b"frames"), "cannot be read"),
+    "a bare array": (lambda path: np.save(path.open("wb"), FRAMES), "cannot be read"),
+    "gone": (lambda path: path.unlink(), "cannot be read"),
 }
 
 
@@ -356,7 +356,7 @@ def test_a_bad_file_in_training_is_one_clear_line_from_any_worker(tmp_path: Path
     train = events(root).splits["train"]
     for path in root.glob("*/*.npz"):
         path.write_bytes(b"")
-    with pytest.raises(UserError, match=r"^\S+\.npz: no event frames that can be read") as error:
+    with pytest.raises(UserError, match=r"^\S+\.npz: event frames cannot be read") as error:
         next(iter(batches(train, workers=workers)(0, 1)))
     assert "\n" not in str(error.value)
 
@@ -364,7 +364,7 @@ def test_a_bad_file_in_training_is_one_clear_line_from_any_worker(tmp_path: Path
 def test_more_steps_than_frames_are_refused(tmp_path: Path) -> None:
     images = events(frames_folder(tmp_path / "frames", GESTURES))
     images.check_time_steps(4)
-    with pytest.raises(UserError, match=r"5 steps, but the event frames under data\.root are 4 a sample") as error:
+    with pytest.raises(UserError, match=r"5 steps, but the samples under data\.root have 4 event frames") as error:
         images.check_time_steps(5)
     assert "\n" not in str(error.value)
     replace(images, time_steps=None).check_time_steps(100)  # a still image is seen as often as one likes
@@ -411,8 +411,8 @@ def test_a_supernet_trains_on_events_and_its_subnets_are_measured(tmp_path: Path
         first = found.counts[0]
         assert (first.input, first.time_steps) == ("integer", architecture.time_steps)  # counts are accumulated, not multiplied
         for batch_size in (1, 5, 17, 18, 100):
-            config = EvaluationConfig(**{**measured.config.model_dump(), "batch_size": batch_size})
-            (again,) = replace(measured, config=config)([architecture])
+            smaller = EvaluationConfig(**{**measured.config.model_dump(), "batch_size": batch_size})
+            (again,) = replace(measured, config=smaller)([architecture])
             assert again == found
 
 

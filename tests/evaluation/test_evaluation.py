@@ -121,7 +121,7 @@ def test_calibration_averages_its_batches_and_replaces_earlier_statistics(tiny_s
         model = supernet.extract(tiny_space.smallest())
         calibrate(model, [torch.rand(4, 1, 8, 8)], time_steps=2)
         calibrate(model, batches, time_steps=2)
-        means.append(model.get_submodule("stages.0.embedding.convs.0.bn").running_mean)
+        means.append(model.get_buffer("stages.0.embedding.convs.0.bn.running_mean"))
     torch.testing.assert_close(means[2], (means[0] + means[1]) / 2)
 
 
@@ -143,7 +143,7 @@ def test_calibration_measures_no_head(tiny_space: SearchSpace) -> None:
 def test_a_calibrated_model_knows_how_many_batches_it_saw(tiny_space: SearchSpace) -> None:
     model = Supernet(tiny_space, num_classes=10, in_chans=1).extract(tiny_space.smallest())
     calibrate(model, [torch.rand(4, 1, 8, 8)] * 3, time_steps=2)
-    assert {int(bn.num_batches_tracked) for bn in batch_norms(model)} == {3}
+    assert {bn.num_batches_tracked.item() for bn in batch_norms(model)} == {3}
 
 
 @pytest.mark.parametrize("batch_size", [1, 2, 7, 50, 100, 101, 500])
@@ -272,7 +272,7 @@ def test_a_written_model_is_read_with_bit_identical_logits(tmp_path: Path, famil
     """Bit for bit, with what it wants to see and what it answers."""
     torch.manual_seed(2)
     stage = Stage(embed_dim=16, embedding=Embedding(stride=2), blocks=(Block(num_heads=2, qkv="repconv"),))
-    architecture = Architecture(family=family, time_steps=3, stages=(stage,))  # type: ignore[arg-type]
+    architecture = Architecture(family=family, time_steps=3, stages=(stage,))
     model, images = build_model(architecture, num_classes=3, in_chans=3), torch.rand(8, 3, 8, 8)
     calibrate(model, [images], time_steps=3)
     spec = InputSpec(channels=3, image_size=8, mean=(0.1, 0.2, 0.3), std=(0.4, 0.5, 0.6))

@@ -13,6 +13,7 @@ from hypothesis import given
 from autospike.evaluation.trie import HEAD, Segment, Trie, segments
 from autospike.models import build_model, build_segment
 from autospike.space.architecture import Architecture, Block, Embedding, Neuron, NeuronGroups, NeuronOverride, Stage
+from autospike.space.families import Shortcut
 
 BLOCK = Block(num_heads=2, mlp_ratio=2)
 
@@ -22,7 +23,7 @@ def of(*blocks: Block, embed_dim: int = 16, stride: int = 4, neuron: Neuron = Ne
     return Architecture(**{"time_steps": 2, "stages": (stage,), **fields})
 
 
-def two_stages(*blocks: Block, family: str = "meta_spikeformer", shortcut: str = "membrane") -> Architecture:
+def two_stages(*blocks: Block, family: str = "meta_spikeformer", shortcut: Shortcut = "membrane") -> Architecture:
     first = Stage(embed_dim=8, blocks=(Block(token_mixer="none", channel_mixer="conv", mlp_ratio=1.5),))
     return Architecture(family=family, shortcut=shortcut, stages=(first, Stage(embed_dim=16, blocks=blocks)))
 

@@ -44,6 +44,7 @@ from autospike.nn.blocks import MLP, Residual
 from autospike.nn.layers import Conv, Linear, SharedResults
 from autospike.nn.neuron import LIF
 from autospike.space.architecture import Architecture, Block, Embedding, Neuron, NeuronGroups, NeuronOverride, Stage
+from autospike.space.families import Shortcut
 
 BATCHES = spans(CALIBRATION, CALIBRATION_BATCH)
 FAMILIES = tuple(WRITTEN)
@@ -127,13 +128,13 @@ def test_measurements_do_not_depend_on_the_cache_budget(name: str, budget: int) 
     """The same population twice, then another, then the first one again."""
     evaluator = make_evaluator(name, cache=ByteBudgetCache(budget))
     first, second = population_of(evaluator), population_of(evaluator, seed=5)
-    fresh = {a: w for a in (first, second) for a, w in zip(a, measure_population(make_evaluator(name), a), strict=True)}
+    fresh = {a: w for p in (first, second) for a, w in zip(p, measure_population(make_evaluator(name), p), strict=True)}
     for population in (first, first, second, first):
         assert measure_population(evaluator, population) == [fresh[a] for a in population]
         assert evaluator.cache.used_bytes <= budget
 
 
-def tiny(*blocks: Block, shortcut: str = "sew", embed_dim: int = 8, time_steps: int = 2) -> Architecture:
+def tiny(*blocks: Block, shortcut: Shortcut = "sew", embed_dim: int = 8, time_steps: int = 2) -> Architecture:
     family = "spike_driven" if shortcut == "membrane" else "spikformer"
     stage = Stage(embed_dim=embed_dim, embedding=Embedding(stride=2), blocks=blocks)
     return Architecture(family=family, shortcut=shortcut, time_steps=time_steps, qkv_bias=shortcut == "sew", stages=(stage,))
@@ -182,7 +183,7 @@ def test_each_node_runs_once_a_batch() -> None:
 
 @pytest.mark.parametrize("kernels", ["native", "off"])
 @pytest.mark.parametrize("shortcut", ["sew", "vanilla", "membrane"])
-def test_statistics_do_not_depend_on_segments_behind(shortcut: str, kernels: str) -> None:
+def test_statistics_do_not_depend_on_segments_behind(shortcut: Shortcut, kernels: str) -> None:
     """A leaf runs up to its last BatchNorm only, an inner node completely: bit-identical, also where torch normalises."""
     short, longer = tiny(BLOCK, shortcut=shortcut), tiny(BLOCK, BLOCK, shortcut=shortcut)
     name = {"sew": "sew", "vanilla": "vanilla", "membrane": "spike_driven"}[shortcut]
@@ -285,7 +286,7 @@ def calls_of(functions: dict[str, Callable[..., Any]], work: Callable[[], Any]) 
 @pytest.mark.skipif(library("lif") is None or library("sparse_conv") is None, reason="no C compiler here")
 def test_linear_layers_are_fused_with_their_neurons_unless_siblings_share_them() -> None:
     """Alone q, k, v, projection and MLP; a sibling has its own projection and MLP, and q, k and v run once, not fused."""
-    functions = {"fused": linear_lif.linear_lif, "separate": Linear.forward}
+    functions: dict[str, Callable[..., Any]] = {"fused": linear_lif.linear_lif, "separate": Linear.forward}
     evaluator, block = make_evaluator("sew", cache=ByteBudgetCache(0)), replace(BLOCK, mlp_ratio=2)
     one, other = (tiny(b, embed_dim=16) for b in (block, replace(with_groups(q=SLOW), mlp_ratio=2)))
     for population, own, shared in (((one,), 6, 0), ((one, other), 3 + 3, 3)):
@@ -339,7 +340,10 @@ def test_trie_evaluation_does_not_change_the_supernet() -> None:
 
 
 def test_an_operation_without_a_rule_is_an_error() -> None:
-    handle = register_module_forward_hook(lambda module, _args, out: torch.exp(out) if isinstance(module, MLP) else None)
+    def exponential_of_mlp(module: nn.Module, _args: Any, out: Tensor) -> Tensor | None:
+        return torch.exp(out) if isinstance(module, MLP) else None
+
+    handle = register_module_forward_hook(exponential_of_mlp)  # type: ignore[arg-type]  # a hook may return an output
     try:
         with pytest.raises(UnknownOperationError, match=r"stages\.0\.blocks\.0\.channel.*exp"):
             score_of(make_evaluator("sew"), (DEEPER,))()

@@ -300,7 +300,7 @@ class TestSerial(ExecutorContract):
 class TestProcesses(WorkersContract):
     @pytest.fixture(scope="class")
     @classmethod
-    def executor(cls) -> Iterator[Processes]:  # type: ignore[override]
+    def executor(cls) -> Iterator[Processes]:
         executor = Processes(create_state=Start(NAME), workers=2)
         yield executor
         pids = executor.pids
@@ -398,7 +398,7 @@ class TestCluster(WorkersContract):
 
     @pytest.fixture(scope="class")
     @classmethod
-    def executor(cls) -> Iterator[Executor]:  # type: ignore[override]
+    def executor(cls) -> Iterator[Executor]:
         pytest.importorskip("ray")
         from autospike.execution.ray_cluster import Cluster
 

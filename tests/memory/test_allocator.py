@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
+import ctypes
 import sys
 from types import SimpleNamespace
 
 import pytest
 
-from autospike.memory import allocator
 from autospike.memory.allocator import M_MMAP_MAX, MMAP_MAX_BLOCKS, retain_large_allocations
 
 
@@ -16,7 +16,7 @@ def mmap_max_values(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     """The values to which M_MMAP_MAX is set, by a stand-in for glibc."""
     values: list[int] = []
     malloc = SimpleNamespace(mallopt=lambda option, value: values.append(value) if option == M_MMAP_MAX else None)
-    monkeypatch.setattr(allocator.ctypes, "CDLL", lambda _name: malloc)
+    monkeypatch.setattr(ctypes, "CDLL", lambda _name: malloc)
     return values
 
 

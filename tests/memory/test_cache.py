@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from builders import few
 from hypothesis import given
 from hypothesis import strategies as st
@@ -19,9 +21,10 @@ def holds(cache: ByteBudgetCache, *keys: str) -> list[bool]:
 
 @few
 @given(budget=st.integers(0, 100), happened=events)
-def test_the_budget_is_never_exceeded_and_entries_of_the_generation_stay(budget: int, happened: list) -> None:
+def test_the_budget_is_never_exceeded_and_entries_of_the_generation_stay(budget: int, happened: list[Any]) -> None:
     """`model`: everything that was cache or found in this turn, and has to be there."""
-    cache, model = ByteBudgetCache(budget), {}
+    cache = ByteBudgetCache(budget)
+    model: dict[int, Any] = {}
     for event in happened:
         if event == "turn":
             cache.next_generation()

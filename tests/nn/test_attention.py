@@ -80,7 +80,7 @@ def coincidence(q: Array, k: Array, v: Array, spiking: Spiking) -> Array:
 
 
 def dilated(q: Array, k: Array, v: Array, spiking: Spiking, *, size: tuple[int, int]) -> Array:
-    """k and v see their neighbours in the image; the coincidence and the result theirs in the table of tokens and channels."""
+    """K and v see their neighbours in the image; the coincidence and the result theirs in the table of tokens and channels."""
 
     def over_the_image(x: Array) -> Array:
         images = np.moveaxis(x.reshape(*x.shape[:-2], *size, x.shape[-1]), -1, -3)
@@ -193,7 +193,7 @@ def test_sdsa_4_s_scale_is_one_of_the_threshold(threshold_scale: float) -> None:
     operands = operands_of("sdsa_4", 5, 2, 4, 4, 8, rate=0.6)
     layer = built("sdsa_4", 2)
     with torch.no_grad():
-        layer.threshold_scale.fill_(threshold_scale)  # type: ignore[union-attr,operator]
+        layer.threshold_scale.fill_(threshold_scale)  # type: ignore[operator]
         found = layer(*operands.values())
     expected = built("sdsa_3", 2, Neuron(v_threshold=threshold_scale))(*operands.values())
     assert torch.equal(found, expected)
@@ -211,7 +211,7 @@ def test_sdsa_4_learns_its_threshold() -> None:
     expected = (4 * g * (1 - g) * -y / 2).sum()
     assert [name for name, _ in layer.named_parameters()] == ["threshold_scale"]
     assert expected.abs() > 1
-    torch.testing.assert_close(layer.threshold_scale.grad.double(), expected.view(1), rtol=1e-5, atol=0)  # type: ignore[union-attr]
+    torch.testing.assert_close(layer.threshold_scale.grad.double(), expected.view(1), rtol=1e-5, atol=0)
 
 
 def dense_macs(mixer: str, side: int, channels: int, num_heads: int) -> int:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
+from typing import Any
 
 import pytest
 import torch
@@ -93,10 +94,9 @@ def test_a_block_is_its_equations(token_mixer: str, channel_mixer: str, shortcut
         layer.eval()
         expected, equation, neuron = x, SHORTCUT_EQUATIONS[shortcut], block.neuron_of
         if token_mixer != "none":
-            expected = equation(
-                expected, lambda y: mixed(token_mixer, layer.token.mixer, y, neuron), lambda y: lif(y, neuron(outer[0]))
-            )
-        first, second = synapses_of(layer.channel.mixer)
+            mixer = layer.get_submodule("token.mixer")
+            expected = equation(expected, lambda y: mixed(token_mixer, mixer, y, neuron), lambda y: lif(y, neuron(outer[0])))
+        first, second = synapses_of(layer.get_submodule("channel.mixer"))
         expected = equation(expected, lambda y: second(lif(first(y), neuron("fc1"))), lambda y: lif(y, neuron(outer[1])))
         torch.testing.assert_close(layer(x), expected)
 
@@ -267,11 +267,11 @@ def test_an_embedding_s_neuron_is_that_of_all_its_layers(family: str, shortcut: 
     )
     model = build_model(Architecture(family=family, shortcut=shortcut, stages=stages), num_classes=4, in_chans=1)  # type: ignore[arg-type]
     for stage, count, neuron in zip(model.stages, expected, neurons, strict=False):
-        assert [m.neuron for m in stage.embedding.modules() if isinstance(m, LIF)] == [neuron] * count  # type: ignore[union-attr]
+        assert [m.neuron for m in stage.embedding.modules() if isinstance(m, LIF)] == [neuron] * count
 
 
 # The published ablations, in millions (15.1, 31.3 and 55.4 M models), and what is changed in convolutional and transformer blocks.
-ABLATIONS: dict[str, tuple[tuple[float, float, float], dict[str, object], dict[str, object]]] = {
+ABLATIONS: dict[str, tuple[tuple[float, float, float], dict[str, Any], dict[str, Any]]] = {
     "no SepConv": ((14.92, 30.94, 54.67), {"token_mixer": "none"}, {}),
     "1x1 channel convolutions": ((12.69, 25.88, 45.65), {"channel_mixer": "mlp"}, {}),
     "q, k, v without RepConv": ((13.07, 27.17, 48.00), {}, {"qkv": "linear"}),
@@ -284,7 +284,8 @@ WHOLE = dict(zip(MODELS, (15_112_208, 31_333_864, 55_350_248), strict=True))
 
 def saved(ablation: str, widths: tuple[int, ...]) -> int:
     """Parameters fewer, by hand. RepConv has 2 C^2 + 9 C + 3 x 2 C, a linear map with normalisation C^2 + 2 C (and C biases);
-    SepConv 2 x 2 C^2 + 49 x 2 C + 2 x 2 C + 2 C; two 3x3 convolutions 2 x 9 x 4 C^2, two linear maps 2 x 4 C^2 and 5 C biases."""
+    SepConv 2 x 2 C^2 + 49 x 2 C + 2 x 2 C + 2 C; two 3x3 convolutions 2 x 9 x 4 C^2, two linear maps 2 x 4 C^2 and 5 C biases.
+    """
     one, two, three, four, five = widths
     convolutional, transformer = (one, two, three, three), (four,) * 6 + (five,) * 2
     each: dict[str, tuple[tuple[int, ...], Callable[[int], int]]] = {
@@ -302,7 +303,8 @@ def saved(ablation: str, widths: tuple[int, ...]) -> int:
 @pytest.mark.parametrize("size", range(3), ids=MODELS)
 def test_parameters_of_the_published_ablations(ablation: str, size: int) -> None:
     """To the last parameter by hand; to half of the published last digit, and biases, which the published ablations lack: 5 C a
-    block in our 1x1 channel convolutions, C a block in our linear projection, up to 0.0044 M together."""
+    block in our 1x1 channel convolutions, C a block in our linear projection, up to 0.0044 M together.
+    """
     published, convolutional, transformer = ABLATIONS[ablation]
     whole = PUBLISHED[f"meta_spikeformer_{MODELS[size]}"].architecture
     stages = tuple(

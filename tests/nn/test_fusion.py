@@ -72,7 +72,8 @@ def test_a_fused_model_answers_the_same(family: str, shortcut: str) -> None:
 
 @pytest.mark.parametrize(("family", "shortcut"), SKELETONS)
 def test_every_synapse_answers_the_same_in_single_precision(family: str, shortcut: str) -> None:
-    model, inputs = calibrated(architecture_of(family, shortcut)), {}
+    model = calibrated(architecture_of(family, shortcut))
+    inputs: dict[str, tuple[Tensor, ...]] = {}
     synapses = {name: module for name, module in model.named_modules() if isinstance(module, SYNAPSES)}
     for name, module in synapses.items():
         module.register_forward_pre_hook(lambda _m, args, name=name: inputs.__setitem__(name, args))
@@ -132,7 +133,7 @@ def test_training_mode_is_refused_and_nothing_is_changed() -> None:
     assert model.state_dict().keys() == before.keys()
 
 
-def counted(model: SpikingModel, x: Tensor) -> tuple[LayerCount, ...]:
+def counted(model: nn.Module, x: Tensor) -> tuple[LayerCount, ...]:
     return count_operations(model, x, strict=True).counts
 
 

@@ -38,6 +38,8 @@ def fresh(name: str) -> nn.Module:
         if isinstance(module, _BatchNorm):
             nn.init.uniform_(module.weight, 0.5, 2)
             nn.init.normal_(module.bias)
+            assert module.running_mean is not None
+            assert module.running_var is not None
             nn.init.normal_(module.running_mean)
             nn.init.uniform_(module.running_var, 0.5, 2)
         elif isinstance(module, nn.Linear | nn.Conv2d):
@@ -68,14 +70,13 @@ def norm_of(bn: Any) -> nn.BatchNorm2d:
     return plain
 
 
-def conv_of(weight: Tensor, bias: Tensor | None = None, **settings: int) -> nn.Conv2d:
+def conv_of(weight: Tensor, bias: Tensor | None = None, *, stride: int = 1, padding: int = 0, groups: int = 1) -> nn.Conv2d:
     """A plain convolution with a copy of these weights; a matrix is a 1x1 kernel."""
     kernel = weight[:, :, None, None] if weight.dim() == 2 else weight
-    groups = settings.get("groups", 1)
-    conv = nn.Conv2d(kernel.shape[1] * groups, len(kernel), kernel.shape[-1], bias=bias is not None, **settings)
+    conv = nn.Conv2d(kernel.shape[1] * groups, len(kernel), kernel.shape[-1], stride, padding, groups=groups, bias=bias is not None)
     conv.weight.data.copy_(kernel)
     if bias is not None:
-        conv.bias.data.copy_(bias)  # type: ignore[union-attr]
+        conv.bias.data.copy_(bias)
     return conv
 
 
@@ -90,8 +91,8 @@ class PadWithNormalisedZero(nn.Module):
         if self.training:  # by the statistics of the inside alone, of which no gradient is kept
             used = nn.BatchNorm2d(self.bn.num_features)
             used.load_state_dict(self.bn.state_dict())
-            used.running_mean.copy_(y.detach().mean(dim=(0, 2, 3)))  # type: ignore[union-attr]
-            used.running_var.copy_(y.detach().var(dim=(0, 2, 3), correction=0))  # type: ignore[union-attr]
+            used.running_mean.copy_(y.detach().mean(dim=(0, 2, 3)))
+            used.running_var.copy_(y.detach().var(dim=(0, 2, 3), correction=0))
         else:
             used = copy.deepcopy(self.bn)
         border = used.eval()(torch.zeros(len(y), y.shape[1], y.shape[2] + 2, y.shape[3] + 2)).detach()
@@ -125,7 +126,13 @@ def plain(layer: nn.Module) -> nn.Sequential:
 
 def statistics(layer: nn.Module) -> list[Tensor]:
     """Running means and variances, in the order of use."""
-    return [b for module in layer.modules() if isinstance(module, _BatchNorm) for b in (module.running_mean, module.running_var)]
+    found = []
+    for module in layer.modules():
+        if isinstance(module, _BatchNorm):
+            assert module.running_mean is not None
+            assert module.running_var is not None
+            found += [module.running_mean, module.running_var]
+    return found
 
 
 @pytest.mark.parametrize("training", [False, True], ids=["eval", "train"])

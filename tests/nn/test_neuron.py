@@ -137,7 +137,7 @@ def test_with_a_normalisation_before_it(channels: int, steps: int | None, traini
     torch.manual_seed(channels)
     bn, reference = Norm(channels).train(training), torch.nn.BatchNorm1d(channels).train(training)
     for values in (bn.weight.data, bn.running_var):
-        values.uniform_(0.5, 2)  # type: ignore[union-attr]
+        values.uniform_(0.5, 2)
     reference.load_state_dict(bn.state_dict())
     reference.double()
     sigmoid = surrogate.Sigmoid(4.0)
@@ -170,6 +170,7 @@ def test_bfloat16_currents_are_integrated_in_single_precision() -> None:
     assert torch.equal(ours.float(), theirs)
     ours.sum().backward()
     theirs.sum().backward()
+    assert x.grad is not None
     assert single.grad is not None
     assert torch.equal(x.grad, single.grad.bfloat16())
 
@@ -257,7 +258,7 @@ def test_statistics_that_change_before_backward_are_an_error(implementation: str
         pytest.skip("torch's normalisation saves other tensors")
     bn, x = Norm(8).eval(), torch.randn(4, 5, 2, 2, 8, requires_grad=True)
     spikes = LIF(Neuron())(x, bn)
-    bn.running_mean.add_(3)  # type: ignore[union-attr,operator]
+    bn.running_mean.add_(3)
     with pytest.raises(RuntimeError, match="modified by an inplace operation"):
         spikes.sum().backward()
 

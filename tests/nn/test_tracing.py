@@ -128,7 +128,8 @@ def test_inductor(model: SpikingModel) -> None:
 
 
 def test_torch_func_grad(model: SpikingModel) -> None:
-    parameters, buffers = dict(model.named_parameters()), dict(model.named_buffers())
+    parameters: dict[str, Tensor] = dict(model.named_parameters())
+    buffers = dict(model.named_buffers())
 
     def loss(parameters: dict[str, Tensor]) -> Tensor:
         logits: Tensor = torch.func.functional_call(model, (parameters, buffers), (images(),))

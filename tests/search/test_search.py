@@ -35,6 +35,7 @@ from autospike.search.algorithms import ALGORITHMS, GenerationContext, Individua
 from autospike.search.archive import Archive
 from autospike.search.evolution import Evaluate, Search
 from autospike.search.selection import front, pick
+from autospike.search.variation import CROSSOVERS
 from autospike.space.architecture import Architecture
 from autospike.space.search_space import SearchSpace
 
@@ -715,7 +716,7 @@ def test_nsga2_breeds_as_configured(crossover: str, monkeypatch: pytest.MonkeyPa
     crossed: list[tuple[str, float]] = []
 
     def noting(name: str) -> Callable[..., Architecture]:
-        original = algorithms.CROSSOVERS[name]
+        original = CROSSOVERS[name]
         return lambda *args: crossed.append((name, args[-1].late_point)) or original(*args)  # type: ignore[func-returns-value]
 
     monkeypatch.setattr(algorithms, "CROSSOVERS", {name: noting(name) for name in ("one-point", "uniform")})

@@ -22,7 +22,7 @@ from autospike.space.search_space import SearchSpace
 
 SPACES = {name: SearchSpace.from_dict(written) for name, written in WRITTEN.items()}
 # Depths of the stages.
-DEPTHS = {
+DEPTHS: dict[str, list[tuple[int, ...]]] = {
     "choices": [(1,), (2,), (3,)],
     "ranges": [(1,), (3,)],
     "positions": [(1,), (2,)],

@@ -6,6 +6,8 @@ import hashlib
 import json
 from collections.abc import Callable
 from dataclasses import FrozenInstanceError, replace
+from functools import partial
+from typing import Any
 
 import pytest
 from builders import READS, SHORTCUTS, WITH_HEADS, architectures, edited, few, groups_of, leaves, one_line_error, small
@@ -13,7 +15,7 @@ from hypothesis import given
 
 from autospike.space.architecture import Architecture, Block, Embedding, Neuron, NeuronGroups, NeuronOverride, Stage, neuron_groups
 
-WRITTEN = {"time_steps": 2, "stages": [{"embed_dim": 16, "blocks": [{"num_heads": 2}, {"num_heads": 4}]}]}
+WRITTEN: dict[str, Any] = {"time_steps": 2, "stages": [{"embed_dim": 16, "blocks": [{"num_heads": 2}, {"num_heads": 4}]}]}
 GROUPS = ("q", "k", "v", "attention", "projection", "fc1", "fc2")
 ALL_GROUPS = ("token_input", "q", "k", "v", "attention", "sepconv", "projection", "channel_input", "fc1", "fc2")
 
@@ -128,6 +130,12 @@ def test_what_is_left_out_is_the_published_default() -> None:
     )
 
 
+def of_mixer(token_mixer: str) -> Block:
+    """A block with this token mixer, otherwise the default."""
+    fields: dict[str, Any] = {"token_mixer": token_mixer}
+    return Block(**fields)
+
+
 def every_change_of_one_field() -> dict[str, Architecture]:
     block = Block()
     blocks = {
@@ -138,7 +146,7 @@ def every_change_of_one_field() -> dict[str, Architecture]:
         "qkv": replace(block, qkv="repconv"),
         "projection": replace(block, projection="repconv"),
         "channel_mixer": replace(block, channel_mixer="conv"),
-        **{mixer: Block(token_mixer=mixer) for mixer in READS if mixer != "sdsa_3"},
+        **{mixer: of_mixer(mixer) for mixer in READS if mixer != "sdsa_3"},
     }
     for group in GROUPS:
         blocks[f"{group}.v_threshold"] = replace(block, groups=NeuronGroups(**{group: NeuronOverride(v_threshold=1.5)}))
@@ -178,7 +186,7 @@ def test_an_override_that_says_what_the_block_says_is_another_architecture() -> 
 
 def test_architectures_are_frozen() -> None:
     with pytest.raises(FrozenInstanceError):
-        small().time_steps = 5
+        small().time_steps = 5  # type: ignore[misc]
 
 
 def test_depth_counts_blocks() -> None:
@@ -196,7 +204,7 @@ def test_strides_multiply() -> None:
 
 
 def test_what_a_mixer_has_no_use_for_is_none() -> None:
-    found = {mixer: (block.num_heads, block.qkv, block.projection) for mixer in READS for block in [Block(token_mixer=mixer)]}
+    found = {mixer: (block.num_heads, block.qkv, block.projection) for mixer in READS for block in [of_mixer(mixer)]}
     assert found == {
         "sdsa_1": (None, "linear", "linear"),
         "sdsa_1_dilated": (8, "linear", "linear"),
@@ -235,7 +243,7 @@ def test_groups_that_do_not_exist_are_refused(mixer: str, shortcut: str) -> None
             if group in groups_of(mixer, shortcut):
                 assert Architecture.from_dict(written).to_dict()["stages"][0]["blocks"][0]["groups"] == {group: override}
             else:
-                message = one_line_error(lambda written=written: Architecture.from_dict(written))
+                message = one_line_error(partial(Architecture.from_dict, written))
                 assert (
                     f"groups.{group}: this neuron group does not exist with token_mixer {mixer} and {shortcut} shortcuts" in message
                 )

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 from functools import cache
 from itertools import pairwise
+from typing import Any
 
 import pytest
 import timm
@@ -51,7 +52,7 @@ SEEN = dict.fromkeys(PUBLISHED, (1000, 3, 224)) | {
     "meta_spikeformer_hardvs": (300, 2, 224),
 }
 # By how much each stage shrinks its input.
-STRIDES = dict.fromkeys(ONE_STAGE, (16,)) | {name: (4,) for name in ONE_STAGE if "cifar" in name}
+STRIDES: dict[str, tuple[int, ...]] = {name: (4,) if "cifar" in name else (16,) for name in ONE_STAGE}
 STRIDES["spike_driven_events_2_256"] = (8,)
 STRIDES |= {name: (2, 2, 2, 2, 1) for name in PUBLISHED if name.startswith("meta")}
 STRIDES |= {name: (4, 2, 2) for name in PUBLISHED if name.startswith("qkformer")} | {"qkformer_cifar_4_384": (1, 2, 2)}
@@ -141,7 +142,7 @@ def test_timm_knows_it(name: str) -> None:
 @each
 def test_what_it_sees_and_answers(name: str) -> None:
     classes, channels, side = SEEN[name]
-    config = on_meta(name).pretrained_cfg
+    config: Any = on_meta(name).pretrained_cfg
     assert (on_meta(name).num_classes, config["num_classes"]) == (classes, classes)
     assert config["input_size"] == (channels, side, side)
     assert len(config["mean"]) == len(config["std"]) == channels

@@ -471,8 +471,10 @@ def coming_and_going() -> list[Architecture]:
                 groups["fc2"] = NeuronOverride(v_threshold=closing)
             elif mixer != "none":
                 groups["token_input"] = NeuronOverride(tau=opening)
-            genes = {name: gene for name, gene in {"num_heads": heads, "qkv": qkv}.items() if name not in meaningless(mixer)}
-            blocks.append(Block(token_mixer=mixer, **genes, groups=NeuronGroups(**groups)))
+            genes: dict[str, Any] = {
+                name: gene for name, gene in {"num_heads": heads, "qkv": qkv}.items() if name not in meaningless(mixer)
+            }
+            blocks.append(Block(**{"token_mixer": mixer, **genes}, groups=NeuronGroups(**groups)))
         distinct = list(dict.fromkeys(blocks))
         chains = [chain for depth in (1, 2) for chain in itertools.product(distinct, repeat=depth)]
         for chain, width, stride in itertools.product(chains, (5, 10), (1, 2)):

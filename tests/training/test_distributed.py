@@ -7,6 +7,7 @@ import os
 import signal
 import socket
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +20,7 @@ from trainings import batches, forkserver, supernet
 from autospike.config import TrainingConfig
 from autospike.data.batches import Batch, TrainingBatches
 from autospike.errors import Interrupted, UserError
-from autospike.nn.layers import Norm
+from autospike.nn.norm import Norm
 from autospike.nn.synchronised import SynchronisedNorm
 from autospike.space.search_space import SearchSpace
 from autospike.training.checkpoint import Checkpoints
@@ -165,7 +166,7 @@ def test_two_ranks_train_the_same_parameters_as_one(ranked: Path, tmp_path: Path
     expected, found = load_file(alone), load_file(together)
     assert found.keys() == expected.keys()
     for name, tensor in expected.items():
-        torch.testing.assert_close(found[name], tensor, rtol=1e-6, atol=1e-9, msg=lambda text, name=name: f"{name}: {text}")
+        torch.testing.assert_close(found[name], tensor, rtol=1e-6, atol=1e-9, msg=partial("{}: {}".format, name))
 
 
 def test_synchronised_norm_is_the_norm_of_the_whole_batch(ranked: Path) -> None:

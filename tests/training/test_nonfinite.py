@@ -20,7 +20,7 @@ from autospike.training.trainer import train
 def test_a_loss_that_is_not_finite_stops_before_the_update(tmp_path: Path, tiny_space: SearchSpace) -> None:
     network = supernet(tiny_space)
     with torch.no_grad():
-        network.shared.head.weight.fill_(float("inf"))
+        network.shared.get_parameter("head.weight").fill_(float("inf"))
     before = {name: p.clone() for name, p in network.named_parameters()}
     with pytest.raises(UserError, match="at step 0, subnet"):
         train(network, batches(CONFIG), CONFIG, Checkpoints(folder=tmp_path), lambda _now: None, seed=0)
@@ -39,7 +39,7 @@ def test_a_gradient_that_is_not_finite_stops_before_the_update(tmp_path: Path, t
 def test_the_step_is_written_to_files(tmp_path: Path, tiny_space: SearchSpace) -> None:
     network = supernet(tiny_space)
     with torch.no_grad():
-        network.shared.head.weight.fill_(float("inf"))
+        network.shared.get_parameter("head.weight").fill_(float("inf"))
     with pytest.raises(UserError, match="at step 0, subnet") as error:
         train(network, batches(CONFIG), CONFIG, Checkpoints(folder=tmp_path), lambda _now: None, seed=0)
     written = tmp_path / "nonfinite"

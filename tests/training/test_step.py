@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from typing import Any
@@ -101,7 +101,7 @@ ONE_HOT = F.one_hot(LABELS, 3).float()
 class FixedLogits:
     """A network that returns given logits for every batch."""
 
-    logits: dict[Architecture, Logits]
+    logits: Mapping[Architecture, Logits]
 
     def __call__(self, _images: Tensor, architectures: Sequence[Architecture], /, *, at: Sequence[int]) -> list[Logits]:
         assert not at
@@ -184,7 +184,9 @@ def test_in_place_targets_of_each_part_are_from_the_same_part(tiny_space: Search
         large, small = supernet(images[part], architectures)
         soft = large.detach().softmax(-1)
         (F.cross_entropy(large, labels[part]) - (soft * small.log_softmax(-1)).sum(-1).mean()).backward()
-        expected += supernet.shared.get_parameter("head.weight").grad / 4
+        gradient = supernet.shared.get_parameter("head.weight").grad
+        assert gradient is not None
+        expected += gradient / 4
     supernet.zero_grad()
     accumulate_gradients(
         supernet,
@@ -283,7 +285,9 @@ def test_gradient_of_a_batch_in_parts_is_the_weighted_mean_over_parts(tiny_space
         supernet.zero_grad()
         (logits,) = supernet(images[part], [tiny_space.largest()])
         F.cross_entropy(logits, labels[part]).backward()
-        expected += supernet.shared.get_parameter("head.weight").grad / 2
+        gradient = supernet.shared.get_parameter("head.weight").grad
+        assert gradient is not None
+        expected += gradient / 2
     supernet.zero_grad()
     accumulate_gradients(
         supernet, LabelledBatch(images=images, targets=labels, teacher_targets=labels), [tiny_space.largest()], parts=2

@@ -13,6 +13,7 @@ from collections.abc import Callable
 from itertools import combinations
 from multiprocessing.synchronize import Event
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -27,7 +28,7 @@ from autospike.training.checkpoint import Checkpoints
 from autospike.training.progress import Progress
 from autospike.training.trainer import moving_average
 
-WAYS = {
+WAYS: dict[str, dict[str, Any]] = {
     "single path": {"sampling": "single-path"},
     "sandwich": {"sampling": "sandwich"},
     "LAMB": {"optimizer": "lamb"},  # counts its steps for each parameter group
@@ -213,7 +214,8 @@ def test_training_resumes_bit_identically_after_twenty_kills(tmp_path: Path, tin
     """SIGKILL at random moments, some of them while a checkpoint is written. The newest checkpoint is never damaged."""
     context, rng = forkserver(), random.Random(0)
     run(tiny_space, tmp_path / "whole", LONG)
-    expected, checkpoints, steps = weights(tmp_path / "whole"), Checkpoints(folder=tmp_path / "killed"), []
+    expected, checkpoints = weights(tmp_path / "whole"), Checkpoints(folder=tmp_path / "killed")
+    steps: list[int] = []
     while len(steps) < 20:
         started = context.Event()
         process = context.Process(target=train_until_killed, args=(tiny_space, checkpoints.folder, started))
