@@ -475,7 +475,7 @@ def refused(capsys: Capsys, out: Path, words: str, *args: object) -> None:
         (["RUN/supernet"], "no exported or imported model here (no architecture.json); see: autospike export, import"),
         (["RUN", "--data", "nowhere"], "--data nowhere: no such folder; give a folder of images"),
         (["RUN", "--data", "nowhere.yaml"], "nowhere.yaml: cannot be read"),
-        (["RUN", "--data", "RUN/supernet"], "is no image folder"),
+        (["RUN", "--data", "RUN/supernet"], "is not a valid image folder"),
         (["RUN", "--convention", "joules"], "no energy convention 'joules'; choose from exact, rate, spikformer, binary-only"),
         (["RUN", "--convention", "exact/int4"], "/fp32, /fp16, /int8, /sram"),
         (["RUN", "--split", "val"], "'--split'"),
@@ -530,7 +530,7 @@ def test_other_classes_have_energy_but_no_accuracy(run: Path, tmp_path: Path, ca
 
 def test_an_export_whose_run_is_gone_needs_data(run: Path, tmp_path: Path, capsys: Capsys) -> None:
     exported = copied(run, tmp_path, lambda folder: edited(folder / "report.json", "provenance", {"run": str(tmp_path / "gone")}))
-    refused(capsys, tmp_path / "out", "the run that made it is not known; give the data: --data", exported)
+    refused(capsys, tmp_path / "out", "is unknown; give the data: --data", exported)
     succeeded(capsys, exported, "--data", run, "--images", EVERYTHING, "--out", tmp_path / "out")
     assert totals(tmp_path / "out")["exact"]["energy_mj"] == archived(run)["energy_mj"]
 

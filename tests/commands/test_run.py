@@ -243,7 +243,7 @@ def test_a_file_that_is_no_image_is_one_clear_line(tmp_path: Path, capsys: pytes
         path.write_bytes(b"nothing")
     outcome = autospike(capsys, "train", EXPERIMENTS / "folder.yaml", "--run", tmp_path / "run", *settings)
     assert (outcome.code, outcome.err.count("\n")) == (2, 1)
-    assert "no image that can be read" in outcome.err
+    assert "not a readable" in outcome.err
 
 
 def test_a_folder_of_one_s_own_images(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -269,7 +269,7 @@ def test_nothing_is_done_twice(run: Path, tiny_experiment: Path, monkeypatch: py
 
     monkeypatch.setattr("autospike.training.trainer.accumulate_gradients", barred)
     bar_measuring(monkeypatch)
-    monkeypatch.setattr("autospike.export.evaluate", barred)
+    monkeypatch.setattr("autospike.export.measure_stepwise", barred)
     call("run", tiny_experiment, "--run", run)
     assert [tuple(row) for row in rows(run)] == before
     assert {path: path.stat().st_mtime_ns for path in files} == files
@@ -367,7 +367,7 @@ def test_an_export_that_was_cut_off_is_not_taken_for_complete(
     assert autospike(capsys, "export", run, "--pick", "best-accuracy", "--out", tmp_path).code == 0
     first = (tmp_path / "model.safetensors").read_bytes()
     with monkeypatch.context() as patch, pytest.raises(ZeroDivisionError):
-        patch.setattr("autospike.export.evaluate", lambda *_args, **_kwargs: 1 / 0)
+        patch.setattr("autospike.export.measure_stepwise", lambda *_args, **_kwargs: 1 / 0)
         call("export", run, "--pick", "least-energy", "--out", tmp_path)
     assert (tmp_path / "model.safetensors").read_bytes() != first
     assert autospike(capsys, "export", run, "--pick", "best-accuracy", "--out", tmp_path).code == 0
@@ -482,7 +482,7 @@ def bar_measuring(patch: pytest.MonkeyPatch) -> None:
     works = (
         "trie_evaluator.TrieEvaluator.calibrate",
         "trie_evaluator.TrieEvaluator.score",
-        "population.PopulationEvaluator._walk",
+        "population.PopulationEvaluator._measure",
         "calibration.calibrate",
     )
     for work in works:

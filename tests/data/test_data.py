@@ -121,9 +121,9 @@ def test_a_folder_s_own_test_images_stay_its_test_split(tmp_path: Path, held_out
 @pytest.mark.parametrize(
     ("build", "message"),
     [
-        (lambda _root: None, "is no folder"),
-        (lambda root: root.mkdir(), "is no image folder"),
-        (lambda root: image_folder(root, {"cat": 1, "dog": 5}), "cannot be drawn"),
+        (lambda _root: None, "is not a folder"),
+        (lambda root: root.mkdir(), "is not a valid image folder"),
+        (lambda root: image_folder(root, {"cat": 1, "dog": 5}), "cannot be sampled"),
         (lambda root: image_folder(root / "train", {"cat": 5}), "neither test/ nor val/"),
         (lambda root: (image_folder(root / "train", {"a": 5}), image_folder(root / "test", {"b": 5})), "the same classes"),
     ],
