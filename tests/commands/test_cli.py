@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 import yaml
 from cli_runner import autospike
-from conftest import TINY_EXPERIMENT, TINY_SPACE
+from tiny_experiment import TINY_EXPERIMENT, TINY_SPACE
 
 Capsys = pytest.CaptureFixture[str]
 

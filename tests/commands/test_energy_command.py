@@ -68,7 +68,8 @@ def tables(folder: Path) -> dict[str, str]:
 
 
 def totals(folder: Path) -> dict[str, dict[str, Any]]:
-    return {row["convention"]: row for row in pd.read_csv(folder / "totals.csv").to_dict("records")}
+    rows: list[dict[str, Any]] = pd.read_csv(folder / "totals.csv").to_dict("records")  # type: ignore[assignment]
+    return {row["convention"]: row for row in rows}
 
 
 def report(folder: Path) -> dict[str, Any]:
@@ -330,7 +331,7 @@ def test_a_published_name_is_a_network_with_random_weights(tmp_path: Path, capsy
 def test_random_weights_are_always_the_same(tmp_path: Path, capsys: Capsys, monkeypatch: pytest.MonkeyPatch) -> None:
     """Whatever was drawn before; and what is drawn after is as if nothing had been."""
     monkeypatch.setattr("autospike.commands.energy.CALIBRATION_IMAGES", 4)
-    drawn_after = []
+    drawn_after: list[float] = []
     for seed in (1, 1, 2):
         torch.manual_seed(seed)
         out = tmp_path / str(len(drawn_after))

@@ -16,8 +16,8 @@ import timm
 import torch
 import yaml
 from cli_runner import Outcome, autospike
-from conftest import TINY_EXPERIMENT
 from safetensors.torch import load_file
+from tiny_experiment import TINY_EXPERIMENT
 from torch import Tensor
 
 from autospike.config import Experiment, load_experiment
@@ -131,9 +131,9 @@ def test_mean_and_deviation_are_those_of_the_seeds(run: Path) -> None:
 
 def test_a_deviation_is_that_of_a_sample() -> None:
     """By hand: 1, 2, 3, 4 lie 1.5, 0.5, 0.5 and 1.5 from their mean, 5 in squares, over n - 1 = 3."""
-    assert MeanAndDeviation.of([1.0, 2.0, 3.0, 4.0]) == MeanAndDeviation(
-        mean=2.5, deviation=pytest.approx(math.sqrt(5 / 3), rel=1e-12)
-    )
+    found = MeanAndDeviation.of([1.0, 2.0, 3.0, 4.0])
+    assert found.mean == 2.5
+    assert found.deviation == pytest.approx(math.sqrt(5 / 3), rel=1e-12)
     assert MeanAndDeviation.of([0.75]) == MeanAndDeviation(mean=0.75, deviation=None)
 
 

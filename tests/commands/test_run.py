@@ -432,7 +432,7 @@ def test_a_plot_under_another_convention_follows_from_the_archive(run: Path, cap
     table = pd.read_csv(run / "report" / "binary-only" / "candidates.csv", dtype={"id": str}).set_index("id")
     energies = {row["architecture_id"]: binary_only_mj(row) for row in rows(run)}
     assert table["energy_mj"].to_dict() == pytest.approx(energies, rel=1e-12)
-    f_aeb = by_f_aeb(energies, table["accuracy"].to_dict(), largest_of(run))
+    f_aeb = by_f_aeb(energies, {str(name): float(value) for name, value in table["accuracy"].items()}, largest_of(run))
     assert table["f_aeb"].to_dict() == pytest.approx(f_aeb, rel=1e-12)
     assert {name: (run / "report" / name).read_bytes() for name in own} == own
     assert {row["convention"] for row in rows(run)} == {"exact"}

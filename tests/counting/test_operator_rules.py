@@ -210,7 +210,7 @@ def test_every_spelling_of_a_linear_layer(name: str) -> None:
 
 
 def test_totals_of_a_product_that_merges_time_with_other_dimensions() -> None:
-    """torch writes it as one product of one long matrix."""
+    """The operator of torch is one product of one long matrix."""
     x = spikes(STEPS, BATCH, 6, 4)
     found = one(Plain(lambda m, x: torch.einsum("tbnc,dc->tbnd", x, m.w), w=parameter(5, 4)), x)
     assert sum(found.acs) == x.sum().item() * 5 / BATCH

@@ -304,8 +304,14 @@ BAD_FILES = {
     "objects": (lambda path: np.savez(path, frames=FRAMES.astype(object)), "allow_pickle=False"),
     "not finite": (lambda path: np.savez(path, frames=FRAMES * np.nan), "not finite"),
     "too large": (lambda path: np.savez(path, frames=FRAMES * 1e300), "not finite"),
-    "other steps": (lambda path: np.savez(path, frames=FRAMES[:3]), "3 frames with 2 channels, but the first file .* 4 frames with 2"),
-    "other channels": (lambda path: np.savez(path, frames=FRAMES[:, :1]), "4 frames with 1 channels, but the first file .* 4 frames with 2"),
+    "other steps": (
+        lambda path: np.savez(path, frames=FRAMES[:3]),
+        "3 frames with 2 channels, but the first file .* 4 frames with 2",
+    ),
+    "other channels": (
+        lambda path: np.savez(path, frames=FRAMES[:, :1]),
+        "4 frames with 1 channels, but the first file .* 4 frames with 2",
+    ),
     "cut short": (lambda path: path.write_bytes(path.read_bytes()[:200]), "cannot be read"),
     "empty": (lambda path: path.write_bytes(b""), "cannot be read"),
     "no archive": (lambda path: path.write_bytes(b"frames"), "cannot be read"),

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 import torch
 import yaml
-from conftest import TINY_EXPERIMENT
+from tiny_experiment import TINY_EXPERIMENT
 
 from autospike.cli import ExecutorName, _executing
 from autospike.config import Experiment, load_experiment
@@ -61,7 +61,7 @@ def test_a_setting_without_effect_is_refused(tmp_path: Path, override: str, mess
 
 
 def test_racing_is_refused_where_it_would_drop_by_other_objectives(tmp_path: Path) -> None:
-    with pytest.raises(UserError, match=r"evaluation\.racing: drops by accuracy and energy"):
+    with pytest.raises(UserError, match=r"evaluation\.racing: compares accuracy and energy only"):
         experiment(tmp_path, "evaluation.racing=3", "search.objectives=[accuracy, params]")
     assert experiment(tmp_path, "evaluation.racing=3", "search.objectives=[accuracy]").evaluation.racing == 3
 

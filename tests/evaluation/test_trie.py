@@ -165,7 +165,7 @@ def test_a_neuron_that_every_group_overrides_creates_no_node() -> None:
 
 
 def test_mlp_ratios_of_one_hidden_width_part_nothing() -> None:
-    """round(16 * 2.01) = 32"""
+    """The hidden width is round(16 * 2.01) = 32."""
     assert shared(of(), of(replace(BLOCK, mlp_ratio=2.01))) == 4
 
 

@@ -216,7 +216,7 @@ def test_a_teacher_of_other_classes_is_an_error(tmp_path: Path) -> None:
 
 
 def test_an_exported_teacher_of_other_classes_is_an_error(tmp_path: Path) -> None:
-    """timm would load it with a random head."""
+    """A model that timm would load with a random head."""
     architecture = replace(meta(8), stages=meta(8).stages[:1])
     model = build_model(architecture, num_classes=3, in_chans=3)
     write_model(tmp_path, model, architecture, classes=("a", "b", "c"), input_spec=InputSpec.of_training(3, 8))

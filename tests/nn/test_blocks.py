@@ -283,8 +283,10 @@ WHOLE = dict(zip(MODELS, (15_112_208, 31_333_864, 55_350_248), strict=True))
 
 
 def saved(ablation: str, widths: tuple[int, ...]) -> int:
-    """Parameters fewer, by hand. RepConv has 2 C^2 + 9 C + 3 x 2 C, a linear map with normalisation C^2 + 2 C (and C biases);
-    SepConv 2 x 2 C^2 + 49 x 2 C + 2 x 2 C + 2 C; two 3x3 convolutions 2 x 9 x 4 C^2, two linear maps 2 x 4 C^2 and 5 C biases.
+    """Saved parameters, by hand.
+
+    RepConv has 2 C^2 + 9 C + 3 x 2 C, a linear layer with normalisation C^2 + 2 C (and C biases);
+    SepConv 2 x 2 C^2 + 49 x 2 C + 2 x 2 C + 2 C; two 3x3 convolutions 2 x 9 x 4 C^2, two linear layers 2 x 4 C^2 and 5 C biases.
     """
     one, two, three, four, five = widths
     convolutional, transformer = (one, two, three, three), (four,) * 6 + (five,) * 2
@@ -302,7 +304,9 @@ def saved(ablation: str, widths: tuple[int, ...]) -> int:
 @pytest.mark.parametrize("ablation", ABLATIONS)
 @pytest.mark.parametrize("size", range(3), ids=MODELS)
 def test_parameters_of_the_published_ablations(ablation: str, size: int) -> None:
-    """To the last parameter by hand; to half of the published last digit, and biases, which the published ablations lack: 5 C a
+    """Equal to the calculation by hand, and to the published figure.
+
+    The tolerance is half of the published last digit, and biases, which the published ablations lack: 5 C a
     block in our 1x1 channel convolutions, C a block in our linear projection, up to 0.0044 M together.
     """
     published, convolutional, transformer = ABLATIONS[ablation]

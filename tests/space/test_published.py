@@ -220,7 +220,7 @@ def test_it_runs(name: str, size: tuple[int, int]) -> None:
 @each
 def test_no_weights_come_with_it(name: str) -> None:
     message = one_line_error(lambda: timm.create_model(name, pretrained=True))
-    assert message.startswith(f"{name}: no weights")
+    assert message.startswith(f"{name}: this package contains no weights")
     assert "autospike import" in message
 
 

@@ -13,8 +13,8 @@ from typing import Any
 
 import pytest
 import torch
-from conftest import TINY_SPACE
 from safetensors.torch import load_file
+from tiny_experiment import TINY_SPACE
 from trainings import batches, forkserver, supernet
 
 from autospike.config import TrainingConfig

@@ -17,8 +17,8 @@ from typing import Any
 
 import pytest
 import torch
-from conftest import TINY_SPACE
 from safetensors.torch import load_file
+from tiny_experiment import TINY_SPACE
 from torch import Tensor
 from trainings import CONFIG, SHORT, KilledError, bit_identical, forkserver, run, supernet, weights
 
