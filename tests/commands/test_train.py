@@ -69,7 +69,7 @@ def test_training_under_torchrun_has_the_losses_of_one_process(tmp_path: Path, t
     """In float32, where rounding may flip single spikes, the losses differ slightly."""
     settings = ["--set", "training.batch_size=128", "--set", "device=cpu"]
     python, arguments = [sys.executable, "-m"], ["autospike", "train", str(tiny_experiment)]
-    torchrun = [*python, "torch.distributed.run", "--standsingle", "--nproc-per-node", "2", "-m", "--"]
+    torchrun = [*python, "torch.distributed.run", "--standalone", "--nproc-per-node", "2", "-m", "--"]
     losses = {}
     for name, launcher in {"single": python, "together": torchrun}.items():
         command = [*launcher, *arguments, "--run", str(tmp_path / name), *settings]
