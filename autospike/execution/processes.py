@@ -68,7 +68,7 @@ class _Process:
         self.pool = self._start()
 
     def close(self) -> None:
-        """Kill the process: nobody needs the result of its task."""
+        """Kill the process; the result of its task is discarded."""
         for process in list((self.pool._processes or {}).values()):
             process.kill()
         self.pool.shutdown(wait=True, cancel_futures=True)
