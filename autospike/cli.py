@@ -150,7 +150,9 @@ def export(
     run: RunFolder,
     pick: Annotated[
         str | None,
-        typer.Option(help="Selection rule (knee, best-accuracy, least-energy, best-faeb) or the id of a candidate."),
+        typer.Option(
+            help="Selection rule (cheapest-within-noise, knee, best-accuracy, least-energy, best-faeb) or the id of a candidate."
+        ),
     ] = None,
     min_accuracy: MinAccuracy = None,
     out: Annotated[Path | None, typer.Option(help="Folder to write to. Default: RUN/export.")] = None,
@@ -257,10 +259,14 @@ def run_all(
     workers: Workers = None,
     address: Address = None,
     gpus_per_worker: GpusPerWorker = None,
+    no_fine_tune: Annotated[
+        bool, typer.Option("--no-fine-tune", help="Do not fine-tune the selected subnet before the export.")
+    ] = False,
     overrides: Overrides = None,
 ) -> None:
-    """Train, search, plot and export; resume where an earlier call stopped."""
+    """Train, search, fine-tune the selected subnet, plot and export; resume where an earlier call stopped."""
     from autospike.commands.export import export
+    from autospike.commands.fine_tune import fine_tune
     from autospike.commands.plot import plot
     from autospike.commands.search import search
     from autospike.commands.train import train
@@ -270,6 +276,8 @@ def run_all(
     started = Run.start(experiment, run, [*(overrides or []), *where, *_starting(start_from)])
     train(started)
     search(started)
+    if not no_fine_tune:
+        fine_tune(started)
     plot(started)
     export(started, started.export)
 

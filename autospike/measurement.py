@@ -17,6 +17,7 @@ from dataclasses import dataclass, field
 from autospike.energy.conventions import Convention, Energy, energy
 from autospike.energy.counts import LayerCount
 from autospike.space.architecture import Architecture
+from autospike.statistics import Interval, wilson_interval
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -32,6 +33,8 @@ class Measurement:
         counts: Operations of each layer, mean over the images.
         params: Number of parameters of the model.
         seconds: Wall-clock time of the pass. A population's time is divided equally among its architectures.
+        correct_mask: For each image whether it is classified correctly, as `autospike.statistics.pack_mask` returns it. Empty if it
+            is unknown: archives of older versions have none.
     """
 
     architecture: Architecture
@@ -40,11 +43,17 @@ class Measurement:
     counts: tuple[LayerCount, ...]
     params: int
     seconds: float = field(compare=False)
+    correct_mask: bytes = b""
 
     @property
     def accuracy(self) -> float:
         """Top-1 accuracy, a fraction between 0 and 1."""
         return self.correct / self.images
+
+    @property
+    def accuracy_interval(self) -> Interval:
+        """The 95 % Wilson interval of the accuracy."""
+        return wilson_interval(self.correct, self.images)
 
     def energy(self, convention: Convention) -> Energy:
         """Return the energy of one image under a convention.

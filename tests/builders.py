@@ -303,14 +303,18 @@ def small(*, embed_dim: int = 16, time_steps: int = 2, blocks: tuple[Block, ...]
     return Architecture(time_steps=time_steps, stages=(Stage(embed_dim=embed_dim, blocks=blocks),))
 
 
-def measurement(architecture: Architecture, *, correct: int, images: int = 100, macs: int = 0, acs: float = 0.0) -> Measurement:
+def measurement(
+    architecture: Architecture, *, correct: int, images: int = 100, macs: int = 0, acs: float = 0.0, mask: bytes = b""
+) -> Measurement:
     """One real layer of `macs` a step and one spiking layer of `acs` over all steps."""
     steps = architecture.time_steps
     counts = (
         LayerCount(layer="stem", input="real", time_steps=steps, macs=macs, acs=(), rate=()),
         LayerCount(layer="blocks.0", input="binary", time_steps=steps, macs=9, acs=(acs / steps,) * steps, rate=(0.25,) * steps),
     )
-    return Measurement(architecture=architecture, correct=correct, images=images, counts=counts, params=7, seconds=0.5)
+    return Measurement(
+        architecture=architecture, correct=correct, images=images, counts=counts, params=7, seconds=0.5, correct_mask=mask
+    )
 
 
 def scored(measured: Measurement, *, f_aeb: float, generation: int, convention: Convention = DEFAULT) -> Evaluation:

@@ -2,23 +2,32 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from autospike import files
 from autospike.console import note, table, working
-from autospike.energy.conventions import UJ_PER_MJ
 from autospike.evaluation.setup import calibrated_subnet, held_out_batches, open_for_measurement, protocol_id
+from autospike.evaluation.trained_alone import measure_trained_alone, read_measurement
 from autospike.export import final_measurement, write_run_model
 from autospike.measurement import Evaluation
+from autospike.models.contract import SpikingModel
+from autospike.report import comparison
 from autospike.run_directory import Run
 from autospike.search.selection import archived_evaluations, pick
+from autospike.space.architecture import Architecture
 from autospike.space.search_space import SearchSpace
+from autospike.training.retraining import fine_tuned
 from autospike.training.setup import Setup, load_trained_supernet
+
+Weights = Literal["inherited", "fine-tuned"]
 
 
 def export(run: Run, out: Path) -> None:
     """Export the candidate that `export.pick` selects, unless the folder holds the same export already.
+
+    If `autospike run` has fine-tuned the candidate, the weights with the higher accuracy on the search split are exported.
 
     Args:
         run: The run.
@@ -29,25 +38,50 @@ def export(run: Run, out: Path) -> None:
     """
     setup, config = open_for_measurement(run), run.experiment.export
     protocol = protocol_id(setup, run.supernet)
-    selected = pick(archived_evaluations(run, protocol), config.pick, min_accuracy=config.min_accuracy, tolerance=config.tolerance)
-    provenance = _provenance(run, protocol)
+    evaluations = archived_evaluations(run, protocol)
+    selected = pick(evaluations, config.pick, min_accuracy=config.min_accuracy, tolerance=config.tolerance)
+    fine_tuning = _fine_tuning(run, setup, selected.measurement.architecture)
+    provenance = _provenance(run, protocol, fine_tuning)
     if _is_exported(out, selected, provenance):
         note(f"export: {out} already holds this subnet")
     else:
         architecture_id = selected.measurement.architecture.id
         with working(f"measure {architecture_id} and the reference network on the test split"):
-            _write_and_measure(run, setup, selected, out, provenance)
+            report = _write_and_measure(run, setup, selected, fine_tuning, out)
+            report["supernet"] = _supernet_quality(run, setup, evaluations)
+            files.write_json(out / "report.json", {**report, "provenance": provenance})
         run.log("exported", architecture_id=architecture_id, folder=str(out))
     _show(files.read_json(out / "report.json"), out)
 
 
-def _provenance(run: Run, protocol: str) -> dict[str, Any]:
+@dataclass(frozen=True, kw_only=True)
+class _FineTuning:
+    """The finished fine-tuning of a candidate.
+
+    Attributes:
+        folder: Of its checkpoints.
+        measurement: On the search split, as `measure_trained_alone` returns it.
+    """
+
+    folder: Path
+    measurement: dict[str, Any]
+
+
+def _fine_tuning(run: Run, setup: Setup, architecture: Architecture) -> _FineTuning | None:
+    """The fine-tuning of a candidate, if it has finished and was measured."""
+    folder = fine_tuned(run, architecture, seed=0).checkpoints
+    measurement = read_measurement(setup, folder)
+    return _FineTuning(folder=folder, measurement=measurement) if measurement else None
+
+
+def _provenance(run: Run, protocol: str, fine_tuning: _FineTuning | None) -> dict[str, Any]:
     """Everything besides the selected architecture on which a report depends."""
     search = run.experiment.search
     return {
         "run": str(run.folder.resolve()),
         **run.experiment.export.model_dump(),
         "protocol_id": protocol,
+        "fine_tuning": fine_tuning and fine_tuning.measurement["protocol_id"],
         "convention": search.energy_convention.name,
         "fitness": search.fitness.model_dump(),
     }
@@ -60,36 +94,63 @@ def _is_exported(out: Path, selected: Evaluation, provenance: dict[str, Any]) ->
     return isinstance(report, dict) and all(report.get(key) == value for key, value in same.items())
 
 
-def _write_and_measure(run: Run, setup: Setup, selected: Evaluation, out: Path, provenance: dict[str, Any]) -> None:
-    """Write the subnet, then open the test split, measure the subnet and the reference network, and write the report last."""
-    path, architecture, reference = out / "report.json", selected.measurement.architecture, run.experiment.baseline_architecture
-    path.unlink(missing_ok=True)  # an export is complete if it has a report
-    supernet = load_trained_supernet(setup, run.experiment.search_space, run.supernet)
-    subnet = calibrated_subnet(setup, supernet, architecture)
-    reference_supernet = load_trained_supernet(setup, SearchSpace.of(reference), run.baseline)
-    reference_model = calibrated_subnet(setup, reference_supernet, reference)
-    write_run_model(setup, subnet, out)
+def _write_and_measure(run: Run, setup: Setup, selected: Evaluation, fine_tuning: _FineTuning | None, out: Path) -> dict[str, Any]:
+    """Write the subnet, then open the test split, and measure the subnet and the reference network.
+
+    Returns:
+        The report without its provenance. The caller writes it, as the last file of the export.
+    """
+    (out / "report.json").unlink(missing_ok=True)  # an export is complete if it has a report
+    measurement, reference = selected.measurement, run.experiment.baseline_architecture
+    accuracies: dict[Weights, float] = {"inherited": measurement.accuracy}
+    models: dict[Weights, SpikingModel] = {"inherited": _inherited(run, setup, measurement.architecture)}
+    if fine_tuning is not None:
+        accuracies["fine-tuned"] = fine_tuning.measurement["search_accuracy"]
+        models["fine-tuned"] = _trained_alone(setup, measurement.architecture, fine_tuning.folder)
+    weights = max(accuracies, key=lambda way: accuracies[way])  # the inherited ones if both are equal
+    reference_model = _trained_alone(setup, reference, run.baseline)
+    write_run_model(setup, models[weights], out)
 
     run.log("test split opened", images=len(setup.images.splits["test"]))
     test = held_out_batches(setup)
-    report = {
-        "search_accuracy": selected.measurement.accuracy,
+    measured = {way: final_measurement(run, model, test) for way, model in models.items()}
+    return {
+        "search_accuracy": accuracies[weights],
         "f_aeb": selected.f_aeb,
         "generation": selected.generation,
-        **final_measurement(run, subnet, test),
+        "weights": weights,
+        **measured[weights],
+        "by_weights": {way: _summary(measured[way], search_accuracy=accuracies[way]) for way in measured},
         "baseline": final_measurement(run, reference_model, test),
-        "provenance": provenance,
     }
-    files.write_json(path, report)
+
+
+def _inherited(run: Run, setup: Setup, architecture: Architecture) -> SpikingModel:
+    return calibrated_subnet(setup, load_trained_supernet(setup, run.experiment.search_space, run.supernet), architecture)
+
+
+def _trained_alone(setup: Setup, architecture: Architecture, folder: Path) -> SpikingModel:
+    return calibrated_subnet(setup, load_trained_supernet(setup, SearchSpace.of(architecture), folder), architecture)
+
+
+def _summary(measured: dict[str, Any], *, search_accuracy: float) -> dict[str, Any]:
+    fields = ("test_accuracy", "test_accuracy_interval", "correct_mask", "energy_mj")
+    return {"search_accuracy": search_accuracy, **{name: measured[name] for name in fields}}
+
+
+def _supernet_quality(run: Run, setup: Setup, evaluations: list[Evaluation]) -> dict[str, Any] | None:
+    """Accuracy of the largest subnet with inherited weights and of the reference network, both on the search split."""
+    largest = run.experiment.search_space.largest()
+    found = next((e.measurement for e in evaluations if e.measurement.architecture == largest), None)
+    if found is None:
+        return None
+    reference = measure_trained_alone(run, setup, run.experiment.baseline_architecture, run.baseline)
+    return comparison.supernet_quality(found, reference, same_architecture=largest == run.experiment.baseline_architecture)
 
 
 def _show(report: dict[str, Any], out: Path) -> None:
-    """Print the exported subnet next to the reference network."""
-    rows = [
-        [name, f"{r['test_accuracy']:.4f}", f"{r['energy_mj'] * UJ_PER_MJ:.3f}", f"{r['params']:,}", str(r["time_steps"])]
-        for name, r in (("exported subnet", report), ("reference network", report["baseline"]))
-    ]
-    columns = ["", "test accuracy", "energy (uJ/image)", "parameters", "T"]
-    ratio = report["energy_mj"] / report["baseline"]["energy_mj"]
-    caption = f"{report['test_images']} test images, opened for this measurement only. The subnet needs {ratio:.0%} of the energy."
-    table(f"{out}: subnet {report['architecture_id']}", columns, rows, caption)
+    """Print the exported subnet next to the reference network, and in words what the numbers mean."""
+    columns = ["", "test accuracy (95 % interval)", "uJ/image", "parameters", "T"]
+    table(f"{out}: subnet {report['architecture_id']}", columns, comparison.rows(report), comparison.caption(report))
+    for line in comparison.warnings(report):
+        note(line)

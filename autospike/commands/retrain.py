@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
-from dataclasses import asdict, replace
+from collections.abc import Sequence
+from dataclasses import asdict
 from typing import Any
 
 import torch
@@ -20,9 +19,8 @@ from autospike.report.retrained import WAY_LABELS, MeanAndDeviation, RetrainedMo
 from autospike.run_directory import Run
 from autospike.search.selection import archived_evaluations, pick
 from autospike.space.architecture import Architecture
-from autospike.training.retraining import RetrainedNetwork, networks
-from autospike.training.setup import Setup, load_trained_supernet
-from autospike.training.trainer import train_network
+from autospike.training.retraining import RetrainedNetwork, networks, train_retrained
+from autospike.training.setup import Setup, load_trained_supernet, threads_of_torch
 
 
 def retrain(run: Run, picks: Sequence[str]) -> None:
@@ -41,10 +39,10 @@ def retrain(run: Run, picks: Sequence[str]) -> None:
     compared = networks(run, dict.fromkeys(selected.values()))
     for network in compared:
         network.check_recipe()
-    with _threads(run.experiment.threads or threads):
+    with threads_of_torch(run.experiment.threads or threads):
         for network in compared:
             if network.way != "inherited":
-                _train(run, setup, network)
+                train_retrained(run, setup, network)
     groups = retrained.group_by_seed(_measured(run, setup, compared))
     _report(run, selected, groups)
     _show(run, groups, images=len(setup.images.splits["test"]))
@@ -55,23 +53,6 @@ def _selected(run: Run, setup: Setup, picks: Sequence[str]) -> dict[str, Archite
     evaluations, config = archived_evaluations(run, protocol_id(setup, run.supernet)), run.experiment.export
     chosen = {rule: pick(evaluations, rule, min_accuracy=config.min_accuracy, tolerance=config.tolerance) for rule in picks}
     return {rule: evaluation.measurement.architecture for rule, evaluation in chosen.items()}
-
-
-@contextmanager
-def _threads(count: int) -> Iterator[None]:
-    """Set the number of threads for the length of a block: a training uses more than a worker that measures candidates."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(count)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before)
-
-
-def _train(run: Run, setup: Setup, network: RetrainedNetwork) -> None:
-    network.write_recipe()
-    repeated = replace(setup, experiment=network.experiment, repetition=network.seed)
-    train_network(run, repeated, network.space, network.checkpoints, name=network.name, source=network.starts_from)
 
 
 def _measured(run: Run, setup: Setup, compared: Sequence[RetrainedNetwork]) -> list[RetrainedModel]:

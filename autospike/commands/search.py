@@ -4,17 +4,15 @@ from __future__ import annotations
 
 from contextlib import ExitStack
 
-from autospike import files
 from autospike.console import note, progress
-from autospike.evaluation.setup import create_executor, open_for_measurement, population_evaluator, protocol_id, trie_evaluator
-from autospike.execution.executor import Executor, Serial
+from autospike.evaluation.setup import create_executor, open_for_measurement, population_evaluator, protocol_id
+from autospike.evaluation.trained_alone import measure_trained_alone
+from autospike.execution.executor import Executor
 from autospike.measurement import Evaluation
-from autospike.report.record import record
 from autospike.run_directory import Run
 from autospike.search.archive import Archive
 from autospike.search.evolution import Search
-from autospike.space.search_space import SearchSpace
-from autospike.training.setup import Setup, load_trained_supernet
+from autospike.training.setup import Setup
 
 
 def search(run: Run) -> None:
@@ -33,7 +31,7 @@ def search(run: Run) -> None:
         archive = Archive(run.archive, protocol_id(setup, run.supernet), config.energy_convention)
         stack.callback(archive.close)
         run.save()
-        _measure_reference(run, setup)
+        measure_trained_alone(run, setup, run.experiment.baseline_architecture, run.baseline)
         before = len(archive.all())
         run.log("search started", algorithm=config.algorithm, archived=before, executor=run.experiment.execution.executor)
         proposed = _search(run, setup, executor, archive)
@@ -64,15 +62,3 @@ def _search(run: Run, setup: Setup, executor: Executor, archive: Archive) -> int
         ).run()
         show(0, 1)  # candidates from the archive have no shards
     return len(evaluated)
-
-
-def _measure_reference(run: Run, setup: Setup) -> None:
-    """Measure the separately trained reference network on the search split, as candidates are."""
-    path, protocol = run.baseline / "measurement.json", protocol_id(setup, run.baseline)
-    if path.exists() and files.read_json(path).get("protocol_id") == protocol:
-        return
-    architecture = run.experiment.baseline_architecture
-    supernet = load_trained_supernet(setup, SearchSpace.of(architecture), run.baseline)
-    (measurement,) = population_evaluator(setup, Serial(state=trie_evaluator(setup, supernet)))([architecture])
-    found = record(measurement, run.experiment.search.energy_convention, "search")
-    files.write_json(path, {**found, "protocol_id": protocol})

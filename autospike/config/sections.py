@@ -99,7 +99,7 @@ class TeacherConfig(Section):
 class TrainingConfig(Section):
     """Training of the supernet, and of the reference network with the same recipe."""
 
-    sampling: Literal["single-path", "sandwich", "small-first"] = "single-path"
+    sampling: Literal["single-path", "sandwich", "small-first", "growing-time"] = "single-path"
     """Subnets that a training step uses; `experiments/training_quality` compares the options.
 
     - `single-path`: one uniformly sampled subnet (Auto-Spikformer).
@@ -287,8 +287,12 @@ class SearchConfig(Section):
 class ExportConfig(Section):
     """Selection rule for the candidate that is exported."""
 
-    pick: str = "knee"
-    """`knee`, `best-accuracy`, `least-energy`, `best-faeb`, or the id of a candidate."""
+    pick: str = "cheapest-within-noise"
+    """`cheapest-within-noise`, `knee`, `best-accuracy`, `least-energy`, `best-faeb`, or the id of a candidate.
+
+    `cheapest-within-noise` is the candidate of least energy whose accuracy on the search split is not significantly below the
+    highest one (paired McNemar test at 95 %).
+    """
     min_accuracy: Fraction = 0.0
     """Select among candidates with at least this accuracy on the search split."""
     tolerance: Fraction = 1.0

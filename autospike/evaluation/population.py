@@ -25,6 +25,7 @@ from autospike.execution.executor import Executor, Job
 from autospike.measurement import Measurement
 from autospike.memory.allocator import gc_disabled
 from autospike.space.architecture import Architecture
+from autospike.statistics import pack_mask
 
 # Called with the number of finished shards and the number of all shards of a population.
 ProgressCallback = Callable[[int, int], None]
@@ -179,13 +180,15 @@ class _Totals:
         path, steps = self.trie.paths[architecture], architecture.time_steps
         if any(self.results[key].images != images for key in path):
             raise RuntimeError(f"{architecture.id}: a part of it was not measured on all of {images} images")
+        correct = self.results[path[-1]].correct_at(steps)
         return Measurement(
             architecture=architecture,
-            correct=self.results[path[-1]].correct[steps - 1],
+            correct=correct.count(1),
             images=images,
             counts=tuple(chain.from_iterable(self._count(key, steps, images) for key in path)),
             params=sum(self.results[key].params for key in path),
             seconds=0.0,
+            correct_mask=pack_mask(correct),
         )
 
     def _count(self, key: str, steps: int, images: int) -> tuple[LayerCount, ...]:

@@ -23,6 +23,7 @@ from autospike.measurement import Measurement
 from autospike.memory.allocator import retain_large_allocations
 from autospike.models.contract import SpikingModel
 from autospike.space.architecture import Architecture
+from autospike.statistics import pack_mask
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -31,14 +32,14 @@ class StepwiseMeasurement:
 
     Attributes:
         architecture: The architecture of the model.
-        correct: Number of images classified correctly at T = 1, 2, ...
+        correct: At T = 1, 2, ..., one byte for each image in order: 1 if it is classified correctly, else 0.
         operations: Operations at the last T.
         params: Number of parameters of the model.
         seconds: Wall-clock time of the pass.
     """
 
     architecture: Architecture
-    correct: tuple[int, ...]
+    correct: tuple[bytes, ...]
     operations: Operations
     params: int
     seconds: float = field(compare=False)
@@ -50,11 +51,12 @@ class StepwiseMeasurement:
         """
         return Measurement(
             architecture=replace(self.architecture, time_steps=steps),
-            correct=self.correct[steps - 1],
+            correct=self.correct[steps - 1].count(1),
             images=self.operations.images,
             counts=tuple(count.first(steps) for count in self.operations.counts),
             params=self.params,
             seconds=self.seconds,
+            correct_mask=pack_mask(self.correct[steps - 1]),
         )
 
 
@@ -83,15 +85,15 @@ def measure_stepwise(
     require_calibrated(model)
     started = time.perf_counter()
     steps = time_steps or model.architecture.time_steps
-    counter, correct = Counter(), torch.zeros(steps, dtype=torch.long)
+    counter, correct = Counter(), [b""] * steps
     with firing.watch(model) if firing else nullcontext(), retain_large_allocations():
         for batch in batches(batch_size):
             with counter.watch(model, images=len(batch.targets), time_steps=steps):
                 logits = model.forward_steps(batch.images, steps)
-            correct += correct_predictions(logits, batch.targets).cpu()
+            correct = [before + now for before, now in zip(correct, correct_predictions(logits, batch.targets), strict=True)]
     return StepwiseMeasurement(
         architecture=model.architecture,
-        correct=tuple(correct.tolist()),
+        correct=tuple(correct),
         operations=counter.operations(),
         params=sum(parameter.numel() for parameter in model.parameters()),
         seconds=time.perf_counter() - started,
@@ -116,15 +118,16 @@ def measure(model: SpikingModel, batches: Batches, *, batch_size: int) -> Measur
     return measure_stepwise(model, batches, batch_size=batch_size).at(model.architecture.time_steps)
 
 
-def correct_predictions(logits: Tensor, targets: Tensor) -> Tensor:
-    """Count correct predictions at every T. The prediction at T = t is the class of the largest mean over the first t steps.
+def correct_predictions(logits: Tensor, targets: Tensor) -> tuple[bytes, ...]:
+    """Find the correct predictions at every T. The prediction at T = t is the class of the largest mean over the first t steps.
 
     Args:
         logits: Of each single step, `[T, B, num_classes]`.
         targets: Labels, `[B]`.
 
     Returns:
-        Number of correct predictions at T = 1, 2, ..., `[T]`.
+        At T = 1, 2, ..., one byte for each image: 1 if it is classified correctly, else 0.
     """
     steps = range(1, len(logits) + 1)
-    return torch.stack([(logits[:t].mean(dim=0).argmax(dim=1) == targets).sum() for t in steps])
+    masks = [logits[:t].mean(dim=0).argmax(dim=1) == targets for t in steps]
+    return tuple(mask.cpu().numpy().tobytes() for mask in masks)

@@ -11,7 +11,7 @@ where the candidates of the next generation branch off.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cache, partial
 from typing import Any, Generic, Protocol, TypeVar
@@ -79,13 +79,14 @@ class NodeResult:
         layers: Operations of each layer.
         params: Number of parameters.
         images: Number of images.
-        correct: For a head, number of correct predictions at T = 1, 2, ...
+        correct: For a head, by the position of the first image of each shard: at T = 1, 2, ..., one byte for each image of the
+            shard, 1 if it is classified correctly, else 0.
     """
 
     layers: tuple[LayerTotal, ...]
     params: int
     images: int
-    correct: tuple[int, ...] = ()
+    correct: Mapping[int, tuple[bytes, ...]] = field(default_factory=dict)
 
     @property
     def nbytes(self) -> int:
@@ -94,8 +95,12 @@ class NodeResult:
 
     def __add__(self, other: NodeResult) -> NodeResult:
         layers = tuple(a + b for a, b in zip(self.layers, other.layers, strict=True))
-        correct = tuple(a + b for a, b in zip(self.correct, other.correct, strict=True))
+        correct = {**self.correct, **other.correct}
         return NodeResult(layers=layers, params=self.params, images=self.images + other.images, correct=correct)
+
+    def correct_at(self, steps: int) -> bytes:
+        """Return one byte for each image, in the order of the images: 1 if it is classified correctly at T = `steps`."""
+        return b"".join(self.correct[start][steps - 1] for start in sorted(self.correct))
 
 
 @dataclass(kw_only=True)
@@ -180,7 +185,7 @@ class TrieEvaluator:
                 layers=counter.totals(),
                 params=structure.params,
                 images=len(targets),
-                correct=tuple(correct_predictions(output, targets).tolist()) if node.name == HEAD else (),
+                correct={span[0]: correct_predictions(output, targets)} if node.name == HEAD else {},
             )
 
         with gc_disabled():

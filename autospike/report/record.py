@@ -15,10 +15,11 @@ def record(measurement: Measurement, convention: Convention, split: Literal["sea
     Args:
         measurement: The measurement.
         convention: The energy convention of `energy_mj`, `macs` and `acs`.
-        split: The split that was measurement. It is part of the names of two fields.
+        split: The split that was measured. It is part of the names of some fields.
 
     Returns:
-        Architecture, accuracy, energy in mJ under the convention and under all others, cost of an operation in pJ, size, and
+        Architecture, accuracy with its 95 % Wilson interval, correct predictions (one bit for each image, as hexadecimal digits of
+        `numpy.packbits`), energy in mJ under the convention and under all others, cost of an operation in pJ, size, and
         the operation counts of each layer, from which the energy under any convention can be computed again.
     """
     architecture, total = measurement.architecture, measurement.energy(convention)
@@ -27,6 +28,9 @@ def record(measurement: Measurement, convention: Convention, split: Literal["sea
         "architecture": architecture.to_dict(),
         f"{split}_accuracy": measurement.accuracy,
         f"{split}_images": measurement.images,
+        f"{split}_correct": measurement.correct,
+        f"{split}_accuracy_interval": list(measurement.accuracy_interval),
+        "correct_mask": measurement.correct_mask.hex(),
         "energy_mj": total.energy_mj,
         "energy_mj_by_convention": energies_mj(measurement.counts),
         "convention": total.convention,

@@ -43,6 +43,7 @@ CREATE TABLE IF NOT EXISTS evaluations (
     seconds         REAL NOT NULL,
     measured_at     TEXT NOT NULL,   -- UTC
     counts          BLOB NOT NULL,   -- per layer and time step: zlib of JSON (autospike.energy.counts.LayerCount)
+    correct_mask    BLOB,            -- one bit for each image: 1 if classified correctly; NULL in rows of older versions
     PRIMARY KEY (architecture_id, protocol_id)
 );
 CREATE TABLE IF NOT EXISTS searches (
@@ -159,6 +160,7 @@ class Archive:
             "seconds": m.seconds,
             "measured_at": datetime.now(UTC).isoformat(timespec="seconds"),
             "counts": zlib.compress(json.dumps(to_rows(m.counts)).encode()),
+            "correct_mask": m.correct_mask or None,
         }
 
     def rescore(self, fitness: Callable[[float, float], float]) -> None:
@@ -239,15 +241,17 @@ class Archive:
             yield
 
     def _add_missing_columns(self) -> None:
-        """Add the column `free` to an archive of an older version, which had no by-product candidates."""
+        """Add the columns that an archive of an older version lacks."""
         with self._transaction():
             for table in ("evaluations", "proposals"):
                 if "free" not in {name for _, name, *_ in self._db.execute(f"PRAGMA table_info({table})")}:
                     self._db.execute(f"ALTER TABLE {table} ADD COLUMN free INTEGER NOT NULL DEFAULT 0")
+            if "correct_mask" not in {name for _, name, *_ in self._db.execute("PRAGMA table_info(evaluations)")}:
+                self._db.execute("ALTER TABLE evaluations ADD COLUMN correct_mask BLOB")
 
     def _select(self, where: str, *values: object) -> list[Evaluation]:
         """Read the evaluations that satisfy an SQL clause."""
-        columns = "architecture, correct, images, counts, params, seconds, f_aeb, generation, free"
+        columns = "architecture, correct, images, counts, params, seconds, f_aeb, generation, free, correct_mask"
         return [self._evaluation(*row) for row in self._db.execute(f"SELECT {columns} FROM evaluations {where}", values)]
 
     def _evaluation(
@@ -261,6 +265,7 @@ class Archive:
         f_aeb: float,
         generation: int,
         free: int,
+        correct_mask: bytes | None,
     ) -> Evaluation:
         """Build an evaluation from the columns of a row."""
         measurement = Measurement(
@@ -270,6 +275,7 @@ class Archive:
             counts=from_rows(json.loads(zlib.decompress(counts))),
             params=params,
             seconds=seconds,
+            correct_mask=correct_mask or b"",
         )
         energy = measurement.energy(self.convention)
         return Evaluation(measurement=measurement, energy=energy, f_aeb=f_aeb, generation=generation, by_product=bool(free))

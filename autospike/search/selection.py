@@ -5,11 +5,12 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 
 from autospike.errors import UserError
-from autospike.measurement import Evaluation
+from autospike.measurement import Evaluation, Measurement
 from autospike.pareto import knee, on_front
 from autospike.run_directory import Run
 from autospike.search.archive import Archive
 from autospike.search.fitness import refitted
+from autospike.statistics import SIGNIFICANCE, PairedComparison, unpaired_p_value_below
 
 Points = list[tuple[float, float]]
 
@@ -37,7 +38,36 @@ def _knee(evaluations: Sequence[Evaluation]) -> Evaluation:
     return evaluations[knee(accuracy_and_energy(evaluations))]
 
 
+def _cheapest_within_noise(evaluations: Sequence[Evaluation]) -> Evaluation:
+    """Return the candidate of least energy whose accuracy is not significantly below that of the most accurate one.
+
+    The test is McNemar's, one-sided at the 5 % level, on the images of the search split. Candidates that successive halving has
+    stopped early are not considered.
+    """
+    images = max(e.measurement.images for e in evaluations)
+    complete = [e for e in evaluations if e.measurement.images == images]
+    best = _most_accurate(complete)
+    return _least_energy([e for e in complete if not significantly_below(e.measurement, best.measurement)])
+
+
+def significantly_below(first: Measurement, second: Measurement) -> bool:
+    """Whether a network is less accurate than another one on the same images, at the 5 % level.
+
+    Args:
+        first: The network that may be less accurate.
+        second: The other one, on the same images.
+
+    Returns:
+        The result of a paired test, or of an unpaired one if a measurement has no mask of correct predictions because its archive
+        was written by an older version.
+    """
+    if first.correct_mask and second.correct_mask:
+        return PairedComparison.of(first.correct_mask, second.correct_mask, first.images).significantly_below
+    return unpaired_p_value_below(first.correct, first.images, second.correct, second.images) < SIGNIFICANCE
+
+
 RULES: dict[str, Callable[[Sequence[Evaluation]], Evaluation]] = {
+    "cheapest-within-noise": _cheapest_within_noise,
     "knee": _knee,
     "best-accuracy": _most_accurate,
     "least-energy": _least_energy,

@@ -9,7 +9,7 @@ A retrained network is a supernet of a space with one architecture, so the super
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -23,6 +23,8 @@ from autospike.space.architecture import Architecture
 from autospike.space.search_space import SearchSpace
 from autospike.training.checkpoint import Checkpoints
 from autospike.training.initialisation import NetworkOfRun
+from autospike.training.setup import Setup
+from autospike.training.trainer import train_network
 
 Way = Literal["inherited", "fine-tuned", "scratch", "hand-made"]
 
@@ -112,6 +114,23 @@ def _fixed(experiment: Experiment, training: TrainingConfig) -> dict[str, Any]:
     return {name: value for name, value in fixed.items() if name != "start_from"}
 
 
+def train_retrained(run: Run, setup: Setup, network: RetrainedNetwork) -> None:
+    """Train a network of the comparison, unless its training has finished.
+
+    Args:
+        run: Where progress is logged.
+        setup: The setup of the run.
+        network: The network; not an inherited one.
+
+    Raises:
+        UserError: A checkpoint or the initial parameters cannot be read, or the loss is not finite.
+        Interrupted: By a signal, after a checkpoint.
+    """
+    network.write_recipe()
+    repeated = replace(setup, experiment=network.experiment, repetition=network.seed)
+    train_network(run, repeated, network.space, network.checkpoints, name=network.name, source=network.starts_from)
+
+
 def networks(run: Run, architectures: Iterable[Architecture]) -> list[RetrainedNetwork]:
     """List the networks of a comparison.
 
@@ -126,7 +145,7 @@ def networks(run: Run, architectures: Iterable[Architecture]) -> list[RetrainedN
     found = []
     for architecture in architectures:
         found.append(_inherited(run, architecture))
-        found += [_fine_tuned(run, architecture, seed) for seed in seeds]
+        found += [fine_tuned(run, architecture, seed=seed) for seed in seeds]
         found += [_from_scratch(run, architecture, seed) for seed in seeds]
     return found + [_reference(run, seed) for seed in seeds]
 
@@ -142,7 +161,14 @@ def _inherited(run: Run, architecture: Architecture) -> RetrainedNetwork:
     )
 
 
-def _fine_tuned(run: Run, architecture: Architecture, seed: int) -> RetrainedNetwork:
+def fine_tuned(run: Run, architecture: Architecture, *, seed: int) -> RetrainedNetwork:
+    """Describe the fine-tuning of a subnet from its inherited weights.
+
+    Args:
+        run: A searched run.
+        architecture: The subnet.
+        seed: Number of the repetition, from 0.
+    """
     training = run.experiment.fine_tuning.model_copy(update={"start_from": run.folder.resolve()})
     return _retrained(run, architecture, "fine-tuned", seed, training)
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -82,6 +84,21 @@ def open_experiment(experiment: Experiment) -> Setup:
     images, ranks = load_images(experiment.data, seed=experiment.seed), Ranks.of_environment()
     images.check_time_steps(max(*experiment.search_space.time_steps.values, experiment.baseline_architecture.time_steps))
     return Setup(experiment=experiment, images=images, device=ranks.device(_device_type(experiment.device)), ranks=ranks)
+
+
+@contextmanager
+def threads_of_torch(count: int) -> Iterator[None]:
+    """Set the number of threads for the length of a block: a training uses more than a worker that measures candidates.
+
+    Args:
+        count: Number of threads inside the block.
+    """
+    before = torch.get_num_threads()
+    torch.set_num_threads(count)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
 
 
 def _device_type(name: str) -> str:

@@ -270,7 +270,7 @@ def test_nothing_is_done_twice(run: Path, tiny_experiment: Path, monkeypatch: py
     monkeypatch.setattr("autospike.training.trainer.accumulate_gradients", barred)
     bar_measuring(monkeypatch)
     monkeypatch.setattr("autospike.export.measure_stepwise", barred)
-    call("run", tiny_experiment, "--run", run)
+    call("run", tiny_experiment, "--run", run, "--no-fine-tune")
     assert [tuple(row) for row in rows(run)] == before
     assert {path: path.stat().st_mtime_ns for path in files} == files
 

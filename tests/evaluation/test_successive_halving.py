@@ -104,9 +104,9 @@ class Scripted:
         images = stop - start
         spikes = OperandTotal(kinds=(0, 0), sums=(images, images), acs=(images * 10.0, images * 10.0), elements=1)
         share = self.right.get(key, 0.5)
-        correct = tuple(sum(int((i + 1) * share) - int(i * share) for i in range(start, stop)) for _ in range(2))
+        correct = bytes(int((i + 1) * share) - int(i * share) for i in range(start, stop))
         layers = (LayerTotal(layer=name, macs=1, time_steps=2, operands=(spikes,)),)
-        return NodeResult(layers=layers, params=1, images=images, correct=correct if name == HEAD else ())
+        return NodeResult(layers=layers, params=1, images=images, correct={start: (correct, correct)} if name == HEAD else {})
 
 
 def race(

@@ -40,6 +40,7 @@ COLUMNS = {
     "seconds": "REAL",
     "measured_at": "TEXT",
     "counts": "BLOB",
+    "correct_mask": "BLOB",
 }
 
 ONE, TWO, THREE = (small(blocks=(Block(num_heads=heads),)) for heads in (1, 2, 4))

@@ -38,6 +38,7 @@ from autospike.search.selection import front, pick
 from autospike.search.variation import CROSSOVERS
 from autospike.space.architecture import Architecture
 from autospike.space.search_space import SearchSpace
+from autospike.statistics import pack_mask
 
 NAMES = sorted(ALGORITHMS)
 
@@ -774,6 +775,41 @@ def offered() -> dict[str, Evaluation]:
 def test_pick(rule: str, min_accuracy: float, expected: str) -> None:
     candidates = offered()
     assert pick(list(candidates.values()), rule, min_accuracy=min_accuracy) == candidates[expected]
+
+
+def with_errors(errors: range, *, acs: float, width: int) -> Evaluation:
+    """A candidate that misclassifies some of 200 images."""
+    mask = pack_mask(bytes(i not in errors for i in range(200)))
+    found = measurement(small(embed_dim=width), correct=200 - len(errors), images=200, acs=acs, mask=mask)
+    return scored(found, f_aeb=0.0, generation=0)
+
+
+def test_cheapest_within_noise_by_hand() -> None:
+    """The best misclassifies images 0 to 9. McNemar: 5 more errors give p = 1/32, 4 more give 1/16; 14 others against 10: 0.27."""
+    best = with_errors(range(10), acs=1000, width=8)
+    five_more = with_errors(range(15), acs=10, width=16)
+    four_more = with_errors(range(14), acs=500, width=24)
+    others = with_errors(range(100, 114), acs=100, width=32)
+    costly = with_errors(range(10), acs=2000, width=40)
+    assert pick([best, five_more, four_more, others, costly], "cheapest-within-noise") == others
+    assert pick([best, five_more, four_more, costly], "cheapest-within-noise") == four_more
+    assert pick([best, five_more, costly], "cheapest-within-noise") == best
+
+
+def test_cheapest_within_noise_without_masks_uses_the_unpaired_test() -> None:
+    """190 of 200 against 180 of 200: z = -1.90, p = 0.029; against 182: z = -1.58, p = 0.057."""
+    best, below, near = (
+        scored(measurement(small(embed_dim=w), correct=c, images=200, acs=a), f_aeb=0.0, generation=0)
+        for w, c, a in ((8, 190, 1000.0), (16, 180, 10.0), (24, 182, 100.0))
+    )
+    assert pick([best, below], "cheapest-within-noise") == best
+    assert pick([best, below, near], "cheapest-within-noise") == near
+
+
+def test_cheapest_within_noise_leaves_out_candidates_that_were_stopped_early() -> None:
+    stopped = scored(measurement(small(embed_dim=48), correct=50, images=50, acs=1), f_aeb=0.0, generation=0)
+    best = with_errors(range(10), acs=1000, width=8)
+    assert pick([best, stopped], "cheapest-within-noise") == best
 
 
 @pytest.mark.parametrize(("tolerance", "expected"), [(0.0, "costly"), (0.019, "costly"), (0.0201, "middle"), (0.41, "cheap")])

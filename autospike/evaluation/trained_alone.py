@@ -1,0 +1,63 @@
+"""Measurement of a separately trained network on the search split: the reference network, and the fine-tuned subnet.
+
+It is measured as candidates are, so that its correct predictions can be compared with theirs image by image. The result is stored
+beside the checkpoints of the network.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from autospike import files
+from autospike.evaluation.setup import population_evaluator, protocol_id, trie_evaluator
+from autospike.execution.executor import Serial
+from autospike.report.record import record
+from autospike.run_directory import Run
+from autospike.space.architecture import Architecture
+from autospike.space.search_space import SearchSpace
+from autospike.training.setup import Setup, load_trained_supernet
+
+
+def measure_trained_alone(run: Run, setup: Setup, architecture: Architecture, folder: Path) -> dict[str, Any]:
+    """Measure a network on the search split, unless its folder holds a measurement under the same protocol.
+
+    Args:
+        run: Energy convention.
+        setup: Configuration, data and device.
+        architecture: The architecture of the network.
+        folder: The folder of its checkpoints, to which `measurement.json` is written.
+
+    Returns:
+        The measurement as `report.record.record` returns it, with the key `protocol_id`.
+
+    Raises:
+        UserError: The training of the network has not finished.
+    """
+    found = read_measurement(setup, folder)
+    if found is None:
+        supernet = load_trained_supernet(setup, SearchSpace.of(architecture), folder)
+        (measurement,) = population_evaluator(setup, Serial(state=trie_evaluator(setup, supernet)))([architecture])
+        measured = record(measurement, run.experiment.search.energy_convention, "search")
+        found = {**measured, "protocol_id": protocol_id(setup, folder)}
+        files.write_json(_path(folder), found)
+    return found
+
+
+def read_measurement(setup: Setup, folder: Path) -> dict[str, Any] | None:
+    """Read what `measure_trained_alone` wrote.
+
+    Args:
+        setup: Configuration, data and device.
+        folder: The folder of the checkpoints.
+
+    Returns:
+        The measurement, or None if there is none under the current protocol, or only one of an older version.
+    """
+    found = files.read_json(_path(folder)) if _path(folder).exists() else None
+    current = isinstance(found, dict) and found.get("protocol_id") == protocol_id(setup, folder) and "correct_mask" in found
+    return found if current else None
+
+
+def _path(folder: Path) -> Path:
+    return folder / "measurement.json"

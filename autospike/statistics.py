@@ -1,0 +1,124 @@
+"""Confidence intervals of accuracies, and paired comparisons of two networks on the same images.
+
+Intervals have 95 % confidence. Results on the same images are paired: the difference of two accuracies depends only on the images
+that one network classifies correctly and the other does not, so that its interval is narrower than those of the accuracies.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import numpy as np
+from scipy.special import bdtr, ndtr
+
+Z_95 = 1.959963984540054  # 97.5 % quantile of the standard normal distribution
+SIGNIFICANCE = 0.05
+
+Interval = tuple[float, float]
+
+
+def wilson_interval(correct: int, images: int) -> Interval:
+    """Return the 95 % Wilson score interval of an accuracy (E. B. Wilson, JASA 22, 1927).
+
+    With p = correct / images, n = images and z = 1.96 it is (p + z^2/2n ± z sqrt(p(1-p)/n + z^2/4n^2)) / (1 + z^2/n).
+
+    Args:
+        correct: Number of images that are classified correctly.
+        images: Number of images, at least 1.
+
+    Returns:
+        Lower and upper end, fractions between 0 and 1.
+    """
+    p, z2 = correct / images, Z_95**2
+    centre = p + z2 / (2 * images)
+    half = Z_95 * math.sqrt(p * (1 - p) / images + z2 / (4 * images**2))
+    scale = 1 + z2 / images
+    return max(0.0, (centre - half) / scale), min(1.0, (centre + half) / scale)
+
+
+@dataclass(frozen=True, kw_only=True)
+class PairedComparison:
+    """Two networks on the same images.
+
+    Attributes:
+        only_first: Images that only the first network classifies correctly.
+        only_second: Images that only the second network classifies correctly.
+        images: Number of images.
+    """
+
+    only_first: int
+    only_second: int
+    images: int
+
+    @classmethod
+    def of(cls, first: bytes, second: bytes, images: int) -> PairedComparison:
+        """Compare two masks of correct predictions.
+
+        Args:
+            first: Of the first network, as `pack_mask` returns it.
+            second: Of the second network, on the same images in the same order.
+            images: Number of images.
+        """
+        a, b = (np.unpackbits(np.frombuffer(mask, np.uint8), count=images).astype(bool) for mask in (first, second))
+        return cls(only_first=int((a & ~b).sum()), only_second=int((b & ~a).sum()), images=images)
+
+    @property
+    def difference(self) -> float:
+        """Accuracy of the first network minus that of the second, a fraction."""
+        return (self.only_first - self.only_second) / self.images
+
+    @property
+    def interval(self) -> Interval:
+        """The 95 % interval of the difference: the adjusted Wald interval of D. G. Bonett and R. M. Price (JEBS 37, 2012).
+
+        With p = (only_first + 1) / (images + 2) and q = (only_second + 1) / (images + 2) it is
+        p - q ± 1.96 sqrt((p + q - (p - q)^2) / (images + 2)).
+        """
+        n = self.images + 2
+        p, q = (self.only_first + 1) / n, (self.only_second + 1) / n
+        half = Z_95 * math.sqrt((p + q - (p - q) ** 2) / n)
+        return max(-1.0, p - q - half), min(1.0, p - q + half)
+
+    @property
+    def p_value_below(self) -> float:
+        """One-sided p-value that the first network is less accurate than the second: exact McNemar test.
+
+        If both are equally accurate, an image on which they differ favours each with probability 1/2, so that `only_first` is
+        binomial (Q. McNemar, Psychometrika 12, 1947).
+        """
+        return float(bdtr(self.only_first, self.only_first + self.only_second, 0.5))
+
+    @property
+    def significantly_below(self) -> bool:
+        """Whether the first network is less accurate than the second at the 5 % level."""
+        return self.p_value_below < SIGNIFICANCE
+
+
+def unpaired_p_value_below(first: int, first_images: int, second: int, second_images: int) -> float:
+    """One-sided p-value that an accuracy is below another one on other images: the pooled two-proportion z-test.
+
+    With p the accuracy over all images it is Phi((a - b) / sqrt(p (1 - p) (1/n + 1/m))).
+
+    Args:
+        first: Number of correct predictions behind the accuracy that may be smaller.
+        first_images: Number of its images.
+        second: Number of correct predictions behind the other accuracy.
+        second_images: Number of its images.
+    """
+    pooled = (first + second) / (first_images + second_images)
+    deviation = math.sqrt(pooled * (1 - pooled) * (1 / first_images + 1 / second_images))
+    difference = first / first_images - second / second_images
+    return float(ndtr(difference / deviation)) if deviation else 1.0
+
+
+def pack_mask(correct: bytes) -> bytes:
+    """Pack a mask of correct predictions to one bit an image.
+
+    Args:
+        correct: One byte for each image: 1 if it is classified correctly, else 0.
+
+    Returns:
+        `numpy.packbits` of the mask: the first image is the highest bit of the first byte.
+    """
+    return np.packbits(np.frombuffer(correct, np.uint8)).tobytes()

@@ -1,0 +1,64 @@
+"""The last training of `autospike run`: the selected subnet is fine-tuned, and the more accurate weights are exported."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+from cli_runner import autospike
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory: pytest.TempPathFactory, tiny_experiment: Path) -> Path:
+    folder = tmp_path_factory.mktemp("runs") / "fine-tuned"
+    assert autospike(None, "run", str(tiny_experiment), "--run", str(folder)).exit_code == 0
+    return folder
+
+
+def report(run: Path) -> dict[str, Any]:
+    found: dict[str, Any] = json.loads((run / "export" / "report.json").read_text())
+    return found
+
+
+def checkpoints(run: Path) -> Path:
+    return run / "retrain" / report(run)["architecture_id"] / "fine-tuned" / "seed-0"
+
+
+def test_the_more_accurate_weights_on_the_search_split_are_exported(run: Path) -> None:
+    found = report(run)
+    accuracies = {way: part["search_accuracy"] for way, part in found["by_weights"].items()}
+    assert set(accuracies) == {"inherited", "fine-tuned"}
+    assert accuracies[found["weights"]] == max(accuracies.values()) == found["search_accuracy"]
+    exported = found["by_weights"][found["weights"]]
+    assert exported["test_accuracy"] == found["test_accuracy"]
+    measured = json.loads((checkpoints(run) / "measurement.json").read_text())
+    assert measured["search_accuracy"] == accuracies["fine-tuned"]
+
+
+def test_masks_of_the_report_agree_with_its_accuracies(run: Path) -> None:
+    for part in (report(run), report(run)["baseline"]):
+        correct = int(part["correct_mask"], 16).bit_count()
+        assert correct == part["test_correct"] == round(part["test_accuracy"] * part["test_images"])
+        low, high = part["test_accuracy_interval"]
+        assert low < part["test_accuracy"] < high
+
+
+def test_a_second_run_fine_tunes_nothing(run: Path, tiny_experiment: Path) -> None:
+    files = {path: path.stat().st_mtime_ns for path in checkpoints(run).iterdir()}
+    assert autospike(None, "run", str(tiny_experiment), "--run", str(run)).exit_code == 0
+    assert {path: path.stat().st_mtime_ns for path in files} == files
+
+
+def test_without_fine_tuning_the_inherited_weights_are_exported(tmp_path: Path, tiny_experiment: Path) -> None:
+    folder = tmp_path / "inherited"
+    assert autospike(None, "run", str(tiny_experiment), "--run", str(folder), "--no-fine-tune").exit_code == 0
+    assert report(folder)["weights"] == "inherited"
+    assert not (folder / "retrain").exists()
+
+
+def test_retrain_uses_the_fine_tuning_of_the_run(run: Path) -> None:
+    files = {path: path.stat().st_mtime_ns for path in checkpoints(run).iterdir() if path.suffix == ".safetensors"}
+    assert autospike(None, "retrain", str(run), "--seeds", "1").exit_code == 0
+    assert {path: path.stat().st_mtime_ns for path in files} == files
