@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
+from contextlib import nullcontext
 from enum import StrEnum
 from pathlib import Path
 from typing import Annotated
@@ -259,27 +260,53 @@ def run_all(
     workers: Workers = None,
     address: Address = None,
     gpus_per_worker: GpusPerWorker = None,
+    budget: Annotated[
+        str | None,
+        typer.Option(
+            metavar="TIME", help="Wall-clock time of the whole run, for example 30m or 1h30m: plans epochs, search and fine-tuning."
+        ),
+    ] = None,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Print the plan, the expected time and memory, and do nothing.")
+    ] = False,
+    no_reference: Annotated[bool, typer.Option("--no-reference", help="Do not train the reference network.")] = False,
     no_fine_tune: Annotated[
         bool, typer.Option("--no-fine-tune", help="Do not fine-tune the selected subnet before the export.")
     ] = False,
     overrides: Overrides = None,
 ) -> None:
     """Train, search, fine-tune the selected subnet, plot and export; resume where an earlier call stopped."""
+    from autospike.budget import Clock, parse_duration
     from autospike.commands.export import export
     from autospike.commands.fine_tune import fine_tune
+    from autospike.commands.plan import estimate, fit, fit_fine_tuning
     from autospike.commands.plot import plot
     from autospike.commands.search import search
     from autospike.commands.train import train
     from autospike.run_directory import Run
 
     where = _executing(executor, workers=workers, address=address, gpus_per_worker=gpus_per_worker)
-    started = Run.start(experiment, run, [*(overrides or []), *where, *_starting(start_from)])
-    train(started)
-    search(started)
-    if not no_fine_tune:
-        fine_tune(started)
-    plot(started)
-    export(started, started.export)
+    reference = ["baseline=none"] if no_reference else []
+    budget_s, clock = parse_duration(budget) if budget else None, Clock.read(run, budget)
+    planned = clock.overrides() if clock else []
+    started = Run.start(experiment, run, [*(overrides or []), *where, *reference, *planned, *_starting(start_from)])
+    if clock is None and budget_s is not None:
+        clock = fit(started, budget_s, fine_tune=not no_fine_tune)
+        started = Run.start(experiment, run, [*(overrides or []), *where, *reference, *clock.overrides(), *_starting(start_from)])
+    elif not started.has_checkpoint:
+        estimate(started, fine_tune=not no_fine_tune)
+    if dry_run:
+        return
+    with clock.recording() if clock else nullcontext():
+        train(started)
+        generations = search(started, timeout_s=clock.search_timeout_s() if clock else None)
+        if clock:
+            clock.finished_generations = generations
+            started = started if no_fine_tune else fit_fine_tuning(started, clock)
+        if not no_fine_tune:
+            fine_tune(started)
+        plot(started)
+        export(started, started.export)
 
 
 @app.command(name="import")

@@ -108,7 +108,7 @@ def _write_and_measure(run: Run, setup: Setup, selected: Evaluation, fine_tuning
         accuracies["fine-tuned"] = fine_tuning.measurement["search_accuracy"]
         models["fine-tuned"] = _trained_alone(setup, measurement.architecture, fine_tuning.folder)
     weights = max(accuracies, key=lambda way: accuracies[way])  # the inherited ones if both are equal
-    reference_model = _trained_alone(setup, reference, run.baseline)
+    reference_model = _trained_alone(setup, reference, run.baseline) if reference else None
     write_run_model(setup, models[weights], out)
 
     run.log("test split opened", images=len(setup.images.splits["test"]))
@@ -121,7 +121,7 @@ def _write_and_measure(run: Run, setup: Setup, selected: Evaluation, fine_tuning
         "weights": weights,
         **measured[weights],
         "by_weights": {way: _summary(measured[way], search_accuracy=accuracies[way]) for way in measured},
-        "baseline": final_measurement(run, reference_model, test),
+        "baseline": final_measurement(run, reference_model, test) if reference_model else None,
     }
 
 
@@ -140,12 +140,12 @@ def _summary(measured: dict[str, Any], *, search_accuracy: float) -> dict[str, A
 
 def _supernet_quality(run: Run, setup: Setup, evaluations: list[Evaluation]) -> dict[str, Any] | None:
     """Accuracy of the largest subnet with inherited weights and of the reference network, both on the search split."""
-    largest = run.experiment.search_space.largest()
+    largest, architecture = run.experiment.search_space.largest(), run.experiment.baseline_architecture
     found = next((e.measurement for e in evaluations if e.measurement.architecture == largest), None)
-    if found is None:
+    if found is None or not found.correct_mask or architecture is None:
         return None
-    reference = measure_trained_alone(run, setup, run.experiment.baseline_architecture, run.baseline)
-    return comparison.supernet_quality(found, reference, same_architecture=largest == run.experiment.baseline_architecture)
+    reference = measure_trained_alone(run, setup, architecture, run.baseline)
+    return comparison.supernet_quality(found, reference, same_architecture=largest == architecture)
 
 
 def _show(report: dict[str, Any], out: Path) -> None:

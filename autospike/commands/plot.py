@@ -47,7 +47,7 @@ class SearchReport:
         histories: Progress of each search of the archive; see `report.tables.search_history`.
         all_shares: How often each value of a gene occurs among all candidates; see `report.tables.gene_shares`.
         front_shares: The same on the Pareto front.
-        reference: Accuracy and energy in mJ of the reference network, on the search split.
+        reference: Accuracy and energy in mJ of the reference network, on the search split; None if the run has none.
     """
 
     folder: Path
@@ -57,7 +57,7 @@ class SearchReport:
     histories: list[tables.SearchHistory]
     all_shares: dict[str, dict[str, float]]
     front_shares: dict[str, dict[str, float]]
-    reference: tuple[float, float]
+    reference: tuple[float, float] | None
 
     @classmethod
     def of(cls, run: Run, convention: Convention) -> SearchReport:
@@ -88,7 +88,7 @@ class SearchReport:
             histories=[tables.search_history(name, ids, table, reference_mj=largest_mj) for name, ids in proposals.items()],
             all_shares=all_shares,
             front_shares=front_shares,
-            reference=_reference(run, convention),
+            reference=_reference(run, convention) if run.experiment.baseline_architecture else None,
         )
 
     def write(self) -> None:

@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import time
+from collections.abc import Callable
 from contextlib import ExitStack
+from dataclasses import dataclass, field
+from itertools import pairwise
 
 from autospike.console import note, progress
 from autospike.evaluation.setup import create_executor, open_for_measurement, population_evaluator, protocol_id
@@ -15,11 +19,15 @@ from autospike.search.evolution import Search
 from autospike.training.setup import Setup
 
 
-def search(run: Run) -> None:
+def search(run: Run, *, timeout_s: float | None = None) -> int:
     """Search up to the configured number of generations. Candidates in the archive are not measured again.
 
     Args:
         run: A trained run.
+        timeout_s: Largest duration in seconds. No generation is started that would probably exceed it, except the first one.
+
+    Returns:
+        The number of finished generations.
 
     Raises:
         UserError: The supernet is not trained, the archive cannot be opened, or the executor cannot be created.
@@ -31,18 +39,42 @@ def search(run: Run) -> None:
         archive = Archive(run.archive, protocol_id(setup, run.supernet), config.energy_convention)
         stack.callback(archive.close)
         run.save()
-        measure_trained_alone(run, setup, run.experiment.baseline_architecture, run.baseline)
+        reference = run.experiment.baseline_architecture
+        if reference is not None:
+            measure_trained_alone(run, setup, reference, run.baseline)
         before = len(archive.all())
         run.log("search started", algorithm=config.algorithm, archived=before, executor=run.experiment.execution.executor)
-        proposed = _search(run, setup, executor, archive)
+        proposed, generations = _search(run, setup, executor, archive, _TimeLimit(seconds=timeout_s))
         now = len(archive.all()) - before
     run.log("search finished", algorithm=config.algorithm, candidates=proposed, measured_now=now)
     note(f"search: {proposed} candidates proposed; {now} measured now with by-products, {before} in the archive before")
+    return generations
 
 
-def _search(run: Run, setup: Setup, executor: Executor, archive: Archive) -> int:
-    """Run the search; returns the number of proposed candidates."""
-    config = run.experiment.search
+@dataclass(kw_only=True)
+class _TimeLimit:
+    """Tells a search when to stop: when another generation as long as the longest one would exceed the limit.
+
+    Attributes:
+        seconds: The limit in seconds; None for no limit.
+        started: When the search began.
+        moments: When each generation ended.
+    """
+
+    seconds: float | None
+    started: float = field(default_factory=time.monotonic)
+    moments: list[float] = field(default_factory=list)
+
+    def __call__(self) -> bool:
+        """Record the end of a generation, and tell whether to stop."""
+        self.moments.append(time.monotonic())
+        longest = max(end - begin for begin, end in pairwise((self.started, *self.moments)))
+        return self.seconds is not None and self.moments[-1] - self.started + longest > self.seconds
+
+
+def _search(run: Run, setup: Setup, executor: Executor, archive: Archive, should_stop: Callable[[], bool]) -> tuple[int, int]:
+    """Run the search; returns the numbers of proposed candidates and of finished generations."""
+    config, reference = run.experiment.search, run.experiment.baseline_architecture
     evaluated: list[Evaluation] = []
     with progress(f"search {config.algorithm}", total=config.population * config.generations) as bar:
 
@@ -51,14 +83,15 @@ def _search(run: Run, setup: Setup, executor: Executor, archive: Archive) -> int
             best = f", F_AEB {max(e.f_aeb for e in evaluated):.3f}" if evaluated else ""
             bar(len(evaluated) + config.population * done // of, f"gen {len(evaluated) // config.population}{best}")
 
-        Search(
+        generations = Search(
             space=run.experiment.search_space,
-            anchors=(run.experiment.baseline_architecture,),
+            anchors=() if reference is None else (reference,),
             evaluate=population_evaluator(setup, executor, show),
             archive=archive,
             config=config,
             seed=run.experiment.seed,
             on_evaluation=evaluated.append,
+            should_stop=should_stop,
         ).run()
         show(0, 1)  # candidates from the archive have no shards
-    return len(evaluated)
+    return len(evaluated), generations

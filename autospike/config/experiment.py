@@ -38,10 +38,11 @@ class Experiment(Section):
     """
     space: dict[str, Any]
     """Search space. An experiment file may give the path of a search space instead, relative to the experiment file."""
-    baseline: dict[str, Any] | None = None
+    baseline: dict[str, Any] | Literal["none"] | None = None
     """Architecture of the reference network, which is trained separately with the same recipe. Default: the largest of the space.
 
-    An experiment file may give the name of a published architecture instead (`autospike.space.published`).
+    An experiment file may give the name of a published architecture instead (`autospike.space.published`). With `none` no reference
+    network is trained, and results are compared with nothing.
     """
     data: DataConfig
     """Data source and its splits."""
@@ -66,7 +67,7 @@ class Experiment(Section):
     @property
     def fine_tuning(self) -> TrainingConfig:
         """Training configuration for fine-tuning a subnet from inherited weights. Its warm-up is the default for its epochs."""
-        learning_rate = self.retrain.fine_tune_learning_rate or self.training.learning_rate / 10
+        learning_rate = self.retrain.fine_tune_learning_rate or self.training.learning_rate
         changes = {
             "epochs": self.retrain.fine_tune_epochs or max(1, self.from_scratch.epochs // 3),
             "learning_rate": learning_rate,
@@ -81,8 +82,10 @@ class Experiment(Section):
         return SearchSpace.from_dict(self.space, source="space")
 
     @property
-    def baseline_architecture(self) -> Architecture:
-        """The architecture of the reference network, with the default resolved."""
+    def baseline_architecture(self) -> Architecture | None:
+        """The architecture of the reference network, with the default resolved; None if there is no reference network."""
+        if self.baseline == "none":
+            return None
         if self.baseline is None:
             return self.search_space.largest()
         return Architecture.from_dict(self.baseline, source="baseline")
@@ -132,5 +135,5 @@ def fixed_part(experiment: Experiment, name: str) -> Any:
     The folder of the data, the number of loader processes and the checkpoint interval are left out.
     """
     value = experiment.model_dump(mode="json")[name]
-    ignored = {"data": ("root",), "training": ("workers", "checkpoint_epochs")}.get(name, ())
+    ignored = {"data": ("root",), "training": ("workers", "checkpoint_epochs", "checkpoint_minutes")}.get(name, ())
     return {key: v for key, v in value.items() if key not in ignored} if isinstance(value, dict) else value

@@ -53,10 +53,13 @@ def _resolve_space(fields: dict[str, Any], path: Path) -> dict[str, Any]:
 def _resolve_baseline(fields: dict[str, Any], path: Path) -> dict[str, Any]:
     """Replace the name of a published architecture by its fields."""
     name = fields.get("baseline")
-    if not isinstance(name, str):
+    if not isinstance(name, str) or name == "none":
         return fields
     if name not in PUBLISHED:
-        raise UserError(f"{path}: baseline: no published architecture is called {name!r}; choose from {', '.join(PUBLISHED)}")
+        raise UserError(
+            f"{path}: baseline: no published architecture is called {name!r}; choose none (no reference network), or one of "
+            f"{', '.join(PUBLISHED)}"
+        )
     return {**fields, "baseline": PUBLISHED[name].architecture.to_dict()}
 
 
@@ -88,7 +91,8 @@ def _check_execution(experiment: Experiment, source: str) -> None:
 def _check_experiment(experiment: Experiment, source: str) -> None:
     """Check the constraints between sections."""
     space = SearchSpace.from_dict(experiment.space, source=f"{source}: space")
-    baseline = Architecture.from_dict(experiment.baseline, source=f"{source}: baseline") if experiment.baseline else space.largest()
+    given = experiment.baseline
+    baseline = Architecture.from_dict(given, source=f"{source}: baseline") if isinstance(given, dict) else space.largest()
     if baseline.family != space.family:
         raise UserError(f"{source}: baseline: its family {baseline.family} differs from {space.family}, the family of the space")
     if experiment.data.search_share + experiment.data.test_share >= 1:

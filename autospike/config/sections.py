@@ -162,6 +162,8 @@ class TrainingConfig(Section):
     """Processes that decode and augment images; with 0 the training process does it."""
     checkpoint_epochs: Count = 10
     """Epochs between checkpoints."""
+    checkpoint_minutes: Annotated[float, Field(gt=0)] = 10.0
+    """Largest time between checkpoints in minutes. Checkpoints do not affect results."""
 
     @property
     def warmup(self) -> int:
@@ -309,4 +311,4 @@ class RetrainConfig(Section):
     fine_tune_epochs: Count | None = None
     """Epochs from inherited weights. Default: a third of the epochs from fresh weights."""
     fine_tune_learning_rate: Annotated[float, Field(gt=0)] | None = None
-    """Learning rate from inherited weights. Default: a tenth of `training.learning_rate`."""
+    """Learning rate from inherited weights. Default: `training.learning_rate`; smaller ones reach less (docs/training.md)."""

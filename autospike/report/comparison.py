@@ -25,7 +25,7 @@ def rows(report: dict[str, Any]) -> list[list[str]]:
         if way != exported:
             found.append(_row(f"not exported ({way})", other, report["params"], report["time_steps"]))
     reference = report["baseline"]
-    return [*found, _row("reference network", reference, reference["params"], reference["time_steps"])]
+    return [*found, _row("reference network", reference, reference["params"], reference["time_steps"])] if reference else found
 
 
 def _row(name: str, measured: dict[str, Any], params: int, time_steps: int) -> list[str]:
@@ -38,7 +38,7 @@ def against_reference(report: dict[str, Any]) -> PairedComparison:
     """Compare the exported subnet with the reference network on the test images.
 
     Args:
-        report: The content of `report.json`.
+        report: The content of `report.json` of a run with a reference network.
     """
     masks = [bytes.fromhex(part["correct_mask"]) for part in (report, report["baseline"])]
     return PairedComparison.of(masks[0], masks[1], report["test_images"])
@@ -50,10 +50,13 @@ def caption(report: dict[str, Any]) -> str:
     Args:
         report: The content of `report.json`.
     """
+    images = f"{report['test_images']} test images, opened for this measurement only."
+    if not report["baseline"]:
+        return images
     ratio = report["energy_mj"] / report["baseline"]["energy_mj"]
     return (
-        f"{report['test_images']} test images, opened for this measurement only. The subnet needs {ratio:.0%} of the energy of the "
-        f"reference network; its accuracy is {points(against_reference(report))}."
+        f"{images} The subnet needs {ratio:.0%} of the energy of the reference network; its accuracy is "
+        f"{points(against_reference(report))}."
     )
 
 
@@ -77,6 +80,8 @@ def warnings(report: dict[str, Any]) -> list[str]:
     Returns:
         One line for each warning.
     """
+    if not report["baseline"]:
+        return []
     found, compared, supernet = [], against_reference(report), report.get("supernet")
     if compared.significantly_below:
         found.append(
@@ -86,7 +91,8 @@ def warnings(report: dict[str, Any]) -> list[str]:
     if supernet and supernet["under_trained"]:
         found.append(
             f"warning: the supernet looks under-trained: its largest subnet reaches {supernet['largest_accuracy']:.4f} on the "
-            f"search split, the reference network {supernet['reference_accuracy']:.4f}. Train for more epochs (--set training.epochs=N)."
+            f"search split, the reference network {supernet['reference_accuracy']:.4f}. Train for more epochs "
+            "(--set training.epochs=N)."
         )
     return found
 

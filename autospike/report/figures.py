@@ -40,18 +40,17 @@ STYLE: dict[Any, Any] = {
 }
 
 
-def pareto(table: pd.DataFrame, reference: tuple[float, float], title: str) -> Figure:
+def pareto(table: pd.DataFrame, reference: tuple[float, float] | None, title: str) -> Figure:
     """Draw accuracy over energy of every candidate, the Pareto front with its knee, and the reference network.
 
     Args:
         table: Candidates, from `tables.candidates`; at least one.
-        reference: Accuracy and energy in mJ of the reference network, trained alone.
+        reference: Accuracy and energy in mJ of the reference network, trained alone; None if there is none.
         title: Title of the figure.
 
     Returns:
         The figure. Energy is in uJ on a logarithmic axis.
     """
-    reference_accuracy, reference_mj = reference
     best = front(table)
     at_knee = best.iloc[knee(list(zip(best["accuracy"], best["energy_mj"], strict=True)))]
     with mpl.rc_context(STYLE):
@@ -71,7 +70,9 @@ def pareto(table: pd.DataFrame, reference: tuple[float, float], title: str) -> F
             mew=1.8,
             label=f"knee, {at_knee['id']}",
         )
-        ax.plot(reference_mj * UJ_PER_MJ, reference_accuracy, "*", color=CONTRAST, ms=14, label="reference network, trained alone")
+        if reference is not None:
+            accuracy, reference_mj = reference
+            ax.plot(reference_mj * UJ_PER_MJ, accuracy, "*", color=CONTRAST, ms=14, label="reference network, trained alone")
         ax.set(
             xscale="log",
             xlabel="energy per image (uJ, counted)",

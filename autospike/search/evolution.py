@@ -42,6 +42,7 @@ class Search:
         config: The settings of the search.
         seed: Seed of the random generators.
         on_evaluation: Callback that is called with the evaluation of each proposed candidate, in the order of the proposals.
+        should_stop: Called after each generation; the search ends if it returns True.
     """
 
     space: SearchSpace
@@ -51,6 +52,7 @@ class Search:
     config: SearchConfig
     seed: int
     on_evaluation: Callable[[Evaluation], None]
+    should_stop: Callable[[], bool] = lambda: False
 
     @property
     def id(self) -> str:
@@ -58,8 +60,11 @@ class Search:
         settings = self.config.model_dump(mode="json", exclude={"generations"})
         return f"{self.config.algorithm}-{digest({'seed': self.seed, **settings})}"
 
-    def run(self) -> None:
-        """Search until the last generation, or until no new candidate is found.
+    def run(self) -> int:
+        """Search until the last generation, until no new candidate is found, or until `should_stop` returns True.
+
+        Returns:
+            The number of finished generations.
 
         Raises:
             RuntimeError: `evaluate` returned the measurements in another order.
@@ -73,6 +78,8 @@ class Search:
         population: list[Individual] = []
         seen: set[Architecture] = set()
         for generation in range(self.config.generations):
+            if generation and self.should_stop():
+                return generation
             context = GenerationContext(
                 space=self.space,
                 config=self.config,
@@ -84,7 +91,7 @@ class Search:
             seen_before = frozenset(seen)
             candidates = list(self._new_candidates(proposed, seen, context))
             if not candidates:
-                return
+                return generation
             skipped = seen_before.union(candidates)
             related = chain.from_iterable(by_product_candidates(self.space, candidate) for candidate in candidates)
             by_products = [architecture for architecture in dict.fromkeys(related) if architecture not in skipped]
@@ -107,6 +114,7 @@ class Search:
                 for e in evaluations
             ]
             population = algorithm.tell(population, offspring, context)
+        return self.config.generations
 
     def _first_generation(self, context: GenerationContext) -> Iterator[Architecture]:
         """The largest and the smallest subnet, the anchors, then random samples."""

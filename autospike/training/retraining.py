@@ -147,7 +147,8 @@ def networks(run: Run, architectures: Iterable[Architecture]) -> list[RetrainedN
         found.append(_inherited(run, architecture))
         found += [fine_tuned(run, architecture, seed=seed) for seed in seeds]
         found += [_from_scratch(run, architecture, seed) for seed in seeds]
-    return found + [_reference(run, seed) for seed in seeds]
+    reference = run.experiment.baseline_architecture
+    return found if reference is None else found + [_reference(run, reference, seed) for seed in seeds]
 
 
 def _inherited(run: Run, architecture: Architecture) -> RetrainedNetwork:
@@ -185,12 +186,12 @@ def _retrained(run: Run, architecture: Architecture, way: Way, seed: int, traini
     )
 
 
-def _reference(run: Run, seed: int) -> RetrainedNetwork:
+def _reference(run: Run, architecture: Architecture, seed: int) -> RetrainedNetwork:
     """Trained by the recipe of the run. The first one is that of the run, if it was trained for as many epochs."""
     folder, training = run.retrain / "hand-made" / f"seed-{seed}", run.experiment.from_scratch
     own = seed == 0 and training == run.experiment.training
     return RetrainedNetwork(
-        architecture=run.experiment.baseline_architecture,
+        architecture=architecture,
         way="hand-made",
         seed=seed,
         experiment=_with(run.experiment, training),

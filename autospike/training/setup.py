@@ -82,7 +82,8 @@ def open_experiment(experiment: Experiment) -> Setup:
         torch.set_num_threads(experiment.threads)
     torch.backends.cudnn.allow_tf32 = False
     images, ranks = load_images(experiment.data, seed=experiment.seed), Ranks.of_environment()
-    images.check_time_steps(max(*experiment.search_space.time_steps.values, experiment.baseline_architecture.time_steps))
+    reference = experiment.baseline_architecture
+    images.check_time_steps(max(*experiment.search_space.time_steps.values, reference.time_steps if reference else 1))
     return Setup(experiment=experiment, images=images, device=ranks.device(_device_type(experiment.device)), ranks=ranks)
 
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import math
 import signal
+import time
 from collections.abc import Callable
 from contextlib import nullcontext
 from functools import partial
@@ -94,7 +95,8 @@ def train(
         supernet: Its parameters are changed in place.
         batches: The batches, or the slices of this rank.
         config: Optimizer, schedule, sampling, targets and loss.
-        checkpoints: Written every `config.checkpoint_epochs` epochs, after the last step, and on a signal.
+        checkpoints: Written every `config.checkpoint_epochs` epochs and `config.checkpoint_minutes` minutes, after the last step,
+            and on a signal.
         report: Called after each step.
         seed: Key of the sampled architectures.
         teacher: Gives the targets of the distillation head; the labels do if None.
@@ -113,6 +115,7 @@ def train(
     sample, time_steps = SAMPLING[config.sampling], supernet.space.time_steps.values if config.loss == "anytime" else ()
     start = checkpoints.restore(state)
     supernet.train()
+    saved = time.monotonic()
     timer = StepTimer(images=min(batches.batch_size, len(batches.split)), steps=steps, device=batches.device)
     with retain_large_allocations(), SignalCatcher() as caught:
         for step, batch in zip(range(start, steps), batches(start, steps), strict=True):
@@ -141,7 +144,9 @@ def train(
             if average is not None:
                 average.update(supernet, done)
             received = ranks.largest(caught.signal)
-            if done % interval == 0 or done == steps or received:
+            due = ranks.largest(int(time.monotonic() - saved >= 60 * config.checkpoint_minutes))
+            if done % interval == 0 or done == steps or received or due:
+                saved = time.monotonic()
                 ranks.first_alone(partial(checkpoints.save, done, state, finished=done == steps))
             loss = math.fsum(losses.flatten().tolist())
             report(timer.step_finished(done, loss=loss, learning_rate=optimizer.param_groups[0]["lr"]))
@@ -182,13 +187,13 @@ def _learning_rate_schedule(optimizer: Optimizer, config: TrainingConfig, steps_
 
 
 class SignalCatcher:
-    """Context manager that catches the first SIGINT or SIGTERM. A second one is handled as before the context.
+    """Context manager that catches the first SIGINT, SIGTERM or SIGHUP. A second one is handled as before the context.
 
     Attributes:
         signal: Number of the signal, 0 if none came.
     """
 
-    SIGNALS = (signal.SIGINT, signal.SIGTERM)
+    SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
     def __init__(self) -> None:
         self.signal = 0

@@ -7,13 +7,19 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from cli_runner import autospike
+
+from autospike.cli import app
+
+
+def call(*args: object) -> None:
+    """Run a command that must succeed."""
+    app([str(arg) for arg in args], standalone_mode=False)
 
 
 @pytest.fixture(scope="module")
 def run(tmp_path_factory: pytest.TempPathFactory, tiny_experiment: Path) -> Path:
     folder = tmp_path_factory.mktemp("runs") / "fine-tuned"
-    assert autospike(None, "run", str(tiny_experiment), "--run", str(folder)).exit_code == 0
+    call("run", tiny_experiment, "--run", folder)
     return folder
 
 
@@ -47,18 +53,18 @@ def test_masks_of_the_report_agree_with_its_accuracies(run: Path) -> None:
 
 def test_a_second_run_fine_tunes_nothing(run: Path, tiny_experiment: Path) -> None:
     files = {path: path.stat().st_mtime_ns for path in checkpoints(run).iterdir()}
-    assert autospike(None, "run", str(tiny_experiment), "--run", str(run)).exit_code == 0
+    call("run", tiny_experiment, "--run", run)
     assert {path: path.stat().st_mtime_ns for path in files} == files
 
 
 def test_without_fine_tuning_the_inherited_weights_are_exported(tmp_path: Path, tiny_experiment: Path) -> None:
     folder = tmp_path / "inherited"
-    assert autospike(None, "run", str(tiny_experiment), "--run", str(folder), "--no-fine-tune").exit_code == 0
+    call("run", tiny_experiment, "--run", folder, "--no-fine-tune")
     assert report(folder)["weights"] == "inherited"
     assert not (folder / "retrain").exists()
 
 
 def test_retrain_uses_the_fine_tuning_of_the_run(run: Path) -> None:
     files = {path: path.stat().st_mtime_ns for path in checkpoints(run).iterdir() if path.suffix == ".safetensors"}
-    assert autospike(None, "retrain", str(run), "--seeds", "1").exit_code == 0
+    call("retrain", run, "--seeds", "1")
     assert {path: path.stat().st_mtime_ns for path in files} == files

@@ -1,0 +1,370 @@
+"""Time budget of a run: measure the speed of training and search, and plan epochs, generations and fine-tuning within the budget.
+
+The plan is fixed before the first step, because the learning-rate schedule needs the number of epochs. The later phases absorb what
+the estimates are wrong by: the search ends at its share of the remaining time, and the fine-tuning takes what is left. The plan is
+stored in RUN/plan.json; a resumed run reads it, and continues with the time that is left.
+"""
+
+from __future__ import annotations
+
+import re
+import resource
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+from autospike import files
+from autospike.config import Experiment
+from autospike.data.batches import spans
+from autospike.errors import UserError
+from autospike.evaluation.setup import calibration_split, trie_evaluator
+from autospike.evaluation.trie_evaluator import CalibratedStatistics
+from autospike.randomness import keyed
+from autospike.search.by_products import by_product_candidates
+from autospike.space.search_space import SearchSpace
+from autospike.training.checkpoint import Checkpoints
+from autospike.training.progress import Progress
+from autospike.training.setup import Setup, build_supernet, training_batches
+from autospike.training.trainer import train
+
+# Shares of a budget, after the fixed costs. Our choice: docs/training.md compares fine-tuning with more supernet training.
+TRAINING_SHARE, SEARCH_SHARE = 0.58, 0.15
+# Seconds for starting the process, opening the data, drawing figures. Measured on two machines: 9 and 13.
+FIXED_SECONDS = 12.0
+# Seconds of training, after the first steps, from which the duration of a step is measured.
+MEASURED_SECONDS, FIRST_STEPS = 3.0, 2
+# Cost of a candidate in a whole generation over that among 8 candidates, which share fewer prefixes (docs/evaluation.md: 0.59).
+SHARING = 0.6
+# Two trainings side by side slow each other down by the memory bus and the clock: measured 1.1 to 1.2.
+SIDE_BY_SIDE_SLOWDOWN = 1.15
+SAMPLED_CANDIDATES = 8
+
+
+@dataclass(frozen=True, kw_only=True)
+class Speed:
+    """Durations that were measured on this machine.
+
+    Attributes:
+        supernet_step: Seconds of a training step of the supernet.
+        reference_step: Seconds of a training step of the reference network; 0 if there is none.
+        generation: Seconds in which a generation of the search is measured.
+        steps_per_epoch: Training steps in an epoch.
+        memory_bytes: Largest resident memory of this process.
+    """
+
+    supernet_step: float
+    reference_step: float
+    generation: float
+    steps_per_epoch: int
+    memory_bytes: int
+
+
+def measure_speed(setup: Setup) -> Speed:
+    """Train both networks for some seconds, and measure a few candidates on one batch. The results are thrown away.
+
+    Args:
+        setup: Configuration, data and device.
+    """
+    experiment = setup.experiment
+    reference = experiment.baseline_architecture
+    return Speed(
+        supernet_step=measured_step(setup, experiment.search_space),
+        reference_step=measured_step(setup, SearchSpace.of(reference)) if reference else 0.0,
+        generation=_seconds_per_generation(setup),
+        steps_per_epoch=training_batches(setup).per_epoch,
+        memory_bytes=resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024,
+    )
+
+
+class _Enough(Exception):  # noqa: N818 - not an error
+    """Enough steps were timed."""
+
+
+def measured_step(setup: Setup, space: SearchSpace) -> float:
+    """Train the supernet of a space for some seconds, and return the mean duration of a step in seconds, with loading its batch.
+
+    Args:
+        setup: Configuration, data and device.
+        space: The space. The parameters are thrown away.
+    """
+    config = setup.experiment.training.model_copy(update={"start_from": None, "teacher": None})
+    ends: list[float] = []
+
+    def report(_now: Progress) -> None:
+        ends.append(time.perf_counter())
+        if len(ends) > FIRST_STEPS + 1 and ends[-1] - ends[FIRST_STEPS - 1] >= MEASURED_SECONDS:
+            raise _Enough
+
+    with TemporaryDirectory() as scratch, suppress(_Enough):
+        train(
+            build_supernet(setup, space),
+            training_batches(setup),
+            config,
+            Checkpoints(folder=Path(scratch)),
+            report,
+            seed=setup.training_seed,
+        )
+    if len(ends) <= FIRST_STEPS:  # the whole training is that short
+        return (ends[-1] - ends[0]) / max(1, len(ends) - 1)
+    return (ends[-1] - ends[FIRST_STEPS - 1]) / (len(ends) - FIRST_STEPS)
+
+
+def _seconds_per_generation(setup: Setup) -> float:
+    """Duration of a generation, extrapolated from a few candidates on one calibration batch and one batch of the search split."""
+    experiment, space = setup.experiment, setup.experiment.search_space
+    config = experiment.evaluation
+    sampled = [space.sample(keyed(experiment.seed, "budget", i)) for i in range(SAMPLED_CANDIDATES)]
+    population = tuple(dict.fromkeys(a for sample in sampled for a in by_product_candidates(space, sample)))
+    evaluator = trie_evaluator(setup, build_supernet(setup, space))
+    calibration = spans(len(calibration_split(setup)), config.calibration_batch_size)
+    search = spans(len(setup.images.splits["search"]), config.batch_size)
+    started = time.perf_counter()
+    statistics = evaluator.calibrate(population, calibration[0])
+    calibrated = time.perf_counter()
+    evaluator.score(population, CalibratedStatistics.over([statistics]), search[0])
+    scored = time.perf_counter()
+    together = (calibrated - started) * len(calibration) + (scored - calibrated) * len(search)
+    return together * experiment.search.population / SAMPLED_CANDIDATES * SHARING
+
+
+@dataclass(frozen=True, kw_only=True)
+class Plan:
+    """What a run does, and how long it is expected to take.
+
+    Attributes:
+        epochs: Of the supernet, and of the reference network.
+        generations: Of the search.
+        fine_tune_epochs: Of the selected subnet; 0 without fine-tuning.
+        training_s: Seconds of both trainings.
+        search_s: Seconds of the search.
+        fine_tuning_s: Seconds of the fine-tuning.
+        fixed_s: Seconds of everything else.
+        memory_bytes: Expected memory of the process.
+    """
+
+    epochs: int
+    generations: int
+    fine_tune_epochs: int
+    training_s: float
+    search_s: float
+    fine_tuning_s: float
+    fixed_s: float
+    memory_bytes: int
+
+    @property
+    def total_s(self) -> float:
+        """Seconds of the whole run."""
+        return self.training_s + self.search_s + self.fine_tuning_s + self.fixed_s
+
+    def text(self) -> str:
+        """The plan in one line."""
+        fine_tuning = (
+            f"fine-tuning {self.fine_tune_epochs} epochs ({duration(self.fine_tuning_s)}), " if self.fine_tune_epochs else ""
+        )
+        return (
+            f"plan: training {self.epochs} epochs ({duration(self.training_s)}), search at most {self.generations} generations "
+            f"({duration(self.search_s)}), {fine_tuning}measurement and figures ({duration(self.fixed_s)}): about "
+            f"{duration(self.total_s)} and {self.memory_bytes / 1e9:.1f} GB of memory"
+        )
+
+
+def expected(experiment: Experiment, speed: Speed, *, side_by_side: bool, fine_tune: bool) -> Plan:
+    """Estimate a run as the experiment configures it.
+
+    Args:
+        experiment: The configuration.
+        speed: Measured durations.
+        side_by_side: Whether the reference network is trained beside the supernet.
+        fine_tune: Whether the selected subnet is fine-tuned.
+    """
+    fine_tune_epochs = experiment.fine_tuning.epochs if fine_tune else 0
+    return Plan(
+        epochs=experiment.training.epochs,
+        generations=experiment.search.generations,
+        fine_tune_epochs=fine_tune_epochs,
+        training_s=experiment.training.epochs * _epoch_seconds(speed, side_by_side=side_by_side),
+        search_s=experiment.search.generations * speed.generation,
+        fine_tuning_s=fine_tune_epochs * speed.steps_per_epoch * speed.supernet_step,
+        fixed_s=FIXED_SECONDS,
+        memory_bytes=speed.memory_bytes,
+    )
+
+
+def within(experiment: Experiment, speed: Speed, budget_s: float, *, side_by_side: bool, fine_tune: bool) -> Plan:
+    """Plan a run within a budget.
+
+    Args:
+        experiment: The configuration; its number of generations is an upper limit.
+        speed: Measured durations.
+        budget_s: Wall-clock time in seconds.
+        side_by_side: Whether the reference network is trained beside the supernet.
+        fine_tune: Whether the selected subnet is fine-tuned.
+
+    Raises:
+        UserError: The budget is too small for one epoch and one generation.
+    """
+    available, epoch = budget_s - FIXED_SECONDS, _epoch_seconds(speed, side_by_side=side_by_side)
+    fine_tune_epoch = speed.steps_per_epoch * speed.supernet_step
+    epochs = int(available * TRAINING_SHARE / epoch)
+    generations = min(experiment.search.generations, int(available * SEARCH_SHARE / speed.generation))
+    if epochs < 1 or generations < 1:
+        smallest = FIXED_SECONDS + max(epoch / TRAINING_SHARE, speed.generation / SEARCH_SHARE)
+        raise UserError(
+            f"--budget {duration(budget_s)}: too short for one epoch ({duration(epoch)}) and one generation of the search "
+            f"({duration(speed.generation)}) with their shares; give at least {duration(smallest * 1.05)}, or a smaller space"
+        )
+    if not fine_tune:
+        epochs = int((available - generations * speed.generation) * (1 - SEARCH_SHARE) / epoch)
+    training_s, search_s = epochs * epoch, generations * speed.generation
+    rest = available - training_s - search_s
+    return Plan(
+        epochs=epochs,
+        generations=generations,
+        fine_tune_epochs=max(1, int(rest / fine_tune_epoch)) if fine_tune else 0,
+        training_s=training_s,
+        search_s=search_s,
+        fine_tuning_s=rest if fine_tune else 0.0,
+        fixed_s=FIXED_SECONDS,
+        memory_bytes=speed.memory_bytes,
+    )
+
+
+def _epoch_seconds(speed: Speed, *, side_by_side: bool) -> float:
+    """Seconds of one epoch of both networks."""
+    steps = (speed.supernet_step, speed.reference_step)
+    return speed.steps_per_epoch * (max(steps) * SIDE_BY_SIDE_SLOWDOWN if side_by_side else sum(steps))
+
+
+@dataclass(kw_only=True)
+class Clock:
+    """The time that a planned run has spent, over all of its calls.
+
+    Attributes:
+        path: RUN/plan.json.
+        budget_s: The budget in seconds.
+        plan: The plan.
+        spent_before_s: Seconds of earlier calls.
+        finished_generations: Of a finished search, otherwise None.
+        fine_tune_epochs: Epochs of the fine-tuning, None until they are chosen.
+        started: When this call began, by `time.monotonic`.
+    """
+
+    path: Path
+    budget_s: float
+    plan: Plan
+    spent_before_s: float = 0.0
+    finished_generations: int | None = None
+    fine_tune_epochs: int | None = None
+    started: float = field(default_factory=time.monotonic)
+
+    @classmethod
+    def read(cls, run_folder: Path, budget: str | None = None) -> Clock | None:
+        """Read the plan of a run.
+
+        Args:
+            run_folder: The folder of the run.
+            budget: The budget that the user gives, which must be that of the plan.
+
+        Returns:
+            The clock, or None if the run has no plan.
+
+        Raises:
+            UserError: The plan cannot be read, or has another budget.
+        """
+        path = run_folder / "plan.json"
+        if not path.exists():
+            return None
+        found = files.read_json(path)
+        try:
+            clock = cls(
+                path=path,
+                budget_s=float(found["budget_s"]),
+                plan=Plan(**found["plan"]),
+                spent_before_s=float(found["spent_s"]),
+                finished_generations=found["finished_generations"],
+                fine_tune_epochs=found["fine_tune_epochs"],
+            )
+        except (KeyError, TypeError, ValueError):
+            raise UserError(f"{path}: not the plan of a run; delete it to continue without a budget") from None
+        if budget is not None and parse_duration(budget) != clock.budget_s:
+            raise UserError(
+                f"--budget {budget}: this run was planned for {duration(clock.budget_s)}; leave --budget out, or use another folder"
+            )
+        return clock
+
+    @property
+    def left_s(self) -> float:
+        """Seconds that are left."""
+        return self.budget_s - self.spent_before_s - (time.monotonic() - self.started)
+
+    def overrides(self) -> list[str]:
+        """Return the fields of the experiment that the plan has decided, as `NAME=VALUE`."""
+        found = [f"training.epochs={self.plan.epochs}"]
+        if self.fine_tune_epochs is not None:
+            found.append(f"retrain.fine_tune_epochs={self.fine_tune_epochs}")
+        if self.finished_generations is not None:
+            found.append(f"search.generations={self.finished_generations}")
+        return found
+
+    def search_timeout_s(self) -> float:
+        """Return the seconds of the search: its planned share of the time that the training has left."""
+        share = self.plan.search_s / (self.plan.search_s + self.plan.fine_tuning_s)
+        return max(0.0, self.left_s - FIXED_SECONDS / 2) * share
+
+    def choose_fine_tuning(self, epoch_s: float, *, measurement_s: float) -> None:
+        """Choose as many epochs of fine-tuning as fit into the time that is left, at least one.
+
+        Args:
+            epoch_s: Seconds of an epoch.
+            measurement_s: Seconds of the measurements that follow.
+        """
+        self.fine_tune_epochs = max(1, int((self.left_s - FIXED_SECONDS / 2 - measurement_s) / epoch_s))
+
+    def write(self) -> None:
+        """Write `plan.json`."""
+        values = {
+            "budget_s": self.budget_s,
+            "spent_s": round(self.budget_s - self.left_s, 1),
+            "finished_generations": self.finished_generations,
+            "fine_tune_epochs": self.fine_tune_epochs,
+            "plan": asdict(self.plan),
+        }
+        files.write_json(self.path, values)
+
+    @contextmanager
+    def recording(self) -> Iterator[None]:
+        """Context manager that writes `plan.json` when the block begins, and with the spent time when it ends."""
+        self.write()
+        try:
+            yield
+        finally:
+            self.write()
+
+
+def duration(seconds: float) -> str:
+    """Format a duration: 45 s, 12 min, 3.5 h."""
+    if seconds < 100:
+        return f"{seconds:.0f} s"
+    return f"{seconds / 60:.0f} min" if seconds < 6000 else f"{seconds / 3600:.1f} h"
+
+
+def parse_duration(text: str) -> float:
+    """Parse a duration such as 90s, 30m, 1.5h or 1h30m.
+
+    Args:
+        text: Numbers, each with the unit s, m or h.
+
+    Returns:
+        Seconds.
+
+    Raises:
+        UserError: The text is not a duration of more than 0 seconds.
+    """
+    parts = re.fullmatch(r"(?:(\d+(?:\.\d+)?)h)?(?:(\d+(?:\.\d+)?)m)?(?:(\d+(?:\.\d+)?)s)?", text.strip())
+    seconds = sum(float(value) * unit for value, unit in zip(parts.groups(), (3600, 60, 1), strict=True) if value) if parts else 0
+    if not 0 < seconds < 1e8:
+        raise UserError(f"--budget {text[:40]}: not a duration; give for example 90s, 30m or 1h30m")
+    return seconds

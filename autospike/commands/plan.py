@@ -1,0 +1,89 @@
+"""The plan of `autospike run`: how long the job takes, or how it is fitted into a time budget."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import replace
+
+from autospike.budget import Clock, Plan, Speed, expected, measure_speed, measured_step, within
+from autospike.console import note, working
+from autospike.evaluation.setup import open_for_measurement, protocol_id
+from autospike.run_directory import Run
+from autospike.search.selection import archived_evaluations, pick
+from autospike.space.search_space import SearchSpace
+from autospike.training.setup import Setup, open_experiment, training_batches
+from autospike.training.side_process import can_train_side_by_side
+
+# Time of measuring one network by itself, on a split of the same size, over that of a candidate in a population. Measured: 3 to 6.
+ALONE = 6.0
+
+
+def estimate(run: Run, *, fine_tune: bool) -> Plan:
+    """Print how long a run will take as the experiment configures it.
+
+    Args:
+        run: The run, which has not started. Nothing is written.
+        fine_tune: Whether the selected subnet is fine-tuned.
+
+    Returns:
+        The expected plan.
+
+    Raises:
+        UserError: The data cannot be opened.
+    """
+    setup, speed = _measured(run)
+    plan = expected(run.experiment, speed, side_by_side=can_train_side_by_side(setup), fine_tune=fine_tune)
+    note(plan.text())
+    return plan
+
+
+def fit(run: Run, budget_s: float, *, fine_tune: bool) -> Clock:
+    """Plan a run within a budget, and print the plan.
+
+    Args:
+        run: The run, which has not started. Nothing is written.
+        budget_s: Wall-clock time in seconds, from now.
+        fine_tune: Whether the selected subnet is fine-tuned.
+
+    Returns:
+        The clock of the run.
+
+    Raises:
+        UserError: The data cannot be opened, or the budget is too small.
+    """
+    started = time.monotonic()
+    setup, speed = _measured(run)
+    left_s = budget_s - (time.monotonic() - started)
+    plan = within(run.experiment, speed, left_s, side_by_side=can_train_side_by_side(setup), fine_tune=fine_tune)
+    note(plan.text())
+    return Clock(path=run.folder / "plan.json", budget_s=budget_s, plan=plan, started=started)
+
+
+def fit_fine_tuning(run: Run, clock: Clock) -> Run:
+    """Choose the epochs of the fine-tuning by the time that is left, unless an earlier call has chosen them.
+
+    Args:
+        run: The searched run.
+        clock: Its clock, to which the number of epochs is written.
+
+    Returns:
+        The run with these epochs.
+    """
+    if clock.fine_tune_epochs is None:
+        setup, config = open_for_measurement(run), run.experiment.export
+        evaluations = archived_evaluations(run, protocol_id(setup, run.supernet))
+        selected = pick(evaluations, config.pick, min_accuracy=config.min_accuracy, tolerance=config.tolerance).measurement
+        with working("measure the speed of the selected subnet"):
+            step_s = measured_step(replace(setup, experiment=run.experiment), SearchSpace.of(selected.architecture))
+        images = len(setup.images.splits["test"]) + selected.images
+        measurement_s = 3 * ALONE * selected.seconds * images / selected.images
+        clock.choose_fine_tuning(step_s * training_batches(setup).per_epoch, measurement_s=measurement_s)
+        clock.write()
+    retrain = run.experiment.retrain.model_copy(update={"fine_tune_epochs": clock.fine_tune_epochs})
+    return Run(folder=run.folder, experiment=run.experiment.model_copy(update={"retrain": retrain}))
+
+
+def _measured(run: Run) -> tuple[Setup, Speed]:
+    with working("measure the speed of training and search on this machine"):
+        setup = open_experiment(run.experiment)
+        return setup, measure_speed(setup)
