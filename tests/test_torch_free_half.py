@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 import yaml
-from builders import analytic, scored
+from builders import analytic, evaluation_of
 
 from autospike.energy.counts import to_rows
 from autospike.search.archive import Archive
@@ -70,7 +70,7 @@ def searched_run(folder: Path) -> Path:
     archive.begin("nsga2-1", "{}")
     archive.propose("nsga2-1", 0, [built.largest(), built.smallest()])
     for architecture in (built.largest(), built.smallest()):
-        archive.add([scored(analytic(architecture), f_aeb=0.5, generation=0)])
+        archive.add([evaluation_of(analytic(architecture), f_aeb=0.5, generation=0)])
     archive.close()
     (folder / "baseline").mkdir()
     counts = to_rows(analytic(built.largest()).counts)

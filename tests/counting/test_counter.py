@@ -10,7 +10,7 @@ from functools import cache
 
 import pytest
 import torch
-from builders import FAMILIES, READS, WITH_HEADS, few
+from builders import FAMILIES, READS, WITH_HEADS, few_examples
 from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor, nn
@@ -274,7 +274,7 @@ def brief(shortcut: str) -> SpikingModel:
     return small(shortcut, attention, gates, Block(token_mixer="sepconv", channel_mixer="conv", mlp_ratio=1, neuron=neuron))
 
 
-@few
+@few_examples
 @given(st.lists(st.integers(1, 4), min_size=1, max_size=4), st.integers(0, 99), st.sampled_from(["membrane", "sew"]))
 def test_counts_are_bit_identical_for_any_batch_size_and_order(sizes: list[int], seed: int, shortcut: str) -> None:
     model = brief(shortcut)

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from builders import few
+from builders import few_examples
 from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor, nn
@@ -84,7 +84,7 @@ def tensors(draw: st.DrawFn) -> Tensor:
 
 
 @each_implementation
-@few
+@few_examples
 @given(x=tensors())
 def test_sums_and_kinds(compute: Compute, x: Tensor) -> None:
     assert_statistics(compute, x)
@@ -122,7 +122,7 @@ def test_steps_and_positions_are_independent(compute: Compute) -> None:
 
 
 @each_implementation
-@few
+@few_examples
 @given(x=tensors(), order=st.permutations(range(4)))
 def test_memory_layout_does_not_matter(compute: Compute, x: Tensor, order: list[int]) -> None:
     inverse = [order.index(i) for i in range(4)]
@@ -133,7 +133,7 @@ def test_memory_layout_does_not_matter(compute: Compute, x: Tensor, order: list[
     assert_statistics(compute, x[:, :1].expand(-1, 3, -1, -1))
 
 
-@few
+@few_examples
 @given(st.integers(1, 3), st.integers(1, 3), st.lists(st.integers(1, 4), max_size=3), st.integers(1, 70), st.integers(0, 99))
 def test_sums_per_position_and_total(steps: int, batch: int, inside: list[int], channels: int, seed: int) -> None:
     """Of `[T, B, ..., C]`: for each position between B and C, or over all positions."""

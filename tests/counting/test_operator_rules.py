@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 import torch
 import torch.nn.functional as F
-from builders import FAMILIES, READS, WITH_HEADS, few
+from builders import FAMILIES, READS, WITH_HEADS, few_examples
 from hypothesis import given
 from hypothesis import strategies as st
 from spikingjelly.activation_based.neuron import IFNode
@@ -118,7 +118,7 @@ def geometries(draw: st.DrawFn) -> tuple[dict[str, Any], list[tuple[int, ...]], 
     return {"size": size, "kernel": kernel, "output_padding": more, **settings}, dims, transposed
 
 
-@few
+@few_examples
 @given(geometries())
 def test_fan_out_matches_a_loop_over_outputs_and_kernel_positions(
     drawn: tuple[dict[str, Any], list[tuple[int, ...]], bool],

@@ -7,7 +7,7 @@ import mmap
 
 import pytest
 import torch
-from builders import few
+from builders import few_examples
 from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
@@ -28,7 +28,7 @@ def nbytes_of(packed: Packed) -> int:
 
 @pytest.mark.parametrize(("highest", "bits"), [(1, 1), (3, 2), (15, 4), (255, 8)])
 @given(data=st.data())
-@few
+@few_examples
 def test_whole_numbers_are_restored_exactly(highest: int, bits: int, data: st.DataObject) -> None:
     shape = data.draw(st.lists(st.integers(1, 5), min_size=1, max_size=5))
     count = math.prod(shape)
@@ -41,7 +41,7 @@ def test_whole_numbers_are_restored_exactly(highest: int, bits: int, data: st.Da
 
 
 @given(values=st.lists(st.floats(width=32), min_size=1, max_size=40))
-@few
+@few_examples
 def test_any_float32_values_are_restored_exactly(values: list[float]) -> None:
     x = torch.tensor(values, dtype=torch.float32)
     assert bit_identical(Packed.of(x).unpacked(), x)

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 import torch
-from builders import architectures, few
+from builders import architectures, few_examples
 from hypothesis import given
 
 from autospike.evaluation.trie import HEAD, Segment, Trie, segments
@@ -102,7 +102,7 @@ def test_the_same_architecture_twice_is_one() -> None:
 
 
 @given(one=architectures(), other=architectures())
-@few
+@few_examples
 def test_keys_are_the_same_in_every_trie(one: Architecture, other: Architecture) -> None:
     trie = Trie([other, one])
     assert trie.paths[one] == path(one)
@@ -113,7 +113,7 @@ def test_keys_are_the_same_in_every_trie(one: Architecture, other: Architecture)
 
 
 @given(one=architectures())
-@few
+@few_examples
 def test_the_architecture_of_a_node_has_its_prefix(one: Architecture) -> None:
     trie = Trie([one, replace(one, time_steps=17)])
     assert all(key in path(node.architecture) for key, node in trie.nodes.items())
@@ -179,7 +179,7 @@ def test_properties_of_nodes() -> None:
 
 
 @given(one=architectures())
-@few
+@few_examples
 def test_a_segment_built_alone_is_the_one_of_the_whole_model(one: Architecture) -> None:
     """The same modules on parameters of the same shapes, under the names that they have there."""
     size = {"num_classes": 3, "in_chans": 2}

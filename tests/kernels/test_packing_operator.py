@@ -6,7 +6,7 @@ import math
 
 import pytest
 import torch
-from builders import few
+from builders import few_examples
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -17,7 +17,7 @@ IMPLEMENTATIONS = [*usable_instruction_sets(), "off"]
 
 
 @given(values=st.lists(st.integers(0, 255), min_size=1, max_size=300))
-@few
+@few_examples
 def test_all_implementations_pack_alike(values: list[int]) -> None:
     """Byte i holds values i, len + i, 2 len + i, ..., the first one in its lowest bits."""
     x, bits = torch.tensor(values, dtype=torch.float32), max(1, max(values).bit_length())

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from builders import few
+from builders import few_examples
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -19,7 +19,7 @@ def holds(cache: ByteBudgetCache, *keys: str) -> list[bool]:
     return [(key,) in cache for key in keys]
 
 
-@few
+@few_examples
 @given(budget=st.integers(0, 100), happened=events)
 def test_the_budget_is_never_exceeded_and_entries_of_the_generation_stay(budget: int, happened: list[Any]) -> None:
     """`model`: everything that was cache or found in this turn, and has to be there."""

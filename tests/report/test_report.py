@@ -12,7 +12,7 @@ from xml.etree import ElementTree
 import pandas as pd
 import pytest
 import yaml
-from builders import RANGES, analytic, edited, few, measurement, one_line_error, scored, small
+from builders import RANGES, analytic, edited, evaluation_of, few_examples, measurement, one_line_error, small
 from hypothesis import given
 from hypothesis import strategies as st
 from matplotlib.figure import Figure
@@ -100,7 +100,9 @@ def evaluated(number: int, *, seed: int = 0, written: dict[str, Any] = SPACE) ->
     distinct = {space.largest(): None}
     while len(distinct) < number:
         distinct[space.sample(rng)] = None
-    found = [scored(analytic(architecture), f_aeb=rng.random(), generation=i // 4) for i, architecture in enumerate(distinct)]
+    found = [
+        evaluation_of(analytic(architecture), f_aeb=rng.random(), generation=i // 4) for i, architecture in enumerate(distinct)
+    ]
     return [replace(e, by_product=i % 4 == 3) for i, e in enumerate(found)]
 
 
@@ -133,7 +135,7 @@ def test_candidates_are_rows_in_the_order_of_measurement() -> None:
         assert (row["free"], row["images"]) == (e.by_product, measured.images)
 
 
-@few
+@few_examples
 @given(st.integers(1, 40), st.integers(0, 1000))
 def test_front_has_the_undominated_candidates_by_ascending_energy(number: int, seed: int) -> None:
     evaluations = evaluated(number, seed=seed)
@@ -171,7 +173,7 @@ def test_search_history_of_a_killed_search() -> None:
     assert history.best_f_aeb == [0.7, 0.7]
 
 
-@few
+@few_examples
 @given(st.integers(0, 1000), st.integers(1, 7))
 def test_search_history_never_decreases(seed: int, size: int) -> None:
     evaluations = evaluated(24, seed=seed)
@@ -187,7 +189,7 @@ def test_search_history_never_decreases(seed: int, size: int) -> None:
 def of_blocks(*blocks: tuple[int, float], embed_dim: int = 8) -> Evaluation:
     """An evaluation whose blocks have these head counts and thresholds."""
     built = tuple(Block(num_heads=heads, neuron=Neuron(v_threshold=threshold)) for heads, threshold in blocks)
-    return scored(measurement(small(embed_dim=embed_dim, blocks=built), correct=1), f_aeb=0.1, generation=0)
+    return evaluation_of(measurement(small(embed_dim=embed_dim, blocks=built), correct=1), f_aeb=0.1, generation=0)
 
 
 def test_gene_shares_by_hand() -> None:
@@ -258,7 +260,7 @@ def staged(
     second = Block(token_mixer="none", channel_mixer=channel, groups=NeuronGroups(fc2=NeuronOverride(tau=tau)))
     stages = (Stage(embed_dim=width, blocks=(first,)), Stage(embed_dim=32, blocks=(second,)))
     built = Architecture(family="meta_spikeformer", time_steps=2, shortcut=shortcut, stages=stages)
-    return scored(measurement(built, correct=1), f_aeb=0.1, generation=0)
+    return evaluation_of(measurement(built, correct=1), f_aeb=0.1, generation=0)
 
 
 def test_gene_shares_of_stages_by_hand() -> None:
@@ -301,7 +303,7 @@ def test_gene_shares_of_all_groups_have_the_same_values() -> None:
     space = SearchSpace.from_dict({"stages": [{"embed_dim": 8, "depth": 2, "blocks": blocks}]})
     best, other = (space.sample(random.Random(seed)) for seed in (0, 1))
     evaluations = [
-        scored(measurement(a, correct=1), f_aeb=0.1, generation=0)
+        evaluation_of(measurement(a, correct=1), f_aeb=0.1, generation=0)
         for a in (replaced_mixer(best, "none"), replaced_mixer(other, "sdsa_3"))
     ]
     whole, part = tables.gene_shares(space, evaluations, evaluations[:1])
@@ -618,7 +620,7 @@ def test_plot_writes_the_report(run: Run) -> None:
 def test_plot_of_a_space_without_a_choice(run: Run) -> None:
     only = Architecture(stages=(Stage(embed_dim=8, blocks=(Block(),)),))
     alone = {"stages": [{"embed_dim": 8, "depth": 1}]}
-    fill(run, [scored(analytic(only), f_aeb=0.5, generation=0)])
+    fill(run, [evaluation_of(analytic(only), f_aeb=0.5, generation=0)])
     plot(Run(folder=run.folder, experiment=run.experiment.model_copy(update={"space": alone})))
     assert is_png(run.report / "genes.png")
 
@@ -646,7 +648,7 @@ def by_hand(architecture: Architecture) -> dict[str, float]:
 def searched(run: Run) -> list[Evaluation]:
     """An archive of candidates with sums of spikes, as a search under `exact` leaves it."""
     measured = [counted_twice(e.measurement.architecture) for e in evaluated(20)]
-    evaluations = [scored(m, f_aeb=0.125, generation=i // 4) for i, m in enumerate(measured)]
+    evaluations = [evaluation_of(m, f_aeb=0.125, generation=i // 4) for i, m in enumerate(measured)]
     fill(run, evaluations)
     return evaluations
 

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from builders import analytic, architectures, few, measurement, one_line_error, scored, small
+from builders import analytic, architectures, evaluation_of, few_examples, measurement, one_line_error, small
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -49,7 +49,7 @@ def evaluation(
     architecture: Architecture = ONE, *, correct: int = 80, f_aeb: float = 0.5, generation: int = 0, by_product: bool = False
 ) -> Evaluation:
     measured = measurement(architecture, correct=correct, macs=10, acs=30)
-    return replace(scored(measured, f_aeb=f_aeb, generation=generation), by_product=by_product)
+    return replace(evaluation_of(measured, f_aeb=f_aeb, generation=generation), by_product=by_product)
 
 
 @pytest.fixture
@@ -94,12 +94,12 @@ def test_columns_of_a_row(path: Path) -> None:
     }
 
 
-@few
+@few_examples
 @given(architectures(), st.booleans())
 def test_a_measurement_round_trips(architecture: Architecture, by_product: bool) -> None:
     archive = Archive(Path(":memory:"), "p")
     measured = measurement(architecture, correct=77, macs=3, acs=1 / 3)
-    stored_evaluation = replace(scored(measured, f_aeb=1 / 7, generation=2), by_product=by_product)
+    stored_evaluation = replace(evaluation_of(measured, f_aeb=1 / 7, generation=2), by_product=by_product)
     archive.add([stored_evaluation])
     assert archive.get(architecture) == stored_evaluation
     assert archive.all() == [stored_evaluation]
@@ -383,7 +383,7 @@ def test_what_is_scored_again_from_counts_agrees(path: Path, convention: Convent
     """With what is stored, to the last bit."""
     archive = Archive(path, "p", convention)
     measured: Measurement = analytic(THREE)
-    archive.add([scored(measured, f_aeb=0.1, generation=0, convention=convention)])
+    archive.add([evaluation_of(measured, f_aeb=0.1, generation=0, convention=convention)])
     row = stored(path, "p")[THREE.id]
     (again,) = archive.all()
     total = energy(again.measurement.counts, convention)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pytest
-from builders import few
+from builders import few_examples
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -30,7 +30,7 @@ def swept(found: list[Point], reference: float) -> float:
     return area / reference
 
 
-@few
+@few_examples
 @given(points)
 def test_front_is_what_nothing_dominates(found: list[Point]) -> None:
     expected = [not any(dominates(other, point) for other in found) and point not in found[:i] for i, point in enumerate(found)]
@@ -46,7 +46,7 @@ def test_front_of_nothing() -> None:
     assert on_front([]) == []
 
 
-@few
+@few_examples
 @given(points, st.integers(1, 9).map(float))
 def test_hypervolume_is_the_swept_area(found: list[Point], reference: float) -> None:
     assert hypervolume(found, energy_reference=reference) == pytest.approx(swept(found, reference), abs=1e-12)
@@ -69,7 +69,7 @@ def test_hypervolume_by_hand(found: list[Point], volume: float) -> None:
     assert hypervolume(found, energy_reference=2.0) == pytest.approx(volume, abs=1e-12)
 
 
-@few
+@few_examples
 @given(points, st.tuples(st.integers(0, 8).map(lambda n: n / 8), st.integers(1, 8).map(float)))
 def test_a_point_more_never_lowers_the_hypervolume(found: list[Point], more: Point) -> None:
     before, after = (hypervolume(some, energy_reference=8.5) for some in (found, [*found, more]))
@@ -77,7 +77,7 @@ def test_a_point_more_never_lowers_the_hypervolume(found: list[Point], more: Poi
     assert (after > before + 1e-12) == (more[0] > max((a for a, e in found if e <= more[1]), default=0.0))
 
 
-@few
+@few_examples
 @given(points)
 def test_hypervolume_depends_on_the_front_alone(found: list[Point]) -> None:
     front = [point for point, flag in zip(found, on_front(found), strict=True) if flag]
@@ -104,7 +104,7 @@ def test_knee_by_hand(found: list[Point], best: int) -> None:
     assert knee(found) == best
 
 
-@few
+@few_examples
 @given(points.filter(bool), st.sampled_from([0.001, 1000.0]))
 def test_knee_is_on_the_front_whatever_the_unit_of_energy(found: list[Point], unit: float) -> None:
     assert on_front(found)[knee(found)]

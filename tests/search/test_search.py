@@ -20,7 +20,7 @@ from statistics import mean
 from typing import Any
 
 import pytest
-from builders import CONDITIONAL, analytic, edited, measurement, one_line_error, permits, scored, small
+from builders import CONDITIONAL, analytic, edited, evaluation_of, measurement, one_line_error, permits, small
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -754,7 +754,7 @@ OFFERED = {
 
 def offered() -> dict[str, Evaluation]:
     return {
-        name: scored(measurement(small(embed_dim=8 * i), correct=correct, acs=acs), f_aeb=f_aeb, generation=0)
+        name: evaluation_of(measurement(small(embed_dim=8 * i), correct=correct, acs=acs), f_aeb=f_aeb, generation=0)
         for i, (name, (correct, acs, f_aeb)) in enumerate(OFFERED.items(), start=1)
     }
 

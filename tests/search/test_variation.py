@@ -9,7 +9,7 @@ from itertools import product, takewhile
 from typing import Any
 
 import pytest
-from builders import CHOICES, POSITIONS, WRITTEN, edited, few, leaves, living, permits
+from builders import CHOICES, POSITIONS, SPACE_DICTS, edited, effective_genes, few_examples, leaves, permits
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -20,7 +20,7 @@ from autospike.space.architecture import Architecture
 from autospike.space.genes import Range
 from autospike.space.search_space import SearchSpace
 
-SPACES = {name: SearchSpace.from_dict(written) for name, written in WRITTEN.items()}
+SPACES = {name: SearchSpace.from_dict(written) for name, written in SPACE_DICTS.items()}
 # Depths of the stages.
 DEPTHS: dict[str, list[tuple[int, ...]]] = {
     "choices": [(1,), (2,), (3,)],
@@ -60,10 +60,10 @@ def of_depth(name: str, *wanted: int, rng: random.Random) -> Architecture:
 
 
 def is_member(name: str, architecture: Architecture) -> bool:
-    return permits(WRITTEN[name], architecture) and SPACES[name].contains(architecture)
+    return permits(SPACE_DICTS[name], architecture) and SPACES[name].contains(architecture)
 
 
-@few
+@few_examples
 @given(names, seeds, st.floats(0, 1), st.floats(0, 1))
 def test_mutants_are_members(name: str, seed: int, block: float, whole: float) -> None:
     rng = random.Random(seed)
@@ -73,7 +73,7 @@ def test_mutants_are_members(name: str, seed: int, block: float, whole: float) -
         assert is_member(name, parent)
 
 
-@few
+@few_examples
 @given(names, crossovers, seeds)
 def test_children_are_members(name: str, cross: Cross, seed: int) -> None:
     rng = random.Random(seed)
@@ -103,15 +103,15 @@ def test_parents_of_any_two_depths_have_children_of_both(name: str, cross: Cross
     assert {depths(child) for child in children} == set(product(*zip(shallow, deep, strict=True)))
 
 
-@few
+@few_examples
 @given(names, crossovers, seeds)
 def test_every_gene_of_a_child_is_its_mothers_or_its_fathers(name: str, cross: Cross, seed: int) -> None:
     rng = random.Random(seed)
     mother, father = SPACES[name].sample(rng), SPACES[name].sample(rng)
     child = cross(SPACES[name], mother, father, rng)
     assert all(depth in both for depth, *both in zip(depths(child), depths(mother), depths(father), strict=True))
-    parents = [living(mother), living(father)]
-    for path, value in living(child).items():
+    parents = [effective_genes(mother), effective_genes(father)]
+    for path, value in effective_genes(child).items():
         inherited = [parent[path] for parent in parents if path in parent]
         assert value in inherited or (not inherited and name == "conditional")
 
@@ -159,14 +159,14 @@ def test_a_mutant_of_another_mixer_or_shortcut_has_new_genes_drawn() -> None:
     assert {mutate(space, child, rng, rates(1, 1)) for child in taus} == {parent}
 
 
-@few
+@few_examples
 @given(seeds)
 def test_a_new_shortcut_keeps_the_genes_that_both_have(seed: int) -> None:
     rng = random.Random(seed)
     parent = of_depth("conditional", 2, 3, rng=rng)
     child = mutate(SPACES["conditional"], parent, rng, rates(0, 1))
     assert child.shortcut != parent.shortcut
-    before, after = living(parent), living(child)
+    before, after = effective_genes(parent), effective_genes(child)
     kept = {path for path in before if path in after and ".blocks." in path}
     assert {path: after[path] for path in kept} == {path: before[path] for path in kept}
     new = {path.split(".groups.")[1].split(".")[0] for path in after if path not in before and ".groups." in path}
@@ -190,7 +190,7 @@ def test_a_childs_genes_are_drawn_one_by_one() -> None:
     assert len({crossover(space, mother, father, rng) for _ in range(60)}) >= 50
 
 
-@few
+@few_examples
 @given(names, crossovers, seeds)
 def test_the_child_of_one_parent_with_itself_is_the_parent(name: str, cross: Cross, seed: int) -> None:
     rng = random.Random(seed)
@@ -218,7 +218,7 @@ def place_of(path: str, mother: Architecture) -> int:
 
 def points(mother: Architecture, father: Architecture, child: Architecture) -> list[int]:
     """The places from which on a child that did not mutate may be its father's, where he has such a gene."""
-    genes, hers, his = living(child), living(mother), living(father)
+    genes, hers, his = effective_genes(child), effective_genes(mother), effective_genes(father)
 
     def is_point(point: int) -> bool:
         for path, value in genes.items():
@@ -232,7 +232,7 @@ def points(mother: Architecture, father: Architecture, child: Architecture) -> l
     return [point for point in range(len(places(mother))) if is_point(point)]
 
 
-@few
+@few_examples
 @given(names, seeds)
 def test_a_child_begins_as_its_mother_and_ends_as_its_father(name: str, seed: int) -> None:
     rng = random.Random(seed)
@@ -362,7 +362,7 @@ def test_a_father_s_block_under_the_mother_s_shortcut_has_new_neurons_drawn() ->
     assert {joined(space, mother, father, rng) for _ in range(100)} == {father, *drawn}
 
 
-@few
+@few_examples
 @given(names, seeds)
 def test_probability_zero_changes_nothing(name: str, seed: int) -> None:
     rng = random.Random(seed)
@@ -383,7 +383,7 @@ IN_BLOCKS = {"num_heads", "mlp_ratio", "neuron.v_threshold", "neuron.tau"}
 IN_BLOCKS |= {f"groups.{name}.{gene}" for name in GROUPS for gene in ("v_threshold", "tau")}
 
 
-@few
+@few_examples
 @given(seeds)
 def test_probability_one_changes_every_gene(seed: int) -> None:
     rng = random.Random(seed)
@@ -396,7 +396,7 @@ def test_probability_one_changes_every_gene(seed: int) -> None:
     assert {path for path, is_changed in changed.items() if is_changed} == WHOLE | in_blocks
 
 
-@few
+@few_examples
 @given(seeds)
 def test_probability_one_keeps_what_has_no_other_value(seed: int) -> None:
     rng = random.Random(seed)
@@ -406,7 +406,7 @@ def test_probability_one_keeps_what_has_no_other_value(seed: int) -> None:
     assert {path for path, is_changed in changed.items() if is_changed} == free & set(changed)
 
 
-@few
+@few_examples
 @given(seeds)
 def test_genes_of_blocks_and_of_the_whole_have_probabilities_of_their_own(seed: int) -> None:
     rng = random.Random(seed)
@@ -429,7 +429,7 @@ def test_genes_mutate_as_often_as_said() -> None:
     assert shares["time_steps"] == pytest.approx(0.4, abs=0.1)
 
 
-@few
+@few_examples
 @given(names, seeds, st.floats(1, 8))
 def test_children_that_mutate_are_members_however_late(name: str, seed: int, late: float) -> None:
     rng = random.Random(seed)
@@ -468,7 +468,7 @@ def variants(name: str, seed: int) -> list[Any]:
     return [mother, father, mutate(SPACES[name], mother, rng, rates(0.5, 0.5)), *children]
 
 
-@few
+@few_examples
 @given(names, seeds)
 def test_variation_depends_on_the_generator_alone(name: str, seed: int) -> None:
     first = variants(name, seed)
