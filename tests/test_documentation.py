@@ -26,7 +26,7 @@ COMMANDS = typer.main.get_command(app).commands  # type: ignore[attr-defined]
 
 
 def shell_lines(text: str) -> list[str]:
-    """Lines of shell blocks, and inline commands, that start autospike."""
+    """Return lines of shell blocks, and inline commands, that start autospike."""
     blocks = "\n".join(re.findall(r"```sh\n(.*?)```", text, flags=re.DOTALL)).splitlines()
     inline = re.findall(r"`(autospike [a-z][^`]*)`", re.sub(r"```.*?```", "", text, flags=re.DOTALL))
     found = [re.search(r"(?:^|-- )(autospike [a-z].*)", line) for line in blocks]

@@ -153,7 +153,7 @@ def counts_of(model: SpikingModel, images: Tensor) -> tuple[LayerCount, ...]:
 
 
 def into_padding(x: Tensor, size: int) -> float:
-    """Values of `x` `[T, B, H, W, C]` times the taps of a `size` x `size` kernel, at stride 1, whose outputs would lie outside."""
+    """Return the sum of `x` `[T, B, H, W, C]` times the kernel positions whose outputs are outside of the image, at stride 1."""
     height, width = x.shape[2:4]
     reach = range(-(size // 2), size // 2 + 1)
     total = 0.0

@@ -28,7 +28,7 @@ CORE = (
 
 
 def runtime_libraries() -> list[str]:
-    """The runtime of AddressSanitizer, which has to be loaded before everything else, and of C++, which it looks for then."""
+    """Return the runtimes of AddressSanitizer and of C++, which must be loaded before other libraries."""
     if sys.platform != "linux" or shutil.which("gcc") is None:
         return []
     names = ("libasan.so", "libstdc++.so")
@@ -39,7 +39,7 @@ def runtime_libraries() -> list[str]:
 
 @pytest.mark.slow
 def test_kernels_access_no_foreign_memory_and_have_defined_behaviour(tmp_path: Path) -> None:
-    """The tests themselves run once for every instruction set."""
+    """The selected tests run once for every instruction set."""
     runtime = runtime_libraries()
     if not runtime:
         pytest.skip("gcc has no AddressSanitizer here")

@@ -66,11 +66,11 @@ def test_spikes_equal_spikingjelly_and_gradients_agree(tau: float, v_threshold: 
     reference = spikingjelly_neuron.LIFNode(
         tau=tau, v_threshold=v_threshold, v_reset=0.0, surrogate_function=surrogate.Sigmoid(4.0), detach_reset=True, step_mode="m"
     )
-    ours, theirs, cotangent = run(x, v_threshold, tau), reference(x), torch.randn(5, 6, 7)
-    assert torch.equal(ours, theirs)
-    (ours_grad,) = torch.autograd.grad(ours, x, cotangent)
-    (theirs_grad,) = torch.autograd.grad(theirs, x, cotangent)
-    torch.testing.assert_close(ours_grad, theirs_grad, rtol=1e-5, atol=1e-6)
+    actual, desired, cotangent = run(x, v_threshold, tau), reference(x), torch.randn(5, 6, 7)
+    assert torch.equal(actual, desired)
+    (actual_grad,) = torch.autograd.grad(actual, x, cotangent)
+    (desired_grad,) = torch.autograd.grad(desired, x, cotangent)
+    torch.testing.assert_close(actual_grad, desired_grad, rtol=1e-5, atol=1e-6)
 
 
 def test_a_broadcast_view_over_time_is_a_valid_input() -> None:
@@ -146,13 +146,13 @@ def test_normalisation_and_neurons_equal_torch_and_spikingjelly(channels: int, s
     )
     y = (torch.randn(4 if steps is None else 1, 5, 3, 2, channels) * 2 + 3).requires_grad_()
     copied = y.detach().double().requires_grad_()
-    ours = LIF(Neuron(tau=1.7, v_threshold=0.8))(y, bn, steps)
+    actual = LIF(Neuron(tau=1.7, v_threshold=0.8))(y, bn, steps)
     current = reference(copied.flatten(0, -2)).view(y.shape)
-    theirs = lif(current.expand(4, *y.shape[1:]))
-    assert (ours != theirs).sum() == 0
-    cotangent = torch.randn_like(ours)
-    ours.backward(cotangent)
-    theirs.backward(cotangent.double())
+    desired = lif(current.expand(4, *y.shape[1:]))
+    assert (actual != desired).sum() == 0
+    cotangent = torch.randn_like(actual)
+    actual.backward(cotangent)
+    desired.backward(cotangent.double())
     assert y.grad is not None
     assert copied.grad is not None
     torch.testing.assert_close(y.grad, copied.grad.float(), rtol=1e-4, atol=1e-5)
@@ -165,11 +165,11 @@ def test_normalisation_and_neurons_equal_torch_and_spikingjelly(channels: int, s
 def test_bfloat16_currents_are_integrated_in_single_precision() -> None:
     x = (torch.randn(6, 500, generator=torch.Generator().manual_seed(0)) * 2).bfloat16().requires_grad_()
     single = x.detach().float().requires_grad_()
-    ours, theirs = run(x), run(single)
-    assert ours.dtype == torch.bfloat16
-    assert torch.equal(ours.float(), theirs)
-    ours.sum().backward()
-    theirs.sum().backward()
+    actual, desired = run(x), run(single)
+    assert actual.dtype == torch.bfloat16
+    assert torch.equal(actual.float(), desired)
+    actual.sum().backward()
+    desired.sum().backward()
     assert x.grad is not None
     assert single.grad is not None
     assert torch.equal(x.grad, single.grad.bfloat16())
@@ -210,8 +210,8 @@ def test_spikes_are_added_to_a_residual_stream(kind: str, batch: int) -> None:
     assert 0.02 < (found - under).detach().mean() < 0.9
     assert not reported
     cotangent = torch.randn_like(expected)
-    for ours, theirs in zip(*(torch.autograd.grad(y, (x, stream), cotangent) for y in (found, expected)), strict=True):
-        assert torch.equal(ours, theirs)
+    for actual, desired in zip(*(torch.autograd.grad(y, (x, stream), cotangent) for y in (found, expected)), strict=True):
+        assert torch.equal(actual, desired)
 
 
 def test_results_are_independent_of_the_number_of_threads(implementation: str) -> None:

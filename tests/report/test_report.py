@@ -1,4 +1,4 @@
-"""The report: tables against brute force, search histories by hand, and figures."""
+"""The report: tables, search histories and figures."""
 
 from __future__ import annotations
 
@@ -83,7 +83,7 @@ COUNTS = (
     LayerCount(layer="head", input="real", reads="mean", time_steps=2, macs=60, acs=(), rate=()),
 )
 
-# By hand: MACs, ACs and pJ of them.
+# MACs, ACs and their energy in pJ.
 TOTALS = {
     "exact": (260, 260, 4.6 * 260 + 0.9 * 260),
     "rate": (260, 525, 4.6 * 260 + 0.9 * 525),
@@ -160,7 +160,7 @@ FOUR = pd.DataFrame(
 
 
 def test_search_history_by_hand() -> None:
-    # Of the box 8 x 1: a covers 4 x 0.5; b nothing more; c 2 x 0.25 more; d 2 x 0.25 more.
+    # Of the box 8 x 1, a covers 4 x 0.5, b nothing more, c 2 x 0.25 more and d 2 x 0.25 more.
     history = tables.search_history("nsga2-1", [["a"], ["b"], ["c", "d"]], FOUR, reference_mj=8.0)
     assert history.search_id == "nsga2-1"
     assert history.hypervolume == pytest.approx([2 / 8, 2 / 8, 3 / 8], rel=1e-12)
@@ -306,9 +306,9 @@ def test_gene_shares_of_all_groups_have_the_same_values() -> None:
         evaluation_of(measurement(a, correct=1), f_aeb=0.1, generation=0)
         for a in (replaced_mixer(best, "none"), replaced_mixer(other, "sdsa_3"))
     ]
-    whole, part = tables.gene_shares(space, evaluations, evaluations[:1])
-    assert {name: set(shares) for name, shares in whole.items()} == {name: set(shares) for name, shares in part.items()}
-    figures.genes(whole, part)
+    uninterrupted, part = tables.gene_shares(space, evaluations, evaluations[:1])
+    assert {name: set(shares) for name, shares in uninterrupted.items()} == {name: set(shares) for name, shares in part.items()}
+    figures.genes(uninterrupted, part)
 
 
 def replaced_mixer(architecture: Architecture, mixer: Literal["none", "sdsa_3"]) -> Architecture:
@@ -372,10 +372,10 @@ def test_gene_figure_has_a_panel_for_each_gene() -> None:
 
 
 def test_layers_are_rows_under_a_convention() -> None:
-    whole = energy_tables.by_layer(COUNTS, EXACT).to_dict("records")
-    assert [row["layer"] for row in whole] == [count.layer for count in COUNTS]
-    assert all(row["energy_mj"] == row["share"] == 0 for row in whole if row["form"] == "separate")
-    rows = [row for row in whole if row["form"] != "separate"]
+    uninterrupted = energy_tables.by_layer(COUNTS, EXACT).to_dict("records")
+    assert [row["layer"] for row in uninterrupted] == [count.layer for count in COUNTS]
+    assert all(row["energy_mj"] == row["share"] == 0 for row in uninterrupted if row["form"] == "separate")
+    rows = [row for row in uninterrupted if row["form"] != "separate"]
     assert [row["layer"].rpartition(".")[2] for row in rows] == ["conv", "q", "fused", "head"]
     columns = ("input", "reads", "form", "time_steps", "dense_macs", "macs", "acs")
     assert [tuple(row[name] for name in columns) for row in rows] == [
@@ -407,7 +407,7 @@ def test_layers_have_their_energy_under_every_convention() -> None:
 
 
 def test_layers_have_the_documented_columns() -> None:
-    """Whatever the first layer reads."""
+    """For any kind of input of the first layer."""
     columns = ["layer", "input", "reads", "form", "time_steps", "dense_macs", "rate", "macs", "acs", "energy_mj", "share"]
     columns += ["acs_1", "acs_2", "rate_1", "rate_2"] + [f"energy_mj_{name}" for name in TOTALS]
     assert list(energy_tables.by_layer(COUNTS[1:], EXACT).columns) == columns
@@ -426,7 +426,7 @@ def test_layers_sum_to_the_total(name: str) -> None:
 
 @pytest.mark.parametrize("chosen", ["exact", "spikformer"])
 def test_layers_sum_to_the_total_of_every_other_convention(chosen: str) -> None:
-    """Also of one that includes operations which the chosen one excludes."""
+    """Also of a convention that includes operations which the chosen one excludes."""
     table = energy_tables.by_layer(COUNTS, CONVENTIONS[chosen])
     found = {name: table[f"energy_mj_{name}"].sum() for name in TOTALS}
     assert found == pytest.approx({name: picojoules * 1e-9 for name, (_, _, picojoules) in TOTALS.items()}, rel=1e-12)
@@ -625,8 +625,8 @@ def test_plot_of_a_space_without_a_choice(run: Run) -> None:
     assert is_png(run.report / "genes.png")
 
 
-def counted_twice(architecture: Architecture) -> Measurement:
-    """As `analytic`, and a layer that reads sums of spikes: the narrower, the more of them."""
+def analytic_with_integer_inputs(architecture: Architecture) -> Measurement:
+    """Return `analytic` with one more layer that reads sums of spikes; the narrower the network, the more MACs it has."""
     measured, width, steps = analytic(architecture), architecture.stages[0].embed_dim, architecture.time_steps
     sums = LayerCount(
         layer="sums", input="integer", time_steps=steps, macs=10**6 // width, acs=(width,) * steps, rate=(0.5,) * steps
@@ -635,7 +635,7 @@ def counted_twice(architecture: Architecture) -> Measurement:
 
 
 def by_hand(architecture: Architecture) -> dict[str, float]:
-    """Energies in mJ of `counted_twice`: 100 real MACs and 9 of spikes at rate 0.25 a step; sums dense, or as accumulations."""
+    """Return the energies in mJ of `analytic_with_integer_inputs`: 100 real MACs and 9 of spikes at rate 0.25 a step; sums dense, or as accumulations."""
     width, steps = architecture.stages[0].embed_dim, architecture.time_steps
     analytic_acs = sum(analytic(architecture).counts[1].acs)
     return {
@@ -647,7 +647,7 @@ def by_hand(architecture: Architecture) -> dict[str, float]:
 
 def searched(run: Run) -> list[Evaluation]:
     """An archive of candidates with sums of spikes, as a search under `exact` leaves it."""
-    measured = [counted_twice(e.measurement.architecture) for e in evaluated(20)]
+    measured = [analytic_with_integer_inputs(e.measurement.architecture) for e in evaluated(20)]
     evaluations = [evaluation_of(m, f_aeb=0.125, generation=i // 4) for i, m in enumerate(measured)]
     fill(run, evaluations)
     return evaluations

@@ -57,7 +57,7 @@ def path(tmp_path: Path) -> Path:
     return tmp_path / "archive.sqlite"
 
 
-def test_columns_are_the_contract(path: Path) -> None:
+def test_the_table_has_the_documented_columns(path: Path) -> None:
     Archive(path, "p")
     info = sqlite3.connect(path).execute("PRAGMA table_info(evaluations)").fetchall()
     assert [(name, kind) for _, name, kind, *_ in info] == list(COLUMNS.items())
@@ -65,7 +65,7 @@ def test_columns_are_the_contract(path: Path) -> None:
     assert [name for _, name, *_, key in info if key] == ["architecture_id", "protocol_id"]
 
 
-def test_columns_of_a_row(path: Path) -> None:
+def test_values_of_a_row(path: Path) -> None:
     Archive(path, "p").add([evaluation(generation=3)])
     db = sqlite3.connect(path)
     db.row_factory = sqlite3.Row
@@ -106,7 +106,7 @@ def test_a_measurement_round_trips(architecture: Architecture, by_product: bool)
     archive.close()
 
 
-def test_a_measurement_outlives_its_archive(path: Path) -> None:
+def test_a_measurement_is_readable_after_reopening_the_archive(path: Path) -> None:
     archive = Archive(path, "p")
     archive.add([evaluation()])
     archive.close()
@@ -128,7 +128,7 @@ def archived(path: Path) -> int:
     return int(number)
 
 
-def test_a_generation_is_committed_at_once(path: Path) -> None:
+def test_a_generation_is_committed_in_one_transaction(path: Path) -> None:
     archive = Archive(path, "p")
     for number, generation in [(1, (ONE,)), (3, (TWO, THREE))]:
         archive.add([evaluation(architecture) for architecture in generation])
@@ -166,7 +166,7 @@ def test_all_rows_of_a_generation_are_committed_or_none(path: Path) -> None:
     assert archived(path) == 0
 
 
-def test_what_another_search_archived_meanwhile_stays(path: Path) -> None:
+def test_rows_of_a_concurrent_search_are_kept(path: Path) -> None:
     archive, other = Archive(path, "p"), Archive(path, "p")
     other.add([evaluation(ONE, generation=5)])
     archive.add([evaluation(TWO), evaluation(ONE, generation=1, by_product=True)])
@@ -196,8 +196,8 @@ INSERT INTO proposals VALUES ('s', 0, 0, '{name}', 'p');
 """
 
 
-def of_an_older_version(path: Path) -> None:
-    """An archive of ONE, proposed by a search `s`."""
+def write_archive_of_older_version(path: Path) -> None:
+    """Write an archive of an older version with ONE, proposed by a search `s`."""
     Archive(path.with_name("new.sqlite"), "p").add([evaluation(ONE, generation=3)])
     row = stored(path.with_name("new.sqlite"), "p")[ONE.id]
     del row["free"]
@@ -208,10 +208,10 @@ def of_an_older_version(path: Path) -> None:
     db.close()
 
 
-def test_an_archive_of_an_older_version_goes_on(path: Path) -> None:
+def test_an_archive_of_an_older_version_is_extended(path: Path) -> None:
     """All of its candidates were proposed."""
-    of_an_older_version(path)
-    for _ in range(2):  # the second time it is no longer an older one
+    write_archive_of_older_version(path)
+    for _ in range(2):  # the second time it has the current version
         archive = Archive(path, "p")
         assert archive.all()[0] == evaluation(ONE, generation=3)
         assert archive.proposals()["s"][0] == [ONE.id]
@@ -223,9 +223,9 @@ def test_an_archive_of_an_older_version_goes_on(path: Path) -> None:
     assert rows == [(ONE.id, 0), (TWO.id, 0), (THREE.id, 1)]
 
 
-def test_an_archive_of_an_older_version_has_the_columns_of_a_new_one(path: Path) -> None:
-    """Their order aside: a column is added at the end."""
-    of_an_older_version(path)
+def test_an_opened_archive_of_an_older_version_has_all_columns(path: Path) -> None:
+    """In another order, because a column is added at the end."""
+    write_archive_of_older_version(path)
     Archive(path, "p").close()
     for table in ("evaluations", "proposals"):
         old, new = (
@@ -235,14 +235,14 @@ def test_an_archive_of_an_older_version_has_the_columns_of_a_new_one(path: Path)
         assert old == new
 
 
-def test_rows_come_in_the_order_of_measurement(path: Path) -> None:
+def test_rows_are_in_the_order_of_measurement(path: Path) -> None:
     archive = Archive(path, "p")
     for architecture in (THREE, ONE, TWO):
         archive.add([evaluation(architecture)])
     assert [e.measurement.architecture for e in archive.all()] == [THREE, ONE, TWO]
 
 
-def test_protocols_do_not_mix(path: Path) -> None:
+def test_protocols_are_separate(path: Path) -> None:
     archive, other = Archive(path, "p"), Archive(path, "q")
     archive.add([evaluation(correct=80)])
     assert other.get(ONE) is None
@@ -256,19 +256,19 @@ def test_protocols_do_not_mix(path: Path) -> None:
     assert other.proposals() == {}
 
 
-# Of `evaluation`, by hand: MACs and ACs of 10 real MACs a step and of 9 dense ones at rate 0.25, or 30 accumulations; T = 2.
+# MACs and ACs of `evaluation` for T = 2: 10 real MACs per step, and 9 dense MACs with rate 0.25 or 30 accumulations.
 OPERATIONS = {"exact": (20.0, 30.0), "rate": (20.0, 4.5), "binary-only": (20.0, 4.5), "memory": (20.0, 30.0)}
 PJ = {"exact": (4.6, 0.9), "rate": (4.6, 0.9), "binary-only": (4.6, 0.9), "memory": (24.6, 30.9)}
 
 
-def mj(convention: str) -> float:
-    """Energy of `evaluation`."""
+def energy_mj(convention: str) -> float:
+    """Return the energy of `evaluation`."""
     (macs, acs), (pj_per_mac, pj_per_ac) = OPERATIONS[convention], PJ[convention]
     return (pj_per_mac * macs + pj_per_ac * acs) * 1e-9
 
 
 def stored(path: Path, protocol: str) -> dict[str, dict[str, Any]]:
-    """Rows of a protocol by architecture, as another program reads them."""
+    """Return the rows of a protocol by architecture, as another program reads them."""
     db = sqlite3.connect(path)
     db.row_factory = sqlite3.Row
     rows = db.execute("SELECT * FROM evaluations WHERE protocol_id = ? ORDER BY rowid", (protocol,)).fetchall()
@@ -277,24 +277,24 @@ def stored(path: Path, protocol: str) -> dict[str, dict[str, Any]]:
 
 
 @pytest.mark.parametrize("convention", OPERATIONS)
-def test_an_archive_is_seen_under_a_convention(path: Path, convention: str) -> None:
-    """Rows hold counts, so what was measured under one convention is read under any; nothing is written."""
+def test_evaluations_are_read_under_any_convention(path: Path, convention: str) -> None:
+    """Rows contain counts, so evaluations are computed under any convention; nothing is written."""
     Archive(path, "p").add([evaluation()])
     before = stored(path, "p")
-    (seen,) = Archive(path, "p", CONVENTIONS[convention]).all()
-    assert Archive(path, "p", CONVENTIONS[convention]).get(ONE) == seen
-    assert (seen.energy.convention, seen.energy.macs, seen.energy.acs) == (convention, *OPERATIONS[convention])
-    assert seen.energy.energy_mj == pytest.approx(mj(convention), rel=1e-12)
-    assert seen.measurement == evaluation().measurement
+    (found,) = Archive(path, "p", CONVENTIONS[convention]).all()
+    assert Archive(path, "p", CONVENTIONS[convention]).get(ONE) == found
+    assert (found.energy.convention, found.energy.macs, found.energy.acs) == (convention, *OPERATIONS[convention])
+    assert found.energy.energy_mj == pytest.approx(energy_mj(convention), rel=1e-12)
+    assert found.measurement == evaluation().measurement
     assert stored(path, "p") == before
 
 
-def test_an_unnamed_convention_is_the_usual_one(path: Path) -> None:
+def test_the_default_convention_is_exact(path: Path) -> None:
     Archive(path, "p").add([evaluation()])
     assert [e.energy.convention for e in Archive(path, "p").all()] == ["exact"]
 
 
-def test_rescore_sets_energies_and_fitness_of_its_protocol_alone(path: Path) -> None:
+def test_rescore_changes_energies_and_fitness_of_its_protocol_only(path: Path) -> None:
     archive, other = Archive(path, "p"), Archive(path, "q")
     archive.add([evaluation(ONE, correct=80)])
     archive.add([evaluation(TWO, correct=40, generation=3)])
@@ -306,17 +306,17 @@ def test_rescore_sets_energies_and_fitness_of_its_protocol_alone(path: Path) -> 
         for name, accuracy in ((ONE.id, 0.8), (TWO.id, 0.4)):
             row = stored(path, "p")[name]
             assert (row["convention"], row["macs"], row["acs"]) == (convention, macs, acs)
-            assert row["energy_mj"] == pytest.approx(mj(convention), rel=1e-12)
-            assert row["f_aeb"] == pytest.approx(accuracy + mj(convention) * 1e9, rel=1e-12)
-            scored_anew = {"energy_mj", "convention", "macs", "acs", "f_aeb"}
-            assert {k: v for k, v in row.items() if k not in scored_anew} == {
-                k: v for k, v in before[name].items() if k not in scored_anew
+            assert row["energy_mj"] == pytest.approx(energy_mj(convention), rel=1e-12)
+            assert row["f_aeb"] == pytest.approx(accuracy + energy_mj(convention) * 1e9, rel=1e-12)
+            rescored = {"energy_mj", "convention", "macs", "acs", "f_aeb"}
+            assert {k: v for k, v in row.items() if k not in rescored} == {
+                k: v for k, v in before[name].items() if k not in rescored
             }
         assert stored(path, "q") == others
     assert [e.measurement for e in archive.all()] == [e.measurement for e in (evaluation(ONE), evaluation(TWO, correct=40))]
 
 
-def test_rescore_is_committed_and_leaves_the_order(path: Path) -> None:
+def test_rescore_is_committed_and_keeps_the_order(path: Path) -> None:
     archive = Archive(path, "p")
     for architecture in (THREE, ONE, TWO):
         archive.add([evaluation(architecture)])
@@ -325,7 +325,7 @@ def test_rescore_is_committed_and_leaves_the_order(path: Path) -> None:
     assert {row["f_aeb"] for row in stored(path, "p").values()} == {1.0}
 
 
-def test_rescore_of_nothing(path: Path) -> None:
+def test_rescore_of_an_empty_archive(path: Path) -> None:
     archive = Archive(path, "p")
     archive.rescore(lambda _accuracy, _energy_mj: 1.0)
     assert archive.all() == []
@@ -347,7 +347,7 @@ def test_by_product_candidates_are_stored_after_proposed_ones(path: Path) -> Non
     assert rows == [(0, TWO.id, 0), (1, THREE.id, 1), (2, ONE.id, 1)]
 
 
-def test_proposing_again_changes_nothing(path: Path) -> None:
+def test_repeated_proposals_change_nothing(path: Path) -> None:
     archive = Archive(path, "p")
     for _ in range(2):
         archive.propose("s", 0, [TWO], [ONE])
@@ -366,20 +366,20 @@ def test_the_newest_protocol(path: Path) -> None:
     assert Archive.newest(path).protocol_id == "old"
 
 
-def test_a_file_that_is_not_a_database(path: Path) -> None:
+def test_a_file_that_is_not_a_database_is_a_one_line_error(path: Path) -> None:
     path.write_text("accuracy,energy\n0.9,1\n" * 100)
     message = one_line_error(lambda: Archive(path, "p"))
     assert message.startswith(f"{path}: ")
     assert path.read_text().startswith("accuracy")
 
 
-def test_a_folder_that_does_not_exist(tmp_path: Path) -> None:
+def test_a_missing_folder_is_a_one_line_error(tmp_path: Path) -> None:
     gone = tmp_path / "gone" / "archive.sqlite"
     assert one_line_error(lambda: Archive(gone, "p")).startswith(f"{gone}: ")
 
 
 @pytest.mark.parametrize("convention", CONVENTIONS.values(), ids=CONVENTIONS)
-def test_what_is_scored_again_from_counts_agrees(path: Path, convention: Convention) -> None:
+def test_energy_computed_from_archived_counts_equals_that_of_the_measurement(path: Path, convention: Convention) -> None:
     """With what is stored, to the last bit."""
     archive = Archive(path, "p", convention)
     measured: Measurement = analytic(THREE)

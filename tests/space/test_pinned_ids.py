@@ -1,7 +1,7 @@
 """Recorded ids and samples.
 
-Archives and run folders identify architectures by their ids, and a resumed search repeats its samples. If one of these values changes,
-existing runs are unreadable or have other results, so the change needs a migration.
+Archives and run folders identify architectures by their ids, and a resumed search repeats its samples. If one of these values
+changes, existing runs cannot be read or have other results; such a change needs a migration.
 """
 
 from __future__ import annotations
