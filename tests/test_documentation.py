@@ -63,6 +63,12 @@ def test_each_link_leads_to_a_file(page: Path) -> None:
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_each_named_file_of_the_repository_exists(page: Path) -> None:
+    for name in re.findall(r"`((?:autospike|tests|experiments|search_spaces|docs|notebooks)/[\w./-]+)`", page.read_text()):
+        assert (ROOT / name).exists() or "NAME" in name, name
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
 def test_each_benchmark_exists(page: Path) -> None:
     known = (ROOT / "experiments/benchmarks/__main__.py").read_text()
     for name in re.findall(r"make bench ONLY=(\w+)", page.read_text()):

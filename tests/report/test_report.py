@@ -635,7 +635,7 @@ def analytic_with_integer_inputs(architecture: Architecture) -> Measurement:
 
 
 def by_hand(architecture: Architecture) -> dict[str, float]:
-    """Return the energies in mJ of `analytic_with_integer_inputs`: 100 real MACs and 9 of spikes at rate 0.25 a step; sums dense, or as accumulations."""
+    """Return the energies in mJ of `analytic_with_integer_inputs`: sums as accumulations, or dense; 9 MACs on spikes with rate 0.25."""
     width, steps = architecture.stages[0].embed_dim, architecture.time_steps
     analytic_acs = sum(analytic(architecture).counts[1].acs)
     return {
