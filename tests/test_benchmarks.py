@@ -91,7 +91,7 @@ def test_a_complete_sample_has_no_error(budget: ModuleType) -> None:
     assert (found.total, found.error) == (8.0, 0.0)
 
 
-def test_the_standard_error_is_about_the_deviation_of_totals(budget: ModuleType) -> None:
+def test_the_standard_error_is_similar_to_the_deviation_of_totals(budget: ModuleType) -> None:
     """For populations in random order, of which the estimate uses only a sample."""
     rng, totals, errors = random.Random(0), [], []
     for _ in range(400):

@@ -140,11 +140,11 @@ def test_the_deviation_is_the_sample_standard_deviation() -> None:
 
 def test_a_selected_subnet_and_an_equal_reference_network_are_two_groups() -> None:
     one = RetrainedModel(
-        architecture_id="a", way_of="scratch", seed=0, test_accuracy=0.5, energy_mj=1.0, params=9, time_steps=2, model="m"
+        architecture_id="a", way="scratch", seed=0, test_accuracy=0.5, energy_mj=1.0, params=9, time_steps=2, model="m"
     )
-    other = replace(one, way_of="hand-made", test_accuracy=0.25)
+    other = replace(one, way="hand-made", test_accuracy=0.25)
     found = group_by_seed([one, other, replace(one, seed=1)])
-    assert [(row.way_of, [model.seed for model in row.models]) for row in found] == [("scratch", [0, 1]), ("hand-made", [0])]
+    assert [(row.way, [model.seed for model in row.models]) for row in found] == [("scratch", [0, 1]), ("hand-made", [0])]
 
 
 def test_table_and_figure_of_the_report(run: Path) -> None:

@@ -145,7 +145,7 @@ ONLY_MLP = Block(token_mixer="none", neuron=Neuron(v_threshold=0.5))
 
 
 @pytest.mark.parametrize(("shortcut", "kind"), [("membrane", "binary"), ("sew", "real"), ("vanilla", "real")])
-def test_head_accumulates_after_neurons_and_multiplies_after_a_mean(shortcut: str, kind: str) -> None:
+def test_a_head_has_acs_after_neurons_and_macs_after_a_mean(shortcut: str, kind: str) -> None:
     model, inputs = small(shortcut, ONLY_MLP, distilled=True), []
     model.head.register_forward_pre_hook(lambda _m, args: inputs.append(args[0]))
     found = {c.layer: c for c in counted(model, torch.rand(4, 1, 8, 8))}
@@ -216,7 +216,7 @@ def test_every_weighted_layer_and_product_is_counted_once() -> None:
 
 def test_still_image_and_repeated_frames(tiny_space: SearchSpace) -> None:
     """Binary frames are spikes; the pixels of a still image are real."""
-    model = build_model(tiny_space.smallest_of_each_form(), num_classes=10, in_chans=1).eval()
+    model = build_model(tiny_space.smallest(), num_classes=10, in_chans=1).eval()
     image = torch.ones(2, 1, 8, 8)
     first, *rest = counted(model, image)
     of_frames, *after = counted(model, image.expand(2, *image.shape))
@@ -226,7 +226,7 @@ def test_still_image_and_repeated_frames(tiny_space: SearchSpace) -> None:
 
 
 def test_frames_beyond_the_last_step_are_not_counted(tiny_space: SearchSpace) -> None:
-    model = build_model(tiny_space.smallest_of_each_form(), num_classes=10, in_chans=1).eval()
+    model = build_model(tiny_space.smallest(), num_classes=10, in_chans=1).eval()
     frames = torch.randint(0, 2, (5, 3, 1, 8, 8), generator=torch.Generator().manual_seed(7)).float()
     assert model.architecture.time_steps == 2
     assert counted(model, frames) == counted(model, frames[:2])
@@ -314,7 +314,7 @@ INPUTS: dict[str, Callable[[], Tensor]] = {
 }
 
 
-@pytest.mark.parametrize("seen", INPUTS)
+@pytest.mark.parametrize("inputs", INPUTS)
 @pytest.mark.parametrize(("family", "shortcut"), FAMILIES_AND_SHORTCUTS)
 def test_counts_of_the_first_steps_do_not_depend_on_later_steps(family: str, shortcut: str, inputs: str) -> None:
     model, x = spiking_model(family, shortcut), INPUTS[inputs]()

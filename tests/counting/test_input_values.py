@@ -149,10 +149,10 @@ def test_sums_per_position_and_total(steps: int, batch: int, inside: list[int], 
 
 def test_accumulators_of_batches_add_up() -> None:
     """The kind is the wider one at each step; sums are weighted with the fan-out of their position."""
-    single_count = InputStatistics(sums=torch.tensor([[1.0, 2.0], [0, 3]], dtype=torch.float64), kinds=torch.tensor([0, 1]))
+    statistics = InputStatistics(sums=torch.tensor([[1.0, 2.0], [0, 3]], dtype=torch.float64), kinds=torch.tensor([0, 1]))
     other = InputStatistics(sums=torch.tensor([[2.0**50, 5.0], [1, 1]], dtype=torch.float64), kinds=torch.tensor([1, 0]))
-    reached_outputs = torch.tensor([2.0, 1.0], dtype=torch.float64)
-    parts = [OperandAccumulator.of(statistics, elements=9, fan_out=reached_outputs) for statistics in (single_count, other)]
+    fan_out = torch.tensor([2.0, 1.0], dtype=torch.float64)
+    parts = [OperandAccumulator.of(each, elements=9, fan_out=fan_out) for each in (statistics, other)]
     for first, second in (parts, parts[::-1]):
         summed = replace(first)
         summed.add(second)

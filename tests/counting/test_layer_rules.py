@@ -174,7 +174,7 @@ def test_fan_out_of_a_padded_convolution_is_smaller_at_the_border() -> None:
     assert found.view(3, 4).tolist() == [[4 * 3, 6 * 3, 6 * 3, 4 * 3], [6 * 3, 9 * 3, 9 * 3, 6 * 3], [4 * 3, 6 * 3, 6 * 3, 4 * 3]]
 
 
-def test_spiking_head_accumulates_and_mean_head_multiplies() -> None:
+def test_a_spiking_head_has_acs_and_a_mean_head_macs() -> None:
     """An integer mean is real."""
     x = torch.tensor([[[1.0, 0, 1], [0, 0, 1]], [[0, 0, 0], [1, 1, 1]]])  # T = 2, B = 2
     (spiking,), (mean,) = count(SpikingHead(3, 5), x, images=2), count(MeanHead(3, 5), x, images=2)

@@ -113,14 +113,14 @@ def test_grey_pixels_are_real(mode: str) -> None:
     assert image.acs == image.rate == ()
 
 
-def test_a_still_image_of_whole_numbers_is_recognised() -> None:
+def test_a_still_image_with_integer_pixels_is_recognised() -> None:
     image, *rest = count_operations(MultiStep(), two_images()).counts
     assert (image.input, image.reads, image.acs) == ("real", "image", ())
     assert {count.reads for count in rest} == {"stream"}
 
 
 @pytest.mark.parametrize("mode", MODES)
-def test_frames_of_whole_numbers_are_accumulated(mode: str) -> None:
+def test_integer_frames_are_accumulated(mode: str) -> None:
     """By hand: 2 x 3 pixels of which each is a corner or the middle of a long side, and reaches 4 or 6 outputs in 2 channels."""
     reaches = torch.tensor([[4.0, 6, 4], [4, 6, 4]])
     frames = torch.randint(0, 3, (4, 2, 1, 2, 3), generator=torch.Generator().manual_seed(0)).float()

@@ -345,9 +345,9 @@ def test_boolean_mask_is_counted() -> None:
 
 def test_scaling_is_free() -> None:
     model = FunctionModule(
-        lambda m, x: x * 0.125 * m.scale[:4] * m.scale[3:] * m.single_count / m.scale[1:5],
+        lambda m, x: x * 0.125 * m.scale[:4] * m.scale[3:] * m.factor / m.scale[1:5],
         scale=parameter(7),
-        single_count=parameter(1),
+        factor=parameter(1),
     )
     found = operations_of_run(model, spikes(STEPS, BATCH, 6, 4))
     assert not found.counts
@@ -623,7 +623,7 @@ def test_a_product_in_a_method_of_the_model_is_counted(how: str) -> None:
 # The coverage check of several batches
 
 
-def test_the_coverage_check_stays_on_if_it_counted_something() -> None:
+def test_the_coverage_check_runs_in_every_batch_if_it_counted_something() -> None:
     """Products, masks and sums outside layers with rules, added over three batches."""
 
     def forward(m: Any, x: Tensor) -> Tensor:

@@ -227,7 +227,7 @@ def test_all_frames_of_a_sample_have_the_same_augmentation(augmentation: dict[st
         assert not torch.equal(batch.images[0, 0], batch.images[0, 1])
 
 
-def test_mixup_mixes_whole_samples_with_their_labels() -> None:
+def test_mixup_mixes_samples_with_their_labels() -> None:
     nothing, ones = np.zeros((3, 2, 8, 8)), np.ones((3, 2, 8, 8))
     mixed = batches(split_of(nothing, ones), AugmentationConfig(mixup=1.0), batch_size=2, smoothing=0.0)
     shares = []

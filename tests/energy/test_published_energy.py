@@ -185,7 +185,7 @@ def inputs_of_convolutions(model: SpikingModel) -> dict[str, tuple[Tensor, int, 
 
 
 @each_net
-def test_rates_also_count_the_padding_and_nothing_else(net: str) -> None:
+def test_rates_differ_from_accumulations_only_in_the_padding(net: str) -> None:
     """A firing rate times dense operations counts the whole kernel for every spike. At the border a part of it has no output."""
     model, images = firing_model(NETS[net])
     seen, counts = inputs_of_convolutions(model), counts_of(model, images)

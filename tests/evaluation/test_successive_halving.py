@@ -86,7 +86,7 @@ class Scripted:
 
     right: dict[str, float]
     workers: int = 1
-    measurement_of: list[tuple[int, Span]] = field(default_factory=list)
+    scored: list[tuple[int, Span]] = field(default_factory=list)
 
     def run(self, job: Job, shards: Sequence[Span]) -> Iterator[tuple[int, Any]]:
         for i, (start, stop) in reversed(list(enumerate(shards))):
@@ -94,7 +94,7 @@ class Scripted:
                 yield i, {}
                 continue
             population = job.population  # type: ignore[attr-defined]
-            self.measurement_of.append((len(population), (start, stop)))
+            self.scored.append((len(population), (start, stop)))
             yield i, {key: self._done(node.name, key, start, stop) for key, node in Trie(population).nodes.items()}
 
     def close(self) -> None:

@@ -76,7 +76,7 @@ def executed_nodes(work: Callable[[], Any]) -> int:
 
 
 @pytest.mark.parametrize("name", FAMILIES)
-def test_measurements_are_those_of_each_candidate_alone(name: str) -> None:
+def test_measurements_equal_those_of_separate_candidates(name: str) -> None:
     """At the T of the candidate: correct predictions, images, counts and parameters."""
     evaluator = make_evaluator(name)
     population = population_of(evaluator, 4)

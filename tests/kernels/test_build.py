@@ -42,7 +42,7 @@ def run(code: str, **environment: str) -> subprocess.CompletedProcess[str]:
     ("compiler", "reason"),
     [("/nowhere/cc", "No such file or directory: '/nowhere/cc'"), ("false", "false"), ("{failing}", "fatal error: out of order")],
 )
-def test_without_a_working_compiler_neurons_fire_and_one_warning_says_why(tmp_path: Path, compiler: str, reason: str) -> None:
+def test_without_a_working_compiler_neurons_spike_after_one_warning(tmp_path: Path, compiler: str, reason: str) -> None:
     failing = tmp_path / "cc"
     failing.write_text(
         '#!/bin/sh\n[ "$1" = --version ] && exit 0\necho "some note" >&2\necho "fatal error: out of order" >&2\nexit 1\n'
@@ -56,7 +56,7 @@ def test_without_a_working_compiler_neurons_fire_and_one_warning_says_why(tmp_pa
     assert not list(tmp_path.glob("autospike/*.so"))
 
 
-def test_kernels_that_are_switched_off_are_not_built_and_nothing_is_reported(tmp_path: Path) -> None:
+def test_disabled_kernels_are_not_built_and_give_no_warning(tmp_path: Path) -> None:
     done = run(FIRES, AUTOSPIKE_KERNELS="off", XDG_CACHE_HOME=str(tmp_path))
     assert (done.stdout.splitlines(), done.stderr) == (["[0.0, 0.0, 1.0]"] * 2, "")
     assert not list(tmp_path.iterdir())
@@ -65,7 +65,9 @@ def test_kernels_that_are_switched_off_are_not_built_and_nothing_is_reported(tmp
 @pytest.mark.parametrize(
     ("variable", "value", "allowed"), [("AUTOSPIKE_KERNELS", "on", "native or off"), ("AUTOSPIKE_ISA", "sse9", "plain")]
 )
-def test_another_value_of_a_variable_is_refused(variable: str, value: str, allowed: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_invalid_environment_variable_is_rejected(
+    variable: str, value: str, allowed: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setenv(variable, value)
     with pytest.raises(UserError, match=f"{variable}={value}.*{allowed}"):
         instruction_set()

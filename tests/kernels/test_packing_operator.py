@@ -40,7 +40,7 @@ def test_other_numbers_cannot_be_packed(other: float, name: str) -> None:
 
 
 @pytest.mark.parametrize("name", IMPLEMENTATIONS)
-def test_other_types_cannot_be_packed_and_nothing_needs_one_bit(name: str) -> None:
+def test_other_types_cannot_be_packed_and_an_empty_tensor_needs_one_bit(name: str) -> None:
     with use_kernels(name):
         assert bits_needed(torch.ones(3, dtype=torch.float64)) is None
         assert bits_needed(torch.zeros(0)) == 1

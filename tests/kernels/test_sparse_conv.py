@@ -75,7 +75,7 @@ def test_values_and_gradients_are_those_of_torch(shape: tuple[int, ...], density
 @pytest.mark.usefixtures("isa")
 @pytest.mark.parametrize("density", DENSITIES)
 @pytest.mark.parametrize("shape", SHAPES)
-def test_whole_numbers_are_exact(shape: tuple[int, ...], density: float) -> None:
+def test_sums_of_integers_are_exact(shape: tuple[int, ...], density: float) -> None:
     """Sums of integers are exact in any order, so only the correct terms give the correct sum."""
     x, weight, bias, geometry = case(shape, density)
     weight, bias = (torch.round(w * 4).requires_grad_() for w in (weight, bias))
@@ -211,7 +211,7 @@ def test_an_empty_batch() -> None:
 @pytest.mark.usefixtures("isa")
 @pytest.mark.parametrize("positions", [1, 2, 5, 2500])
 @pytest.mark.parametrize("out", [1, 3, 8, 15, 16, 24, 72, 130])
-def test_nothing_is_written_beside_the_output(out: int, positions: int) -> None:
+def test_no_memory_outside_the_output_is_written(out: int, positions: int) -> None:
     """Where outputs are fewer than a vector, whole vectors are written over later outputs, never beyond the last one."""
     functions = LIBRARY.functions
     for in_, density in ((32, 0.3), (96, 0.3), (96, 0.05)):

@@ -91,7 +91,7 @@ def test_an_imported_checkpoint_gives_the_published_logits(
     ("written", "said"),
     [(b"no weights at all", "cannot be read safely"), (None, "no such file")],
 )
-def test_importing_a_file_that_is_no_checkpoint_writes_nothing(
+def test_importing_an_invalid_checkpoint_writes_nothing(
     written: bytes | None, said: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     path = tmp_path / "weights.pth"

@@ -15,6 +15,7 @@ from spikingjelly_models import (
     IMAGES,
     SIZE,
     Layers,
+    T,
     autospike_qkformer,
     autospike_spike_driven,
     autospike_spikformer,
@@ -79,7 +80,7 @@ def test_spikformer_after_the_stem(stride: int) -> None:
     with torch.no_grad():
         expected = run(net, IMAGES)
         functional.reset_net(net)
-        stem = net.patch_embed(net._to_sequence(IMAGES)).permute(0, 1, 3, 4, 2)
+        stem = net.patch_embed(IMAGES.repeat(T, 1, 1, 1, 1)).permute(0, 1, 3, 4, 2)
         assert stem.shape[2:] == (SIZE[0] // stride, SIZE[1] // stride, 32)
         with counted([found for _, separate in layers for found in separate]) as counts:
             stream = stem

@@ -635,7 +635,7 @@ def analytic_with_integer_inputs(architecture: Architecture) -> Measurement:
 
 
 def by_hand(architecture: Architecture) -> dict[str, float]:
-    """Return the energies in mJ of `analytic_with_integer_inputs`: sums as accumulations, or dense; 9 MACs on spikes with rate 0.25."""
+    """Return the energies in mJ: sums are accumulations or dense, and 9 MACs per step read spikes with rate 0.25."""
     width, steps = architecture.stages[0].embed_dim, architecture.time_steps
     analytic_acs = sum(analytic(architecture).counts[1].acs)
     return {
@@ -726,7 +726,7 @@ def test_the_reference_network_is_scored_under_the_same_convention(run: Run, con
     assert (found.folder / "pareto.svg").read_bytes() == (tmp_path / "expected.svg").read_bytes()
 
 
-def test_a_reference_network_without_counts_says_what_to_run(run: Run) -> None:
+def test_a_reference_network_without_counts_is_an_error_naming_the_command(run: Run) -> None:
     """An older version did not write counts."""
     searched(run)
     (run.baseline / "measurement.json").write_text(json.dumps({"accuracy": 0.5, "energy_mj": 0.001}))
@@ -736,12 +736,12 @@ def test_a_reference_network_without_counts_says_what_to_run(run: Run) -> None:
         assert "autospike search" in message
 
 
-def test_plot_before_a_search_says_what_to_run(run: Run) -> None:
+def test_plot_before_a_search_is_an_error_naming_the_command(run: Run) -> None:
     message = one_line_error(lambda: plot(run))
     assert message.startswith(f"{run.folder}: ")
     assert "autospike search" in message
 
 
-def test_plot_of_an_empty_archive_says_what_to_run(run: Run) -> None:
+def test_plot_of_an_empty_archive_is_an_error_naming_the_command(run: Run) -> None:
     Archive(run.archive, "p").close()
     assert "autospike search" in one_line_error(lambda: plot(run))

@@ -148,7 +148,7 @@ def with_by_products(space_dict: dict[str, Any], architecture: Architecture) -> 
 
 
 def with_by_products_of_all(space_dict: dict[str, Any], architectures: Iterable[Architecture]) -> set[Architecture]:
-    return set().with_by_products_of_all(*(with_by_products(space_dict, architecture) for architecture in architectures))
+    return set().union(*(with_by_products(space_dict, architecture) for architecture in architectures))
 
 
 def architectures_of(evaluations: Iterable[Evaluation]) -> list[Architecture]:

@@ -65,7 +65,7 @@ def test_a_kill_before_the_record_is_written_leaves_the_previous_checkpoint(tmp_
 
 
 @pytest.mark.parametrize("damage", DAMAGES)
-def test_reading_a_damaged_checkpoint_is_an_error_of_one_line(tmp_path: Path, tiny_space: SearchSpace, damage: str) -> None:
+def test_reading_a_damaged_checkpoint_is_a_one_line_error(tmp_path: Path, tiny_space: SearchSpace, damage: str) -> None:
     _, checkpoints = saved(tmp_path, tiny_space, 3)
     DAMAGES[damage](tmp_path / "step-00000003.safetensors")
     for read in (lambda: checkpoints.restore(new_state(supernet(tiny_space))), checkpoints.recover):
