@@ -160,7 +160,7 @@ def test_rounds_cover_every_image_once_without_batches_of_one_image(images: int,
     config = EvaluationConfig(batch_size=8, racing=racing)
     evaluator = PopulationEvaluator(executor=executor, calibration_images=2, search_images=images, config=config, convention=EXACT)
     list(evaluator([SHALLOW]))
-    spans = sorted(span for _, span in executor.measurement_of)
+    spans = sorted(span for _, span in executor.scored)
     assert [i for span in spans for i in range(*span)] == list(range(images))
     assert min(stop - start for start, stop in spans) >= 2
 
