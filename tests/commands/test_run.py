@@ -7,6 +7,8 @@ import shutil
 import sqlite3
 import zlib
 from collections import Counter
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from itertools import accumulate
 from pathlib import Path
@@ -20,7 +22,7 @@ import yaml
 from cli_runner import autospike
 from processes import kill_command
 
-from autospike.config import load_experiment
+from autospike.config import Experiment, load_experiment
 from autospike.data.images import load_images
 from autospike.pareto import on_front
 from autospike.space.architecture import Architecture
@@ -208,21 +210,28 @@ def digit_images(folder: Path) -> list[str]:
     return [part for key, value in {"data.root": folder, **SHORT}.items() for part in ("--set", f"{key}={value}")]
 
 
+@contextmanager
+def unreadable_test_images(images: Path, experiment: Experiment) -> Iterator[None]:
+    """Replace the images of the test split by invalid files."""
+    data = experiment.data.model_copy(update={"root": images})
+    files = sorted(images.rglob("*.png"), key=lambda path: (path.parent.name, path.name))
+    contents = {files[i]: files[i].read_bytes() for i in load_images(data, seed=experiment.seed).splits["test"].indices}
+    for path in contents:
+        path.write_bytes(b"unreadable")
+    yield
+    for path, content in contents.items():
+        path.write_bytes(content)
+
+
 @pytest.fixture(scope="module")
 def folder_run(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
-    """A folder of images, and a run that was trained and searched on it while its test images were unreadable."""
+    """A folder of images, and a run that was trained, searched and plotted while its test images were unreadable."""
     images, run = tmp_path_factory.mktemp("folder") / "images", tmp_path_factory.mktemp("runs") / "folder"
     settings = digit_images(images)
-    experiment = load_experiment(EXPERIMENTS / "folder.yaml", settings[1::2])
-    files = sorted(images.rglob("*.png"), key=lambda path: (path.parent.name, path.name))
-    test = {files[i]: files[i].read_bytes() for i in load_images(experiment.data, seed=experiment.seed).splits["test"].indices}
-    for path in test:
-        path.write_bytes(b"unreadable")
-    call("train", EXPERIMENTS / "folder.yaml", "--run", run, *settings)
-    call("search", run)
-    call("plot", run)
-    for path, content in test.items():
-        path.write_bytes(content)
+    with unreadable_test_images(images, load_experiment(EXPERIMENTS / "folder.yaml", settings[1::2])):
+        call("train", EXPERIMENTS / "folder.yaml", "--run", run, *settings)
+        call("search", run)
+        call("plot", run)
     return images, run
 
 
@@ -234,20 +243,18 @@ def test_training_search_and_plots_read_no_test_image(folder_run: tuple[Path, Pa
 def test_an_interrupted_export_is_repeated(
     folder_run: tuple[Path, Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """Unreadable test images end the second export after it has written the model."""
+    """Unreadable test images end the second export after it has written another model."""
     images, run = tmp_path / "images", folder_run[1]
     shutil.copytree(folder_run[0], images)
     command = ["export", run, "--out", tmp_path / "out", "--set", f"data.root={images}", "--pick"]
     assert autospike(capsys, *command, largest_of(run)).code == 0
     model = (tmp_path / "out" / "model.safetensors").read_bytes()
     (other, *_) = [row["architecture_id"] for row in rows(run) if row["architecture_id"] != largest_of(run)]
-    contents = {path: path.read_bytes() for path in images.rglob("*.png")}
-    for path in contents:
-        path.write_bytes(b"unreadable")
-    failed = autospike(capsys, *command, other)
+    with unreadable_test_images(images, load_experiment(run / "experiment.yaml")):
+        failed = autospike(capsys, *command, other)
     assert (failed.code, failed.err.count("\n")) == (2, 1)
-    for path, content in contents.items():
-        path.write_bytes(content)
+    assert (tmp_path / "out" / "model.safetensors").read_bytes() != model
+    assert not (tmp_path / "out" / "report.json").exists()
     assert autospike(capsys, *command, largest_of(run)).code == 0
     assert (tmp_path / "out" / "model.safetensors").read_bytes() == model
     assert json.loads((tmp_path / "out" / "report.json").read_text())["architecture_id"] == largest_of(run)
@@ -320,7 +327,7 @@ def test_a_killed_search_resumes_to_the_same_front(run: Path, tmp_path: Path, ge
     """Archived generations are not measured again; the generation in progress is lost."""
     folder = tmp_path / "run"
     shutil.copytree(run, folder, ignore=shutil.ignore_patterns("archive.sqlite*", "report", "export", "log.jsonl"))
-    kill_command(lambda: archived_generations(folder) >= generations and "search started" in events_of(folder), "search", folder)
+    kill_command(lambda: "search started" in events_of(folder) and archived_generations(folder) >= generations, "search", folder)
     expected, archived = [untimed(row) for row in rows(run)], rows(folder)
     assert [untimed(row) for row in archived] == expected[: len(archived)]
     assert len(archived) in (0, *accumulate(Counter(row["generation"] for row in expected).values()))
