@@ -76,7 +76,9 @@ def check_channels(path: Path, shape: Sequence[int], expected: int | Literal["au
         return
     given = f"{path}: `{KEY}` of shape {list(shape)} has {channels} channels ([T, C, H, W])"
     if channels > MOST_CHANNELS and shape[-1] <= MOST_CHANNELS:
-        raise UserError(f"{given}; if it is [T, H, W, C], write frames.transpose(0, 3, 1, 2), otherwise set data.channels to {channels}")
+        raise UserError(
+            f"{given}; if it is [T, H, W, C], write frames.transpose(0, 3, 1, 2), otherwise set data.channels to {channels}"
+        )
     if expected == "auto":
         raise UserError(f"{given}, more than {MOST_CHANNELS}; if this is right, set data.channels to {channels}")
     raise UserError(f"{given}, but data.channels is {expected}; set it to auto or {channels}")

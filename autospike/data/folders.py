@@ -37,9 +37,16 @@ FILLER = "set|data|dataset|images|image|imgs|img|pictures|photos|samples|files|f
 PARTS = "masks?|labels?|annotations?|ground_?truth|gt|fold|part|batch|raw|originals?|processed|augmented|resized|x|y|input|output"
 
 # Folders that operating systems and storage devices create, besides those whose names begin with a dot.
-SYSTEM_FOLDERS = frozenset({"__MACOSX", "@eaDir", "#recycle", "$RECYCLE.BIN", "System Volume Information", "lost+found", "__pycache__"})
+SYSTEM_FOLDERS = frozenset(
+    {"__MACOSX", "@eaDir", "#recycle", "$RECYCLE.BIN", "System Volume Information", "lost+found", "__pycache__"}
+)
 
-HIDDEN, IRREGULAR, REPEATED, OUTSIDE = "hidden or system", "not a regular file", "link to a file read elsewhere", "outside the classes"
+HIDDEN, IRREGULAR, REPEATED, OUTSIDE = (
+    "hidden or system",
+    "not a regular file",
+    "link to a file read elsewhere",
+    "outside the classes",
+)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -190,7 +190,6 @@ def _opaque(image: Image.Image) -> Image.Image:
     return image.convert("RGB")
 
 
-
 def _is_signed(image: Image.Image) -> bool:
     return _tag(image, SAMPLE_FORMAT, 1) == SIGNED
 
@@ -234,7 +233,9 @@ def _white(image: Image.Image, values: NDArray[np.int64]) -> int:
 def _to_8_bits(values: NDArray[np.signedinteger], white: int) -> NDArray[np.uint8]:
     """`round(255 * values / white)`."""
     if values.min(initial=0) < 0:
-        raise UserError(f"negative pixels (the least is {values.min()}) have no defined brightness; convert it to unsigned 8 or 16 bits")
+        raise UserError(
+            f"negative pixels (the least is {values.min()}) have no defined brightness; convert it to unsigned 8 or 16 bits"
+        )
     return ((values.astype(np.int64) * 510 + white) // (2 * white)).clip(0, 255).astype(np.uint8)
 
 
