@@ -6,35 +6,21 @@
 | `root/train/CLASS/*`, `root/test/CLASS/*`         | the test split is the folder for testing, or else for validation   |
 | one folder in `root`, `train` or `test`           | stands for its content: `root/images/CLASS/*`                      |
 
-Folders of splits are recognised by the names in `SPLIT_WORDS`, in any case. A folder with one of these names that contains images
+Folders of splits are recognised by their names (`data.split_names`), in any case. A folder with one of these names that contains images
 itself is a class. Only regular files are read; what is not read is counted, by reason.
 """
 
 from __future__ import annotations
 
 import os
-import re
 import stat
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Literal
 
 from autospike.data.pixels import printable
+from autospike.data.split_names import Role, is_part, role_of, roles_of
 from autospike.errors import UserError
-
-Role = Literal["train", "val", "test"]
-
-SPLIT_WORDS: dict[str, Role] = {
-    **dict.fromkeys(("train", "training", "trn", "tr"), "train"),
-    **dict.fromkeys(("val", "valid", "validate", "validating", "validation", "dev", "devel", "development"), "val"),
-    **dict.fromkeys(("test", "testing", "tst", "te", "eval", "evaluate", "evaluation", "holdout", "heldout"), "test"),
-}
-# Words beside those of the splits: seg_train, training_set, test-images, val2017.
-FILLER = "set|data|dataset|images|image|imgs|img|pictures|photos|samples|files|folder|dir|split|seg|cls|class|classes|frames|events"
-
-# Words for parts of a dataset. Folders with such names and equal content are no classes.
-PARTS = "masks?|labels?|annotations?|ground_?truth|gt|fold|part|batch|raw|originals?|processed|augmented|resized|x|y|input|output"
 
 # Folders that operating systems and storage devices create, besides those whose names begin with a dot.
 SYSTEM_FOLDERS = frozenset(
@@ -105,55 +91,12 @@ def scan(root: Path, kind: FileKind) -> FoundFolders:
         The files. Their order depends on their names only.
 
     Raises:
-        UserError: There are fewer than two classes, a class without files, a split without its counterpart, or a file in two classes.
+        UserError: There are fewer than two classes, a class without files, a split without its counterpart, or a file in two
+            classes.
     """
     found = _Scan(root=root, kind=kind)
     folders = found.folders()
     return FoundFolders(folders=folders, left_out=dict(found.left_out))
-
-
-def role_of(name: str) -> Role | None:
-    """Return the split that the name of a folder means.
-
-    Args:
-        name: For example `Training`, `seg_test`, `val2017`.
-
-    Returns:
-        The split, or None.
-    """
-    role, others = _parse(name)
-    return None if others else role
-
-
-def roles_of(names: Sequence[str]) -> dict[str, Role]:
-    """Return the splits that names of folders beside each other mean.
-
-    Args:
-        names: For example `train`, `test`; or `cats_train`, `cats_test`, which mean splits only together.
-
-    Returns:
-        The names that mean a split.
-    """
-    exact = {name: role for name in names if (role := role_of(name))}
-    if exact:
-        return exact
-    parsed = {name: (role, others) for name in names for role, others in [_parse(name)] if role}
-    roles_beside = {others: {role for role, rest in parsed.values() if rest == others} for _, others in parsed.values()}
-    return {name: role for name, (role, others) in parsed.items() if role and len(roles_beside[others]) > 1}
-
-
-def _parse(name: str) -> tuple[Role | None, tuple[str, ...]]:
-    """The split that one word of a name means, and the words that are neither this one nor filler."""
-    words = [re.sub(r"\d+$", "", word) for word in re.split(r"[\W_]+", re.sub(r"h[eo]ld[\W_]*out", "holdout", name.lower()))]
-    stems = [_stem(word) for word in words if word and not re.fullmatch(FILLER, word)]
-    roles = [SPLIT_WORDS[stem] for stem in stems if stem in SPLIT_WORDS]
-    return (roles[0] if len(roles) == 1 else None), tuple(stem for stem in stems if stem not in SPLIT_WORDS)
-
-
-def _stem(word: str) -> str:
-    """`trainset`, `testimages` without the second word."""
-    shorter = re.sub(rf"(?:{FILLER})$", "", word)
-    return shorter if shorter in SPLIT_WORDS else word
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -192,19 +135,19 @@ class _Scan:
     def folders(self) -> tuple[ClassFolder, ...]:
         """The root itself, or its folders for training and for testing."""
         top = self._unwrapped(str(self.root))
-        roles = roles_of([name for name in top.folders if self._holds_classes(os.path.join(top.path, name))])
+        roles = roles_of([name for name in top.folders if self._holds_classes(f"{top.path}/{name}")])
         if not roles:
             return (self._classes(top),)
         training, held_out = self._train_and_test(roles)
         for name in top.folders:
             if name not in (training, held_out):
-                self._leave_out(OUTSIDE, os.path.join(top.path, name) + "/")
+                self._leave_out(OUTSIDE, f"{top.path}/{name}/")
         self._count_outside(top)
-        if os.path.samefile(os.path.join(top.path, training), os.path.join(top.path, held_out)):
+        if _identity(f"{top.path}/{training}") == _identity(f"{top.path}/{held_out}"):
             raise self._problem(f"{printable(training)}/ and {printable(held_out)}/, which are the same folder", "keep one of them")
         # files that are in both, by links, are read for testing
-        test = self._classes(self._unwrapped(os.path.join(top.path, held_out)))
-        train = self._classes(self._unwrapped(os.path.join(top.path, training)))
+        test = self._classes(self._unwrapped(f"{top.path}/{held_out}"))
+        train = self._classes(self._unwrapped(f"{top.path}/{training}"))
         if train.classes != test.classes:
             unmatched = min(set(train.classes) ^ set(test.classes))
             raise UserError(
@@ -236,9 +179,9 @@ class _Scan:
         """A folder, or the one in it if that stands alone and is neither a class nor a split."""
         folder, above = self._entries(path), {_identity(path)}
         while len(folder.folders) == 1 and not folder.files:
-            inner = os.path.join(folder.path, folder.folders[0])
+            inner = f"{folder.path}/{folder.folders[0]}"
             inside = self._entries(inner)
-            another_role = role_of(folder.folders[0]) not in (None, role_of(os.path.basename(folder.path)))
+            another_role = role_of(folder.folders[0]) not in (None, role_of(Path(folder.path).name))
             if inside.files or not inside.folders or another_role or _identity(inner) in above:
                 break
             above.add(_identity(inner))
@@ -300,18 +243,18 @@ class _Scan:
         files: list[tuple[str, int]] = []
         inside: list[_Listing] = []
         for label, name in enumerate(top.folders):
-            listing, found = self._files_of(os.path.join(top.path, name))
+            listing, found = self._files_of(f"{top.path}/{name}")
             if not found:
                 raise self._invalid(top.path, f"no valid file for the classes {printable(name)}", "add files or remove the folder")
             inside.append(listing)
             files.extend(found)
             labels.extend([label] * len(found))
         self._check_subfolders(top, inside)
-        prefix = len(str(self.root).rstrip(os.sep)) + 1
+        prefix = len(str(self.root).rstrip("/")) + 1
         return ClassFolder(
             classes=top.folders,
             labels=labels,
-            names=tuple(path[prefix:].replace(os.sep, "/") for path, _ in files),
+            names=tuple(path[prefix:] for path, _ in files),
             sizes=tuple(size for _, size in files),
         )
 
@@ -325,7 +268,7 @@ class _Scan:
     def _count_outside(self, top: _Folder) -> None:
         listing = self._list(top.path)
         for reason, name in (*((OUTSIDE, name) for name, _ in listing.files), *listing.others):
-            self._leave_out(reason, os.path.join(top.path, name))
+            self._leave_out(reason, f"{top.path}/{name}")
 
     def _check_names(self, top: _Folder) -> None:
         if not top.folders:
@@ -339,7 +282,7 @@ class _Scan:
             raise self._problem(f"one class ({printable(top.folders[0])})", "a classifier needs two or more")
 
     def _check_subfolders(self, top: _Folder, inside: Sequence[_Listing]) -> None:
-        """Reject splits inside the classes, and copies of the classes (images/, masks/; fold1/, fold2/) that would be taken for them."""
+        """Reject splits inside the classes, and parts (images/, masks/; fold1/, fold2/) that would be taken for classes."""
         for name, listing in zip(top.folders, inside, strict=True):
             roles = roles_of(listing.folders).values()
             if "train" in roles and len(set(roles)) > 1:
@@ -348,7 +291,7 @@ class _Scan:
                     f"move them above the classes (train/{printable(name)}/, test/{printable(name)}/)",
                 )
         same = {listing.folders for listing in inside if not any(self._is_sample(file) for file, _ in listing.files)}
-        parts = [name for name in top.folders if re.fullmatch(rf"(?:{FILLER}|{PARTS})[\W_]*\d*", name.lower()) or role_of(name)]
+        parts = [name for name in top.folders if is_part(name)]
         if parts and len(same) == 1 and len(next(iter(same))) > 1 and len(inside) > 1:
             raise self._problem(
                 f"{_listed(top.folders)}, each with the folders {_listed(next(iter(same)))}",
@@ -362,7 +305,7 @@ class _Scan:
         """
         by_folder: list[tuple[str, list[tuple[str, int]]]] = []
         listings: list[_Listing] = []
-        waiting = [(path, frozenset((_identity(str(self.root)), _identity(os.path.dirname(path)))))]
+        waiting = [(path, frozenset((_identity(str(self.root)), _identity(str(Path(path).parent)))))]
         while waiting:
             folder, above = waiting.pop()
             identity = _identity(folder)
@@ -372,9 +315,9 @@ class _Scan:
             listing = self._list(folder)
             listings.append(listing)
             for reason, name in listing.others:
-                self._leave_out(reason, os.path.join(folder, name))
-            by_folder.append((folder, self._new_files(folder, listing, owner=os.path.basename(path))))
-            waiting.extend((os.path.join(folder, name), above | {identity}) for name in listing.folders)
+                self._leave_out(reason, f"{folder}/{name}")
+            by_folder.append((folder, self._new_files(folder, listing, owner=Path(path).name)))
+            waiting.extend((f"{folder}/{name}", above | {identity}) for name in listing.folders)
         empty = _Listing(folders=(), files=(), others=())
         files = [file for _, files in sorted(by_folder, key=lambda item: item[0]) for file in files]
         return (listings or [empty])[0], files
@@ -383,9 +326,9 @@ class _Scan:
         """The samples in a folder of a class, without those that were read before through another link."""
         found = []
         for name, status in listing.files:
-            path = f"{folder}{os.sep}{name}"
+            path = f"{folder}/{name}"
             if not self._is_sample(name):
-                self._leave_out(printable(os.path.splitext(name)[1].lower()) or "without extension", path)
+                self._leave_out(printable(Path(name).suffix.lower()) or "without extension", path)
                 continue
             first_owner, first = self.seen.setdefault((status.st_dev, status.st_ino), (owner, path))
             if first == path:
@@ -427,7 +370,7 @@ def _listed(names: Iterable[str]) -> str:
 
 
 def _identity(path: str) -> tuple[int, int]:
-    status = os.stat(path)
+    status = Path(path).stat()
     return status.st_dev, status.st_ino
 
 
