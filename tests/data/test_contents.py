@@ -15,7 +15,8 @@ from autospike.errors import UserError
 def stored(root: Path, contents: list[bytes]) -> StoredFiles:
     for i, content in enumerate(contents):
         (root / f"{i}.png").write_bytes(content)
-    return StoredFiles(root=str(root), names=tuple(f"{i}.png" for i in range(len(contents))), sizes=tuple(map(len, contents)))
+    names = tuple(f"{i}.png" for i in range(len(contents)))
+    return StoredFiles(root=str(root), names=names, sizes=tuple(map(len, contents)))
 
 
 def samples(files: StoredFiles | StoredArrays, splits: str) -> list[Sample]:
@@ -33,7 +34,7 @@ SPLITS = "ttsetetstss"
 
 
 def test_copies_are_exact_and_in_different_splits(tmp_path: Path) -> None:
-    """0, 2, 3 are equal in three splits, 4 and 5 in two; 1 and 8 are both of train, 9 and 10 of search; 6 differs in its last byte."""
+    """0, 2, 3 are equal in three splits, 4 and 5 in two; 1 and 8 are of train, 9 and 10 of search; 6 ends with another byte."""
     given = samples(stored(tmp_path, CONTENTS), SPLITS)
     assert copies(given) == [[0, 2, 3], [4, 5]]
     assert copies(given, digests(given)) == [[0, 2, 3], [4, 5]]

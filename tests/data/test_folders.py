@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import socket
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import pytest
@@ -16,7 +16,7 @@ from autospike.errors import UserError
 KIND = FileKind(description="image folder", example="image.png", extensions=(".png", ".jpg"))
 
 
-def fill(folder: Path, classes: str = "ab", count: int = 3, ending: str = "png") -> None:
+def fill(folder: Path, classes: Sequence[str] = "ab", count: int = 3, ending: str = "png") -> None:
     for name in classes:
         (folder / name).mkdir(parents=True, exist_ok=True)
         for i in range(count):
@@ -36,31 +36,14 @@ def refused(root: Path, message: str) -> None:
     assert str(error.value).startswith("data.root: ")
 
 
-@pytest.mark.parametrize(
-    ("name", "role"),
-    [
-        *(
-            (name, "train")
-            for name in ("train", "Train", "TRAINING", "trainset", "train_set", "training-set", "seg_train", "trn", "tr")
-        ),
-        *(
-            (name, "train")
-            for name in ("train_images", "TrainingImages", "images_train", "training data", "train2017", "train.images")
-        ),
-        *(
-            (name, "val")
-            for name in ("val", "VAL", "valid", "Validation", "validation_set", "dev", "development", "devset", "seg_val")
-        ),
-        *((name, "val") for name in ("val2017", "validation1", "valid-images")),
-        *((name, "test") for name in ("test", "Testing", "TEST", "testset", "test_set", "seg_test", "tst", "eval", "evaluation")),
-        *((name, "test") for name in ("holdout", "hold-out", "held_out", "test_data", "testdata", "test2", "te")),
-        *(
-            (name, None)
-            for name in ("cat", "images", "data", "trainer", "contest", "a", "0", "", "latest", "value", "devices", "trees")
-        ),
-        *((name, None) for name in ("bullet train", "test tube", "train_test")),
-    ],
-)
+TRAIN = "train Train TRAINING trainset train_set training-set seg_train trn tr train_images TrainingImages images_train train2017"
+VAL = "val VAL valid Validation validation_set dev development devset seg_val val2017 validation1 valid-images"
+TEST = "test Testing TEST testset test_set seg_test tst eval evaluation holdout hold-out held_out test_data testdata test2 te"
+OTHER = "cat images data trainer contest a 0 latest value devices trees train_test bullet_train test_tube"
+NAMES = [(name, role) for role, names in (("train", TRAIN), ("val", VAL), ("test", TEST), (None, OTHER)) for name in names.split()]
+
+
+@pytest.mark.parametrize(("name", "role"), [*NAMES, ("training data", "train"), ("", None)])
 def test_names_of_splits(name: str, role: str | None) -> None:
     assert role_of(name) == role
 
@@ -77,8 +60,8 @@ LAYOUTS: dict[str, Callable[[Path], object]] = {
     "one level too many": lambda r: fill(r / "images"),
     "three levels too many": lambda r: fill(r / "archive" / "Data Set" / "images"),
     "a level with a readme": lambda r: (fill(r / "images"), (r / "README.md").write_text("")),
-    "hidden copies beside the classes": lambda r: (fill(r), fill(r, [".ipynb_checkpoints"])),  # type: ignore[arg-type]
-    "hidden copies in a class": lambda r: (fill(r), fill(r / "a", [".ipynb_checkpoints"])),  # type: ignore[arg-type]
+    "hidden copies beside the classes": lambda r: (fill(r), fill(r, [".ipynb_checkpoints"])),
+    "hidden copies in a class": lambda r: (fill(r), fill(r / "a", [".ipynb_checkpoints"])),
     "resource forks": lambda r: (fill(r), fill(r / "__MACOSX"), (r / "a" / "._0.png").write_bytes(b"\0")),
     "thumbnails of a storage device": lambda r: (fill(r), fill(r / "a" / "@eaDir"), fill(r / "@eaDir")),
     "a hidden folder beside a single one": lambda r: (fill(r / "images"), fill(r / ".cache")),
@@ -134,7 +117,7 @@ def test_the_test_folder_precedes_the_validation_folder(tmp_path: Path) -> None:
 
 
 def test_a_class_may_have_the_name_of_a_split(tmp_path: Path) -> None:
-    fill(tmp_path, ["bus", "car", "train"])  # type: ignore[arg-type]
+    fill(tmp_path, ["bus", "car", "train"])
     assert found(tmp_path).folders[0].classes == ("bus", "car", "train")
 
 
@@ -170,7 +153,7 @@ def test_layouts_without_a_meaning_are_one_line(tmp_path: Path, build: Callable[
 
 def test_subfolders_belong_to_their_class(tmp_path: Path) -> None:
     for name in ("cat/indoor", "cat/outdoor", "dog/indoor", "dog/outdoor"):
-        fill(tmp_path / name, [""])  # type: ignore[arg-type]
+        fill(tmp_path / name, [""])
     (folder,) = found(tmp_path).folders
     assert folder.classes == ("cat", "dog")
     assert folder.labels == [0] * 6 + [1] * 6
@@ -181,7 +164,7 @@ def test_the_order_is_that_of_torchvision(tmp_path: Path) -> None:
     from torchvision.datasets import ImageFolder
 
     for name in ("b", "a", "a/x", "a/x-y", "a/x/z", "B", "10", "9"):
-        fill(tmp_path / name, [""])  # type: ignore[arg-type]
+        fill(tmp_path / name, [""])
     theirs = ImageFolder(str(tmp_path))
     (ours,) = found(tmp_path).folders
     assert ours.names == tuple(Path(path).relative_to(tmp_path).as_posix() for path, _ in theirs.samples)
