@@ -92,9 +92,8 @@ def _show(images: Images, image_size: int, copies: Sequence[Sequence[Sample]]) -
         first, second = copies[0][0], next(sample for sample in copies[0] if sample.split != copies[0][0].split)
         held_out = sum(sample.split != "train" for group in copies for sample in group)
         note(
-            f"data: {held_out:,} images of the search and test splits have an exact copy in another split, for example "
-            f"{printable(first.name)} ({first.split}) and {printable(second.name)} ({second.split}); remove the copies, or the "
-            "accuracy is too high"
+            f"data: exact copies across splits: {held_out:,} of the search and test images, for example {printable(first.name)} "
+            f"({first.split}) and {printable(second.name)} ({second.split}); remove them, or the accuracy is too high"
         )
 
 

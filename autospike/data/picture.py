@@ -86,4 +86,4 @@ def label_of(target: Tensor, classes: Sequence[str], *, smoothing: float) -> str
     names = ["".join(c if c.isprintable() else "?" for c in classes[int(i)]) for i in likely.indices]
     if len(shares) < 2 or shares[1] < 0.05 or smoothing == 1:
         return names[0][:LETTERS]
-    return " ".join(f"{name[: LETTERS // 2 - 3]} {share:.1f}".replace("0.", ".") for name, share in zip(names, shares, strict=True))
+    return " ".join(f"{name[: LETTERS // 2 - 3]} {f'{share:.1f}'.lstrip('0')}" for name, share in zip(names, shares, strict=True))

@@ -102,7 +102,7 @@ def test_copies_across_splits_and_what_is_left_out_are_reported(tmp_path: Path, 
         lines = recorded(opened(root), tmp_path / "data", capsys)
         assert len(lines) == 3, attempt
         assert lines[1] == "data: left out 1 .txt (cat/notes.txt)"
-        assert lines[2].startswith("data: 1 images of the search and test splits have an exact copy in another split, for example ")
+        assert lines[2].startswith("data: exact copies across splits: 1 of the search and test images, for example ")
         assert before.files[train[0]] in lines[2]
         assert before.files[test[0]] in lines[2]
     overview.show(opened(root), 8)

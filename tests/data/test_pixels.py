@@ -69,7 +69,7 @@ EIGHT = [[0, 1, 78], [128, 195, 255]]  # divided by 257 and rounded, by hand
         ),
         "pgm of 16 bits": lambda path: path.write_bytes(b"P5 3 2 65535\n" + np.array(SIXTEEN, ">u2").tobytes()),
         "plain pgm of 16 bits": lambda path: path.write_text("P2 3 2 65535\n" + " ".join(str(v) for row in SIXTEEN for v in row)),
-        "saved by Pillow as I": lambda path: Image.fromarray(np.array(SIXTEEN, np.int32)).save(path, format="PNG"),
+        "saved by Pillow as I": lambda path: Image.fromarray(np.array(SIXTEEN, np.int32)).save(path, format="TIFF"),
         "saved by Pillow as I;16": lambda path: Image.fromarray(np.array(SIXTEEN, np.uint16)).save(path, format="TIFF"),
         "saved by Pillow as F": lambda path: Image.fromarray((np.array(SIXTEEN) / 65535).astype(np.float32)).save(
             path, format="TIFF"
@@ -213,7 +213,7 @@ TRANSPARENT: dict[str, tuple[Callable[[Path], Any], list[list[int]]]] = {
         lambda p: tiff(p, bytes((64, 64, 64, 64, 0, 0, 0, 0)), size=(2, 1), bits=(8,) * 4, photometric=2, extra_samples=(1,)),
         [[255, 255]],  # 64 of alpha 64 is white
     ),
-    "tiff, palette with alpha": (lambda p: Image.fromarray(np.array([[[0, 64]]], np.uint8), "LA").save(p, format="TIFF"), [[191]]),
+    "saved by Pillow as LA": (lambda p: Image.fromarray(np.array([[[0, 64]]], np.uint8)).save(p, format="TIFF"), [[191]]),
     "webp": (
         lambda p: Image.fromarray(np.full((4, 4, 4), (0, 0, 0, 0), np.uint8)).save(p, format="WEBP", lossless=True),
         [[255] * 4] * 4,
