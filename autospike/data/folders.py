@@ -6,8 +6,8 @@
 | `root/train/CLASS/*`, `root/test/CLASS/*`         | the test split is the folder for testing, or else for validation   |
 | one folder in `root`, `train` or `test`           | stands for its content: `root/images/CLASS/*`                      |
 
-Folders of splits are recognised by their names (`data.split_names`), in any case. A folder with one of these names that contains images
-itself is a class. Only regular files are read; what is not read is counted, by reason.
+Folders of splits are recognised by their names (`data.split_names`), in any case. A folder with one of these names that contains
+images itself is a class. Only regular files are read; what is not read is counted, by reason.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from autospike.data.pixels import printable
-from autospike.data.split_names import Role, is_part, role_of, roles_of
+from autospike.data.split_names import Role, has_role, is_part, role_of, roles_of
 from autospike.errors import UserError
 
 # Folders that operating systems and storage devices create, besides those whose names begin with a dot.
@@ -135,7 +135,8 @@ class _Scan:
     def folders(self) -> tuple[ClassFolder, ...]:
         """The root itself, or its folders for training and for testing."""
         top = self._unwrapped(str(self.root))
-        roles = roles_of([name for name in top.folders if self._holds_classes(f"{top.path}/{name}")])
+        candidates = [name for name in top.folders if has_role(name) and self._holds_classes(f"{top.path}/{name}")]
+        roles = roles_of(candidates)
         if not roles:
             return (self._classes(top),)
         training, held_out = self._train_and_test(roles)

@@ -33,6 +33,11 @@ def role_of(name: str) -> Role | None:
     return None if others else role
 
 
+def has_role(name: str) -> bool:
+    """Whether one word of a name means a split, so that the name may mean one beside others."""
+    return _parse(name)[0] is not None
+
+
 def roles_of(names: Sequence[str]) -> dict[str, Role]:
     """Return the splits that names of folders beside each other mean.
 
