@@ -8,6 +8,7 @@ from collections.abc import Callable, Hashable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from itertools import pairwise
+from pathlib import Path
 from typing import Protocol
 
 import numpy as np
@@ -73,7 +74,7 @@ class StoredFiles:
         """Return the SHA-256 digest of a file."""
         path = self._path(index)
         try:
-            return files.sha256(path)
+            return files.sha256(Path(path))
         except OSError as error:
             raise _unreadable(path, error) from None
 

@@ -291,11 +291,11 @@ class _Scan:
                     f"folders for training and testing inside the class {printable(name)}",
                     f"move them above the classes (train/{printable(name)}/, test/{printable(name)}/)",
                 )
-        same = {listing.folders for listing in inside if not any(self._is_sample(file) for file, _ in listing.files)}
-        parts = [name for name in top.folders if is_part(name)]
-        if parts and len(same) == 1 and len(next(iter(same))) > 1 and len(inside) > 1:
+        flat = any(self._is_sample(file) for listing in inside for file, _ in listing.files)
+        same = {listing.folders for listing in inside}
+        if not flat and len(same) == 1 and len(inside[0].folders) > 1 and any(map(is_part, top.folders)):
             raise self._problem(
-                f"{_listed(top.folders)}, each with the folders {_listed(next(iter(same)))}",
+                f"{_listed(top.folders)}, each with the folders {_listed(inside[0].folders)}",
                 f"set data.root to one of them, for example {printable(top.folders[0])}/",
             )
 
