@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from image_files import png, tiff
 from PIL import Image, ImageCms
@@ -131,6 +131,7 @@ def test_16_bits_of_colour_keep_the_high_byte(tmp_path: Path) -> None:
     assert rgb(path) == [[[0x12, 0x80, 0xFF]]]
 
 
+@settings(deadline=None, max_examples=50)
 @given(st.lists(st.integers(0, 65535), min_size=2, max_size=20))
 def test_scaling_is_monotone_and_within_half_a_level(values: list[int]) -> None:
     with TemporaryDirectory() as folder:
@@ -253,6 +254,7 @@ def test_a_coloured_background_makes_a_transparent_grey_image_coloured(tmp_path:
 LEVEL = st.integers(0, 255)
 
 
+@settings(deadline=None, max_examples=50)
 @given(pixel=st.tuples(LEVEL, LEVEL, LEVEL, LEVEL), background=st.tuples(LEVEL, LEVEL, LEVEL))
 def test_compositing_is_a_weighted_mean(pixel: tuple[int, int, int, int], background: tuple[int, int, int]) -> None:
     with TemporaryDirectory() as folder:
