@@ -4,6 +4,7 @@ RUN/experiment.yaml     complete configuration, with the search space
 RUN/environment.json    package versions, seed, machine
 RUN/log.jsonl           events, one JSON object in each line
 RUN/data.json           digest of the images and their splits
+RUN/data/               files.csv: every sample with class, split and digest; batch.png: training images as the network sees them
 RUN/supernet/           checkpoints of the supernet
 RUN/baseline/           checkpoints and measurement of the reference network
 RUN/tensorboard/        TensorBoard scalars of the trainings
@@ -75,7 +76,8 @@ class Run:
         experiment = load_experiment(experiment_path, overrides)
         run = cls(folder=folder, experiment=experiment)
         if run.has_checkpoint:
-            existing = load_experiment(folder / "experiment.yaml")
+            experiment = load_experiment(experiment_path, (*_older_settings(folder), *overrides))
+            existing = load_experiment(folder / "experiment.yaml", _older_settings(folder))
             if experiment.training.start_from is None:
                 experiment = with_start(experiment, existing.training.start_from)
             continued(existing, experiment, source=str(folder))
@@ -96,8 +98,9 @@ class Run:
             raise UserError(
                 f"{folder}: no run here (no experiment.yaml); start one with: autospike train EXPERIMENT --run {folder}"
             )
-        existing = load_experiment(folder / "experiment.yaml")
-        changed = load_experiment(folder / "experiment.yaml", overrides)
+        older = _older_settings(folder)
+        existing = load_experiment(folder / "experiment.yaml", older)
+        changed = load_experiment(folder / "experiment.yaml", (*older, *overrides))
         return cls(folder=folder, experiment=continued(existing, changed, source=str(folder)))
 
     def save(self) -> None:
@@ -188,6 +191,14 @@ class Run:
         """
         now = datetime.now(UTC).isoformat(timespec="milliseconds")
         files.append_jsonl(self.folder / "log.jsonl", time=now, event=event, **details)
+
+
+def _older_settings(folder: Path) -> tuple[str, ...]:
+    """Overrides for a trained run of a version that had no `data.channels`, in which every image folder had three channels."""
+    fields = files.read_yaml(folder / "experiment.yaml")
+    data = fields.get("data") if isinstance(fields, dict) else None
+    older = isinstance(data, dict) and data.get("name") == "folder" and "channels" not in data
+    return ("data.channels=3",) if older and (folder / "supernet" / "checkpoint.json").exists() else ()
 
 
 def _environment(seed: int) -> dict[str, object]:

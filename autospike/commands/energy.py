@@ -12,6 +12,7 @@ import torch
 from autospike import files
 from autospike.config import load_experiment
 from autospike.console import note, short, table, working
+from autospike.data import overview
 from autospike.data.batches import FixedBatches, Renormalised
 from autospike.data.images import Images, SplitName
 from autospike.data.source import open_images
@@ -79,6 +80,7 @@ def energy(request: EnergyRequest) -> None:
     images = open_images(source, image_size=exported.input_spec.image_size)
     knows_classes = trained and _same_classes(exported, images)
     _check_data(exported, images, request, knows_classes=knows_classes)
+    overview.show(images, exported.input_spec.image_size)
     with working(f"run {request.images} images through {request.model}"):
         if not trained:
             _calibrate(exported, images)

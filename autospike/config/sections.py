@@ -17,6 +17,8 @@ from autospike.measurement import OBJECTIVES
 OpenFraction = Annotated[float, Field(gt=0, lt=1)]
 Fraction = Annotated[float, Field(ge=0, le=1)]
 Count = Annotated[int, Field(ge=1)]
+Level = Annotated[int, Field(ge=0, le=255)]
+Colour = tuple[Level, Level, Level]
 
 
 class Section(BaseModel):
@@ -61,6 +63,15 @@ class DataConfig(Section):
     """
     test_share: OpenFraction = 0.2
     """Fraction of the images reserved for the final measurement. It applies only to data sets without a test split."""
+    channels: Literal["auto"] | Count = "auto"
+    """Number of channels of the network's input.
+
+    Still images: 1 (grey; coloured images are converted to ITU-R 601 luma) or 3 (RGB). `auto` is 1 for a folder if every image is
+    grey, otherwise 3; the own number of `digits` (1) and CIFAR (3). Event frames: `auto` accepts up to 4 channels, a number exactly
+    this many.
+    """
+    background: Colour = (255, 255, 255)
+    """Red, green and blue (0 to 255) behind transparent pixels of the images of a folder. Default: white."""
 
 
 class AugmentationConfig(Section):

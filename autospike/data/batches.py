@@ -142,6 +142,11 @@ def _load(loader: Any) -> Iterator[Any]:
         yield from loader
     except UserError as error:
         raise UserError(str(error).splitlines()[-1].removeprefix(f"{UserError.__module__}.{UserError.__name__}: ")) from None
+    except RuntimeError as error:
+        if "DataLoader worker" not in str(error):
+            raise
+        reason = " ".join(str(error).split())
+        raise UserError(f"training.workers: a process that loads images ended ({reason}); use fewer, or 0") from None
 
 
 def _time_first(batch: Tensor) -> Tensor:

@@ -14,7 +14,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import partial
+from functools import lru_cache, partial
 from typing import Any, Protocol
 
 import torch
@@ -95,7 +95,7 @@ class ImageTransforms:
     """Transforms of PIL images to `[channels, image_size, image_size]`; see `SampleTransforms`.
 
     Attributes:
-        channels: Number of channels; the first ones of RGB.
+        channels: 1 for luma, 3 for RGB.
         image_size: Height and width of the result.
     """
 
@@ -125,8 +125,7 @@ class ImageTransforms:
 
     def resize(self, sample: Image.Image) -> Tensor:
         """Resize and crop an image, to 8-bit integers."""
-        transform = create_transform(self.image_size, is_training=False, crop_pct=1.0, interpolation="bilinear", normalize=False)
-        return _transform_image(transform, self.channels, sample)
+        return _transform_image(_measuring_transform(self.image_size), self.channels, sample)
 
     def normalise(self, samples: Tensor) -> Tensor:
         """Map 0..255 to -1..1."""
@@ -134,8 +133,16 @@ class ImageTransforms:
 
 
 def _transform_image(transform: Any, channels: int, image: Image.Image) -> Tensor:
-    pixels: Tensor = transform(image.convert("RGB"))
+    """Apply timm's transform, which needs three channels. A coloured image for one channel is converted to luma (ITU-R 601)."""
+    if channels == 1 and image.mode != "L":
+        image = image.convert("L")
+    pixels: Tensor = transform(image if image.mode == "RGB" else image.convert("RGB"))
     return pixels[:channels]
+
+
+@lru_cache(maxsize=4)
+def _measuring_transform(image_size: int) -> Any:
+    return create_transform(image_size, is_training=False, crop_pct=1.0, interpolation="bilinear", normalize=False)
 
 
 def _timm_transform(augmentation: AugmentationConfig, image_size: int) -> Any:

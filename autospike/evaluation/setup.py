@@ -261,7 +261,7 @@ def _worker_state(run: Run, setup: Setup, weights: Path | Weights) -> CreateTrie
     update = {
         "threads": torch.get_num_threads(),
         "device": measuring_device_type(setup),
-        "data": data.model_copy(update={"root": root}),
+        "data": data.model_copy(update={"root": root, "channels": setup.images.channels}),
     }
     return CreateTrieEvaluator(
         experiment=run.experiment.model_copy(update=update),

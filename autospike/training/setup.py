@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
 
 from autospike.config import Experiment
+from autospike.data import overview
 from autospike.data.batches import TrainingBatches
 from autospike.data.images import Images, load_images
 from autospike.errors import UserError
@@ -48,6 +49,8 @@ class Setup:
 def open_run(run: Run) -> Setup:
     """Open the data of a run, and check that they are those that the run was trained on.
 
+    The first rank prints a summary of the data, and writes their list and a picture into the folder of the run.
+
     Args:
         run: The run.
 
@@ -59,6 +62,8 @@ def open_run(run: Run) -> Setup:
     """
     setup = open_experiment(run.experiment)
     run.check_data(setup.images.fingerprint)
+    if setup.ranks.first:
+        overview.record(setup.images, training_batches(replace(setup, ranks=ALONE)), run.folder / "data")
     return setup
 
 

@@ -127,7 +127,10 @@ def test_test_images_of_a_folder_are_its_test_split(tmp_path: Path, held_out: st
         (lambda root: root.mkdir(), "is not a valid image folder"),
         (lambda root: image_folder(root, {"cat": 1, "dog": 5}), "cannot be sampled"),
         (lambda root: image_folder(root / "train", {"cat": 5}), "neither test/ nor val/"),
-        (lambda root: (image_folder(root / "train", {"a": 5}), image_folder(root / "test", {"b": 5})), "the same classes"),
+        (
+            lambda root: (image_folder(root / "train", {"a": 5, "b": 5}), image_folder(root / "test", {"a": 5, "c": 5})),
+            "the same classes",
+        ),
     ],
 )
 def test_an_invalid_folder_is_a_one_line_error(tmp_path: Path, build: Any, message: str) -> None:
