@@ -12,7 +12,7 @@ import torch
 from autospike import files
 from autospike.config import load_experiment
 from autospike.console import note, short, table, working
-from autospike.data.batches import FixedBatches, Renormalised
+from autospike.data.batches import FixedBatches
 from autospike.data.images import Images, SplitName
 from autospike.data.source import open_images
 from autospike.energy.break_even import BreakEven, break_even
@@ -164,10 +164,9 @@ def _check_data(exported: ExportedModel, images: Images, request: EnergyRequest,
         )
 
 
-def _batches(exported: ExportedModel, images: Images, split: SplitName, count: int) -> Renormalised:
-    drawn = images.splits[split].sample(count, keyed(0, "energy"))
-    batches = FixedBatches(split=drawn, channels=exported.input_spec.channels, image_size=exported.input_spec.image_size)
-    return Renormalised(batches=batches, mean=exported.input_spec.mean, std=exported.input_spec.std)
+def _batches(exported: ExportedModel, images: Images, split: SplitName, count: int) -> FixedBatches:
+    drawn, spec = images.splits[split].sample(count, keyed(0, "energy")), exported.input_spec
+    return FixedBatches(split=drawn, channels=spec.channels, image_size=spec.image_size, preparation=spec.preparation)
 
 
 def _calibrate(exported: ExportedModel, images: Images) -> None:
