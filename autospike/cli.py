@@ -304,7 +304,7 @@ def import_checkpoint(
     image_size: Annotated[int | None, typer.Option(min=1, help="Height and width of the images. Default: as published.")] = None,
     weights: Annotated[
         WeightsChoice | None,
-        typer.Option(help="The average of the weights, or the raw ones. Default: the average if the checkpoint has one, as in timm."),
+        typer.Option(help="Average of the weights, or the raw ones. Default: the average if the checkpoint has one, as in timm."),
     ] = None,
 ) -> None:
     """Convert a checkpoint of Spikformer, Spike-driven Transformer, Meta-SpikeFormer or QKFormer to a timm model."""

@@ -15,8 +15,8 @@ from autospike.models.checkpoint_protocol import evaluation_protocol
 from autospike.models.checkpoint_reader import Weights, open_checkpoint
 from autospike.space.architecture import Architecture
 
-# Published accuracies of QKFormer's ImageNet checkpoints minus those of a corrected evaluation, in points: 78.732 - 74.196 (10-384) and
-# 84.248 - 78.698 (10-768). Users of the published code measured both (https://github.com/zhouchenlin2096/QKFormer/issues/14).
+# Published accuracies of QKFormer's ImageNet checkpoints minus those of a corrected evaluation, in points: 78.732 - 74.196 (10-384)
+# and 84.248 - 78.698 (10-768). A user of the published code measured them (github.com/zhouchenlin2096/QKFormer/issues/14).
 QKFORMER_NOTE = (
     "expect 4.5 to 5.5 points less than published on ImageNet: QKFormer's code leaks membrane potentials from one image of a batch "
     "to the next, which autospike does not reproduce (docs/models.md)"
@@ -61,9 +61,7 @@ def import_checkpoint(checkpoint: Path, out: Path, options: ImportOptions) -> No
         read.state_dict, num_heads=options.num_heads, stride=options.stride, time_steps=options.time_steps
     )
     channels = int(next(iter(model.parameters())).shape[1])
-    protocol = evaluation_protocol(
-        architecture, channels=channels, num_classes=model.num_classes, image_size=options.image_size
-    )
+    protocol = evaluation_protocol(architecture, channels=channels, num_classes=model.num_classes, image_size=options.image_size)
     spec = InputSpec.of(channels, protocol.image_size, protocol.preparation)
     write_model(out, model, architecture, classes=_classes(model.num_classes, architecture, channels), input_spec=spec)
     params = sum(p.numel() for p in model.parameters())

@@ -103,9 +103,7 @@ class TrainingBatches:
         Yields:
             The batch of each step, or the slice of this rank.
         """
-        transforms = sample_transforms(
-            self.split, channels=self.channels, image_size=self.image_size, preparation=self.preparation
-        )
+        transforms = sample_transforms(self.split, channels=self.channels, image_size=self.image_size, preparation=self.preparation)
         dataset = _AugmentedDataset(self.split, transforms.training(self.augmentation))
         keys = (self.sample_keys(step) for step in range(start, stop))
         loader: Any = DataLoader(dataset, batch_sampler=keys, num_workers=self.workers, persistent_workers=False)
@@ -234,9 +232,7 @@ class FixedBatches:
         Returns:
             The batch, on the device.
         """
-        transforms = sample_transforms(
-            self.split, channels=self.channels, image_size=self.image_size, preparation=self.preparation
-        )
+        transforms = sample_transforms(self.split, channels=self.channels, image_size=self.image_size, preparation=self.preparation)
         images = transforms.normalise(torch.stack([self._sample(transforms, i) for i in range(*span)]).to(self.device))
         return Batch(images=_time_first(images), targets=self.targets(span))
 

@@ -1,13 +1,13 @@
 """The images on which published checkpoints are evaluated: size, crop, interpolation and normalisation of the published code.
 
-| network                  | images         | crop                        | source                                                       |
-|--------------------------|----------------|-----------------------------|--------------------------------------------------------------|
-| Spikformer               | ImageNet       | none                        | `imagenet/imagenet.yml`                                      |
-| Spike-driven Transformer | ImageNet       | 0.95 (224 of 235 pixels)    | `crop_pct` in `conf/imagenet/*.yml`                          |
-| Meta-SpikeFormer         | ImageNet       | 0.875 (224 of 256 pixels)   | `util/datasets.py`: none above 224 pixels                    |
-| QKFormer                 | ImageNet       | 0.875 (224 of 256 pixels)   | `util/datasets.py`: none above 224 pixels                    |
-| all                      | CIFAR          | none                        | `cifar10.yml`, `cifar100.yml`, `conf/cifar10*/*.yml`         |
-| all                      | event frames   | none; not normalised        |                                                              |
+| network                  | images       | crop                      | source                                                   |
+|--------------------------|--------------|---------------------------|----------------------------------------------------------|
+| Spikformer               | ImageNet     | none                      | `imagenet/imagenet.yml`                                  |
+| Spike-driven Transformer | ImageNet     | 0.95 (224 of 235 pixels)  | `crop_pct` in `conf/imagenet/*.yml`                      |
+| Meta-SpikeFormer         | ImageNet     | 0.875 (224 of 256 pixels) | `util/datasets.py`; none above 224 pixels                |
+| QKFormer                 | ImageNet     | 0.875 (224 of 256 pixels) | `util/datasets.py`; none above 224 pixels                |
+| all                      | CIFAR        | none                      | `cifar10.yml`, `cifar100.yml`, `conf/cifar10*/*.yml`     |
+| all                      | event frames | none; not normalised      |                                                          |
 
 All of them resize images by bicubic interpolation. Files are those of the repositories ZK-Zhou/spikformer,
 BICLab/Spike-Driven-Transformer, BICLab/Spike-Driven-Transformer-V2 and zhouchenlin2096/QKFormer.

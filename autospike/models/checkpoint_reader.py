@@ -1,8 +1,9 @@
 """Read checkpoint files as training scripts save them. No code in a file is executed.
 
-A training script saves the weights alone, or in a mapping with an optimizer, arguments and metrics, often with an exponential moving
-average of the weights beside them. Wrappers add prefixes to the names: DistributedDataParallel and AveragedModel (`module.`),
-`torch.compile` (`_orig_mod.`), Lightning (`model.`), FSDP. `open_checkpoint` finds the weights and removes the prefixes.
+A training script saves the weights alone, or in a mapping with an optimizer, arguments and metrics, often with an exponential
+moving average of the weights beside them. Wrappers add prefixes to the names: DistributedDataParallel and AveragedModel
+(`module.`), `torch.compile` (`_orig_mod.`), Lightning (`model.`), FSDP. `open_checkpoint` finds the weights and removes the
+prefixes.
 """
 
 from __future__ import annotations
@@ -35,7 +36,7 @@ Weights = Literal["ema", "raw"]
 MAX_KEYS = 10_000
 MAX_TENSORS_OF_A_FILE = 100_000
 
-# Entries that training scripts save weights under, the preferred ones first. Others are used if they are the only ones with weights.
+# Entries that training scripts save weights under, the preferred ones first. Others are used if they alone have weights.
 RAW_ENTRIES = ("state_dict", "model", "model_state_dict", "net", "network", "weights", "params", "module")
 # timm's entries first. Any other name with one of these words is an average as well.
 EMA_ENTRIES = ("state_dict_ema", "model_ema", "ema_state_dict", "ema_model", "ema")
@@ -109,8 +110,8 @@ def open_checkpoint(path: Path, weights: Weights | None = None) -> Checkpoint:
         The weights.
 
     Raises:
-        UserError: The file does not exist, is of another kind, contains objects of classes that are not known to be harmless, or has
-            no weights of the requested kind.
+        UserError: The file does not exist, is of another kind, contains objects of classes that are not known to be harmless, or
+            has no weights of the requested kind.
     """
     if not path.is_file():
         raise UserError(f"{path}: no such file; give a published checkpoint (.safetensors, .pth, .pt, .pth.tar)")
@@ -336,7 +337,8 @@ def _choose(found: Iterable[_Candidate], weights: Weights | None) -> Checkpoint:
     ranked = sorted(kinds[kind], key=lambda candidate: _rank(candidate.entry, known))
     chosen = ranked[0]
     if len(ranked) > 1 and _rank(chosen.entry, known) == _rank(ranked[1].entry, known):
-        raise ValueError(f"has weights under {', '.join(c.entry or 'the whole file' for c in ranked)}; give a file with one of them")
+        entries = ", ".join(candidate.entry or "no entry" for candidate in ranked)
+        raise ValueError(f"has several sets of weights, under {entries}; give a file with one of them")
     other = kinds["raw" if kind == "ema" else "ema"]
     return Checkpoint(state_dict=dict(chosen.state), weights=kind, entry=chosen.entry, has_other=bool(other))
 

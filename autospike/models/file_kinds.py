@@ -47,7 +47,7 @@ TAR_MAGIC, TAR_OFFSET = b"ustar", 257
 
 
 def is_safetensors(path: Path) -> bool:
-    """Whether a file is of safetensors: the length of a header, and the header in JSON. The suffix decides for an incomplete file."""
+    """Whether a file is of safetensors: the length of a header, and the header in JSON. If it is incomplete, the suffix decides."""
     with path.open("rb") as file:
         beginning = file.read(9)
     size = path.stat().st_size
@@ -115,7 +115,7 @@ def _describe_zip(path: Path) -> str | None:
     except zipfile.BadZipFile:
         return "it is an incomplete zip file, as torch.save writes; the download was interrupted: download it again"
     if any(name.endswith("/constants.pkl") or "/code/" in name for name in names):
-        return "it is a TorchScript program, not a state dict; give the weights alone, as torch.save(model.state_dict(), FILE) writes"
+        return "it is a TorchScript program; give the weights alone, as torch.save(model.state_dict(), FILE) writes"
     if any(name.endswith("data.pkl") for name in names):
         return None
     if names and all(name.endswith(".npy") for name in names):
