@@ -177,7 +177,7 @@ def _check_data(exported: ExportedModel, images: Images, request: EnergyRequest,
 def _batches(
     exported: ExportedModel, images: Images, split: SplitName, count: int, labels: Sequence[int] | None = None
 ) -> FixedBatches:
-    """Batches of a sample of a split. With `labels`, the class of the model for each class of the data, targets are classes of it."""
+    """Batches of a sample of a split. `labels` are the classes of the model that the classes of the data are; targets are these."""
     drawn, spec = images.splits[split].sample(count, keyed(0, "energy")), exported.input_spec
     drawn = drawn if labels is None else relabelled(drawn, labels)
     return FixedBatches(split=drawn, channels=spec.channels, image_size=spec.image_size, preparation=spec.preparation)
