@@ -18,7 +18,7 @@ def photo(width: int, height: int) -> Image.Image:
 
 
 @pytest.mark.parametrize(
-    ("crop_pct", "resized", "interpolation", "filter"),
+    ("crop_pct", "resized", "interpolation", "resampling"),
     [
         (224 / 256, 256, "bicubic", Image.Resampling.BICUBIC),
         (0.95, 235, "bicubic", Image.Resampling.BICUBIC),
@@ -26,13 +26,13 @@ def photo(width: int, height: int) -> Image.Image:
         (1.0, 224, "bilinear", Image.Resampling.BILINEAR),
     ],
 )
-def test_resizing_and_crop(crop_pct: float, resized: int, interpolation: str, filter: Image.Resampling) -> None:
+def test_resizing_and_crop(crop_pct: float, resized: int, interpolation: str, resampling: Image.Resampling) -> None:
     """The shorter side is resized to 224 / crop_pct pixels, and the central 224 are kept."""
     image = photo(320, 300)
     preparation = ImagePreparation(crop_pct=crop_pct, interpolation=interpolation)
     found = ImageTransforms(channels=3, image_size=224, preparation=preparation).resize(image)
     width = int(320 * resized / 300)
-    larger = image.resize((width, resized), filter)
+    larger = image.resize((width, resized), resampling)
     left, top = round((width - 224) / 2), round((resized - 224) / 2)
     expected = np.asarray(larger.crop((left, top, left + 224, top + 224)))
     np.testing.assert_array_equal(found.permute(1, 2, 0).numpy(), expected)

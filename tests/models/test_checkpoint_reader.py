@@ -139,7 +139,7 @@ def test_harmless_objects_beside_the_weights(tmp_path: Path, state: State, name:
 
 
 def test_names_of_numpy_1(tmp_path: Path, state: State) -> None:
-    """numpy before version 2 has `numpy.core` in place of `numpy._core`."""
+    """Before version 2, numpy has `numpy.core` in place of `numpy._core`."""
     path = saved(tmp_path, {"model": state, "metric": np.float64(1), "array": np.zeros(2)}, _use_new_zipfile_serialization=False)
     path.write_bytes(path.read_bytes().replace(b"cnumpy._core.", b"cnumpy.core."))
     assert_same(read_checkpoint(path), state)
