@@ -165,7 +165,11 @@ def read_model(folder: Path) -> ExportedModel:
         cfg, classes = config["pretrained_cfg"], tuple(config["label_names"])
         spec = _input_spec(cfg)
         model = build_model(architecture, num_classes=len(classes), in_chans=spec.channels)
-        model.load_state_dict(load_file(folder / "model.safetensors"))
+        tensors = load_file(folder / "model.safetensors")
+        broken = next((name for name, tensor in tensors.items() if not tensor.isfinite().all()), None)
+        if broken is not None:
+            raise ValueError(f"{broken} has values that are NaN or infinite")
+        model.load_state_dict(tensors)
     except (KeyError, TypeError, ValueError, OSError, RuntimeError, SafetensorError) as error:
         reason = " ".join(str(error).split())
         raise UserError(f"{folder}: the model is damaged ({type(error).__name__}: {reason[:200]}); export it again") from None

@@ -28,13 +28,15 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from autospike.errors import UserError
-from autospike.models.file_kinds import count_zip_entries, describe_file, is_safetensors, is_torch_zip
+from autospike.models.file_kinds import count_zip_entries, describe_file, is_safetensors, is_torch_zip, pickle_bytes
 
 Weights = Literal["ema", "raw"]
 
 # The largest published network has about 700 keys, and a file with optimizer state and an average about 3,000 tensors.
 MAX_KEYS = 10_000
 MAX_TENSORS_OF_A_FILE = 100_000
+# Names and shapes of so many tensors take about as many bytes; those of a checkpoint with optimizer state take 1 MB.
+MAX_PICKLE_BYTES = 32 * 2**20
 
 # Entries that training scripts save weights under, the preferred ones first. Others are used if they alone have weights.
 RAW_ENTRIES = ("state_dict", "model", "model_state_dict", "net", "network", "weights", "params", "module")
@@ -49,7 +51,7 @@ MAX_DEPTH = 4
 INNER_WRAPPERS = {"_orig_mod", "_fsdp_wrapped_module", "_checkpoint_wrapped_module", "_forward_module"}
 OUTER_WRAPPERS = ("module", "model", "net", "network")
 # Counters beside the weights: of torch's AveragedModel, and of thop, which adds two to every module.
-N_AVERAGED, THOP_COUNTERS = "n_averaged", {"total_ops", "total_params"}
+N_AVERAGED, COUNTERS = "n_averaged", {"n_averaged", "total_ops", "total_params"}
 # A key of any published network that no other part of a checkpoint has, with what stands in front of it.
 FIRST_LAYER = re.compile(r"((?:[^.]+\.)*?)(patch_embed1?\.(proj|rpe)_|downsample1_1\.encode_).+")
 # First components of the names of heads, which may be beside a wrapped backbone.
@@ -155,6 +157,10 @@ def _load(path: Path) -> object:
                 _check_number(path, len(file.keys()))
             return load_file(path)
         _check_number(path, count_zip_entries(path))
+        if pickle_bytes(path) > MAX_PICKLE_BYTES:
+            raise UserError(
+                f"{path}: has {pickle_bytes(path):,} bytes of names and plain values; it is not a checkpoint of a network"
+            )
         return _load_torch(path)
     except UserError:
         raise
@@ -248,7 +254,7 @@ def _candidates(content: object, path: tuple[str, ...] = ()) -> Iterator[_Candid
         return
     state = _weights(content)
     if state:
-        average = any(EMA_WORD.search(name) for name in path) or N_AVERAGED in content
+        average = any(EMA_WORD.search(name) for name in path) or any(name.endswith(N_AVERAGED) for name in content)
         yield _Candidate(entry=".".join(path), state=state, average=average)
         return
     for name, value in content.items():
@@ -272,7 +278,7 @@ def _weights(content: Mapping[Any, Any]) -> dict[str, Tensor] | None:
 
 
 def _is_counter(name: str) -> bool:
-    return name == N_AVERAGED or name.rpartition(".")[2] in THOP_COUNTERS
+    return name.rpartition(".")[2] in COUNTERS
 
 
 def _unwrapped(candidate: _Candidate) -> _Candidate:

@@ -81,8 +81,9 @@ class SourceNetwork:
 
     @property
     def channels(self) -> int:
-        """Number of channels of the images that it reads."""
-        return int(self.parameters[f"{first_conv(self.family)}.weight"].shape[1])
+        """Number of channels of the images that it reads; 0 if it has no convolution that reads them."""
+        weight = self.parameters.get(f"{first_conv(self.family)}.weight")
+        return 0 if weight is None or weight.dim() < 2 else int(weight.shape[1])
 
 
 def read_network(source: Path, network: NetworkOfRun) -> SourceNetwork:

@@ -315,7 +315,7 @@ def test_two_weights_of_one_name(tmp_path: Path, state: State) -> None:
 
 @pytest.mark.parametrize("name", ["a.pth", "a.safetensors"])
 def test_many_keys_are_refused_without_reading_them(tmp_path: Path, name: str) -> None:
-    """Within 5 s of processor time."""
+    """Within 5 s of processor time. The tensors of the torch file share one storage, so names are all that it has many of."""
     content = {f"block.{i}.attn.q_conv.weight": torch.zeros(1) for i in range(400_000)}
     if name == "a.pth":
         shared = torch.zeros(1)
@@ -325,7 +325,8 @@ def test_many_keys_are_refused_without_reading_them(tmp_path: Path, name: str) -
     start = time.process_time()
     message = one_line_error(lambda: read_checkpoint(tmp_path / name))
     assert time.process_time() - start < 5
-    assert f"has 400,000 weights, but no supported network has more than {MAX_KEYS:,}" in message
+    expected = f"has 400,000 weights, but no supported network has more than {MAX_KEYS:,}"
+    assert (expected if name.endswith("safetensors") else "bytes of names and plain values") in message
 
 
 def test_many_tensors_are_counted_without_reading_them(tmp_path: Path) -> None:
