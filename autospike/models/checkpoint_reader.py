@@ -28,15 +28,13 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from autospike.errors import UserError
-from autospike.models.file_kinds import count_zip_entries, describe_file, is_safetensors, is_torch_zip, pickle_bytes
+from autospike.models.file_kinds import count_zip_entries, describe_file, is_safetensors, is_torch_zip
 
 Weights = Literal["ema", "raw"]
 
 # The largest published network has about 700 keys, and a file with optimizer state and an average about 3,000 tensors.
 MAX_KEYS = 10_000
 MAX_TENSORS_OF_A_FILE = 100_000
-# Names and shapes of so many tensors take about as many bytes; those of a checkpoint with optimizer state take 1 MB.
-MAX_PICKLE_BYTES = 32 * 2**20
 
 # Entries that training scripts save weights under, the preferred ones first. Others are used if they alone have weights.
 RAW_ENTRIES = ("state_dict", "model", "model_state_dict", "net", "network", "weights", "params", "module")
@@ -157,10 +155,6 @@ def _load(path: Path) -> object:
                 _check_number(path, len(file.keys()))
             return load_file(path)
         _check_number(path, count_zip_entries(path))
-        if pickle_bytes(path) > MAX_PICKLE_BYTES:
-            raise UserError(
-                f"{path}: has {pickle_bytes(path):,} bytes of names and plain values; it is not a checkpoint of a network"
-            )
         return _load_torch(path)
     except UserError:
         raise
@@ -176,7 +170,8 @@ def _check_number(path: Path, tensors: int) -> None:
 
 def _load_torch(path: Path) -> object:
     with torch.serialization.safe_globals(SAFE_GLOBALS), warnings.catch_warnings(action="ignore"):
-        return torch.load(path, map_location="cpu", weights_only=True)
+        with path.open("rb") as file:  # torch would read a path that ends in .safetensors as such
+            return torch.load(file, map_location="cpu", weights_only=True)
 
 
 def _plain_dict(*_arguments: object) -> dict[Any, Any]:
@@ -241,7 +236,7 @@ def _reason(path: Path, error: Exception) -> str:
             f"it contains an object of {refused[1]}, which is not one of the classes that are known to be harmless; "
             "give a file with the weights alone, as torch.save(model.state_dict(), FILE) writes"
         )
-    if "Unsupported operand" in text:
+    if "Unsupported operand" in text and is_torch_zip(path):
         return "it was written with a pickle protocol other than 2, the default of torch.save; save it with the default"
     if is_torch_zip(path):
         return "it is a torch file, but damaged; download it again"

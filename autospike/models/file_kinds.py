@@ -77,14 +77,6 @@ def count_zip_entries(path: Path) -> int:
     return int.from_bytes(end[wide + 32 : wide + 40], "little") if count == 0xFFFF and wide >= 0 else count
 
 
-def pickle_bytes(path: Path) -> int:
-    """Return the size of the part of torch's zip format that has names, shapes and plain values; 0 for another format."""
-    if not zipfile.is_zipfile(path):
-        return 0
-    with zipfile.ZipFile(path) as archive:
-        return sum(info.file_size for info in archive.infolist() if info.filename.endswith("data.pkl"))
-
-
 def describe_file(path: Path) -> str | None:
     """Say what a file is, if it is of a kind that is not a checkpoint.
 

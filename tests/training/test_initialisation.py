@@ -46,7 +46,7 @@ def experiment(tmp_path_factory: pytest.TempPathFactory) -> Path:
         "data": {"name": "folder", "root": str(folder / "images"), "image_size": 8},
         "training": {"epochs": 1, "batch_size": 8, "warmup_epochs": 0, "smoothing": 0.0},
         "evaluation": {"calibration_images": 8},
-        "search": {"population": 2, "generations": 1},
+        "search": {"population": 4, "generations": 1},
     }
     (folder / "experiment.yaml").write_text(yaml.safe_dump(fields))
     return folder / "experiment.yaml"
