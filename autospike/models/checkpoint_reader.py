@@ -169,9 +169,9 @@ def _check_number(path: Path, tensors: int) -> None:
 
 
 def _load_torch(path: Path) -> object:
-    with torch.serialization.safe_globals(SAFE_GLOBALS), warnings.catch_warnings(action="ignore"):
-        with path.open("rb") as file:  # torch would read a path that ends in .safetensors as such
-            return torch.load(file, map_location="cpu", weights_only=True)
+    allowed, quiet = torch.serialization.safe_globals(SAFE_GLOBALS), warnings.catch_warnings(action="ignore")
+    with allowed, quiet, path.open("rb") as file:  # torch would read a path that ends in .safetensors as a file of safetensors
+        return torch.load(file, map_location="cpu", weights_only=True)
 
 
 def _plain_dict(*_arguments: object) -> dict[Any, Any]:

@@ -408,8 +408,8 @@ def digits_network(tmp_path: Path) -> Path:
     model = build_model(architecture, num_classes=10, in_chans=3)
     calibrate(model, [torch.rand(8, 3, 8, 8)], time_steps=1)
     with torch.no_grad():
-        model.head.weight.zero_()
-        model.head.bias[3] = 1
+        model.get_parameter("head.weight").zero_()
+        model.get_parameter("head.bias")[3] = 1
     numbers = tuple(str(i) for i in range(10))
     write_model(tmp_path / "network", model, architecture, classes=numbers, input_spec=InputSpec.of_training(3, 8))
     return tmp_path / "network"
@@ -450,7 +450,7 @@ def test_an_imported_folder_is_measured_with_its_crop_and_interpolation(
 ) -> None:
     """By PIL: images of 8 pixels are resized to 10 by bicubic interpolation, and the central 8 are kept."""
     folder = ten_folders(tmp_path / "digits", NAMES_OF_DIGITS)
-    found = []
+    found: list[float] = []
     for crop_pct, interpolation in ((1.0, "bilinear"), (0.8, "bicubic"), (0.8, "bilinear")):
         config = json.loads((digits_network / "config.json").read_text())
         config["pretrained_cfg"] |= {"crop_pct": crop_pct, "interpolation": interpolation}

@@ -78,7 +78,7 @@ def test_timm_reads_the_protocol(vectors: Path, tmp_path: Path, capsys: Capsys) 
     imported(capsys, tmp_path, stored(vectors, "sdt2_short_2p1"))
     found = resolve_data_config(model=timm.create_model(f"local-dir:{tmp_path / 'out'}"))
     assert (found["crop_pct"], found["interpolation"], found["input_size"]) == (0.875, "bicubic", (3, 224, 224))
-    assert (found["mean"], found["std"]) == tuple(map(tuple, IMAGENET))
+    assert (list(found["mean"]), list(found["std"])) == IMAGENET
 
 
 def test_event_frames_are_not_normalised(vectors: Path, tmp_path: Path, capsys: Capsys) -> None:
