@@ -47,6 +47,13 @@ class SplitChoice(StrEnum):
     test = "test"
 
 
+class WeightsChoice(StrEnum):
+    """Weights of a checkpoint that has an average of them."""
+
+    ema = "ema"
+    raw = "raw"
+
+
 StartFrom = Annotated[
     Path | None,
     typer.Option("--from", help="Initial parameters: a published checkpoint, an exported or imported model, or a run."),
@@ -227,6 +234,14 @@ def energy(
     split: Annotated[SplitChoice, typer.Option(help="The split to measure on.")] = SplitChoice.search,
     images: Annotated[int, typer.Option(min=1, help="Number of images, sampled at random.")] = 256,
     batch_size: Annotated[int, typer.Option(min=1, help="Images per forward pass; does not change results.")] = 32,
+    class_map: Annotated[
+        str | None,
+        typer.Option(
+            metavar="FILE|order",
+            help="Class of the data for each class of the model: JSON {CLASS: FOLDER} or CSV CLASS,FOLDER; or order, if both are "
+            "in the same order. Default: by name.",
+        ),
+    ] = None,
     out: Annotated[Path | None, typer.Option(help="Folder to write to. Default: MODEL/energy, or energy/NAME.")] = None,
 ) -> None:
     """Count the operations of a model and estimate its energy by layer, convention and T."""
@@ -244,6 +259,7 @@ def energy(
             convention=convention_of(convention) if convention else None,
             curve=curve,
             out=out,
+            class_map=class_map,
         )
     )
 
@@ -268,7 +284,7 @@ def run_all(
 
     where = _executing(executor, workers=workers, address=address, gpus_per_worker=gpus_per_worker)
     started = Run.start(experiment, run, [*(overrides or []), *where, *_starting(start_from)])
-    train(started)
+    started = train(started)
     search(started)
     plot(started)
     export(started, started.export)
@@ -286,11 +302,21 @@ def import_checkpoint(
     ] = None,
     time_steps: Annotated[int | None, typer.Option(min=1, help="T. Default: as published: 4, for events 8 or 16.")] = None,
     image_size: Annotated[int | None, typer.Option(min=1, help="Height and width of the images. Default: as published.")] = None,
+    weights: Annotated[
+        WeightsChoice | None,
+        typer.Option(help="Average of the weights, or the raw ones. Default: the average if the checkpoint has one, as in timm."),
+    ] = None,
 ) -> None:
     """Convert a checkpoint of Spikformer, Spike-driven Transformer, Meta-SpikeFormer or QKFormer to a timm model."""
     from autospike.commands.import_checkpoint import ImportOptions, import_checkpoint
 
-    options = ImportOptions(num_heads=num_heads, stride=stride, time_steps=time_steps, image_size=image_size)
+    options = ImportOptions(
+        num_heads=num_heads,
+        stride=stride,
+        time_steps=time_steps,
+        image_size=image_size,
+        weights=weights.value if weights else None,
+    )
     import_checkpoint(checkpoint, out, options)
 
 

@@ -27,7 +27,7 @@ from importlib.metadata import version
 from pathlib import Path
 
 from autospike import files
-from autospike.config import Experiment, continued, load_experiment, with_start
+from autospike.config import Experiment, continued, load_experiment, with_normalisation, with_start
 from autospike.errors import UserError
 from autospike.machine import processor_name
 
@@ -68,7 +68,8 @@ class Run:
             overrides: Fields that replace those of the file, as `NAME=VALUE`.
 
         Returns:
-            The run. If the folder has a checkpoint and the experiment names no initial weights, those of the existing run are used.
+            The run. If the folder has a checkpoint and the experiment names no initial weights or no normalisation, those of the
+            existing run are used.
 
         Raises:
             UserError: The experiment is invalid, or the folder has a run of a different one.
@@ -80,6 +81,8 @@ class Run:
             existing = load_experiment(folder / "experiment.yaml", _older_settings(folder))
             if experiment.training.start_from is None:
                 experiment = with_start(experiment, existing.training.start_from)
+            if experiment.data.normalisation is None:
+                experiment = with_normalisation(experiment, existing.data.normalisation)
             continued(existing, experiment, source=str(folder))
         return cls(folder=folder, experiment=experiment)
 

@@ -2,18 +2,26 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+from pathlib import Path
+
+from autospike.config import NormalisationConfig, with_normalisation
+from autospike.console import note
 from autospike.run_directory import Run
 from autospike.space.search_space import SearchSpace
-from autospike.training.initialisation import read_network
-from autospike.training.setup import open_run
+from autospike.training.initialisation import SourceNetwork, read_network
+from autospike.training.setup import Setup, open_run
 from autospike.training.trainer import train_network
 
 
-def train(run: Run) -> None:
+def train(run: Run) -> Run:
     """Train both networks of a run from their newest checkpoints, unless they are trained.
 
     Args:
         run: The run.
+
+    Returns:
+        The run with its resolved experiment: a new training goes on with the normalisation of the network that it starts from.
 
     Raises:
         UserError: The data or a checkpoint cannot be read, or the batch size cannot be divided among the ranks.
@@ -21,9 +29,41 @@ def train(run: Run) -> None:
     """
     setup, start_from = open_run(run), run.experiment.training.start_from
     if start_from is not None and not run.has_checkpoint:
-        read_network(start_from, "supernet")  # raises before anything is written
+        source = read_network(start_from, "supernet")  # raises before anything is written
+        run = replace(run, experiment=with_normalisation(run.experiment, _normalisation(setup, source)))
+        setup = replace(setup, experiment=run.experiment)
+        if setup.ranks.first:
+            _report(setup, source, start_from)
     reference = SearchSpace.of(run.experiment.baseline_architecture)
     with setup.ranks.joined(setup.device):
         setup.ranks.first_alone(run.save)
         train_network(run, setup, run.experiment.search_space, run.supernet, name="supernet", source="supernet")
         train_network(run, setup, reference, run.baseline, name="hand-made", source="baseline")
+    return run
+
+
+def _normalisation(setup: Setup, source: SourceNetwork) -> NormalisationConfig | None:
+    """The normalisation of a training that starts from a network: that of the experiment, or else that of the network.
+
+    The first convolution is not copied to a network for another number of channels, nor is its normalisation.
+    """
+    configured = setup.experiment.data.normalisation
+    adopted = setup.images.time_steps is None and source.channels == setup.images.channels
+    return source.normalisation if configured is None and adopted else configured
+
+
+def _report(setup: Setup, source: SourceNetwork, start_from: Path) -> None:
+    """Say which weights of a checkpoint are taken, and how pixels are normalised."""
+    if source.choice is not None:
+        note(f"{start_from}: {source.choice}")
+    if setup.images.time_steps is not None:
+        return
+    used, preparation = setup.experiment.data.normalisation, setup.preparation
+    mean, std = (", ".join(f"{value:g}" for value in values) for values in (preparation.mean, preparation.std))
+    if used == source.normalisation:
+        origin = f"as in {start_from}"
+    elif used is None:
+        origin = f"the default, because {start_from} reads {source.channels} channels and the images have {setup.images.channels}"
+    else:
+        origin = f"as data.normalisation says, not as in {start_from}"
+    note(f"normalisation: mean {mean}, std {std}, {origin}")

@@ -14,6 +14,7 @@ from autospike.config.sections import (
     EvaluationConfig,
     ExecutionConfig,
     ExportConfig,
+    NormalisationConfig,
     RetrainConfig,
     SearchConfig,
     Section,
@@ -124,6 +125,11 @@ def continued(trained: Experiment, changed: Experiment, *, source: str) -> Exper
 def with_start(experiment: Experiment, start_from: Path | None) -> Experiment:
     """Return a copy of the experiment with `training.start_from` replaced."""
     return experiment.model_copy(update={"training": experiment.training.model_copy(update={"start_from": start_from})})
+
+
+def with_normalisation(experiment: Experiment, normalisation: NormalisationConfig | None) -> Experiment:
+    """Return a copy of the experiment with `data.normalisation` replaced."""
+    return experiment.model_copy(update={"data": experiment.data.model_copy(update={"normalisation": normalisation})})
 
 
 def fixed_part(experiment: Experiment, name: str) -> Any:

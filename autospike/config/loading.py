@@ -95,6 +95,8 @@ def _check_experiment(experiment: Experiment, source: str) -> None:
         raise UserError(
             f"{source}: data: the sum of search_share and test_share must be less than 1, so that training images remain"
         )
+    if experiment.data.name == "events" and experiment.data.normalisation is not None:
+        raise UserError(f"{source}: data.normalisation: event counts are not normalised; leave it out")
     _check_execution(experiment, source)
     _check_training(experiment, source)
     if experiment.training.teacher is not None and not (space.distilled and baseline.distilled):

@@ -6,9 +6,9 @@ Paths are relative to the working directory of the command. A field that is None
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, field_validator
+from pydantic import BaseModel, ConfigDict, Field, FiniteFloat, field_validator, model_validator
 
 from autospike.energy.conventions import DEFAULT, Convention, convention_of
 from autospike.errors import UserError
@@ -37,6 +37,21 @@ class Section(BaseModel):
         return value
 
 
+class NormalisationConfig(Section):
+    """Normalisation of still images: `(pixel - mean) / std` for pixels in 0..1. One value for each channel."""
+
+    mean: Annotated[tuple[FiniteFloat, ...], Field(min_length=1)]
+    """Mean of each channel."""
+    std: Annotated[tuple[Annotated[FiniteFloat, Field(gt=0)], ...], Field(min_length=1)]
+    """Standard deviation of each channel."""
+
+    @model_validator(mode="after")
+    def _same_length(self) -> Self:
+        if len(self.mean) != len(self.std):
+            raise ValueError(f"mean has {len(self.mean)} values and std has {len(self.std)}; give one of each for every channel")
+        return self
+
+
 class DataConfig(Section):
     """Data source and its splits."""
 
@@ -55,6 +70,12 @@ class DataConfig(Section):
 
     Event counts are not normalised. At their original size they are integers, and the first layer only accumulates. Resized counts
     are means over pixels, and the first layer multiplies.
+    """
+    normalisation: NormalisationConfig | None = None
+    """Normalisation of still images, in training, search and measurement; exported models record it.
+
+    Default: that of the network that `training.start_from` names, if it reads as many channels; otherwise mean and std 0.5 for all
+    channels. Event counts are not normalised.
     """
     search_share: OpenFraction = 0.2
     """Fraction of the images that forms the search split, on which candidates are scored.

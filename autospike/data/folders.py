@@ -200,7 +200,8 @@ class _Scan:
 
     def _entries(self, path: str) -> _Folder:
         """List the visible entries of a folder without reading their status."""
-        folders, files = [], []
+        folders: list[str] = []
+        files: list[str] = []
         for entry, reason in self._scandir(path):
             if reason is None:
                 (folders if _is_dir(entry) else files).append(entry.name)

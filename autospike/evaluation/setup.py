@@ -144,6 +144,7 @@ def fixed_batches(setup: Setup, split: Split, cache: ByteBudgetCache | None = No
         image_size=setup.experiment.data.image_size,
         device=setup.device,
         cache=_cache(setup) if cache is None else cache,
+        preparation=setup.preparation,
     )
 
 
@@ -168,11 +169,13 @@ def protocol_id(setup: Setup, folder: Path) -> str:
         The digest.
     """
     record, config = Checkpoints(folder=folder).record, setup.experiment.evaluation
+    normalisation = setup.experiment.data.normalisation
     device = measuring_device_type(setup)
     return digest(
         {
             "weights": record and record.sha256,
             "image_size": setup.experiment.data.image_size,
+            **({"normalisation": normalisation.model_dump(mode="json")} if normalisation else {}),
             "images": setup.images.fingerprint,
             "torch": torch.__version__,
             "calibration": [config.calibration_images, config.calibration_batch_size, CALIBRATION_VERSION],

@@ -11,6 +11,7 @@ from autospike.config import Experiment
 from autospike.data import overview
 from autospike.data.batches import TrainingBatches
 from autospike.data.images import Images, load_images
+from autospike.data.preparation import DEFAULT_PREPARATION, ImagePreparation
 from autospike.errors import UserError
 from autospike.randomness import keyed_seed
 from autospike.run_directory import Run
@@ -44,6 +45,14 @@ class Setup:
         """Seed of the training: that of the experiment, or one derived from it for a repetition."""
         seed = self.experiment.seed
         return keyed_seed(seed, "repetition", self.repetition) if self.repetition else seed
+
+    @property
+    def preparation(self) -> ImagePreparation:
+        """How images are prepared: as this package does, with the normalisation of the experiment if it has one."""
+        normalisation = self.experiment.data.normalisation
+        if normalisation is None:
+            return DEFAULT_PREPARATION
+        return replace(DEFAULT_PREPARATION, mean=normalisation.mean, std=normalisation.std)
 
 
 def open_run(run: Run) -> Setup:
@@ -86,6 +95,12 @@ def open_experiment(experiment: Experiment) -> Setup:
     torch.backends.cudnn.allow_tf32 = False
     images, ranks = load_images(experiment.data, seed=experiment.seed), Ranks.of_environment()
     images.check_time_steps(max(*experiment.search_space.time_steps.values, experiment.baseline_architecture.time_steps))
+    normalisation = experiment.data.normalisation
+    if normalisation is not None and len(normalisation.mean) != images.channels:
+        raise UserError(
+            f"data.normalisation: {len(normalisation.mean)} values, but the images have {images.channels} channels; give one value "
+            "for each channel"
+        )
     return Setup(experiment=experiment, images=images, device=ranks.device(_device_type(experiment.device)), ranks=ranks)
 
 
@@ -150,4 +165,5 @@ def training_batches(setup: Setup) -> TrainingBatches:
         seed=setup.training_seed,
         device=setup.device,
         rank_slice=setup.ranks.slice(parts=config.accumulate),
+        preparation=setup.preparation,
     )

@@ -66,7 +66,9 @@ def train_network(run: Run, setup: Setup, space: SearchSpace, folder: Path, *, n
     supernet, batches, teacher = build_supernet(setup, space), training_batches(setup), None
     if config.teacher is not None:
         size, classes = setup.experiment.data.image_size, len(setup.images.classes)
-        teacher = load_teacher(config.teacher, num_classes=classes, image_size=size, device=setup.device)
+        teacher = load_teacher(
+            config.teacher, num_classes=classes, image_size=size, device=setup.device, preparation=setup.preparation
+        )
     if config.start_from is not None and record is None:
         copied, total = initialise_from(supernet, config.start_from, source), sum(p.numel() for p in supernet.parameters())
         if ranks.first:

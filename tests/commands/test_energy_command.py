@@ -23,7 +23,7 @@ from autospike.data.batches import FixedBatches
 from autospike.data.images import load_images
 from autospike.data.source import open_images
 from autospike.evaluation.calibration import calibrate
-from autospike.export import InputSpec, write_model
+from autospike.export import InputSpec, read_model, write_model
 from autospike.models import build_model
 from autospike.space.architecture import Architecture, Block, Embedding, Neuron, Stage
 
@@ -376,6 +376,102 @@ def test_an_imported_folder_is_measured(imported: Path, capsys: Capsys) -> None:
     assert len(pd.read_csv(imported / "energy" / "curve.csv")) == 2
 
 
+def ten_folders(root: Path, names: list[str]) -> Path:
+    """The digits of scikit-learn as files, in folders with other names than their numbers."""
+    split = load_images(DataConfig(name="digits", image_size=8), seed=0).splits["test"]
+    for i in range(len(split)):
+        path = root / names[split.labels[i]] / f"{i}.png"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        split.image(i).save(path)
+    return root
+
+
+NAMES_OF_DIGITS = ["zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine"]
+
+
+def test_numbered_classes_are_not_those_of_other_names(imported: Path, tmp_path: Path, capsys: Capsys) -> None:
+    """A checkpoint has no names of classes, so there is no accuracy on ten folders with other names; but energy."""
+    folder = ten_folders(tmp_path / "digits", NAMES_OF_DIGITS)
+    outcome = run_energy(capsys, imported, "--data", folder, "--images", 8, "--out", tmp_path / "plain")
+    assert report(tmp_path / "plain")["accuracy"] is None
+    assert "no accuracy: its 10 classes are not the 10 of the data" in " ".join(outcome.out.split())
+    assert_rejected(capsys, tmp_path / "out", "--class-map FILE", imported, "--data", folder, "--curve")
+
+
+@pytest.fixture
+def digits_network(tmp_path: Path) -> Path:
+    """A network with numbered classes, of which the logit of class 3 is always the largest."""
+    stage = Stage(embed_dim=8, embedding=Embedding(stride=4), blocks=(Block(num_heads=1),))
+    architecture = Architecture(time_steps=1, stages=(stage,))
+    torch.manual_seed(0)
+    model = build_model(architecture, num_classes=10, in_chans=3)
+    calibrate(model, [torch.rand(8, 3, 8, 8)], time_steps=1)
+    with torch.no_grad():
+        model.get_parameter("head.weight").zero_()
+        model.get_parameter("head.bias")[3] = 1
+    numbers = tuple(str(i) for i in range(10))
+    write_model(tmp_path / "network", model, architecture, classes=numbers, input_spec=InputSpec.of_training(3, 8))
+    return tmp_path / "network"
+
+
+@pytest.mark.parametrize("kind", ["json", "csv", "order"])
+def test_a_class_map_gives_an_accuracy(digits_network: Path, tmp_path: Path, capsys: Capsys, kind: str) -> None:
+    """The network says class 3, which is the folder `three` by the files, and the fourth in alphabetical order, `nine`, by order.
+
+    The split has all images, so the accuracy is the share of that folder.
+    """
+    folder = ten_folders(tmp_path / "digits", NAMES_OF_DIGITS)
+    pairs = {str(i): name for i, name in enumerate(NAMES_OF_DIGITS)}
+    given = tmp_path / f"map.{kind}"
+    if kind == "json":
+        given.write_text(json.dumps(pairs))
+    elif kind == "csv":
+        given.write_text("class,folder\n" + "".join(f"{number},{name}\n" for number, name in pairs.items()))
+    chosen, said = ("order", sorted(NAMES_OF_DIGITS)[3]) if kind == "order" else (given, "three")
+    out = tmp_path / "out"
+    run_energy(capsys, digits_network, "--data", folder, "--images", ALL_IMAGES, "--curve", "--class-map", chosen, "--out", out)
+    images = open_images(str(folder), image_size=8)
+    labels = [images.classes[label] for label in images.splits["search"].labels]
+    assert report(out)["accuracy"] == pytest.approx(labels.count(said) / len(labels), rel=1e-12)
+    assert labels.count(said) > 0
+
+
+def test_a_class_map_that_does_not_fit(digits_network: Path, tmp_path: Path, capsys: Capsys) -> None:
+    (tmp_path / "map.csv").write_text("0,zero\n")
+    folder = ten_folders(tmp_path / "digits", NAMES_OF_DIGITS)
+    options = ("--data", folder, "--class-map", tmp_path / "map.csv")
+    assert_rejected(capsys, tmp_path / "out", "no class of the model is 'eight'", digits_network, *options)
+    assert_rejected(capsys, tmp_path / "out", "is untrained and has no accuracy", "spikformer_cifar_4_256", *options)
+
+
+def test_an_imported_folder_is_measured_with_its_crop_and_interpolation(
+    digits_network: Path, tmp_path: Path, capsys: Capsys
+) -> None:
+    """By PIL: images of 8 pixels are resized to 10 by bicubic interpolation, and the central 8 are kept."""
+    folder = ten_folders(tmp_path / "digits", NAMES_OF_DIGITS)
+    found: list[float] = []
+    for crop_pct, interpolation in ((1.0, "bilinear"), (0.8, "bicubic"), (0.8, "bilinear")):
+        config = json.loads((digits_network / "config.json").read_text())
+        config["pretrained_cfg"] |= {"crop_pct": crop_pct, "interpolation": interpolation}
+        (digits_network / "config.json").write_text(json.dumps(config))
+        spec = read_model(digits_network).input_spec
+        split = open_images(str(folder), image_size=8).splits["search"]
+        batches = FixedBatches(split=split, channels=3, image_size=8, preparation=spec.preparation)
+        size = int(8 / crop_pct)
+        filters = {"bilinear": Image.Resampling.BILINEAR, "bicubic": Image.Resampling.BICUBIC}
+        edge = (size - 8) // 2
+        expected = np.stack(
+            [
+                np.asarray(split.image(i).resize((size, size), filters[interpolation]))[edge : edge + 8, edge : edge + 8]
+                for i in range(4)
+            ]
+        ).transpose(0, 3, 1, 2)
+        np.testing.assert_allclose(batches.batch((0, 4)).images.numpy(), (expected / 255 - 0.5) / 0.5, rtol=1e-5, atol=1e-6)
+        run_energy(capsys, digits_network, "--data", folder, "--images", 8, "--out", tmp_path / str(len(found)))
+        found.append(totals(tmp_path / str(len(found)))["exact"]["acs"])
+    assert len(set(found)) == 3
+
+
 def test_an_imported_folder_normalises_pixels_as_configured(imported: Path, tmp_path: Path, capsys: Capsys) -> None:
     """Another mean and standard deviation in its folder changes the counts."""
     config = json.loads((imported / "config.json").read_text())
@@ -597,6 +693,9 @@ DAMAGE: dict[str, Callable[[Path], object]] = {
     "means of more channels": with_pretrained_cfg("mean", [0.1, 0.2, 0.3]),
     "architecture that is not JSON": lambda folder: (folder / "architecture.json").write_text("{"),
     "architecture that is not a mapping": lambda folder: (folder / "architecture.json").write_text("[]"),
+    "zero crop": with_pretrained_cfg("crop_pct", 0),
+    "crop that is not a number": with_pretrained_cfg("crop_pct", "centre"),
+    "interpolation that does not exist": with_pretrained_cfg("interpolation", "sharp"),
     "empty architecture": lambda folder: (folder / "architecture.json").write_text("{}"),
     "another architecture": lambda folder: edited(folder / "architecture.json", "stages", [{"embed_dim": 24, "blocks": [{}]}]),
 }

@@ -6,6 +6,7 @@ import json
 import math
 import shutil
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 from xml.etree import ElementTree
@@ -248,13 +249,17 @@ def finished_checkpoints(run: Path) -> dict[Path, int]:
     return {path: path.stat().st_mtime_ns for path in records}
 
 
+def has_checkpoints(folder: Path, count: int) -> bool:
+    return len(list(folder.rglob("checkpoint.json"))) >= count
+
+
 def test_a_killed_retraining_resumes_bit_identically(searched: Path, run: Path, tmp_path: Path) -> None:
     """Finished trainings are not repeated."""
     folder = tmp_path / "run"
     shutil.copytree(searched, folder)
     command = ["retrain", folder, "--pick", "least-energy", "--seeds", 2]
     for checkpoints in (1, 3):
-        kill_command(lambda count=checkpoints: len(list((folder / "retrain").rglob("checkpoint.json"))) >= count, *command)
+        kill_command(partial(has_checkpoints, folder / "retrain", checkpoints), *command)
     finished = finished_checkpoints(folder)
     call(*command)
     assert {path: finished_checkpoints(folder)[path] for path in finished} == finished

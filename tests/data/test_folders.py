@@ -16,11 +16,13 @@ from autospike.errors import UserError
 KIND = FileKind(description="image folder", example="image.png", extensions=(".png", ".jpg"))
 
 
-def fill(folder: Path, classes: Sequence[str] = "ab", count: int = 3, ending: str = "png") -> None:
+def fill(folder: Path, classes: Sequence[str] = "ab", count: int = 3, ending: str = "png") -> Path:
+    """Write folders of classes with files that differ in content; returns the folder."""
     for name in classes:
         (folder / name).mkdir(parents=True, exist_ok=True)
         for i in range(count):
             (folder / name / f"{i}.{ending}").write_bytes(f"{folder.name}/{name}/{i}".encode())
+    return folder
 
 
 def found(root: Path) -> FoundFolders:

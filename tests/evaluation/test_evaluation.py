@@ -13,8 +13,9 @@ from PIL import Image
 
 from autospike.config import DataConfig, EvaluationConfig
 from autospike.counting.firing import FiringRates
-from autospike.data.batches import FixedBatches, Renormalised
+from autospike.data.batches import FixedBatches
 from autospike.data.images import Split, SplitName, load_images
+from autospike.data.preparation import ImagePreparation
 from autospike.energy.conventions import BINARY_ONLY, EXACT
 from autospike.evaluation.calibration import UncalibratedError, average, calibrate
 from autospike.evaluation.population import PopulationEvaluator
@@ -289,9 +290,9 @@ def test_still_images_are_normalised_by_the_mean_and_deviation_of_the_network() 
     """Pixels between 0 and 1, minus the mean of their channel, divided by its standard deviation."""
     shades = [(0, 51, 255), (102, 204, 153)]
     split = Split(name="search", indices=(0, 1), labels=(0, 1), read=lambda i: Image.new("RGB", (8, 8), color=shades[i]))
-    batches = FixedBatches(split=split, channels=3, image_size=8)
     mean, std = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
-    (batch,) = Renormalised(batches=batches, mean=mean, std=std)(2)
+    preparation = ImagePreparation(mean=mean, std=std)
+    (batch,) = FixedBatches(split=split, channels=3, image_size=8, preparation=preparation)(2)
     expected = [[(value / 255 - m) / s for value, m, s in zip(shade, mean, std, strict=True)] for shade in shades]
     torch.testing.assert_close(batch.images, torch.tensor(expected)[:, :, None, None].expand(2, 3, 8, 8), rtol=1e-5, atol=1e-6)
     assert batch.targets.tolist() == [0, 1]
@@ -299,7 +300,7 @@ def test_still_images_are_normalised_by_the_mean_and_deviation_of_the_network() 
 
 def test_the_default_normalisation_leaves_batches_bit_identical() -> None:
     batches = digits("search", 9)
-    (plain,), (again,) = batches(9), Renormalised(batches=batches, mean=(0.5,), std=(0.5,))(9)
+    (plain,), (again,) = batches(9), replace(batches, preparation=ImagePreparation(mean=(0.5,), std=(0.5,)))(9)
     assert torch.equal(plain.images, again.images)
 
 
@@ -308,7 +309,8 @@ def test_event_frames_are_never_normalised(mean_and_std: tuple[float, float]) ->
     frames = np.arange(2 * 2 * 4 * 4, dtype=np.float32).reshape(2, 2, 4, 4)
     split = Split(name="search", indices=(0, 1), labels=(0, 1), read=lambda i: frames + i, time_steps=2)
     mean, std = ((value, value) for value in mean_and_std)
-    (batch,) = Renormalised(batches=FixedBatches(split=split, channels=2, image_size=4), mean=mean, std=std)(2)
+    preparation = ImagePreparation(mean=mean, std=std)
+    (batch,) = FixedBatches(split=split, channels=2, image_size=4, preparation=preparation)(2)
     assert torch.equal(batch.images, torch.stack([torch.from_numpy(frames), torch.from_numpy(frames + 1)], dim=1))
 
 

@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 import timm
 import torch
+from builders import one_line_error
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
@@ -356,6 +357,26 @@ def exported(folder: Path, name: str) -> str:
     spec = InputSpec.of_training(channels=3, image_size=32)
     write_model(folder, shared_model(name), SMALL[name], classes=("a", "b", "c", "d", "e"), input_spec=spec)
     return f"local-dir:{folder}"
+
+
+@each
+@pytest.mark.parametrize("time_steps", [1, 2, 6])
+def test_time_steps_of_an_exported_folder(tmp_path: Path, name: str, time_steps: int) -> None:
+    """The weights are those of the folder, and the output is the mean of that many steps."""
+    model = timm.create_model(exported(tmp_path, name), time_steps=time_steps).eval()
+    assert model.architecture == replace(SMALL[name], time_steps=time_steps)
+    assert torch.equal(model(IMAGES), copied_model(name).forward_steps(IMAGES, time_steps).mean(dim=0))
+
+
+@pytest.mark.parametrize("time_steps", [0, -1, 1.5, "two"])
+def test_time_steps_that_are_no_number_of_steps(tmp_path: Path, time_steps: object) -> None:
+    for name in (exported(tmp_path, "spikformer"), "spikformer_cifar_4_256"):
+        assert "time_steps" in one_line_error(lambda name=name: timm.create_model(name, time_steps=time_steps))  # type: ignore[misc]
+
+
+def test_time_steps_with_an_architecture() -> None:
+    model = timm.create_model("autospike_subnet", architecture=SMALL["spikformer"].to_dict(), time_steps=3)
+    assert model.architecture.time_steps == 3
 
 
 @each

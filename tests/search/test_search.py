@@ -20,10 +20,6 @@ from statistics import mean
 from typing import Any
 
 import pytest
-from autospike.run_search.algorithms import ALGORITHMS, GenerationContext, Individual, fitness_of
-from autospike.run_search.archive import Archive
-from autospike.run_search.evolution import Evaluate, Search
-from autospike.run_search.selection import front, pick
 from builders import CONDITIONAL, analytic, edited, evaluation_of, measurement, one_line_error, permits, small
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -34,6 +30,10 @@ from autospike.energy.counts import LayerCount
 from autospike.measurement import Evaluation, Measurement
 from autospike.pareto import hypervolume
 from autospike.randomness import global_random, keyed
+from autospike.search.algorithms import ALGORITHMS, GenerationContext, Individual, fitness_of
+from autospike.search.archive import Archive
+from autospike.search.evolution import Evaluate, Search
+from autospike.search.selection import front, pick
 from autospike.space.architecture import Architecture
 from autospike.space.search_space import SearchSpace
 
