@@ -134,7 +134,7 @@ class Run:
     @property
     def has_checkpoint(self) -> bool:
         """Whether a checkpoint of the supernet was written. Before that, every field of the experiment may change."""
-        return (self.supernet / "checkpoint.json").exists()
+        return (self.supernet / "checkpoint.json").exists() or any(self.supernet.glob("step-*.safetensors"))
 
     @property
     def supernet(self) -> Path:
