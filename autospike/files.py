@@ -32,7 +32,7 @@ def replacing(path: Path) -> Iterator[Path]:
     """
     temporary, created = path.with_name(f".{path.name}.{os.getpid()}.part"), list[Path]()
     try:
-        created = _create_folder(path.parent)
+        created = create_folder(path.parent)
         temporary.touch()
         mode = stat.S_IMODE(temporary.stat().st_mode)  # as the user's umask says
         yield temporary
@@ -49,8 +49,18 @@ def replacing(path: Path) -> Iterator[Path]:
             remove_empty(created)
 
 
-def _create_folder(folder: Path) -> list[Path]:
-    """Create a folder and its parents; return those that did not exist, the innermost first."""
+def create_folder(folder: Path) -> list[Path]:
+    """Create a folder and its parents.
+
+    Args:
+        folder: The folder.
+
+    Returns:
+        Those that did not exist, the innermost first, as `remove_empty` expects them.
+
+    Raises:
+        OSError: The folder cannot be created.
+    """
     missing = [parent for parent in (folder, *folder.parents) if not parent.exists()]
     folder.mkdir(parents=True, exist_ok=True)
     return missing
@@ -65,6 +75,21 @@ def remove_empty(folders: Iterable[Path]) -> None:
     with suppress(OSError):
         for folder in folders:
             folder.rmdir()
+
+
+def check_writable(folder: Path, option: str) -> None:
+    """Check that files can be written to a folder, which may not exist yet.
+
+    Args:
+        folder: The folder.
+        option: The option that names another one.
+
+    Raises:
+        UserError: They cannot.
+    """
+    existing = next(parent for parent in (folder.resolve(), *folder.resolve().parents) if parent.exists())
+    if not os.access(existing, os.W_OK):
+        raise UserError(f"{folder}: you may not write here; choose another folder with {option}")
 
 
 def write_text(path: Path, text: str) -> None:

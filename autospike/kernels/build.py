@@ -11,10 +11,10 @@
 |                      | `plain`  | compile for the baseline of the architecture, without our own intrinsics   |
 | `CC`                 | `cc`     | the compiler, with flags                                                   |
 
-A library is cached in the user's cache folder under a digest of sources, compiler, processor and flags. The digest of its content is
-in a file beside it, `NAME.so.sha256`, and is verified before the library is loaded: a truncated library would end the process with
-SIGBUS. Where no library can be built, operations of torch replace the kernels, several times slower on a CPU; one warning per process
-says so.
+A library is cached in the user's cache folder under a digest of sources, compiler, processor and flags. The digest of its content
+is in a file beside it, `NAME.so.sha256`, and is verified before the library is loaded: a truncated library would end the process
+with SIGBUS. Where no library can be built, operations of torch replace the kernels, several times slower on a CPU; one warning per
+process says so.
 """
 
 from __future__ import annotations
@@ -156,6 +156,20 @@ def library(name: str, isa: str | None = None) -> ctypes.CDLL | None:
     return None
 
 
+def missing_kernels() -> tuple[str, ...]:
+    """Return the names of the libraries that torch's operations replace, because they are switched off or cannot be built."""
+    isa = instruction_set()
+    return tuple(name for name in LIBRARIES if not isinstance(_build(name, isa), ctypes.CDLL))
+
+
+def missing_reason() -> str | None:
+    """Return why `missing_kernels` are missing, of the first one; None if there are none. No warning is given after that."""
+    global _warned
+    found = [status.problem for status in kernel_status() if status.problem is not None]
+    _warned = _warned or bool(found)
+    return found[0] if found else None
+
+
 def kernel_status() -> list[KernelStatus]:
     """Build every library if need be, and return the state of each."""
     isa, found = instruction_set(), []
@@ -265,7 +279,7 @@ def compiled(source: Path, flags: tuple[str, ...]) -> Path:
 
 
 def _is_intact(built: Path) -> bool:
-    """Whether a library has the content that was compiled. The digest is written last, so one without a digest is compiled again."""
+    """Whether a library has the content that was compiled. The digest is written last; without it, a library is compiled again."""
     try:
         return _digest_file(built).read_text(encoding="ascii").split()[:1] == [_sha256(built)]
     except (OSError, ValueError):

@@ -10,10 +10,10 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from autospike import files
-from autospike.config import load_experiment
 from autospike.errors import UserError
 from autospike.models.checkpoint_import import load_reference, read_checkpoint
 from autospike.models.registry import first_conv
+from autospike.run_directory import load_stored_experiment
 from autospike.space.architecture import Architecture
 from autospike.supernet import Supernet
 from autospike.training.checkpoint import Checkpoints, trained_parameters
@@ -79,7 +79,7 @@ def read_network(source: Path, network: NetworkOfRun) -> tuple[str, dict[str, Te
         if record is None or not record.finished:
             raise UserError(f"training.start_from: {source / network}: its training has not finished; finish it first")
         tensors = trained_parameters(_read_tensors(source / network / record.file))
-        space = load_experiment(source / "experiment.yaml").search_space
+        space = load_stored_experiment(source).search_space
         return space.family, {name.removeprefix("shared."): tensor for name, tensor in tensors.items()}
     if source.is_dir():
         raise UserError(f"training.start_from: {source} is neither an exported model (architecture.json) nor a run (supernet/)")
