@@ -104,10 +104,18 @@ def prepared(
     seed: int = 0,
     anchors: tuple[Architecture, ...] = (),
     on_evaluation: Callable[[Evaluation], None] = lambda _evaluation: None,
+    on_resume: Callable[[int, float], None] = lambda _proposed, _best: None,
 ) -> Search:
     space = SearchSpace.from_dict(written)
     return Search(
-        space=space, anchors=anchors, evaluate=run, archive=archive, config=config, seed=seed, on_evaluation=on_evaluation
+        space=space,
+        anchors=anchors,
+        evaluate=run,
+        archive=archive,
+        config=config,
+        seed=seed,
+        on_evaluation=on_evaluation,
+        on_resume=on_resume,
     )
 
 
@@ -392,8 +400,8 @@ class TestAlgorithm:
         expected = [[e.measurement.architecture for e in archive.all() if e.generation == i] for i in range(4)]
         assert received == expected
         received.clear()
-        search(archive, settings_of(algorithm), executor([], after=0))  # from the archive, as measured
-        assert received == expected
+        search(archive, settings_of(algorithm), executor([], after=0))  # finished generations are not repeated
+        assert received == []
 
     def test_ask_yields_without_end(self, algorithm: str) -> None:
         for number in (1, 2, 3, 5, 9):
@@ -429,6 +437,27 @@ class TestAlgorithm:
         search(archive, settings_of(algorithm), executor([]), on_evaluation=received.append)
         assert received == proposed(archive.all())
         assert len(received) == 24
+
+    def test_finished_generations_are_reported_instead_of_repeated(self, algorithm: str) -> None:
+        archive, resumed, received = Archive(Path(":memory:"), "p"), list[tuple[int, float]](), list[Evaluation]()
+        search(archive, settings_of(algorithm, generations=2), executor([]))
+        best = max(e.f_aeb for e in proposed(archive.all()))
+        search(archive, settings_of(algorithm), executor([]), on_evaluation=received.append, on_resume=lambda *of: resumed.append(of))
+        assert resumed == [(12, best)]
+        assert [e.generation for e in received] == [2] * 6 + [3] * 6
+
+    def test_without_a_stored_population_generations_are_replayed_to_the_same_end(self, algorithm: str, tmp_path: Path) -> None:
+        """As in an archive of an older version."""
+        archive = Archive(tmp_path / "archive.sqlite", "p")
+        search(archive, settings_of(algorithm, generations=3), executor([]))
+        archive.close()
+        db = sqlite3.connect(tmp_path / "archive.sqlite")
+        db.execute("DROP TABLE populations")
+        db.close()
+        archive, measured = Archive(tmp_path / "archive.sqlite", "p"), list[Architecture]()
+        search(archive, settings_of(algorithm), executor(measured))
+        archive.close()
+        assert contents(tmp_path / "archive.sqlite") == uninterrupted(algorithm)
 
     @pytest.mark.parametrize("size", [1, 2, 3, 7])
     def test_a_small_space_is_exhausted(self, algorithm: str, size: int) -> None:
