@@ -51,10 +51,10 @@ def search(run: Run) -> None:
         if damage is not None:
             note(f"search: {damage}")
             run.log("archive damaged", what=damage)
-        before = len(archive)
+        before = archive.count()
         run.log("search started", algorithm=config.algorithm, archived=before, executor=run.experiment.execution.executor)
         proposed = _search(run, setup, executor, archive)
-        now = len(archive) - before
+        now = archive.count() - before
     run.log("search finished", algorithm=config.algorithm, candidates=proposed, measured_now=now)
     note(f"search: {proposed} candidates proposed; {now} measured now with by-products, {before} in the archive before")
 

@@ -91,7 +91,7 @@ class Archive:
             ((archive.protocol_id,),) = row
         return archive
 
-    def __len__(self) -> int:
+    def count(self) -> int:
         """Return the number of rows of this protocol."""
         ((number,),) = self._read("SELECT count(*) FROM evaluations WHERE protocol_id = ?", self.protocol_id)
         return int(number)
@@ -407,9 +407,10 @@ class Archive:
         problem = PROBLEM if self._free == "free" else PROBLEM.replace("free NOT IN", "0 NOT IN")
         query = f"{columns}, architecture, architecture_id, rowid, {problem}"
         try:
-            rows, self.unreadable = archive_file.read_rows(self._db, query, where, values)
+            rows, unreadable = archive_file.read_rows(self._db, query, where, values)
         except sqlite3.DatabaseError as error:
             raise UserError(f"{self.path}: is damaged ({error}); run autospike search, which rebuilds it") from None
+        self.unreadable = max(self.unreadable, unreadable)
         sound: list[tuple[int, tuple[Any, ...]]] = []
         for *row, architecture, architecture_id, rowid, reason in rows:
             if reason is None and not is_named_by(architecture, architecture_id):  # type: ignore[arg-type]

@@ -171,7 +171,7 @@ def resume(run: Run) -> None:
     """Run a finished search again: open the archive, verify it, compute the fitness again, restore the population."""
     search = _search(run)
     search.archive.discard_damaged()
-    len(search.archive)
+    search.archive.count()
     search.run()
     search.archive.close()
 

@@ -465,7 +465,7 @@ def test_a_row_that_is_found_damaged_when_it_is_read_is_replaced(path: Path) -> 
     assert archive.get(TWO) is None
     archive.add([evaluation(TWO)])
     assert archive.get(TWO) == evaluation(TWO)
-    assert len(archive) == 3
+    assert archive.count() == 3
 
 
 @pytest.mark.parametrize("change", ["energy_mj = 'x'", "macs = 9e999", "convention = 'rate'", "acs = acs + 1"])
@@ -533,7 +533,9 @@ def test_rows_of_intact_pages_are_read_and_the_others_measured_again(path: Path)
     assert path.read_bytes() == damaged
 
     archive = Archive(path, "p")
-    assert "has damaged pages; rebuilt, and the damaged file is kept as archive.sqlite.damaged-1" in (archive.discard_damaged() or "")
+    assert "has damaged pages; rebuilt, and the damaged file is kept as archive.sqlite.damaged-1" in (
+        archive.discard_damaged() or ""
+    )
     assert path.with_name("archive.sqlite.damaged-1").read_bytes() == damaged
     assert archive.all() == found
     assert archive.proposals() == {"s": [[e.measurement.architecture.id for e in many]]}
@@ -555,7 +557,7 @@ def test_reading_changes_nothing(path: Path) -> None:
     filled(path, 5)
     before = path.read_bytes()
     archive = Archive.newest(path)
-    assert len(archive.all()) == len(archive) == 5
+    assert len(archive.all()) == archive.count() == 5
     with pytest.raises(UserError):
         archive.add([evaluation(THREE)])
     archive.close()
@@ -590,11 +592,15 @@ def test_an_archive_that_may_not_be_written_can_be_read(killed: bool) -> None:
         folder.chmod(0o555)
         before = {file.name: file.read_bytes() for file in folder.iterdir()}
         nobody = {"user": 65534} if os.geteuid() == 0 else {}
-        done = subprocess.run([sys.executable, "-c", READ, str(path)], capture_output=True, text=True, **nobody)  # type: ignore[call-overload]
-        folder.chmod(0o755)
-        assert {file.name: file.read_bytes() for file in folder.iterdir()} == before
-        if "Permission denied" in done.stderr and "site-packages" in done.stderr:
+        try:
+            done = subprocess.run([sys.executable, "-c", READ, str(path)], capture_output=True, text=True, **nobody)  # type: ignore[call-overload]
+        except PermissionError:
+            pytest.skip("another user may not run this Python")
+        finally:
+            folder.chmod(0o755)
+        if "ModuleNotFoundError" in done.stderr or "Permission denied" in done.stderr:
             pytest.skip("another user may not read the Python environment")
+        assert {file.name: file.read_bytes() for file in folder.iterdir()} == before
         assert done.stdout.startswith(f"{5 + killed} {{'s': [["), done.stderr
 
 

@@ -442,7 +442,9 @@ class TestAlgorithm:
         archive, resumed, received = Archive(Path(":memory:"), "p"), list[tuple[int, float]](), list[Evaluation]()
         search(archive, settings_of(algorithm, generations=2), executor([]))
         best = max(e.f_aeb for e in proposed(archive.all()))
-        search(archive, settings_of(algorithm), executor([]), on_evaluation=received.append, on_resume=lambda *of: resumed.append(of))
+        search(
+            archive, settings_of(algorithm), executor([]), on_evaluation=received.append, on_resume=lambda *of: resumed.append(of)
+        )
         assert resumed == [(12, best)]
         assert [e.generation for e in received] == [2] * 6 + [3] * 6
 
