@@ -265,7 +265,8 @@ class Archive:
             settings: Its settings as JSON.
         """
         row = (search_id, self.protocol_id, settings, datetime.now(UTC).isoformat())
-        self._db.execute("INSERT OR REPLACE INTO searches VALUES (?, ?, ?, ?)", row)
+        with self._transaction():
+            self._db.execute("INSERT OR REPLACE INTO searches VALUES (?, ?, ?, ?)", row)
 
     def propose(
         self, search_id: str, generation: int, candidates: Sequence[Architecture], by_products: Sequence[Architecture] = ()
@@ -306,7 +307,7 @@ class Archive:
         return found
 
     def store_population(self, search_id: str, generation: int, population: Sequence[tuple[str, float | None]]) -> None:
-        """Store the population of a search after a finished generation, from which `finished_generations` resumes.
+        """Store the population of a search after a finished generation, from which a search resumes.
 
         Args:
             search_id: The id of the search.
@@ -332,7 +333,7 @@ class Archive:
         columns, where = "generation, architecture_id, crowding", "search_id = ? AND protocol_id = ?"
         query = f"SELECT {columns} FROM populations WHERE {where} ORDER BY position"
         rows = self._read(query, *key)
-        if not rows:
+        if not rows or not all(isinstance(g, int) and isinstance(c, float | None) for g, _, c in rows):
             return None
         generation = rows[0][0]
         missing = (
@@ -368,7 +369,7 @@ class Archive:
             generations: Number of generations.
         """
         query = (
-            "SELECT max(f_aeb) FROM evaluations JOIN proposals USING (architecture_id, protocol_id) "
+            "SELECT max(f_aeb) FROM proposals CROSS JOIN evaluations USING (architecture_id, protocol_id) "
             "WHERE search_id = ? AND proposals.protocol_id = ? AND proposals.generation < ? AND proposals.free = 0"
         )
         ((best,),) = self._read(query, search_id, self.protocol_id, generations)
@@ -433,7 +434,7 @@ class Archive:
             try:
                 found.append(evaluation_of(row, self.convention))
             except DAMAGE as error:
-                self._leave_out(rowid, f"its counts are damaged ({error})")
+                self._leave_out(rowid, f"its counts are damaged ({_line(error)})")
         return found
 
     def _energy(self, rowid: int) -> Energy | None:
@@ -442,5 +443,10 @@ class Archive:
             (counts,) = self._db.execute("SELECT counts FROM evaluations WHERE rowid = ?", (rowid,)).fetchone()
             return energy_of(counts, self.convention)
         except (*DAMAGE, sqlite3.DatabaseError) as error:
-            self._leave_out(rowid, f"its counts are damaged ({error})")
+            self._leave_out(rowid, f"its counts are damaged ({_line(error)})")
             return None
+
+
+def _line(error: Exception) -> str:
+    """An error as one line."""
+    return " ".join(f"{type(error).__name__}: {error}".split())

@@ -60,7 +60,8 @@ CREATE TABLE IF NOT EXISTS populations (
     PRIMARY KEY (search_id, protocol_id, position)
 );
 """
-TABLES = ("evaluations", "searches", "proposals", "populations")
+# What `rebuild` copies. A population is useless if only a part of it can be read; without one, a search is replayed.
+COPIED = ("evaluations", "searches", "proposals")
 
 
 def open_to_write(path: Path) -> sqlite3.Connection:
@@ -232,7 +233,7 @@ def rebuild(path: Path) -> Path:
         old, db = sqlite3.connect(path), sqlite3.connect(new, isolation_level=None)
         db.executescript(SCHEMA)
         db.execute("BEGIN")
-        for table in TABLES:
+        for table in COPIED:
             _copy(old, db, table)
         db.execute("COMMIT")
         db.close()
