@@ -164,21 +164,25 @@ def gene_shares_of(space: SearchSpace, *groups: Sequence[str]) -> list[dict[str,
     return [{name: _shares(counts.get(name, Counter()), levels[name]) for name in names} for counts in counted]
 
 
-# A part of an architecture with all that determines its genes: where it is, and its content. The position is that of a block, or
-# None for everything besides the blocks.
-Part = tuple[tuple[int, int] | None, Any, bytes]
+# A part of an architecture with all that determines its genes: where it is, and its content. The position is that of a block,
+# "time_steps", or "" for all the rest.
+Position = tuple[int, int] | str
+Part = tuple[Position, Any, Any]
+
+# In canonical JSON, keys are sorted, so T is at the end, and architectures that differ in T have a prefix in common.
+TIME_STEPS = ',"time_steps":'
 
 
-def _parts(architecture: str) -> list[Part]:
-    """Divide an architecture into its blocks and the rest."""
-    written = json.loads(architecture)
-    shortcut = written["shortcut"]
+def _parts(prefix: str) -> list[Part]:
+    """Divide an architecture without its T into its blocks and the rest."""
+    written = json.loads(prefix + "}")
+    shortcut = written.get("shortcut")
     parts: list[Part] = []
     for i, stage in enumerate(written["stages"]):
         # marshal, version 2: equal values have equal bytes, and it is the fastest serialisation of nested dicts
         parts += [((i, j), shortcut, marshal.dumps(block, 2)) for j, block in enumerate(stage["blocks"])]
         stage["blocks"] = len(stage["blocks"])
-    return [(None, None, marshal.dumps(written, 2)), *parts]
+    return [("", None, marshal.dumps(written, 2)), *parts]
 
 
 def _counted(
@@ -192,12 +196,18 @@ def _counted(
         levels: Receives all values of a gene, by the name of the gene.
         values_of: Gene and value of each gene of a part; extended by the parts that are new.
     """
+    divided = [(prefix, time_steps) for prefix, _, time_steps in (architecture.rpartition(TIME_STEPS) for architecture in group)]
     occurrences: Counter[Part] = Counter()
-    for architecture in group:
-        parts = _parts(architecture)
-        occurrences.update(parts)
+    parts_of: dict[str, list[Part]] = {}
+    for prefix, number in Counter(prefix for prefix, _ in divided).items():
+        parts_of[prefix] = _parts(prefix)
+        for part in parts_of[prefix]:
+            occurrences[part] += number
+    for prefix, time_steps in dict.fromkeys(divided):
+        parts = [("time_steps", None, time_steps), *parts_of[prefix]]
         if any(part not in values_of for part in parts):
-            values_of |= _values(space, Architecture.from_json(architecture), parts, levels)
+            values_of |= _values(space, Architecture.from_json(f"{prefix}{TIME_STEPS}{time_steps}"), parts, levels)
+    occurrences.update(("time_steps", None, time_steps) for _, time_steps in divided)
     counts: dict[str, Counter[str]] = {}
     for part, number in occurrences.items():
         for name, level in values_of[part]:
@@ -214,7 +224,8 @@ def _values(
         name, path = _name(found.path, len(space.stages)), found.path
         levels.setdefault(name, {}).update(dict.fromkeys(_levels(found.gene)))
         if found.gene.size > 1:
-            by_position[path[1:4:2] if path[2:3] == ("blocks",) else None].append((name, _level(found.gene, found.value)))
+            position = path[1:4:2] if path[2:3] == ("blocks",) else "time_steps" if path == ("time_steps",) else ""
+            by_position[position].append((name, _level(found.gene, found.value)))
     return {part: by_position[part[0]] for part in parts}
 
 

@@ -3,7 +3,7 @@
 Table `evaluations` has one row per (architecture, protocol). The protocol identifies what a measurement depends on besides the
 architecture: weights, splits and calibration. Energy and F_AEB are derived from the counts, with the settings of the search that
 was started or resumed last. Table `searches` lists the searches, table `proposals` the candidates of each generation, table
-`populations` the population of each search after its newest finished generation.
+`populations` the population of each search after its newest finished generation, table `checksums` those of the counts.
 
 A damaged row is left out of everything that is read, and is listed in `Archive.damaged`; a search measures it again.
 """
@@ -21,6 +21,7 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
+from numpy.typing import NDArray
 
 from autospike.energy.conventions import DEFAULT, MJ_PER_PJ, Convention, Energy
 from autospike.energy.counts import to_rows
@@ -30,21 +31,8 @@ from autospike.search import archive_file
 from autospike.search.archived_row import DAMAGE, EVALUATION, PROBLEM, energy_of, evaluation_of, is_named_by
 from autospike.space.architecture import Architecture
 
-# The columns of `Archive.table`, besides `accuracy` and `energy_mj`.
-TABLE = (
-    "id",
-    "architecture",
-    "correct",
-    "images",
-    "convention",
-    "macs",
-    "acs",
-    "params",
-    "time_steps",
-    "f_aeb",
-    "generation",
-    "free",
-)
+# The columns of `Archive.table`, besides `id`, `architecture`, `accuracy` and `free`.
+TABLE = ("correct", "images", "convention", "macs", "acs", "energy_mj", "params", "time_steps", "f_aeb", "generation")
 
 
 class Archive:
@@ -129,13 +117,17 @@ class Archive:
         Counts are unpacked only where a row has its energy under another convention than that of this archive.
 
         Returns:
-            The columns `TABLE`, `accuracy` as a fraction, `energy_mj`, `macs` and `acs` under the convention of this archive. The
-            index is the row id.
+            The columns `TABLE`, the id and the canonical JSON of the `architecture`, `accuracy` as a fraction, and whether a
+            candidate is `free`; `energy_mj`, `macs` and `acs` under the convention of this archive. The index is the row id.
         """
-        columns = "architecture_id, architecture, correct, images, convention, macs, acs, params, time_steps, f_aeb, generation, "
-        rows = self._sound(f"{columns}{self._free} AS free, energy_mj", "protocol_id = ?", self.protocol_id)
-        index = [rowid for rowid, _ in rows]
-        frame = pd.DataFrame([row for _, row in rows], columns=[*TABLE, "energy_mj"], index=pd.Index(index, name="rowid"))
+        return self._table()[0]
+
+    def _table(self) -> tuple[pd.DataFrame, NDArray[np.bool_]]:
+        """The table, and for each of its rows whether its energy is not that of the columns."""
+        rows = self._sound(f"{', '.join(TABLE)}, {self._free}", "protocol_id = ?", self.protocol_id)
+        columns: tuple[Any, ...] = tuple(zip(*rows, strict=True)) or ((),) * (len(TABLE) + 4)
+        names = ("rowid", "architecture", "id", *TABLE, "free")
+        frame = pd.DataFrame(dict(zip(names, columns, strict=True))).set_index("rowid")
         numbers = {name: pd.to_numeric(frame[name], errors="coerce").astype(float) for name in ("macs", "acs", "energy_mj")}
         frame = frame.assign(**numbers, accuracy=frame["correct"].astype(float) / frame["images"].astype(float))
         frame["free"] = frame["free"].astype(bool)
@@ -143,13 +135,14 @@ class Archive:
         by_columns = (costs.pj_per_mac * frame["macs"] + costs.pj_per_ac * frame["acs"]) * MJ_PER_PJ
         stale = ~((frame["convention"] == self.convention.name) & (by_columns == frame["energy_mj"])).to_numpy(dtype=bool)
         if not stale.any():
-            return frame
-        found = {rowid: self._energy(rowid) for rowid in frame.index[stale].tolist()}
+            return frame, stale
+        found = [self._energy(rowid) for rowid in frame.index[stale].tolist()]
         for name in ("macs", "acs", "energy_mj"):
             values = frame[name].to_numpy(copy=True)
-            values[stale] = [np.nan if total is None else getattr(total, name) for total in found.values()]
+            values[stale] = [np.nan if total is None else getattr(total, name) for total in found]
             frame[name] = values
-        return frame.drop(index=[rowid for rowid, total in found.items() if total is None])
+        sound = frame["energy_mj"].notna().to_numpy(dtype=bool)
+        return frame[sound], stale[sound]
 
     def damage(self) -> str | None:
         """Return what was left out of all that was read, in one line; None if nothing was."""
@@ -180,13 +173,19 @@ class Archive:
             )
             self._db = archive_file.open_to_write(self.path)
             self._db.text_factory = lambda text: text.decode(errors="replace")
-        for rowid, (counts, _) in self._sound("counts, 0", "protocol_id = ?", self.protocol_id):
-            try:
-                zlib.decompress(counts)
-            except zlib.error as error:
-                self._leave_out(rowid, f"its counts cannot be unpacked ({error})")
+        checksums = dict(self._read("SELECT evaluation, crc32 FROM checksums"))
+        unpacked = []
+        for rowid, _, _, counts in self._sound("counts", "protocol_id = ?", self.protocol_id):
+            checksum = zlib.crc32(counts)
+            if checksums.get(rowid) != checksum:  # of an older version, renumbered by VACUUM, or damaged
+                try:
+                    zlib.decompress(counts)
+                    unpacked.append((rowid, checksum))
+                except zlib.error as error:
+                    self._leave_out(rowid, f"its counts are damaged ({_line(error)})")
         what = self.damage()
         with self._transaction():
+            self._db.executemany("INSERT OR REPLACE INTO checksums VALUES (?, ?)", unpacked)
             self._db.executemany("DELETE FROM evaluations WHERE rowid = ?", [(rowid,) for rowid in self.damaged])
         self.damaged.clear()
         return "; ".join(filter(None, (rebuilt, what))) or None
@@ -206,6 +205,11 @@ class Archive:
             with self._transaction():
                 self._db.executemany("DELETE FROM evaluations WHERE rowid = ?", [(rowid,) for rowid in self.damaged])
                 self._db.executemany(f"INSERT INTO evaluations ({', '.join(rows[0])}) VALUES ({marks}) {unless_there}", rows)
+                stored = "SELECT rowid, ? FROM evaluations WHERE architecture_id = ? AND protocol_id = ?"
+                self._db.executemany(
+                    f"INSERT OR REPLACE INTO checksums {stored}",
+                    [(zlib.crc32(row["counts"]), row["architecture_id"], row["protocol_id"]) for row in rows],
+                )
             self.damaged.clear()
 
     def _row(self, evaluation: Evaluation) -> dict[str, Any]:
@@ -240,18 +244,13 @@ class Archive:
         Args:
             fitness: F_AEB as a function of accuracy and energy in mJ.
         """
-        table = self.table()
+        table, stale = self._table()
         f_aeb = [fitness(*point) for point in zip(table["accuracy"].tolist(), table["energy_mj"].tolist(), strict=True)]
-        before = self._db.execute(
-            "SELECT rowid, convention, energy_mj, macs, acs, f_aeb FROM evaluations WHERE protocol_id = ?", (self.protocol_id,)
-        )
-        stored = {rowid: rest for rowid, *rest in before}
-        columns = [table[name].tolist() for name in ("energy_mj", "macs", "acs")]
-        updates = [
-            (self.convention.name, *values, rowid)
-            for rowid, *values in zip(table.index.tolist(), *columns, f_aeb, strict=True)
-            if stored[rowid] != [self.convention.name, *values]
-        ]
+        changed = stale | (np.array(f_aeb, dtype=float) != table["f_aeb"].to_numpy(dtype=float))
+        columns = [table.loc[changed, name].tolist() for name in ("energy_mj", "macs", "acs")]
+        scored = [value for value, flag in zip(f_aeb, changed.tolist(), strict=True) if flag]
+        rowids = table.index[changed].tolist()
+        updates = [(self.convention.name, *values) for values in zip(*columns, scored, rowids, strict=True)]
         with self._transaction():
             self._db.executemany(
                 "UPDATE evaluations SET convention = ?, energy_mj = ?, macs = ?, acs = ?, f_aeb = ? WHERE rowid = ?", updates
@@ -344,36 +343,32 @@ class Archive:
             return None
         return generation, [(architecture_id, crowding) for _, architecture_id, crowding in rows]
 
-    def proposed_ids(self, search_id: str, generations: int) -> tuple[list[str], frozenset[str]]:
-        """Return what a search has proposed in its first generations.
+    def proposed_ids(self, search_id: str, generations: int) -> frozenset[str]:
+        """Return the ids of all candidates of the first generations of a search, by-product candidates included.
+
+        Args:
+            search_id: The id of the search.
+            generations: Number of generations.
+        """
+        query = "SELECT architecture_id FROM proposals WHERE search_id = ? AND protocol_id = ? AND generation < ?"
+        return frozenset(name for (name,) in self._read(query, search_id, self.protocol_id, generations))
+
+    def progress(self, search_id: str, generations: int) -> tuple[int, float]:
+        """Return the number of candidates that a search has proposed in its first generations, and their greatest F_AEB.
 
         Args:
             search_id: The id of the search.
             generations: Number of generations.
 
         Returns:
-            Ids of the proposed candidates in order, and ids of all candidates, by-product candidates included.
+            The number, without by-product candidates, and the fitness; 0 and 0.0 if there is none.
         """
         query = (
-            "SELECT architecture_id, free FROM proposals WHERE search_id = ? AND protocol_id = ? AND generation < ? "
-            "ORDER BY generation, position"
-        )
-        rows = self._read(query, search_id, self.protocol_id, generations)
-        return [name for name, free in rows if not free], frozenset(name for name, _ in rows)
-
-    def best_f_aeb(self, search_id: str, generations: int) -> float:
-        """Return the greatest F_AEB among the candidates that a search has proposed in its first generations; 0 if there is none.
-
-        Args:
-            search_id: The id of the search.
-            generations: Number of generations.
-        """
-        query = (
-            "SELECT max(f_aeb) FROM proposals CROSS JOIN evaluations USING (architecture_id, protocol_id) "
+            "SELECT count(*), max(f_aeb) FROM proposals CROSS JOIN evaluations USING (architecture_id, protocol_id) "
             "WHERE search_id = ? AND proposals.protocol_id = ? AND proposals.generation < ? AND proposals.free = 0"
         )
-        ((best,),) = self._read(query, search_id, self.protocol_id, generations)
-        return float(best or 0.0)
+        ((number, best),) = self._read(query, search_id, self.protocol_id, generations)
+        return int(number), float(best or 0.0)
 
     def close(self) -> None:
         """Close the database connection."""
@@ -403,23 +398,24 @@ class Archive:
         """The column `free`, or 0 in an archive of the first version that is opened to read."""
         return "free" if archive_file.has_column(self._db, "evaluations", "free") else "0"
 
-    def _sound(self, columns: str, where: str, *values: object) -> list[tuple[int, tuple[Any, ...]]]:
-        """Row id and columns of each row that is not damaged. Damaged ones are added to `damaged`."""
+    def _sound(self, columns: str, where: str, *values: object) -> list[tuple[Any, ...]]:
+        """Row id, architecture, its id, and columns of each row that is not damaged. Damaged ones are added to `damaged`."""
         problem = PROBLEM if self._free == "free" else PROBLEM.replace("free NOT IN", "0 NOT IN")
-        query = f"{columns}, architecture, architecture_id, rowid, {problem}"
+        query = f"{problem}, rowid, architecture, architecture_id, {columns}"
         try:
             rows, unreadable = archive_file.read_rows(self._db, query, where, values)
         except sqlite3.DatabaseError as error:
             raise UserError(f"{self.path}: is damaged ({error}); run autospike search, which rebuilds it") from None
         self.unreadable = max(self.unreadable, unreadable)
-        sound: list[tuple[int, tuple[Any, ...]]] = []
-        for *row, architecture, architecture_id, rowid, reason in rows:
-            if reason is None and not is_named_by(architecture, architecture_id):  # type: ignore[arg-type]
+        sound = []
+        for row in rows:
+            reason, rowid, architecture, architecture_id = row[:4]
+            if reason is None and not is_named_by(architecture, architecture_id):
                 reason = "its architecture and its id do not match"
             if reason is None:
-                sound.append((rowid, tuple(row)))  # type: ignore[arg-type]
+                sound.append(row[1:])
             else:
-                self._leave_out(rowid, str(reason), architecture_id)  # type: ignore[arg-type]
+                self._leave_out(rowid, reason, architecture_id)
         return sound
 
     def _leave_out(self, rowid: int, reason: str, architecture_id: object = None) -> None:
@@ -428,11 +424,11 @@ class Archive:
 
     def _evaluations(self, where: str, *values: object) -> list[Evaluation]:
         """Read the evaluations that satisfy an SQL condition."""
-        columns = ", ".join(self._free if name == "free" else name for name in EVALUATION)
+        columns = ", ".join(self._free if name == "free" else name for name in EVALUATION[1:])
         found = []
-        for rowid, row in self._sound(columns, where, *values):
+        for rowid, architecture, _, *row in self._sound(columns, where, *values):
             try:
-                found.append(evaluation_of(row, self.convention))
+                found.append(evaluation_of((architecture, *row), self.convention))
             except DAMAGE as error:
                 self._leave_out(rowid, f"its counts are damaged ({_line(error)})")
         return found

@@ -8,6 +8,7 @@ import sqlite3
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 from urllib.parse import quote
 
 from autospike.errors import UserError
@@ -58,6 +59,10 @@ CREATE TABLE IF NOT EXISTS populations (
     architecture_id TEXT NOT NULL,
     crowding        REAL,            -- crowding distance of NSGA-II
     PRIMARY KEY (search_id, protocol_id, position)
+);
+CREATE TABLE IF NOT EXISTS checksums (
+    evaluation      INTEGER PRIMARY KEY, -- row id
+    crc32           INTEGER NOT NULL -- of the counts, which take longer to unpack
 );
 """
 # What `rebuild` copies. A population is useless if only a part of it can be read; without one, a search is replayed.
@@ -156,7 +161,7 @@ def has_column(db: sqlite3.Connection, table: str, column: str) -> bool:
     return column in {name for _, name, *_ in db.execute(f"PRAGMA table_info({table})")}
 
 
-def read_rows(db: sqlite3.Connection, columns: str, where: str, values: tuple[object, ...]) -> tuple[list[tuple[object, ...]], int]:
+def read_rows(db: sqlite3.Connection, columns: str, where: str, values: tuple[object, ...]) -> tuple[list[tuple[Any, ...]], int]:
     """Read rows of `evaluations` in the order in which they were added, as far as their pages are intact.
 
     Args:
@@ -179,10 +184,10 @@ def read_rows(db: sqlite3.Connection, columns: str, where: str, values: tuple[ob
         return [row for row in found if isinstance(row, tuple)], sum(row is False for row in found)
 
 
-def _read_row(db: sqlite3.Connection, query: str, values: tuple[object, ...]) -> tuple[object, ...] | bool | None:
+def _read_row(db: sqlite3.Connection, query: str, values: tuple[object, ...]) -> tuple[Any, ...] | bool | None:
     """A row, None if there is none, False if its page is damaged."""
     try:
-        row: tuple[object, ...] | None = db.execute(query, values).fetchone()
+        row: tuple[Any, ...] | None = db.execute(query, values).fetchone()
     except sqlite3.DatabaseError:
         return False
     return row

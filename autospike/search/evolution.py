@@ -125,9 +125,9 @@ class Search:
             if crowding is not None:
                 individual.fitness.crowding_dist = crowding
             population.append(individual)
-        finished = min(generation + 1, self.config.generations)
-        self.on_resume(len(self.archive.proposed_ids(self.id, finished)[0]), self.archive.best_f_aeb(self.id, finished))
-        return generation + 1, population, self.archive.proposed_ids(self.id, generation + 1)[1]
+        first = generation + 1
+        self.on_resume(*self.archive.progress(self.id, min(first, self.config.generations)))
+        return first, population, self.archive.proposed_ids(self.id, first) if first < self.config.generations else frozenset()
 
     def _first_generation(self, context: GenerationContext) -> Iterator[Architecture]:
         """The largest and the smallest subnet, the anchors, then random samples."""
