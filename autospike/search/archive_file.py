@@ -263,7 +263,7 @@ def _copy(old: sqlite3.Connection, new: sqlite3.Connection, table: str) -> None:
     if table == "evaluations":
         rows, _ = read_rows(old, ", ".join(columns), "1", ())
     else:
-        rows = list(_readable(old.execute(f"SELECT {', '.join(columns)} FROM {table} ORDER BY rowid")))  # type: ignore[arg-type]
+        rows = list(_readable(old.execute(f"SELECT {', '.join(columns)} FROM {table} ORDER BY rowid")))
     if "free" not in columns and table in ("evaluations", "proposals"):
         columns, rows = [*columns, "free"], [(*row, 0) for row in rows]
     marks = ", ".join("?" * len(columns))
