@@ -16,6 +16,7 @@ import zlib
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -57,7 +58,7 @@ class Archive:
         self.damaged: dict[int, str] = {}
         self.unreadable = 0
         self._db = archive_file.open_to_read(path) if read_only else archive_file.open_to_write(path)
-        self._db.text_factory = lambda text: text.decode(errors="replace")
+        self._db.text_factory = partial(str, encoding="utf-8", errors="replace")
 
     @classmethod
     def newest(cls, path: Path, convention: Convention = DEFAULT) -> Archive:
@@ -172,7 +173,7 @@ class Archive:
                 f"{self.path}: has damaged pages; rebuilt, and the damaged file is kept as {archive_file.rebuild(self.path).name}"
             )
             self._db = archive_file.open_to_write(self.path)
-            self._db.text_factory = lambda text: text.decode(errors="replace")
+            self._db.text_factory = partial(str, encoding="utf-8", errors="replace")
         checksums = dict(self._read("SELECT evaluation, crc32 FROM checksums"))
         unpacked = []
         for rowid, _, _, counts in self._sound("counts", "protocol_id = ?", self.protocol_id):

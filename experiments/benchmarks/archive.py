@@ -142,6 +142,7 @@ def _fill(run: Run, candidates: Iterable[Architecture], counts: bytes) -> None:
     with db:
         db.executemany(f"INSERT INTO evaluations VALUES ({', '.join('?' * 18)})", rows)
         db.executemany(f"INSERT INTO proposals VALUES ({', '.join('?' * 6)})", proposals)
+        db.execute("INSERT INTO checksums SELECT rowid, ? FROM evaluations", (zlib.crc32(counts),))
     db.close()
     archive = Archive(run.archive, PROTOCOL)
     archive.store_population(search.id, GENERATIONS - 1, [(row[0], 1.0) for row in rows[: config.population]])
