@@ -13,9 +13,10 @@ from rich.console import Console
 from rich.markup import escape
 
 from autospike.errors import Interrupted, UserError
-from autospike.process import prepare_process, world_size
+from autospike.process import interruptible, prepare_process, world_size
 
 INTERRUPTED = 130  # typer's exit code for Ctrl-C
+INTERRUPTION = "interrupted; run the same command again to resume"
 DISTRIBUTED = ("train",)  # commands that torchrun may start
 
 app = typer.Typer(
@@ -203,13 +204,14 @@ def plot(
             "--energy", metavar="CONVENTION", help="Energy convention of the figures and tables. Default: that of the search."
         ),
     ] = None,
+    out: Annotated[Path | None, typer.Option(help="Folder to write to. Default: RUN/report.")] = None,
 ) -> None:
     """Write figures of the Pareto front, the search progress and the genes of the front to RUN/report."""
     from autospike.commands.plot import plot
     from autospike.energy.conventions import convention_of
     from autospike.run_directory import Run
 
-    plot(Run.resume(run), convention_of(energy) if energy else None)
+    plot(Run.resume(run), convention_of(energy) if energy else None, out)
 
 
 @app.command()
@@ -284,10 +286,11 @@ def run_all(
 
     where = _executing(executor, workers=workers, address=address, gpus_per_worker=gpus_per_worker)
     started = Run.start(experiment, run, [*(overrides or []), *where, *_starting(start_from)])
-    started = train(started)
-    search(started)
-    plot(started)
-    export(started, started.export)
+    with started.locked("run"):
+        started = train(started)
+        search(started)
+        plot(started)
+        export(started, started.export)
 
 
 @app.command(name="import")
@@ -361,21 +364,26 @@ def _print_version(verbose: bool) -> None:
 def main() -> None:
     """Run the command line. Invalid input is reported in one line on standard error, with exit code 2."""
     prepare_process()
-    try:
-        code = app(standalone_mode=False)
-    except UserError as error:
-        _fail(str(error))
-    except Interrupted as interruption:
-        _fail(str(interruption), interruption.exit_code)
-    except Exception as error:
-        if not hasattr(error, "format_message"):  # not an error of the command line parser
-            raise
-        if not error.format_message():  # no arguments: the parser has printed the help
-            sys.exit(2)
-        _fail(f"{error.format_message()} See: autospike --help")
-    if code == INTERRUPTED:
-        _fail("interrupted; run the same command again to resume", code)
-    sys.exit(code or 0)
+    with interruptible() as received:
+        try:
+            code = app(standalone_mode=False)
+        except UserError as error:
+            _fail(str(error))
+        except Interrupted as interruption:
+            _fail(str(interruption), interruption.exit_code)
+        except KeyboardInterrupt:
+            code = INTERRUPTED
+        except Exception as error:
+            if received.number:  # an error that the signal has caused
+                _fail(INTERRUPTION, received.exit_code)
+            if not hasattr(error, "format_message"):  # not an error of the command line parser
+                raise
+            if not error.format_message():  # no arguments: the parser has printed the help
+                sys.exit(2)
+            _fail(f"{error.format_message()} See: autospike --help")
+        if code == INTERRUPTED:
+            _fail(INTERRUPTION, received.exit_code if received.number else INTERRUPTED)
+        sys.exit(code or 0)
 
 
 def _fail(message: str, code: int = 2) -> None:

@@ -5,11 +5,13 @@ After `import autospike`, `timm.create_model("local-dir:FOLDER", pretrained=True
     model.safetensors   parameters and calibrated statistics, by their names in the model
     config.json         timm's configuration: entry point and its arguments (the architecture), input size, normalisation
     architecture.json   the architecture, in canonical form
-    report.json         the final measurement and its provenance (not of an imported model)
+    report.json         the final measurement, its provenance, and the digests of all files (not of an imported model)
 """
 
 from __future__ import annotations
 
+import hashlib
+import json
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
@@ -174,6 +176,49 @@ def read_model(folder: Path) -> ExportedModel:
         reason = " ".join(str(error).split())
         raise UserError(f"{folder}: the model is damaged ({type(error).__name__}: {reason[:200]}); export it again") from None
     return ExportedModel(model=model.eval(), input_spec=spec, classes=classes)
+
+
+MODEL_FILES = ("model.safetensors", "config.json", "architecture.json")
+
+
+def write_report(folder: Path, report: Mapping[str, Any]) -> None:
+    """Write the report of a model with the digests of all files of its folder. It is written last.
+
+    Args:
+        folder: The folder of the model.
+        report: Values for JSON.
+
+    Raises:
+        UserError: The file cannot be written.
+    """
+    digests = {name: files.sha256(folder / name) for name in MODEL_FILES}
+    files.write_json(folder / "report.json", {**report, "files": {**digests, "report.json": _report_digest(report)}})
+
+
+def complete_report(folder: Path, expected: Mapping[str, Any]) -> dict[str, Any] | None:
+    """Return the report of a model if its folder is complete and was written for the same purpose.
+
+    Args:
+        folder: The folder of the model.
+        expected: Entries that the report must have.
+
+    Returns:
+        The report; None if it differs in one of them, or if a file is missing or differs from what was written.
+    """
+    try:
+        report = files.read_json(folder / "report.json")
+        digests = {name: files.sha256(folder / name) for name in MODEL_FILES}
+    except (UserError, OSError):
+        return None
+    if not isinstance(report, dict) or any(report.get(name) != value for name, value in expected.items()):
+        return None
+    content = {name: value for name, value in report.items() if name != "files"}
+    return report if report.get("files") == {**digests, "report.json": _report_digest(content)} else None
+
+
+def _report_digest(report: Mapping[str, Any]) -> str:
+    """Digest of a report without its list of files."""
+    return hashlib.sha256(json.dumps(report, sort_keys=True).encode()).hexdigest()
 
 
 def final_measurement(run: Run, model: SpikingModel, test: FixedBatches) -> dict[str, Any]:

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import json
 import os
-from collections.abc import Iterator
+import stat
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
@@ -28,10 +30,13 @@ def replacing(path: Path) -> Iterator[Path]:
     Raises:
         UserError: The file cannot be written, for example because the disk is full. An existing file is unchanged.
     """
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.part")
+    temporary, created = path.with_name(f".{path.name}.{os.getpid()}.part"), list[Path]()
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
+        created = create_folder(path.parent)
+        temporary.touch()
+        mode = stat.S_IMODE(temporary.stat().st_mode)  # as the user's umask says
         yield temporary
+        temporary.chmod(mode)  # libraries such as safetensors create files that only their owner can read
         with temporary.open("rb+") as file:
             os.fsync(file.fileno())
         temporary.replace(path)
@@ -40,6 +45,51 @@ def replacing(path: Path) -> Iterator[Path]:
     finally:
         with suppress(OSError):
             temporary.unlink()
+        if not path.exists():
+            remove_empty(created)
+
+
+def create_folder(folder: Path) -> list[Path]:
+    """Create a folder and its parents.
+
+    Args:
+        folder: The folder.
+
+    Returns:
+        Those that did not exist, the innermost first, as `remove_empty` expects them.
+
+    Raises:
+        OSError: The folder cannot be created.
+    """
+    missing = [parent for parent in (folder, *folder.parents) if not parent.exists()]
+    folder.mkdir(parents=True, exist_ok=True)
+    return missing
+
+
+def remove_empty(folders: Iterable[Path]) -> None:
+    """Remove folders as long as they are empty.
+
+    Args:
+        folders: The folders, the innermost first.
+    """
+    with suppress(OSError):
+        for folder in folders:
+            folder.rmdir()
+
+
+def check_writable(folder: Path, option: str) -> None:
+    """Check that files can be written to a folder, which may not exist yet.
+
+    Args:
+        folder: The folder.
+        option: The option that names another one.
+
+    Raises:
+        UserError: They cannot.
+    """
+    existing = next(parent for parent in (folder.resolve(), *folder.resolve().parents) if parent.exists())
+    if not os.access(existing, os.W_OK):
+        raise UserError(f"{folder}: you may not write here; choose another folder with {option}")
 
 
 def write_text(path: Path, text: str) -> None:
@@ -82,6 +132,7 @@ def read_json(path: Path) -> Any:
         UserError: The file cannot be read or is not JSON.
     """
     try:
+        check_regular(path)
         return json.loads(path.read_text(encoding="utf-8"))
     except OSError as error:
         raise UserError(f"{path}: cannot be read ({error.strerror}); check the path") from None
@@ -115,10 +166,24 @@ def sha256(path: Path) -> str:
         path: The file.
 
     Raises:
-        OSError: The file cannot be read.
+        OSError: The file cannot be read, or is not a regular file.
     """
+    check_regular(path)
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def check_regular(path: Path) -> None:
+    """Check that a path is a regular file, or a link to one. Reading a device or a named pipe may never end.
+
+    Args:
+        path: The file.
+
+    Raises:
+        OSError: It does not exist, or it is something else.
+    """
+    if not stat.S_ISREG(path.stat().st_mode):
+        raise OSError(errno.EINVAL, "not a regular file")
 
 
 def read_yaml(path: str | Path) -> Any:

@@ -1,6 +1,7 @@
 """The folder of a run. Other programs read it, so names and contents of its files stay as they are.
 
-RUN/experiment.yaml     complete configuration, with the search space
+RUN/experiment.yaml     complete configuration, with the search space; its first line, a comment, is the digest of the others
+RUN/.lock               who writes to the folder, while a command does
 RUN/environment.json    package versions, seed, machine
 RUN/log.jsonl           events, one JSON object in each line
 RUN/data.json           digest of the images and their splits
@@ -17,10 +18,12 @@ RUN/retrain/            retrained networks: ID/inherited, ID/fine-tuned/seed-K, 
 
 from __future__ import annotations
 
+import hashlib
 import os
 import platform
 import sys
 from collections.abc import Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from importlib.metadata import version
@@ -29,6 +32,7 @@ from pathlib import Path
 from autospike import files
 from autospike.config import Experiment, continued, load_experiment, with_normalisation, with_start
 from autospike.errors import UserError
+from autospike.lock import locked
 from autospike.machine import processor_name
 
 # Packages whose versions are written to environment.json.
@@ -44,6 +48,9 @@ RECORDED_PACKAGES = (
     "scikit-learn",
     "matplotlib",
 )
+
+# Start of the first line of experiment.yaml.
+DIGEST = "# sha256 of the lines below: "
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -78,7 +85,7 @@ class Run:
         run = cls(folder=folder, experiment=experiment)
         if run.has_checkpoint:
             experiment = load_experiment(experiment_path, (*_older_settings(folder), *overrides))
-            existing = load_experiment(folder / "experiment.yaml", _older_settings(folder))
+            existing = load_stored_experiment(folder, _older_settings(folder))
             if experiment.training.start_from is None:
                 experiment = with_start(experiment, existing.training.start_from)
             if experiment.data.normalisation is None:
@@ -102,8 +109,7 @@ class Run:
                 f"{folder}: no run here (no experiment.yaml); start one with: autospike train EXPERIMENT --run {folder}"
             )
         older = _older_settings(folder)
-        existing = load_experiment(folder / "experiment.yaml", older)
-        changed = load_experiment(folder / "experiment.yaml", (*older, *overrides))
+        existing, changed = load_stored_experiment(folder, older), load_stored_experiment(folder, (*older, *overrides))
         return cls(folder=folder, experiment=continued(existing, changed, source=str(folder)))
 
     def save(self) -> None:
@@ -114,12 +120,25 @@ class Run:
         Raises:
             UserError: A file cannot be written.
         """
-        files.write_text(self.folder / "experiment.yaml", self.experiment.to_yaml())
+        text = self.experiment.to_yaml()
+        files.write_text(self.folder / "experiment.yaml", f"{DIGEST}{hashlib.sha256(text.encode()).hexdigest()}\n{text}")
         if not (self.folder / "environment.json").exists():
             files.write_json(self.folder / "environment.json", _environment(self.experiment.seed))
 
+    def save_data(self, fingerprint: str) -> None:
+        """Write the digest of images and splits, unless there is a checkpoint.
+
+        Args:
+            fingerprint: Digest of the images and their splits.
+
+        Raises:
+            UserError: The file cannot be written.
+        """
+        if not self.has_checkpoint:
+            files.write_json(self.folder / "data.json", {"fingerprint": fingerprint})
+
     def check_data(self, fingerprint: str) -> None:
-        """Check that images and splits are those of the training. Before the first checkpoint, write their digest instead.
+        """Check that images and splits are those of the training, if there is a checkpoint.
 
         After a change, images of the training split could be used to search or test.
 
@@ -131,16 +150,32 @@ class Run:
         """
         path = self.folder / "data.json"
         if not self.has_checkpoint:
-            files.write_json(path, {"fingerprint": fingerprint})
-        elif files.read_json(path)["fingerprint"] != fingerprint:
+            return
+        written = files.read_json(path)
+        if not isinstance(written, dict) or "fingerprint" not in written:
+            raise UserError(f"{path}: has no fingerprint of the images; restore the file, or start a new run")
+        if written["fingerprint"] != fingerprint:
             raise UserError(
                 f"{self.folder}: the images are not those that this run was trained on; bring them back, or start a new run"
             )
 
+    def locked(self, command: str) -> AbstractContextManager[None]:
+        """Hold the lock of the folder for the length of a `with` block; see `autospike.lock.locked`.
+
+        Args:
+            command: Name of the command, for example `train`.
+        """
+        return locked(self.folder, f"autospike {command}")
+
+    @property
+    def is_writable(self) -> bool:
+        """Whether the user may write to the folder. It may be on a read-only file system, or belong to somebody else."""
+        return os.access(self.folder, os.W_OK)
+
     @property
     def has_checkpoint(self) -> bool:
         """Whether a checkpoint of the supernet was written. Before that, every field of the experiment may change."""
-        return (self.supernet / "checkpoint.json").exists()
+        return (self.supernet / "checkpoint.json").exists() or any(self.supernet.glob("step-*.safetensors"))
 
     @property
     def supernet(self) -> Path:
@@ -202,6 +237,34 @@ def _older_settings(folder: Path) -> tuple[str, ...]:
     data = fields.get("data") if isinstance(fields, dict) else None
     older = isinstance(data, dict) and data.get("name") == "folder" and "channels" not in data
     return ("data.channels=3",) if older and (folder / "supernet" / "checkpoint.json").exists() else ()
+
+
+def load_stored_experiment(folder: Path, overrides: Sequence[str] = ()) -> Experiment:
+    """Load the experiment of a run.
+
+    Args:
+        folder: The folder of the run.
+        overrides: Fields to change, as `NAME=VALUE`.
+
+    Returns:
+        The experiment.
+
+    Raises:
+        UserError: The file is missing or invalid, or its content is not what was written: fields that are cut off would have their
+            defaults.
+    """
+    path = folder / "experiment.yaml"
+    try:
+        files.check_regular(path)
+        first, _, rest = path.read_bytes().partition(b"\n")
+    except OSError as error:
+        raise UserError(f"{path}: cannot be read ({error.strerror}); check the path") from None
+    if first.startswith(DIGEST.encode()) and first.decode(errors="replace") != f"{DIGEST}{hashlib.sha256(rest).hexdigest()}":
+        raise UserError(
+            f"{path}: cut off or edited, its content does not have the digest of its first line; restore it, or, if it is "
+            "complete, delete that line (--set changes a field)"
+        )
+    return load_experiment(path, overrides)
 
 
 def _environment(seed: int) -> dict[str, object]:

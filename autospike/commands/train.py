@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+from contextlib import nullcontext
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 from autospike.config import NormalisationConfig, with_normalisation
 from autospike.console import note
 from autospike.run_directory import Run
 from autospike.space.search_space import SearchSpace
-from autospike.training.initialisation import SourceNetwork, read_network
-from autospike.training.setup import Setup, open_run
+from autospike.training.distillation import load_teacher
+from autospike.training.initialisation import SourceNetwork, initialise_from, read_network
+from autospike.training.setup import Setup, build_supernet, open_run, training_batches
 from autospike.training.trainer import train_network
 
 
@@ -34,9 +37,10 @@ def train(run: Run) -> Run:
         setup = replace(setup, experiment=run.experiment)
         if setup.ranks.first:
             _report(setup, source, start_from)
+    _check(run, setup)
     reference = SearchSpace.of(run.experiment.baseline_architecture)
-    with setup.ranks.joined(setup.device):
-        setup.ranks.first_alone(run.save)
+    with run.locked("train") if setup.ranks.first else nullcontext(), setup.ranks.joined(setup.device):
+        setup.ranks.first_alone(partial(_save, run, setup))
         train_network(run, setup, run.experiment.search_space, run.supernet, name="supernet", source="supernet")
         train_network(run, setup, reference, run.baseline, name="hand-made", source="baseline")
     return run
@@ -67,3 +71,22 @@ def _report(setup: Setup, source: SourceNetwork, start_from: Path) -> None:
     else:
         origin = f"as data.normalisation says, not as in {start_from}"
     note(f"normalisation: mean {mean}, std {std}, {origin}")
+
+
+def _check(run: Run, setup: Setup) -> None:
+    """Raise what would stop the first step of a new training, before anything is written."""
+    config, experiment = run.experiment.training, run.experiment
+    training_batches(setup)
+    if run.has_checkpoint:
+        return
+    if config.teacher is not None:
+        size, classes = experiment.data.image_size, len(setup.images.classes)
+        load_teacher(config.teacher, num_classes=classes, image_size=size, device=setup.device)
+    if config.start_from is not None:
+        initialise_from(build_supernet(setup, experiment.search_space), config.start_from, "supernet")
+        initialise_from(build_supernet(setup, SearchSpace.of(experiment.baseline_architecture)), config.start_from, "baseline")
+
+
+def _save(run: Run, setup: Setup) -> None:
+    run.save_data(setup.images.fingerprint)
+    run.save()

@@ -44,8 +44,20 @@ NEURONS = "neurons"
 NORMALISATION = "normalisation, which folds into weights"
 # Inside neurons of other code, element-wise operators are free. These are not: products with weights, and statistics of the input.
 COUNTED_IN_NEURONS = frozenset(
-    "mm bmm mv addmm baddbmm convolution native_batch_norm cudnn_batch_norm miopen_batch_norm _native_batch_norm_legit "
-    "native_layer_norm native_group_norm".split()
+    [
+        "mm",
+        "bmm",
+        "mv",
+        "addmm",
+        "baddbmm",
+        "convolution",
+        "native_batch_norm",
+        "cudnn_batch_norm",
+        "miopen_batch_norm",
+        "_native_batch_norm_legit",
+        "native_layer_norm",
+        "native_group_norm",
+    ]
 )
 # Operators that make spikes of real values.
 THRESHOLDS = frozenset(("ge", "gt", "le", "lt", "heaviside", "sign"))

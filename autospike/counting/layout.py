@@ -196,7 +196,11 @@ def _time_steps(received: _Received, given: int | None) -> tuple[int, int, list[
         return given, given, [problem]
     if received.stepwise and steps % given == 0:  # neurons that are shared by several layers
         return given, 1, []
-    return steps, 1, [f"time_steps={given}, but the neurons of the model receive {steps}; counted with {steps}; leave time_steps= out"]
+    return (
+        steps,
+        1,
+        [f"time_steps={given}, but the neurons of the model receive {steps}; counted with {steps}; leave time_steps= out"],
+    )
 
 
 def _images(shape: torch.Size, received: _Received, steps: int, given: int | None) -> tuple[int, list[str]]:
@@ -217,7 +221,9 @@ def _images(shape: torch.Size, received: _Received, steps: int, given: int | Non
 
 def _wrong_images(given: int, shape: torch.Size, found: int | None) -> str:
     counted = f"; counted with {found}" if found else ""
-    return f"images={given}, but the batch of shape {tuple(shape)} does not hold that many{counted}; correct images= or leave it out"
+    return (
+        f"images={given}, but the batch of shape {tuple(shape)} does not hold that many{counted}; correct images= or leave it out"
+    )
 
 
 def _possible_images(shape: torch.Size, steps: int) -> set[int]:

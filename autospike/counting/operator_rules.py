@@ -97,9 +97,7 @@ def _matmul(batch: BatchContext, layer: str, a: Tensor, b: Tensor, **_options: A
     steps = batch.steps_of(time_first)
     shared = steps * batch.images
     operands = [
-        OperandAccumulator.of(
-            batch.inputs.total(batch.levels(x).reshape(steps, -1)), elements=x.numel() // shared, fan_out=reached
-        )
+        OperandAccumulator.of(batch.inputs.total(batch.levels(x).reshape(steps, -1)), elements=x.numel() // shared, fan_out=reached)
         for x, reached, weight in ((a, m, weights[0]), (time_first if weights[0] else b, n, weights[1]))
         if not weight
     ]

@@ -33,14 +33,66 @@ LARGEST_ERROR = 0.05
 
 # Operators whose results have the scale of their inputs.
 KEEPS_SCALE = frozenset(
-    "add sub rsub neg abs sum cat stack clone copy _to_copy expand repeat index index_select gather roll flip unfold im2col where "
-    "constant_pad_nd relu clamp clamp_min max_pool1d max_pool2d max_pool3d max_pool2d_with_indices max_pool3d_with_indices "
-    "amax _unsafe_view lift_fresh_copy upsample_nearest1d upsample_nearest2d upsample_nearest3d masked_fill as_strided "
-    "view reshape permute transpose t detach alias slice select unbind split split_with_sizes squeeze unsqueeze "
-    "index_put slice_scatter select_scatter".split()
+    [
+        "add",
+        "sub",
+        "rsub",
+        "neg",
+        "abs",
+        "sum",
+        "cat",
+        "stack",
+        "clone",
+        "copy",
+        "_to_copy",
+        "expand",
+        "repeat",
+        "index",
+        "index_select",
+        "gather",
+        "roll",
+        "flip",
+        "unfold",
+        "im2col",
+        "where",
+        "constant_pad_nd",
+        "relu",
+        "clamp",
+        "clamp_min",
+        "max_pool1d",
+        "max_pool2d",
+        "max_pool3d",
+        "max_pool2d_with_indices",
+        "max_pool3d_with_indices",
+        "amax",
+        "_unsafe_view",
+        "lift_fresh_copy",
+        "upsample_nearest1d",
+        "upsample_nearest2d",
+        "upsample_nearest3d",
+        "masked_fill",
+        "as_strided",
+        "view",
+        "reshape",
+        "permute",
+        "transpose",
+        "t",
+        "detach",
+        "alias",
+        "slice",
+        "select",
+        "unbind",
+        "split",
+        "split_with_sizes",
+        "squeeze",
+        "unsqueeze",
+        "index_put",
+        "slice_scatter",
+        "select_scatter",
+    ]
 )
 PRODUCTS = frozenset(("mul", "mm", "bmm", "mv"))
-CONSTANTS = frozenset("zeros_like ones_like full_like empty_like new_zeros new_ones new_full new_empty".split())
+CONSTANTS = frozenset(["zeros_like", "ones_like", "full_like", "empty_like", "new_zeros", "new_ones", "new_full", "new_empty"])
 RANDOM = ("rand", "bernoulli", "normal", "multinomial", "poisson", "exponential", "uniform")
 
 

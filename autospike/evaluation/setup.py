@@ -24,6 +24,7 @@ from autospike.evaluation.successive_halving import ROUNDS
 from autospike.evaluation.trie_evaluator import TrieEvaluator
 from autospike.execution.executor import Executor, Serial
 from autospike.execution.processes import Processes
+from autospike.kernels.build import missing_kernels, missing_reason
 from autospike.memory.cache import MIB, ByteBudgetCache
 from autospike.models.contract import SpikingModel
 from autospike.process import available_cores
@@ -171,6 +172,7 @@ def protocol_id(setup: Setup, folder: Path) -> str:
     record, config = Checkpoints(folder=folder).record, setup.experiment.evaluation
     normalisation = setup.experiment.data.normalisation
     device = measuring_device_type(setup)
+    without = missing_kernels() if device == "cpu" else ()
     return digest(
         {
             "weights": record and record.sha256,
@@ -184,6 +186,8 @@ def protocol_id(setup: Setup, folder: Path) -> str:
             "counting": COUNTING_VERSION,
             "device": device,
             "threads": torch.get_num_threads() if device == "cpu" else None,
+            # Operations of torch round differently. Absent if all kernels are there, as in archives of earlier versions.
+            **({"without_kernels": list(without)} if without else {}),
         }
     )
 
@@ -211,6 +215,7 @@ class CreateTrieEvaluator:
             UserError: The images or the versions of the worker differ from those of the search.
         """
         setup = open_experiment(self.experiment)
+        missing_reason()  # the search has said so
         here = versions()
         if here != self.versions:
             raise UserError(f"a worker has other versions ({here}) than the search ({self.versions}); install the same everywhere")
@@ -275,5 +280,6 @@ def _worker_state(run: Run, setup: Setup, weights: Path | Weights) -> CreateTrie
 
 
 def versions() -> str:
-    """Versions of the packages that must be the same in every worker."""
-    return f"autospike {autospike.__version__}, torch {torch.__version__}"
+    """Versions of the packages, and the missing kernels, that must be the same in every worker."""
+    without = missing_kernels()
+    return f"autospike {autospike.__version__}, torch {torch.__version__}" + (f", without {', '.join(without)}" if without else "")

@@ -11,13 +11,14 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from autospike import files
-from autospike.config import NormalisationConfig, load_experiment
+from autospike.config import NormalisationConfig
 from autospike.data.preparation import MEAN, STD
 from autospike.errors import UserError
 from autospike.models.checkpoint_import import load_reference
 from autospike.models.checkpoint_protocol import evaluation_protocol
 from autospike.models.checkpoint_reader import open_checkpoint
 from autospike.models.registry import first_conv
+from autospike.run_directory import load_stored_experiment
 from autospike.space.architecture import Architecture
 from autospike.supernet import Supernet
 from autospike.training.checkpoint import Checkpoints, trained_parameters
@@ -116,7 +117,7 @@ def _read(source: Path, network: NetworkOfRun) -> SourceNetwork:
         if record is None or not record.finished:
             raise UserError(f"training.start_from: {source / network}: its training has not finished; finish it first")
         tensors = trained_parameters(_read_tensors(source / network / record.file))
-        experiment = load_experiment(source / "experiment.yaml")
+        experiment = load_stored_experiment(source)
         parameters = {name.removeprefix("shared."): tensor for name, tensor in tensors.items()}
         family, normalisation = experiment.search_space.family, experiment.data.normalisation
         return SourceNetwork(family=family, parameters=parameters, normalisation=normalisation)

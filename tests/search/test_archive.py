@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import shutil
 import sqlite3
+import sys
 import zlib
 from collections.abc import Iterator
 from dataclasses import replace
@@ -14,8 +16,10 @@ import pytest
 from builders import analytic, architectures, evaluation_of, few_examples, measurement, one_line_error, small
 from hypothesis import given
 from hypothesis import strategies as st
+from read_only import run_read_only
 
 from autospike.energy.conventions import CONVENTIONS, Convention, energy
+from autospike.errors import UserError
 from autospike.measurement import Evaluation, Measurement
 from autospike.search.archive import Archive
 from autospike.space.architecture import Architecture, Block
@@ -357,6 +361,7 @@ def test_repeated_proposals_change_nothing(path: Path) -> None:
 
 
 def test_the_newest_protocol(path: Path) -> None:
+    Archive(path, "empty").close()
     assert Archive.newest(path).protocol_id == ""
     Archive(path, "old").begin("nsga2-1", "{}")
     Archive(path, "new").begin("nsga2-1", "{}")
@@ -394,3 +399,224 @@ def test_energy_computed_from_archived_counts_equals_that_of_the_measurement(pat
         total.macs,
         total.acs,
     )
+
+
+# Each makes the row of TWO unusable; its row id is 2.
+ROW_DAMAGES = {
+    "no images": "images = 0",
+    "more correct than images": "correct = 101",
+    "text as a number": "correct = 'many'",
+    "a negative number": "params = -1",
+    "accuracy": "accuracy = 0.25",
+    "infinite fitness": "f_aeb = 9e999",
+    "a generation": "generation = 'x'",
+    "a flag": "free = 7",
+    "another architecture": f"architecture = '{THREE.to_json()}'",
+    "no architecture": "architecture = '{'",
+    "bytes as an architecture": "architecture = CAST(x'ff00fe' AS TEXT)",
+    "counts as text": "counts = 'x'",
+    "counts cut off": "counts = substr(counts, 1, 30)",
+    "counts of zeros": "counts = zeroblob(100)",
+}
+
+
+def with_damage(path: Path, change: str) -> None:
+    archive = Archive(path, "p")
+    archive.add([evaluation(ONE), evaluation(TWO), evaluation(THREE)])
+    archive.close()
+    db = sqlite3.connect(path)
+    with db:
+        db.execute(f"UPDATE evaluations SET {change} WHERE rowid = 2")
+    db.close()
+
+
+@pytest.mark.parametrize("name", ROW_DAMAGES)
+def test_a_damaged_row_is_left_out_and_named(path: Path, name: str) -> None:
+    with_damage(path, ROW_DAMAGES[name])
+    archive = Archive(path, "p", read_only=True)
+    assert archive.all() == [evaluation(ONE), evaluation(THREE)]
+    message = archive.damage()
+    assert message is not None
+    assert message.startswith(f"{path}: row 2")
+    assert message.endswith("left out, and measured again by autospike search")
+    assert len(message.splitlines()) == 1
+    assert archive.get(TWO) is None
+    archive.close()
+
+
+@pytest.mark.parametrize("name", ROW_DAMAGES)
+def test_a_search_replaces_a_damaged_row(path: Path, name: str) -> None:
+    with_damage(path, ROW_DAMAGES[name])
+    archive = Archive(path, "p")
+    assert "row 2" in (archive.discard_damaged() or "")
+    assert archive.discard_damaged() is None
+    assert archive.get(TWO) is None
+    archive.add([evaluation(TWO)])
+    assert archive.all() == [evaluation(ONE), evaluation(THREE), evaluation(TWO)]
+
+
+def test_an_archive_after_vacuum_is_not_damaged(path: Path) -> None:
+    """VACUUM numbers the rows again, so the checksums are those of other rows."""
+    with_damage(path, "correct = correct")
+    db = sqlite3.connect(path)
+    db.execute("DELETE FROM evaluations WHERE rowid = 1")
+    db.commit()
+    db.execute("VACUUM")
+    db.close()
+    archive = Archive(path, "p")
+    assert archive.discard_damaged() is None
+    assert archive.all() == [evaluation(TWO), evaluation(THREE)]
+
+
+def test_a_row_that_is_found_damaged_when_it_is_read_is_replaced(path: Path) -> None:
+    """Its counts can be unpacked, but are not counts."""
+    with_damage(path, f"counts = x'{zlib.compress(b'[{}]').hex()}'")
+    archive = Archive(path, "p")
+    assert archive.discard_damaged() is None
+    assert archive.get(TWO) is None
+    archive.add([evaluation(TWO)])
+    assert archive.get(TWO) == evaluation(TWO)
+    assert archive.count() == 3
+
+
+@pytest.mark.parametrize("change", ["energy_mj = 'x'", "macs = 9e999", "convention = 'rate'", "acs = acs + 1"])
+def test_an_odd_energy_is_computed_again_from_the_counts(path: Path, change: str) -> None:
+    with_damage(path, change)
+    archive = Archive(path, "p")
+    assert archive.discard_damaged() is None
+    assert archive.table()["energy_mj"].tolist() == [evaluation().energy.energy_mj] * 3
+    archive.rescore(lambda _accuracy, _energy_mj: 0.5)
+    assert {row["energy_mj"] for row in stored(path, "p").values()} == {evaluation().energy.energy_mj}
+
+
+@pytest.mark.parametrize("convention", OPERATIONS)
+def test_a_table_has_what_the_evaluations_have(path: Path, convention: str) -> None:
+    archive = Archive(path, "p", CONVENTIONS[convention])
+    archive.add([evaluation(ONE, correct=33, generation=2), evaluation(TWO, by_product=True)])
+    Archive(path, "q").add([evaluation(THREE)])
+    expected = [
+        (
+            e.measurement.architecture.id,
+            e.measurement.architecture.to_json(),
+            *(e.measurement.correct, e.measurement.images, e.measurement.accuracy),
+            *(e.energy.energy_mj, e.energy.macs, e.energy.acs),
+            *(e.measurement.params, e.measurement.architecture.time_steps, e.f_aeb, e.generation, e.by_product),
+        )
+        for e in archive.all()
+    ]
+    columns = ["id", "architecture", "correct", "images", "accuracy", "energy_mj", "macs", "acs"]
+    columns += ["params", "time_steps", "f_aeb", "generation", "free"]
+    assert list(archive.table()[columns].itertuples(index=False, name=None)) == expected
+
+
+def filled(path: Path, number: int) -> list[Evaluation]:
+    many = [evaluation(small(embed_dim=16, time_steps=1 + i % 9, blocks=(Block(mlp_ratio=1 + i),))) for i in range(number)]
+    archive = Archive(path, "p")
+    archive.begin("s", "{}")
+    archive.propose("s", 0, [e.measurement.architecture for e in many])
+    archive.add(many)
+    archive.close()
+    return many
+
+
+def overwrite_page(path: Path, marker: bytes) -> None:
+    """Overwrite the page that has a row with zeros and ones, as a failing disk may."""
+    content = bytearray(path.read_bytes())
+    size = int.from_bytes(content[16:18], "big")
+    page = content.index(marker) // size * size
+    content[page : page + size] = b"\xaa" * size
+    path.write_bytes(content)
+
+
+def test_rows_of_intact_pages_are_read_and_the_others_measured_again(path: Path) -> None:
+    many = filled(path, 60)
+    overwrite_page(path, many[30].measurement.architecture.to_json().encode())
+    damaged = path.read_bytes()
+    reader = Archive(path, "p", read_only=True)
+    found = reader.all()
+    reader.close()
+    assert 0 < len(found) < 60
+    assert [e for e in many if e in found] == found
+    message = reader.damage()
+    assert message is not None
+    assert message.startswith(f"{path}: ")
+    assert "on damaged pages" in message
+    assert path.read_bytes() == damaged
+
+    archive = Archive(path, "p")
+    assert "has damaged pages; rebuilt, and the damaged file is kept as archive.sqlite.damaged-1" in (
+        archive.discard_damaged() or ""
+    )
+    assert path.with_name("archive.sqlite.damaged-1").read_bytes() == damaged
+    assert archive.all() == found
+    assert archive.proposals() == {"s": [[e.measurement.architecture.id for e in many]]}
+    archive.add([e for e in many if e not in found])
+    archive.close()
+    assert sorted(p.name for p in path.parent.iterdir()) == ["archive.sqlite", "archive.sqlite.damaged-1"]
+    assert len(Archive(path, "p").all()) == 60
+
+
+@pytest.mark.parametrize("content", [b"", b"no archive", b"SQLite format 3\0" + b"\xaa" * 5000])
+def test_a_file_that_is_no_archive_is_an_error_of_one_line(path: Path, content: bytes) -> None:
+    path.write_bytes(content)
+    message = one_line_error(lambda: Archive(path, "p", read_only=True))
+    assert message.startswith(f"{path}: cannot be opened as an archive")
+    assert path.read_bytes() == content
+
+
+def test_reading_changes_nothing(path: Path) -> None:
+    filled(path, 5)
+    before = path.read_bytes()
+    archive = Archive.newest(path)
+    assert len(archive.all()) == archive.count() == 5
+    with pytest.raises(UserError):
+        archive.add([evaluation(THREE)])
+    archive.close()
+    assert {p.name: p.read_bytes() for p in path.parent.iterdir()} == {"archive.sqlite": before}
+
+
+READ = """
+import sys
+from pathlib import Path
+from autospike.search.archive import Archive
+archive = Archive.newest(Path(sys.argv[1]))
+print(len(archive.all()), archive.proposals())
+"""
+
+
+@pytest.mark.parametrize("killed", [False, True], ids=["closed", "killed"])
+def test_an_archive_that_may_not_be_written_can_be_read(path: Path, tmp_path: Path, killed: bool) -> None:
+    """A killed search leaves committed rows in the write-ahead log."""
+    filled(path, 5)
+    folder = tmp_path / "read-only"
+    folder.mkdir()
+    writer = Archive(path, "p")
+    if killed:
+        writer.add([evaluation(THREE)])
+        shutil.copyfile(f"{path}-wal", folder / f"{path.name}-wal")
+    shutil.copyfile(path, folder / path.name)
+    writer.close()
+    before = {file.name: file.read_bytes() for file in folder.iterdir()}
+    done = run_read_only(folder, [sys.executable, "-c", READ, str(folder / path.name)])
+    assert done.stdout.startswith(f"{5 + killed} {{'s': [["), done.stderr
+    assert {file.name: file.read_bytes() for file in folder.iterdir()} == before
+
+
+def test_the_population_of_the_newest_finished_generation(path: Path) -> None:
+    archive = Archive(path, "p")
+    assert archive.population("s") is None
+    archive.propose("s", 0, [ONE, TWO])
+    archive.add([evaluation(ONE, f_aeb=0.25), evaluation(TWO, f_aeb=0.75)])
+    archive.store_population("s", 0, [(TWO.id, float("inf")), (ONE.id, None)])
+    assert archive.population("s") == (0, [(TWO.id, float("inf")), (ONE.id, None)])
+    assert Archive(path, "q").population("s") is None
+    archive.propose("s", 1, [THREE])
+    assert archive.population("s") is not None
+    archive.store_population("s", 1, [(THREE.id, 1.5)])
+    assert archive.population("s") is None  # a candidate of it is not archived, because its row was damaged
+    archive.add([evaluation(THREE, f_aeb=0.5)])
+    assert archive.population("s") == (1, [(THREE.id, 1.5)])
+    archive.propose("s", 2, [], [TWO])
+    assert archive.proposed_ids("s", 2) == {ONE.id, TWO.id, THREE.id}
+    assert archive.proposed_ids("s", 1) == {ONE.id, TWO.id}
+    assert [archive.progress("s", generations) for generations in (3, 2, 1, 0)] == [(3, 0.75), (3, 0.75), (2, 0.75), (0, 0.0)]

@@ -102,10 +102,18 @@ def make_search(
     seed: int = 0,
     anchors: tuple[Architecture, ...] = (),
     on_evaluation: Callable[[Evaluation], None] = lambda _evaluation: None,
+    on_resume: Callable[[int, float], None] = lambda _proposed, _best: None,
 ) -> Search:
     space = SearchSpace.from_dict(space_dict)
     return Search(
-        space=space, anchors=anchors, evaluate=run, archive=archive, config=config, seed=seed, on_evaluation=on_evaluation
+        space=space,
+        anchors=anchors,
+        evaluate=run,
+        archive=archive,
+        config=config,
+        seed=seed,
+        on_evaluation=on_evaluation,
+        on_resume=on_resume,
     )
 
 
@@ -404,6 +412,29 @@ class TestAlgorithm:
         run_search(archive, settings_of(algorithm), recording([]), on_evaluation=received.append)
         assert received == proposed(archive.all())
         assert len(received) == 24
+
+    def test_finished_generations_are_reported_instead_of_repeated(self, algorithm: str) -> None:
+        archive, resumed, received = Archive(Path(":memory:"), "p"), list[tuple[int, float]](), list[Evaluation]()
+        run_search(archive, settings_of(algorithm, generations=2), recording([]))
+        best = max(e.f_aeb for e in proposed(archive.all()))
+        run_search(
+            archive, settings_of(algorithm), recording([]), on_evaluation=received.append, on_resume=lambda *of: resumed.append(of)
+        )
+        assert resumed == [(12, best)]
+        assert [e.generation for e in received] == [2] * 6 + [3] * 6
+
+    def test_without_a_stored_population_generations_are_replayed_to_the_same_end(self, algorithm: str, tmp_path: Path) -> None:
+        """As in an archive of an older version."""
+        archive = Archive(tmp_path / "archive.sqlite", "p")
+        run_search(archive, settings_of(algorithm, generations=3), recording([]))
+        archive.close()
+        db = sqlite3.connect(tmp_path / "archive.sqlite")
+        db.execute("DROP TABLE populations")
+        db.close()
+        archive, measured = Archive(tmp_path / "archive.sqlite", "p"), list[Architecture]()
+        run_search(archive, settings_of(algorithm), recording(measured))
+        archive.close()
+        assert contents(tmp_path / "archive.sqlite") == uninterrupted(algorithm)
 
     @pytest.mark.parametrize("size", [1, 2, 3, 7])
     def test_a_small_space_is_exhausted(self, algorithm: str, size: int) -> None:

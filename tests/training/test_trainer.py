@@ -226,7 +226,8 @@ def test_training_resumes_bit_identically_after_twenty_kills(tmp_path: Path, tin
         time.sleep(rng.uniform(0, 0.7))
         process.kill()
         process.join()
-        assert checkpoints.recover() is None
+        message = checkpoints.recover(80)  # a kill between the first file and its record is no damage
+        assert message is None or message.endswith("rebuilt from step-00000004.safetensors")
         steps.append(checkpoints.record.step if checkpoints.record else 0)
         if steps[-1] == 80:  # finished: start again
             assert bit_identical(weights(checkpoints.folder), expected)
