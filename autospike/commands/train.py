@@ -19,9 +19,10 @@ def train(run: Run) -> None:
         UserError: The data or a checkpoint cannot be read, or the batch size cannot be divided among the ranks.
         Interrupted: By a signal, after a checkpoint.
     """
-    setup, start_from = open_run(run), run.experiment.training.start_from
+    start_from = run.experiment.training.start_from
     if start_from is not None and not run.has_checkpoint:
         read_network(start_from, "supernet")  # raises before anything is written
+    setup = open_run(run)
     reference = SearchSpace.of(run.experiment.baseline_architecture)
     with setup.ranks.joined(setup.device):
         setup.ranks.first_alone(run.save)
