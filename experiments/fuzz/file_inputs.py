@@ -68,10 +68,23 @@ def _write_other_structure(path: Path, valid: Path, rng: random.Random) -> None:
         key = rng.choice(list(state))
         tensor = state[key]
         others = (
-            tensor.flatten(), tensor[None], tensor[..., :1], tensor.double(), tensor.half(), tensor.to(torch.int8),
-            tensor * float("nan"),            tensor.to_sparse() if tensor.dim() else tensor, torch.zeros(()), torch.zeros(0), tensor.bool(),
-            tensor.to(torch.complex64),            torch.nn.Parameter(tensor.float()), torch.empty(1, 1).expand(10**6, 10**6), rng.choice(UNEXPECTED), {"weight": tensor},
-        )  # fmt: skip
+            tensor.flatten(),
+            tensor[None],
+            tensor[..., :1],
+            tensor.double(),
+            tensor.half(),
+            tensor.to(torch.int8),
+            tensor.bool(),
+            tensor.to(torch.complex64),
+            tensor * float("nan"),
+            tensor.to_sparse() if tensor.dim() else tensor,
+            torch.zeros(()),
+            torch.zeros(0),
+            torch.nn.Parameter(tensor.float()),
+            torch.empty(1, 1).expand(10**6, 10**6),
+            rng.choice(UNEXPECTED),
+            {"weight": tensor},
+        )
         match rng.randrange(4):
             case 0:
                 state[key] = rng.choice(others)
