@@ -16,7 +16,7 @@ from autospike.files import read_yaml
 from autospike.models import build_model
 from autospike.space.architecture import Architecture
 from autospike.space.parameters import check_activation
-from autospike.space.published import PUBLISHED, unknown_network
+from autospike.space.published import PUBLISHED, similar_networks
 from autospike.space.search_space import SearchSpace
 
 
@@ -67,7 +67,7 @@ def describe(path: Path, shape: InputShape) -> None:
         _show(f"{path}: a published architecture", [("it", published.architecture)], shape)
         return
     if not path.exists():
-        raise UserError(f"{path}: no such file, and {unknown_network(str(path))}")
+        raise UserError(f"{path}: no such file, and no published network of this name; {similar_networks(str(path))}")
     content = read_yaml(path)
     if not isinstance(content, dict) or "stages" not in content:
         raise UserError(f"{path}: neither a search space nor an architecture (no `stages`); see search_spaces/ for examples")

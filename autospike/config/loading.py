@@ -14,7 +14,7 @@ from autospike.files import read_yaml
 from autospike.parsing import parse_yaml
 from autospike.space.architecture import Architecture
 from autospike.space.parameters import check_activation
-from autospike.space.published import PUBLISHED, unknown_network
+from autospike.space.published import PUBLISHED, similar_networks
 from autospike.space.search_space import SearchSpace
 
 
@@ -58,7 +58,7 @@ def _resolve_baseline(fields: dict[str, Any], path: Path) -> dict[str, Any]:
     if not isinstance(name, str):
         return fields
     if name not in PUBLISHED:
-        raise UserError(f"{path}: baseline: {quoted(name)}: {unknown_network(name)}")
+        raise UserError(f"{path}: baseline: no published architecture is called {quoted(name)}; {similar_networks(name)}")
     return {**fields, "baseline": PUBLISHED[name].architecture.to_dict()}
 
 
@@ -174,5 +174,5 @@ def _child(target: Any, key: str, override: str) -> Any:
     if isinstance(target, dict):
         return target.setdefault(key, {})
     if not key.isdecimal() or len(key) > 9 or int(key) >= len(target):
-        raise UserError(f"--set {override}: {quoted(key)} is not an index of a list of length {len(target)}")
+        raise UserError(f"--set {override}: {key} is not an index of a list of length {len(target)}")
     return target[int(key)]

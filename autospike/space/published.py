@@ -220,14 +220,14 @@ PUBLISHED: dict[str, Published] = {
 }
 
 
-def unknown_network(name: str) -> str:
-    """Return a message that no published network has this name.
+def similar_networks(name: str) -> str:
+    """Return the published networks with the most similar names, for a message that none has this name.
 
     Args:
         name: The name that was given.
 
     Returns:
-        Part of a line, with the most similar names.
+        Part of a line.
     """
     similar = get_close_matches(name[:100], PUBLISHED, n=3, cutoff=0.0)
-    return f"no published network of this name; similar ones are {', '.join(similar)}, and docs/models.md lists all"
+    return f"similar ones are {', '.join(similar)}, and docs/models.md lists all"
