@@ -54,7 +54,7 @@ def test_yaml_within_the_limits(text: str, value: object) -> None:
     ],
 )
 def test_yaml_that_is_not_read_is_a_short_line(text: str, words: str) -> None:
-    with pytest.raises(ValueError, match=".") as caught:
+    with pytest.raises(ValueError, match=r".") as caught:
         parse_yaml(text)
     message = str(caught.value)
     assert words in message
@@ -72,7 +72,7 @@ def test_an_expanding_yaml_is_rejected_at_once() -> None:
 
 @pytest.mark.parametrize("text", ["[" * 100_000, "9" * 30, "-" + "9" * 5000, "{", "nul", "[1,]"])
 def test_json_that_is_not_read_is_a_short_line(text: str) -> None:
-    with pytest.raises(ValueError, match=".") as caught:
+    with pytest.raises(ValueError, match=r".") as caught:
         parse_json(text)
     assert len(str(caught.value)) < 250
     assert "\n" not in str(caught.value)

@@ -47,6 +47,7 @@ def mutated_value(value: Any, rng: random.Random) -> Any:
     """Return a copy of nested dicts and lists with one to three changes."""
     root = {"": copy.deepcopy(value)}
     for _ in range(rng.choice((1, 1, 1, 2, 3))):
+        root = root or {"": None}  # the whole value was removed
         places = list(_places(root))
         container, key = rng.choice(places)
         _change(container, key, places, rng)
@@ -66,7 +67,17 @@ def _change(container: Any, key: Any, places: list[Any], rng: random.Random) -> 
     kind = rng.randrange(10)
     if kind <= 2 and isinstance(value, int | float) and not isinstance(value, bool):
         container[key] = rng.choice(
-            (value + 1, value - 1, value * 2, value / 2, -value, value * 1000, value * 10**6, [value, value * 2])
+            (
+                value + 1,
+                value - 1,
+                value * 2,
+                value // 2,
+                value * 0.5 if abs(value) < 10**300 else value,
+                -value,
+                value * 1000,
+                value * 10**6,
+                [value, value * 2],
+            )
         )
     elif kind == 3:
         other, name = rng.choice(places)
