@@ -11,11 +11,20 @@ for _ in range(50):
     NESTED = [NESTED] * 50
 
 
-@pytest.mark.parametrize(
-    "value", [NESTED, "x" * 10**6, list(range(10**5)), dict.fromkeys(range(1000), "x" * 1000), 10**4000, 10**6000, b"x" * 10**6]
-)
-def test_a_quoted_value_is_short(value: object) -> None:
-    assert len(quoted(value)) < 400
+LARGE = {
+    "nested lists": NESTED,
+    "text": "x" * 10**6,
+    "list": list(range(10**5)),
+    "mapping": dict.fromkeys(range(1000), "x" * 1000),
+    "4,000 digits": 10**4000,
+    "more digits than Python converts": 10**6000,
+    "bytes": b"x" * 10**6,
+}
+
+
+@pytest.mark.parametrize("name", LARGE)
+def test_a_quoted_value_is_short(name: str) -> None:
+    assert len(quoted(LARGE[name])) < 400
 
 
 @pytest.mark.parametrize("value", [3, 0.5, "word", None, [1, 2], {"a": 1}])

@@ -128,7 +128,7 @@ def _wait(process: int, command: Command, started: float) -> int:
         elapsed = time.monotonic() - started
         if ended:
             code = os.waitstatus_to_exitcode(status)
-            return 0 if stopped and code == 128 + signal.SIGTERM else code
+            return 0 if stopped and code in (128 + signal.SIGTERM, -signal.SIGTERM) else code
         if command.stop_after is not None and elapsed > command.stop_after and not stopped:
             os.kill(process, signal.SIGTERM)
             stopped = True

@@ -21,8 +21,11 @@ def experiment(rng: random.Random, base: Path, folder: Path) -> Command:
         return _overrides(rng, base, folder)
     written = yaml.safe_load((base / "resolved.yaml").read_text()) if rng.random() < 0.7 else EXPERIMENT
     write_mutated_yaml(folder / "experiment.yaml", written, rng)
-    if rng.random() < 0.05:
+    chance = rng.random()
+    if chance < 0.03:
         return Command(arguments=("train", "experiment.yaml", "--run", "run"), outputs=("run",), stop_after=2.0)
+    if chance < 0.85:  # a valid one stops after it was read
+        return Command(arguments=("train", "experiment.yaml", "--run", "run", "--from", "nowhere"))
     out = ("--images", "2", "--batch-size", "2", "--out", "out")
     return Command(arguments=("energy", str(base / "run" / "export"), "--data", "experiment.yaml", *out), outputs=("out",))
 
