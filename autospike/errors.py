@@ -24,12 +24,13 @@ def quoted(value: object) -> str:
         value: Any value.
 
     Returns:
-        At most some hundred characters, whatever the size of the value.
+        At most 200 characters, whatever the size of the value.
     """
     try:
-        return _short.repr(value)
+        text = _short.repr(value)
     except ValueError:  # a whole number of more digits than Python converts
         return f"<{type(value).__name__}>"
+    return text if len(text) <= 200 else f"{text[:197]}..."
 
 
 def one_line(message: str) -> str:
