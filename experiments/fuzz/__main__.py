@@ -12,6 +12,7 @@ import sys
 import tempfile
 import time
 from collections import Counter
+from functools import partial
 from pathlib import Path
 
 os.environ["OMP_NUM_THREADS"] = "1"  # a forked process has no threads of its parent
@@ -52,13 +53,18 @@ def main() -> None:
         work = Path(name)
         base = work / "valid"
         base.mkdir()
-        make_valid(base, lambda *arguments: run_command(Command(arguments=arguments), base).code)
+        make_valid(base, partial(_run_valid, base))
         chosen = {kind: make for kind, make in kinds().items() if options.kind in ("", kind)}
         for kind, make in chosen.items():
             failed += _fuzz(kind, make, options, base, work, seconds=options.seconds / len(chosen))
         if options.keep:
             shutil.copytree(work, options.keep, symlinks=True, dirs_exist_ok=True)
     sys.exit(1 if failed else 0)
+
+
+def _run_valid(base: Path, *arguments: str) -> str:
+    outcome = run_command(Command(arguments=arguments), base)
+    return f"exit code {outcome.code}: {outcome.errors}" if outcome.code else ""
 
 
 def _options() -> argparse.Namespace:

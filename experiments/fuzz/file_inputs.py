@@ -65,12 +65,12 @@ def _write_other_structure(path: Path, valid: Path, rng: random.Random) -> None:
     content = torch.load(valid, weights_only=True)
     state = content["state_dict"]
     for _ in range(rng.choice((1, 1, 3))):
-        key = rng.choice(list(state))
+        key = rng.choice([key for key, value in state.items() if isinstance(value, torch.Tensor) and not value.is_sparse])
         tensor = state[key]
         others = (
             tensor.flatten(),
             tensor[None],
-            tensor[..., :1],
+            tensor.flatten()[:1],
             tensor.double(),
             tensor.half(),
             tensor.to(torch.int8),

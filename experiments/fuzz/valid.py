@@ -37,12 +37,12 @@ EXPERIMENT = {
 FORMATS = ("png", "jpeg", "gif", "tiff", "bmp", "webp")
 
 
-def make_valid(base: Path, run: Callable[..., int]) -> None:
+def make_valid(base: Path, run: Callable[..., str]) -> None:
     """Write the valid inputs.
 
     Args:
         base: The folder to write to.
-        run: Runs a command line in the folder and returns its exit code.
+        run: Runs a command line in the folder, and returns what went wrong, or an empty text.
 
     Raises:
         RuntimeError: A command failed.
@@ -56,8 +56,8 @@ def make_valid(base: Path, run: Callable[..., int]) -> None:
         ("energy", "run/export", "--data", "images", "--images", "2", "--out", "energy"),
         ("import", "spikformer.pth", "--out", "imported", "--num-heads", "2"),
     ):
-        if run(*arguments):
-            raise RuntimeError(f"autospike {' '.join(arguments)} failed; see {base}")
+        if problem := run(*arguments):
+            raise RuntimeError(f"autospike {' '.join(arguments)}: {problem}")
     shutil.copy(base / "run" / "experiment.yaml", base / "resolved.yaml")
 
 
