@@ -203,7 +203,7 @@ def _parse_numbers(kind: type, written: object) -> object:
     if isinstance(written, Choice):
         return written
     expected = "a whole number" if kind is int else "a number"
-    values = written if isinstance(written, list) else [written]
+    values: list[Any] = written if isinstance(written, list) else [written]
     _check_count(values)
     for value in values:
         if isinstance(value, bool) or not isinstance(value, (int, float) if kind is float else kind):

@@ -98,7 +98,7 @@ def _child(command: Command, folder: Path, errors: Path) -> NoReturn:
         _redirect(errors, 2)
         os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
         sys.stdout, sys.stderr = (os.fdopen(os.dup(i), "w", buffering=1) for i in (1, 2))
-        sys.stderr.reconfigure(errors="backslashreplace")  # type: ignore[attr-defined]
+        sys.stderr.reconfigure(errors="backslashreplace")
         resource.setrlimit(resource.RLIMIT_AS, (MAX_MEMORY, MAX_MEMORY))
         sys.argv = ["autospike", *command.arguments]
         from autospike import cli
