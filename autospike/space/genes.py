@@ -198,18 +198,23 @@ def _check_count(values: list[object]) -> None:
     check_at_most("the number of values of a choice", len(values), MAX_CHOICES)
 
 
+def _check_finite(number: Any) -> None:
+    """Raise ValueError for NaN, infinity and numbers beyond `MAX_NUMBER`."""
+    if not abs(number) <= MAX_NUMBER:  # NaN is not either
+        raise ValueError(f"expected a finite number of at most {MAX_NUMBER:g}, got {quoted(number)}")
+
+
 def _parse_numbers(kind: type, written: object) -> object:
     """Convert a YAML number or list of numbers to a choice in ascending order."""
     if isinstance(written, Choice):
         return written
     expected = "a whole number" if kind is int else "a number"
-    values: list[Any] = written if isinstance(written, list) else [written]
+    values = written if isinstance(written, list) else [written]
     _check_count(values)
     for value in values:
         if isinstance(value, bool) or not isinstance(value, (int, float) if kind is float else kind):
             raise ValueError(f"expected {expected} or a list of them, got {quoted(value)}")
-        if not abs(value) <= MAX_NUMBER:  # NaN is not either
-            raise ValueError(f"expected a finite number of at most {MAX_NUMBER:g}, got {quoted(value)}")
+        _check_finite(value)
     if len(set(values)) < len(values):
         raise ValueError(f"each value of a choice may occur only once, got {quoted(values)}")
     return Choice(values=tuple(sorted(kind(v) for v in values)))

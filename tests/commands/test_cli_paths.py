@@ -24,6 +24,11 @@ def loop(path: Path) -> Path:
     return path
 
 
+def folder(path: Path) -> Path:
+    path.mkdir()
+    return path
+
+
 def binary(path: Path) -> Path:
     path.write_bytes(b"\x80\xff")
     return path
@@ -33,7 +38,7 @@ PATHS: dict[str, Callable[[Path], Path]] = {
     "a named pipe": fifo,
     "a link to itself": loop,
     "bytes": binary,
-    "a folder": lambda path: path.mkdir() or path,
+    "a folder": folder,
     "a long name": lambda path: path.with_name("x" * 300),
     "a long path": lambda path: path / ("a/" * 2500),
     "a device": lambda _: Path("/dev/zero"),

@@ -12,7 +12,7 @@ import pytest
 import yaml
 from builders import edited, one_line_error
 from pydantic.fields import FieldInfo
-from tiny_experiment import TINY_EXPERIMENT
+from tiny_experiment import TINY_EXPERIMENT, TINY_SPACE
 
 from autospike.config import Experiment, load_experiment
 from autospike.config.sections import Section
@@ -111,7 +111,7 @@ def test_a_link_to_a_folder_of_the_system_is_one_as_well(tmp_path: Path) -> None
 
 def test_activations_that_cannot_be_stored(tmp_path: Path) -> None:
     """1024 steps of 65,536 images at 2 x 2 positions of width 16: 2^10 * 2^16 * 4 * 16 = 2^32 values are allowed."""
-    space = edited(TINY_EXPERIMENT["space"], "time_steps", [1024])
+    space = edited(TINY_SPACE, "time_steps", [1024])
     path = tmp_path / "experiment.yaml"
     written = edited(edited(TINY_EXPERIMENT, "space", space), "evaluation.batch_size", 65_536)
     path.write_text(yaml.safe_dump(written))
