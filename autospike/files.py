@@ -12,9 +12,10 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from autospike.errors import UserError
+from autospike.parsing import parse_json, parse_yaml
+
+MAX_TEXT_BYTES = 64_000_000  # the reports and records of a run have less than 1 MB
 
 
 @contextmanager
@@ -119,6 +120,33 @@ def write_json(path: Path, value: object) -> None:
     write_text(path, json.dumps(value, indent=2) + "\n")
 
 
+def read_text(path: Path) -> str:
+    """Read a text file in UTF-8.
+
+    Args:
+        path: The file. It must be a regular file, because a named pipe or a device may never end.
+
+    Returns:
+        Its content.
+
+    Raises:
+        UserError: It is no regular file, is too large, cannot be read, or is not UTF-8.
+    """
+    try:
+        status = path.stat()
+        if not stat.S_ISREG(status.st_mode):
+            raise UserError(f"{path}: not a file; check the path")
+        if status.st_size > MAX_TEXT_BYTES:
+            raise UserError(f"{path}: {status.st_size:,} bytes; a text file has at most {MAX_TEXT_BYTES:,}; check the path")
+        return path.read_text(encoding="utf-8")
+    except OSError as error:
+        raise UserError(f"{path}: cannot be read ({error.strerror}); check the path") from None
+    except UnicodeDecodeError as error:
+        raise UserError(f"{path}: not a text file in UTF-8 ({error.reason} at byte {error.start}); check the path") from None
+    except ValueError as error:  # of a path with a NUL character
+        raise UserError(f"{path}: cannot be read ({error}); check the path") from None
+
+
 def read_json(path: Path) -> Any:
     """Read a JSON file.
 
@@ -126,16 +154,14 @@ def read_json(path: Path) -> Any:
         path: The file.
 
     Returns:
-        The value as `json.loads` returns it.
+        The value as `autospike.parsing.parse_json` returns it.
 
     Raises:
         UserError: The file cannot be read or is not JSON.
     """
+    text = read_text(path)
     try:
-        check_regular(path)
-        return json.loads(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise UserError(f"{path}: cannot be read ({error.strerror}); check the path") from None
+        return parse_json(text)
     except ValueError as error:
         raise UserError(f"{path}: not JSON: {error}") from None
 
@@ -193,43 +219,13 @@ def read_yaml(path: str | Path) -> Any:
         path: The file.
 
     Returns:
-        The value as `parse_yaml` returns it.
+        The value as `autospike.parsing.parse_yaml` returns it.
 
     Raises:
         UserError: The file cannot be read or is not YAML.
     """
+    text = read_text(Path(path))
     try:
-        return parse_yaml(Path(path).read_text(encoding="utf-8"))
-    except OSError as error:
-        raise UserError(f"{path}: cannot be read ({error.strerror}); check the path") from None
+        return parse_yaml(text)
     except ValueError as error:
         raise UserError(f"{path}: not YAML: {error}") from None
-
-
-def parse_yaml(text: str) -> Any:
-    """Parse YAML. Duplicate keys in a mapping are an error.
-
-    Args:
-        text: The YAML text.
-
-    Returns:
-        Mappings, sequences and scalars.
-
-    Raises:
-        ValueError: The text is not YAML or has a duplicate key. The message is one line.
-    """
-    try:
-        return yaml.load(text, Loader=_UniqueKeys)
-    except yaml.YAMLError as error:
-        raise ValueError(" ".join(str(error).split())) from None
-
-
-class _UniqueKeys(yaml.SafeLoader):
-    """YAML loader that rejects duplicate keys. PyYAML would use the last of them without a message."""
-
-    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
-        keys = [self.construct_object(key, deep=True) for key, _ in node.value]
-        duplicates = [key for i, key in enumerate(keys) if key in keys[:i]]
-        if duplicates:
-            raise ValueError(f"duplicate key {duplicates[0]!r} in the mapping at line {node.start_mark.line + 1}; keep one of them")
-        return super().construct_mapping(node, deep)

@@ -29,7 +29,7 @@ from autospike.models.registry import build_model
 from autospike.randomness import keyed
 from autospike.report import figures
 from autospike.report.energy import bar_energies, by_convention, by_layer, by_time_steps
-from autospike.space.published import PUBLISHED
+from autospike.space.published import PUBLISHED, similar_networks
 
 # Images on which an untrained network is calibrated. Its accuracy has no meaning, so a small batch is enough.
 CALIBRATION_IMAGES = 64
@@ -108,7 +108,7 @@ def _find_model(model: Path) -> tuple[Path, bool]:
     folder = next((path for path in (model / "export", model) if (path / "architecture.json").exists()), model)
     if folder.is_dir() or str(model) not in PUBLISHED:
         if not folder.is_dir():
-            raise UserError(f"{model}: no such folder, and no published network of this name; those are {', '.join(PUBLISHED)}")
+            raise UserError(f"{model}: no such folder, and no published network of this name; {similar_networks(str(model))}")
         return folder, True
     return folder, False
 

@@ -30,9 +30,11 @@ def train(run: Run) -> Run:
         UserError: The data or a checkpoint cannot be read, or the batch size cannot be divided among the ranks.
         Interrupted: By a signal, after a checkpoint.
     """
-    setup, start_from = open_run(run), run.experiment.training.start_from
+    start_from = run.experiment.training.start_from
     if start_from is not None and not run.has_checkpoint:
         source = read_network(start_from, "supernet")  # raises before anything is written
+    setup = open_run(run)
+    if start_from is not None and not run.has_checkpoint:
         run = replace(run, experiment=with_normalisation(run.experiment, _normalisation(setup, source)))
         setup = replace(setup, experiment=run.experiment)
         if setup.ranks.first:

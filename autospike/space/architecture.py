@@ -16,26 +16,24 @@ from typing import Any, Literal
 
 from pydantic import ConfigDict, TypeAdapter, ValidationError
 
-from autospike.errors import UserError, first_problem
+from autospike.errors import UserError, first_problem, quoted
 from autospike.space.families import Shortcut, check_compact, check_shortcut, check_stage, check_stages, has_embedding_neurons
+from autospike.space.limits import (
+    MAX_DEPTH,
+    MAX_EMBED_DIM,
+    MAX_MLP_RATIO,
+    MAX_NUMBER,
+    MAX_TIME_STEPS,
+    MIN_THRESHOLD,
+    check_at_most,
+    check_parameters,
+)
+from autospike.space.mixers import OPERANDS, WITH_HEADS
+from autospike.space.parameters import count_parameters
 
 TokenMixer = Literal["sdsa_1", "sdsa_1_dilated", "sdsa_2", "sdsa_3", "sdsa_4", "token_qk", "channel_qk", "sepconv", "none"]
 ChannelMixer = Literal["mlp", "conv"]
 ProjectionType = Literal["linear", "repconv"]
-
-# Operands of each attention. SDSA-1 to SDSA-4: Meta-SpikeFormer (Yao et al., ICLR 2024); SDSA-3 is Spikformer's SSA. token_qk and
-# channel_qk: QKFormer (Zhou et al., NeurIPS 2024). The equations are in autospike.nn.attention.
-OPERANDS: dict[str, tuple[str, ...]] = {
-    "sdsa_1": ("q", "k", "v"),
-    "sdsa_1_dilated": ("q", "k", "v"),
-    "sdsa_2": ("q", "v"),
-    "sdsa_3": ("q", "k", "v"),
-    "sdsa_4": ("q", "k", "v"),
-    "token_qk": ("q", "k"),
-    "channel_qk": ("q", "k"),
-}
-# Attentions whose result depends on the number of heads. The others treat each channel independently.
-WITH_HEADS = frozenset({"sdsa_1_dilated", "sdsa_3", "sdsa_4", "token_qk"})
 
 # Defaults of the fields of a block that only some token mixers use (`has_gene`). 8 heads: Meta-SpikeFormer's and QKFormer's code.
 CONDITIONAL_GENE_DEFAULTS = {"num_heads": 8, "qkv": "linear", "projection": "linear"}
@@ -60,8 +58,8 @@ def _as_floats(value: object, *names: str) -> None:
     for name in names:
         number = getattr(value, name)
         if number is not None:
-            if not math.isfinite(number):
-                raise ValueError(f"{name} must be a finite number, got {number:g}")
+            if not abs(number) <= MAX_NUMBER:  # NaN is not either
+                raise ValueError(f"{name} must be a finite number of at most {MAX_NUMBER:g}, got {quoted(number)}")
             object.__setattr__(value, name, float(number))
 
 
@@ -83,8 +81,8 @@ class Neuron:
 
     def __post_init__(self) -> None:
         _as_floats(self, "v_threshold", "tau")
-        if self.v_threshold <= 0:
-            raise ValueError(f"v_threshold must be greater than 0, got {self.v_threshold:g}")
+        if self.v_threshold < MIN_THRESHOLD:
+            raise ValueError(f"v_threshold must be greater than 0, at least {MIN_THRESHOLD:g}, got {self.v_threshold:g}")
         if self.tau <= 1:
             raise ValueError(f"tau must be greater than 1 (a neuron with tau 1 does not integrate), got {self.tau:g}")
 
@@ -214,9 +212,12 @@ class Block:
         for name, default in CONDITIONAL_GENE_DEFAULTS.items():
             self._resolve_default(name, default)
         if self.num_heads is not None and self.num_heads < 1:
-            raise ValueError(f"num_heads must be at least 1, got {self.num_heads}")
+            raise ValueError(f"num_heads must be at least 1, got {quoted(self.num_heads)}")
         if self.mlp_ratio <= 0:
             raise ValueError(f"mlp_ratio must be greater than 0, got {self.mlp_ratio:g}")
+        check_at_most("mlp_ratio", self.mlp_ratio, MAX_MLP_RATIO)
+        for group in THRESHOLD_FACTORS:
+            self.neuron_of(group)  # raises if the scaled threshold is too small
 
     def _resolve_default(self, name: str, default: object) -> None:
         """Replace None by the default, or reject a value, depending on whether the token mixer uses the field."""
@@ -275,6 +276,7 @@ class Stage:
     def __post_init__(self) -> None:
         if not self.blocks:
             raise ValueError("a stage needs at least one block")
+        check_at_most("blocks: the number of blocks", len(self.blocks), MAX_DEPTH)
         for block in self.blocks:
             check_block(self.embed_dim, block.num_heads, block.mlp_ratio)
 
@@ -322,8 +324,7 @@ class Architecture:
     def __post_init__(self) -> None:
         _as_floats(self, "attention_scale")
         check_scale(self.attention_scale)
-        if self.time_steps < 1:
-            raise ValueError(f"time_steps must be at least 1, got {self.time_steps}")
+        check_time_steps(self.time_steps)
         check_shortcut(self.family, self.shortcut)
         check_compact(self.family, self.compact_embedding)
         check_stages(self.family, len(self.stages))
@@ -386,11 +387,12 @@ class Architecture:
             UserError: A key is unknown, a type is wrong or a value is not allowed. The message names the field.
         """
         try:
-            return _adapter.validate_json(json.dumps(value, default=str))
+            text = json.dumps(value, default=str)
         except TypeError:
             raise UserError(f"{source}: keys must be strings") from None
-        except ValidationError as error:
-            raise first_problem(error, source) from None
+        except (ValueError, RecursionError):
+            raise UserError(f"{source}: a value contains itself, is nested too deeply, or is a number of too many digits") from None
+        return cls.from_json(text, source=source)
 
     @classmethod
     def from_json(cls, text: str, *, source: str = "architecture") -> Architecture:
@@ -407,9 +409,13 @@ class Architecture:
             UserError: The text is not JSON, or as in `from_dict`.
         """
         try:
-            return _adapter.validate_json(text)
+            architecture = _adapter.validate_json(text)
+            check_parameters("the network", count_parameters(architecture))
         except ValidationError as error:
             raise first_problem(error, source) from None
+        except ValueError as error:
+            raise UserError(f"{source}: {error}") from None
+        return architecture
 
 
 def digest(value: object) -> str:
@@ -446,6 +452,20 @@ def check_scale(attention_scale: float) -> None:
         raise ValueError(f"attention_scale must be greater than 0, got {attention_scale:g}")
 
 
+def check_time_steps(time_steps: int) -> None:
+    """Check a number of time steps.
+
+    Args:
+        time_steps: T.
+
+    Raises:
+        ValueError: It is less than 1 or more than `MAX_TIME_STEPS`.
+    """
+    if time_steps < 1:
+        raise ValueError(f"time_steps must be at least 1, got {quoted(time_steps)}")
+    check_at_most("time_steps", time_steps, MAX_TIME_STEPS)
+
+
 def check_block(embed_dim: int, num_heads: int | None, mlp_ratio: float) -> None:
     """Check that a block is possible in a stage.
 
@@ -455,13 +475,15 @@ def check_block(embed_dim: int, num_heads: int | None, mlp_ratio: float) -> None
         mlp_ratio: Hidden width of the channel mixer as a multiple of `embed_dim`.
 
     Raises:
-        ValueError: `embed_dim` is less than 1, the heads do not divide it, or the channel mixer has no hidden channels.
+        ValueError: `embed_dim` is less than 1 or more than `MAX_EMBED_DIM`, the heads do not divide it, or the channel mixer has no
+            hidden channels.
     """
     if embed_dim < 1:
-        raise ValueError(f"embed_dim must be at least 1, got {embed_dim}")
+        raise ValueError(f"embed_dim must be at least 1, got {quoted(embed_dim)}")
+    check_at_most("embed_dim", embed_dim, MAX_EMBED_DIM)
     if num_heads is not None and embed_dim % num_heads:
         allowed = ", ".join(str(n) for n in range(1, embed_dim + 1) if embed_dim % n == 0)
-        raise ValueError(f"num_heads {num_heads} does not divide embed_dim {embed_dim}; choose from {allowed}")
+        raise ValueError(f"num_heads {quoted(num_heads)} does not divide embed_dim {embed_dim}; choose from {allowed}")
     if not round(embed_dim * mlp_ratio):
         raise ValueError(f"mlp_ratio {mlp_ratio:g} of embed_dim {embed_dim} gives a channel mixer with 0 hidden channels")
 

@@ -41,7 +41,7 @@ def write_file(path: Path, value: object) -> Path:
         (["seed=true"], "booleans are not accepted here"),
         (["seed=2020-13-45"], "is not YAML"),
         (["space.stages.0.block.num_heads=[0, 1]"], "num_heads must be at least 1"),
-        (["space.stages.0.block.neuron.tau=.nan"], "tau must be a finite number"),
+        (["space.stages.0.block.neuron.tau=.nan"], "neuron.tau: expected a finite number"),
         (["training.warmup_epochs=2"], "warm up for fewer"),
         (["training.min_learning_rate=1"], "is more than learning_rate"),
         (["training.batch_size=31"], "multiple of 2"),

@@ -570,7 +570,7 @@ def assert_rejected(capsys: Capsys, out: Path, words: str, *args: object) -> Non
 @pytest.mark.parametrize(
     ("args", "words"),
     [
-        (["nowhere"], "nowhere: no such folder, and no published network of this name; those are spikformer_8_384"),
+        (["nowhere"], "nowhere: no such folder, and no published network of this name; similar ones are "),
         (["RUN/experiment.yaml"], "no such folder"),
         (["RUN/supernet"], "no exported or imported model here (no architecture.json); see: autospike export, import"),
         (["RUN", "--data", "nowhere"], "--data nowhere: no such folder; give a folder of images"),
