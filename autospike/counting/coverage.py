@@ -27,6 +27,7 @@ from autospike.counting.operator_rules import (
     BatchContext,
     count_einsum,
     free_reason,
+    image_operand,
     is_composite,
     is_constant_over_time,
     operator_name,
@@ -244,7 +245,7 @@ class OperatorCoverageCheck(TorchDispatchMode):
             rule = NEURON_RULES.get(type(module))
             if rule and not self._covered_depth:
                 with _disable_current_modes():
-                    self._add_counted(rule(numbered(info.name, self._calls), self._batch, module, args[0]), args)
+                    self._add_counted(rule(numbered(info.name, self._calls), self._batch, module, args[0]), args[0])
             self._covered_depth += info.covered
             self._neuron_depth += info.neurons and not rule
 
@@ -289,7 +290,7 @@ class OperatorCoverageCheck(TorchDispatchMode):
             found = count_einsum(self._batch, self._layer_name("einsum"), equation, a, b)
             if found is None:
                 return False
-            self._add_counted(found, (a, b))
+            self._add_counted(found, b if self._batch.is_weight(a) else a)
         return True
 
     @contextmanager
@@ -315,7 +316,7 @@ class OperatorCoverageCheck(TorchDispatchMode):
         rule = OPERATOR_RULES.get(operator)
         found = rule(self._batch, self._layer_name(operator), *args, **kwargs) if rule else None
         if found is not None:
-            self._add_counted(found, args)
+            self._add_counted(found, image_operand(self._batch, operator, args))
             return
         reason = free_reason(operator, self._batch, args)
         if reason is None:
@@ -323,25 +324,27 @@ class OperatorCoverageCheck(TorchDispatchMode):
         else:
             self.free[reason] += 1
 
-    def _add_counted(self, found: OperationAccumulator, args: Any) -> None:
-        """Add what an operator or a layer of neurons counted."""
+    def _add_counted(self, found: OperationAccumulator, x: Tensor | None) -> None:
+        """Add what an operator or a layer of neurons counted.
+
+        An operation that reads a still image is real, whatever the values are.
+
+        Args:
+            found: What was counted.
+            x: The input that may be a still image.
+        """
         self.counted = True
-        self._add(self._without_image_operands(found, args))
+        reads_image = self._reads_image(found.layer)
+        if reads_image is None and x is not None:
+            fired = self._after_neurons or self.free[NEURONS] > 0
+            reads_image = self._image_readers.reads_image(found.layer, x, time_steps=found.time_steps, neurons_fired=fired)
+        self._add(replace(found, operands=(), reads="image") if reads_image else found)
 
     def _layer_name(self, operator: str) -> str:
         """The path of the innermost module, followed by the operator unless the module is that operator, and by the call number."""
         inside = self._path[-1]
         name = inside.name if inside.name and inside.weighted else f"{inside.name}.{operator}".lstrip(".")
         return numbered(name, self._calls)
-
-    def _without_image_operands(self, found: OperationAccumulator, args: Any) -> OperationAccumulator:
-        """Mark an operation that reads a still image: it is real, whatever the values are."""
-        x = next((x for x in args if isinstance(x, Tensor) and not self._batch.is_weight(x)), None)
-        reads_image = self._reads_image(found.layer)
-        if reads_image is None and x is not None:
-            fired = self._after_neurons or self.free[NEURONS] > 0
-            reads_image = self._image_readers.reads_image(found.layer, x, time_steps=found.time_steps, neurons_fired=fired)
-        return replace(found, operands=(), reads="image") if reads_image else found
 
     def _report_unknown(self, name: str) -> None:
         if self._strict:

@@ -48,11 +48,19 @@ class BatchLayout:
 
 @dataclass(frozen=True, kw_only=True)
 class _Received:
-    """What layers of neurons receive: T, the number of rows N of each step (B, or B times patches), and how time passes."""
+    """What layers of neurons receive.
+
+    Attributes:
+        time_steps: T.
+        rows: Number of rows of each step: B, or B times the number of patches.
+        stepwise: Whether they are called once for each step.
+        ambiguous: Whether T is a guess.
+    """
 
     time_steps: int
     rows: int
     stepwise: bool
+    ambiguous: bool = False
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -164,19 +172,23 @@ def _of_unknown_mode(calls: Sequence[Sequence[torch.Size]], shape: torch.Size, g
         given: What the caller says.
     """
     first, times = calls[0][0], min(map(len, calls))
-    images = given.images or (shape[1] if len(shape) == 5 else shape[0])
+    possible = given.images in _possible_images(shape, given.time_steps or 1)
+    images = given.images if given.images and possible else shape[1] if len(shape) == 5 else shape[0]
     rows, second = first[0] if first else 1, first[1] if len(first) > 1 else 0
     has_batch_second = len(first) > 2 and second == images
+    maybe_frames = times == 1 and len(shape) == 3 and first[:2] == shape[:2]  # [T, B, features], or images [B, ...]
+    if maybe_frames and given.time_steps == shape[0]:
+        return _Received(time_steps=rows, rows=second, stepwise=False)
     if times > 1 and (rows == images or not has_batch_second) and (rows, second) != (given.time_steps, images):
         return _Received(time_steps=times, rows=rows, stepwise=True)
-    if has_batch_second and given.time_steps in (None, rows):  # [T, B, ...]
+    if has_batch_second and (given.time_steps in (None, rows) or rows != images):  # [T, B, ...]
         return _Received(time_steps=rows, rows=second, stepwise=False)
     if second and second % images == 0 and rows == given.time_steps != images:  # [T, B * patches, ...]
         return _Received(time_steps=rows, rows=second, stepwise=False)
     steps = given.time_steps or rows // images
     if rows > images and rows % (steps * images) == 0:  # [T * B, ...]
         return _Received(time_steps=steps, rows=rows // steps, stepwise=False)
-    return _Received(time_steps=1, rows=rows, stepwise=True)
+    return _Received(time_steps=1, rows=rows, stepwise=True, ambiguous=maybe_frames and given.time_steps is None)
 
 
 def _calls(shapes: Shapes) -> int:
@@ -186,6 +198,8 @@ def _calls(shapes: Shapes) -> int:
 def _time_steps(received: _Received, given: int | None) -> tuple[int, int, list[str]]:
     """T, how often the model must be called, and what contradicts the given T."""
     steps = received.time_steps
+    if received.ambiguous:
+        return steps, 1, ["the neurons receive the first two dimensions of the batch, [T, B] or [B, ...]; give time_steps="]
     if given is None or given == steps:
         return steps, 1, []
     if received.stepwise and steps == 1:
@@ -257,9 +271,8 @@ def _images_of_batch(shape: torch.Size, rows: int, steps: int) -> int | None:
         return first
     if folded_frames:
         return second
-    if first % steps == 0 and rows % (first // steps) == 0:
-        return first // steps
-    return None
+    merged = first // steps if first % steps == 0 else 0
+    return merged if merged and (rows == merged or (merged > 1 and rows % merged == 0)) else None
 
 
 def neurons_of(model: nn.Module, more: Neurons) -> list[nn.Module]:

@@ -82,40 +82,61 @@ def _has_negative(x: Tensor) -> bool:
     return x.dtype != torch.bool and bool((x < 0).any())
 
 
+MATRIX_PRODUCTS = frozenset(("mm", "bmm", "addmm", "baddbmm"))
+
 # Called with the batch, the name of the layer and the arguments of the operator. Returns None where there is nothing to count.
 OperationRule = Callable[..., OperationAccumulator | None]
 
 
 def _matmul(batch: BatchContext, layer: str, a: Tensor, b: Tensor, **_options: Any) -> OperationAccumulator | None:
     """Rule of a matrix product: `a` `[n, k]` or `[groups, n, k]`, `b` `[k, m]` or `[groups, k, m]`."""
+    if a.dim() == 3 and len(a) == 1:
+        a, b = a[0], b[0]
     groups, (n, k), m = (len(a) if a.dim() == 3 else 1), a.shape[-2:], b.shape[-1]
     weights = (batch.is_weight(a), batch.is_weight(b) or _is_computed_weight(batch, a, b))
     values = [x for x, weight in zip((a, b), weights, strict=True) if not weight]
     if not values or not all(map(batch.is_countable, values)):
         return None
-    time_first = _time_first(batch, a, b) if weights[0] else values[0]
-    steps = batch.steps_of(time_first)
+    first = _time_first(batch, a, b, weights)
+    steps = batch.steps_of(first)
     shared = steps * batch.images
+    of_both = ((first if weights[1] else a, m, weights[0]), (first if weights[0] else b, n, weights[1]))
     operands = [
         OperandAccumulator.of(batch.inputs.total(batch.levels(x).reshape(steps, -1)), elements=x.numel() // shared, fan_out=reached)
-        for x, reached, weight in ((a, m, weights[0]), (time_first if weights[0] else b, n, weights[1]))
+        for x, reached, weight in of_both
         if not weight
     ]
     return OperationAccumulator(layer=layer, macs=groups * n * k * m // shared, time_steps=steps, operands=operands)
 
 
-def _time_first(batch: BatchContext, weight: Tensor, x: Tensor) -> Tensor:
-    """The values `x` of a product `weight @ x`, with time as the first dimension.
+def _time_first(batch: BatchContext, a: Tensor, b: Tensor, weights: tuple[bool, bool]) -> Tensor:
+    """The values of a product with weights, or the first factor of a product of values, with time as the first dimension.
 
-    In `[k, T * B * n]` time is in the columns, unless the weights mix the time steps: `[T, T]` times `[T, n]`.
+    Time x batch is in the columns of `x` in `weight @ x`, unless the weights mix the time steps: `[T, T]` times `[T, n]`. In a product
+    by groups, each with weights of its own, it is in the dimension after the groups.
     """
-    mixes_time = weight.shape[-1] == batch.time_steps and weight.shape[-2] == batch.time_steps
-    if x.dim() == 3 and len(x) > 1:
+    lead = batch.time_steps * batch.images
+    x, where = (b, -1) if weights[0] else (a, -2)
+    mixes_time = weights[0] and a.shape[-2:] == (batch.time_steps, batch.time_steps)
+    if all(weights) or not any(weights) or mixes_time or (x.dim() == 3 and len(x) % lead == 0):
         return x
-    x = x.reshape(x.shape[-2:])
-    if mixes_time:
-        return x
-    return x.t() if x.shape[1] % (batch.time_steps * batch.images) == 0 else x
+    return x.movedim(where, 0) if x.shape[where] % lead == 0 else x
+
+
+def image_operand(batch: BatchContext, operator: str, args: Sequence[Any]) -> Tensor | None:
+    """Return the operand of an operator that may be a still image, with time as the first dimension; None if there is none.
+
+    Args:
+        batch: The running batch.
+        operator: The name of the operator.
+        args: Its positional arguments.
+    """
+    if operator in MATRIX_PRODUCTS:
+        a, b = args[-2:]
+        a, b = (a[0], b[0]) if a.dim() == 3 and len(a) == 1 else (a, b)
+        weights = (batch.is_weight(a), batch.is_weight(b) or _is_computed_weight(batch, a, b))
+        return _time_first(batch, a, b, weights)
+    return next((x for x in args if isinstance(x, Tensor) and not batch.is_weight(x)), None)
 
 
 def _is_computed_weight(batch: BatchContext, a: Tensor, b: Tensor) -> bool:
