@@ -25,8 +25,9 @@ from autospike.evaluation.calibration import calibrate
 from autospike.export import InputSpec, write_model
 from autospike.models import build_model
 from autospike.report import figures
-from autospike.space.architecture import Architecture, Embedding, Neuron, Stage
-from autospike.space.architecture import Block as TheBlock
+from autospike.space.architecture import Architecture, Embedding, Stage
+from autospike.space.block import Block as TheBlock
+from autospike.space.block import Neuron
 
 Capsys = pytest.CaptureFixture[str]
 

@@ -21,7 +21,7 @@ from autospike.counting.input_values import InputStatistics, InputStatisticsCach
 from autospike.energy.counts import KINDS
 from autospike.kernels.build import library, use_kernels
 from autospike.nn.attention import Attention
-from autospike.space.architecture import Block
+from autospike.space.block import Block
 
 Compute = Callable[[Tensor], InputStatistics]
 
