@@ -16,7 +16,8 @@ from autospike.energy.conventions import DEFAULT, Convention
 from autospike.energy.counts import LayerCount
 from autospike.errors import UserError
 from autospike.measurement import Evaluation, Measurement
-from autospike.space.architecture import Architecture, Block, Embedding, Neuron, NeuronGroups, NeuronOverride, Stage
+from autospike.space.architecture import Architecture, Embedding, Stage
+from autospike.space.block import Block, Neuron, NeuronGroups, NeuronOverride
 from autospike.space.families import Shortcut
 
 few_examples = settings(max_examples=25, deadline=None)

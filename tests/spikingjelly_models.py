@@ -19,7 +19,8 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from autospike.models.contract import SpikingModel
 from autospike.models.registry import build_model
 from autospike.nn.layers import ConvNorm, LinearNorm
-from autospike.space.architecture import Architecture, Block, Embedding, Stage
+from autospike.space.architecture import Architecture, Embedding, Stage
+from autospike.space.block import Block
 
 T, CLASSES, SIZE = 3, 5, (48, 32)
 IMAGES = torch.randn(4, 3, *SIZE, dtype=torch.float64, generator=torch.Generator().manual_seed(0))

@@ -373,7 +373,7 @@ class _EinsumMode(TorchFunctionMode):
 
 
 def _is_simple(args: tuple[Any, ...]) -> bool:
-    """Whether the arguments of `torch.einsum` are an equation and two tensors, and no ellipsis, diagonal or sum of one tensor alone."""
+    """Whether `torch.einsum` has an equation and two tensors, without an ellipsis, a diagonal or a sum of one tensor alone."""
     if len(args) != 3 or not isinstance(args[0], str) or not all(isinstance(x, Tensor) for x in args[1:]):
         return False
     left, arrow, output = args[0].replace(" ", "").partition("->")

@@ -112,8 +112,8 @@ def _matmul(batch: BatchContext, layer: str, a: Tensor, b: Tensor, **_options: A
 def _time_first(batch: BatchContext, a: Tensor, b: Tensor, weights: tuple[bool, bool]) -> Tensor:
     """The values of a product with weights, or the first factor of a product of values, with time as the first dimension.
 
-    Time x batch is in the columns of `x` in `weight @ x`, unless the weights mix the time steps: `[T, T]` times `[T, n]`. In a product
-    by groups, each with weights of its own, it is in the dimension after the groups.
+    Time x batch is in the columns of `x` in `weight @ x`, unless the weights mix the time steps: `[T, T]` times `[T, n]`. In a
+    product by groups, each with weights of its own, it is in the dimension after the groups.
     """
     lead = batch.time_steps * batch.images
     x, where = (b, -1) if weights[0] else (a, -2)

@@ -1,11 +1,11 @@
 """Where the values of a forward pass come from: from weights alone or from the batch, and in units of which scale.
 
-Spikes times one constant are spikes for the next layer, because the constant merges into its weights. To recognise them, the scale of
-each tensor is followed through the operators: `s` in `x = s n`, with whole numbers `n`. A scale is a hypothesis. `magnitudes` verifies
-it by the values, so that a wrong one can only make values real.
+Spikes times one constant are spikes for the next layer, because the constant merges into its weights. To recognise them, the scale
+of each tensor is followed through the operators: `s` in `x = s n`, with whole numbers `n`. A scale is a hypothesis. `magnitudes`
+verifies it by the values, so that a wrong one can only make values real.
 
-Tensors are known by the address of their storage, which all views share. Every operator records its results, so that an address that
-memory of another tensor had before is never mistaken for it.
+Tensors are known by the address of their storage, which all views share. Every operator records its results, so that an address
+that memory of another tensor had before is never mistaken for it.
 """
 
 from __future__ import annotations
@@ -23,8 +23,8 @@ from autospike.kernels.input_values import LIMIT
 
 Source = Literal["weights", "batch"]
 
-# Results of neurons: a unit of which all values are multiples is sought among fractions of the smallest value with these denominators,
-# and values are at most this multiple of it. Real values do not pass by chance.
+# Results of neurons: a unit of which all values are multiples is sought among fractions of the smallest value with these
+# denominators, and values are at most this multiple of it. Real values do not pass by chance.
 DENOMINATORS = range(1, 9)
 MOST_LEVELS = 64
 # Rounding errors of a few operations on values of a type, as a multiple of its machine epsilon.
@@ -248,7 +248,8 @@ def _tensors(tree: Any) -> list[Tensor]:
 
 def _window(dims: int, kernel: Sequence[int], *options: Any) -> float:
     """What an average pooling divides by, if it is one number: (stride, padding, ceil_mode, count_include_pad, divisor)."""
-    _stride, padding, ceil_mode, include_pad, divisor = (*options, *(None, 0, False, True, None)[len(options) :])
+    defaults: tuple[Any, ...] = (None, 0, False, True, None)
+    _stride, padding, ceil_mode, include_pad, divisor = (*options, *defaults[len(options) :])
     if divisor:
         return float(divisor)
     padded = any(padding) if isinstance(padding, Iterable) else bool(padding)

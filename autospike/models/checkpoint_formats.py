@@ -12,7 +12,8 @@ from dataclasses import dataclass, replace
 
 from torch import Tensor
 
-from autospike.space.architecture import Architecture, Block, Embedding, Stage
+from autospike.space.architecture import Architecture, Embedding, Stage
+from autospike.space.block import Block
 
 StateDict = Mapping[str, Tensor]
 # A pattern of names in our model, and templates of the names in the published code.

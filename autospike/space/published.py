@@ -13,7 +13,8 @@ from dataclasses import dataclass
 from difflib import get_close_matches
 from functools import partial
 
-from autospike.space.architecture import Architecture, Block, Embedding, Stage
+from autospike.space.architecture import Architecture, Embedding, Stage
+from autospike.space.block import Block
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -21,7 +21,8 @@ from pydantic import AfterValidator, StrictBool, TypeAdapter, ValidationError
 
 from autospike.errors import UserError, first_problem
 from autospike.files import read_yaml
-from autospike.space.architecture import PUBLISHED_NEURON, SETTINGS, THRESHOLD_FACTORS, Architecture, check_scale, check_time_steps
+from autospike.space.architecture import SETTINGS, Architecture, check_scale, check_time_steps
+from autospike.space.block import PUBLISHED_NEURON, THRESHOLD_FACTORS
 from autospike.space.families import (
     Shortcut,
     check_compact,

@@ -11,12 +11,12 @@ from dataclasses import dataclass, fields
 from itertools import product
 from typing import Annotated
 
-from autospike.space.architecture import (
+from autospike.space.architecture import Embedding
+from autospike.space.block import (
     CONDITIONAL_GENE_DEFAULTS,
     PUBLISHED_NEURON,
     Block,
     ChannelMixer,
-    Embedding,
     Neuron,
     NeuronGroups,
     NeuronOverride,

@@ -12,18 +12,8 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass, fields
 from typing import Any, NamedTuple, Protocol
 
-from autospike.space.architecture import (
-    PUBLISHED_NEURON,
-    SETTINGS,
-    Architecture,
-    Block,
-    Embedding,
-    Neuron,
-    NeuronGroups,
-    Stage,
-    has_gene,
-    neuron_groups,
-)
+from autospike.space.architecture import SETTINGS, Architecture, Embedding, Stage
+from autospike.space.block import PUBLISHED_NEURON, Block, Neuron, NeuronGroups, has_gene, neuron_groups
 from autospike.space.families import has_embedding_neurons
 from autospike.space.genes import UNSET, Choice, Gene, Range
 from autospike.space.subspaces import BlockSpace, StageSpace

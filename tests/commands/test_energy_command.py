@@ -25,7 +25,8 @@ from autospike.data.source import open_images
 from autospike.evaluation.calibration import calibrate
 from autospike.export import InputSpec, read_model, write_model
 from autospike.models import build_model
-from autospike.space.architecture import Architecture, Block, Embedding, Neuron, Stage
+from autospike.space.architecture import Architecture, Embedding, Stage
+from autospike.space.block import Block, Neuron
 
 Capsys = pytest.CaptureFixture[str]
 

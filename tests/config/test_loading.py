@@ -14,7 +14,8 @@ from builders import edited, one_line_error
 from autospike.config import Experiment, continued, load_experiment
 from autospike.energy.conventions import EXACT, INT8, RATE
 from autospike.run_directory import Run
-from autospike.space.architecture import Architecture, Block, Embedding, Stage
+from autospike.space.architecture import Architecture, Embedding, Stage
+from autospike.space.block import Block
 from autospike.space.search_space import SearchSpace
 
 SPACE: dict[str, Any] = {

@@ -27,7 +27,8 @@ from autospike.evaluation.calibration import calibrate
 from autospike.models import build_model
 from autospike.models.contract import SpikingHead, SpikingModel
 from autospike.nn.layers import Norm
-from autospike.space.architecture import Architecture, Block, Embedding, Neuron, Stage
+from autospike.space.architecture import Architecture, Embedding, Stage
+from autospike.space.block import Block, Neuron
 from autospike.space.published import PUBLISHED
 from autospike.space.search_space import SearchSpace
 

@@ -21,7 +21,7 @@ from autospike.counting.input_values import InputStatistics, InputStatisticsCach
 from autospike.energy.counts import KINDS
 from autospike.kernels.build import library, use_kernels
 from autospike.nn.attention import Attention
-from autospike.space.architecture import Block
+from autospike.space.block import Block
 
 Compute = Callable[[Tensor], InputStatistics]
 
@@ -53,7 +53,7 @@ def kind_of(step: np.ndarray) -> str:
     seen = np.unique(np.abs(step)).tolist()
     if not all(math.isfinite(value) and value == int(value) and value < LIMIT for value in seen):
         return "real"
-    return "binary" if max(inputs) <= 1 else "integer"
+    return "binary" if max(seen) <= 1 else "integer"
 
 
 def assert_statistics(compute: Compute, x: Tensor) -> None:

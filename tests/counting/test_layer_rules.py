@@ -18,7 +18,7 @@ from autospike.models.contract import MeanHead, SpikingHead
 from autospike.nn.attention import Gate, SumOfSpikes, operator
 from autospike.nn.attention_product import AttentionProduct, Heads
 from autospike.nn.layers import ConvNorm, LinearNorm, RepConv, SeparableConvNorm
-from autospike.space.architecture import Block
+from autospike.space.block import Block
 
 
 class SingleLayer(nn.Module):

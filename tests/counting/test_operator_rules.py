@@ -34,7 +34,8 @@ from autospike.nn.attention import Gate, SumOfSpikes
 from autospike.nn.attention_product import AttentionProduct, Heads
 from autospike.nn.layers import ConvNorm, LinearNorm, Norm, RepConv, SeparableConvNorm
 from autospike.nn.neuron import LIF
-from autospike.space.architecture import Architecture, Block, Embedding, Neuron, Stage
+from autospike.space.architecture import Architecture, Embedding, Stage
+from autospike.space.block import Block, Neuron
 from autospike.space.published import PUBLISHED
 
 STEPS, BATCH = 3, 2

@@ -17,7 +17,8 @@ from autospike.energy.counts import LayerCount
 from autospike.models import build_model
 from autospike.models.contract import SpikingModel
 from autospike.nn.layers import ConvNorm, RepConv, SeparableConvNorm
-from autospike.space.architecture import Architecture, Block, Embedding, Neuron, Stage
+from autospike.space.architecture import Architecture, Embedding, Stage
+from autospike.space.block import Block, Neuron
 
 # In mJ, by the rule of the logs from unrounded numbers.
 PUBLISHED_MJ = {"energy_spikingformer_8_512": 7.463503, "energy_spikingformer_8_768": 13.658865}

@@ -27,7 +27,8 @@ from autospike.measurement import Measurement
 from autospike.memory.cache import ByteBudgetCache
 from autospike.models import build_model
 from autospike.models.contract import SpikingModel
-from autospike.space.architecture import Architecture, Block, Embedding, Stage
+from autospike.space.architecture import Architecture, Embedding, Stage
+from autospike.space.block import Block
 from autospike.space.search_space import SearchSpace
 from autospike.supernet import Supernet, batch_norms
 

@@ -21,7 +21,8 @@ from autospike.evaluation.trie import HEAD, Trie
 from autospike.evaluation.trie_evaluator import NodeResult
 from autospike.execution.executor import Job, Serial
 from autospike.measurement import Measurement
-from autospike.space.architecture import Architecture, Block, Embedding, Stage
+from autospike.space.architecture import Architecture, Embedding, Stage
+from autospike.space.block import Block
 
 IMAGES = 400
 

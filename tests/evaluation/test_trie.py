@@ -12,7 +12,8 @@ from hypothesis import given
 
 from autospike.evaluation.trie import HEAD, Segment, Trie, segments
 from autospike.models import build_model, build_segment
-from autospike.space.architecture import Architecture, Block, Embedding, Neuron, NeuronGroups, NeuronOverride, Stage
+from autospike.space.architecture import Architecture, Embedding, Stage
+from autospike.space.block import Block, Neuron, NeuronGroups, NeuronOverride
 from autospike.space.families import Shortcut
 
 BLOCK = Block(num_heads=2, mlp_ratio=2)

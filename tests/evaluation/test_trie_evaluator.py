@@ -43,7 +43,8 @@ from autospike.models.spikformer import SpikingPatchSplitting
 from autospike.nn.blocks import MLP, Residual
 from autospike.nn.layers import Conv, ConvNorm, Linear, SharedResults
 from autospike.nn.neuron import LIF
-from autospike.space.architecture import Architecture, Block, Embedding, Neuron, NeuronGroups, NeuronOverride, Stage
+from autospike.space.architecture import Architecture, Embedding, Stage
+from autospike.space.block import Block, Neuron, NeuronGroups, NeuronOverride
 from autospike.space.families import Shortcut
 
 BATCHES = spans(CALIBRATION, CALIBRATION_BATCH)

@@ -30,7 +30,7 @@ needs_compiler = pytest.mark.skipif(library("lif") is None, reason="no C compile
 FIRES = """
 import torch
 from autospike.nn.neuron import LIF
-from autospike.space.architecture import Neuron
+from autospike.space.block import Neuron
 for _ in range(2):
     print(LIF(Neuron())(torch.full((3, 1), 1.2)).flatten().tolist())
 """

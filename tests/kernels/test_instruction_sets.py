@@ -20,7 +20,7 @@ from autospike.nn.layers import ConvNorm, LinearNorm, fire
 from autospike.nn.max_pool import TimewiseMaxPool
 from autospike.nn.neuron import LIF
 from autospike.nn.norm import Norm
-from autospike.space.architecture import Neuron
+from autospike.space.block import Neuron
 
 pytestmark = pytest.mark.skipif(library("lif") is None, reason="no C compiler here")
 

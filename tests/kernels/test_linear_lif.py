@@ -11,9 +11,10 @@ import torch
 from torch import Tensor
 
 from autospike.kernels.build import library, use_kernels
+from autospike.nn.fusion import fused
 from autospike.nn.layers import LinearNorm, fire
 from autospike.nn.neuron import LIF
-from autospike.space.architecture import Neuron
+from autospike.space.block import Neuron
 
 
 @contextmanager
@@ -114,5 +115,5 @@ def test_layers_that_cannot_be_fused_compute_the_same(instead: str) -> None:
     elif instead == "training":
         assert torch.equal(fire(layer.train(), lif, x), lif(layer(x)))
     else:
-        assert torch.equal(fire(layer.fused().eval(), lif, x), expected)
+        assert torch.equal(fire(fused(layer).eval(), lif, x), expected)
     assert library("lif") is None or expected.any()

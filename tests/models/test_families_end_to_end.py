@@ -19,7 +19,8 @@ from autospike.errors import UserError
 from autospike.export import InputSpec, write_model
 from autospike.files import read_json
 from autospike.models import build_model
-from autospike.space.architecture import Architecture, Block, Embedding, Stage
+from autospike.space.architecture import Architecture, Embedding, Stage
+from autospike.space.block import Block
 from autospike.space.search_space import SearchSpace
 from autospike.supernet import Supernet
 from autospike.training.distillation import load_teacher

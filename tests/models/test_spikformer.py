@@ -8,7 +8,8 @@ import torch
 from autospike.models.contract import SpikingModel
 from autospike.models.registry import build_model
 from autospike.nn.attention_product import AttentionProduct, Heads
-from autospike.space.architecture import Architecture, Block, Embedding, Neuron, Stage
+from autospike.space.architecture import Architecture, Embedding, Stage
+from autospike.space.block import Block, Neuron
 
 
 def spikformer(*, depth: int = 1, stride: int = 4, shortcut: str = "sew") -> SpikingModel:

@@ -20,8 +20,9 @@ from autospike.evaluation.calibration import calibrate
 from autospike.export import InputSpec, write_model
 from autospike.models.contract import SpikingModel
 from autospike.models.registry import build_model
-from autospike.nn.layers import fuse
-from autospike.space.architecture import Architecture, Block, Embedding, Stage
+from autospike.nn.fusion import fuse
+from autospike.space.architecture import Architecture, Embedding, Stage
+from autospike.space.block import Block
 
 MLP = Block(num_heads=2, mlp_ratio=2)
 CONVOLUTIONAL = Block(token_mixer="sepconv", channel_mixer="conv", mlp_ratio=2)

@@ -17,7 +17,7 @@ from autospike.kernels.attention import merge_heads
 from autospike.nn.attention import Attention, by_head, operator
 from autospike.nn.attention_product import AttentionProduct, Heads
 from autospike.nn.layers import LinearNorm, RepConv
-from autospike.space.architecture import Block, Neuron
+from autospike.space.block import Block, Neuron
 
 ATTENTIONS = [name for name, operands in READS.items() if operands]
 WITHOUT_HEADS = [name for name in ATTENTIONS if name not in WITH_HEADS]

@@ -19,7 +19,8 @@ from autospike.models.contract import SpikingHead, SpikingModel
 from autospike.nn.blocks import MLP, ChannelConv, Residual, SepConv, SpikingBlock
 from autospike.nn.layers import ConvNorm, LinearNorm, RepConv, SeparableConvNorm
 from autospike.nn.neuron import LIF
-from autospike.space.architecture import Architecture, Block, Embedding, Neuron, NeuronGroups, NeuronOverride, Stage
+from autospike.space.architecture import Architecture, Embedding, Stage
+from autospike.space.block import Block, Neuron, NeuronGroups, NeuronOverride
 from autospike.space.published import PUBLISHED
 
 SYNAPSES = (LinearNorm, ConvNorm, SeparableConvNorm, RepConv)

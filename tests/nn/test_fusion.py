@@ -16,8 +16,10 @@ from autospike.energy.counts import LayerCount
 from autospike.evaluation.calibration import calibrate
 from autospike.models import build_model
 from autospike.models.contract import SpikingModel
-from autospike.nn.layers import ConvNorm, LinearNorm, RepConv, SeparableConvNorm, fuse
-from autospike.space.architecture import Architecture, Block, Embedding, Neuron, Stage
+from autospike.nn.fusion import fuse
+from autospike.nn.layers import ConvNorm, LinearNorm, RepConv, SeparableConvNorm
+from autospike.space.architecture import Architecture, Embedding, Stage
+from autospike.space.block import Block, Neuron
 from autospike.space.published import PUBLISHED
 
 SYNAPSES = (LinearNorm, ConvNorm, SeparableConvNorm, RepConv)

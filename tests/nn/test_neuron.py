@@ -17,7 +17,7 @@ from torch import Tensor
 
 from autospike.nn.neuron import LIF, Dynamics
 from autospike.nn.norm import Norm
-from autospike.space.architecture import Neuron
+from autospike.space.block import Neuron
 
 # Every test runs with the kernels of each instruction set, and with tensor operations ("off").
 pytestmark = pytest.mark.usefixtures("implementation")

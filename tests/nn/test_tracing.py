@@ -4,61 +4,23 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from copy import deepcopy
-from typing import Any
 
 import pytest
 import torch
 from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.fx.experimental.proxy_tensor import make_fx
+from traced_models import ARCHITECTURES, architecture_of, firing_model, images
 
 from autospike.models import build_model
 from autospike.models.contract import SpikingModel
 from autospike.nn.blocks import SpikingBlock
-from autospike.space.architecture import Architecture, Block, Embedding, Neuron, Stage
-
-NEURON = Neuron(v_threshold=0.3)
-
-
-def block(token_mixer: str, **fields: Any) -> Block:
-    return Block(token_mixer=token_mixer, mlp_ratio=2, neuron=NEURON, **fields)  # type: ignore[arg-type]
-
-
-# All token mixers, channel mixers, kinds of linear layers and shortcuts, distributed over the four families.
-ARCHITECTURES = {
-    "spikformer": ("sew", [block("sdsa_3", num_heads=2)]),
-    "spike_driven": ("membrane", [block("sdsa_1"), block("sdsa_1_dilated", num_heads=2)]),
-    "qkformer": ("sew", [block("token_qk", num_heads=2), block("channel_qk")]),
-    "meta_spikeformer": (
-        "membrane",
-        [block("sepconv", channel_mixer="conv"), block("sdsa_4", num_heads=2, qkv="repconv"), block("sdsa_2")],
-    ),
-    "meta_spikeformer, vanilla": ("vanilla", [block("sdsa_3", num_heads=2)]),
-}
-
-
-def architecture_of(name: str) -> Architecture:
-    shortcut, blocks = ARCHITECTURES[name]
-    stage = Stage(embed_dim=16, embedding=Embedding(stride=2), blocks=tuple(blocks))
-    return Architecture(family=name.partition(",")[0], shortcut=shortcut, time_steps=3, stages=(stage,))  # type: ignore[arg-type]
-
-
-def images(count: int = 6) -> Tensor:
-    return torch.randn(count, 3, 8, 8, generator=torch.Generator().manual_seed(count))
 
 
 @pytest.fixture(params=ARCHITECTURES)
 def model(request: pytest.FixtureRequest) -> Iterator[SpikingModel]:
-    """Return a model in eval mode with statistics of a batch, whose neurons spike."""
     torch._dynamo.reset()
-    torch.manual_seed(0)
-    model = build_model(architecture_of(request.param), num_classes=5, in_chans=3)
-    for name, parameter in model.named_parameters():
-        if name.split(".")[-2].endswith("bn"):
-            nn.init.normal_(parameter, 1 if name.endswith("weight") else 0.4, 0.5)
-    for _ in range(20):
-        model(images(16))
-    yield model.eval()
+    yield firing_model(request.param)
     torch._dynamo.reset()
 
 

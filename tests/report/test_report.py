@@ -27,7 +27,8 @@ from autospike.report.record import record
 from autospike.run_directory import Run
 from autospike.search.archive import Archive
 from autospike.search.selection import front
-from autospike.space.architecture import Architecture, Block, Neuron, NeuronGroups, NeuronOverride, Stage
+from autospike.space.architecture import Architecture, Stage
+from autospike.space.block import Block, Neuron, NeuronGroups, NeuronOverride
 from autospike.space.search_space import SearchSpace
 
 # Other programs read RUN/report/candidates.csv.

@@ -22,7 +22,8 @@ from autospike.energy.conventions import CONVENTIONS, Convention, energy
 from autospike.errors import UserError
 from autospike.measurement import Evaluation, Measurement
 from autospike.search.archive import Archive
-from autospike.space.architecture import Architecture, Block
+from autospike.space.architecture import Architecture
+from autospike.space.block import Block
 
 # Other programs read this table: names, types and order are a contract.
 COLUMNS = {

@@ -13,7 +13,8 @@ import pytest
 from builders import READS, SHORTCUTS, WITH_HEADS, architectures, edited, few_examples, groups_of, leaves, one_line_error, small
 from hypothesis import given
 
-from autospike.space.architecture import Architecture, Block, Embedding, Neuron, NeuronGroups, NeuronOverride, Stage, neuron_groups
+from autospike.space.architecture import Architecture, Embedding, Stage
+from autospike.space.block import Block, Neuron, NeuronGroups, NeuronOverride, neuron_groups
 
 VALID: dict[str, Any] = {"time_steps": 2, "stages": [{"embed_dim": 16, "blocks": [{"num_heads": 2}, {"num_heads": 4}]}]}
 GROUPS = ("q", "k", "v", "attention", "projection", "fc1", "fc2")

@@ -29,7 +29,8 @@ from builders import (
 from hypothesis import given
 from hypothesis import strategies as st
 
-from autospike.space.architecture import Architecture, Block, Embedding, Neuron, NeuronGroups, NeuronOverride, Stage
+from autospike.space.architecture import Architecture, Embedding, Stage
+from autospike.space.block import Block, Neuron, NeuronGroups, NeuronOverride
 from autospike.space.genes import Choice, Gene, Range
 from autospike.space.search_space import SearchSpace
 from autospike.space.visitor import GenePath, visit_genes

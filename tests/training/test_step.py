@@ -14,7 +14,8 @@ from torch import Tensor
 
 from autospike.evaluation.calibration import calibrate
 from autospike.randomness import keyed
-from autospike.space.architecture import Architecture, Block, Stage
+from autospike.space.architecture import Architecture, Stage
+from autospike.space.block import Block
 from autospike.space.search_space import SearchSpace
 from autospike.supernet import Logits, Supernet
 from autospike.training.step import LabelledBatch, accumulate_gradients, in_place, sandwich, single_path, small_first
