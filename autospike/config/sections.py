@@ -38,7 +38,7 @@ class Section(BaseModel):
 class DataConfig(Section):
     """Data source and its splits."""
 
-    name: Literal["digits", "folder", "cifar10", "cifar100", "events"]
+    name: Literal["digits", "glyphs", "folder", "cifar10", "cifar100", "events"]
     """Data set; `autospike.data.images` implements each.
 
     `digits` is scikit-learn's (1797 images of 8x8 pixels), `folder` a folder with one subfolder per class, `cifar10` and `cifar100`

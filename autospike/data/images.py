@@ -6,6 +6,7 @@ only. Splits are stratified samples that depend only on the seed, so all command
 | source                | what                                               | search split drawn from | test split              |
 |-----------------------|----------------------------------------------------|-------------------------|-------------------------|
 | `digits`              | 1,797 handwritten digits, 8x8, by scikit-learn     | the whole               | drawn from the whole    |
+| `glyphs`              | 26,000 letters, 32x32, by `autospike.data.glyphs`  | 20,800 training images  | 5,200 test images       |
 | `folder`              | `root/CLASS/*.png` (ImageFolder)                   | the whole               | drawn from the whole    |
 | `folder`              | `root/train/CLASS/*`, `root/test/CLASS/*`          | `train`                 | `test`, or else `val`   |
 | `cifar10`, `cifar100` | torchvision's copy under `root`                    | the training images     | as published            |
@@ -27,6 +28,7 @@ from PIL import Image
 from sklearn.model_selection import train_test_split
 
 from autospike.config import DataConfig
+from autospike.data import glyphs
 from autospike.data.events import FrameFiles, Frames, read_frames
 from autospike.errors import UserError
 from autospike.randomness import keyed_seed
@@ -142,6 +144,16 @@ def _digits(config: DataConfig, seed: int) -> Images:
         classes=tuple(str(c) for c in range(10)),
         channels=1,
         splits=_split_all(labels, _Pixels(arrays=pixels), config, seed),
+    )
+
+
+def _glyphs(config: DataConfig, seed: int) -> Images:
+    train, test = ((glyphs.labels(name), glyphs.Glyphs(split=name)) for name in ("train", "test"))
+    return Images(
+        classes=glyphs.CLASSES,
+        channels=3,
+        splits=_search_from_train(train, test, config, seed),
+        files=(glyphs.fingerprint(),),
     )
 
 
@@ -337,6 +349,7 @@ def _split(name: SplitName, indices: Sequence[int], labels: Sequence[int], read:
 
 SOURCES: dict[str, Callable[[DataConfig, int], Images]] = {
     "digits": _digits,
+    "glyphs": _glyphs,
     "folder": _folder,
     "cifar10": _cifar,
     "cifar100": _cifar,
