@@ -45,6 +45,7 @@ POINTS = {
 # No network was published for their sizes.
 WITHOUT_POINT = {
     "spikformer_digits",
+    "spikformer_glyphs",
     "spike_driven_digits",
     "meta_spikeformer_digits",
     "qkformer_digits",

@@ -72,7 +72,7 @@ BEND = 0.015
 """Largest coefficient of the quadratic distortion, per pixel."""
 CONTRAST = 0.25
 """Smallest difference in brightness between the letter and the middle of the background; ellipses may reduce it."""
-CHUNK = 256
+CHUNK = 64
 """Images that are computed at once."""
 
 
@@ -146,8 +146,9 @@ def images(split: SplitName, indices: range, *, masks: Masks, seed: int = SEED) 
     sums = raw[:, _Uniforms.COUNT :].view(np.uint8).reshape(len(raw), values, 4).sum(axis=2, dtype=np.int32)
     noise = (sums - 510).astype(np.float32) * np.float32(NOISE / 147.8)
     classes = np.asarray(indices) % len(CLASSES)
-    canvas = _draw(classes, uniforms, masks) + noise.reshape(-1, SIZE, SIZE, 3)
-    return np.floor(np.clip(canvas, 0, 1) * 255 + np.float32(0.5)).astype(np.uint8)
+    canvas = _draw(classes, uniforms, masks) + noise.reshape(-1, 3, SIZE, SIZE)
+    pixels = (np.clip(canvas, 0, 1) * 255 + np.float32(0.5)).astype(np.uint8)
+    return np.ascontiguousarray(pixels.transpose(0, 2, 3, 1))
 
 
 def _raw(seed: int, split: SplitName, index: int, words: int) -> NDArray[np.uint64]:
@@ -159,7 +160,7 @@ def _raw(seed: int, split: SplitName, index: int, words: int) -> NDArray[np.uint
 class _Uniforms:
     """Takes random numbers of all images from left to right."""
 
-    COUNT = 120
+    COUNT = 96
 
     def __init__(self, raw: NDArray[np.uint64]) -> None:
         self._values = (raw >> np.uint64(40)).astype(np.float32) * np.float32(2**-24)
@@ -172,11 +173,11 @@ class _Uniforms:
 
 
 def _draw(classes: NDArray[np.int64], uniform: _Uniforms, masks: Masks) -> NDArray[np.float32]:
-    """Images `[images, SIZE, SIZE, 3]` with values from 0 to 1, before noise."""
+    """Images `[images, 3, SIZE, SIZE]` with values from 0 to 1, before noise."""
     axis = np.arange(SIZE, dtype=np.float32) - np.float32((SIZE - 1) / 2)
     x, y = axis[None, None, :], axis[None, :, None]
     one, other = uniform(count=3), uniform(count=3)
-    canvas = _over(np.broadcast_to(one[:, None, None], (len(one), SIZE, SIZE, 3)), _gradient(x, y, uniform), other)
+    canvas = _over(np.broadcast_to(one[:, :, None, None], (len(one), 3, SIZE, SIZE)), _gradient(x, y, uniform), other)
     for _ in range(ELLIPSES):
         canvas = _over(canvas, _ellipse(x, y, uniform), uniform(count=3))
     for _ in range(LETTERS_BEHIND):
@@ -193,8 +194,8 @@ def _draw(classes: NDArray[np.int64], uniform: _Uniforms, masks: Masks) -> NDArr
 
 
 def _over(canvas: NDArray[np.float32], opacity: Planes, colour: Uniforms) -> NDArray[np.float32]:
-    """Draw a colour `[images, 3]` over images `[images, SIZE, SIZE, 3]`."""
-    return canvas + opacity[..., None] * (colour[:, None, None] - canvas)
+    """Draw a colour `[images, 3]` over images `[images, 3, SIZE, SIZE]`."""
+    return canvas + opacity[:, None] * (colour[:, :, None, None] - canvas)
 
 
 def _contrasting(behind: Uniforms, colour: Uniforms) -> Uniforms:
