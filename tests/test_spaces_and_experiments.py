@@ -46,6 +46,7 @@ POINTS = {
 WITHOUT_POINT = {
     "spikformer_digits",
     "spikformer_glyphs",
+    "spikformer_motion",
     "spike_driven_digits",
     "meta_spikeformer_digits",
     "qkformer_digits",

@@ -7,6 +7,7 @@ only. Splits are stratified samples that depend only on the seed, so all command
 |-----------------------|----------------------------------------------------|-------------------------|-------------------------|
 | `digits`              | 1,797 handwritten digits, 8x8, by scikit-learn     | the whole               | drawn from the whole    |
 | `glyphs`              | 26,000 letters, 32x32, by `autospike.data.glyphs`  | 20,800 training images  | 5,200 test images       |
+| `motion`              | 6,400 event recordings, by `autospike.data.motion` | 4,800 training samples  | 1,600 test samples      |
 | `folder`              | `root/CLASS/*.png` (ImageFolder)                   | the whole               | drawn from the whole    |
 | `folder`              | `root/train/CLASS/*`, `root/test/CLASS/*`          | `train`                 | `test`, or else `val`   |
 | `cifar10`, `cifar100` | torchvision's copy under `root`                    | the training images     | as published            |
@@ -28,7 +29,7 @@ from PIL import Image
 from sklearn.model_selection import train_test_split
 
 from autospike.config import DataConfig
-from autospike.data import glyphs
+from autospike.data import glyphs, motion
 from autospike.data.events import FrameFiles, Frames, read_frames
 from autospike.errors import UserError
 from autospike.randomness import keyed_seed
@@ -154,6 +155,18 @@ def _glyphs(config: DataConfig, seed: int) -> Images:
         channels=3,
         splits=_search_from_train(train, test, config, seed),
         files=(glyphs.fingerprint(),),
+    )
+
+
+def _motion(config: DataConfig, seed: int) -> Images:
+    train, test = ((motion.labels(name), motion.Motion(split=name)) for name in ("train", "test"))
+    splits = _search_from_train(train, test, config, seed)
+    return Images(
+        classes=motion.CLASSES,
+        channels=2,
+        splits={name: replace(split, time_steps=motion.FRAMES) for name, split in splits.items()},
+        files=(motion.fingerprint(),),
+        time_steps=motion.FRAMES,
     )
 
 
@@ -350,6 +363,7 @@ def _split(name: SplitName, indices: Sequence[int], labels: Sequence[int], read:
 SOURCES: dict[str, Callable[[DataConfig, int], Images]] = {
     "digits": _digits,
     "glyphs": _glyphs,
+    "motion": _motion,
     "folder": _folder,
     "cifar10": _cifar,
     "cifar100": _cifar,

@@ -14,7 +14,7 @@ from autospike.run_directory import Run
 CIFAR_FOLDERS = {"cifar-10-batches-py": "cifar10", "cifar-100-python": "cifar100"}
 
 # Data sets that need no files.
-EMBEDDED = ("digits", "glyphs")
+EMBEDDED = ("digits", "glyphs", "motion")
 
 
 def open_images(source: str, *, image_size: int) -> Images:
