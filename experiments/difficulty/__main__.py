@@ -8,7 +8,7 @@ import sys
 import time
 from pathlib import Path
 
-from plain import PLAIN, Labelled, accuracy, read
+from plain import EVENT_VIEWS, PLAIN, STILL_VIEWS, Labelled, accuracy, read
 from spread import by_time_steps, measure, random_subnets, summary
 
 from autospike.config import load_experiment
@@ -23,8 +23,12 @@ EPOCHS = 10
 def plain(experiment_path: Path) -> None:
     """Print the accuracy of plain classifiers."""
     setup = open_experiment(load_experiment(experiment_path))
-    train, test = (read(fixed_batches(setup, setup.images.splits[name])) for name in ("train", "test"))
-    compare(train, test, classes=len(setup.images.classes))
+    classes = len(setup.images.classes)
+    for view, function in (STILL_VIEWS if setup.images.time_steps is None else EVENT_VIEWS).items():
+        train, test = (read(fixed_batches(setup, setup.images.splits[name]), function) for name in ("train", "test"))
+        chance, error = 1 / classes, (1 / classes * (1 - 1 / classes) / len(test.y)) ** 0.5
+        print(f"{view}: chance {chance:.3f} +- {1.96 * error:.3f} (95 % of {len(test.y)} samples)")
+        compare(train, test, classes=classes)
 
 
 def compare(train: Labelled, test: Labelled, *, classes: int) -> None:
@@ -32,7 +36,7 @@ def compare(train: Labelled, test: Labelled, *, classes: int) -> None:
     for name, build in PLAIN.items():
         started = time.process_time()
         found = accuracy(build(*train.x.shape[1:3], classes), train, test, epochs=EPOCHS, learning_rate=2e-3)
-        print(f"{name}: test accuracy {found:.3f} ({len(test.y)} samples, {time.process_time() - started:.0f} CPU s)", flush=True)
+        print(f"  {name}: test accuracy {found:.3f} ({time.process_time() - started:.0f} CPU s)", flush=True)
 
 
 def main(arguments: list[str]) -> None:

@@ -28,6 +28,16 @@ def read(batches: FixedBatches, view: Callable[[Tensor], Tensor] = lambda x: x) 
     return Labelled(x=torch.cat([x for x, _ in parts]), y=torch.cat([y for _, y in parts]))
 
 
+# What a classifier sees of event frames `[T, B, C, H, W]`. Only the last one knows the order of the frames.
+EVENT_VIEWS: dict[str, Callable[[Tensor], Tensor]] = {
+    "sum of the frames": lambda x: x.sum(dim=0),
+    "first frame": lambda x: x[0],
+    "middle frame": lambda x: x[len(x) // 2],
+    "all frames as channels": lambda x: x.transpose(0, 1).flatten(1, 2),
+}
+STILL_VIEWS: dict[str, Callable[[Tensor], Tensor]] = {"image": lambda x: x}
+
+
 def linear(channels: int, size: int, classes: int) -> nn.Module:
     """Softmax regression on pixels."""
     return nn.Sequential(nn.Flatten(), nn.Linear(channels * size * size, classes))

@@ -30,7 +30,9 @@ def measure(folder: Path, subnets: Sequence[Architecture]) -> list[Measurement]:
     run = Run.resume(folder)
     setup = open_for_measurement(run)
     supernet = load_trained_supernet(setup, run.experiment.search_space, run.supernet)
-    by_architecture = {m.architecture: m for m in population_evaluator(setup, Serial(state=trie_evaluator(setup, supernet)))(subnets)}
+    by_architecture = {
+        m.architecture: m for m in population_evaluator(setup, Serial(state=trie_evaluator(setup, supernet)))(subnets)
+    }
     return [by_architecture[subnet] for subnet in subnets]
 
 

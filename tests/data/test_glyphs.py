@@ -106,7 +106,10 @@ def test_every_letter_of_every_font_is_rendered_inside_its_box() -> None:
 
 
 def test_the_command_line_opens_glyphs_by_name() -> None:
-    assert open_images("glyphs", image_size=32).fingerprint == load_images(DataConfig(name="glyphs", image_size=32), seed=0).fingerprint
+    assert (
+        open_images("glyphs", image_size=32).fingerprint
+        == load_images(DataConfig(name="glyphs", image_size=32), seed=0).fingerprint
+    )
 
 
 def test_the_fingerprint_covers_the_masks() -> None:
