@@ -41,14 +41,15 @@ class DataConfig(Section):
     name: Literal["digits", "glyphs", "motion", "folder", "cifar10", "cifar100", "events"]
     """Data set; `autospike.data.images` implements each.
 
-    `digits` is scikit-learn's (1797 images of 8x8 pixels), `glyphs` our letters in many fonts (26,000 images of 32x32 pixels,
-    docs/embedded_data.md), `motion` our event recordings of moving shapes (6,400 of 8 frames, 32x32 pixels), `folder` a folder with
-    one subfolder per class, `cifar10` and `cifar100` are torchvision's. `events` are frames of an event camera that a spikingjelly data set (CIFAR10DVS, DVS128Gesture, HARDVS) has
-    prepared with `data_type="frame", frames_number=T`. A network with fewer time steps than frames uses the first frames; more
-    time steps than frames are an error.
+    Embedded (docs/embedded_data.md): `digits` are scikit-learn's (1797 images of 8x8 pixels), `glyphs` letters in many fonts (26,000
+    images of 32x32 pixels), `motion` simulated event recordings of moving shapes (6,400 of 8 frames of 32x32 pixels).
+
+    `folder` is a folder with one subfolder per class, `cifar10` and `cifar100` are torchvision's. `events` are frames of an event
+    camera that a spikingjelly data set (CIFAR10DVS, DVS128Gesture, HARDVS) has prepared with `data_type="frame", frames_number=T`.
+    A network with fewer time steps than frames uses the first frames; more time steps than frames are an error.
     """
     root: Path | None = None
-    """Folder of the data. For events: spikingjelly's folder `frames_number_T_split_by_...`. `digits`, `glyphs` and `motion` need none."""
+    """Folder of the data. For events: spikingjelly's folder `frames_number_T_split_by_...`. Embedded data need none."""
     image_size: Count
     """Height and width in pixels to which every image is resized.
 

@@ -1,16 +1,16 @@
-"""Glyphs: an embedded data set of the 26 capital letters in the fonts of matplotlib, 32x32 pixels, coloured, distorted and cluttered.
+"""Glyphs: an embedded data set of the 26 capital letters in the fonts of matplotlib, coloured, distorted and cluttered, 32x32 pixels.
 
-An image is drawn from back to front: a background with a linear gradient; ellipses; parts of other letters at the border; the letter
-of the class in the middle, with an affine and a quadratic distortion; lines in front of it; noise on each value. All colours are
-random, so the letter may be darker or brighter than what is behind it.
+An image is drawn from back to front: a background with a linear gradient; ellipses; parts of other letters at the border; the
+letter of the class in the middle, with an affine and a quadratic distortion; lines in front of it; noise on each value. All colours
+are random, so the letter may be darker or brighter than what is behind it.
 
 Both splits have the same fonts and the same distributions; their samples are disjoint. The random numbers of an image are the raw
 output of Philox with a key that is made from (`SEED`, split, index). So an image depends on no other image and not on the number of
 images.
 
 Everything after the letter masks is computed with operations that IEEE 754 rounds correctly (no sines, exponentials or matrix
-products), so equal masks give equal images on every machine. The masks are rendered by the FreeType library in Pillow, and may differ
-between versions of it in the grey levels of edges; `fingerprint` covers them.
+products), so equal masks give equal images on every machine. The masks are rendered by the FreeType library in Pillow, and may
+differ between versions of it in the grey levels of edges; `fingerprint` covers them.
 """
 
 from __future__ import annotations
@@ -42,8 +42,8 @@ SEED = 0
 VERSION = 1
 """Changes with every change of the images."""
 
-# The fonts of matplotlib that have capital letters at their ASCII codes; cmsy10 has calligraphic ones. The others are symbols, or parts
-# of these fonts.
+# The fonts of matplotlib that have capital letters at their ASCII codes; cmsy10 has calligraphic ones. The others are symbols, or
+# parts of these fonts.
 FONTS = (
     *(f"DejaVuSans{style}" for style in ("", "-Bold", "-Oblique", "-BoldOblique")),
     *(f"DejaVuSansMono{style}" for style in ("", "-Bold", "-Oblique", "-BoldOblique")),
@@ -152,7 +152,7 @@ def images(split: SplitName, indices: range, *, masks: Masks, seed: int = SEED) 
 
 
 def _raw(seed: int, split: SplitName, index: int, words: int) -> NDArray[np.uint64]:
-    """Random words of an image. The raw output of Philox is the same in every version of NumPy; that of its distributions is not."""
+    """Random words of an image. The raw output of Philox is the same in every version of NumPy; distributions are not."""
     key = np.frombuffer(hashlib.sha256(repr(("glyphs", seed, split, index)).encode()).digest()[:16], dtype="<u8")
     return np.random.Philox(key=key).random_raw(_Uniforms.COUNT + words).astype("<u8")
 

@@ -3,13 +3,13 @@
 In one half of the image, upper or lower, a handwritten digit or a shape moves left or right and re-enters at the other side. In the
 other half, a shape without rotational symmetry turns clockwise or counterclockwise. The four combinations are the classes.
 
-Each object is brighter or darker than the background, with equal probability. A bright object that moves right and a dark one that moves
-left in the same places give the same events in reverse order. Since start positions and angles are uniform and the motion has
-begun long before the recording, a frame has the same distribution in every class, and so has the sum of all frames: only the order of
+Each object is brighter or darker than the background, with equal probability. A bright object that moves right and a dark one that
+moves left in the same places give the same events in reverse order. Start positions and angles are uniform, and the motion has begun
+long before the recording. So a frame has the same distribution in every class, and so has the sum of all frames: only the order of
 the frames tells the classes apart. `experiments/difficulty` measures this.
 
-The random numbers of a sample are the raw output of Philox with a key from (`SEED`, split, index), and only operations that IEEE 754
-rounds correctly are used, so samples are equal on every machine.
+The random numbers of a sample are the raw output of Philox with a key from (`SEED`, split, index), and only operations that IEEE
+754 rounds correctly are used, so samples are equal on every machine.
 """
 
 from __future__ import annotations
@@ -52,14 +52,14 @@ CONTRAST = (0.5, 1.2)
 SCALE = (0.7, 0.85)
 """Range of the image pixels per pixel of a mask."""
 SETTLING = 16
-"""Steps of a full period of the motion before the recording, which put the references of the camera where the motion leaves them."""
+"""Steps of a full period of the motion before the recording, after which references are where the motion leaves them."""
 SETTLING_TURN = 0.198912367379658
 """Tangent of half of 360 / SETTLING degrees."""
 BOX = 20
 """Height and width of a mask: 16 pixels and a border."""
 CHUNK = 64
 
-# Shapes as rectangles (top, left, bottom, right) in 16x16 pixels, inside a circle around the middle; none is symmetric under a rotation.
+# Shapes as rectangles (top, left, bottom, right) in 16x16 pixels, inside a circle around the middle; none has a rotational symmetry.
 SHAPES = (
     ((2, 4, 14, 7), (11, 4, 14, 12)),  # L
     ((2, 9, 14, 12), (11, 4, 14, 12)),  # mirrored L

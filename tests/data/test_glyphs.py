@@ -75,7 +75,7 @@ def test_equal_masks_give_the_same_bytes_on_every_machine() -> None:
 
 
 def test_the_letter_in_the_middle_is_that_of_the_class() -> None:
-    """Without the mask of D, the middle of the images of class D changes; other images change only where D was behind the letter."""
+    """Without the mask of D, the middle of the images of class D changes; others change only where D was behind the letter."""
     indices = range(26 * 8)
     changed = [glyphs.images("train", indices, masks=block_masks(without=w)) for w in (None, 3)]
     differs = (changed[0] != changed[1]).any(axis=3)[:, 12:20, 12:20].mean(axis=(1, 2))
