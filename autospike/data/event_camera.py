@@ -1,11 +1,11 @@
 """Simulated event camera: pixels that emit an event when the logarithm of their intensity has changed by a threshold.
 
-The pixel model is that of ESIM (Rebecq et al., CoRL 2018). Between two rendered images the log intensity L(t) is linear. When it
-reaches a level that is one threshold away from the reference R, the reference moves to this level and an event is emitted, unless the
-previous event is less than the refractory period ago. Non-idealities are those of v2e (Hu et al., CVPR workshops 2021): the thresholds
-of each pixel differ (mismatch), the reference leaks, which gives ON events at a constant rate, and shot noise gives events of both
-polarities. Simplifications: shot noise does not depend on the intensity and moves no reference, and the photoreceptor has no low-pass
-filter.
+The pixel model is that of ESIM (Rebecq et al., CoRL 2018). Between two rendered images the log intensity L(t) is linear. When
+it reaches a level that is one threshold away from the reference R, the reference moves to this level and an event is emitted,
+unless the previous event is less than the refractory period ago. Non-idealities are those of v2e (Hu et al., CVPR workshops
+2021): the thresholds of each pixel differ (mismatch), the reference leaks, which gives ON events at a constant rate, and shot
+noise gives events of both polarities. Simplifications: shot noise does not depend on the intensity and moves no reference, and
+the photoreceptor has no low-pass filter.
 """
 
 from __future__ import annotations

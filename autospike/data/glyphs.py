@@ -1,12 +1,12 @@
-"""Glyphs: an embedded data set of the 26 capital letters in the fonts of matplotlib, coloured, distorted and cluttered, 32x32 pixels.
+"""Glyphs: an embedded data set of the 26 capital letters in the fonts of matplotlib, coloured, distorted and cluttered.
 
-An image is drawn from back to front: a background with a linear gradient; ellipses; parts of other letters at the border; the
-letter of the class in the middle, with an affine and a quadratic distortion; lines in front of it; noise on each value. All colours
-are random, so the letter may be darker or brighter than what is behind it.
+Images have 32x32 pixels. They are drawn from back to front: a background with a linear gradient; ellipses; parts of other
+letters at the border; the letter of the class in the middle, with an affine and a quadratic distortion; lines in front of it;
+noise on each value. All colours are random, so the letter may be darker or brighter than what is behind it.
 
-Both splits have the same fonts and the same distributions; their samples are disjoint. The random numbers of an image are the raw
-output of Philox with a key that is made from (`SEED`, split, index). So an image depends on no other image and not on the number of
-images.
+Both splits have the same fonts and the same distributions; their samples are disjoint. The random numbers of an image are the
+raw output of Philox with a key that is made from (`SEED`, split, index). So an image depends on no other image and not on the
+number of images.
 
 Everything after the letter masks is computed with operations that IEEE 754 rounds correctly (no sines, exponentials or matrix
 products), so equal masks give equal images on every machine. The masks are rendered by the FreeType library in Pillow, and may

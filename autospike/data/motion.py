@@ -1,15 +1,15 @@
 """Motion: an embedded data set of moving and rotating shapes before a simulated event camera, 8 frames of 32x32 pixels.
 
-In one half of the image, upper or lower, a handwritten digit or a shape moves left or right and re-enters at the other side. In the
-other half, a shape without rotational symmetry turns clockwise or counterclockwise. The four combinations are the classes.
+In one half of the image, upper or lower, a handwritten digit or a shape moves left or right and re-enters at the other side. In
+the other half, a shape without rotational symmetry turns clockwise or counterclockwise. The four combinations are the classes.
 
-Each object is brighter or darker than the background, with equal probability. A bright object that moves right and a dark one that
-moves left in the same places give the same events in reverse order. Start positions and angles are uniform, and the motion has begun
-long before the recording. So a frame has the same distribution in every class, and so has the sum of all frames: only the order of
-the frames tells the classes apart. `experiments/difficulty` measures this.
+Each object is brighter or darker than the background, with equal probability. A bright object that moves right and a dark one
+that moves left in the same places give the same events in reverse order. Start positions and angles are uniform, and the motion
+has begun long before the recording. So a frame has the same distribution in every class, and so has the sum of all frames: only
+the order of the frames tells the classes apart. `experiments/difficulty` measures this.
 
-The random numbers of a sample are the raw output of Philox with a key from (`SEED`, split, index), and only operations that IEEE
-754 rounds correctly are used, so samples are equal on every machine.
+The random numbers of a sample are the raw output of Philox with a key from (`SEED`, split, index), and only operations that
+IEEE 754 rounds correctly are used, so samples are equal on every machine.
 """
 
 from __future__ import annotations
@@ -59,7 +59,7 @@ BOX = 20
 """Height and width of a mask: 16 pixels and a border."""
 CHUNK = 64
 
-# Shapes as rectangles (top, left, bottom, right) in 16x16 pixels, inside a circle around the middle; none has a rotational symmetry.
+# Shapes as rectangles (top, left, bottom, right) in 16x16 pixels, inside a circle; none has a rotational symmetry.
 SHAPES = (
     ((2, 4, 14, 7), (11, 4, 14, 12)),  # L
     ((2, 9, 14, 12), (11, 4, 14, 12)),  # mirrored L

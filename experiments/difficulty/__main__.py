@@ -1,7 +1,8 @@
 """`python experiments/difficulty RUN`: how hard the data of a run are, and how widely its subnets differ.
 
-RUN is the folder of `autospike train EXPERIMENT --run RUN`. Prints the test accuracy of plain classifiers, and the accuracies of 48
-random subnets that inherit the weights of the supernet, on the search split. `--plain EXPERIMENT` prints the first part without a run.
+RUN is the folder of `autospike train EXPERIMENT --run RUN`. Prints the test accuracy of plain classifiers, and the accuracies
+of 48 random subnets that inherit the weights of the supernet, on the search split. `--plain EXPERIMENT` prints the first part
+without a run.
 """
 
 import sys
