@@ -186,7 +186,7 @@ def _draw(classes: NDArray[np.int64], uniform: _Uniforms, masks: Masks) -> NDArr
             canvas, _letter(x, y, masks, (classes + shift) % len(CLASSES), _at_border(uniform), uniform), uniform(count=3)
         )
     position = (uniform(-SHIFT, SHIFT), uniform(-SHIFT, SHIFT))
-    colour = _contrasting((one + other) / 2, uniform(count=3))
+    colour = _contrasting((one + other) * np.float32(0.5), uniform(count=3))
     canvas = _over(canvas, _letter(x, y, masks, classes, position, uniform), colour)
     for _ in range(LINES):
         canvas = _over(canvas, _line(x, y, uniform), uniform(count=3))
@@ -206,7 +206,7 @@ def _contrasting(behind: Uniforms, colour: Uniforms) -> Uniforms:
 
 
 def _brightness(colour: Uniforms) -> Uniforms:
-    return (colour[:, :1] + colour[:, 1:2] + colour[:, 2:]) / 3
+    return (colour[:, :1] + colour[:, 1:2] + colour[:, 2:]) / np.float32(3)
 
 
 def _at_border(uniform: _Uniforms) -> tuple[Uniforms, Uniforms]:

@@ -246,9 +246,11 @@ class _Turning:
         return found
 
     def _at(self, angle: tuple[Plane, Plane]) -> Plane:
-        (x, y), (cos, sin) = _axes(), angle
-        x = _wrapped(x - self.column)
-        return self.contrast * _bilinear(self.masks, (cos * x + sin * y) / self.scale, (cos * y - sin * x) / self.scale)
+        columns, y = _axes()
+        x, (cos, sin) = _wrapped(columns - self.column), angle
+        u: Plane = (cos * x + sin * y) / self.scale
+        v: Plane = (cos * y - sin * x) / self.scale
+        return self.contrast * _bilinear(self.masks, u, v)
 
 
 def _simulate(scene: _Moving | _Turning, random: _Random, camera: Camera) -> NDArray[np.uint8]:
@@ -296,7 +298,8 @@ def _axes() -> tuple[Plane, Plane]:
 
 def _wrapped(x: Plane) -> Plane:
     """Move coordinates by multiples of SIZE into -SIZE/2 .. SIZE/2."""
-    return x - np.floor(x / SIZE + np.float32(0.5)) * SIZE
+    width = np.float32(SIZE)
+    return x - np.floor(x / width + np.float32(0.5)) * width
 
 
 def _bilinear(masks: Plane, u: Plane, v: Plane) -> Plane:
