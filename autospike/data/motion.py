@@ -246,11 +246,9 @@ class _Turning:
         return found
 
     def _at(self, angle: tuple[Plane, Plane]) -> Plane:
-        columns, y = _axes()
-        x, (cos, sin) = _wrapped(columns - self.column), angle
-        u: Plane = (cos * x + sin * y) / self.scale
-        v: Plane = (cos * y - sin * x) / self.scale
-        return self.contrast * _bilinear(self.masks, u, v)
+        x, y = _axes()
+        u, v = _product((_wrapped(x - self.column), y), (angle[0], -angle[1]))
+        return self.contrast * _bilinear(self.masks, u / self.scale, v / self.scale)
 
 
 def _simulate(scene: _Moving | _Turning, random: _Random, camera: Camera) -> NDArray[np.uint8]:
