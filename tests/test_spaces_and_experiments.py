@@ -45,6 +45,8 @@ PUBLISHED_MEMBERS = {
 # No network was published for their sizes.
 WITHOUT_PUBLISHED_MEMBER = {
     "spikformer_digits",
+    "spikformer_glyphs",
+    "spikformer_motion",
     "spike_driven_digits",
     "meta_spikeformer_digits",
     "qkformer_digits",

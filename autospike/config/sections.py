@@ -96,16 +96,18 @@ class NormalisationConfig(Section):
 class DataConfig(Section):
     """Data source and its splits."""
 
-    name: Literal["digits", "folder", "cifar10", "cifar100", "events"]
+    name: Literal["digits", "glyphs", "motion", "folder", "cifar10", "cifar100", "events"]
     """Data set; `autospike.data.images` implements each.
 
-    `digits` is scikit-learn's (1797 images of 8x8 pixels), `folder` a folder with one subfolder per class, `cifar10` and `cifar100`
-    are torchvision's. `events` are frames of an event camera that a spikingjelly data set (CIFAR10DVS, DVS128Gesture, HARDVS) has
-    prepared with `data_type="frame", frames_number=T`. A network with fewer time steps than frames uses the first frames; more
-    time steps than frames are an error.
+    Embedded (docs/embedded_data.md): `digits` are scikit-learn's (1797 images of 8x8 pixels), `glyphs` letters in many fonts
+    (26,000 images of 32x32 pixels), `motion` simulated event recordings of moving shapes (6,400 of 8 frames of 32x32 pixels).
+
+    `folder` is a folder with one subfolder per class, `cifar10` and `cifar100` are torchvision's. `events` are frames of an event
+    camera that a spikingjelly data set (CIFAR10DVS, DVS128Gesture, HARDVS) has prepared with `data_type="frame", frames_number=T`.
+    A network with fewer time steps than frames uses the first frames; more time steps than frames are an error.
     """
     root: DataFolder | None = None
-    """Folder of the data. For events: spikingjelly's folder `frames_number_T_split_by_...`. `digits` needs none."""
+    """Folder of the data. For events: spikingjelly's folder `frames_number_T_split_by_...`. Embedded data need none."""
     image_size: Annotated[int, Field(ge=1, le=MAX_IMAGE_SIZE)]
     """Height and width in pixels to which every image is resized.
 

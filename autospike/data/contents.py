@@ -116,6 +116,35 @@ class StoredArrays:
 
 
 @dataclass(frozen=True, kw_only=True)
+class GeneratedSamples:
+    """Samples that are computed from a seed; see `Contents`. They are known by their index, so that none has to be computed.
+
+    Attributes:
+        generator: Digest of the generator: samples with the same digest, prefix and index are equal.
+        prefix: Of the names.
+    """
+
+    generator: str
+    prefix: str
+
+    def name(self, index: int) -> str:
+        """Return the prefix and the index."""
+        return f"{self.prefix}{index}"
+
+    def size(self, index: int) -> int:
+        """Return the number of bytes of the name: nothing else is stored."""
+        return len(self.head(index))
+
+    def head(self, index: int) -> bytes:
+        """Return the name, which no other sample has."""
+        return self.name(index).encode()
+
+    def digest(self, index: int) -> str:
+        """Return the SHA-256 digest of the generator's digest and the name."""
+        return hashlib.sha256(f"{self.generator}/{self.name(index)}".encode()).hexdigest()
+
+
+@dataclass(frozen=True, kw_only=True)
 class Sample:
     """A stored sample of a split.
 

@@ -6,6 +6,8 @@ only. Splits are stratified samples that depend only on the seed, so all command
 | source                | what                                               | search split drawn from | test split              |
 |-----------------------|----------------------------------------------------|-------------------------|-------------------------|
 | `digits`              | 1,797 handwritten digits, 8x8, by scikit-learn     | the whole               | drawn from the whole    |
+| `glyphs`              | 26,000 letters, 32x32, by `autospike.data.glyphs`  | 20,800 training images  | 5,200 test images       |
+| `motion`              | 6,400 event recordings, by `autospike.data.motion` | 4,800 training samples  | 1,600 test samples      |
 | `folder`              | `root/CLASS/*.png` (see `data.folders`)            | the whole               | drawn from the whole    |
 | `folder`              | `root/train/CLASS/*`, `root/test/CLASS/*`          | `train`                 | `test`, or else `val`   |
 | `cifar10`, `cifar100` | torchvision's copy under `root`                    | the training images     | as published            |
@@ -20,6 +22,7 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from types import ModuleType
 from typing import Any, Literal
 
 import numpy as np
@@ -28,7 +31,8 @@ from PIL import Image
 from sklearn.model_selection import train_test_split
 
 from autospike.config import DataConfig
-from autospike.data.contents import Contents, StoredArrays, StoredFiles
+from autospike.data import glyphs, motion
+from autospike.data.contents import Contents, GeneratedSamples, StoredArrays, StoredFiles
 from autospike.data.events import FrameFiles, Frames, check_channels, read_frames
 from autospike.data.folders import ClassFolder, FileKind, FoundFolders, scan
 from autospike.data.pixels import RGB, WHITE, is_grey, read_image
@@ -165,6 +169,33 @@ def _digits(config: DataConfig, seed: int) -> Images:
         splits=_split_all(labels, _Pixels(arrays=pixels), config, seed, StoredArrays(arrays=pixels, prefix="")),
         protocol=_protocol(config, 1),
     )
+
+
+def _glyphs(config: DataConfig, seed: int) -> Images:
+    train, test = ((glyphs.labels(name), glyphs.Glyphs(split=name), _generated(glyphs, name)) for name in ("train", "test"))
+    return Images(
+        classes=glyphs.CLASSES,
+        channels=_channels(config, 3),
+        splits=_search_from_train(train, test, config, seed),
+        files=(glyphs.fingerprint(),),
+        protocol=_protocol(config, 3),
+    )
+
+
+def _motion(config: DataConfig, seed: int) -> Images:
+    train, test = ((motion.labels(name), motion.Motion(split=name), _generated(motion, name)) for name in ("train", "test"))
+    splits = _search_from_train(train, test, config, seed)
+    return Images(
+        classes=motion.CLASSES,
+        channels=2,
+        splits={name: replace(split, time_steps=motion.FRAMES) for name, split in splits.items()},
+        files=(motion.fingerprint(),),
+        time_steps=motion.FRAMES,
+    )
+
+
+def _generated(source: ModuleType, split: str) -> GeneratedSamples:
+    return GeneratedSamples(generator=source.fingerprint(), prefix=f"{split}/")
 
 
 def _cifar(config: DataConfig, seed: int) -> Images:
@@ -361,6 +392,8 @@ def _split(name: SplitName, indices: Sequence[int], labels: Sequence[int], read:
 
 SOURCES: dict[str, Callable[[DataConfig, int], Images]] = {
     "digits": _digits,
+    "glyphs": _glyphs,
+    "motion": _motion,
     "folder": _folder,
     "cifar10": _cifar,
     "cifar100": _cifar,

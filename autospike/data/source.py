@@ -1,4 +1,4 @@
-"""Open the data that a command line option names: a folder, an experiment, a run, or the digits."""
+"""Open the data that a command line option names: a folder, an experiment, a run, or an embedded data set."""
 
 from __future__ import annotations
 
@@ -13,12 +13,15 @@ from autospike.run_directory import Run
 # Subfolders by which torchvision's copies of CIFAR are recognised.
 CIFAR_FOLDERS = {"cifar-10-batches-py": "cifar10", "cifar-100-python": "cifar100"}
 
+# Data sets that need no files.
+EMBEDDED = ("digits", "glyphs", "motion")
+
 
 def open_images(source: str, *, image_size: int) -> Images:
     """Open a dataset with the splits of an experiment or a run, or else with the default splits by seed 0.
 
     Args:
-        source: A folder, an experiment (YAML), the folder of a run, or "digits".
+        source: A folder, an experiment (YAML), the folder of a run, or the name of an embedded data set.
         image_size: Height and width of the images.
 
     Returns:
@@ -36,12 +39,12 @@ def open_images(source: str, *, image_size: int) -> Images:
         return images
     if path.suffix in (".yaml", ".yml"):
         return _open_experiment_data(load_experiment(path), image_size)
-    if source == "digits":
-        return load_images(DataConfig(name="digits", image_size=image_size), seed=0)
+    if source in EMBEDDED:
+        return load_images(DataConfig.model_validate({"name": source, "image_size": image_size}), seed=0)
     if not path.is_dir():
         raise UserError(
             f"--data {source}: no such folder; give a folder of images (CLASS/image.png), of event frames (CLASS/frames.npz) or of "
-            "CIFAR, an experiment (YAML), a run, or digits"
+            f"CIFAR, an experiment (YAML), a run, or {' or '.join(EMBEDDED)}"
         )
     return load_images(DataConfig.model_validate({"name": _kind(path), "root": path, "image_size": image_size}), seed=0)
 

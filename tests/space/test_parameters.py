@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from builders import architectures, few
+from builders import architectures, few_examples
 from hypothesis import given
 
 from autospike.models import build_model
@@ -31,7 +31,7 @@ def test_published_networks(name: str) -> None:
     assert counted == built(p.architecture, p.num_classes, p.in_chans)
 
 
-@few
+@few_examples
 @given(architectures())
 def test_any_architecture(architecture: Architecture) -> None:
     assert count_parameters(architecture, num_classes=7, in_chans=2) == built(architecture, 7, 2)
