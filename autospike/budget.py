@@ -38,8 +38,6 @@ FIXED_SECONDS = 12.0
 MEASURED_SECONDS, FIRST_STEPS = 3.0, 2
 # Cost of a candidate in a whole generation over that among 8 candidates, which share fewer prefixes (docs/evaluation.md: 0.59).
 SHARING = 0.6
-# Two trainings side by side slow each other down by the memory bus and the clock: measured 1.1 to 1.2.
-SIDE_BY_SIDE_SLOWDOWN = 1.15
 SAMPLED_CANDIDATES = 8
 
 
@@ -171,13 +169,12 @@ class Plan:
         )
 
 
-def expected(experiment: Experiment, speed: Speed, *, side_by_side: bool, fine_tune: bool) -> Plan:
+def expected(experiment: Experiment, speed: Speed, *, fine_tune: bool) -> Plan:
     """Estimate a run as the experiment configures it.
 
     Args:
         experiment: The configuration.
         speed: Measured durations.
-        side_by_side: Whether the reference network is trained beside the supernet.
         fine_tune: Whether the selected subnet is fine-tuned.
     """
     fine_tune_epochs = experiment.fine_tuning.epochs if fine_tune else 0
@@ -185,7 +182,7 @@ def expected(experiment: Experiment, speed: Speed, *, side_by_side: bool, fine_t
         epochs=experiment.training.epochs,
         generations=experiment.search.generations,
         fine_tune_epochs=fine_tune_epochs,
-        training_s=experiment.training.epochs * _epoch_seconds(speed, side_by_side=side_by_side),
+        training_s=experiment.training.epochs * _epoch_seconds(speed),
         search_s=experiment.search.generations * speed.generation,
         fine_tuning_s=fine_tune_epochs * speed.steps_per_epoch * speed.supernet_step,
         fixed_s=FIXED_SECONDS,
@@ -193,20 +190,19 @@ def expected(experiment: Experiment, speed: Speed, *, side_by_side: bool, fine_t
     )
 
 
-def within(experiment: Experiment, speed: Speed, budget_s: float, *, side_by_side: bool, fine_tune: bool) -> Plan:
+def within(experiment: Experiment, speed: Speed, budget_s: float, *, fine_tune: bool) -> Plan:
     """Plan a run within a budget.
 
     Args:
         experiment: The configuration; its number of generations is an upper limit.
         speed: Measured durations.
         budget_s: Wall-clock time in seconds.
-        side_by_side: Whether the reference network is trained beside the supernet.
         fine_tune: Whether the selected subnet is fine-tuned.
 
     Raises:
         UserError: The budget is too small for one epoch and one generation.
     """
-    available, epoch = budget_s - FIXED_SECONDS, _epoch_seconds(speed, side_by_side=side_by_side)
+    available, epoch = budget_s - FIXED_SECONDS, _epoch_seconds(speed)
     fine_tune_epoch = speed.steps_per_epoch * speed.supernet_step
     epochs = int(available * TRAINING_SHARE / epoch)
     generations = min(experiment.search.generations, int(available * SEARCH_SHARE / speed.generation))
@@ -232,10 +228,9 @@ def within(experiment: Experiment, speed: Speed, budget_s: float, *, side_by_sid
     )
 
 
-def _epoch_seconds(speed: Speed, *, side_by_side: bool) -> float:
+def _epoch_seconds(speed: Speed) -> float:
     """Seconds of one epoch of both networks."""
-    steps = (speed.supernet_step, speed.reference_step)
-    return speed.steps_per_epoch * (max(steps) * SIDE_BY_SIDE_SLOWDOWN if side_by_side else sum(steps))
+    return speed.steps_per_epoch * (speed.supernet_step + speed.reference_step)
 
 
 @dataclass(kw_only=True)

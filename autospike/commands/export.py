@@ -9,13 +9,15 @@ from typing import Any, Literal
 from autospike import files
 from autospike.console import note, table, working
 from autospike.evaluation.setup import calibrated_subnet, held_out_batches, open_for_measurement, protocol_id
-from autospike.evaluation.trained_alone import measure_trained_alone, read_measurement
-from autospike.export import final_measurement, write_run_model
+from autospike.evaluation.trained_alone import read_measurement
+from autospike.export import complete_report, final_measurement, write_report, write_run_model
+from autospike.lock import locked
 from autospike.measurement import Evaluation
 from autospike.models.contract import SpikingModel
 from autospike.report import comparison
 from autospike.run_directory import Run
-from autospike.search.selection import archived_evaluations, pick
+from autospike.search.archive import Archive
+from autospike.search.selection import pick_archived
 from autospike.space.architecture import Architecture
 from autospike.space.search_space import SearchSpace
 from autospike.training.retraining import fine_tuned
@@ -38,20 +40,29 @@ def export(run: Run, out: Path) -> None:
     """
     setup, config = open_for_measurement(run), run.experiment.export
     protocol = protocol_id(setup, run.supernet)
-    evaluations = archived_evaluations(run, protocol)
-    selected = pick(evaluations, config.pick, min_accuracy=config.min_accuracy, tolerance=config.tolerance)
-    fine_tuning = _fine_tuning(run, setup, selected.measurement.architecture)
+    (selected,) = pick_archived(run, protocol, [config.pick], lambda damage: note(f"export: {damage}"))
+    architecture = selected.measurement.architecture
+    fine_tuning = _fine_tuning(run, setup, architecture)
     provenance = _provenance(run, protocol, fine_tuning)
-    if _is_exported(out, selected, provenance):
+    report = complete_report(out, {"architecture_id": architecture.id, "provenance": provenance})
+    if report is not None:
         note(f"export: {out} already holds this subnet")
     else:
-        architecture_id = selected.measurement.architecture.id
-        with working(f"measure {architecture_id} and the reference network on the test split"):
+        files.check_writable(out, "--out")
+        with locked(out, "autospike export"), working(f"measure {architecture.id} and the reference network on the test split"):
             report = _write_and_measure(run, setup, selected, fine_tuning, out)
-            report["supernet"] = _supernet_quality(run, setup, evaluations)
-            files.write_json(out / "report.json", {**report, "provenance": provenance})
-        run.log("exported", architecture_id=architecture_id, folder=str(out))
-    _show(files.read_json(out / "report.json"), out)
+            report |= {"supernet": _supernet_quality(run, setup, protocol), "provenance": provenance}
+            write_report(out, report)
+        _log(run, "exported", architecture_id=architecture.id, folder=str(out))
+    _show(report, out)
+
+
+def _log(run: Run, event: str, **details: object) -> None:
+    """Log an event of a run, or print it if the run is only read."""
+    if run.is_writable:
+        run.log(event, **details)
+    else:
+        note(f"export: {event} ({', '.join(f'{k} {v}' for k, v in details.items())}); not in the log, {run.folder} is read-only")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -87,20 +98,12 @@ def _provenance(run: Run, protocol: str, fine_tuning: _FineTuning | None) -> dic
     }
 
 
-def _is_exported(out: Path, selected: Evaluation, provenance: dict[str, Any]) -> bool:
-    path = out / "report.json"
-    report = files.read_json(path) if path.exists() else None
-    same = {"architecture_id": selected.measurement.architecture.id, "provenance": provenance}
-    return isinstance(report, dict) and all(report.get(key) == value for key, value in same.items())
-
-
 def _write_and_measure(run: Run, setup: Setup, selected: Evaluation, fine_tuning: _FineTuning | None, out: Path) -> dict[str, Any]:
     """Write the subnet, then open the test split, and measure the subnet and the reference network.
 
     Returns:
         The report without its provenance. The caller writes it, as the last file of the export.
     """
-    (out / "report.json").unlink(missing_ok=True)  # an export is complete if it has a report
     measurement, reference = selected.measurement, run.experiment.baseline_architecture
     accuracies: dict[Weights, float] = {"inherited": measurement.accuracy}
     models: dict[Weights, SpikingModel] = {"inherited": _inherited(run, setup, measurement.architecture)}
@@ -109,9 +112,10 @@ def _write_and_measure(run: Run, setup: Setup, selected: Evaluation, fine_tuning
         models["fine-tuned"] = _trained_alone(setup, measurement.architecture, fine_tuning.folder)
     weights = max(accuracies, key=lambda way: accuracies[way])  # the inherited ones if both are equal
     reference_model = _trained_alone(setup, reference, run.baseline) if reference else None
+    (out / "report.json").unlink(missing_ok=True)
     write_run_model(setup, models[weights], out)
 
-    run.log("test split opened", images=len(setup.images.splits["test"]))
+    _log(run, "test split opened", images=len(setup.images.splits["test"]))
     test = held_out_batches(setup)
     measured = {way: final_measurement(run, model, test) for way, model in models.items()}
     return {
@@ -138,14 +142,18 @@ def _summary(measured: dict[str, Any], *, search_accuracy: float) -> dict[str, A
     return {"search_accuracy": search_accuracy, **{name: measured[name] for name in fields}}
 
 
-def _supernet_quality(run: Run, setup: Setup, evaluations: list[Evaluation]) -> dict[str, Any] | None:
+def _supernet_quality(run: Run, setup: Setup, protocol: str) -> dict[str, Any] | None:
     """Accuracy of the largest subnet with inherited weights and of the reference network, both on the search split."""
     largest, architecture = run.experiment.search_space.largest(), run.experiment.baseline_architecture
-    found = next((e.measurement for e in evaluations if e.measurement.architecture == largest), None)
-    if found is None or not found.correct_mask or architecture is None:
+    archive = Archive(run.existing_archive(), protocol, run.experiment.search.energy_convention, read_only=True)
+    try:
+        found = archive.get(largest)
+    finally:
+        archive.close()
+    reference = read_measurement(setup, run.baseline) if architecture else None
+    if found is None or not found.measurement.correct_mask or reference is None:
         return None
-    reference = measure_trained_alone(run, setup, architecture, run.baseline)
-    return comparison.supernet_quality(found, reference, same_architecture=largest == architecture)
+    return comparison.supernet_quality(found.measurement, reference, same_architecture=largest == architecture)
 
 
 def _show(report: dict[str, Any], out: Path) -> None:

@@ -8,7 +8,7 @@ from autospike.console import note
 from autospike.evaluation.setup import open_for_measurement, protocol_id
 from autospike.evaluation.trained_alone import measure_trained_alone
 from autospike.run_directory import Run
-from autospike.search.selection import archived_evaluations, pick
+from autospike.search.selection import pick_archived
 from autospike.training.retraining import fine_tuned, train_retrained
 from autospike.training.setup import threads_of_torch
 
@@ -26,9 +26,10 @@ def fine_tune(run: Run) -> None:
         Interrupted: By a signal, after a checkpoint.
     """
     threads = torch.get_num_threads()
-    setup, config = open_for_measurement(run), run.experiment.export
-    evaluations = archived_evaluations(run, protocol_id(setup, run.supernet))
-    selected = pick(evaluations, config.pick, min_accuracy=config.min_accuracy, tolerance=config.tolerance).measurement
+    setup = open_for_measurement(run)
+    picks = [run.experiment.export.pick]
+    (evaluation,) = pick_archived(run, protocol_id(setup, run.supernet), picks, lambda damage: note(f"fine-tune: {damage}"))
+    selected = evaluation.measurement
     network = fine_tuned(run, selected.architecture, seed=0)
     network.check_recipe()
     with threads_of_torch(run.experiment.threads or threads):

@@ -9,10 +9,9 @@ from autospike.budget import Clock, Plan, Speed, expected, measure_speed, measur
 from autospike.console import note, working
 from autospike.evaluation.setup import open_for_measurement, protocol_id
 from autospike.run_directory import Run
-from autospike.search.selection import archived_evaluations, pick
+from autospike.search.selection import pick_archived
 from autospike.space.search_space import SearchSpace
-from autospike.training.setup import Setup, open_experiment, training_batches
-from autospike.training.side_process import can_train_side_by_side
+from autospike.training.setup import open_experiment, training_batches
 
 # Time of measuring one network by itself, on a split of the same size, over that of a candidate in a population. Measured: 3 to 6.
 ALONE = 6.0
@@ -31,8 +30,8 @@ def estimate(run: Run, *, fine_tune: bool) -> Plan:
     Raises:
         UserError: The data cannot be opened.
     """
-    setup, speed = _measured(run)
-    plan = expected(run.experiment, speed, side_by_side=can_train_side_by_side(setup), fine_tune=fine_tune)
+    speed = _measured(run)
+    plan = expected(run.experiment, speed, fine_tune=fine_tune)
     note(plan.text())
     return plan
 
@@ -52,9 +51,9 @@ def fit(run: Run, budget_s: float, *, fine_tune: bool) -> Clock:
         UserError: The data cannot be opened, or the budget is too small.
     """
     started = time.monotonic()
-    setup, speed = _measured(run)
+    speed = _measured(run)
     left_s = budget_s - (time.monotonic() - started)
-    plan = within(run.experiment, speed, left_s, side_by_side=can_train_side_by_side(setup), fine_tune=fine_tune)
+    plan = within(run.experiment, speed, left_s, fine_tune=fine_tune)
     note(plan.text())
     return Clock(path=run.folder / "plan.json", budget_s=budget_s, plan=plan, started=started)
 
@@ -70,9 +69,9 @@ def fit_fine_tuning(run: Run, clock: Clock) -> Run:
         The run with these epochs.
     """
     if clock.fine_tune_epochs is None:
-        setup, config = open_for_measurement(run), run.experiment.export
-        evaluations = archived_evaluations(run, protocol_id(setup, run.supernet))
-        selected = pick(evaluations, config.pick, min_accuracy=config.min_accuracy, tolerance=config.tolerance).measurement
+        setup = open_for_measurement(run)
+        (evaluation,) = pick_archived(run, protocol_id(setup, run.supernet), [run.experiment.export.pick], note)
+        selected = evaluation.measurement
         with working("measure the speed of the selected subnet"):
             step_s = measured_step(replace(setup, experiment=run.experiment), SearchSpace.of(selected.architecture))
         images = len(setup.images.splits["test"]) + selected.images
@@ -83,7 +82,6 @@ def fit_fine_tuning(run: Run, clock: Clock) -> Run:
     return Run(folder=run.folder, experiment=run.experiment.model_copy(update={"retrain": retrain}))
 
 
-def _measured(run: Run) -> tuple[Setup, Speed]:
+def _measured(run: Run) -> Speed:
     with working("measure the speed of training and search on this machine"):
-        setup = open_experiment(run.experiment)
-        return setup, measure_speed(setup)
+        return measure_speed(open_experiment(run.experiment))

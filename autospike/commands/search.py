@@ -9,10 +9,16 @@ from dataclasses import dataclass, field
 from itertools import pairwise
 
 from autospike.console import note, progress
-from autospike.evaluation.setup import create_executor, open_for_measurement, population_evaluator, protocol_id
+from autospike.evaluation.setup import (
+    create_executor,
+    measuring_device_type,
+    open_for_measurement,
+    population_evaluator,
+    protocol_id,
+)
 from autospike.evaluation.trained_alone import measure_trained_alone
 from autospike.execution.executor import Executor
-from autospike.measurement import Evaluation
+from autospike.kernels.build import missing_reason
 from autospike.run_directory import Run
 from autospike.search.archive import Archive
 from autospike.search.evolution import Search
@@ -34,18 +40,24 @@ def search(run: Run, *, timeout_s: float | None = None) -> int:
     """
     setup, config = open_for_measurement(run), run.experiment.search
     with ExitStack() as stack:
+        stack.enter_context(run.locked("search"))
+        _report_missing_kernels(setup)
         executor = create_executor(run, setup)
         stack.callback(executor.close)
-        archive = Archive(run.archive, protocol_id(setup, run.supernet), config.energy_convention)
-        stack.callback(archive.close)
-        run.save()
         reference = run.experiment.baseline_architecture
         if reference is not None:
             measure_trained_alone(run, setup, reference, run.baseline)
-        before = len(archive.all())
+        archive = Archive(run.archive, protocol_id(setup, run.supernet), config.energy_convention)
+        stack.callback(archive.close)
+        run.save()
+        damage = archive.discard_damaged()
+        if damage is not None:
+            note(f"search: {damage}")
+            run.log("archive damaged", what=damage)
+        before = archive.count()
         run.log("search started", algorithm=config.algorithm, archived=before, executor=run.experiment.execution.executor)
         proposed, generations = _search(run, setup, executor, archive, _TimeLimit(seconds=timeout_s))
-        now = len(archive.all()) - before
+        now = archive.count() - before
     run.log("search finished", algorithm=config.algorithm, candidates=proposed, measured_now=now)
     note(f"search: {proposed} candidates proposed; {now} measured now with by-products, {before} in the archive before")
     return generations
@@ -72,16 +84,25 @@ class _TimeLimit:
         return self.seconds is not None and self.moments[-1] - self.started + longest > self.seconds
 
 
+def _report_missing_kernels(setup: Setup) -> None:
+    reason = missing_reason() if measuring_device_type(setup) == "cpu" else None
+    if reason is not None:
+        note(
+            f"search: the C kernels are missing ({reason}); candidates are measured by operations of torch, several times slower, "
+            "under a protocol of their own"
+        )
+
+
 def _search(run: Run, setup: Setup, executor: Executor, archive: Archive, should_stop: Callable[[], bool]) -> tuple[int, int]:
     """Run the search; returns the numbers of proposed candidates and of finished generations."""
     config, reference = run.experiment.search, run.experiment.baseline_architecture
-    evaluated: list[Evaluation] = []
+    fitness: list[float] = []  # of each proposed candidate, and of finished generations the greatest for all
     with progress(f"search {config.algorithm}", total=config.population * config.generations) as bar:
 
         def show(done: int, of: int) -> None:
             """Update the bar by the finished shards of a generation."""
-            best = f", F_AEB {max(e.f_aeb for e in evaluated):.3f}" if evaluated else ""
-            bar(len(evaluated) + config.population * done // of, f"gen {len(evaluated) // config.population}{best}")
+            best = f", F_AEB {max(fitness):.3f}" if fitness else ""
+            bar(len(fitness) + config.population * done // of, f"gen {len(fitness) // config.population}{best}")
 
         generations = Search(
             space=run.experiment.search_space,
@@ -90,8 +111,9 @@ def _search(run: Run, setup: Setup, executor: Executor, archive: Archive, should
             archive=archive,
             config=config,
             seed=run.experiment.seed,
-            on_evaluation=evaluated.append,
+            on_evaluation=lambda evaluation: fitness.append(evaluation.f_aeb),
             should_stop=should_stop,
+            on_resume=lambda proposed, best: fitness.extend([best] * proposed),
         ).run()
         show(0, 1)  # candidates from the archive have no shards
-    return len(evaluated), generations
+    return len(fitness), generations

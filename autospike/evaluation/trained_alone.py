@@ -10,6 +10,9 @@ from pathlib import Path
 from typing import Any
 
 from autospike import files
+from autospike.energy.conventions import energy
+from autospike.energy.counts import from_rows
+from autospike.errors import UserError
 from autospike.evaluation.setup import population_evaluator, protocol_id, trie_evaluator
 from autospike.execution.executor import Serial
 from autospike.report.record import record
@@ -52,11 +55,16 @@ def read_measurement(setup: Setup, folder: Path) -> dict[str, Any] | None:
         folder: The folder of the checkpoints.
 
     Returns:
-        The measurement, or None if there is none under the current protocol, or only one of an older version.
+        The measurement, or None if there is none under the current protocol, or only a damaged one or one of an older version.
     """
-    found = files.read_json(_path(folder)) if _path(folder).exists() else None
-    current = isinstance(found, dict) and found.get("protocol_id") == protocol_id(setup, folder) and "correct_mask" in found
-    return found if current else None
+    try:
+        found: dict[str, Any] = files.read_json(_path(folder))
+        energy(from_rows(found["layers"]))
+        mask = bytes.fromhex(found["correct_mask"])
+        sound = isinstance(found["search_accuracy"], float) and len(mask) == (found["search_images"] + 7) // 8
+    except (UserError, AttributeError, KeyError, TypeError, ValueError):  # missing or damaged
+        return None
+    return found if sound and found["protocol_id"] == protocol_id(setup, folder) else None
 
 
 def _path(folder: Path) -> Path:
