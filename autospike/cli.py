@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
+import time
 from contextlib import nullcontext
 from enum import StrEnum
 from pathlib import Path
@@ -16,6 +17,8 @@ from rich.text import Text
 from autospike.errors import Interrupted, UserError, one_line
 from autospike.process import interruptible, prepare_process, world_size
 from autospike.space.limits import MAX_EMBED_DIM, MAX_TIME_STEPS
+
+STARTED = time.monotonic()  # before torch is imported
 
 INTERRUPTED = 130  # typer's exit code for Ctrl-C
 INTERRUPTION = "interrupted; run the same command again to resume"
@@ -319,7 +322,7 @@ def run_all(
     chosen = [*(overrides or []), *where, *reference, *_starting(start_from)]
     started = Run.start(experiment, run, [*chosen, *(clock.overrides() if clock else [])])
     if clock is None and budget_s is not None:
-        clock = fit(started, budget_s, fine_tune=not no_fine_tune)
+        clock = fit(started, budget_s, fine_tune=not no_fine_tune, begun=STARTED)
         started = Run.start(experiment, run, [*chosen, *clock.overrides()])
     elif not started.has_checkpoint:
         estimate(started, fine_tune=not no_fine_tune)

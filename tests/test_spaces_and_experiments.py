@@ -76,7 +76,9 @@ def test_every_family_has_a_space() -> None:
 @pytest.mark.parametrize("path", EXPERIMENTS, ids=lambda path: path.stem)
 def test_an_experiment_loads_and_its_reference_network_is_in_its_space(path: Path) -> None:
     experiment = load_experiment(path)
-    assert experiment.search_space.contains(experiment.baseline_architecture)
+    reference = experiment.baseline_architecture
+    assert reference is not None
+    assert experiment.search_space.contains(reference)
 
 
 def test_every_family_has_recipes_for_images_and_for_digits() -> None:

@@ -36,13 +36,14 @@ def estimate(run: Run, *, fine_tune: bool) -> Plan:
     return plan
 
 
-def fit(run: Run, budget_s: float, *, fine_tune: bool) -> Clock:
+def fit(run: Run, budget_s: float, *, fine_tune: bool, begun: float) -> Clock:
     """Plan a run within a budget, and print the plan.
 
     Args:
         run: The run, which has not started. Nothing is written.
-        budget_s: Wall-clock time in seconds, from now.
+        budget_s: Wall-clock time in seconds.
         fine_tune: Whether the selected subnet is fine-tuned.
+        begun: When the budget began, by `time.monotonic`.
 
     Returns:
         The clock of the run.
@@ -50,12 +51,11 @@ def fit(run: Run, budget_s: float, *, fine_tune: bool) -> Clock:
     Raises:
         UserError: The data cannot be opened, or the budget is too small.
     """
-    started = time.monotonic()
     speed = _measured(run)
-    left_s = budget_s - (time.monotonic() - started)
+    left_s = budget_s - (time.monotonic() - begun)
     plan = within(run.experiment, speed, left_s, fine_tune=fine_tune)
     note(plan.text())
-    return Clock(path=run.folder / "plan.json", budget_s=budget_s, plan=plan, started=started)
+    return Clock(path=run.folder / "plan.json", budget_s=budget_s, plan=plan, started=begun)
 
 
 def fit_fine_tuning(run: Run, clock: Clock) -> Run:

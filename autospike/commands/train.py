@@ -9,9 +9,11 @@ from pathlib import Path
 
 from autospike.config import NormalisationConfig, with_normalisation
 from autospike.console import note
+from autospike.data import overview
 from autospike.run_directory import Run
 from autospike.space.search_space import SearchSpace
 from autospike.training.distillation import load_teacher
+from autospike.training.distributed import ALONE
 from autospike.training.initialisation import NetworkOfRun, SourceNetwork, initialise_from, read_network
 from autospike.training.setup import Setup, build_supernet, open_run, training_batches
 from autospike.training.trainer import train_network
@@ -96,5 +98,7 @@ def _check(run: Run, setup: Setup) -> None:
 
 
 def _save(run: Run, setup: Setup) -> None:
+    """Print the data, and write the experiment, the list of the samples and a picture of a batch into the folder of the run."""
     run.save_data(setup.images.fingerprint)
     run.save()
+    overview.record(setup.images, training_batches(replace(setup, ranks=ALONE)), run.folder / "data")

@@ -112,7 +112,7 @@ def _read(source: Path, network: NetworkOfRun) -> SourceNetwork:
         architecture = Architecture.from_dict(files.read_json(source / "architecture.json"), source=str(source))
         parameters = _read_tensors(source / "model.safetensors")
         return SourceNetwork(family=architecture.family, parameters=parameters, normalisation=_exported_normalisation(source))
-    if (source / "supernet").is_dir():
+    if (source / network).is_dir():
         record = Checkpoints(folder=source / network).record
         if record is None or not record.finished:
             raise UserError(f"training.start_from: {source / network}: its training has not finished; finish it first")

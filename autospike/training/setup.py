@@ -10,7 +10,6 @@ from pathlib import Path
 import torch
 
 from autospike.config import Experiment
-from autospike.data import overview
 from autospike.data.batches import TrainingBatches
 from autospike.data.images import Images, load_images
 from autospike.data.preparation import DEFAULT_PREPARATION, ImagePreparation
@@ -60,8 +59,6 @@ class Setup:
 def open_run(run: Run) -> Setup:
     """Open the data of a run, and check that they are those that the run was trained on.
 
-    The first rank prints a summary of the data, and writes their list and a picture into the folder of the run.
-
     Args:
         run: The run.
 
@@ -73,8 +70,6 @@ def open_run(run: Run) -> Setup:
     """
     setup = open_experiment(run.experiment)
     run.check_data(setup.images.fingerprint)
-    if setup.ranks.first:
-        overview.record(setup.images, training_batches(replace(setup, ranks=ALONE)), run.folder / "data")
     return setup
 
 
