@@ -237,4 +237,4 @@ def by_head(x: Tensor, num_heads: int) -> Tensor:
 
 def _dilated(x: Tensor) -> Tensor:
     """Max-pool 3x3 over the last two dimensions, keeping their size."""
-    return F.max_pool2d(x.flatten(0, 2), kernel_size=3, stride=1, padding=1).view(x.shape)
+    return F.max_pool2d(x.flatten(0, 1), kernel_size=3, stride=1, padding=1).view(x.shape)
