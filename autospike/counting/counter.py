@@ -62,10 +62,14 @@ class Counter:
         free: Number of calls that no convention counts, by reason.
         unknown: Number of calls without a rule, by layer and operator.
         images: Number of images that were counted.
+        neurons: Classes of layers of neurons, in addition to those of this package and of spikingjelly.
+        thresholds: Modules that compare values with a threshold outside neurons, with their class.
     """
 
     strict: bool = True
     fully_covered: bool = False
+    neurons: tuple[type[nn.Module], ...] = ()
+    thresholds: dict[str, str] = field(default_factory=dict)
     accumulators: dict[str, list[OperationAccumulator]] = field(default_factory=dict)
     free: Frequencies[str] = field(default_factory=Frequencies)
     unknown: Frequencies[str] = field(default_factory=Frequencies)
@@ -153,9 +157,11 @@ class Counter:
             after_neurons=after_neurons,
             add=lambda accumulator: self._add(accumulator.layer, [accumulator]),
             reads_image=lambda layer: self.accumulators[layer][0].reads == "image" if layer in self.accumulators else None,
+            neurons=self.neurons,
         )
         with check.active():
             yield
         self.fully_covered = not check.counted
         self.free |= check.free
         self.unknown |= check.unknown
+        self.thresholds |= check.thresholds

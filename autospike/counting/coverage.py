@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter as Frequencies
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -14,19 +14,25 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.modules.conv import _ConvNd
 from torch.nn.modules.module import register_module_forward_pre_hook
-from torch.utils._python_dispatch import TorchDispatchMode
+from torch.overrides import TorchFunctionMode
+from torch.utils._python_dispatch import TorchDispatchMode, _disable_current_modes
+from torch.utils._pytree import tree_leaves
 
 from autospike.counting.accumulator import OperationAccumulator
 from autospike.counting.layer_rules import LAYER_RULES
+from autospike.counting.neuron_rules import NEURON_RULES
 from autospike.counting.operator_rules import (
     FREE_REASONS,
     OPERATOR_RULES,
     BatchContext,
+    count_einsum,
     free_reason,
+    image_operand,
     is_composite,
     is_constant_over_time,
     operator_name,
 )
+from autospike.counting.provenance import unit_of
 from autospike.nn.max_pool import TimewiseMaxPool
 from autospike.nn.neuron import LIF
 
@@ -36,11 +42,26 @@ NEURON_LAYERS: tuple[type[nn.Module], ...] = (
     *(kind for kind in vars(neuron).values() if isinstance(kind, type) and issubclass(kind, nn.Module)),
 )
 NEURONS = "neurons"
-# Layers whose operators no convention counts, with the reason.
-FREE_LAYERS: dict[tuple[type[nn.Module], ...], str] = {
-    NEURON_LAYERS: NEURONS,
-    (_BatchNorm,): "normalisation, which folds into weights",
-}
+NORMALISATION = "normalisation, which folds into weights"
+# Inside neurons of other code, element-wise operators are free. These are not: products with weights, and statistics of the input.
+COUNTED_IN_NEURONS = frozenset(
+    [
+        "mm",
+        "bmm",
+        "mv",
+        "addmm",
+        "baddbmm",
+        "convolution",
+        "native_batch_norm",
+        "cudnn_batch_norm",
+        "miopen_batch_norm",
+        "_native_batch_norm_legit",
+        "native_layer_norm",
+        "native_group_norm",
+    ]
+)
+# Operators that make spikes of real values.
+THRESHOLDS = frozenset(("ge", "gt", "le", "lt", "heaviside", "sign"))
 
 
 class UnknownOperationError(RuntimeError):
@@ -63,34 +84,50 @@ def unnumbered(name: str) -> str:
     return name.partition("#")[0]
 
 
+def _normalises_by_input(module: nn.Module) -> bool:
+    """Whether batch normalisation uses statistics of its input."""
+    return module.training or getattr(module, "running_mean", None) is None
+
+
 @dataclass(frozen=True, kw_only=True)
 class _ModuleInfo:
     """What the check knows of a module of the model.
 
     Attributes:
         name: Its path in the network.
+        kind: The name of its class.
         covered: Whether its operators are counted by a rule of the layer, or free.
+        neurons: Whether it is a layer of neurons of other code, whose weights are counted.
         free: Why its operators are free, if they are.
         weighted: Whether it is a linear layer or a convolution.
         max_pool: Whether it is a max-pooling of this package.
+        encoder: Whether it encodes values as spikes.
     """
 
     name: str
+    kind: str
     covered: bool
+    neurons: bool
     free: str | None
     weighted: bool
     max_pool: bool
+    encoder: bool
 
     @classmethod
-    def of(cls, name: str, module: nn.Module) -> _ModuleInfo:
-        free = next((reason for kinds, reason in FREE_LAYERS.items() if isinstance(module, kinds)), None)
-        covered = free is not None or type(module) in LAYER_RULES
+    def of(cls, name: str, module: nn.Module, neurons: tuple[type[nn.Module], ...]) -> _ModuleInfo:
+        """Describe a module; normalisation with statistics of its input does not fold and is not free."""
+        is_neurons = isinstance(module, (*NEURON_LAYERS, *neurons))
+        folds = isinstance(module, _BatchNorm) and not _normalises_by_input(module)
+        free = NEURONS if is_neurons else NORMALISATION if folds else None
         return cls(
             name=name,
-            covered=covered,
+            kind=type(module).__name__,
+            covered=free is not None or type(module) in LAYER_RULES,
+            neurons=is_neurons and not isinstance(module, LIF),
             free=free,
             weighted=isinstance(module, nn.Linear | _ConvNd),
             max_pool=isinstance(module, TimewiseMaxPool),
+            encoder=type(module).__module__.startswith("spikingjelly.activation_based.encoding"),
         )
 
 
@@ -133,11 +170,13 @@ class OperatorCoverageCheck(TorchDispatchMode):
         after_neurons: Whether the model is a segment of a network in which neurons fire before it.
         add: Called with what each operator counts.
         reads_image: Returns whether a layer of an earlier batch reads a still image, or None for a new layer.
+        neurons: Classes of layers of neurons, in addition to those of this package and of spikingjelly.
 
     Attributes:
         counted: Whether an operator was counted.
         free: Number of free calls by reason.
         unknown: Number of calls without a rule, by layer and operator.
+        thresholds: Modules that compare values of the batch with a threshold outside neurons, with their class.
     """
 
     def __init__(
@@ -149,15 +188,19 @@ class OperatorCoverageCheck(TorchDispatchMode):
         after_neurons: bool,
         add: Callable[[OperationAccumulator], None],
         reads_image: Callable[[str], bool | None],
+        neurons: Collection[type[nn.Module]] = (),
     ) -> None:
         super().__init__()
         self.counted = False
+        self.thresholds: dict[str, str] = {}
         self.free, self.unknown = Frequencies[str](), Frequencies[str]()
         self._batch, self._strict, self._after_neurons = batch, strict, after_neurons
         self._add, self._reads_image = add, reads_image
-        self._infos = {module: _ModuleInfo.of(name, module) for name, module in modules.items()}
+        self._infos = {module: _ModuleInfo.of(name, module, tuple(neurons)) for name, module in modules.items()}
         self._path = [next(iter(self._infos.values()))]  # starts with the model: a caller may call its methods instead of itself
-        self._covered_depth = 0
+        self._covered_depth, self._neuron_depth = 0, 0
+        # The storage of a weight that the model replaces must not be used again for other values while its address is known.
+        self._weights = [x for module in self._infos for x in (*module.parameters(recurse=False), *module.buffers(recurse=False))]
         self._image_readers, self._calls = _StillImageReaders(), Frequencies[str]()
 
     @property
@@ -182,6 +225,7 @@ class OperatorCoverageCheck(TorchDispatchMode):
             stack.callback(register_module_forward_pre_hook(self._enter).remove)  # global: runs before hooks of the module
             for module in self._infos:
                 stack.callback(module.register_forward_hook(self._leave, always_call=True).remove)  # runs after them
+            stack.enter_context(_EinsumMode(self))
             stack.enter_context(self)
             yield
 
@@ -189,35 +233,90 @@ class OperatorCoverageCheck(TorchDispatchMode):
         """Forward pre-hook: push the module on the path."""
         info = self._infos.get(module)
         if info:
+            if info.free == NORMALISATION and _normalises_by_input(module):  # the model switched it to training
+                info = replace(info, covered=False, free=None)
+            if info is self._path[0]:
+                self._batch.provenance.set_batch([x for x in tree_leaves(args) if not self._batch.is_parameter(x)])
             self._path.append(info)
-            self._covered_depth += info.covered
             norms = (self._infos[x] for x in args if isinstance(x, _BatchNorm) and x in self._infos)
             for inside in (info, *norms):  # neurons may run the normalisation that they are given as an argument
                 if inside.free:
                     self.free[inside.free] += 1
+            rule = NEURON_RULES.get(type(module))
+            if rule and not self._covered_depth:
+                with _disable_current_modes():
+                    self._add_counted(rule(numbered(info.name, self._calls), self._batch, module, args[0]), args[0])
+            self._covered_depth += info.covered
+            self._neuron_depth += info.neurons and not rule
 
-    def _leave(self, _module: nn.Module, _args: Any, _result: Any) -> None:
-        """Forward hook: pop the module from the path."""
-        self._covered_depth -= self._path.pop().covered
+    def _leave(self, module: nn.Module, _args: Any, result: Any) -> None:
+        """Forward hook: pop the module from the path, and record what it returns as values of the batch."""
+        info = self._path.pop()
+        if info.covered and result is not None:
+            made = next((x for x in tree_leaves(result) if isinstance(x, Tensor)), None)
+            with _disable_current_modes():
+                scale = unit_of(made) if info.neurons and made is not None else 1.0
+                self._batch.provenance.set_batch(result, scale)
+        self._covered_depth -= info.covered
+        self._neuron_depth -= info.neurons and type(module) not in NEURON_RULES
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
-        if self._covered_depth:
-            return func(*args, **kwargs)
+        if self._covered_depth and not self._neuron_depth:
+            result = func(*args, **kwargs)
+            self._batch.provenance.set_batch(result)
+            return result
         name = operator_name(func)
         if name not in OPERATOR_RULES and name not in FREE_REASONS and is_composite(func):
             with self:  # inference mode does not decompose composite operators before they arrive here
                 return func.decompose(*args, **kwargs)
-        self._check(name, args, kwargs)  # before the operator runs: it may overwrite its input
-        return func(*args, **kwargs)
+        if not self._covered_depth or name in COUNTED_IN_NEURONS:
+            self._check(name, args, kwargs)  # before the operator runs: it may overwrite its input
+        result = func(*args, **kwargs)
+        self._batch.provenance.record(name, args, result, is_weight=self._batch.is_weight)
+        return result
+
+    def count_einsum(self, equation: str, a: Tensor, b: Tensor) -> bool:
+        """Count `torch.einsum` of weights and values by its labels, and return whether that was possible.
+
+        Args:
+            equation: The equation.
+            a: The first operand.
+            b: The second operand.
+        """
+        if (self._covered_depth and not self._neuron_depth) or self._batch.is_weight(a) == self._batch.is_weight(b):
+            return False
+        with _disable_current_modes():
+            found = count_einsum(self._batch, self._layer_name("einsum"), equation, a, b)
+            if found is None:
+                return False
+            self._add_counted(found, b if self._batch.is_weight(a) else a)
+        return True
+
+    @contextmanager
+    def covering(self) -> Iterator[None]:
+        """Treat operators inside the block as counted.
+
+        Yields:
+            Nothing.
+        """
+        self._covered_depth, depth = self._covered_depth + 1, self._neuron_depth
+        self._neuron_depth = 0
+        try:
+            yield
+        finally:
+            self._covered_depth -= 1
+            self._neuron_depth = depth
 
     def _check(self, operator: str, args: Any, kwargs: Any) -> None:
         """Count an operator, or record that it is free or unknown."""
+        inside = self._path[-1]
+        if operator in THRESHOLDS and not inside.encoder and not self._batch.is_weight(args[0]):
+            self.thresholds[inside.name] = inside.kind
         rule = OPERATOR_RULES.get(operator)
         found = rule(self._batch, self._layer_name(operator), *args, **kwargs) if rule else None
         if found is not None:
-            self.counted = True
-            self._add(self._without_image_operands(found, args))
+            self._add_counted(found, image_operand(self._batch, operator, args))
             return
         reason = free_reason(operator, self._batch, args)
         if reason is None:
@@ -225,20 +324,27 @@ class OperatorCoverageCheck(TorchDispatchMode):
         else:
             self.free[reason] += 1
 
+    def _add_counted(self, found: OperationAccumulator, x: Tensor | None) -> None:
+        """Add what an operator or a layer of neurons counted.
+
+        An operation that reads a still image is real, whatever the values are.
+
+        Args:
+            found: What was counted.
+            x: The input that may be a still image.
+        """
+        self.counted = True
+        reads_image = self._reads_image(found.layer)
+        if reads_image is None and x is not None:
+            fired = self._after_neurons or self.free[NEURONS] > 0
+            reads_image = self._image_readers.reads_image(found.layer, x, time_steps=found.time_steps, neurons_fired=fired)
+        self._add(replace(found, operands=(), reads="image") if reads_image else found)
+
     def _layer_name(self, operator: str) -> str:
         """The path of the innermost module, followed by the operator unless the module is that operator, and by the call number."""
         inside = self._path[-1]
         name = inside.name if inside.name and inside.weighted else f"{inside.name}.{operator}".lstrip(".")
         return numbered(name, self._calls)
-
-    def _without_image_operands(self, found: OperationAccumulator, args: Any) -> OperationAccumulator:
-        """Mark an operation that reads a still image: it is real, whatever the values are."""
-        x = next((x for x in args if isinstance(x, Tensor) and not self._batch.is_weight(x)), None)
-        reads_image = self._reads_image(found.layer)
-        if reads_image is None and x is not None:
-            fired = self._after_neurons or self.free[NEURONS] > 0
-            reads_image = self._image_readers.reads_image(found.layer, x, time_steps=found.time_steps, neurons_fired=fired)
-        return replace(found, operands=(), reads="image") if reads_image else found
 
     def _report_unknown(self, name: str) -> None:
         if self._strict:
@@ -247,3 +353,31 @@ class OperatorCoverageCheck(TorchDispatchMode):
                 "autospike.counting.layer_rules.LAYER_RULES, or count with strict=False, which lists it"
             )
         self.unknown[name] += 1
+
+
+class _EinsumMode(TorchFunctionMode):
+    """Counts `torch.einsum` with weights before torch moves the dimensions of its operands, among which it loses time."""
+
+    def __init__(self, check: OperatorCoverageCheck) -> None:
+        super().__init__()
+        self._check = check
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        kwargs = kwargs or {}
+        if func is torch.einsum:
+            args = (args[0], *tree_leaves(args[1:]))
+            if _is_simple(args) and self._check.count_einsum(*args):
+                with self._check.covering():
+                    return func(*args, **kwargs)
+        return func(*args, **kwargs)
+
+
+def _is_simple(args: tuple[Any, ...]) -> bool:
+    """Whether `torch.einsum` has an equation and two tensors, without an ellipsis, a diagonal or a sum of one tensor alone."""
+    if len(args) != 3 or not isinstance(args[0], str) or not all(isinstance(x, Tensor) for x in args[1:]):
+        return False
+    left, arrow, output = args[0].replace(" ", "").partition("->")
+    first, _, second = left.partition(",")
+    shared = set(first) & set(second)
+    distinct = all(len(labels) == len(set(labels)) == x.dim() for labels, x in zip((first, second), args[1:], strict=True))
+    return bool(arrow) and "." not in left and distinct and set(first + second) - shared <= set(output)

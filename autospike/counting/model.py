@@ -1,36 +1,54 @@
-"""Count the operations of any spiking model, of this package or built of spikingjelly neurons."""
+"""Count the operations of any spiking model, of this package or of other code."""
 
 from __future__ import annotations
 
-from contextlib import ExitStack
-from dataclasses import dataclass, replace
+import warnings
+from collections.abc import Iterable, Sequence
+from dataclasses import replace
 from itertools import chain
-from typing import Any
 
 import torch
-from spikingjelly.activation_based import functional, layer
+from spikingjelly.activation_based import functional
 from torch import Tensor, nn
 
 from autospike.counting.counter import Counter
-from autospike.counting.coverage import NEURON_LAYERS, unnumbered
+from autospike.counting.coverage import unnumbered
+from autospike.counting.layout import NO_NEURON, BatchLayout, Given, batch_layout, preserved_state
 from autospike.energy.counts import KINDS, InputKind, LayerCount
 from autospike.energy.operations import Operations
+from autospike.errors import UserError
 from autospike.models.contract import SpikingModel
 
 
 @torch.no_grad()
 def count_operations(
-    model: nn.Module, batch: Tensor, *, time_steps: int | None = None, images: int | None = None, strict: bool = False
+    model: nn.Module,
+    batch: Tensor,
+    *,
+    time_steps: int | None = None,
+    images: int | None = None,
+    strict: bool = False,
+    neurons: Sequence[type[nn.Module]] | None = None,
 ) -> Operations:
     """Count what a model does for one image, as the mean over a batch. Any energy convention can then be applied to the counts.
 
     Example:
         >>> counted = autospike.count_operations(model, images)
         >>> counted.energy("spikformer").energy_mj
+        >>> autospike.count_operations(snntorch_model, images, neurons=[snntorch.Leaky])
 
-    It works on models of this package and on models of spikingjelly neurons. Layers of torch, matrix products, element-wise
-    products (masks) and sums of spikes are counted by the values that enter them; `free` and `unknown` list what was not counted.
-    The model runs in eval mode from reset neurons. Afterwards its mode is restored, and the state of its neurons is reset.
+    It works on models of this package, on models with spikingjelly's neurons, and on models with other neurons whose classes are
+    named. Layers of torch, matrix products, element-wise products (masks) and sums of spikes are counted by the values that enter
+    them; `free` and `unknown` list what was not counted. The model runs in eval mode from reset neurons. Afterwards its mode and
+    the state of neurons of other code are restored, and the state of spikingjelly's neurons is reset.
+
+    Values: signed whole numbers are accumulations, as many as their magnitude, and so are whole numbers times one common scale,
+    which merges into the next weights. Statistics that a normalisation computes from its input do not merge, so it is unknown.
+
+    Time and batch: T and B are those that the neurons receive, checked against the shape of the batch and against `time_steps` and
+    `images`. A contradiction is an error in strict mode and otherwise a warning; so is a model without known neurons, unless
+    `neurons=[]` says that it has none, and a comparison with a threshold outside neurons. If the model runs one time step in each
+    call, it is called `time_steps` times with the same batch, with the same error or warning.
 
     Limits:
 
@@ -47,8 +65,11 @@ def count_operations(
         model: The model.
         batch: Input of the model: images `[B, C, H, W]`, frames `[T, B, C, H, W]`, or another shape that it takes.
         time_steps: T; taken from the input of the neurons unless given.
-        images: B; taken from the input of the neurons unless given.
-        strict: Whether an operator without a rule is an error.
+        images: B; taken from the shape of the batch and from the input of the neurons unless given.
+        strict: Whether an operator without a rule, a contradiction and a model without known neurons are errors.
+        neurons: Classes of layers of neurons in addition to those of this package and of spikingjelly; an empty list says that the
+            model has no others. Element-wise operators inside them are free; their linear layers, convolutions and matrix products
+            are counted.
 
     Returns:
         Counts for one image.
@@ -56,30 +77,76 @@ def count_operations(
     Raises:
         ValueError: The model mixes single-step and multi-step neurons, so that time is ambiguous.
         UnknownOperationError: In strict mode, an operator has no rule.
+        UserError: `time_steps`, `images` or `neurons` are invalid; or, in strict mode, they contradict the model or the batch, or
+            the model has no known neurons.
     """
+    given = _given(time_steps, images, neurons)
     training = {module: module.training for module in model.modules()}
     model.eval()
     functional.reset_net(model)
     try:
-        return _count(model, batch, _layout(model, batch, time_steps, images), Counter(strict=strict))
+        with preserved_state(model, given.neurons or ()):
+            layout = batch_layout(model, batch, given)
+            _report(layout.problems, strict=strict)
+            counter = Counter(strict=strict, neurons=given.neurons or ())
+            found = _count(model, batch, layout, counter)
+        _report(_found_problems(found, layout, counter, given), strict=strict)
+        return found
     finally:
         functional.reset_net(model)
         for module, mode in training.items():
             module.training = mode
 
 
-@dataclass(frozen=True, kw_only=True)
-class _BatchLayout:
-    """T and B of a batch, and whether the model processes one time step after another."""
+def _given(time_steps: int | None, images: int | None, neurons: Sequence[type[nn.Module]] | None) -> Given:
+    """What the caller says, checked."""
+    for name, value in (("time_steps", time_steps), ("images", images)):
+        if value is not None and (isinstance(value, bool) or not isinstance(value, int) or value < 1):
+            raise UserError(f"{name}={value!r} is no positive whole number; correct it or leave it out")
+    kinds = None if neurons is None else tuple(neurons) if isinstance(neurons, Iterable) else (neurons,)
+    for kind in kinds or ():
+        if not (isinstance(kind, type) and issubclass(kind, nn.Module)):
+            raise UserError(f"neurons={neurons!r}: {kind!r} is no class of modules; give classes, for example neurons=[MyLIF]")
+    return Given(time_steps=time_steps, images=images, neurons=kinds)
 
-    time_steps: int
-    images: int
-    stepwise: bool
+
+def _report(problems: Sequence[str], *, strict: bool) -> None:
+    """Raise the first problem in strict mode, otherwise warn of each.
+
+    Raises:
+        UserError: In strict mode, there is a problem.
+    """
+    if problems and strict:
+        raise UserError(problems[0])
+    for problem in problems:
+        warnings.warn(problem, UserWarning, stacklevel=4)  # the caller of count_operations, behind the decorator of torch
 
 
-def _count(model: nn.Module, batch: Tensor, layout: _BatchLayout, counter: Counter) -> Operations:
+def _found_problems(found: Operations, layout: BatchLayout, counter: Counter, given: Given) -> list[str]:
+    """What the counts contradict."""
+    problems = []
+    if given.time_steps and layout.time_steps > 1 and found.counts and not layout.problems and _ran_once(found):
+        problems.append(
+            f"time_steps={given.time_steps}, but the model runs each layer once, for a batch without time steps; wrap its loop "
+            "over time in a module, or leave time_steps= out"
+        )
+    if counter.thresholds and NO_NEURON not in layout.problems:
+        name, kind = next(iter(counter.thresholds.items()))
+        problems.append(
+            f"{name or 'the model'} ({kind}) compares values with a threshold outside neurons; if it is a layer of neurons, name "
+            f"its class: neurons=[{kind}]"
+        )
+    return problems
+
+
+def _ran_once(found: Operations) -> bool:
+    return all(count.time_steps == 1 and "#" not in count.layer for count in found.counts)
+
+
+def _count(model: nn.Module, batch: Tensor, layout: BatchLayout, counter: Counter) -> Operations:
     with counter.watch(model, images=layout.images, time_steps=1 if layout.stepwise else layout.time_steps):
-        _run(model, batch, layout.time_steps)
+        for _ in range(layout.runs):
+            _run(model, batch, layout.time_steps)
     found = counter.operations()
     return _merge_calls(found, layout.time_steps) if layout.stepwise else found
 
@@ -89,48 +156,6 @@ def _run(model: nn.Module, batch: Tensor, time_steps: int) -> None:
         model.forward_steps(batch, time_steps)
     else:
         model(batch)
-
-
-def _layout(model: nn.Module, batch: Tensor, time_steps: int | None, images: int | None) -> _BatchLayout:
-    """T and B as given; otherwise from the inputs of the neurons in a separate run, or from the batch if there are no neurons."""
-    if isinstance(model, SpikingModel):
-        return _BatchLayout(
-            time_steps=time_steps or model.architecture.time_steps, images=images or batch.shape[-4], stepwise=False
-        )
-    in_container = {inner for outer in model.modules() if isinstance(outer, layer.MultiStepContainer) for inner in outer.modules()}
-    modes = {getattr(neuron, "step_mode", "m") for neuron in _neurons(model) if neuron not in in_container}
-    if len(modes) > 1:
-        raise ValueError("the model has single-step and multi-step neurons; set one mode: functional.set_step_mode(model, 'm')")
-    shapes_by_neuron = _input_shapes_of_neurons(model, batch)
-    stepwise = modes == {"s"}
-    if not shapes_by_neuron:
-        steps, count = 1, batch.shape[1] if batch.dim() == 5 else len(batch)
-    elif stepwise or shapes_by_neuron.keys() <= in_container:
-        steps, count = min(map(len, shapes_by_neuron.values())), next(iter(shapes_by_neuron.values()))[0][0]
-    else:
-        steps, count = next(iter(shapes[0][:2] for neuron, shapes in shapes_by_neuron.items() if neuron not in in_container))
-    return _BatchLayout(time_steps=time_steps or steps, images=images or count, stepwise=stepwise)
-
-
-def _neurons(model: nn.Module) -> list[nn.Module]:
-    return [module for module in model.modules() if isinstance(module, NEURON_LAYERS)]
-
-
-def _input_shapes_of_neurons(model: nn.Module, batch: Tensor) -> dict[nn.Module, list[torch.Size]]:
-    """The input shapes of each layer of neurons, one for each call, in the order of their first calls."""
-    shapes: dict[nn.Module, list[torch.Size]] = {}
-
-    def record(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-        x, *_ = (*args, *kwargs.values())
-        shapes.setdefault(module, []).append(x.shape)
-
-    with ExitStack() as stack:
-        for module in _neurons(model):
-            stack.callback(module.register_forward_pre_hook(record, with_kwargs=True).remove)
-        if _neurons(model):
-            model(batch)
-            functional.reset_net(model)
-    return shapes
 
 
 def _merge_calls(found: Operations, steps: int) -> Operations:

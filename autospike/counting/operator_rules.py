@@ -1,8 +1,9 @@
 """Counting rules of torch operators, for what a model runs outside layers with rules of their own.
 
 An operator is counted (`OPERATOR_RULES`), free under every convention (`FREE_OPERATORS`, with the reason), or unknown. Values are
-told from weights by their storage. The first dimension of an input is taken to be time x batch; where its size is not a multiple of
-that, the operator is taken to run once, after an average over time.
+told from weights by where they come from (`autospike.counting.provenance`). They are counted by their magnitudes, in units of their
+common scale. The first dimension of an input is taken to be time x batch; where its size is not a multiple of that, the operator is
+taken to run once, after an average over time.
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ from torch.utils._pytree import tree_leaves
 from autospike.counting.accumulator import OperandAccumulator, OperationAccumulator
 from autospike.counting.fan_out import fan_out
 from autospike.counting.input_values import InputStatisticsCache
+from autospike.counting.provenance import Provenance, address, magnitudes
 from autospike.energy.totals import REAL
 
 
@@ -31,21 +33,44 @@ class BatchContext:
         time_steps: T.
         weights: Storage pointers of the parameters and buffers of the model.
         inputs: Statistics of inputs.
+        provenance: Where the results of operators come from, and their scales.
     """
 
     images: int
     time_steps: int
     weights: frozenset[int] = frozenset()
     inputs: InputStatisticsCache = field(default_factory=InputStatisticsCache)
+    provenance: Provenance = field(default_factory=Provenance)
 
     def is_weight(self, x: object) -> bool:
         """Return whether `x` does not depend on the batch.
 
-        This holds for a number, for a parameter, a buffer or a view of one, and for a tensor of fewer values than images.
+        This holds for a number, for a parameter, a buffer or a view of one, and for what operators computed from these alone. A
+        tensor that no operator made is a weight if it has fewer values than there are images.
         """
-        if not isinstance(x, Tensor) or x.numel() == 1 or x.numel() < self.images:
+        if not isinstance(x, Tensor):
             return True
-        return x.untyped_storage().data_ptr() in self.weights
+        source = self.provenance.source(x)
+        if source is not None:
+            return source == "weights"
+        return x.numel() == 1 or x.numel() < self.images or address(x) in self.weights
+
+    def is_parameter(self, x: object) -> bool:
+        """Return whether `x` is a parameter or a buffer, or a view of one."""
+        return isinstance(x, Tensor) and address(x) in self.weights
+
+    def levels(self, x: Tensor) -> Tensor:
+        """Return the magnitudes of the values of `x`, in units of their common scale.
+
+        Args:
+            x: The input of an operation.
+        """
+        scale = self.provenance.scale(x)
+        return x if scale == 1 and not _has_negative(x) else magnitudes(x, scale)
+
+    def is_countable(self, x: Tensor) -> bool:
+        """Return whether `x` has at least one value for each image."""
+        return x.numel() >= self.images
 
     def steps_of(self, x: Tensor) -> int:
         """Return T for a tensor `[T * B * ..., ...]` or `[T, B, ...]`, and 1 for a tensor of another shape."""
@@ -53,33 +78,74 @@ class BatchContext:
         return self.time_steps if timed else 1
 
 
+def _has_negative(x: Tensor) -> bool:
+    return x.dtype != torch.bool and bool((x < 0).any())
+
+
+MATRIX_PRODUCTS = frozenset(("mm", "bmm", "addmm", "baddbmm"))
+
 # Called with the batch, the name of the layer and the arguments of the operator. Returns None where there is nothing to count.
 OperationRule = Callable[..., OperationAccumulator | None]
 
 
 def _matmul(batch: BatchContext, layer: str, a: Tensor, b: Tensor, **_options: Any) -> OperationAccumulator | None:
     """Rule of a matrix product: `a` `[n, k]` or `[groups, n, k]`, `b` `[k, m]` or `[groups, k, m]`."""
+    if a.dim() == 3 and len(a) == 1:
+        a, b = a[0], b[0]
     groups, (n, k), m = (len(a) if a.dim() == 3 else 1), a.shape[-2:], b.shape[-1]
-    weights = (batch.is_weight(a), batch.is_weight(b) or _is_computed_weight(batch, a))
-    if all(weights):
+    weights = (batch.is_weight(a), batch.is_weight(b) or _is_computed_weight(batch, a, b))
+    values = [x for x, weight in zip((a, b), weights, strict=True) if not weight]
+    if not values or not all(map(batch.is_countable, values)):
         return None
-    steps = batch.steps_of(b if weights[0] else a)
+    first = _time_first(batch, a, b, weights)
+    steps = batch.steps_of(first)
     shared = steps * batch.images
+    of_both = ((first if weights[1] else a, m, weights[0]), (first if weights[0] else b, n, weights[1]))
     operands = [
-        OperandAccumulator.of(batch.inputs.total(x.reshape(steps, -1)), elements=x.numel() // shared, fan_out=reached)
-        for x, reached, weight in ((a, m, weights[0]), (b, n, weights[1]))
+        OperandAccumulator.of(batch.inputs.total(batch.levels(x).reshape(steps, -1)), elements=x.numel() // shared, fan_out=reached)
+        for x, reached, weight in of_both
         if not weight
     ]
     return OperationAccumulator(layer=layer, macs=groups * n * k * m // shared, time_steps=steps, operands=operands)
 
 
-def _is_computed_weight(batch: BatchContext, a: Tensor) -> bool:
-    """Whether the other factor was computed from weights during the forward pass (by a cast or a mask).
+def _time_first(batch: BatchContext, a: Tensor, b: Tensor, weights: tuple[bool, bool]) -> Tensor:
+    """The values of a product with weights, or the first factor of a product of values, with time as the first dimension.
+
+    Time x batch is in the columns of `x` in `weight @ x`, unless the weights mix the time steps: `[T, T]` times `[T, n]`. In a
+    product by groups, each with weights of its own, it is in the dimension after the groups.
+    """
+    lead = batch.time_steps * batch.images
+    x, where = (b, -1) if weights[0] else (a, -2)
+    mixes_time = weights[0] and a.shape[-2:] == (batch.time_steps, batch.time_steps)
+    if all(weights) or not any(weights) or mixes_time or (x.dim() == 3 and len(x) % lead == 0):
+        return x
+    return x.movedim(where, 0) if x.shape[where] % lead == 0 else x
+
+
+def image_operand(batch: BatchContext, operator: str, args: Sequence[Any]) -> Tensor | None:
+    """Return the operand of an operator that may be a still image, with time as the first dimension; None if there is none.
+
+    Args:
+        batch: The running batch.
+        operator: The name of the operator.
+        args: Its positional arguments.
+    """
+    if operator in MATRIX_PRODUCTS:
+        a, b = args[-2:]
+        a, b = (a[0], b[0]) if a.dim() == 3 and len(a) == 1 else (a, b)
+        weights = (batch.is_weight(a), batch.is_weight(b) or _is_computed_weight(batch, a, b))
+        return _time_first(batch, a, b, weights)
+    return next((x for x in args if isinstance(x, Tensor) and not batch.is_weight(x)), None)
+
+
+def _is_computed_weight(batch: BatchContext, a: Tensor, b: Tensor) -> bool:
+    """Whether `b`, which no operator made, is a weight that the model holds neither as a parameter nor as a buffer.
 
     This is assumed where `a` is a single matrix `[T * B * n, k]`.
     """
     lead = batch.time_steps * batch.images
-    return a.dim() == 2 and lead > 1 and len(a) % lead == 0
+    return batch.provenance.source(b) is None and a.dim() == 2 and lead > 1 and len(a) % lead == 0
 
 
 def _matvec(batch: BatchContext, layer: str, a: Tensor, b: Tensor, **_options: Any) -> OperationAccumulator | None:
@@ -109,13 +175,13 @@ def _convolution(
     **_options: Any,
 ) -> OperationAccumulator | None:
     """Rule of a convolution or transposed convolution with `x` `[T * B, C, *size]`."""
-    if batch.is_weight(x):
+    if batch.is_weight(x) or not batch.is_countable(x):
         return None
     size, steps = x.shape[2:], batch.steps_of(x)
     settings: dict[str, Any] = {"stride": stride, "padding": padding, "dilation": dilation}
     reached = fan_out(size, weight.shape[2:], transposed=transposed, output_padding=output_padding, **settings)
     outputs = weight.shape[1] if transposed else len(weight) // groups
-    statistics = batch.inputs.per_position(x.movedim(1, -1).reshape(steps, len(x) // steps, -1, x.shape[1]))
+    statistics = batch.inputs.per_position(batch.levels(x).movedim(1, -1).reshape(steps, len(x) // steps, -1, x.shape[1]))
     operand = OperandAccumulator.of(
         statistics, elements=x.numel() // (steps * batch.images), fan_out=reached.to(x.device) * outputs
     )
@@ -132,14 +198,16 @@ def _outputs(size: Sequence[int], kernel: Sequence[int], *settings: Sequence[int
 
 def _elementwise_product(batch: BatchContext, layer: str, a: Any, b: Any, **_options: Any) -> OperationAccumulator | None:
     """Rule of an element-wise product of two computed tensors, a gate: each value of the larger one meets the other."""
-    if batch.is_weight(a) or batch.is_weight(b):
+    if batch.is_weight(a) or batch.is_weight(b) or not batch.is_countable(max(a, b, key=Tensor.numel)):
         return None
     largest, products = max(a.numel(), b.numel()), math.prod(torch.broadcast_shapes(a.shape, b.shape))
     drivers = [x for x in (a, b) if x.numel() == largest]
     steps = batch.steps_of(drivers[0])
     shared = steps * batch.images
     operands = [
-        OperandAccumulator.of(batch.inputs.total(x.reshape(steps, -1)), elements=largest // shared, fan_out=products // largest)
+        OperandAccumulator.of(
+            batch.inputs.total(batch.levels(x).reshape(steps, -1)), elements=largest // shared, fan_out=products // largest
+        )
         for x in drivers
     ]
     return OperationAccumulator(layer=layer, macs=products // shared, time_steps=steps, operands=operands)
@@ -147,16 +215,46 @@ def _elementwise_product(batch: BatchContext, layer: str, a: Any, b: Any, **_opt
 
 def _sum(batch: BatchContext, layer: str, x: Tensor, *_dims: Any, **_options: Any) -> OperationAccumulator | None:
     """Rule of a sum of spikes: each is added once. A sum of real values counts as a mean, which is free."""
-    if batch.is_weight(x):
+    if batch.is_weight(x) or not batch.is_countable(x):
         return None
     steps = batch.steps_of(x)
-    statistics = batch.inputs.total(x.reshape(steps, -1))
+    statistics = batch.inputs.total(batch.levels(x).reshape(steps, -1))
     if int(statistics.kinds.max()) == REAL:
         return None
     elements = x.numel() // (steps * batch.images)
     return OperationAccumulator(
         layer=layer, macs=elements, time_steps=steps, operands=[OperandAccumulator.of(statistics, elements=elements, fan_out=1)]
     )
+
+
+def count_einsum(batch: BatchContext, layer: str, equation: str, a: Tensor, b: Tensor) -> OperationAccumulator | None:
+    """Count `torch.einsum` of two tensors by its labels, whatever the order in which it moves their dimensions.
+
+    Args:
+        batch: The running batch.
+        layer: The name of the operation.
+        equation: The equation, without an ellipsis.
+        a: The first operand.
+        b: The second operand.
+
+    Returns:
+        The operation, or None if there is nothing to count.
+    """
+    labels = equation.replace(" ", "").partition("->")[0].split(",")
+    sizes = dict(zip(labels[0] + labels[1], (*a.shape, *b.shape), strict=True))
+    total = math.prod(sizes.values())
+    values = [x for x in (a, b) if not batch.is_weight(x)]
+    if not values or not all(map(batch.is_countable, values)):
+        return None
+    steps = batch.steps_of(values[0])
+    shared = steps * batch.images
+    operands = [
+        OperandAccumulator.of(
+            batch.inputs.total(batch.levels(x).reshape(steps, -1)), elements=x.numel() // shared, fan_out=total // x.numel()
+        )
+        for x in values
+    ]
+    return OperationAccumulator(layer=layer, macs=total // shared, time_steps=steps, operands=operands)
 
 
 # Where a rule returns None, because an operand is a weight, the operator may be free for a reason below.
@@ -186,13 +284,16 @@ FREE_OPERATORS = {
     "new_empty new_full arange scalar_tensor lift_fresh lift_fresh_copy _local_scalar_dense resolve_conj resolve_neg",
 }
 
+# Batch normalisation, and the position of the argument that says that it computes statistics of its input: these do not fold.
+TRAINING_FLAG = {"native_batch_norm": 5, "cudnn_batch_norm": 5, "miopen_batch_norm": 5}
+
 FREE_REASONS = {name: reason for reason, names in FREE_OPERATORS.items() for name in names.split()}
 
 
 def free_reason(name: str, batch: BatchContext, args: Sequence[Any]) -> str | None:
     """Return why an operator is free, or None if it is not.
 
-    Division is free only by a number or a weight.
+    Division is free only by a number or a weight, and a normalisation only with statistics that do not depend on its input.
 
     Args:
         name: The operator, as `operator_name` returns it.
@@ -202,6 +303,8 @@ def free_reason(name: str, batch: BatchContext, args: Sequence[Any]) -> str | No
     tensors = [x for x in tree_leaves(args) if isinstance(x, Tensor)]
     if tensors and all(map(batch.is_weight, tensors)):
         return FREE_REASONS.get(name, "what depends on weights alone")
+    if name in TRAINING_FLAG and args[TRAINING_FLAG[name]]:
+        return None
     if name == "div" and not batch.is_weight(args[1]):
         return None
     return FREE_REASONS.get(name)

@@ -23,7 +23,8 @@ from autospike.kernels.attention import merge_heads, split_heads
 from autospike.nn.attention_product import AttentionProduct, Heads
 from autospike.nn.layers import Mixer, SharedResults, Synapse, fire, synapse
 from autospike.nn.neuron import LIF
-from autospike.space.block import OPERANDS, Block, Neuron
+from autospike.space.block import Block, Neuron
+from autospike.space.mixers import OPERANDS
 
 # Keeps a learnable threshold positive in training.
 SMALLEST_THRESHOLD_SCALE = 0.01

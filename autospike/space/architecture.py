@@ -16,9 +16,16 @@ from typing import Any
 
 from pydantic import TypeAdapter, ValidationError
 
-from autospike.errors import UserError, first_problem
+from autospike.errors import UserError, first_problem, quoted
 from autospike.space.block import STRICT, Block, Neuron, as_floats, check_block, check_groups
 from autospike.space.families import Shortcut, check_compact, check_shortcut, check_stage, check_stages, has_embedding_neurons
+from autospike.space.limits import (
+    MAX_DEPTH,
+    MAX_TIME_STEPS,
+    check_at_most,
+    check_parameters,
+)
+from autospike.space.parameters import count_parameters
 
 # Defaults of the settings, the fields of an architecture that are never genes: those of Spikformer's ImageNet form.
 SETTING_DEFAULTS = {"qkv_bias": False, "attention_scale": 0.125, "compact_embedding": False, "distilled": False}
@@ -59,6 +66,7 @@ class Stage:
     def __post_init__(self) -> None:
         if not self.blocks:
             raise ValueError("a stage needs at least one block")
+        check_at_most("blocks: the number of blocks", len(self.blocks), MAX_DEPTH)
         for block in self.blocks:
             check_block(self.embed_dim, block.num_heads, block.mlp_ratio)
 
@@ -106,8 +114,7 @@ class Architecture:
     def __post_init__(self) -> None:
         as_floats(self, "attention_scale")
         check_scale(self.attention_scale)
-        if self.time_steps < 1:
-            raise ValueError(f"time_steps must be at least 1, got {self.time_steps}")
+        check_time_steps(self.time_steps)
         check_shortcut(self.family, self.shortcut)
         check_compact(self.family, self.compact_embedding)
         check_stages(self.family, len(self.stages))
@@ -170,11 +177,12 @@ class Architecture:
             UserError: A key is unknown, a type is wrong or a value is not allowed. The message names the field.
         """
         try:
-            return _adapter.validate_json(json.dumps(value, default=str))
+            text = json.dumps(value, default=str)
         except TypeError:
             raise UserError(f"{source}: keys must be strings") from None
-        except ValidationError as error:
-            raise first_problem(error, source) from None
+        except (ValueError, RecursionError):
+            raise UserError(f"{source}: a value contains itself, is nested too deeply, or is a number of too many digits") from None
+        return cls.from_json(text, source=source)
 
     @classmethod
     def from_json(cls, text: str, *, source: str = "architecture") -> Architecture:
@@ -191,9 +199,13 @@ class Architecture:
             UserError: The text is not JSON, or as in `from_dict`.
         """
         try:
-            return _adapter.validate_json(text)
+            architecture = _adapter.validate_json(text)
+            check_parameters("the network", count_parameters(architecture))
         except ValidationError as error:
             raise first_problem(error, source) from None
+        except ValueError as error:
+            raise UserError(f"{source}: {error}") from None
+        return architecture
 
 
 def digest(value: object) -> str:
@@ -228,6 +240,20 @@ def check_scale(attention_scale: float) -> None:
     """
     if attention_scale <= 0:
         raise ValueError(f"attention_scale must be greater than 0, got {attention_scale:g}")
+
+
+def check_time_steps(time_steps: int) -> None:
+    """Check a number of time steps.
+
+    Args:
+        time_steps: T.
+
+    Raises:
+        ValueError: It is less than 1 or more than `MAX_TIME_STEPS`.
+    """
+    if time_steps < 1:
+        raise ValueError(f"time_steps must be at least 1, got {quoted(time_steps)}")
+    check_at_most("time_steps", time_steps, MAX_TIME_STEPS)
 
 
 _adapter = TypeAdapter(Architecture)

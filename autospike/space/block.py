@@ -2,29 +2,18 @@
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass, fields
 from typing import Literal
 
 from pydantic import ConfigDict
 
+from autospike.errors import quoted
+from autospike.space.limits import MAX_EMBED_DIM, MAX_MLP_RATIO, MAX_NUMBER, MIN_THRESHOLD, check_at_most
+from autospike.space.mixers import OPERANDS, WITH_HEADS
+
 TokenMixer = Literal["sdsa_1", "sdsa_1_dilated", "sdsa_2", "sdsa_3", "sdsa_4", "token_qk", "channel_qk", "sepconv", "none"]
 ChannelMixer = Literal["mlp", "conv"]
 ProjectionType = Literal["linear", "repconv"]
-
-# Operands of each attention. SDSA-1 to SDSA-4: Meta-SpikeFormer (Yao et al., ICLR 2024); SDSA-3 is Spikformer's SSA. token_qk and
-# channel_qk: QKFormer (Zhou et al., NeurIPS 2024). The equations are in autospike.nn.attention.
-OPERANDS: dict[str, tuple[str, ...]] = {
-    "sdsa_1": ("q", "k", "v"),
-    "sdsa_1_dilated": ("q", "k", "v"),
-    "sdsa_2": ("q", "v"),
-    "sdsa_3": ("q", "k", "v"),
-    "sdsa_4": ("q", "k", "v"),
-    "token_qk": ("q", "k"),
-    "channel_qk": ("q", "k"),
-}
-# Attentions whose result depends on the number of heads. The others treat each channel independently.
-WITH_HEADS = frozenset({"sdsa_1_dilated", "sdsa_3", "sdsa_4", "token_qk"})
 
 # Defaults of the fields of a block that only some token mixers use (`has_gene`). 8 heads: Meta-SpikeFormer's and QKFormer's code.
 CONDITIONAL_GENE_DEFAULTS = {"num_heads": 8, "qkv": "linear", "projection": "linear"}
@@ -43,8 +32,8 @@ def as_floats(value: object, *names: str) -> None:
     for name in names:
         number = getattr(value, name)
         if number is not None:
-            if not math.isfinite(number):
-                raise ValueError(f"{name} must be a finite number, got {number:g}")
+            if not abs(number) <= MAX_NUMBER:  # NaN is not either
+                raise ValueError(f"{name} must be a finite number of at most {MAX_NUMBER:g}, got {quoted(number)}")
             object.__setattr__(value, name, float(number))
 
 
@@ -66,8 +55,8 @@ class Neuron:
 
     def __post_init__(self) -> None:
         as_floats(self, "v_threshold", "tau")
-        if self.v_threshold <= 0:
-            raise ValueError(f"v_threshold must be greater than 0, got {self.v_threshold:g}")
+        if self.v_threshold < MIN_THRESHOLD:
+            raise ValueError(f"v_threshold must be greater than 0, at least {MIN_THRESHOLD:g}, got {self.v_threshold:g}")
         if self.tau <= 1:
             raise ValueError(f"tau must be greater than 1 (a neuron with tau 1 does not integrate), got {self.tau:g}")
 
@@ -197,9 +186,12 @@ class Block:
         for name, default in CONDITIONAL_GENE_DEFAULTS.items():
             self._resolve_default(name, default)
         if self.num_heads is not None and self.num_heads < 1:
-            raise ValueError(f"num_heads must be at least 1, got {self.num_heads}")
+            raise ValueError(f"num_heads must be at least 1, got {quoted(self.num_heads)}")
         if self.mlp_ratio <= 0:
             raise ValueError(f"mlp_ratio must be greater than 0, got {self.mlp_ratio:g}")
+        check_at_most("mlp_ratio", self.mlp_ratio, MAX_MLP_RATIO)
+        for group in THRESHOLD_FACTORS:
+            self.neuron_of(group)  # raises if the scaled threshold is too small
 
     def _resolve_default(self, name: str, default: object) -> None:
         """Replace None by the default, or reject a value, depending on whether the token mixer uses the field."""
@@ -235,13 +227,15 @@ def check_block(embed_dim: int, num_heads: int | None, mlp_ratio: float) -> None
         mlp_ratio: Hidden width of the channel mixer as a multiple of `embed_dim`.
 
     Raises:
-        ValueError: `embed_dim` is less than 1, the heads do not divide it, or the channel mixer has no hidden channels.
+        ValueError: `embed_dim` is less than 1 or more than `MAX_EMBED_DIM`, the heads do not divide it, or the channel mixer has no
+            hidden channels.
     """
     if embed_dim < 1:
-        raise ValueError(f"embed_dim must be at least 1, got {embed_dim}")
+        raise ValueError(f"embed_dim must be at least 1, got {quoted(embed_dim)}")
+    check_at_most("embed_dim", embed_dim, MAX_EMBED_DIM)
     if num_heads is not None and embed_dim % num_heads:
         allowed = ", ".join(str(n) for n in range(1, embed_dim + 1) if embed_dim % n == 0)
-        raise ValueError(f"num_heads {num_heads} does not divide embed_dim {embed_dim}; choose from {allowed}")
+        raise ValueError(f"num_heads {quoted(num_heads)} does not divide embed_dim {embed_dim}; choose from {allowed}")
     if not round(embed_dim * mlp_ratio):
         raise ValueError(f"mlp_ratio {mlp_ratio:g} of embed_dim {embed_dim} gives a channel mixer with 0 hidden channels")
 

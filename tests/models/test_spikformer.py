@@ -13,7 +13,7 @@ from autospike.space.block import Block, Neuron
 
 
 def spikformer(*, depth: int = 1, stride: int = 4, shortcut: str = "sew") -> SpikingModel:
-    """In training mode and with low thresholds, so that neurons fire with fresh parameters."""
+    """Return a model in training mode with low thresholds, so that neurons spike with initial parameters."""
     torch.manual_seed(0)
     low = Neuron(v_threshold=0.3)
     block = Block(num_heads=2, neuron=low)

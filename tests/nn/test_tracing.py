@@ -1,4 +1,4 @@
-"""What torch makes of models: compiled, exported, traced, transformed and fake, they compute what they compute eagerly."""
+"""Compiled, exported, traced and transformed models compute the same as eager ones."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def gradients(model: nn.Module, run: Callable[[Tensor], Tensor], x: Tensor) -> d
 
 
 def exported(model: nn.Module, x: Tensor, *, strict: bool) -> Callable[[Tensor], Tensor]:
-    """An exported model, which has to run where this package is not installed."""
+    """Return an exported model that must run without this package."""
     program = torch.export.export(model, (x,), strict=strict)
     operators = {str(node.target) for node in program.graph.nodes if node.op == "call_function"}
     assert not [name for name in operators if "autospike" in name or "spikingjelly" in name]
@@ -50,28 +50,28 @@ TRACERS: dict[str, Callable[[nn.Module, Tensor], Callable[[Tensor], Tensor]]] = 
 @pytest.mark.filterwarnings("ignore:`torch.jit", "ignore::torch.jit.TracerWarning")
 @pytest.mark.parametrize("tracer", [pytest.param(name, marks=[pytest.mark.slow] if "strict" in name else []) for name in TRACERS])
 @torch.no_grad()
-def test_a_traced_model_has_the_logits_of_the_model(model: SpikingModel, tracer: str) -> None:
-    """For other images than it was traced with."""
+def test_traced_models_have_the_same_logits(model: SpikingModel, tracer: str) -> None:
+    """The images differ from those of the tracing."""
     expected = model(images())
     found = TRACERS[tracer](model, images(6).flip(0) * 2)(images())
     assert len(expected.unique(dim=0)) > 1
     torch.testing.assert_close(found, expected, rtol=1e-5, atol=1e-5)
 
 
-def test_a_compiled_block_has_the_gradients_and_statistics_of_an_eager_one() -> None:
+def test_a_compiled_block_has_the_same_gradients_and_statistics() -> None:
     torch._dynamo.reset()
     torch.manual_seed(0)
     x = torch.randint(0, 2, (3, 4, 4, 4, 16)).float()
     block = SpikingBlock(architecture_of("spikformer"), 16, 32, ARCHITECTURES["spikformer"][1][0])
-    assert_compiled_training_is_eager(block, x)
+    assert_compiled_training_equals_eager(block, x)
 
 
 @pytest.mark.slow
-def test_a_compiled_training_step_has_the_gradients_and_statistics_of_an_eager_one(model: SpikingModel) -> None:
-    assert_compiled_training_is_eager(model, images())
+def test_a_compiled_training_step_has_the_same_gradients_and_statistics(model: SpikingModel) -> None:
+    assert_compiled_training_equals_eager(model, images())
 
 
-def assert_compiled_training_is_eager(model: nn.Module, x: Tensor) -> None:
+def assert_compiled_training_equals_eager(model: nn.Module, x: Tensor) -> None:
     eager, copy = model.train(), deepcopy(model).train()
     compiled = torch.compile(copy, fullgraph=True, backend="aot_eager")
     expected, found = gradients(eager, eager, x), gradients(copy, compiled, x)
@@ -85,11 +85,11 @@ def assert_compiled_training_is_eager(model: nn.Module, x: Tensor) -> None:
 
 @pytest.mark.slow
 @torch.no_grad()
-def test_inductor(model: SpikingModel) -> None:
+def test_a_model_compiled_by_inductor_has_the_same_logits(model: SpikingModel) -> None:
     torch.testing.assert_close(torch.compile(model, fullgraph=True)(images()), model(images()), rtol=1e-5, atol=1e-5)
 
 
-def test_torch_func_grad(model: SpikingModel) -> None:
+def test_torch_func_grad_equals_autograd(model: SpikingModel) -> None:
     parameters: dict[str, Tensor] = dict(model.named_parameters())
     buffers = dict(model.named_buffers())
 
@@ -106,8 +106,8 @@ def test_torch_func_grad(model: SpikingModel) -> None:
 @pytest.mark.parametrize("training", [True, False])
 @pytest.mark.parametrize("device", ["cpu", "cuda"])
 @pytest.mark.parametrize("name", ARCHITECTURES)
-def test_fake_tensors(name: str, device: str, training: bool) -> None:
-    """A mix of devices would raise, on a machine without a GPU as well."""
+def test_fake_tensors_have_the_shape_and_device_of_the_logits(name: str, device: str, training: bool) -> None:
+    """Mixed devices would raise, also on a machine without a GPU."""
     with FakeTensorMode(), torch.device(device):
         model = build_model(architecture_of(name), num_classes=5, in_chans=3).train(training)
         logits = model(torch.randn(2, 3, 8, 8))
