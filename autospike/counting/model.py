@@ -37,18 +37,18 @@ def count_operations(
         >>> counted.energy("spikformer").energy_mj
         >>> autospike.count_operations(snntorch_model, images, neurons=[snntorch.Leaky])
 
-    It works on models of this package, of spikingjelly neurons, and of other neurons whose classes are named. Layers of torch, matrix
-    products, element-wise products (masks) and sums of spikes are counted by the values that enter them; `free` and `unknown` list
-    what was not counted. The model runs in eval mode from reset neurons. Afterwards its mode and the state of neurons of other code
-    are restored, and the state of spikingjelly's neurons is reset.
+    It works on models of this package, of spikingjelly neurons, and of other neurons whose classes are named. Layers of torch,
+    matrix products, element-wise products (masks) and sums of spikes are counted by the values that enter them; `free` and
+    `unknown` list what was not counted. The model runs in eval mode from reset neurons. Afterwards its mode and the state of
+    neurons of other code are restored, and the state of spikingjelly's neurons is reset.
 
-    Values: signed whole numbers are accumulations, as many as their magnitude, and so are whole numbers times one common scale, which
-    merges into the next weights. Statistics that a normalisation computes from its input do not merge, so it is unknown.
+    Values: signed whole numbers are accumulations, as many as their magnitude, and so are whole numbers times one common scale,
+    which merges into the next weights. Statistics that a normalisation computes from its input do not merge, so it is unknown.
 
     Time and batch: T and B are those that the neurons receive, checked against the shape of the batch and against `time_steps` and
-    `images`. A contradiction is an error in strict mode and otherwise a warning; so is a model without neurons that are known, unless
-    `neurons=[]` says that it has none, and a comparison with a threshold outside neurons. If the model runs one time step in each
-    call, it is called `time_steps` times with the same batch, with the same error or warning.
+    `images`. A contradiction is an error in strict mode and otherwise a warning; so is a model without neurons that are known,
+    unless `neurons=[]` says that it has none, and a comparison with a threshold outside neurons. If the model runs one time step
+    in each call, it is called `time_steps` times with the same batch, with the same error or warning.
 
     Limits:
 
@@ -77,8 +77,8 @@ def count_operations(
     Raises:
         ValueError: The model mixes single-step and multi-step neurons, so that time is ambiguous.
         UnknownOperationError: In strict mode, an operator has no rule.
-        UserError: `time_steps`, `images` or `neurons` are invalid; or, in strict mode, they contradict the model or the batch, or the
-            model has no neurons that are known.
+        UserError: `time_steps`, `images` or `neurons` are invalid; or, in strict mode, they contradict the model or the batch, or
+            the model has no neurons that are known.
     """
     given = _given(time_steps, images, neurons)
     training = {module: module.training for module in model.modules()}
@@ -127,14 +127,14 @@ def _found_problems(found: Operations, layout: BatchLayout, counter: Counter, gi
     problems = []
     if given.time_steps and layout.time_steps > 1 and found.counts and not layout.problems and _ran_once(found):
         problems.append(
-            f"time_steps={given.time_steps}, but the model runs each layer once, for a batch without time steps; wrap its loop over "
-            "time in a module, or leave time_steps= out"
+            f"time_steps={given.time_steps}, but the model runs each layer once, for a batch without time steps; wrap its loop "
+            "over time in a module, or leave time_steps= out"
         )
     if counter.thresholds and NO_NEURON not in layout.problems:
         name, kind = next(iter(counter.thresholds.items()))
         problems.append(
-            f"{name or 'the model'} ({kind}) compares values with a threshold outside neurons; if it is a layer of neurons, name its "
-            f"class: neurons=[{kind}]"
+            f"{name or 'the model'} ({kind}) compares values with a threshold outside neurons; if it is a layer of neurons, name "
+            f"its class: neurons=[{kind}]"
         )
     return problems
 

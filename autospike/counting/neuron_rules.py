@@ -1,8 +1,8 @@
 """Counting rules of the neurons of spikingjelly that multiply by a matrix of weights over time.
 
-A parallel spiking neuron (PSN; Fang et al., NeurIPS 2023) charges all time steps by one product, `h = W x + b` with `W` `[T, T]` and
-`x` `[T, ...]`: each value reaches T steps. In a masked or a sliding one it reaches k steps, the order of the neuron. Steps before the
-first and after the last are counted like the zero padding of a convolution: as dense operations. The rules hold in both step modes.
+A parallel spiking neuron (PSN; Fang et al., NeurIPS 2023) charges all time steps by one product, `h = W x + b` with `W` `[T, T]`
+and `x` `[T, ...]`: each value reaches T steps. In a masked or a sliding one it reaches k steps, the order of the neuron. Steps
+before the first and after the last are counted like the zero padding of a convolution: as dense operations. The rules hold in both step modes.
 """
 
 from __future__ import annotations

@@ -1,11 +1,11 @@
 """Where the values of a forward pass come from: from weights alone or from the batch, and in units of which scale.
 
-Spikes times one constant are spikes for the next layer, because the constant merges into its weights. To recognise them, the scale of
-each tensor is followed through the operators: `s` in `x = s n`, with whole numbers `n`. A scale is a hypothesis. `magnitudes` verifies
-it by the values, so that a wrong one can only make values real.
+Spikes times one constant are spikes for the next layer, because the constant merges into its weights. To recognise them, the scale
+of each tensor is followed through the operators: `s` in `x = s n`, with whole numbers `n`. A scale is a hypothesis. `magnitudes`
+verifies it by the values, so that a wrong one can only make values real.
 
-Tensors are known by the address of their storage, which all views share. Every operator records its results, so that an address that
-memory of another tensor had before is never mistaken for it.
+Tensors are known by the address of their storage, which all views share. Every operator records its results, so that an address
+that memory of another tensor had before is never mistaken for it.
 """
 
 from __future__ import annotations
@@ -23,8 +23,8 @@ from autospike.kernels.input_values import LIMIT
 
 Source = Literal["weights", "batch"]
 
-# Results of neurons: a unit of which all values are multiples is sought among fractions of the smallest value with these denominators,
-# and values are at most this multiple of it. Real values do not pass by chance.
+# Results of neurons: a unit of which all values are multiples is sought among fractions of the smallest value with these
+# denominators, and values are at most this multiple of it. Real values do not pass by chance.
 DENOMINATORS = range(1, 9)
 MOST_LEVELS = 64
 # Rounding errors of a few operations on values of a type, as a multiple of its machine epsilon.
@@ -33,14 +33,18 @@ LARGEST_ERROR = 0.05
 
 # Operators whose results have the scale of their inputs.
 KEEPS_SCALE = frozenset(
-    "add sub rsub neg abs sum cat stack clone copy _to_copy expand repeat index index_select gather roll flip unfold im2col where "
-    "constant_pad_nd relu clamp clamp_min max_pool1d max_pool2d max_pool3d max_pool2d_with_indices max_pool3d_with_indices "
-    "amax _unsafe_view lift_fresh_copy upsample_nearest1d upsample_nearest2d upsample_nearest3d masked_fill as_strided "
-    "view reshape permute transpose t detach alias slice select unbind split split_with_sizes squeeze unsqueeze "
-    "index_put slice_scatter select_scatter".split()
+    (
+        *("add", "sub", "rsub", "neg", "abs", "sum", "cat", "stack", "clone", "copy", "_to_copy", "lift_fresh_copy", "repeat"),
+        *("expand", "view", "_unsafe_view", "reshape", "permute", "transpose", "t", "detach", "alias", "as_strided"),
+        *("slice", "select", "unbind", "split", "split_with_sizes", "squeeze", "unsqueeze", "unfold", "im2col"),
+        *("index", "index_select", "index_put", "slice_scatter", "select_scatter", "gather", "roll", "flip"),
+        *("where", "masked_fill", "constant_pad_nd", "relu", "clamp", "clamp_min", "amax"),
+        *("max_pool1d", "max_pool2d", "max_pool3d", "max_pool2d_with_indices", "max_pool3d_with_indices"),
+        *("upsample_nearest1d", "upsample_nearest2d", "upsample_nearest3d"),
+    )
 )
 PRODUCTS = frozenset(("mul", "mm", "bmm", "mv"))
-CONSTANTS = frozenset("zeros_like ones_like full_like empty_like new_zeros new_ones new_full new_empty".split())
+CONSTANTS = frozenset(["zeros_like", "ones_like", "full_like", "empty_like", "new_zeros", "new_ones", "new_full", "new_empty"])
 RANDOM = ("rand", "bernoulli", "normal", "multinomial", "poisson", "exponential", "uniform")
 
 
@@ -196,7 +200,8 @@ def _tensors(tree: Any) -> list[Tensor]:
 
 def _window(dims: int, kernel: Sequence[int], *options: Any) -> float:
     """What an average pooling divides by, if it is one number: (stride, padding, ceil_mode, count_include_pad, divisor)."""
-    _stride, padding, ceil_mode, include_pad, divisor = (*options, *(None, 0, False, True, None)[len(options) :])
+    defaults: list[Any] = [None, 0, False, True, None]
+    _stride, padding, ceil_mode, include_pad, divisor = [*options, *defaults[len(options) :]]
     if divisor:
         return float(divisor)
     padded = any(padding) if isinstance(padding, Iterable) else bool(padding)

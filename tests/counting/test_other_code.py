@@ -314,23 +314,23 @@ def written_in_place(x: Tensor) -> Tensor:
 
 Levels = Callable[[Tensor], Tensor]
 SCALED: dict[str, tuple[Callable[[Any, Tensor], Tensor], Levels]] = {
-    "number": (lambda m, s: s * 0.7, lambda s: s),
-    "larger whole number": (lambda m, s: s * 3, lambda s: s),
-    "negative number": (lambda m, s: -0.7 * s, lambda s: s),
+    "number": (lambda _m, s: s * 0.7, lambda s: s),
+    "larger whole number": (lambda _m, s: s * 3, lambda s: s),
+    "negative number": (lambda _m, s: -0.7 * s, lambda s: s),
     "parameter": (lambda m, s: s * m.scale, lambda s: s),
     "equal numbers": (lambda m, s: s * m.same, lambda s: s),
-    "divided by T": (lambda m, s: s / STEPS, lambda s: s),
+    "divided by T": (lambda _m, s: s / STEPS, lambda s: s),
     "one after another": (lambda m, s: (s * m.scale / 3).flip(0).contiguous() * 0.1, lambda s: s.flip(0)),
-    "in place": (lambda m, s: s.clone().mul_(0.7), lambda s: s),
-    "in place in part": (lambda m, s: written_in_place(s), lambda s: s),
-    "average pool": (lambda m, s: pooled(s), lambda s: pooled(s) * 4),
-    "sum of two": (lambda m, s: s * 0.7 + s.roll(1, 0) * 0.7, lambda s: s + s.roll(1, 0)),
-    "residual sum": (lambda m, s: s + s.roll(1, 0) + s.roll(2, 0), lambda s: s + s.roll(1, 0) + s.roll(2, 0)),
-    "signed difference": (lambda m, s: s - s.roll(1, 0), lambda s: (s - s.roll(1, 0)).abs()),
-    "signed levels": (lambda m, s: 2 * s - 1, torch.ones_like),
+    "in place": (lambda _m, s: s.clone().mul_(0.7), lambda s: s),
+    "in place in part": (lambda _m, s: written_in_place(s), lambda s: s),
+    "average pool": (lambda _m, s: pooled(s), lambda s: pooled(s) * 4),
+    "sum of two": (lambda _m, s: s * 0.7 + s.roll(1, 0) * 0.7, lambda s: s + s.roll(1, 0)),
+    "residual sum": (lambda _m, s: s + s.roll(1, 0) + s.roll(2, 0), lambda s: s + s.roll(1, 0) + s.roll(2, 0)),
+    "signed difference": (lambda _m, s: s - s.roll(1, 0), lambda s: (s - s.roll(1, 0)).abs()),
+    "signed levels": (lambda _m, s: 2 * s - 1, torch.ones_like),
     "scaled signs": (lambda m, s: (s - s.roll(1, 0)) * m.scale, lambda s: (s - s.roll(1, 0)).abs()),
-    "concatenated": (lambda m, s: torch.cat([s[..., :4] * 0.7, s[..., 4:] * 0.7], dim=-1), lambda s: s),
-    "largest": (lambda m, s: F.max_pool3d(s * 0.7, 3, 1, 1), lambda s: F.max_pool3d(s, 3, 1, 1)),
+    "concatenated": (lambda _m, s: torch.cat([s[..., :4] * 0.7, s[..., 4:] * 0.7], dim=-1), lambda s: s),
+    "largest": (lambda _m, s: F.max_pool3d(s * 0.7, 3, 1, 1), lambda s: F.max_pool3d(s, 3, 1, 1)),
 }
 
 
@@ -349,9 +349,9 @@ def test_whole_numbers_times_one_scale_are_accumulations(name: str) -> None:
 
 REAL: dict[str, Callable[[Any, Tensor], Tensor]] = {
     "a scale for each channel": lambda m, s: s * m.different,
-    "a scale of the input": lambda m, s: s * s.mean(),
-    "an offset": lambda m, s: s * 0.7 + 0.1,
-    "two scales": lambda m, s: s * 0.7 + s.roll(1, 0) * 0.31,
+    "a scale of the input": lambda _m, s: s * s.mean(),
+    "an offset": lambda _m, s: s * 0.7 + 0.1,
+    "two scales": lambda _m, s: s * 0.7 + s.roll(1, 0) * 0.31,
 }
 
 
@@ -366,7 +366,7 @@ def test_other_products_of_spikes_are_real(name: str) -> None:
 def test_ternary_spikes_are_accumulations(kind: type[nn.Module]) -> None:
     """The sign costs nothing: also under a convention for which other whole numbers are dense."""
     torch.manual_seed(0)
-    net = Reading(kind(v_threshold=0.1, step_mode="m"), lambda m, s: s).eval()
+    net = Reading(kind(v_threshold=0.1, step_mode="m"), lambda _m, s: s).eval()
     found = counted(net, IMAGES)
     assert set(net.spikes.unique().tolist()) == {-1.0, 0.0, 1.0}
     assert sum(found.counts[-1].acs) == by_hand(net.spikes)
@@ -383,7 +383,7 @@ class Amplitude(Leaky):
 
 def test_the_amplitude_of_neurons_is_a_scale() -> None:
     torch.manual_seed(0)
-    net = Reading(Amplitude(), lambda m, s: s).eval()
+    net = Reading(Amplitude(), lambda _m, s: s).eval()
     found = counted(net, IMAGES, neurons=[Leaky])
     levels = (net.spikes / 0.3).round()
     assert set(levels.unique().tolist()) == {0.0, 1.0, 2.0}
@@ -398,7 +398,7 @@ class Potential(nn.Module):
 
 
 def test_membrane_potentials_of_neurons_that_do_not_fire_are_real() -> None:
-    net = Reading(Potential(), lambda m, s: s).eval()
+    net = Reading(Potential(), lambda _m, s: s).eval()
     assert counted(net, IMAGES, neurons=[Potential]).counts[-1].input == "real"
 
 
@@ -446,10 +446,10 @@ BY_INPUT: dict[str, tuple[Callable[[Any, Tensor], Tensor], nn.Module | None]] = 
     "GroupNorm": (layer_of, nn.GroupNorm(2, 8)),
     "LayerNorm": (layer_of, nn.LayerNorm(8)),
     "RMSNorm": (layer_of, nn.RMSNorm(8)),
-    "batch_norm in training": (lambda m, x: F.batch_norm(x, None, None, training=True), None),
+    "batch_norm in training": (lambda _m, x: F.batch_norm(x, None, None, training=True), None),
     "BatchNorm in training": (lambda m, x: m.norm.train()(x), nn.BatchNorm2d(8)),
-    "divided by a mean": (lambda m, x: x / x.mean(), None),
-    "written out": (lambda m, x: (x - x.mean((2, 3), True)) / x.std((2, 3), keepdim=True), None),
+    "divided by a mean": (lambda _m, x: x / x.mean(), None),
+    "written out": (lambda _m, x: (x - x.mean((2, 3), True)) / x.std((2, 3), keepdim=True), None),
 }
 
 
