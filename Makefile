@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 UV := 0.13.9
 
-.PHONY: setup demo test test-slow bench check format clean
+.PHONY: setup demo test test-slow bench fuzz check format clean
 
 setup: .venv/ready
 
@@ -26,6 +26,11 @@ test-slow: setup
 
 bench: setup
 	OMP_NUM_THREADS=1 $(BIN)/python experiments/benchmarks $(ONLY)
+
+# make fuzz [SECONDS=600] [SEED=7] [KIND=spaces] [COUNT=10000]
+fuzz: setup
+	OMP_NUM_THREADS=1 $(BIN)/python experiments/fuzz $(if $(SECONDS),--seconds $(SECONDS)) $(if $(SEED),--seed $(SEED)) \
+	  $(if $(KIND),--kind $(KIND)) $(if $(COUNT),--count $(COUNT))
 
 check: setup
 	$(BIN)/ruff check .

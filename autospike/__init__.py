@@ -18,9 +18,9 @@ def _register_models(_timm: object) -> None:
 LAZY = {
     "LIF": "autospike.nn.neuron",
     "Dynamics": "autospike.nn.neuron",
-    "Neuron": "autospike.space.architecture",
+    "Neuron": "autospike.space.block",
     "count_operations": "autospike.counting.model",
-    "fuse": "autospike.nn.layers",
+    "fuse": "autospike.nn.fusion",
 }
 
 

@@ -10,12 +10,14 @@ from typing import Annotated
 
 import typer
 from rich.console import Console
-from rich.markup import escape
+from rich.text import Text
 
-from autospike.errors import Interrupted, UserError
-from autospike.process import prepare_process, world_size
+from autospike.errors import Interrupted, UserError, one_line
+from autospike.process import interruptible, prepare_process, world_size
+from autospike.space.limits import MAX_EMBED_DIM, MAX_TIME_STEPS
 
 INTERRUPTED = 130  # typer's exit code for Ctrl-C
+INTERRUPTION = "interrupted; run the same command again to resume"
 DISTRIBUTED = ("train",)  # commands that torchrun may start
 
 app = typer.Typer(
@@ -47,6 +49,13 @@ class SplitChoice(StrEnum):
     test = "test"
 
 
+class WeightsChoice(StrEnum):
+    """Weights of a checkpoint that has an average of them."""
+
+    ema = "ema"
+    raw = "raw"
+
+
 StartFrom = Annotated[
     Path | None,
     typer.Option("--from", help="Initial parameters: a published checkpoint, an exported or imported model, or a run."),
@@ -70,9 +79,13 @@ ExecutorChoice = Annotated[
         "--executor", help="Measure in this process, in several processes, or in a Ray cluster. Default: that of the experiment."
     ),
 ]
-Workers = Annotated[int | None, typer.Option(min=1, help="Number of worker processes. Default: number of cores / threads.")]
+Workers = Annotated[
+    int | None, typer.Option(min=1, max=1024, help="Number of worker processes. Default: number of cores / threads.")
+]
 Address = Annotated[str | None, typer.Option(help="Ray cluster: auto or HOST:PORT. Default: one on this machine.")]
-GpusPerWorker = Annotated[float | None, typer.Option(min=0, help="With Ray: fraction of a GPU for each worker, for example 0.5.")]
+GpusPerWorker = Annotated[
+    float | None, typer.Option(min=0, max=100, help="With Ray: fraction of a GPU for each worker, for example 0.5.")
+]
 
 
 def _overriding(section: str, **chosen: object) -> list[str]:
@@ -172,9 +185,12 @@ def retrain(
         typer.Option(help="Selection rule or id, as for export. May be repeated for several subnets. Default: export.pick."),
     ] = None,
     min_accuracy: MinAccuracy = None,
-    seeds: Annotated[int | None, typer.Option(min=1, help="Number of trainings of each network. Default: retrain.seeds.")] = None,
+    seeds: Annotated[
+        int | None, typer.Option(min=1, max=1000, help="Number of trainings of each network. Default: retrain.seeds.")
+    ] = None,
     epochs: Annotated[
-        int | None, typer.Option(min=1, help="Epochs from scratch; fine-tuning takes a third. Default: training.epochs.")
+        int | None,
+        typer.Option(min=1, max=100_000, help="Epochs from scratch; fine-tuning takes a third. Default: training.epochs."),
     ] = None,
     overrides: Overrides = None,
 ) -> None:
@@ -196,13 +212,14 @@ def plot(
             "--energy", metavar="CONVENTION", help="Energy convention of the figures and tables. Default: that of the search."
         ),
     ] = None,
+    out: Annotated[Path | None, typer.Option(help="Folder to write to. Default: RUN/report.")] = None,
 ) -> None:
     """Write figures of the Pareto front, the search progress and the genes of the front to RUN/report."""
     from autospike.commands.plot import plot
     from autospike.energy.conventions import convention_of
     from autospike.run_directory import Run
 
-    plot(Run.resume(run), convention_of(energy) if energy else None)
+    plot(Run.resume(run), convention_of(energy) if energy else None, out)
 
 
 @app.command()
@@ -223,10 +240,20 @@ def energy(
         ),
     ] = None,
     curve: Annotated[bool, typer.Option("--curve", help="Also report accuracy and energy at every T.")] = False,
-    time_steps: Annotated[int | None, typer.Option(min=1, help="Largest T. Default: that of the model.")] = None,
+    time_steps: Annotated[
+        int | None, typer.Option(min=1, max=MAX_TIME_STEPS, help="Largest T. Default: that of the model.")
+    ] = None,
     split: Annotated[SplitChoice, typer.Option(help="The split to measure on.")] = SplitChoice.search,
-    images: Annotated[int, typer.Option(min=1, help="Number of images, sampled at random.")] = 256,
-    batch_size: Annotated[int, typer.Option(min=1, help="Images per forward pass; does not change results.")] = 32,
+    images: Annotated[int, typer.Option(min=1, max=10_000_000, help="Number of images, sampled at random.")] = 256,
+    batch_size: Annotated[int, typer.Option(min=1, max=65_536, help="Images per forward pass; does not change results.")] = 32,
+    class_map: Annotated[
+        str | None,
+        typer.Option(
+            metavar="FILE|order",
+            help="Class of the data for each class of the model: JSON {CLASS: FOLDER} or CSV CLASS,FOLDER; or order, if both are "
+            "in the same order. Default: by name.",
+        ),
+    ] = None,
     out: Annotated[Path | None, typer.Option(help="Folder to write to. Default: MODEL/energy, or energy/NAME.")] = None,
 ) -> None:
     """Count the operations of a model and estimate its energy by layer, convention and T."""
@@ -244,6 +271,7 @@ def energy(
             convention=convention_of(convention) if convention else None,
             curve=curve,
             out=out,
+            class_map=class_map,
         )
     )
 
@@ -268,10 +296,11 @@ def run_all(
 
     where = _executing(executor, workers=workers, address=address, gpus_per_worker=gpus_per_worker)
     started = Run.start(experiment, run, [*(overrides or []), *where, *_starting(start_from)])
-    train(started)
-    search(started)
-    plot(started)
-    export(started, started.export)
+    with started.locked("run"):
+        started = train(started)
+        search(started)
+        plot(started)
+        export(started, started.export)
 
 
 @app.command(name="import")
@@ -280,17 +309,31 @@ def import_checkpoint(
         Path, typer.Argument(metavar="CHECKPOINT", help="Parameters of a published network (.safetensors or .pth).")
     ],
     out: Annotated[Path, typer.Option(help="Folder to write to.")],
-    num_heads: Annotated[int | None, typer.Option(min=1, help="Default: as published.")] = None,
+    num_heads: Annotated[int | None, typer.Option(min=1, max=MAX_EMBED_DIM, help="Default: as published.")] = None,
     stride: Annotated[
-        int | None, typer.Option(min=1, help="Downsampling factor of a network with one stage. Default: as published.")
+        int | None, typer.Option(min=1, max=16, help="Downsampling factor of a network with one stage. Default: as published.")
     ] = None,
-    time_steps: Annotated[int | None, typer.Option(min=1, help="T. Default: as published: 4, for events 8 or 16.")] = None,
-    image_size: Annotated[int | None, typer.Option(min=1, help="Height and width of the images. Default: as published.")] = None,
+    time_steps: Annotated[
+        int | None, typer.Option(min=1, max=MAX_TIME_STEPS, help="T. Default: as published: 4, for events 8 or 16.")
+    ] = None,
+    image_size: Annotated[
+        int | None, typer.Option(min=1, max=4096, help="Height and width of the images. Default: as published.")
+    ] = None,
+    weights: Annotated[
+        WeightsChoice | None,
+        typer.Option(help="Average of the weights, or the raw ones. Default: the average if the checkpoint has one, as in timm."),
+    ] = None,
 ) -> None:
     """Convert a checkpoint of Spikformer, Spike-driven Transformer, Meta-SpikeFormer or QKFormer to a timm model."""
     from autospike.commands.import_checkpoint import ImportOptions, import_checkpoint
 
-    options = ImportOptions(num_heads=num_heads, stride=stride, time_steps=time_steps, image_size=image_size)
+    options = ImportOptions(
+        num_heads=num_heads,
+        stride=stride,
+        time_steps=time_steps,
+        image_size=image_size,
+        weights=weights.value if weights else None,
+    )
     import_checkpoint(checkpoint, out, options)
 
 
@@ -303,9 +346,15 @@ def describe(
             help="A search space (YAML), an architecture (YAML or JSON), or a published name.",
         ),
     ],
-    image_size: Annotated[int | None, typer.Option(min=1, help="Height and width in pixels. Default: as published, or 32.")] = None,
-    channels: Annotated[int | None, typer.Option(min=1, help="Channels of the images. Default: as published, or 3.")] = None,
-    classes: Annotated[int | None, typer.Option(min=1, help="Number of classes. Default: as published, or 10.")] = None,
+    image_size: Annotated[
+        int | None, typer.Option(min=1, max=4096, help="Height and width in pixels. Default: as published, or 32.")
+    ] = None,
+    channels: Annotated[
+        int | None, typer.Option(min=1, max=1024, help="Channels of the images. Default: as published, or 3.")
+    ] = None,
+    classes: Annotated[
+        int | None, typer.Option(min=1, max=1_000_000, help="Number of classes. Default: as published, or 10.")
+    ] = None,
 ) -> None:
     """Print the size of a search space, and parameters, dense MACs and T of its smallest and largest subnet."""
     from autospike.commands.describe import InputShape, describe
@@ -335,23 +384,45 @@ def _print_version(verbose: bool) -> None:
 def main() -> None:
     """Run the command line. Invalid input is reported in one line on standard error, with exit code 2."""
     prepare_process()
-    try:
-        code = app(standalone_mode=False)
-    except UserError as error:
-        _fail(str(error))
-    except Interrupted as interruption:
-        _fail(str(interruption), interruption.exit_code)
-    except Exception as error:
-        if not hasattr(error, "format_message"):  # not an error of the command line parser
-            raise
-        if not error.format_message():  # no arguments: the parser has printed the help
-            sys.exit(2)
-        _fail(f"{error.format_message()} See: autospike --help")
-    if code == INTERRUPTED:
-        _fail("interrupted; run the same command again to resume", code)
-    sys.exit(code or 0)
+    with interruptible() as received:
+        try:
+            code = app(standalone_mode=False)
+        except UserError as error:
+            _fail(str(error))
+        except Interrupted as interruption:
+            _fail(str(interruption), interruption.exit_code)
+        except KeyboardInterrupt:
+            code = INTERRUPTED
+        except OSError as error:  # a path that cannot be used, where no message of its own says so
+            where = error.filename if error.filename is not None else "a file"
+            _fail(f"{where}: {error.strerror or error}; check the path and its permissions")
+        except Exception as error:
+            if received.number:  # an error that the signal has caused
+                _fail(INTERRUPTION, received.exit_code)
+            if _lacks_memory(error):
+                _fail("not enough memory for networks, images and batches of these sizes; reduce them")
+            _fail_by_parser(error)
+        if code == INTERRUPTED:
+            _fail(INTERRUPTION, received.exit_code if received.number else INTERRUPTED)
+        sys.exit(code or 0)
+
+
+def _fail_by_parser(error: Exception) -> None:
+    """Report an error of the command line parser; raise any other error."""
+    if not hasattr(error, "format_message"):
+        raise error
+    if not error.format_message():  # no arguments: the parser has printed the help
+        sys.exit(2)
+    _fail(f"{error.format_message()} See: autospike --help")
+
+
+def _lacks_memory(error: Exception) -> bool:
+    """Whether an allocation failed: of Python, or of torch, which raises a RuntimeError on a CPU and a subclass of it on a GPU."""
+    known = ("can't allocate memory", "out of memory", "Cannot allocate memory")
+    return isinstance(error, MemoryError) or (isinstance(error, RuntimeError) and any(text in str(error) for text in known))
 
 
 def _fail(message: str, code: int = 2) -> None:
-    Console(stderr=True, soft_wrap=True, highlight=False).print("[bold red]error:[/] " + escape(" ".join(message.split())))
+    text = Text.assemble(("error:", "bold red"), " ", one_line(message))
+    Console(stderr=True, soft_wrap=True, highlight=False).print(text)
     sys.exit(code)

@@ -2,10 +2,51 @@
 
 from __future__ import annotations
 
+import reprlib
+
 from pydantic import ValidationError
 
 # Types of pydantic errors that mean a key is unknown: of a model and of a dataclass.
 UNKNOWN_KEY = ("extra_forbidden", "unexpected_keyword_argument")
+
+
+MAX_MESSAGE = 450  # characters of a message on the command line
+
+_short = reprlib.Repr()
+_short.maxlevel, _short.maxdict, _short.maxlist = 3, 4, 6
+_short.maxstring = _short.maxother = 60
+
+
+def quoted(value: object) -> str:
+    """Return a short `repr` of a value, for messages.
+
+    Args:
+        value: Any value.
+
+    Returns:
+        At most 200 characters, whatever the size of the value.
+    """
+    try:
+        text = _short.repr(value)
+    except ValueError:  # a whole number of more digits than Python converts
+        return f"<{type(value).__name__}>"
+    return text if len(text) <= 200 else f"{text[:197]}..."
+
+
+def one_line(message: str) -> str:
+    """Return a message as one printable line.
+
+    Args:
+        message: Any text.
+
+    Returns:
+        The text with white space collapsed, control characters escaped, and the middle left out if it exceeds `MAX_MESSAGE`.
+    """
+    printable = "".join(c if c.isprintable() else ascii(c)[1:-1] for c in " ".join(message.split()))
+    if len(printable) <= MAX_MESSAGE:
+        return printable
+    tail = MAX_MESSAGE // 3
+    return f"{printable[: MAX_MESSAGE - tail - 5]} ... {printable[-tail:]}"
 
 
 class UserError(Exception):
@@ -40,7 +81,7 @@ def first_problem(error: ValidationError, source: str) -> UserError:
         cause of a missing one.
     """
     problem = min(error.errors(), key=lambda p: p["type"] not in UNKNOWN_KEY)
-    path = "".join(f"[{p}]" if isinstance(p, int) else f".{p}" for p in problem["loc"]).lstrip(".")
+    path = "".join(f"[{p}]" if isinstance(p, int) else f".{p:.60}" for p in problem["loc"]).lstrip(".")
     where = f"{source}: {path}" if path else source
     more = f" (and {error.error_count() - 1} more)" if error.error_count() > 1 else ""
     return UserError(f"{where}: {_reason(problem)}{more}")
@@ -54,6 +95,9 @@ def _reason(problem: object) -> str:
         return "unknown key; check the spelling"
     if kind.startswith("missing"):
         return "required, but missing"
-    if "error" in context:  # raised by a validator of this package, with a complete message
-        return str(context["error"])
-    return f"{problem['msg'][0].lower()}{problem['msg'][1:]}, got {given!r}"  # type: ignore[index]
+    cause = context.get("error")
+    if isinstance(cause, ValidationError):  # of a value that a validator of this package validated
+        return str(first_problem(cause, "here"))
+    if cause is not None:  # raised by a validator of this package, with a complete message
+        return str(cause)
+    return f"{problem['msg'][0].lower()}{problem['msg'][1:]}, got {quoted(given)}"  # type: ignore[index]

@@ -5,13 +5,16 @@ After `import autospike`, `timm.create_model("local-dir:FOLDER", pretrained=True
     model.safetensors   parameters and calibrated statistics, by their names in the model
     config.json         timm's configuration: entry point and its arguments (the architecture), input size, normalisation
     architecture.json   the architecture, in canonical form
-    report.json         the final measurement and its provenance (not of an imported model)
+    report.json         the final measurement, its provenance, and the digests of all files (not of an imported model)
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+import hashlib
+import json
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +25,7 @@ from torch import nn
 from autospike import files
 from autospike.counting.firing import FiringRates
 from autospike.data.batches import FixedBatches
-from autospike.data.preparation import MEAN, STD
+from autospike.data.preparation import DEFAULT_PREPARATION, ImagePreparation
 from autospike.errors import UserError
 from autospike.evaluation.single import measure_stepwise
 from autospike.models.contract import SpikingModel
@@ -32,6 +35,9 @@ from autospike.run_directory import Run
 from autospike.space.architecture import Architecture
 from autospike.tensors import write_tensors
 from autospike.training.setup import Setup
+
+# Names that timm gives to the interpolations of PIL.
+INTERPOLATIONS = ("nearest", "bilinear", "bicubic", "box", "hamming", "lanczos")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -43,24 +49,56 @@ class InputSpec:
         image_size: Height and width in pixels.
         mean: Subtracted from each channel.
         std: Divides each channel.
+        crop_pct: Side of the central crop, divided by the shorter side of the resized image; as in timm.
+        interpolation: timm's name of the interpolation by which images are resized.
     """
 
     channels: int
     image_size: int
     mean: tuple[float, ...]
     std: tuple[float, ...]
+    crop_pct: float = 1.0
+    interpolation: str = "bilinear"
 
     @classmethod
-    def of_training(cls, channels: int, image_size: int, *, events: bool = False) -> InputSpec:
-        """Return the normalisation with which this package trains; event counts are not normalised.
+    def of(cls, channels: int, image_size: int, preparation: ImagePreparation) -> InputSpec:
+        """Return the input of a network for which images are prepared in a given way.
+
+        Args:
+            channels: Number of channels.
+            image_size: Height and width in pixels.
+            preparation: How images are prepared.
+        """
+        mean, std = (values * channels if len(values) == 1 else values for values in (preparation.mean, preparation.std))
+        crop_pct, interpolation = preparation.crop_pct, preparation.interpolation
+        return cls(channels=channels, image_size=image_size, mean=mean, std=std, crop_pct=crop_pct, interpolation=interpolation)
+
+    @classmethod
+    def of_training(
+        cls, channels: int, image_size: int, *, events: bool = False, preparation: ImagePreparation = DEFAULT_PREPARATION
+    ) -> InputSpec:
+        """Return the input of a network that this package trains; event counts are not normalised.
 
         Args:
             channels: Number of channels.
             image_size: Height and width in pixels.
             events: Whether the input is event frames.
+            preparation: How still images are prepared.
         """
-        mean, std = (0.0, 1.0) if events else (MEAN, STD)
-        return cls(channels=channels, image_size=image_size, mean=(mean,) * channels, std=(std,) * channels)
+        return cls.of(channels, image_size, replace(preparation, mean=(0.0,), std=(1.0,)) if events else preparation)
+
+    @property
+    def description(self) -> str:
+        """Size, crop, interpolation, mean and standard deviation in one line."""
+        size = math.floor(self.image_size / self.crop_pct)  # as timm computes it
+        crop = f"cropped from {size}" if size != self.image_size else "not cropped"
+        mean, std = (", ".join(f"{value:g}" for value in values) for values in (self.mean, self.std))
+        return f"{self.image_size} pixels, {crop}, {self.interpolation}, mean {mean}, std {std}"
+
+    @property
+    def preparation(self) -> ImagePreparation:
+        """How still images are prepared for the model."""
+        return ImagePreparation(crop_pct=self.crop_pct, interpolation=self.interpolation, mean=self.mean, std=self.std)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -104,7 +142,8 @@ def write_run_model(setup: Setup, model: SpikingModel, folder: Path) -> None:
         folder: The folder to write to.
     """
     images = setup.images
-    spec = InputSpec.of_training(images.channels, setup.experiment.data.image_size, events=images.time_steps is not None)
+    events, size = images.time_steps is not None, setup.experiment.data.image_size
+    spec = InputSpec.of_training(images.channels, size, events=events, preparation=setup.preparation)
     write_model(folder, model, model.architecture, classes=images.classes, input_spec=spec)
 
 
@@ -126,13 +165,60 @@ def read_model(folder: Path) -> ExportedModel:
     config = files.read_json(folder / "config.json")
     try:
         cfg, classes = config["pretrained_cfg"], tuple(config["label_names"])
-        spec = _input_spec(cfg["input_size"], cfg["mean"], cfg["std"])
+        spec = _input_spec(cfg)
         model = build_model(architecture, num_classes=len(classes), in_chans=spec.channels)
-        model.load_state_dict(load_file(folder / "model.safetensors"))
+        tensors = load_file(folder / "model.safetensors")
+        broken = next((name for name, tensor in tensors.items() if not tensor.isfinite().all()), None)
+        if broken is not None:
+            raise ValueError(f"{broken} has values that are NaN or infinite")
+        model.load_state_dict(tensors)
     except (KeyError, TypeError, ValueError, OSError, RuntimeError, SafetensorError) as error:
         reason = " ".join(str(error).split())
         raise UserError(f"{folder}: the model is damaged ({type(error).__name__}: {reason[:200]}); export it again") from None
     return ExportedModel(model=model.eval(), input_spec=spec, classes=classes)
+
+
+MODEL_FILES = ("model.safetensors", "config.json", "architecture.json")
+
+
+def write_report(folder: Path, report: Mapping[str, Any]) -> None:
+    """Write the report of a model with the digests of all files of its folder. It is written last.
+
+    Args:
+        folder: The folder of the model.
+        report: Values for JSON.
+
+    Raises:
+        UserError: The file cannot be written.
+    """
+    digests = {name: files.sha256(folder / name) for name in MODEL_FILES}
+    files.write_json(folder / "report.json", {**report, "files": {**digests, "report.json": _report_digest(report)}})
+
+
+def complete_report(folder: Path, expected: Mapping[str, Any]) -> dict[str, Any] | None:
+    """Return the report of a model if its folder is complete and was written for the same purpose.
+
+    Args:
+        folder: The folder of the model.
+        expected: Entries that the report must have.
+
+    Returns:
+        The report; None if it differs in one of them, or if a file is missing or differs from what was written.
+    """
+    try:
+        report = files.read_json(folder / "report.json")
+        digests = {name: files.sha256(folder / name) for name in MODEL_FILES}
+    except (UserError, OSError):
+        return None
+    if not isinstance(report, dict) or any(report.get(name) != value for name, value in expected.items()):
+        return None
+    content = {name: value for name, value in report.items() if name != "files"}
+    return report if report.get("files") == {**digests, "report.json": _report_digest(content)} else None
+
+
+def _report_digest(report: Mapping[str, Any]) -> str:
+    """Digest of a report without its list of files."""
+    return hashlib.sha256(json.dumps(report, sort_keys=True).encode()).hexdigest()
 
 
 def final_measurement(run: Run, model: SpikingModel, test: FixedBatches) -> dict[str, Any]:
@@ -153,16 +239,30 @@ def final_measurement(run: Run, model: SpikingModel, test: FixedBatches) -> dict
     return {**record(measurement, run.experiment.search.energy_convention, "test"), "firing_rates": firing.rates()}
 
 
-def _input_spec(size: Sequence[int], mean: Sequence[float], std: Sequence[float]) -> InputSpec:
-    """Parse timm's `input_size`, `mean` and `std`.
+def _input_spec(cfg: Mapping[str, Any]) -> InputSpec:
+    """Parse timm's `input_size`, `mean`, `std`, `crop_pct` and `interpolation`.
 
     Raises:
+        KeyError: One of the first three is missing.
         ValueError: They describe no square images.
     """
+    size, mean, std = cfg["input_size"], cfg["mean"], cfg["std"]
+    crop_pct, interpolation = cfg.get("crop_pct", 1.0), cfg.get("interpolation", "bilinear")
     channels, height, width = size
     if not (isinstance(height, int) and height == width > 0 and len(mean) == len(std) == channels and all(std)):
         raise ValueError(f"input_size {size} with {len(mean)} means and {len(std)} deviations, none of them 0")
-    return InputSpec(channels=channels, image_size=height, mean=tuple(map(float, mean)), std=tuple(map(float, std)))
+    if not 0 < float(crop_pct) <= 1:
+        raise ValueError(f"crop_pct {crop_pct}, which must be above 0 and at most 1")
+    if interpolation not in INTERPOLATIONS:
+        raise ValueError(f"interpolation {interpolation!r}, which must be one of {', '.join(INTERPOLATIONS)}")
+    return InputSpec(
+        channels=channels,
+        image_size=height,
+        mean=tuple(map(float, mean)),
+        std=tuple(map(float, std)),
+        crop_pct=float(crop_pct),
+        interpolation=interpolation,
+    )
 
 
 def _timm_config(architecture: Architecture, classes: tuple[str, ...], spec: InputSpec) -> dict[str, object]:
@@ -176,8 +276,8 @@ def _timm_config(architecture: Architecture, classes: tuple[str, ...], spec: Inp
         "pretrained_cfg": {
             "num_classes": len(classes),
             "input_size": [spec.channels, spec.image_size, spec.image_size],
-            "crop_pct": 1.0,
-            "interpolation": "bilinear",
+            "crop_pct": spec.crop_pct,
+            "interpolation": spec.interpolation,
             "mean": list(spec.mean),
             "std": list(spec.std),
             "first_conv": first_conv(architecture.family),

@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import json
 import os
-from collections.abc import Iterator
+import stat
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from autospike.errors import UserError
+from autospike.parsing import parse_json, parse_yaml
+
+MAX_TEXT_BYTES = 64_000_000  # the reports and records of a run have less than 1 MB
 
 
 @contextmanager
@@ -28,10 +31,13 @@ def replacing(path: Path) -> Iterator[Path]:
     Raises:
         UserError: The file cannot be written, for example because the disk is full. An existing file is unchanged.
     """
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.part")
+    temporary, created = path.with_name(f".{path.name}.{os.getpid()}.part"), list[Path]()
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
+        created = create_folder(path.parent)
+        temporary.touch()
+        mode = stat.S_IMODE(temporary.stat().st_mode)  # as the user's umask says
         yield temporary
+        temporary.chmod(mode)  # libraries such as safetensors create files that only their owner can read
         with temporary.open("rb+") as file:
             os.fsync(file.fileno())
         temporary.replace(path)
@@ -40,6 +46,51 @@ def replacing(path: Path) -> Iterator[Path]:
     finally:
         with suppress(OSError):
             temporary.unlink()
+        if not path.exists():
+            remove_empty(created)
+
+
+def create_folder(folder: Path) -> list[Path]:
+    """Create a folder and its parents.
+
+    Args:
+        folder: The folder.
+
+    Returns:
+        Those that did not exist, the innermost first, as `remove_empty` expects them.
+
+    Raises:
+        OSError: The folder cannot be created.
+    """
+    missing = [parent for parent in (folder, *folder.parents) if not parent.exists()]
+    folder.mkdir(parents=True, exist_ok=True)
+    return missing
+
+
+def remove_empty(folders: Iterable[Path]) -> None:
+    """Remove folders as long as they are empty.
+
+    Args:
+        folders: The folders, the innermost first.
+    """
+    with suppress(OSError):
+        for folder in folders:
+            folder.rmdir()
+
+
+def check_writable(folder: Path, option: str) -> None:
+    """Check that files can be written to a folder, which may not exist yet.
+
+    Args:
+        folder: The folder.
+        option: The option that names another one.
+
+    Raises:
+        UserError: They cannot.
+    """
+    existing = next(parent for parent in (folder.resolve(), *folder.resolve().parents) if parent.exists())
+    if not os.access(existing, os.W_OK):
+        raise UserError(f"{folder}: you may not write here; choose another folder with {option}")
 
 
 def write_text(path: Path, text: str) -> None:
@@ -69,6 +120,33 @@ def write_json(path: Path, value: object) -> None:
     write_text(path, json.dumps(value, indent=2) + "\n")
 
 
+def read_text(path: Path) -> str:
+    """Read a text file in UTF-8.
+
+    Args:
+        path: The file. It must be a regular file, because a named pipe or a device may never end.
+
+    Returns:
+        Its content.
+
+    Raises:
+        UserError: It is no regular file, is too large, cannot be read, or is not UTF-8.
+    """
+    try:
+        status = path.stat()
+        if not stat.S_ISREG(status.st_mode):
+            raise UserError(f"{path}: not a file; check the path")
+        if status.st_size > MAX_TEXT_BYTES:
+            raise UserError(f"{path}: {status.st_size:,} bytes; a text file has at most {MAX_TEXT_BYTES:,}; check the path")
+        return path.read_text(encoding="utf-8")
+    except OSError as error:
+        raise UserError(f"{path}: cannot be read ({error.strerror}); check the path") from None
+    except UnicodeDecodeError as error:
+        raise UserError(f"{path}: not a text file in UTF-8 ({error.reason} at byte {error.start}); check the path") from None
+    except ValueError as error:  # of a path with a NUL character
+        raise UserError(f"{path}: cannot be read ({error}); check the path") from None
+
+
 def read_json(path: Path) -> Any:
     """Read a JSON file.
 
@@ -76,15 +154,14 @@ def read_json(path: Path) -> Any:
         path: The file.
 
     Returns:
-        The value as `json.loads` returns it.
+        The value as `autospike.parsing.parse_json` returns it.
 
     Raises:
         UserError: The file cannot be read or is not JSON.
     """
+    text = read_text(path)
     try:
-        return json.loads(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise UserError(f"{path}: cannot be read ({error.strerror}); check the path") from None
+        return parse_json(text)
     except ValueError as error:
         raise UserError(f"{path}: not JSON: {error}") from None
 
@@ -115,10 +192,24 @@ def sha256(path: Path) -> str:
         path: The file.
 
     Raises:
-        OSError: The file cannot be read.
+        OSError: The file cannot be read, or is not a regular file.
     """
+    check_regular(path)
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def check_regular(path: Path) -> None:
+    """Check that a path is a regular file, or a link to one. Reading a device or a named pipe may never end.
+
+    Args:
+        path: The file.
+
+    Raises:
+        OSError: It does not exist, or it is something else.
+    """
+    if not stat.S_ISREG(path.stat().st_mode):
+        raise OSError(errno.EINVAL, "not a regular file")
 
 
 def read_yaml(path: str | Path) -> Any:
@@ -128,43 +219,13 @@ def read_yaml(path: str | Path) -> Any:
         path: The file.
 
     Returns:
-        The value as `parse_yaml` returns it.
+        The value as `autospike.parsing.parse_yaml` returns it.
 
     Raises:
         UserError: The file cannot be read or is not YAML.
     """
+    text = read_text(Path(path))
     try:
-        return parse_yaml(Path(path).read_text(encoding="utf-8"))
-    except OSError as error:
-        raise UserError(f"{path}: cannot be read ({error.strerror}); check the path") from None
+        return parse_yaml(text)
     except ValueError as error:
         raise UserError(f"{path}: not YAML: {error}") from None
-
-
-def parse_yaml(text: str) -> Any:
-    """Parse YAML. Duplicate keys in a mapping are an error.
-
-    Args:
-        text: The YAML text.
-
-    Returns:
-        Mappings, sequences and scalars.
-
-    Raises:
-        ValueError: The text is not YAML or has a duplicate key. The message is one line.
-    """
-    try:
-        return yaml.load(text, Loader=_UniqueKeys)
-    except yaml.YAMLError as error:
-        raise ValueError(" ".join(str(error).split())) from None
-
-
-class _UniqueKeys(yaml.SafeLoader):
-    """YAML loader that rejects duplicate keys. PyYAML would use the last of them without a message."""
-
-    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
-        keys = [self.construct_object(key, deep=True) for key, _ in node.value]
-        duplicates = [key for i, key in enumerate(keys) if key in keys[:i]]
-        if duplicates:
-            raise ValueError(f"duplicate key {duplicates[0]!r} in the mapping at line {node.start_mark.line + 1}; keep one of them")
-        return super().construct_mapping(node, deep)

@@ -4,8 +4,16 @@ from __future__ import annotations
 
 import ctypes
 import os
+import signal
 import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
+from types import FrameType
+from typing import Any
 
 from autospike.memory.allocator import M_TRIM_THRESHOLD, TRIM_THRESHOLD_BYTES
 
@@ -31,6 +39,96 @@ def prepare_process() -> None:
         if mallopt is not None:
             mallopt(M_TRIM_THRESHOLD, TRIM_THRESHOLD_BYTES)
             os.environ.setdefault("GLIBC_TUNABLES", "glibc.malloc.tcache_count=0")
+
+
+# Signals that end a command in an orderly way: Ctrl-C, `kill`, and the end of a terminal session.
+ENDING_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+# Signals often come in pairs, such as SIGTERM and SIGHUP. A later one means that the user will not wait for the clean-up.
+PATIENCE_SECONDS = 2.0
+# Pause before a signal is sent again whose exception was swallowed.
+RESEND_SECONDS = 0.05
+
+
+@dataclass(kw_only=True)
+class ReceivedSignal:
+    """The first signal that a process received.
+
+    Attributes:
+        number: Its number, 0 if there was none.
+        at: When it was received, of `time.monotonic`.
+    """
+
+    number: int = 0
+    at: float = 0.0
+
+    @property
+    def exit_code(self) -> int:
+        """128 plus the number of the signal, by convention of shells."""
+        return 128 + self.number
+
+
+@contextmanager
+def interruptible() -> Iterator[ReceivedSignal]:
+    """Raise KeyboardInterrupt in the block on the first SIGINT, SIGTERM or SIGHUP, so that it cleans up.
+
+    A signal that comes right after the first is ignored, a later one ends the process at once. Signals that the process ignores
+    stay ignored, as SIGHUP under nohup. After a signal, all of them are ignored until the process ends.
+
+    Yields:
+        The received signal.
+    """
+    received = ReceivedSignal()
+
+    def handle(number: int, _frame: FrameType | None) -> None:
+        if not received.number:
+            received.number, received.at = number, time.monotonic()
+            raise KeyboardInterrupt
+        if time.monotonic() - received.at > PATIENCE_SECONDS:
+            os._exit(128 + number)
+
+    heeded = [number for number in ENDING_SIGNALS if signal.getsignal(number) != signal.SIG_IGN]
+    before = {number: signal.signal(number, handle) for number in heeded}
+    hook, sys.unraisablehook = sys.unraisablehook, _resending(received, sys.unraisablehook)
+    try:
+        yield received
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, signal.SIG_IGN if received.number else handler)
+        sys.unraisablehook = hook
+
+
+def _resending(received: ReceivedSignal, hook: Callable[[Any], Any]) -> Callable[[Any], Any]:
+    """Hook for exceptions that Python cannot raise: a KeyboardInterrupt inside of a destructor is raised again a moment later."""
+
+    def resend() -> None:
+        os.kill(os.getpid(), number)
+
+    number = 0
+
+    def on_unraisable(unraisable: Any) -> None:
+        nonlocal number
+        if not isinstance(unraisable.exc_value, KeyboardInterrupt) or not received.number:
+            hook(unraisable)
+            return
+        number, received.number = received.number, 0
+        timer = threading.Timer(RESEND_SECONDS, resend)
+        timer.daemon = True
+        timer.start()
+
+    return on_unraisable
+
+
+@contextmanager
+def signals_blocked() -> Iterator[None]:
+    """Block SIGINT and SIGHUP in a block. Processes that start in it inherit this: only their parent acts on Ctrl-C.
+
+    Signals that come in the block are delivered after it.
+    """
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT, signal.SIGHUP})
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 def world_size() -> int:

@@ -1,9 +1,11 @@
 """The folder of a run. Other programs read it, so names and contents of its files stay as they are.
 
-RUN/experiment.yaml     complete configuration, with the search space
+RUN/experiment.yaml     complete configuration, with the search space; its first line, a comment, is the digest of the others
+RUN/.lock               who writes to the folder, while a command does
 RUN/environment.json    package versions, seed, machine
 RUN/log.jsonl           events, one JSON object in each line
 RUN/data.json           digest of the images and their splits
+RUN/data/               files.csv: every sample with class, split and digest; batch.png: training images as the network sees them
 RUN/supernet/           checkpoints of the supernet
 RUN/baseline/           checkpoints and measurement of the reference network
 RUN/tensorboard/        TensorBoard scalars of the trainings
@@ -16,18 +18,21 @@ RUN/retrain/            retrained networks: ID/inherited, ID/fine-tuned/seed-K, 
 
 from __future__ import annotations
 
+import hashlib
 import os
 import platform
 import sys
 from collections.abc import Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from importlib.metadata import version
 from pathlib import Path
 
 from autospike import files
-from autospike.config import Experiment, continued, load_experiment, with_start
+from autospike.config import Experiment, continued, load_experiment, with_normalisation, with_start
 from autospike.errors import UserError
+from autospike.lock import locked
 from autospike.machine import processor_name
 
 # Packages whose versions are written to environment.json.
@@ -43,6 +48,9 @@ RECORDED_PACKAGES = (
     "scikit-learn",
     "matplotlib",
 )
+
+# Start of the first line of experiment.yaml.
+DIGEST = "# sha256 of the lines below: "
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -67,7 +75,8 @@ class Run:
             overrides: Fields that replace those of the file, as `NAME=VALUE`.
 
         Returns:
-            The run. If the folder has a checkpoint and the experiment names no initial weights, those of the existing run are used.
+            The run. If the folder has a checkpoint and the experiment names no initial weights or no normalisation, those of the
+            existing run are used.
 
         Raises:
             UserError: The experiment is invalid, or the folder has a run of a different one.
@@ -75,9 +84,12 @@ class Run:
         experiment = load_experiment(experiment_path, overrides)
         run = cls(folder=folder, experiment=experiment)
         if run.has_checkpoint:
-            existing = load_experiment(folder / "experiment.yaml")
+            experiment = load_experiment(experiment_path, (*_older_settings(folder), *overrides))
+            existing = load_stored_experiment(folder, _older_settings(folder))
             if experiment.training.start_from is None:
                 experiment = with_start(experiment, existing.training.start_from)
+            if experiment.data.normalisation is None:
+                experiment = with_normalisation(experiment, existing.data.normalisation)
             continued(existing, experiment, source=str(folder))
         return cls(folder=folder, experiment=experiment)
 
@@ -96,8 +108,8 @@ class Run:
             raise UserError(
                 f"{folder}: no run here (no experiment.yaml); start one with: autospike train EXPERIMENT --run {folder}"
             )
-        existing = load_experiment(folder / "experiment.yaml")
-        changed = load_experiment(folder / "experiment.yaml", overrides)
+        older = _older_settings(folder)
+        existing, changed = load_stored_experiment(folder, older), load_stored_experiment(folder, (*older, *overrides))
         return cls(folder=folder, experiment=continued(existing, changed, source=str(folder)))
 
     def save(self) -> None:
@@ -108,12 +120,25 @@ class Run:
         Raises:
             UserError: A file cannot be written.
         """
-        files.write_text(self.folder / "experiment.yaml", self.experiment.to_yaml())
+        text = self.experiment.to_yaml()
+        files.write_text(self.folder / "experiment.yaml", f"{DIGEST}{hashlib.sha256(text.encode()).hexdigest()}\n{text}")
         if not (self.folder / "environment.json").exists():
             files.write_json(self.folder / "environment.json", _environment(self.experiment.seed))
 
+    def save_data(self, fingerprint: str) -> None:
+        """Write the digest of images and splits, unless there is a checkpoint.
+
+        Args:
+            fingerprint: Digest of the images and their splits.
+
+        Raises:
+            UserError: The file cannot be written.
+        """
+        if not self.has_checkpoint:
+            files.write_json(self.folder / "data.json", {"fingerprint": fingerprint})
+
     def check_data(self, fingerprint: str) -> None:
-        """Check that images and splits are those of the training. Before the first checkpoint, write their digest instead.
+        """Check that images and splits are those of the training, if there is a checkpoint.
 
         After a change, images of the training split could be used to search or test.
 
@@ -125,16 +150,32 @@ class Run:
         """
         path = self.folder / "data.json"
         if not self.has_checkpoint:
-            files.write_json(path, {"fingerprint": fingerprint})
-        elif files.read_json(path)["fingerprint"] != fingerprint:
+            return
+        written = files.read_json(path)
+        if not isinstance(written, dict) or "fingerprint" not in written:
+            raise UserError(f"{path}: has no fingerprint of the images; restore the file, or start a new run")
+        if written["fingerprint"] != fingerprint:
             raise UserError(
                 f"{self.folder}: the images are not those that this run was trained on; bring them back, or start a new run"
             )
 
+    def locked(self, command: str) -> AbstractContextManager[None]:
+        """Hold the lock of the folder for the length of a `with` block; see `autospike.lock.locked`.
+
+        Args:
+            command: Name of the command, for example `train`.
+        """
+        return locked(self.folder, f"autospike {command}")
+
+    @property
+    def is_writable(self) -> bool:
+        """Whether the user may write to the folder. It may be on a read-only file system, or belong to somebody else."""
+        return os.access(self.folder, os.W_OK)
+
     @property
     def has_checkpoint(self) -> bool:
         """Whether a checkpoint of the supernet was written. Before that, every field of the experiment may change."""
-        return (self.supernet / "checkpoint.json").exists()
+        return (self.supernet / "checkpoint.json").exists() or any(self.supernet.glob("step-*.safetensors"))
 
     @property
     def supernet(self) -> Path:
@@ -188,6 +229,42 @@ class Run:
         """
         now = datetime.now(UTC).isoformat(timespec="milliseconds")
         files.append_jsonl(self.folder / "log.jsonl", time=now, event=event, **details)
+
+
+def _older_settings(folder: Path) -> tuple[str, ...]:
+    """Overrides for a trained run of a version that had no `data.channels`, in which every image folder had three channels."""
+    fields = files.read_yaml(folder / "experiment.yaml")
+    data = fields.get("data") if isinstance(fields, dict) else None
+    older = isinstance(data, dict) and data.get("name") == "folder" and "channels" not in data
+    return ("data.channels=3",) if older and (folder / "supernet" / "checkpoint.json").exists() else ()
+
+
+def load_stored_experiment(folder: Path, overrides: Sequence[str] = ()) -> Experiment:
+    """Load the experiment of a run.
+
+    Args:
+        folder: The folder of the run.
+        overrides: Fields to change, as `NAME=VALUE`.
+
+    Returns:
+        The experiment.
+
+    Raises:
+        UserError: The file is missing or invalid, or its content is not what was written: fields that are cut off would have their
+            defaults.
+    """
+    path = folder / "experiment.yaml"
+    try:
+        files.check_regular(path)
+        first, _, rest = path.read_bytes().partition(b"\n")
+    except OSError as error:
+        raise UserError(f"{path}: cannot be read ({error.strerror}); check the path") from None
+    if first.startswith(DIGEST.encode()) and first.decode(errors="replace") != f"{DIGEST}{hashlib.sha256(rest).hexdigest()}":
+        raise UserError(
+            f"{path}: cut off or edited, its content does not have the digest of its first line; restore it, or, if it is "
+            "complete, delete that line (--set changes a field)"
+        )
+    return load_experiment(path, overrides)
 
 
 def _environment(seed: int) -> dict[str, object]:

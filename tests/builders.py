@@ -1,4 +1,4 @@
-"""What several test files build: architectures for hypothesis, written search spaces, and measurements made without a network."""
+"""Shared test helpers: hypothesis strategies for architectures, search spaces as dictionaries, and synthetic measurements."""
 
 from __future__ import annotations
 
@@ -16,14 +16,15 @@ from autospike.energy.conventions import DEFAULT, Convention
 from autospike.energy.counts import LayerCount
 from autospike.errors import UserError
 from autospike.measurement import Evaluation, Measurement
-from autospike.space.architecture import Architecture, Block, Embedding, Neuron, NeuronGroups, NeuronOverride, Stage
+from autospike.space.architecture import Architecture, Embedding, Stage
+from autospike.space.block import Block, Neuron, NeuronGroups, NeuronOverride
 from autospike.space.families import Shortcut
 
-few = settings(max_examples=25, deadline=None)
+few_examples = settings(max_examples=25, deadline=None)
 
 HALF_TO_TWO = {"low": 0.5, "high": 2.0, "sigma": 0.2}
 
-# By hand, from the publications: shortcuts, strides of the first and of later embeddings, and what divides a width.
+# From the publications: shortcuts, strides of the first and of later embeddings, and the divisor of every width.
 FAMILIES: dict[str, tuple[tuple[Shortcut, ...], tuple[int, ...], tuple[int, ...], int]] = {
     "spikformer": (("sew", "vanilla"), (1, 2, 4, 8, 16), (), 8),
     "spike_driven": (("membrane",), (1, 2, 4, 8, 16), (), 8),
@@ -32,7 +33,7 @@ FAMILIES: dict[str, tuple[tuple[Shortcut, ...], tuple[int, ...], tuple[int, ...]
 }
 SHORTCUTS = ("sew", "membrane", "vanilla")
 
-# What each token mixer reads, if it is an attention.
+# The operands of each attention; the other token mixers have none.
 READS: dict[str, tuple[str, ...]] = {
     "sdsa_1": ("q", "k", "v"),
     "sdsa_1_dilated": ("q", "k", "v"),
@@ -48,19 +49,19 @@ WITH_HEADS = ("sdsa_1_dilated", "sdsa_3", "sdsa_4", "token_qk")
 
 
 def groups_of(token_mixer: str, shortcut: str) -> set[str]:
-    """Neuron groups, by hand: membrane shortcuts have a neuron before each mixer, the others one behind it."""
+    """Return the neuron groups of a block: membrane shortcuts have a neuron before each mixer, the others one after it."""
     inside = {*READS[token_mixer], "attention"} if READS[token_mixer] else {"sepconv"}
     token, channel = ("token_input", "channel_input") if shortcut == "membrane" else ("projection", "fc2")
     return {channel, "fc1"} | (set() if token_mixer == "none" else inside | {token})
 
 
-def meaningless(token_mixer: str) -> set[str]:
+def fields_without_effect(token_mixer: str) -> set[str]:
     """Fields of a block that must be None."""
     heads = set() if token_mixer in WITH_HEADS else {"num_heads"}
     return heads if READS[token_mixer] else {"num_heads", "qkv", "projection"}
 
 
-# Every gene has another value, and every gene is a choice; fc1 follows its block.
+# Every gene is a choice of several values; the neurons of fc1 are those of the block.
 CHOICES: dict[str, Any] = {
     "time_steps": [2, 3, 4],
     "stages": [
@@ -81,7 +82,7 @@ CHOICES: dict[str, Any] = {
     ],
 }
 
-# Continuous neurons, everywhere that a neuron may stand.
+# Continuous neuron parameters for every kind of neuron.
 RANGES: dict[str, Any] = {
     "time_steps": [1, 2],
     "stages": [
@@ -99,7 +100,7 @@ RANGES: dict[str, Any] = {
     ],
 }
 
-# Positions differ.
+# Blocks at different positions have different choices.
 POSITIONS: dict[str, Any] = {
     "stages": [
         {
@@ -150,12 +151,12 @@ CONDITIONAL: dict[str, Any] = {
     ],
 }
 
-WRITTEN = {"choices": CHOICES, "ranges": RANGES, "positions": POSITIONS, "conditional": CONDITIONAL}
+SPACE_DICTS = {"choices": CHOICES, "ranges": RANGES, "positions": POSITIONS, "conditional": CONDITIONAL}
 
 
-def edited(written: dict[str, Any], path: str, value: object) -> dict[str, Any]:
-    """A copy of nested data with the value at `a.0.b` changed or added."""
-    copy = deepcopy(written)
+def edited(data: dict[str, Any], path: str, value: object) -> dict[str, Any]:
+    """Return a copy of nested data with the value at `a.0.b` changed or added."""
+    copy = deepcopy(data)
     *parents, last = (int(key) if key.isdigit() else key for key in path.split("."))
     target: Any = copy
     for key in parents:
@@ -164,33 +165,30 @@ def edited(written: dict[str, Any], path: str, value: object) -> dict[str, Any]:
     return copy
 
 
-def permits(written: Any, value: Any, shortcut: str = "sew") -> bool:
-    """Whether an architecture, or a part of one, is among what is written: an oracle that knows YAML and the tables above only."""
+def permits(space_dict: Any, value: Any, shortcut: str = "sew") -> bool:
+    """Return whether a space contains an architecture or a part of one. Independent of the package: uses the tables above only."""
     if isinstance(value, Architecture):
         shortcut = value.shortcut
     if isinstance(value, Block):
-        return _permits_block(written, value, shortcut)
-    if isinstance(written, dict) and "low" in written:
-        return bool(value is not None and written["low"] <= value <= written["high"])
-    if isinstance(written, dict) and "depth" in written:
-        blocks = written.get("blocks") or [written.get("block", {})] * len(value.blocks)
-        rest = {"embedding": written.get("embedding", {}), "embed_dim": written["embed_dim"]}
-        wide = permits(rest, value, shortcut) and permits(written["depth"], len(value.blocks))
+        return block_is_permitted(space_dict, value, shortcut)
+    if isinstance(space_dict, dict) and "low" in space_dict:
+        return bool(value is not None and space_dict["low"] <= value <= space_dict["high"])
+    if isinstance(space_dict, dict) and "depth" in space_dict:
+        blocks = space_dict.get("blocks") or [space_dict.get("block", {})] * len(value.blocks)
+        rest = {"embedding": space_dict.get("embedding", {}), "embed_dim": space_dict["embed_dim"]}
+        wide = permits(rest, value, shortcut) and permits(space_dict["depth"], len(value.blocks))
         return wide and all(permits(block, built, shortcut) for block, built in zip(blocks, value.blocks, strict=False))
-    if isinstance(written, dict):
-        return all(permits(part, getattr(value, name), shortcut) for name, part in written.items())
+    if isinstance(space_dict, dict):
+        return all(permits(part, getattr(value, name), shortcut) for name, part in space_dict.items())
     if isinstance(value, tuple):
-        return all(permits(part, built, shortcut) for part, built in zip(written, value, strict=True))
-    return value in written if isinstance(written, list) else bool(value == written)
+        return all(permits(part, built, shortcut) for part, built in zip(space_dict, value, strict=True))
+    return value in space_dict if isinstance(space_dict, list) else bool(value == space_dict)
 
 
-USUAL = {"token_mixer": "sdsa_3", "channel_mixer": "mlp", "num_heads": 8, "qkv": "linear", "projection": "linear", "mlp_ratio": 4}
-
-
-def _permits_block(written: dict[str, Any], block: Block, shortcut: str) -> bool:
-    """What is not written has its usual value, and what means nothing is None."""
-    none, existing = meaningless(block.token_mixer), groups_of(block.token_mixer, shortcut)
-    usual = {
+def block_is_permitted(space_dict: dict[str, Any], block: Block, shortcut: str) -> bool:
+    """Fields that the space does not name have their default; fields without effect are None."""
+    none, existing = fields_without_effect(block.token_mixer), groups_of(block.token_mixer, shortcut)
+    defaults = {
         "token_mixer": "sdsa_3",
         "channel_mixer": "mlp",
         "num_heads": 8,
@@ -198,8 +196,8 @@ def _permits_block(written: dict[str, Any], block: Block, shortcut: str) -> bool
         "projection": "linear",
         "mlp_ratio": 4,
     }
-    genes = {**usual, **written, **dict.fromkeys(none), "groups": {}}
-    overrides = {f.name: written.get("groups", {}).get(f.name, {}) if f.name in existing else {} for f in fields(NeuronGroups)}
+    genes = {**defaults, **space_dict, **dict.fromkeys(none), "groups": {}}
+    overrides = {f.name: space_dict.get("groups", {}).get(f.name, {}) if f.name in existing else {} for f in fields(NeuronGroups)}
     follow = {"v_threshold": None, "tau": None}
     return all(permits(part, getattr(block, name)) for name, part in genes.items()) and all(
         permits({**follow, **part}, getattr(block.groups, name)) for name, part in overrides.items()
@@ -207,7 +205,7 @@ def _permits_block(written: dict[str, Any], block: Block, shortcut: str) -> bool
 
 
 def leaves(value: Any, path: str = "") -> dict[str, Any]:
-    """Every plain value inside an architecture, by where it stands: `stages.0.blocks.1.neuron.tau`."""
+    """Return every scalar of an architecture by its path, such as `stages.0.blocks.1.neuron.tau`."""
     if is_dataclass(value):
         parts = {f.name: getattr(value, f.name) for f in fields(value)}
     elif isinstance(value, tuple):
@@ -217,27 +215,31 @@ def leaves(value: Any, path: str = "") -> dict[str, Any]:
     return {name: leaf for key, part in parts.items() for name, leaf in leaves(part, f"{path}.{key}".lstrip(".")).items()}
 
 
-def silent(architecture: Architecture) -> bool:
-    """Whether nothing fires before the first block: Meta-SpikeFormer's first convolution makes membrane potentials of the image."""
+def has_no_input_neurons(architecture: Architecture) -> bool:
+    """Return whether no neuron precedes the first block: Meta-SpikeFormer's first convolution outputs membrane potentials."""
     return architecture.family == "meta_spikeformer" and architecture.shortcut == "membrane"
 
 
-def living(architecture: Architecture) -> dict[str, Any]:
-    """The leaves that mean something: without what a token mixer or the shortcut has no use for, or what every group overrides."""
-    dead = {"stages.0.embedding.neuron.v_threshold", "stages.0.embedding.neuron.tau"} if silent(architecture) else set()
+def effective_genes(architecture: Architecture) -> dict[str, Any]:
+    """Return the scalars that affect the network, without those that the mixer or shortcut lacks or that every group overrides."""
+    without_effect = (
+        {"stages.0.embedding.neuron.v_threshold", "stages.0.embedding.neuron.tau"} if has_no_input_neurons(architecture) else set()
+    )
     for i, stage in enumerate(architecture.stages):
         for j, block in enumerate(stage.blocks):
             existing = [getattr(block.groups, name) for name in groups_of(block.token_mixer, architecture.shortcut)]
             overridden = {n for n in ("v_threshold", "tau") if all(getattr(group, n) is not None for group in existing)}
-            dead |= {f"stages.{i}.blocks.{j}.neuron.{name}" for name in overridden}
+            without_effect |= {f"stages.{i}.blocks.{j}.neuron.{name}" for name in overridden}
             absent = {f.name for f in fields(NeuronGroups)} - groups_of(block.token_mixer, architecture.shortcut)
-            names = meaningless(block.token_mixer) | {f"groups.{name}.{leaf}" for name in absent for leaf in ("v_threshold", "tau")}
-            dead |= {f"stages.{i}.blocks.{j}.{name}" for name in names}
-    return {path: value for path, value in leaves(architecture).items() if path not in dead}
+            names = fields_without_effect(block.token_mixer) | {
+                f"groups.{name}.{leaf}" for name in absent for leaf in ("v_threshold", "tau")
+            }
+            without_effect |= {f"stages.{i}.blocks.{j}.{name}" for name in names}
+    return {path: value for path, value in leaves(architecture).items() if path not in without_effect}
 
 
 def one_line_error(call: Callable[[], object]) -> str:
-    """The message of the UserError that a call ends in."""
+    """Call a function that must raise a UserError; return its message, which must be one line."""
     with pytest.raises(UserError) as caught:
         call()
     message = str(caught.value)
@@ -253,7 +255,7 @@ overrides = st.builds(NeuronOverride, v_threshold=st.none() | thresholds, tau=st
 
 
 def blocks(embed_dim: int, shortcut: str) -> st.SearchStrategy[Block]:
-    """Blocks of any token mixer that fit into a width, with overrides of the neuron groups that they have."""
+    """Return a strategy for blocks of any token mixer that fit a width, with overrides of their neuron groups."""
     divisors = st.sampled_from([n for n in range(1, embed_dim + 1) if embed_dim % n == 0])
 
     def of_mixer(token_mixer: str) -> st.SearchStrategy[Block]:
@@ -275,7 +277,7 @@ def blocks(embed_dim: int, shortcut: str) -> st.SearchStrategy[Block]:
 
 @st.composite
 def architectures(draw: st.DrawFn) -> Architecture:
-    """Of all families, with all their shortcuts and strides, up to three stages of up to four blocks."""
+    """Draw an architecture of any family, shortcut and stride, with up to three stages of up to four blocks."""
     family = draw(st.sampled_from(sorted(FAMILIES)))
     shortcuts, first, later, multiple = FAMILIES[family]
     shortcut = draw(st.sampled_from(shortcuts))
@@ -304,7 +306,7 @@ def small(*, embed_dim: int = 16, time_steps: int = 2, blocks: tuple[Block, ...]
 
 
 def measurement(architecture: Architecture, *, correct: int, images: int = 100, macs: int = 0, acs: float = 0.0) -> Measurement:
-    """One real layer of `macs` a step and one spiking layer of `acs` over all steps."""
+    """Return a measurement with one real layer of `macs` per step and one spiking layer of `acs` over all steps."""
     steps = architecture.time_steps
     counts = (
         LayerCount(layer="stem", input="real", time_steps=steps, macs=macs, acs=(), rate=()),
@@ -313,21 +315,25 @@ def measurement(architecture: Architecture, *, correct: int, images: int = 100, 
     return Measurement(architecture=architecture, correct=correct, images=images, counts=counts, params=7, seconds=0.5)
 
 
-def scored(measured: Measurement, *, f_aeb: float, generation: int, convention: Convention = DEFAULT) -> Evaluation:
-    """A measurement as a search sees it."""
-    energy = measured.energy(convention)
-    return Evaluation(measurement=measured, energy=energy, f_aeb=f_aeb, generation=generation)
+def evaluation_of(measurement: Measurement, *, f_aeb: float, generation: int, convention: Convention = DEFAULT) -> Evaluation:
+    """Return a measurement with its energy and fitness."""
+    energy = measurement.energy(convention)
+    return Evaluation(measurement=measurement, energy=energy, f_aeb=f_aeb, generation=generation)
 
 
 def analytic(architecture: Architecture) -> Measurement:
-    """A made-up network: width, depth and steps buy accuracy as far as heads, threshold and tau suit, and all cost energy."""
+    """Return a synthetic measurement.
+
+    Width, depth and time steps increase accuracy and energy. Accuracy is highest for 2 heads,
+    threshold 1 and tau 2.
+    """
     capacity, work = 0.0, 0.0
     for stage in architecture.stages:
-        suits = [
+        suitability = [
             1 / (1 + (math.log2(b.num_heads or 2) - 1) ** 2 + 8 * (b.neuron.v_threshold - 1) ** 2 + (b.neuron.tau - 2) ** 2)
             for b in stage.blocks
         ]
-        capacity += stage.embed_dim * sum(s * b.mlp_ratio for s, b in zip(suits, stage.blocks, strict=True))
+        capacity += stage.embed_dim * sum(s * b.mlp_ratio for s, b in zip(suitability, stage.blocks, strict=True))
         work += stage.embed_dim**2 * sum((4 + 2 * b.mlp_ratio) / b.neuron.v_threshold for b in stage.blocks)
     return measurement(
         architecture,

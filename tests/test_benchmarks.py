@@ -16,7 +16,7 @@ BENCHMARKS = Path(__file__).parents[1] / "experiments" / "benchmarks"
 
 @pytest.fixture(scope="module")
 def budget() -> Iterator[ModuleType]:
-    """`experiments/benchmarks/budget.py`, which is a script's module and in no package."""
+    """Return `experiments/benchmarks/budget.py`, a module that is in no package."""
     sys.path.insert(0, str(BENCHMARKS))
     try:
         import budget
@@ -27,7 +27,7 @@ def budget() -> Iterator[ModuleType]:
 
 
 class Clock:
-    """A clock that only advances when work is done."""
+    """A clock that only advances with simulated work."""
 
     def __init__(self) -> None:
         self.now = 100.0
@@ -37,10 +37,10 @@ class Clock:
 
 
 def seconds_of_a_run(budget: ModuleType, *, each: float, population: float, rounds: int = 8) -> tuple[float, int]:
-    """A benchmark of `rounds` populations beside a sample of candidates that take `each` seconds: its duration, and its rounds."""
+    """Simulate a benchmark whose candidates take `each` seconds; return its duration and its rounds."""
     clock = Clock()
     limit = budget.Budget(780, clock)
-    clock.now += 60 + each  # setting up, and the first candidate
+    clock.now += 60 + each  # setup and the first candidate
     sample = limit.sample_size(rounds=rounds, fixed=population, each=each)
     done, longest = 0, 0.0
     while done < rounds and (not done or limit.allows(longest)):
@@ -80,7 +80,7 @@ def test_the_sample_has_one_element_of_each_stratum(budget: ModuleType) -> None:
 
 
 def test_a_total_is_extrapolated_with_its_standard_error(budget: ModuleType) -> None:
-    """By hand: N = 12, n = 3, mean 11 / 3; squared differences 1 + 9, over 2 (n - 1) = 2.5; 12 sqrt(0.75 * 2.5 / 3) = 9.487."""
+    """N = 12, n = 3, mean 11 / 3; squared differences 1 + 9, over 2 (n - 1) = 2.5; 12 sqrt(0.75 * 2.5 / 3) = 9.487."""
     found = budget.extrapolate([2.0, 3.0, 6.0], 12)
     assert found.total == pytest.approx(44.0)
     assert found.error == pytest.approx(9.4868, abs=1e-4)
@@ -91,8 +91,8 @@ def test_a_complete_sample_has_no_error(budget: ModuleType) -> None:
     assert (found.total, found.error) == (8.0, 0.0)
 
 
-def test_the_standard_error_is_about_the_deviation_of_totals(budget: ModuleType) -> None:
-    """Of populations in random order, whose mean time is known to the estimate only by its sample."""
+def test_the_standard_error_is_similar_to_the_deviation_of_totals(budget: ModuleType) -> None:
+    """For populations in random order, of which the estimate uses only a sample."""
     rng, totals, errors = random.Random(0), [], []
     for _ in range(400):
         times = [rng.gauss(10, 2) for _ in range(48)]

@@ -26,7 +26,7 @@ COMMANDS = typer.main.get_command(app).commands  # type: ignore[attr-defined]
 
 
 def shell_lines(text: str) -> list[str]:
-    """Lines of shell blocks, and inline commands, that start autospike."""
+    """Return lines of shell blocks, and inline commands, that start autospike."""
     blocks = "\n".join(re.findall(r"```sh\n(.*?)```", text, flags=re.DOTALL)).splitlines()
     inline = re.findall(r"`(autospike [a-z][^`]*)`", re.sub(r"```.*?```", "", text, flags=re.DOTALL))
     found = [re.search(r"(?:^|-- )(autospike [a-z].*)", line) for line in blocks]
@@ -60,6 +60,12 @@ def test_each_file_of_an_example_exists(page: str, line: str) -> None:
 def test_each_link_leads_to_a_file(page: Path) -> None:
     for target in re.findall(r"\]\(([^)#]+)\)", page.read_text()):
         assert target.startswith("https://") or (page.parent / target).exists(), target
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_each_named_file_of_the_repository_exists(page: Path) -> None:
+    for name in re.findall(r"`((?:autospike|tests|experiments|search_spaces|docs|notebooks)/[\w./-]+)`", page.read_text()):
+        assert (ROOT / name).exists() or "NAME" in name, name
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)

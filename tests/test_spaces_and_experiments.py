@@ -1,4 +1,4 @@
-"""What the repository ships: every search space holds what it says, and every experiment can be run."""
+"""The search spaces and experiments of the repository."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ ROOT = Path(__file__).parents[1]
 SPACES = sorted((ROOT / "search_spaces").glob("*.yaml"))
 EXPERIMENTS = sorted((ROOT / "experiments").glob("*.yaml"))
 
-# By hand from the authors' table: widths x time steps x sum over depths of (ratios x heads x thresholds x time constants) ** depth.
+# From the authors' table: widths x time steps x sum over depths of (ratios x heads x thresholds x time constants) ** depth.
 AUTO_SPIKFORMER = {
     "small_1": 4 * sum(6**d for d in (2, 3, 4)),
     "small_2": 4 * 4 * sum(6**d for d in (2, 3, 4)),
@@ -27,7 +27,7 @@ AUTO_SPIKFORMER = {
     "more_layer_2": 4 * sum(6**d for d in (4, 5, 6, 7, 8)),
 }
 
-POINTS = {
+PUBLISHED_MEMBERS = {
     **{f"auto_spikformer_{name}": "spikformer_cifar_4_384" for name in AUTO_SPIKFORMER},
     "spikformer_imagenet": "spikformer_8_512",
     "spikformer_events": "spikformer_events_2_256",
@@ -43,7 +43,7 @@ POINTS = {
     "qkformer_cifar": "qkformer_cifar_4_384",
 }
 # No network was published for their sizes.
-WITHOUT_POINT = {
+WITHOUT_PUBLISHED_MEMBER = {
     "spikformer_digits",
     "spike_driven_digits",
     "meta_spikeformer_digits",
@@ -54,15 +54,15 @@ WITHOUT_POINT = {
 
 
 @pytest.mark.parametrize(("name", "size"), AUTO_SPIKFORMER.items())
-def test_sizes_of_the_authors_seven_spaces(name: str, size: int) -> None:
+def test_sizes_of_the_spaces_of_auto_spikformer(name: str, size: int) -> None:
     assert SearchSpace.load(ROOT / "search_spaces" / f"auto_spikformer_{name}.yaml").size() == size
 
 
-def test_every_space_is_accounted_for() -> None:
-    assert {path.stem for path in SPACES} == POINTS.keys() | WITHOUT_POINT
+def test_every_space_has_a_published_network_or_is_listed_without_one() -> None:
+    assert {path.stem for path in SPACES} == PUBLISHED_MEMBERS.keys() | WITHOUT_PUBLISHED_MEMBER
 
 
-@pytest.mark.parametrize(("space", "network"), POINTS.items())
+@pytest.mark.parametrize(("space", "network"), PUBLISHED_MEMBERS.items())
 def test_a_space_contains_its_published_network(space: str, network: str) -> None:
     assert SearchSpace.load(ROOT / "search_spaces" / f"{space}.yaml").contains(PUBLISHED[network].architecture)
 
@@ -87,6 +87,6 @@ def test_every_family_has_recipes_for_images_and_for_digits() -> None:
 
 
 @pytest.mark.parametrize("path", EXPERIMENTS, ids=lambda path: path.stem)
-def test_an_experiment_says_where_its_recipe_is_from(path: Path) -> None:
+def test_an_experiment_names_the_source_of_its_recipe(path: Path) -> None:
     assert path.read_text().startswith("# ")
     assert isinstance(yaml.safe_load(path.read_text()), dict)

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 import yaml
-from builders import analytic, scored
+from builders import analytic, evaluation_of
 
 from autospike.energy.counts import to_rows
 from autospike.search.archive import Archive
@@ -20,14 +20,14 @@ ROOT = Path(__file__).parents[1]
 
 
 def torch_free_contract() -> dict[str, list[str]]:
-    """The import-linter contract that forbids torch."""
+    """Return the import-linter contract that forbids torch."""
     contracts = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["importlinter"]["contracts"]
     (contract,) = (c for c in contracts if c["type"] == "forbidden" and "torch" in c["forbidden_modules"])
     return contract
 
 
 def with_submodules(name: str) -> list[str]:
-    """A module and, if it is a package, all modules in it."""
+    """Return a module and, if it is a package, all its modules."""
     path = ROOT.joinpath(*name.split("."))
     if not path.is_dir():
         return [name]
@@ -37,7 +37,7 @@ def with_submodules(name: str) -> list[str]:
 
 CONTRACT = torch_free_contract()
 TORCH_PACKAGES = CONTRACT["forbidden_modules"]
-# The command line imports its commands when they are called, which a linter of imports cannot see.
+# The command line imports its commands when they are called, which an import linter does not detect.
 MODULES = ["autospike", "autospike.cli", *(module for name in CONTRACT["source_modules"] for module in with_submodules(name))]
 
 IMPORTS = "import importlib\nfor name in {names}: importlib.import_module(name)\n"
@@ -46,7 +46,7 @@ LOADED = "import json, sys\nprint(); print(json.dumps(sorted({name.partition('.'
 
 
 def loaded_by(program: str) -> set[str]:
-    """The packages that a fresh interpreter holds after a program."""
+    """Return the packages that a new interpreter has loaded after a program."""
     ended = subprocess.run([sys.executable, "-c", program + LOADED], capture_output=True, text=True, check=False)
     assert ended.returncode == 0, ended.stderr
     return set(json.loads(ended.stdout.splitlines()[-1]))
@@ -60,7 +60,7 @@ def test_torch_is_not_loaded(program: str) -> None:
 
 
 def searched_run(folder: Path) -> Path:
-    """The folder of a run with an archive and a measured reference network."""
+    """Return the folder of a run with an archive and a measured reference network."""
     space = {"time_steps": [1, 2], "stages": [{"embed_dim": [8, 16], "depth": 1, "block": {"num_heads": [1, 2]}}]}
     experiment = {"space": space, "data": {"name": "digits", "image_size": 8}, "training": {"epochs": 1}}
     folder.mkdir()
@@ -70,7 +70,7 @@ def searched_run(folder: Path) -> Path:
     archive.begin("nsga2-1", "{}")
     archive.propose("nsga2-1", 0, [built.largest(), built.smallest()])
     for architecture in (built.largest(), built.smallest()):
-        archive.add([scored(analytic(architecture), f_aeb=0.5, generation=0)])
+        archive.add([evaluation_of(analytic(architecture), f_aeb=0.5, generation=0)])
     archive.close()
     (folder / "baseline").mkdir()
     counts = to_rows(analytic(built.largest()).counts)

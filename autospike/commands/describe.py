@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -14,7 +15,8 @@ from autospike.errors import UserError
 from autospike.files import read_yaml
 from autospike.models import build_model
 from autospike.space.architecture import Architecture
-from autospike.space.published import PUBLISHED
+from autospike.space.parameters import check_activation
+from autospike.space.published import PUBLISHED, similar_networks
 from autospike.space.search_space import SearchSpace
 
 
@@ -65,7 +67,7 @@ def describe(path: Path, shape: InputShape) -> None:
         _show(f"{path}: a published architecture", [("it", published.architecture)], shape)
         return
     if not path.exists():
-        raise UserError(f"{path}: no such file, and no published network of this name; those are {', '.join(PUBLISHED)}")
+        raise UserError(f"{path}: no such file, and no published network of this name; {similar_networks(str(path))}")
     content = read_yaml(path)
     if not isinstance(content, dict) or "stages" not in content:
         raise UserError(f"{path}: neither a search space nor an architecture (no `stages`); see search_spaces/ for examples")
@@ -76,14 +78,22 @@ def describe(path: Path, shape: InputShape) -> None:
         return
     space = SearchSpace.from_dict(content, source=str(path))
     size = space.size()
-    count = f"{size:.4g} architectures" if size != float("inf") else "infinitely many architectures (a gene is continuous)"
-    _show(f"{path}: {count}", [("smallest", space.smallest()), ("largest", space.largest())], shape)
+    _show(f"{path}: {_count(size)}", [("smallest", space.smallest()), ("largest", space.largest())], shape)
+
+
+def _count(size: int | float) -> str:
+    """Describe the number of architectures of a space."""
+    if size == math.inf:
+        return "infinitely many architectures (a gene is continuous)"
+    digits = math.log10(size)  # of a whole number of any size, where a float would overflow
+    return f"{size:.4g} architectures" if digits < 300 else f"about 10^{digits:.0f} architectures"
 
 
 def _show(title: str, named: list[tuple[str, Architecture]], shape: InputShape) -> None:
     """Print one row for each architecture."""
     rows = []
     for name, architecture in named:
+        check_activation(architecture, image_size=shape.image_size, images=1, source=name)
         params, macs = cost(architecture, shape)
         width = architecture.stages[-1].embed_dim
         rows.append(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -12,7 +13,8 @@ import torch
 from autospike import files
 from autospike.config import load_experiment
 from autospike.console import note, short, table, working
-from autospike.data.batches import FixedBatches, Renormalised
+from autospike.data import overview
+from autospike.data.batches import FixedBatches
 from autospike.data.images import Images, SplitName
 from autospike.data.source import open_images
 from autospike.energy.break_even import BreakEven, break_even
@@ -20,13 +22,14 @@ from autospike.energy.conventions import DEFAULT, FP32, SRAM, Convention
 from autospike.energy.counts import to_rows
 from autospike.errors import UserError
 from autospike.evaluation.calibration import UncalibratedError, calibrate, require_calibrated
+from autospike.evaluation.class_map import class_indices, relabelled
 from autospike.evaluation.single import StepwiseMeasurement, measure_stepwise
 from autospike.export import ExportedModel, InputSpec, read_model
 from autospike.models.registry import build_model
 from autospike.randomness import keyed
 from autospike.report import figures
 from autospike.report.energy import bar_energies, by_convention, by_layer, by_time_steps
-from autospike.space.published import PUBLISHED
+from autospike.space.published import PUBLISHED, similar_networks
 
 # Images on which an untrained network is calibrated. Its accuracy has no meaning, so a small batch is enough.
 CALIBRATION_IMAGES = 64
@@ -49,6 +52,7 @@ class EnergyRequest:
         convention: The energy convention; None for that of the run.
         curve: Whether to write accuracy and energy at every T.
         out: The folder to write to; None for MODEL/energy, or energy/NAME for a published network.
+        class_map: Which class of the data each class of the model is; see `evaluation.class_map.class_indices`.
     """
 
     model: Path
@@ -60,6 +64,7 @@ class EnergyRequest:
     convention: Convention | None
     curve: bool
     out: Path | None
+    class_map: str | None = None
 
 
 def energy(request: EnergyRequest) -> None:
@@ -77,17 +82,20 @@ def energy(request: EnergyRequest) -> None:
     exported = _read_calibrated(folder) if trained else _untrained(str(request.model))
     source = request.data or _data_of_export(folder)
     images = open_images(source, image_size=exported.input_spec.image_size)
-    knows_classes = trained and _same_classes(exported, images)
-    _check_data(exported, images, request, knows_classes=knows_classes)
+    labels = class_indices(exported.classes, images.classes, request.class_map) if trained else None
+    _check_data(exported, images, request, trained=trained, knows_classes=labels is not None)
+    overview.show(images, exported.input_spec.image_size)
     with working(f"run {request.images} images through {request.model}"):
         if not trained:
             _calibrate(exported, images)
-        batches = _batches(exported, images, request.split, request.images)
+        batches = _batches(exported, images, request.split, request.images, labels)
         measured = measure_stepwise(exported.model, batches, batch_size=request.batch_size, time_steps=request.time_steps)
     convention = request.convention or _convention_of_run(source)
     report = EnergyReport.of(measured, convention, model=str(request.model), split=request.split, curve=request.curve)
     report.show()
-    report.write(out, data=source, knows_classes=knows_classes)
+    report.write(out, data=source, knows_classes=labels is not None)
+    if trained and labels is None:
+        note(f"no accuracy: {_other_classes(exported, images)}")
     if not trained:
         note(
             f"untrained: weights are random, normalisation is calibrated on {CALIBRATION_IMAGES} images; only the dense MACs are "
@@ -100,7 +108,7 @@ def _find_model(model: Path) -> tuple[Path, bool]:
     folder = next((path for path in (model / "export", model) if (path / "architecture.json").exists()), model)
     if folder.is_dir() or str(model) not in PUBLISHED:
         if not folder.is_dir():
-            raise UserError(f"{model}: no such folder, and no published network of this name; those are {', '.join(PUBLISHED)}")
+            raise UserError(f"{model}: no such folder, and no published network of this name; {similar_networks(str(model))}")
         return folder, True
     return folder, False
 
@@ -144,30 +152,37 @@ def _data_of_export(folder: Path) -> str:
     return str(run)
 
 
-def _same_classes(exported: ExportedModel, images: Images) -> bool:
-    """Whether model and data have the same classes: by name, or by number for an imported model, whose classes have no names."""
-    numbered = exported.classes == tuple(str(i) for i in range(len(images.classes)))
-    return numbered or exported.classes == images.classes
+def _other_classes(exported: ExportedModel, images: Images) -> str:
+    """Why the classes of a model are not known to be those of the data, and what to do."""
+    numbered = exported.classes == tuple(str(i) for i in range(len(exported.classes)))
+    why = "a checkpoint has numbers instead of names" if numbered else "they have other names"
+    return (
+        f"its {len(exported.classes)} classes are not the {len(images.classes)} of the data ({why}); say which are which: "
+        "--class-map FILE with CLASS,FOLDER in each line, or --class-map order if both are in the same order"
+    )
 
 
-def _check_data(exported: ExportedModel, images: Images, request: EnergyRequest, *, knows_classes: bool) -> None:
+def _check_data(exported: ExportedModel, images: Images, request: EnergyRequest, *, trained: bool, knows_classes: bool) -> None:
     """Raise a `UserError` if channels, time steps or classes of model and data do not fit."""
     channels = exported.input_spec.channels
     if (channels not in (1, 3)) if images.time_steps is None else (channels != images.channels):
         kind = "still images" if images.time_steps is None else f"event frames of {images.channels} channels"
         raise UserError(f"--data: {kind}, but {request.model} takes {channels} channels; give data that fit")
     images.check_time_steps(request.time_steps or exported.model.architecture.time_steps)
+    if request.class_map is not None and not trained:
+        raise UserError(f"--class-map: {request.model} is untrained and has no accuracy; omit it")
     if request.curve and not knows_classes:
-        raise UserError(
-            f"--curve: {request.model} is untrained, or its {len(exported.classes)} classes are not the {len(images.classes)} of "
-            "the data, so there is no accuracy; omit --curve, or give the data that the model was trained for"
-        )
+        reason = f"has no accuracy: {_other_classes(exported, images)}" if trained else "is untrained, so it has no accuracy"
+        raise UserError(f"--curve: {request.model} {reason}; or omit --curve")
 
 
-def _batches(exported: ExportedModel, images: Images, split: SplitName, count: int) -> Renormalised:
-    drawn = images.splits[split].sample(count, keyed(0, "energy"))
-    batches = FixedBatches(split=drawn, channels=exported.input_spec.channels, image_size=exported.input_spec.image_size)
-    return Renormalised(batches=batches, mean=exported.input_spec.mean, std=exported.input_spec.std)
+def _batches(
+    exported: ExportedModel, images: Images, split: SplitName, count: int, labels: Sequence[int] | None = None
+) -> FixedBatches:
+    """Batches of a sample of a split. `labels` are the classes of the model that the classes of the data are; targets are these."""
+    drawn, spec = images.splits[split].sample(count, keyed(0, "energy")), exported.input_spec
+    drawn = drawn if labels is None else relabelled(drawn, labels)
+    return FixedBatches(split=drawn, channels=spec.channels, image_size=spec.image_size, preparation=spec.preparation)
 
 
 def _calibrate(exported: ExportedModel, images: Images) -> None:

@@ -9,10 +9,11 @@ from autospike import files
 from autospike.console import note, table, working
 from autospike.energy.conventions import UJ_PER_MJ
 from autospike.evaluation.setup import calibrated_subnet, held_out_batches, open_for_measurement, protocol_id
-from autospike.export import final_measurement, write_run_model
+from autospike.export import complete_report, final_measurement, write_report, write_run_model
+from autospike.lock import locked
 from autospike.measurement import Evaluation
 from autospike.run_directory import Run
-from autospike.search.selection import archived_evaluations, pick
+from autospike.search.selection import pick_archived
 from autospike.space.search_space import SearchSpace
 from autospike.training.setup import Setup, load_trained_supernet
 
@@ -29,16 +30,25 @@ def export(run: Run, out: Path) -> None:
     """
     setup, config = open_for_measurement(run), run.experiment.export
     protocol = protocol_id(setup, run.supernet)
-    selected = pick(archived_evaluations(run, protocol), config.pick, min_accuracy=config.min_accuracy, tolerance=config.tolerance)
-    provenance = _provenance(run, protocol)
-    if _is_exported(out, selected, provenance):
+    (selected,) = pick_archived(run, protocol, [config.pick], lambda damage: note(f"export: {damage}"))
+    architecture_id, provenance = selected.measurement.architecture.id, _provenance(run, protocol)
+    report = complete_report(out, {"architecture_id": architecture_id, "provenance": provenance})
+    if report is not None:
         note(f"export: {out} already holds this subnet")
     else:
-        architecture_id = selected.measurement.architecture.id
-        with working(f"measure {architecture_id} and the reference network on the test split"):
-            _write_and_measure(run, setup, selected, out, provenance)
-        run.log("exported", architecture_id=architecture_id, folder=str(out))
-    _show(files.read_json(out / "report.json"), out)
+        files.check_writable(out, "--out")
+        with locked(out, "autospike export"), working(f"measure {architecture_id} and the reference network on the test split"):
+            report = _write_and_measure(run, setup, selected, out, provenance)
+        _log(run, "exported", architecture_id=architecture_id, folder=str(out))
+    _show(report, out)
+
+
+def _log(run: Run, event: str, **details: object) -> None:
+    """Log an event of a run, or print it if the run is only read."""
+    if run.is_writable:
+        run.log(event, **details)
+    else:
+        note(f"export: {event} ({', '.join(f'{k} {v}' for k, v in details.items())}); not in the log, {run.folder} is read-only")
 
 
 def _provenance(run: Run, protocol: str) -> dict[str, Any]:
@@ -53,24 +63,21 @@ def _provenance(run: Run, protocol: str) -> dict[str, Any]:
     }
 
 
-def _is_exported(out: Path, selected: Evaluation, provenance: dict[str, Any]) -> bool:
-    path = out / "report.json"
-    report = files.read_json(path) if path.exists() else None
-    same = {"architecture_id": selected.measurement.architecture.id, "provenance": provenance}
-    return isinstance(report, dict) and all(report.get(key) == value for key, value in same.items())
+def _write_and_measure(run: Run, setup: Setup, selected: Evaluation, out: Path, provenance: dict[str, Any]) -> dict[str, Any]:
+    """Write the subnet, then open the test split, measure the subnet and the reference network, and write the report last.
 
-
-def _write_and_measure(run: Run, setup: Setup, selected: Evaluation, out: Path, provenance: dict[str, Any]) -> None:
-    """Write the subnet, then open the test split, measure the subnet and the reference network, and write the report last."""
-    path, architecture, reference = out / "report.json", selected.measurement.architecture, run.experiment.baseline_architecture
-    path.unlink(missing_ok=True)  # an export is complete if it has a report
+    Returns:
+        The report.
+    """
+    architecture, reference = selected.measurement.architecture, run.experiment.baseline_architecture
     supernet = load_trained_supernet(setup, run.experiment.search_space, run.supernet)
-    subnet = calibrated_subnet(setup, supernet, architecture)
     reference_supernet = load_trained_supernet(setup, SearchSpace.of(reference), run.baseline)
+    subnet = calibrated_subnet(setup, supernet, architecture)
     reference_model = calibrated_subnet(setup, reference_supernet, reference)
+    (out / "report.json").unlink(missing_ok=True)
     write_run_model(setup, subnet, out)
 
-    run.log("test split opened", images=len(setup.images.splits["test"]))
+    _log(run, "test split opened", images=len(setup.images.splits["test"]))
     test = held_out_batches(setup)
     report = {
         "search_accuracy": selected.measurement.accuracy,
@@ -80,7 +87,8 @@ def _write_and_measure(run: Run, setup: Setup, selected: Evaluation, out: Path, 
         "baseline": final_measurement(run, reference_model, test),
         "provenance": provenance,
     }
-    files.write_json(path, report)
+    write_report(out, report)
+    return report
 
 
 def _show(report: dict[str, Any], out: Path) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import pandas as pd
@@ -15,22 +15,29 @@ from autospike.errors import UserError
 from autospike.report import figures, tables
 from autospike.run_directory import Run
 from autospike.search.archive import Archive
-from autospike.search.fitness import refitted
-from autospike.search.selection import front
+from autospike.search.selection import with_fitness
 
 
-def plot(run: Run, convention: Convention | None = None) -> None:
+def plot(run: Run, convention: Convention | None = None, out: Path | None = None) -> None:
     """Write figures and tables to RUN/report, or to RUN/report/CONVENTION under another convention than that of the search.
+
+    The run itself is only read.
 
     Args:
         run: A searched run.
         convention: The energy convention; that of the search if None.
+        out: The folder to write to instead.
 
     Raises:
-        UserError: Nothing was searched yet.
+        UserError: Nothing was searched yet, or a file cannot be written.
     """
     report = SearchReport.of(run, convention or run.experiment.search.energy_convention)
+    if out is not None:
+        report = replace(report, folder=out)
+    files.check_writable(report.folder, "--out")
     report.write()
+    if report.damage is not None:
+        note(f"plot: {report.damage}")
     on_front = int(report.candidates["on_front"].sum())
     note(f"plot: {len(report.candidates)} candidates, {on_front} on the front under `{report.convention}`; see {report.folder}")
 
@@ -48,6 +55,7 @@ class SearchReport:
         all_shares: How often each value of a gene occurs among all candidates; see `report.tables.gene_shares`.
         front_shares: The same on the Pareto front.
         reference: Accuracy and energy in mJ of the reference network, on the search split.
+        damage: A line on rows of the archive that are damaged and left out, or None.
     """
 
     folder: Path
@@ -58,6 +66,7 @@ class SearchReport:
     all_shares: dict[str, dict[str, float]]
     front_shares: dict[str, dict[str, float]]
     reference: tuple[float, float]
+    damage: str | None = None
 
     @classmethod
     def of(cls, run: Run, convention: Convention) -> SearchReport:
@@ -71,15 +80,17 @@ class SearchReport:
             UserError: Nothing was searched yet, or the reference network was measured by an older version.
         """
         archive = Archive.newest(run.existing_archive(), convention)
-        evaluations, proposals = archive.all(), archive.proposals()
-        archive.close()
-        if not evaluations:
-            raise UserError(f"{run.archive}: no candidates yet; run: autospike search {run.folder}")
+        try:
+            archived, proposals, damage = with_fitness(archive, run), archive.proposals(), archive.damage()
+        finally:
+            archive.close()
+        if archived.empty:
+            raise UserError(f"{damage or f'{run.archive}: no candidates yet'}; run: autospike search {run.folder}")
         space, search = run.experiment.search_space, run.experiment.search
-        evaluations = refitted(evaluations, space.largest(), search.fitness)
-        table = tables.candidates(evaluations)
+        table = tables.candidates_of(archived)
         largest_mj = float(table.set_index("id").loc[space.largest().id, "energy_mj"])  # type: ignore[arg-type]
-        all_shares, front_shares = tables.gene_shares(space, evaluations, front(evaluations))
+        best = tables.front(table)
+        all_shares, front_shares = tables.gene_shares_of(space, table["architecture"].tolist(), best["architecture"].tolist())
         return cls(
             folder=run.report if convention == search.energy_convention else run.report / convention.name.replace("/", "-"),
             convention=convention.name,
@@ -89,6 +100,7 @@ class SearchReport:
             all_shares=all_shares,
             front_shares=front_shares,
             reference=_reference(run, convention),
+            damage=damage,
         )
 
     def write(self) -> None:
@@ -107,7 +119,11 @@ class SearchReport:
 
 def _reference(run: Run, convention: Convention) -> tuple[float, float]:
     """Accuracy and energy in mJ of the reference network, on the search split."""
-    measured = files.read_json(run.baseline / "measurement.json")
-    if "layers" not in measured:
+    path = run.baseline / "measurement.json"
+    measured = files.read_json(path)
+    if isinstance(measured, dict) and "layers" not in measured:
         raise UserError(f"{run.baseline}: measured by an older version; run: autospike search {run.folder}")
-    return measured["search_accuracy"], energy(from_rows(measured["layers"]), convention).energy_mj
+    try:
+        return float(measured["search_accuracy"]), energy(from_rows(measured["layers"]), convention).energy_mj
+    except (AttributeError, KeyError, TypeError, ValueError) as error:
+        raise UserError(f"{path}: damaged ({error!r}); delete it, then run: autospike search {run.folder}") from None

@@ -14,11 +14,11 @@ from autospike.console import note, progress, table
 from autospike.data.batches import FixedBatches
 from autospike.energy.conventions import UJ_PER_MJ
 from autospike.evaluation.setup import calibrated_subnet, held_out_batches, open_for_measurement, protocol_id
-from autospike.export import final_measurement, write_run_model
+from autospike.export import complete_report, final_measurement, write_report, write_run_model
 from autospike.report import figures, retrained
 from autospike.report.retrained import WAY_LABELS, MeanAndDeviation, RetrainedModel, SeedGroup
 from autospike.run_directory import Run
-from autospike.search.selection import archived_evaluations, pick
+from autospike.search.selection import pick_archived
 from autospike.space.architecture import Architecture
 from autospike.training.retraining import RetrainedNetwork, networks
 from autospike.training.setup import Setup, load_trained_supernet
@@ -41,7 +41,7 @@ def retrain(run: Run, picks: Sequence[str]) -> None:
     compared = networks(run, dict.fromkeys(selected.values()))
     for network in compared:
         network.check_recipe()
-    with _threads(run.experiment.threads or threads):
+    with run.locked("retrain"), _threads(run.experiment.threads or threads):
         for network in compared:
             if network.way != "inherited":
                 _train(run, setup, network)
@@ -52,9 +52,8 @@ def retrain(run: Run, picks: Sequence[str]) -> None:
 
 def _selected(run: Run, setup: Setup, picks: Sequence[str]) -> dict[str, Architecture]:
     load_trained_supernet(setup, run.experiment.search_space, run.supernet)  # raises if the training has not finished
-    evaluations, config = archived_evaluations(run, protocol_id(setup, run.supernet)), run.experiment.export
-    chosen = {rule: pick(evaluations, rule, min_accuracy=config.min_accuracy, tolerance=config.tolerance) for rule in picks}
-    return {rule: evaluation.measurement.architecture for rule, evaluation in chosen.items()}
+    chosen = pick_archived(run, protocol_id(setup, run.supernet), picks, lambda damage: note(f"retrain: {damage}"))
+    return {rule: evaluation.measurement.architecture for rule, evaluation in zip(picks, chosen, strict=True)}
 
 
 @contextmanager
@@ -93,12 +92,11 @@ def _measure(run: Run, setup: Setup, network: RetrainedNetwork, test: FixedBatch
     path.unlink(missing_ok=True)  # written last, so a folder with a report is complete
     model = calibrated_subnet(setup, load_trained_supernet(setup, network.space, network.checkpoints), network.architecture)
     write_run_model(setup, model, network.model)
-    files.write_json(path, {**final_measurement(run, model, test), "provenance": _provenance(run, setup, network)})
+    write_report(network.model, {**final_measurement(run, model, test), "provenance": _provenance(run, setup, network)})
 
 
 def _is_measured(run: Run, setup: Setup, network: RetrainedNetwork) -> bool:
-    path = network.model / "report.json"
-    return path.exists() and files.read_json(path).get("provenance") == _provenance(run, setup, network)
+    return complete_report(network.model, {"provenance": _provenance(run, setup, network)}) is not None
 
 
 def _provenance(run: Run, setup: Setup, network: RetrainedNetwork) -> dict[str, Any]:

@@ -2,28 +2,93 @@
 
 from __future__ import annotations
 
+from contextlib import nullcontext
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+
+from autospike.config import NormalisationConfig, with_normalisation
+from autospike.console import note
 from autospike.run_directory import Run
 from autospike.space.search_space import SearchSpace
-from autospike.training.initialisation import read_network
-from autospike.training.setup import open_run
+from autospike.training.distillation import load_teacher
+from autospike.training.initialisation import SourceNetwork, initialise_from, read_network
+from autospike.training.setup import Setup, build_supernet, open_run, training_batches
 from autospike.training.trainer import train_network
 
 
-def train(run: Run) -> None:
+def train(run: Run) -> Run:
     """Train both networks of a run from their newest checkpoints, unless they are trained.
 
     Args:
         run: The run.
 
+    Returns:
+        The run with its resolved experiment: a new training goes on with the normalisation of the network that it starts from.
+
     Raises:
         UserError: The data or a checkpoint cannot be read, or the batch size cannot be divided among the ranks.
         Interrupted: By a signal, after a checkpoint.
     """
-    setup, start_from = open_run(run), run.experiment.training.start_from
+    start_from = run.experiment.training.start_from
     if start_from is not None and not run.has_checkpoint:
-        read_network(start_from, "supernet")  # raises before anything is written
+        source = read_network(start_from, "supernet")  # raises before anything is written
+    setup = open_run(run)
+    if start_from is not None and not run.has_checkpoint:
+        run = replace(run, experiment=with_normalisation(run.experiment, _normalisation(setup, source)))
+        setup = replace(setup, experiment=run.experiment)
+        if setup.ranks.first:
+            _report(setup, source, start_from)
+    _check(run, setup)
     reference = SearchSpace.of(run.experiment.baseline_architecture)
-    with setup.ranks.joined(setup.device):
-        setup.ranks.first_alone(run.save)
+    with run.locked("train") if setup.ranks.first else nullcontext(), setup.ranks.joined(setup.device):
+        setup.ranks.first_alone(partial(_save, run, setup))
         train_network(run, setup, run.experiment.search_space, run.supernet, name="supernet", source="supernet")
         train_network(run, setup, reference, run.baseline, name="hand-made", source="baseline")
+    return run
+
+
+def _normalisation(setup: Setup, source: SourceNetwork) -> NormalisationConfig | None:
+    """The normalisation of a training that starts from a network: that of the experiment, or else that of the network.
+
+    The first convolution is not copied to a network for another number of channels, nor is its normalisation.
+    """
+    configured = setup.experiment.data.normalisation
+    adopted = setup.images.time_steps is None and source.channels == setup.images.channels
+    return source.normalisation if configured is None and adopted else configured
+
+
+def _report(setup: Setup, source: SourceNetwork, start_from: Path) -> None:
+    """Say which weights of a checkpoint are taken, and how pixels are normalised."""
+    if source.choice is not None:
+        note(f"{start_from}: {source.choice}")
+    if setup.images.time_steps is not None:
+        return
+    used, preparation = setup.experiment.data.normalisation, setup.preparation
+    mean, std = (", ".join(f"{value:g}" for value in values) for values in (preparation.mean, preparation.std))
+    if used == source.normalisation:
+        origin = f"as in {start_from}"
+    elif used is None:
+        origin = f"the default, because {start_from} reads {source.channels} channels and the images have {setup.images.channels}"
+    else:
+        origin = f"as data.normalisation says, not as in {start_from}"
+    note(f"normalisation: mean {mean}, std {std}, {origin}")
+
+
+def _check(run: Run, setup: Setup) -> None:
+    """Raise what would stop the first step of a new training, before anything is written."""
+    config, experiment = run.experiment.training, run.experiment
+    training_batches(setup)
+    if run.has_checkpoint:
+        return
+    if config.teacher is not None:
+        size, classes = experiment.data.image_size, len(setup.images.classes)
+        load_teacher(config.teacher, num_classes=classes, image_size=size, device=setup.device)
+    if config.start_from is not None:
+        initialise_from(build_supernet(setup, experiment.search_space), config.start_from, "supernet")
+        initialise_from(build_supernet(setup, SearchSpace.of(experiment.baseline_architecture)), config.start_from, "baseline")
+
+
+def _save(run: Run, setup: Setup) -> None:
+    run.save_data(setup.images.fingerprint)
+    run.save()

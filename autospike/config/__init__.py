@@ -4,7 +4,7 @@
 `--set a.b=c` overrides any field. A run stores its resolved experiment, including the search space, as `RUN/experiment.yaml`.
 """
 
-from autospike.config.experiment import Experiment, continued, fixed_part, with_start
+from autospike.config.experiment import Experiment, continued, fixed_part, with_normalisation, with_start
 from autospike.config.loading import load_experiment
 from autospike.config.sections import (
     AugmentationConfig,
@@ -13,6 +13,7 @@ from autospike.config.sections import (
     ExecutionConfig,
     ExportConfig,
     FitnessConfig,
+    NormalisationConfig,
     RetrainConfig,
     SearchConfig,
     TeacherConfig,
@@ -27,6 +28,7 @@ __all__ = [
     "Experiment",
     "ExportConfig",
     "FitnessConfig",
+    "NormalisationConfig",
     "RetrainConfig",
     "SearchConfig",
     "TeacherConfig",
@@ -34,5 +36,6 @@ __all__ = [
     "continued",
     "fixed_part",
     "load_experiment",
+    "with_normalisation",
     "with_start",
 ]

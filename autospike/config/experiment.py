@@ -9,11 +9,12 @@ import yaml
 from pydantic import Field
 
 from autospike.config.sections import (
-    Count,
     DataConfig,
     EvaluationConfig,
     ExecutionConfig,
     ExportConfig,
+    NormalisationConfig,
+    ProcessCount,
     RetrainConfig,
     SearchConfig,
     Section,
@@ -27,11 +28,11 @@ from autospike.space.search_space import SearchSpace
 class Experiment(Section):
     """Complete configuration of a run."""
 
-    seed: Annotated[int, Field(ge=0)] = 0
+    seed: Annotated[int, Field(ge=0, le=2**63 - 1)] = 0
     """Seed of every random number generator: splits, initial weights, sampling of subnets, and search."""
     device: Literal["auto", "cpu", "cuda"] = "auto"
     """Device of training and measurement; `auto` is CUDA if available, else the CPU."""
-    threads: Count | None = None
+    threads: ProcessCount | None = None
     """CPU threads of torch. Default: torch's own choice, or 1 in each worker if there are several.
 
     1 is fastest for small networks, because threads that share a busy core wait for each other.
@@ -124,6 +125,11 @@ def continued(trained: Experiment, changed: Experiment, *, source: str) -> Exper
 def with_start(experiment: Experiment, start_from: Path | None) -> Experiment:
     """Return a copy of the experiment with `training.start_from` replaced."""
     return experiment.model_copy(update={"training": experiment.training.model_copy(update={"start_from": start_from})})
+
+
+def with_normalisation(experiment: Experiment, normalisation: NormalisationConfig | None) -> Experiment:
+    """Return a copy of the experiment with `data.normalisation` replaced."""
+    return experiment.model_copy(update={"data": experiment.data.model_copy(update={"normalisation": normalisation})})
 
 
 def fixed_part(experiment: Experiment, name: str) -> Any:

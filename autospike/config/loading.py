@@ -9,10 +9,12 @@ from typing import Any
 from pydantic import ValidationError
 
 from autospike.config.experiment import Experiment
-from autospike.errors import UserError, first_problem
-from autospike.files import parse_yaml, read_yaml
+from autospike.errors import UserError, first_problem, quoted
+from autospike.files import read_yaml
+from autospike.parsing import parse_yaml
 from autospike.space.architecture import Architecture
-from autospike.space.published import PUBLISHED
+from autospike.space.parameters import check_activation
+from autospike.space.published import PUBLISHED, similar_networks
 from autospike.space.search_space import SearchSpace
 
 
@@ -56,7 +58,7 @@ def _resolve_baseline(fields: dict[str, Any], path: Path) -> dict[str, Any]:
     if not isinstance(name, str):
         return fields
     if name not in PUBLISHED:
-        raise UserError(f"{path}: baseline: no published architecture is called {name!r}; choose from {', '.join(PUBLISHED)}")
+        raise UserError(f"{path}: baseline: no published architecture is called {quoted(name)}; {similar_networks(name)}")
     return {**fields, "baseline": PUBLISHED[name].architecture.to_dict()}
 
 
@@ -95,6 +97,8 @@ def _check_experiment(experiment: Experiment, source: str) -> None:
         raise UserError(
             f"{source}: data: the sum of search_share and test_share must be less than 1, so that training images remain"
         )
+    if experiment.data.name == "events" and experiment.data.normalisation is not None:
+        raise UserError(f"{source}: data.normalisation: event counts are not normalised; leave it out")
     _check_execution(experiment, source)
     _check_training(experiment, source)
     if experiment.training.teacher is not None and not (space.distilled and baseline.distilled):
@@ -105,6 +109,19 @@ def _check_experiment(experiment: Experiment, source: str) -> None:
             f"{source}: data.image_size: {experiment.data.image_size} pixels are too few for embeddings that downsample "
             f"{stride} times"
         )
+    _check_activations(experiment, [space.largest(), baseline], source)
+
+
+def _check_activations(experiment: Experiment, networks: Sequence[Architecture], source: str) -> None:
+    """Reject batches whose activations cannot be stored."""
+    batches = {
+        "training.batch_size": experiment.training.batch_size // experiment.training.accumulate,
+        "evaluation.batch_size": experiment.evaluation.batch_size,
+        "evaluation.calibration_batch_size": experiment.evaluation.calibration_batch_size,
+    }
+    for name, images in batches.items():
+        for network in networks:
+            check_activation(network, image_size=experiment.data.image_size, images=images, source=f"{source}: {name}")
 
 
 def _check_training(experiment: Experiment, source: str) -> None:
@@ -141,12 +158,12 @@ def _apply_override(fields: dict[str, Any], override: str) -> None:
     try:
         value = parse_yaml(text)
     except ValueError:
-        raise UserError(f"--set {override}: {text!r} is not YAML") from None
+        raise UserError(f"--set {override}: {quoted(text)} is not YAML") from None
     target: Any = fields
     for i, key in enumerate(keys[:-1]):
         target = _child(target, key, override)
         if not isinstance(target, dict | list):
-            raise UserError(f"--set {override}: {'.'.join(keys[: i + 1])} is {target!r}, which has no fields")
+            raise UserError(f"--set {override}: {'.'.join(keys[: i + 1])} is {quoted(target)}, which has no fields")
     if isinstance(target, list):
         _child(target, keys[-1], override)
         target[int(keys[-1])] = value
@@ -158,6 +175,6 @@ def _child(target: Any, key: str, override: str) -> Any:
     """Return an entry of a mapping (a new mapping if missing) or of a list."""
     if isinstance(target, dict):
         return target.setdefault(key, {})
-    if not key.isdigit() or int(key) >= len(target):
+    if not key.isdecimal() or len(key) > 9 or int(key) >= len(target):
         raise UserError(f"--set {override}: {key} is not an index of a list of length {len(target)}")
     return target[int(key)]

@@ -5,24 +5,67 @@ Paths are relative to the working directory of the command. A field that is None
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, field_validator
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, FiniteFloat, field_validator, model_validator
 
 from autospike.energy.conventions import DEFAULT, Convention, convention_of
-from autospike.errors import UserError
+from autospike.errors import UserError, quoted
 from autospike.measurement import OBJECTIVES
 
-OpenFraction = Annotated[float, Field(gt=0, lt=1)]
-Fraction = Annotated[float, Field(ge=0, le=1)]
-Count = Annotated[int, Field(ge=1)]
+# Upper bounds of counts. They are far above every sensible value: a larger number is a mistake, which would otherwise end in a
+# hang or in memory that cannot be allocated.
+MAX_IMAGE_SIZE = 4096  # pixels; published networks read 224
+MAX_BATCH = 65_536  # images
+MAX_EPOCHS = 100_000
+MAX_PROCESSES = 1024  # or threads
+MAX_PATH = 4096  # characters, PATH_MAX of Linux
+# Folders of Linux whose files are not stored anywhere; reading some of them has no end. /dev/shm may hold data.
+VIRTUAL_FOLDERS = ("/proc", "/sys")
+
+OpenFraction = Annotated[float, Field(gt=0, lt=1, allow_inf_nan=False)]
+Fraction = Annotated[float, Field(ge=0, le=1, allow_inf_nan=False)]
+Strength = Annotated[float, Field(ge=0, le=100, allow_inf_nan=False)]
+LearningRate = Annotated[float, Field(gt=0, le=1000, allow_inf_nan=False)]
+Epochs = Annotated[int, Field(ge=1, le=MAX_EPOCHS)]
+BatchSize = Annotated[int, Field(ge=1, le=MAX_BATCH)]
+ProcessCount = Annotated[int, Field(ge=1, le=MAX_PROCESSES)]
+Text = Annotated[str, Field(min_length=1, max_length=1000)]
+
+
+def _check_path(path: object) -> object:
+    """Raise ValueError for a path that no file can have."""
+    text = str(path)
+    if not text:
+        raise ValueError("an empty path; write a path, or leave the field out")
+    if len(text) > MAX_PATH:
+        raise ValueError(f"a path of {len(text):,} characters; at most {MAX_PATH:,} are allowed")
+    if any(c < " " or c == "\x7f" or "\ud800" <= c <= "\udfff" for c in text):
+        raise ValueError(f"a path with control characters or bytes that are not UTF-8, got {quoted(text)}")
+    return path
+
+
+def _check_stored(folder: Path) -> Path:
+    """Raise ValueError for a folder of the system in which no data are stored."""
+    real = os.path.realpath(folder)
+    if real in ("/", "/dev") or any(real == virtual or real.startswith(f"{virtual}/") for virtual in VIRTUAL_FOLDERS):
+        raise ValueError(f"{folder} is a folder of the system; give the folder of the data")
+    return folder
+
+
+FilePath = Annotated[Path, BeforeValidator(_check_path)]
+DataFolder = Annotated[FilePath, AfterValidator(_check_stored)]
+Level = Annotated[int, Field(ge=0, le=255)]
+Colour = tuple[Level, Level, Level]
 
 
 class Section(BaseModel):
     """Base class of the sections: immutable, and unknown fields are errors.
 
-    Numbers may be given as strings, because YAML 1.1 reads `5e-4` as a string.
+    Numbers may be given as strings, because YAML 1.1 reads `5e-4` as a string. Every number has a lower and an upper bound, which
+    its type states, and must be finite.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
@@ -33,6 +76,21 @@ class Section(BaseModel):
         if isinstance(value, bool):
             raise ValueError(f"booleans are not accepted here, got {str(value).lower()}")
         return value
+
+
+class NormalisationConfig(Section):
+    """Normalisation of still images: `(pixel - mean) / std` for pixels in 0..1. One value for each channel."""
+
+    mean: Annotated[tuple[FiniteFloat, ...], Field(min_length=1)]
+    """Mean of each channel."""
+    std: Annotated[tuple[Annotated[FiniteFloat, Field(gt=0)], ...], Field(min_length=1)]
+    """Standard deviation of each channel."""
+
+    @model_validator(mode="after")
+    def _same_length(self) -> Self:
+        if len(self.mean) != len(self.std):
+            raise ValueError(f"mean has {len(self.mean)} values and std has {len(self.std)}; give one of each for every channel")
+        return self
 
 
 class DataConfig(Section):
@@ -46,13 +104,19 @@ class DataConfig(Section):
     prepared with `data_type="frame", frames_number=T`. A network with fewer time steps than frames uses the first frames; more
     time steps than frames are an error.
     """
-    root: Path | None = None
+    root: DataFolder | None = None
     """Folder of the data. For events: spikingjelly's folder `frames_number_T_split_by_...`. `digits` needs none."""
-    image_size: Count
+    image_size: Annotated[int, Field(ge=1, le=MAX_IMAGE_SIZE)]
     """Height and width in pixels to which every image is resized.
 
     Event counts are not normalised. At their original size they are integers, and the first layer only accumulates. Resized counts
     are means over pixels, and the first layer multiplies.
+    """
+    normalisation: NormalisationConfig | None = None
+    """Normalisation of still images, in training, search and measurement; exported models record it.
+
+    Default: that of the network that `training.start_from` names, if it reads as many channels; otherwise mean and std 0.5 for all
+    channels. Event counts are not normalised.
     """
     search_share: OpenFraction = 0.2
     """Fraction of the images that forms the search split, on which candidates are scored.
@@ -61,6 +125,15 @@ class DataConfig(Section):
     """
     test_share: OpenFraction = 0.2
     """Fraction of the images reserved for the final measurement. It applies only to data sets without a test split."""
+    channels: Literal["auto"] | Annotated[int, Field(ge=1, le=1024)] = "auto"
+    """Number of channels of the network's input.
+
+    Still images: 1 (grey; coloured images are converted to ITU-R 601 luma) or 3 (RGB). `auto` is 1 for a folder if every image is
+    grey, otherwise 3; the own number of `digits` (1) and CIFAR (3). Event frames: `auto` accepts up to 4 channels, a number exactly
+    this many.
+    """
+    background: Colour = (255, 255, 255)
+    """Red, green and blue (0 to 255) behind transparent pixels of the images of a folder. Default: white."""
 
 
 class AugmentationConfig(Section):
@@ -69,19 +142,19 @@ class AugmentationConfig(Section):
     The defaults disable every augmentation. `color_jitter` and `auto_augment` do not apply to events.
     """
 
-    min_scale: Annotated[float, Field(gt=0, le=1)] = 1.0
+    min_scale: Annotated[float, Field(gt=0, le=1, allow_inf_nan=False)] = 1.0
     """Smallest fraction of the image area that a random crop covers."""
     flip: Fraction = 0.0
     """Probability of a horizontal flip."""
-    color_jitter: Annotated[float, Field(ge=0)] = 0.0
+    color_jitter: Strength = 0.0
     """Strength of timm's color jitter; 0 disables it."""
-    auto_augment: str | None = None
+    auto_augment: Text | None = None
     """timm's policy string, for example `rand-m9-n1-mstd0.4-inc1`."""
     erasing: Fraction = 0.0
     """Probability of erasing a random rectangle."""
-    mixup: Annotated[float, Field(ge=0)] = 0.0
+    mixup: Strength = 0.0
     """Alpha of mixup; 0 disables it."""
-    cutmix: Annotated[float, Field(ge=0)] = 0.0
+    cutmix: Strength = 0.0
     """Alpha of cutmix; 0 disables it. If mixup is enabled too, each batch uses one of the two with equal probability."""
     mix_probability: Fraction = 1.0
     """Probability that a batch is mixed, if mixup or cutmix is enabled."""
@@ -90,9 +163,9 @@ class AugmentationConfig(Section):
 class TeacherConfig(Section):
     """Teacher network for hard distillation: its predicted class is the target of the second head."""
 
-    model: str
+    model: Text
     """Name of a timm model, or `local-dir:FOLDER` for an exported one."""
-    weights: Path | None = None
+    weights: FilePath | None = None
     """Checkpoint of the teacher. Default: timm's pretrained weights, which timm downloads."""
 
 
@@ -119,28 +192,28 @@ class TrainingConfig(Section):
     `final` uses the output at the T of the subnet. `anytime` runs the largest T of the space once and averages the loss over every
     T of the space; the T of the sampled subnet then has no effect.
     """
-    start_from: Path | None = None
+    start_from: FilePath | None = None
     """Initial weights: a published checkpoint, an exported or imported folder, or the folder of another run (`train --from`)."""
     teacher: TeacherConfig | None = None
     """Teacher of a space with `distilled: true`. Default: no teacher. It does not apply to events."""
-    epochs: Count
+    epochs: Epochs
     """Number of passes over the training images."""
-    batch_size: Annotated[int, Field(ge=2, multiple_of=2)] = 128
+    batch_size: Annotated[int, Field(ge=2, le=MAX_BATCH, multiple_of=2)] = 128
     """Images per optimizer step; an even number, because mixup pairs the images of a batch."""
-    accumulate: Count = 1
+    accumulate: BatchSize = 1
     """Number of equal parts of a batch whose gradients are accumulated before the optimizer step.
 
     BatchNorm normalises each part separately. Memory for activations decreases by this factor. A part has at least 2 images.
     """
     optimizer: Literal["adamw", "lamb"] = "adamw"
     """Optimizer, as implemented by torch (AdamW) and timm (LAMB)."""
-    learning_rate: Annotated[float, Field(gt=0)] = 5e-4
+    learning_rate: LearningRate = 5e-4
     """Learning rate after warm-up, from which a cosine schedule decays; Spikformer's value on CIFAR."""
-    min_learning_rate: Annotated[float, Field(ge=0)] = 1e-5
+    min_learning_rate: Annotated[float, Field(ge=0, le=1000, allow_inf_nan=False)] = 1e-5
     """Learning rate at the end of the cosine schedule; at most `learning_rate`."""
-    weight_decay: Annotated[float, Field(ge=0)] = 0.06
+    weight_decay: Strength = 0.06
     """Weight decay of the optimizer; Spikformer's value on CIFAR."""
-    warmup_epochs: Annotated[int, Field(ge=0)] | None = None
+    warmup_epochs: Annotated[int, Field(ge=0, le=MAX_EPOCHS)] | None = None
     """Epochs of linear warm-up, fewer than `epochs`. Default: 20 (Auto-Spikformer), or a fifth of the epochs if that is less."""
     smoothing: Fraction = 0.1
     """Label smoothing."""
@@ -158,9 +231,9 @@ class TrainingConfig(Section):
     """
     augmentation: AugmentationConfig = AugmentationConfig()
     """Augmentation of the training images."""
-    workers: Annotated[int, Field(ge=0)] = 0
+    workers: Annotated[int, Field(ge=0, le=MAX_PROCESSES)] = 0
     """Processes that decode and augment images; with 0 the training process does it."""
-    checkpoint_epochs: Count = 10
+    checkpoint_epochs: Epochs = 10
     """Epochs between checkpoints."""
 
     @property
@@ -172,15 +245,15 @@ class TrainingConfig(Section):
 class EvaluationConfig(Section):
     """Measurement of candidates."""
 
-    calibration_images: Annotated[int, Field(ge=2)] = 512
+    calibration_images: Annotated[int, Field(ge=2, le=10_000_000)] = 512
     """Training images from which the BatchNorm statistics of a subnet are computed before it is scored."""
-    calibration_batch_size: Annotated[int, Field(ge=2)] = 128
+    calibration_batch_size: Annotated[int, Field(ge=2, le=MAX_BATCH)] = 128
     """Images per calibration batch. Statistics are averaged over batches, so unlike `batch_size` this affects results."""
-    batch_size: Count = 128
+    batch_size: BatchSize = 128
     """Images per forward pass. It affects speed and memory, not results."""
-    kept_mb: Annotated[int, Field(ge=0)] = 1024
+    kept_mb: Annotated[int, Field(ge=0, le=10_000_000)] = 1024
     """Cache size of each worker in MB, for decoded images, activations between blocks, and node results."""
-    racing: Annotated[float, Field(ge=0)] = 0.0
+    racing: Strength = 0.0
     """Successive halving: margin, in standard deviations, at which a dominated candidate is stopped early.
 
     A candidate that another one dominates by this margin in accuracy and energy is scored only on part of the search split; 3 is
@@ -194,15 +267,15 @@ class ExecutionConfig(Section):
 
     executor: Literal["serial", "processes", "ray"] = "serial"
     """`serial` uses the process of the search, `processes` worker processes on this machine, `ray` those of a Ray cluster."""
-    workers: Count | None = None
+    workers: ProcessCount | None = None
     """Number of worker processes; not with `serial`.
 
     Default: the number of cores (of the cluster, with Ray) divided by `threads`, which is 1 unless given. Each worker needs the
     memory of a process plus `evaluation.kept_mb`.
     """
-    address: str | None = None
+    address: Text | None = None
     """Ray only: address of the cluster, `auto` or HOST:PORT. Default: a local cluster for the duration of the command."""
-    gpus_per_worker: Annotated[float, Field(ge=0)] = 0.0
+    gpus_per_worker: Strength = 0.0
     """Ray only: GPUs per worker, for example 0.5 for two workers on one GPU. If positive, candidates are measured on GPUs."""
 
 
@@ -214,7 +287,7 @@ class FitnessConfig(Section):
 
     form: Literal["power", "weighted"] = "power"
     """Formula; `power` uses `beta`, `weighted` uses `alpha`. The reference is the energy of the reference network."""
-    beta: Annotated[float, Field(ge=0)] = 0.07
+    beta: Strength = 0.07
     """Exponent of `power`: accuracy * (energy / reference) ** -beta."""
     alpha: Fraction = 0.5
     """Weight of accuracy in `weighted`: alpha * accuracy + (1 - alpha) * (1 - energy / reference)."""
@@ -228,13 +301,13 @@ class SearchConfig(Section):
 
     With `aeb`, by-product candidates compete as well.
     """
-    objectives: tuple[str, ...] = ("accuracy", "energy_mj")
+    objectives: tuple[Text, ...] = ("accuracy", "energy_mj")
     """Objectives of NSGA-II: one or more different keys of `autospike.measurement.OBJECTIVES`."""
-    population: Annotated[int, Field(ge=4)] = 50
+    population: Annotated[int, Field(ge=4, le=100_000)] = 50
     """Candidates per generation; Auto-Spikformer's value."""
-    generations: Count = 20
+    generations: Annotated[int, Field(ge=1, le=100_000)] = 20
     """Number of generations; Auto-Spikformer's value."""
-    parents: Annotated[int, Field(ge=2)] = 10
+    parents: Annotated[int, Field(ge=2, le=100_000)] = 10
     """`aeb`: number of the best candidates that are parents of the next generation; Auto-Spikformer's value."""
     block_mutation: Fraction = 0.2
     """Mutation probability of a gene of a block. With one-point crossover it applies only to blocks from the crossover point on."""
@@ -249,13 +322,13 @@ class SearchConfig(Section):
     `one-point` copies the first parent up to a random block and the second parent, mutated, from there on. Candidates then share
     prefixes, which are computed once. `uniform` takes each gene from either parent and mutates everywhere.
     """
-    late_point: Annotated[float, Field(ge=1, le=100)] = 1.0
+    late_point: Annotated[float, Field(ge=1, le=100, allow_inf_nan=False)] = 1.0
     """`one-point`: ratio between the probabilities of a block and of the one before it to be the crossover point.
 
     A late point shares longer prefixes and appears to reduce hypervolume (docs/evaluation.md). The ratio is reduced in deep
     networks so that the last block is at most 64 times as probable as the first.
     """
-    convention: str = DEFAULT.name
+    convention: Text = DEFAULT.name
     """Energy convention, for example `spikformer` or `exact/int8`; `autospike.energy.conventions` lists them.
 
     The archive stores operation counts, so that a search with another convention reuses all measurements.
@@ -287,7 +360,7 @@ class SearchConfig(Section):
 class ExportConfig(Section):
     """Selection rule for the candidate that is exported."""
 
-    pick: str = "knee"
+    pick: Text = "knee"
     """`knee`, `best-accuracy`, `least-energy`, `best-faeb`, or the id of a candidate."""
     min_accuracy: Fraction = 0.0
     """Select among candidates with at least this accuracy on the search split."""
@@ -298,11 +371,11 @@ class ExportConfig(Section):
 class RetrainConfig(Section):
     """Retraining of selected subnets. All other settings are those of `training`."""
 
-    seeds: Count = 3
+    seeds: Annotated[int, Field(ge=1, le=1000)] = 3
     """Trainings per network, each with its own seed. The run's own training of the reference network counts as its first."""
-    epochs: Count | None = None
+    epochs: Epochs | None = None
     """Epochs from fresh weights, also of the reference network. Default: `training.epochs`."""
-    fine_tune_epochs: Count | None = None
+    fine_tune_epochs: Epochs | None = None
     """Epochs from inherited weights. Default: a third of the epochs from fresh weights."""
-    fine_tune_learning_rate: Annotated[float, Field(gt=0)] | None = None
+    fine_tune_learning_rate: LearningRate | None = None
     """Learning rate from inherited weights. Default: a tenth of `training.learning_rate`."""

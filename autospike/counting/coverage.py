@@ -45,11 +45,20 @@ NEURONS = "neurons"
 NORMALISATION = "normalisation, which folds into weights"
 # Inside neurons of other code, element-wise operators are free. These are not: products with weights, and statistics of the input.
 COUNTED_IN_NEURONS = frozenset(
-    (
-        *("mm", "bmm", "mv", "addmm", "baddbmm", "convolution"),
-        *("native_batch_norm", "cudnn_batch_norm", "miopen_batch_norm", "_native_batch_norm_legit"),
-        *("native_layer_norm", "native_group_norm"),
-    )
+    [
+        "mm",
+        "bmm",
+        "mv",
+        "addmm",
+        "baddbmm",
+        "convolution",
+        "native_batch_norm",
+        "cudnn_batch_norm",
+        "miopen_batch_norm",
+        "_native_batch_norm_legit",
+        "native_layer_norm",
+        "native_group_norm",
+    ]
 )
 # Operators that make spikes of real values.
 THRESHOLDS = frozenset(("ge", "gt", "le", "lt", "heaviside", "sign"))
@@ -364,7 +373,7 @@ class _EinsumMode(TorchFunctionMode):
 
 
 def _is_simple(args: tuple[Any, ...]) -> bool:
-    """Whether the arguments of `torch.einsum` are an equation and two tensors, without ellipsis, diagonal or sum of one alone."""
+    """Whether `torch.einsum` has an equation and two tensors, without an ellipsis, a diagonal or a sum of one tensor alone."""
     if len(args) != 3 or not isinstance(args[0], str) or not all(isinstance(x, Tensor) for x in args[1:]):
         return False
     left, arrow, output = args[0].replace(" ", "").partition("->")

@@ -1,4 +1,4 @@
-"""T and B of a batch: what the neurons of a model receive, checked against the shape of the batch and what was given."""
+"""T and B of a batch: what the neurons of a model receive, checked against the shape of the batch and against the arguments."""
 
 from __future__ import annotations
 
@@ -224,8 +224,8 @@ def _images(shape: torch.Size, received: _Received, steps: int, given: int | Non
         if found is not None:
             return found, []
         problem = (
-            f"the neurons receive {rows} rows at each of {steps} time steps, which does not tell the number of images in a "
-            f"batch of shape {tuple(shape)}; give images="
+            f"the neurons receive {rows} rows at each of {steps} time steps, which does not tell the number of images in a batch "
+            f"of shape {tuple(shape)}; give images="
         )
         return rows, [problem]
     if given in _possible_images(shape, steps) and rows % given == 0:
@@ -290,7 +290,7 @@ def _names(kinds: Neurons) -> str:
 
 
 def _input_shapes(model: nn.Module, batch: Tensor, more: Neurons) -> tuple[Shapes, Shapes]:
-    """The input shapes of layers of neurons, and of layers with weights outside them: one for each call, by first calls."""
+    """Input shapes of neuron layers, and of layers with weights outside them: one for each call, in the order of first calls."""
     neurons, of_neurons, of_layers = neurons_of(model, more), Shapes(), Shapes()
     inside = {inner for neuron in neurons for inner in neuron.modules()}
     layers = [module for module in model.modules() if isinstance(module, nn.Linear | _ConvNd) and module not in inside]
@@ -336,7 +336,7 @@ def preserved_state(model: nn.Module, neurons: Neurons) -> Iterator[None]:
             module._buffers.update(buffers)
             for name, value in values.items():
                 buffer = module._buffers[name]
-                if buffer is not None and value is not None:
+                if value is not None and buffer is not None:
                     buffer.copy_(value)
 
 

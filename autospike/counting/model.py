@@ -37,18 +37,18 @@ def count_operations(
         >>> counted.energy("spikformer").energy_mj
         >>> autospike.count_operations(snntorch_model, images, neurons=[snntorch.Leaky])
 
-    It works on models of this package, of spikingjelly neurons, and of other neurons whose classes are named. Layers of torch,
-    matrix products, element-wise products (masks) and sums of spikes are counted by the values that enter them; `free` and
-    `unknown` list what was not counted. The model runs in eval mode from reset neurons. Afterwards its mode and the state of
-    neurons of other code are restored, and the state of spikingjelly's neurons is reset.
+    It works on models of this package, on models with spikingjelly's neurons, and on models with other neurons whose classes are
+    named. Layers of torch, matrix products, element-wise products (masks) and sums of spikes are counted by the values that enter
+    them; `free` and `unknown` list what was not counted. The model runs in eval mode from reset neurons. Afterwards its mode and
+    the state of neurons of other code are restored, and the state of spikingjelly's neurons is reset.
 
     Values: signed whole numbers are accumulations, as many as their magnitude, and so are whole numbers times one common scale,
     which merges into the next weights. Statistics that a normalisation computes from its input do not merge, so it is unknown.
 
     Time and batch: T and B are those that the neurons receive, checked against the shape of the batch and against `time_steps` and
-    `images`. A contradiction is an error in strict mode and otherwise a warning; so is a model without neurons that are known,
-    unless `neurons=[]` says that it has none, and a comparison with a threshold outside neurons. If the model runs one time step
-    in each call, it is called `time_steps` times with the same batch, with the same error or warning.
+    `images`. A contradiction is an error in strict mode and otherwise a warning; so is a model without known neurons, unless
+    `neurons=[]` says that it has none, and a comparison with a threshold outside neurons. If the model runs one time step in each
+    call, it is called `time_steps` times with the same batch, with the same error or warning.
 
     Limits:
 
@@ -78,7 +78,7 @@ def count_operations(
         ValueError: The model mixes single-step and multi-step neurons, so that time is ambiguous.
         UnknownOperationError: In strict mode, an operator has no rule.
         UserError: `time_steps`, `images` or `neurons` are invalid; or, in strict mode, they contradict the model or the batch, or
-            the model has no neurons that are known.
+            the model has no known neurons.
     """
     given = _given(time_steps, images, neurons)
     training = {module: module.training for module in model.modules()}

@@ -2,7 +2,8 @@
 
 A parallel spiking neuron (PSN; Fang et al., NeurIPS 2023) charges all time steps by one product, `h = W x + b` with `W` `[T, T]`
 and `x` `[T, ...]`: each value reaches T steps. In a masked or a sliding one it reaches k steps, the order of the neuron. Steps
-before the first and after the last are counted like the zero padding of a convolution: as dense operations. The rules hold in both step modes.
+before the first and after the last are counted like the zero padding of a convolution: as dense operations.
+The rules hold in both step modes.
 """
 
 from __future__ import annotations

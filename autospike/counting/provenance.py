@@ -33,15 +33,63 @@ LARGEST_ERROR = 0.05
 
 # Operators whose results have the scale of their inputs.
 KEEPS_SCALE = frozenset(
-    (
-        *("add", "sub", "rsub", "neg", "abs", "sum", "cat", "stack", "clone", "copy", "_to_copy", "lift_fresh_copy", "repeat"),
-        *("expand", "view", "_unsafe_view", "reshape", "permute", "transpose", "t", "detach", "alias", "as_strided"),
-        *("slice", "select", "unbind", "split", "split_with_sizes", "squeeze", "unsqueeze", "unfold", "im2col"),
-        *("index", "index_select", "index_put", "slice_scatter", "select_scatter", "gather", "roll", "flip"),
-        *("where", "masked_fill", "constant_pad_nd", "relu", "clamp", "clamp_min", "amax"),
-        *("max_pool1d", "max_pool2d", "max_pool3d", "max_pool2d_with_indices", "max_pool3d_with_indices"),
-        *("upsample_nearest1d", "upsample_nearest2d", "upsample_nearest3d"),
-    )
+    [
+        "add",
+        "sub",
+        "rsub",
+        "neg",
+        "abs",
+        "sum",
+        "cat",
+        "stack",
+        "clone",
+        "copy",
+        "_to_copy",
+        "expand",
+        "repeat",
+        "index",
+        "index_select",
+        "gather",
+        "roll",
+        "flip",
+        "unfold",
+        "im2col",
+        "where",
+        "constant_pad_nd",
+        "relu",
+        "clamp",
+        "clamp_min",
+        "max_pool1d",
+        "max_pool2d",
+        "max_pool3d",
+        "max_pool2d_with_indices",
+        "max_pool3d_with_indices",
+        "amax",
+        "_unsafe_view",
+        "lift_fresh_copy",
+        "upsample_nearest1d",
+        "upsample_nearest2d",
+        "upsample_nearest3d",
+        "masked_fill",
+        "as_strided",
+        "view",
+        "reshape",
+        "permute",
+        "transpose",
+        "t",
+        "detach",
+        "alias",
+        "slice",
+        "select",
+        "unbind",
+        "split",
+        "split_with_sizes",
+        "squeeze",
+        "unsqueeze",
+        "index_put",
+        "slice_scatter",
+        "select_scatter",
+    ]
 )
 PRODUCTS = frozenset(("mul", "mm", "bmm", "mv"))
 CONSTANTS = frozenset(["zeros_like", "ones_like", "full_like", "empty_like", "new_zeros", "new_ones", "new_full", "new_empty"])
@@ -200,8 +248,8 @@ def _tensors(tree: Any) -> list[Tensor]:
 
 def _window(dims: int, kernel: Sequence[int], *options: Any) -> float:
     """What an average pooling divides by, if it is one number: (stride, padding, ceil_mode, count_include_pad, divisor)."""
-    defaults: list[Any] = [None, 0, False, True, None]
-    _stride, padding, ceil_mode, include_pad, divisor = [*options, *defaults[len(options) :]]
+    defaults: tuple[Any, ...] = (None, 0, False, True, None)
+    _stride, padding, ceil_mode, include_pad, divisor = (*options, *defaults[len(options) :])
     if divisor:
         return float(divisor)
     padded = any(padding) if isinstance(padding, Iterable) else bool(padding)

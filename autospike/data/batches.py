@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from functools import lru_cache
 from typing import Any
 
@@ -14,7 +14,13 @@ from torch.utils.data import DataLoader, Dataset
 
 from autospike.config import AugmentationConfig
 from autospike.data.images import Split
-from autospike.data.preparation import MEAN, STD, SampleTransforms, TrainingTransform, sample_transforms
+from autospike.data.preparation import (
+    DEFAULT_PREPARATION,
+    ImagePreparation,
+    SampleTransforms,
+    TrainingTransform,
+    sample_transforms,
+)
 from autospike.data.rank_slice import WHOLE, RankSlice
 from autospike.errors import UserError
 from autospike.memory.cache import ByteBudgetCache
@@ -60,6 +66,7 @@ class TrainingBatches:
         seed: Key of the order, the augmentation and the mixing.
         device: Where batches are mixed.
         rank_slice: The images of each batch that belong to this rank.
+        preparation: Normalisation of still images.
 
     Raises:
         UserError: A batch cannot be divided among the ranks.
@@ -76,6 +83,7 @@ class TrainingBatches:
     seed: int
     device: torch.device = CPU
     rank_slice: RankSlice = WHOLE
+    preparation: ImagePreparation = DEFAULT_PREPARATION
 
     def __post_init__(self) -> None:
         self.sample_keys(0)
@@ -95,7 +103,7 @@ class TrainingBatches:
         Yields:
             The batch of each step, or the slice of this rank.
         """
-        transforms = sample_transforms(self.split, channels=self.channels, image_size=self.image_size)
+        transforms = sample_transforms(self.split, channels=self.channels, image_size=self.image_size, preparation=self.preparation)
         dataset = _AugmentedDataset(self.split, transforms.training(self.augmentation))
         keys = (self.sample_keys(step) for step in range(start, stop))
         loader: Any = DataLoader(dataset, batch_sampler=keys, num_workers=self.workers, persistent_workers=False)
@@ -142,6 +150,11 @@ def _load(loader: Any) -> Iterator[Any]:
         yield from loader
     except UserError as error:
         raise UserError(str(error).splitlines()[-1].removeprefix(f"{UserError.__module__}.{UserError.__name__}: ")) from None
+    except RuntimeError as error:
+        if "DataLoader worker" not in str(error):
+            raise
+        reason = " ".join(str(error).split())
+        raise UserError(f"training.workers: a process that loads images ended ({reason}); use fewer, or 0") from None
 
 
 def _time_first(batch: Tensor) -> Tensor:
@@ -197,6 +210,7 @@ class FixedBatches:
         image_size: Height and width of the images of a batch.
         device: Where batches are.
         cache: Holds decoded samples.
+        preparation: Crop, interpolation and normalisation of still images.
     """
 
     split: Split
@@ -204,6 +218,7 @@ class FixedBatches:
     image_size: int
     device: torch.device = CPU
     cache: ByteBudgetCache = field(default_factory=ByteBudgetCache, repr=False)
+    preparation: ImagePreparation = DEFAULT_PREPARATION
 
     def __len__(self) -> int:
         return len(self.split)
@@ -222,7 +237,7 @@ class FixedBatches:
         Returns:
             The batch, on the device.
         """
-        transforms = sample_transforms(self.split, channels=self.channels, image_size=self.image_size)
+        transforms = sample_transforms(self.split, channels=self.channels, image_size=self.image_size, preparation=self.preparation)
         images = transforms.normalise(torch.stack([self._sample(transforms, i) for i in range(*span)]).to(self.device))
         return Batch(images=_time_first(images), targets=self.targets(span))
 
@@ -231,33 +246,10 @@ class FixedBatches:
         return torch.tensor(self.split.labels[slice(*span)], device=self.device)
 
     def _sample(self, transforms: SampleTransforms, position: int) -> Tensor:
-        key = ("sample", self.split.name, self.split.indices[position], self.image_size)
+        resizing = (self.image_size, self.preparation.crop_pct, self.preparation.interpolation)
+        key = ("sample", self.split.name, self.split.indices[position], *resizing)
         sample: MmapTensor | None = self.cache.get(key)
         if sample is None:
             sample = MmapTensor.of(transforms.resize(self.split.image(position)))
             self.cache.put(key, sample, sample.nbytes)
         return sample.tensor()
-
-
-@dataclass(frozen=True, kw_only=True)
-class Renormalised:
-    """Batches of still images, each channel normalised by the mean and standard deviation that a model expects.
-
-    Attributes:
-        batches: The images, normalised as `preparation` does. Event frames are unchanged.
-        mean: Of each channel.
-        std: Of each channel.
-    """
-
-    batches: FixedBatches
-    mean: tuple[float, ...]
-    std: tuple[float, ...]
-
-    def __call__(self, batch_size: int) -> Iterator[Batch]:
-        """Iterate over the whole split in batches of `batch_size` images."""
-        unchanged = self.batches.split.time_steps is not None or {*self.mean, *self.std} == {MEAN, STD}
-        for batch in self.batches(batch_size):
-            if not unchanged:
-                mean, std = (torch.tensor(x, device=batch.images.device)[:, None, None] for x in (self.mean, self.std))
-                batch = replace(batch, images=(batch.images * STD + MEAN - mean) / std)
-            yield batch

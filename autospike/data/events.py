@@ -5,8 +5,10 @@ spikingjelly's datasets write them in this form, with C = 2 for the two polariti
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -16,6 +18,9 @@ from autospike.errors import UserError
 Frames = NDArray[np.float32]
 
 KEY = "frames"
+
+# Event cameras have two polarities, and some also give colour or brightness. More channels are usually height or time.
+MOST_CHANNELS = 4
 REMEDY = "create it again with spikingjelly's datasets and frames_number"
 
 
@@ -53,6 +58,30 @@ class FrameFiles:
                 f"frames with {self.channels}; create all files with the same number of frames"
             )
         return frames
+
+
+def check_channels(path: Path, shape: Sequence[int], expected: int | Literal["auto"]) -> None:
+    """Check the number of channels of event frames.
+
+    Args:
+        path: The file, for the message.
+        shape: Of its frames.
+        expected: The number of channels; "auto" for up to `MOST_CHANNELS`.
+
+    Raises:
+        UserError: They have another number. Arrays `[T, H, W, C]` have H channels, which is too many.
+    """
+    channels = shape[1]
+    if channels == expected or (expected == "auto" and channels <= MOST_CHANNELS):
+        return
+    given = f"{path}: `{KEY}` of shape {list(shape)} has {channels} channels ([T, C, H, W])"
+    if channels > MOST_CHANNELS and shape[-1] <= MOST_CHANNELS:
+        raise UserError(
+            f"{given}; if it is [T, H, W, C], write frames.transpose(0, 3, 1, 2), otherwise set data.channels to {channels}"
+        )
+    if expected == "auto":
+        raise UserError(f"{given}, more than {MOST_CHANNELS}; if this is right, set data.channels to {channels}")
+    raise UserError(f"{given}, but data.channels is {expected}; set it to auto or {channels}")
 
 
 def read_frames(path: Path) -> Frames:

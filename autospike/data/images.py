@@ -6,7 +6,7 @@ only. Splits are stratified samples that depend only on the seed, so all command
 | source                | what                                               | search split drawn from | test split              |
 |-----------------------|----------------------------------------------------|-------------------------|-------------------------|
 | `digits`              | 1,797 handwritten digits, 8x8, by scikit-learn     | the whole               | drawn from the whole    |
-| `folder`              | `root/CLASS/*.png` (ImageFolder)                   | the whole               | drawn from the whole    |
+| `folder`              | `root/CLASS/*.png` (see `data.folders`)            | the whole               | drawn from the whole    |
 | `folder`              | `root/train/CLASS/*`, `root/test/CLASS/*`          | `train`                 | `test`, or else `val`   |
 | `cifar10`, `cifar100` | torchvision's copy under `root`                    | the training images     | as published            |
 | `events`              | `root/CLASS/*.npz` (CIFAR10-DVS by spikingjelly)   | the whole               | drawn from the whole    |
@@ -17,7 +17,8 @@ from __future__ import annotations
 
 import random
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -27,13 +28,24 @@ from PIL import Image
 from sklearn.model_selection import train_test_split
 
 from autospike.config import DataConfig
-from autospike.data.events import FrameFiles, Frames, read_frames
+from autospike.data.contents import Contents, StoredArrays, StoredFiles
+from autospike.data.events import FrameFiles, Frames, check_channels, read_frames
+from autospike.data.folders import ClassFolder, FileKind, FoundFolders, scan
+from autospike.data.pixels import RGB, WHITE, is_grey, read_image
 from autospike.errors import UserError
-from autospike.randomness import keyed_seed
+from autospike.process import available_cores
+from autospike.randomness import keyed, keyed_seed
 from autospike.space.architecture import digest
 
 SplitName = Literal["train", "search", "test"]
 Read = Callable[[int], Image.Image | Frames]
+
+# The files of an image folder; torchvision's IMG_EXTENSIONS.
+IMAGE_EXTENSIONS = (".jpg", ".jpeg", ".png", ".ppm", ".bmp", ".pgm", ".tif", ".tiff", ".webp")
+# Files that are examined one after the other for colours, and by several threads in a block.
+FIRST_FILES, BLOCK = 8, 512
+IMAGE_FILES = FileKind(description="image folder", example="image.png", extensions=IMAGE_EXTENSIONS)
+FRAME_FILES = FileKind(description="folder of event frames", example="frames.npz", extensions=(".npz",))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -46,6 +58,7 @@ class Split:
         labels: Of the images.
         read: Reads the image with an index.
         time_steps: Number of frames of each sample; None for still images.
+        contents: What the samples are read from, by index; None if it is not known.
     """
 
     name: SplitName
@@ -53,6 +66,7 @@ class Split:
     labels: tuple[int, ...]
     read: Read
     time_steps: int | None = None
+    contents: Contents | None = None
 
     def __len__(self) -> int:
         return len(self.indices)
@@ -85,6 +99,8 @@ class Images:
         splits: By name.
         files: Names of the files, relative to the root of the dataset.
         time_steps: Number of frames of each sample; None for still images, which a network reads at every time step.
+        left_out: What the folder contains besides: for each reason, the number of files and the first name.
+        protocol: Other settings on which the pixels depend, for the fingerprint; empty by default.
     """
 
     classes: tuple[str, ...]
@@ -92,13 +108,15 @@ class Images:
     splits: dict[SplitName, Split]
     files: tuple[str, ...] = ()
     time_steps: int | None = None
+    left_out: dict[str, tuple[int, str]] = field(default_factory=dict)
+    protocol: dict[str, Any] = field(default_factory=dict)
 
     @property
     def fingerprint(self) -> str:
         """Digest of the images in each split; it changes if files are added to or removed from a folder."""
         splits = {name: [split.indices, split.labels] for name, split in self.splits.items()}
         frames = {} if self.time_steps is None else {"frames": [self.time_steps, self.channels]}
-        return digest({"files": self.files, "classes": self.classes, "splits": splits, **frames})
+        return digest({"files": self.files, "classes": self.classes, "splits": splits, **frames, **self.protocol})
 
     def check_time_steps(self, time_steps: int) -> None:
         """Check that samples have enough frames.
@@ -129,7 +147,10 @@ def load_images(config: DataConfig, *, seed: int) -> Images:
     Raises:
         UserError: The folder is missing, has no classes, or too few images for the splits.
     """
-    return SOURCES[config.name](config, seed)
+    images = SOURCES[config.name](config, seed)
+    if images.time_steps is None and images.channels not in (1, 3):
+        raise UserError(f"data.channels: {images.channels} for still images; choose auto, 1 (grey) or 3 (RGB)")
+    return images
 
 
 def _digits(config: DataConfig, seed: int) -> Images:
@@ -140,8 +161,9 @@ def _digits(config: DataConfig, seed: int) -> Images:
     labels = digits.target.tolist()
     return Images(
         classes=tuple(str(c) for c in range(10)),
-        channels=1,
-        splits=_split_all(labels, _Pixels(arrays=pixels), config, seed),
+        channels=_channels(config, 1),
+        splits=_split_all(labels, _Pixels(arrays=pixels), config, seed, StoredArrays(arrays=pixels, prefix="")),
+        protocol=_protocol(config, 1),
     )
 
 
@@ -155,52 +177,96 @@ def _cifar(config: DataConfig, seed: int) -> Images:
         raise UserError(
             f"data.root: {config.root} does not contain {config.name}; download it there with torchvision.datasets first"
         ) from None
+    stored = [StoredArrays(arrays=part.data, prefix=prefix) for part, prefix in ((train, "train/"), (test, "test/"))]
     return Images(
         classes=tuple(train.classes),
-        channels=3,
+        channels=_channels(config, 3),
         splits=_search_from_train(
-            (train.targets, _Pixels(arrays=train.data)),
-            (test.targets, _Pixels(arrays=test.data)),
+            (train.targets, _Pixels(arrays=train.data), stored[0]),
+            (test.targets, _Pixels(arrays=test.data), stored[1]),
             config,
             seed,
         ),
+        protocol=_protocol(config, 3),
     )
 
 
-def _folder(config: DataConfig, seed: int) -> Images:
-    from torchvision.datasets.folder import IMG_EXTENSIONS
+def _channels(config: DataConfig, own: int) -> int:
+    return own if config.channels == "auto" else config.channels
 
-    folders = _class_folders(_root(config), _FileKind(description="image folder", example="image.png", extensions=IMG_EXTENSIONS))
-    return _from_folders(folders, [_Files(paths=folder.paths) for folder in folders], config, seed, channels=3)
+
+def _protocol(config: DataConfig, usual: int) -> dict[str, Any]:
+    """What the fingerprint adds for another number of channels than usual, so that fingerprints of older runs stay valid."""
+    channels = _channels(config, usual)
+    return {} if channels == usual else {"channels": channels}
+
+
+def _folder(config: DataConfig, seed: int) -> Images:
+    root, found = _root(config), scan(_root(config), IMAGE_FILES)
+    background = config.background
+    channels = _folder_channels(root, found, background) if config.channels == "auto" else config.channels
+    reads = [ImageFiles(root=str(root), names=f.names, channels=channels, background=background) for f in found.folders]
+    protocol: dict[str, Any] = {} if channels == 3 else {"channels": channels}
+    if background != WHITE:
+        protocol["background"] = background
+    return _from_folders(found, reads, config, seed, channels=channels, protocol=protocol)
+
+
+def _folder_channels(root: Path, found: FoundFolders, background: RGB) -> int:
+    """1 if every image is grey, else 3. Files are read in random order, because the first coloured one decides."""
+    names = [f"{root}/{name}" for folder in found.folders for name in folder.names]
+    keyed(0, "order in which colours are looked for").shuffle(names)
+
+    def grey(name: str) -> bool:
+        return is_grey(name, background=background)
+
+    if not all(map(grey, names[:FIRST_FILES])):
+        return 3
+    with ThreadPoolExecutor(available_cores()) as pool:
+        blocks = (names[start : start + BLOCK] for start in range(FIRST_FILES, len(names), BLOCK))
+        return 1 if all(all(pool.map(grey, block)) for block in blocks) else 3
 
 
 def _events(config: DataConfig, seed: int) -> Images:
-    kind = _FileKind(description="folder of event frames", example="frames.npz", extensions=(".npz",))
-    folders = _class_folders(_root(config), kind)
-    time_steps, channels = read_frames(folders[0].paths[0]).shape[:2]
-    reads = [FrameFiles(paths=folder.paths, time_steps=time_steps, channels=channels) for folder in folders]
-    return _from_folders(folders, reads, config, seed, channels=channels, time_steps=time_steps)
+    root, found = _root(config), scan(_root(config), FRAME_FILES)
+    first = root / found.folders[0].names[0]
+    shape = read_frames(first).shape
+    time_steps, channels = shape[:2]
+    check_channels(first, shape, config.channels)
+    reads = [
+        FrameFiles(paths=tuple(root / name for name in folder.names), time_steps=time_steps, channels=channels)
+        for folder in found.folders
+    ]
+    return _from_folders(found, reads, config, seed, channels=channels, time_steps=time_steps)
 
 
 def _from_folders(
-    folders: Sequence[_ClassFolder],
+    found: FoundFolders,
     reads: Sequence[Read],
     config: DataConfig,
     seed: int,
     *,
     channels: int,
     time_steps: int | None = None,
+    protocol: dict[str, Any] | None = None,
 ) -> Images:
     """Splits of one folder, or of one for training and one for testing."""
-    first, *rest = [(folder.labels, read) for folder, read in zip(folders, reads, strict=True)]
-    splits = _search_from_train(first, rest[0], config, seed) if rest else _split_all(*first, config, seed)
+    first, *rest = [(folder.labels, read, _stored(config, folder)) for folder, read in zip(found.folders, reads, strict=True)]
+    labels, read, stored = first
+    splits = _search_from_train(first, rest[0], config, seed) if rest else _split_all(labels, read, config, seed, stored)
     return Images(
-        classes=folders[0].classes,
+        classes=found.folders[0].classes,
         channels=channels,
         splits={name: replace(split, time_steps=time_steps) for name, split in splits.items()},
-        files=tuple(name for folder in folders for name in folder.names),
+        files=tuple(name for folder in found.folders for name in folder.names),
         time_steps=time_steps,
+        left_out=found.left_out,
+        protocol=protocol or {},
     )
+
+
+def _stored(config: DataConfig, folder: ClassFolder) -> StoredFiles:
+    return StoredFiles(root=str(config.root), names=folder.names, sizes=folder.sizes)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -214,10 +280,20 @@ class _Pixels:
 
 
 @dataclass(frozen=True, kw_only=True)
-class _Files:
-    """Image files, read on demand."""
+class ImageFiles:
+    """Image files, read on demand; see `data.pixels`.
 
-    paths: tuple[Path, ...]
+    Attributes:
+        root: The folder of the dataset.
+        names: Of the files, relative to it.
+        channels: 1 for grey images, 3 for RGB.
+        background: Colour behind transparent pixels.
+    """
+
+    root: str
+    names: tuple[str, ...]
+    channels: int
+    background: RGB
 
     def __call__(self, index: int) -> Image.Image:
         """Read an image.
@@ -225,60 +301,7 @@ class _Files:
         Raises:
             UserError: The file is not a readable image.
         """
-        try:
-            return Image.open(self.paths[index]).convert("RGB")
-        except OSError as error:
-            raise UserError(f"{self.paths[index]}: not a readable image ({error}); repair or remove it") from None
-
-
-@dataclass(frozen=True, kw_only=True)
-class _FileKind:
-    """File extensions that a dataset consists of, with a description for error messages."""
-
-    description: str
-    example: str
-    extensions: tuple[str, ...]
-
-
-@dataclass(frozen=True, kw_only=True)
-class _ClassFolder:
-    """A folder with a subfolder for each class; `names` are paths relative to the root of the dataset."""
-
-    classes: tuple[str, ...]
-    labels: list[int]
-    paths: tuple[Path, ...]
-    names: tuple[str, ...]
-
-
-def _class_folders(root: Path, kind: _FileKind) -> list[_ClassFolder]:
-    """The root itself, or its subfolders for training and testing."""
-    if not (root / "train").is_dir():
-        return [_class_folder(root, root, kind)]
-    held_out = next((root / name for name in ("test", "val") if (root / name).is_dir()), None)
-    if held_out is None:
-        raise UserError(f"data.root: {root} has train/ but neither test/ nor val/; add one of them")
-    train, test = _class_folder(root / "train", root, kind), _class_folder(held_out, root, kind)
-    if train.classes != test.classes:
-        unmatched = sorted(set(train.classes) ^ set(test.classes))
-        raise UserError(f"data.root: train/ and {held_out.name}/ must have the same classes; only one of them has {unmatched[0]!r}")
-    return [train, test]
-
-
-def _class_folder(folder: Path, root: Path, kind: _FileKind) -> _ClassFolder:
-    from torchvision.datasets import DatasetFolder
-
-    try:
-        found = DatasetFolder(str(folder), loader=Path, extensions=kind.extensions)
-    except FileNotFoundError as error:
-        reason = str(error).splitlines()[0]
-        raise UserError(f"data.root: {folder} is not a valid {kind.description} (root/CLASS/{kind.example}): {reason}") from None
-    paths = tuple(Path(path) for path, _ in found.samples)
-    return _ClassFolder(
-        classes=tuple(found.classes),
-        labels=list(found.targets),
-        paths=paths,
-        names=tuple(path.relative_to(root).as_posix() for path in paths),
-    )
+        return read_image(f"{self.root}/{self.names[index]}", channels=1 if self.channels == 1 else 3, background=self.background)
 
 
 def _root(config: DataConfig) -> Path:
@@ -289,16 +312,16 @@ def _root(config: DataConfig) -> Path:
     return config.root
 
 
-Readable = tuple[Sequence[int], Read]
+Readable = tuple[Sequence[int], Read, Contents]
 
 
-def _split_all(labels: Sequence[int], read: Read, config: DataConfig, seed: int) -> dict[SplitName, Split]:
+def _split_all(labels: Sequence[int], read: Read, config: DataConfig, seed: int, contents: Contents) -> dict[SplitName, Split]:
     rest, test = _stratified_split(range(len(labels)), labels, config.test_share, seed=seed, name="test")
     train, search = _stratified_split(rest, labels, config.search_share / (1 - config.test_share), seed=seed, name="search")
     return {
-        "train": _split("train", train, labels, read),
-        "search": _split("search", search, labels, read),
-        "test": _split("test", test, labels, read),
+        "train": _split("train", train, labels, read, contents),
+        "search": _split("search", search, labels, read, contents),
+        "test": _split("test", test, labels, read, contents),
     }
 
 
@@ -331,8 +354,9 @@ def _stratified_split(
     return sorted(rest.tolist()), sorted(sampled.tolist())
 
 
-def _split(name: SplitName, indices: Sequence[int], labels: Sequence[int], read: Read) -> Split:
-    return Split(name=name, indices=tuple(indices), labels=tuple(int(labels[i]) for i in indices), read=read)
+def _split(name: SplitName, indices: Sequence[int], labels: Sequence[int], read: Read, contents: Contents) -> Split:
+    chosen = tuple(int(labels[i]) for i in indices)
+    return Split(name=name, indices=tuple(indices), labels=chosen, read=read, contents=contents)
 
 
 SOURCES: dict[str, Callable[[DataConfig, int], Images]] = {

@@ -3,18 +3,19 @@
 |              | still images    | event frames                                                                |
 |--------------|-----------------|-----------------------------------------------------------------------------|
 | sample       | `[C, H, W]`     | `[T, C, H, W]`                                                              |
-| values       | 0..1 to -1..1   | counts, unchanged: integers unless they are resized                         |
+| values       | normalised      | counts, unchanged: integers unless they are resized                         |
 | augmentation | timm's          | `min_scale`, `flip`, `erasing` (to zero events); the same for all frames    |
 
-For measurement, both are resized so that the shorter side is `image_size`, then cropped at the centre. Mixup and cutmix are applied
-to batches (`data.batches`).
+For measurement, both are resized so that the shorter side is `image_size` (of images: `image_size / crop_pct`), then cropped at the
+centre. `ImagePreparation` has the crop, the interpolation and the normalisation of images. Mixup and cutmix are applied to batches
+(`data.batches`).
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import partial
+from functools import lru_cache, partial
 from typing import Any, Protocol
 
 import torch
@@ -28,13 +29,53 @@ from autospike.data.events import Frames
 from autospike.data.images import Split
 from autospike.errors import UserError
 
-# Maps pixels 0..1 to -1..1 on every channel, for all data: the first BatchNorm of a network learns the rest.
+# Maps pixels 0..1 to -1..1 on every channel, unless a network was trained otherwise: the first BatchNorm learns the rest.
 MEAN = STD = 0.5
 
 # Types in which event frames are cached, from small to large. Interpolated counts are not integers and need the last one.
 CACHED_TYPES = (torch.uint8, torch.int16, torch.float32)
 
 TrainingTransform = Callable[[Any], Tensor]
+
+
+@dataclass(frozen=True, kw_only=True)
+class ImagePreparation:
+    """How an image is resized for measurement, and how its pixels are normalised: `(pixel - mean) / std` for pixels in 0..1.
+
+    The defaults are those with which this package trains. Event frames are prepared without it.
+
+    Attributes:
+        crop_pct: Side of the central crop, divided by the shorter side of the resized image; as in timm.
+        interpolation: timm's name of the interpolation by which images are resized for measurement.
+        mean: Of each channel, or a single value for all.
+        std: Of each channel, or a single value for all.
+    """
+
+    crop_pct: float = 1.0
+    interpolation: str = "bilinear"
+    mean: tuple[float, ...] = (MEAN,)
+    std: tuple[float, ...] = (STD,)
+
+    def normalise(self, pixels: Tensor) -> Tensor:
+        """Normalise pixels in 0..1.
+
+        Args:
+            pixels: `[..., C, H, W]` in float32.
+
+        Returns:
+            A tensor of the same shape.
+        """
+        mean, std = (torch.tensor(values, device=pixels.device)[:, None, None] for values in (self.mean, self.std))
+        return (pixels - mean) / std
+
+    def restore(self, normalised: Tensor) -> Tensor:
+        """Compute the pixels in 0..1 that `normalise` was given, up to rounding."""
+        mean, std = (torch.tensor(values, device=normalised.device)[:, None, None] for values in (self.mean, self.std))
+        return normalised * std + mean
+
+
+# How this package prepares images unless a network was trained otherwise.
+DEFAULT_PREPARATION = ImagePreparation()
 
 
 class SampleTransforms(Protocol):
@@ -74,19 +115,22 @@ class SampleTransforms(Protocol):
         """
 
 
-def sample_transforms(split: Split, *, channels: int, image_size: int) -> SampleTransforms:
+def sample_transforms(
+    split: Split, *, channels: int, image_size: int, preparation: ImagePreparation = DEFAULT_PREPARATION
+) -> SampleTransforms:
     """Return the transforms for the samples of a split.
 
     Args:
         split: Still images or event frames.
         channels: Number of channels of an image.
         image_size: Height and width of the result.
+        preparation: Crop, interpolation and normalisation of still images.
 
     Returns:
         The transforms.
     """
     if split.time_steps is None:
-        return ImageTransforms(channels=channels, image_size=image_size)
+        return ImageTransforms(channels=channels, image_size=image_size, preparation=preparation)
     return EventFrameTransforms(image_size=image_size)
 
 
@@ -95,12 +139,14 @@ class ImageTransforms:
     """Transforms of PIL images to `[channels, image_size, image_size]`; see `SampleTransforms`.
 
     Attributes:
-        channels: Number of channels; the first ones of RGB.
+        channels: 1 for luma, 3 for RGB.
         image_size: Height and width of the result.
+        preparation: Crop and interpolation for measurement, and normalisation.
     """
 
     channels: int
     image_size: int
+    preparation: ImagePreparation = DEFAULT_PREPARATION
 
     def training(self, augmentation: AugmentationConfig) -> TrainingTransform:
         """Build timm's training transform.
@@ -115,7 +161,7 @@ class ImageTransforms:
             UserError: timm does not know the augmentation policy.
         """
         try:
-            return partial(_transform_image, _timm_transform(augmentation, self.image_size), self.channels)
+            return partial(_transform_image, _timm_transform(augmentation, self.image_size, self.preparation), self.channels)
         except (AssertionError, ValueError, KeyError) as error:
             policy = augmentation.auto_augment
             raise UserError(
@@ -125,20 +171,35 @@ class ImageTransforms:
 
     def resize(self, sample: Image.Image) -> Tensor:
         """Resize and crop an image, to 8-bit integers."""
-        transform = create_transform(self.image_size, is_training=False, crop_pct=1.0, interpolation="bilinear", normalize=False)
-        return _transform_image(transform, self.channels, sample)
+        return _transform_image(_measuring_transform(self.image_size, self.preparation), self.channels, sample)
 
     def normalise(self, samples: Tensor) -> Tensor:
-        """Map 0..255 to -1..1."""
-        return (samples.float() / 255 - MEAN) / STD
+        """Normalise values in 0..255; by default to -1..1."""
+        return self.preparation.normalise(samples.float() / 255)
 
 
 def _transform_image(transform: Any, channels: int, image: Image.Image) -> Tensor:
-    pixels: Tensor = transform(image.convert("RGB"))
+    """Apply timm's transform, which needs three channels. A coloured image for one channel is converted to luma (ITU-R 601)."""
+    if channels == 1 and image.mode != "L":
+        image = image.convert("L")
+    pixels: Tensor = transform(image if image.mode == "RGB" else image.convert("RGB"))
     return pixels[:channels]
 
 
-def _timm_transform(augmentation: AugmentationConfig, image_size: int) -> Any:
+@lru_cache(maxsize=4)
+def _measuring_transform(image_size: int, preparation: ImagePreparation) -> Any:
+    return create_transform(
+        image_size,
+        is_training=False,
+        crop_pct=preparation.crop_pct,
+        interpolation=preparation.interpolation,
+        normalize=False,
+    )
+
+
+def _timm_transform(augmentation: AugmentationConfig, image_size: int, preparation: ImagePreparation) -> Any:
+    # timm transforms three channels; those that the network does not read are dropped afterwards
+    mean, std = ((*values, *values[-1:] * 3)[:3] for values in (preparation.mean, preparation.std))
     return create_transform(
         image_size,
         is_training=True,
@@ -150,8 +211,8 @@ def _timm_transform(augmentation: AugmentationConfig, image_size: int) -> Any:
         auto_augment=augmentation.auto_augment,
         re_prob=augmentation.erasing,
         interpolation="bilinear",
-        mean=(MEAN,) * 3,
-        std=(STD,) * 3,
+        mean=mean,
+        std=std,
     )
 
 

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from itertools import chain
+import os
 from pathlib import Path
 
-from autospike.config import DataConfig, load_experiment
-from autospike.data.images import Images, load_images
+from autospike.config import DataConfig, Experiment, load_experiment
+from autospike.data.images import FRAME_FILES, IMAGE_FILES, Images, load_images
 from autospike.errors import UserError
 from autospike.run_directory import Run
 
@@ -29,13 +29,13 @@ def open_images(source: str, *, image_size: int) -> Images:
     """
     path = Path(source)
     if (path / "experiment.yaml").exists():
-        images = _open_experiment_data(path / "experiment.yaml", image_size)
         run = Run.resume(path)
+        images = _open_experiment_data(run.experiment, image_size)
         if run.has_checkpoint:
             run.check_data(images.fingerprint)
         return images
     if path.suffix in (".yaml", ".yml"):
-        return _open_experiment_data(path, image_size)
+        return _open_experiment_data(load_experiment(path), image_size)
     if source == "digits":
         return load_images(DataConfig(name="digits", image_size=image_size), seed=0)
     if not path.is_dir():
@@ -46,13 +46,14 @@ def open_images(source: str, *, image_size: int) -> Images:
     return load_images(DataConfig.model_validate({"name": _kind(path), "root": path, "image_size": image_size}), seed=0)
 
 
-def _open_experiment_data(path: Path, image_size: int) -> Images:
-    experiment = load_experiment(path)
+def _open_experiment_data(experiment: Experiment, image_size: int) -> Images:
     return load_images(experiment.data.model_copy(update={"image_size": image_size}), seed=experiment.seed)
 
 
 def _kind(folder: Path) -> str:
-    """The `data.name` of a folder."""
+    """The `data.name` of a folder, by the first sample that is found in it."""
     known = next((kind for name, kind in CIFAR_FOLDERS.items() if (folder / name).is_dir()), None)
-    frames = next(chain(folder.glob("*/*.npz"), folder.glob("train/*/*.npz")), None)
-    return known or ("events" if frames else "folder")
+    extensions = (*FRAME_FILES.extensions, *IMAGE_FILES.extensions)
+    names = (name.lower() for _, _, names in os.walk(folder) for name in sorted(names) if not name.startswith("."))
+    first = next((name for name in names if name.endswith(extensions)), "")
+    return known or ("events" if first.endswith(FRAME_FILES.extensions) else "folder")

@@ -24,6 +24,7 @@ from autospike.evaluation.successive_halving import ROUNDS
 from autospike.evaluation.trie_evaluator import TrieEvaluator
 from autospike.execution.executor import Executor, Serial
 from autospike.execution.processes import Processes
+from autospike.kernels.build import missing_kernels, missing_reason
 from autospike.memory.cache import MIB, ByteBudgetCache
 from autospike.models.contract import SpikingModel
 from autospike.process import available_cores
@@ -144,6 +145,7 @@ def fixed_batches(setup: Setup, split: Split, cache: ByteBudgetCache | None = No
         image_size=setup.experiment.data.image_size,
         device=setup.device,
         cache=_cache(setup) if cache is None else cache,
+        preparation=setup.preparation,
     )
 
 
@@ -168,11 +170,14 @@ def protocol_id(setup: Setup, folder: Path) -> str:
         The digest.
     """
     record, config = Checkpoints(folder=folder).record, setup.experiment.evaluation
+    normalisation = setup.experiment.data.normalisation
     device = measuring_device_type(setup)
+    without = missing_kernels() if device == "cpu" else ()
     return digest(
         {
             "weights": record and record.sha256,
             "image_size": setup.experiment.data.image_size,
+            **({"normalisation": normalisation.model_dump(mode="json")} if normalisation else {}),
             "images": setup.images.fingerprint,
             "torch": torch.__version__,
             "calibration": [config.calibration_images, config.calibration_batch_size, CALIBRATION_VERSION],
@@ -181,6 +186,8 @@ def protocol_id(setup: Setup, folder: Path) -> str:
             "counting": COUNTING_VERSION,
             "device": device,
             "threads": torch.get_num_threads() if device == "cpu" else None,
+            # Operations of torch round differently. Absent if all kernels are there, as in archives of earlier versions.
+            **({"without_kernels": list(without)} if without else {}),
         }
     )
 
@@ -208,6 +215,7 @@ class CreateTrieEvaluator:
             UserError: The images or the versions of the worker differ from those of the search.
         """
         setup = open_experiment(self.experiment)
+        missing_reason()  # the search has said so
         here = versions()
         if here != self.versions:
             raise UserError(f"a worker has other versions ({here}) than the search ({self.versions}); install the same everywhere")
@@ -261,7 +269,7 @@ def _worker_state(run: Run, setup: Setup, weights: Path | Weights) -> CreateTrie
     update = {
         "threads": torch.get_num_threads(),
         "device": measuring_device_type(setup),
-        "data": data.model_copy(update={"root": root}),
+        "data": data.model_copy(update={"root": root, "channels": setup.images.channels}),
     }
     return CreateTrieEvaluator(
         experiment=run.experiment.model_copy(update=update),
@@ -272,5 +280,6 @@ def _worker_state(run: Run, setup: Setup, weights: Path | Weights) -> CreateTrie
 
 
 def versions() -> str:
-    """Versions of the packages that must be the same in every worker."""
-    return f"autospike {autospike.__version__}, torch {torch.__version__}"
+    """Versions of the packages, and the missing kernels, that must be the same in every worker."""
+    without = missing_kernels()
+    return f"autospike {autospike.__version__}, torch {torch.__version__}" + (f", without {', '.join(without)}" if without else "")

@@ -12,12 +12,12 @@ from contextlib import nullcontext
 from dataclasses import dataclass, field, replace
 
 import torch
-from torch import Tensor
 
 from autospike.counting.counter import Counter
 from autospike.counting.firing import FiringRates
 from autospike.data.batches import Batches
 from autospike.energy.operations import Operations
+from autospike.evaluation.accuracy import correct_predictions
 from autospike.evaluation.calibration import require_calibrated
 from autospike.measurement import Measurement
 from autospike.memory.allocator import retain_large_allocations
@@ -114,17 +114,3 @@ def measure(model: SpikingModel, batches: Batches, *, batch_size: int) -> Measur
         UnknownOperationError: The model runs an operation that has no counting rule.
     """
     return measure_stepwise(model, batches, batch_size=batch_size).at(model.architecture.time_steps)
-
-
-def correct_predictions(logits: Tensor, targets: Tensor) -> Tensor:
-    """Count correct predictions at every T. The prediction at T = t is the class of the largest mean over the first t steps.
-
-    Args:
-        logits: Of each single step, `[T, B, num_classes]`.
-        targets: Labels, `[B]`.
-
-    Returns:
-        Number of correct predictions at T = 1, 2, ..., `[T]`.
-    """
-    steps = range(1, len(logits) + 1)
-    return torch.stack([(logits[:t].mean(dim=0).argmax(dim=1) == targets).sum() for t in steps])

@@ -13,7 +13,8 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field, fields
 from typing import Any
 
-from autospike.space.architecture import Architecture, Block, neuron_groups
+from autospike.space.architecture import Architecture
+from autospike.space.block import Block, neuron_groups
 
 HEAD = "head"
 

@@ -25,10 +25,10 @@ from autospike.counting.counter import Counter, SegmentContext
 from autospike.counting.input_values import InputStatisticsCache
 from autospike.data.batches import FixedBatches, Span
 from autospike.energy.totals import LayerTotal
+from autospike.evaluation.accuracy import correct_predictions
 from autospike.evaluation.calibration import average, read_statistics, record_batch_statistics, write_statistics
 from autospike.evaluation.node_modules import NodeModules
 from autospike.evaluation.packing import Packed
-from autospike.evaluation.single import correct_predictions
 from autospike.evaluation.trie import HEAD, Node, Trie
 from autospike.memory.allocator import gc_disabled, retain_large_allocations, trim_memory
 from autospike.memory.cache import ByteBudgetCache

@@ -14,7 +14,7 @@ from typing import Any
 
 from autospike.execution.dispatch import dispatch
 from autospike.execution.executor import CreateState, Job, Shard
-from autospike.process import prepare_process
+from autospike.process import prepare_process, signals_blocked
 
 
 @dataclass
@@ -31,7 +31,13 @@ class Processes:
     _processes: list[_Process] = field(init=False, repr=False)
 
     def __post_init__(self) -> None:
-        self._processes = [_Process(self.create_state) for _ in range(self.workers)]
+        self._processes = []
+        try:
+            for _ in range(self.workers):
+                self._processes.append(_Process(self.create_state))
+        except BaseException:  # a signal
+            self.close()
+            raise
 
     @property
     def pids(self) -> list[int]:
@@ -75,7 +81,8 @@ class _Process:
 
     def _start(self) -> ProcessPoolExecutor:
         pool = ProcessPoolExecutor(1, mp_context=get_context("spawn"), initializer=_initialise, initargs=(self.create_state,))
-        pool.submit(_load)
+        with signals_blocked():  # Ctrl-C is for the parent, which closes its workers
+            pool.submit(_load)
         return pool
 
     def _submit(self, function: Any, *args: Any) -> Future[Any]:
@@ -96,7 +103,8 @@ def _initialise(create_state: CreateState) -> None:
     global _create_state
     _create_state = create_state
     prepare_process()
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the parent, which closes its workers
+    for number in (signal.SIGINT, signal.SIGHUP):
+        signal.signal(number, signal.SIG_IGN)
     threading.Thread(target=_exit_with_parent, daemon=True).start()
 
 

@@ -1,11 +1,12 @@
 /* The product of spiking attention, out = q (k^T v) scale, and its gradients, head by head.
  *
  * q, k, v, out: [images, tokens, channels] float32, contiguous; a head is channels / heads of the channels. Products of spikes are
- * whole numbers, exact in any order, so the result equals that of any other order of multiplication. Products are computed in register
- * tiles that read rows in place. Where k and v are spikes and the processor has AVX2 or AVX-512, k^T v is counted: the tokens at which
- * a channel fires are bits of words, and an entry of k^T v is the popcount of the AND of two channels' words.
+ * whole numbers, exact in any order, so the result equals that of any other order of multiplication. Products are computed in
+ * register tiles that read rows in place. Where k and v are spikes and the processor has AVX2 or AVX-512, k^T v is counted: the
+ * tokens at which a channel fires are bits of words, and an entry of k^T v is the popcount of the AND of two channels' words.
  */
 #include "common.h"
+#include "tile.h"
 #include "vector.h"
 
 #include <stdlib.h>
@@ -42,61 +43,32 @@ typedef struct {
 
 /* Some rows and vectors of out = left right scale, summed over `depth` in order. right: [depth, width], rows of whole vectors.
  * out: `pitch` values a row; columns: how many of them are left to write. */
-INLINE void tile(matrix left, const float *right, int64_t width, int64_t depth, float scale, float *out, int64_t pitch, int64_t columns,
-                 int rows, int vectors) {
-    vector sum[TILE_ROWS][HEAD_VECTORS];
+INLINE void tile(matrix left, const float *right, int64_t width, int64_t depth, float scale, float *out, int64_t pitch,
+                 int64_t columns, int rows, int vectors) {
+    vector sum[TILE_ROWS][TILE_VECTORS];
 #pragma GCC unroll 6
     for (int r = 0; r < rows; r++) {
-#pragma GCC unroll 2
-        for (int v = 0; v < vectors; v++) {
-            sum[r][v] = (vector){0};
-        }
+        clear(sum[r], vectors);
     }
-    for (int64_t d = 0; d < depth; d++, right += width) {
-        const float *from = left.values + d * left.along;
-#pragma GCC unroll 6
-        for (int r = 0; r < rows; r++) {
-            const vector factor = broadcast(from[r * left.down]);
-#pragma GCC unroll 2
-            for (int v = 0; v < vectors; v++) {
-                sum[r][v] = multiply_add(factor, *(const vector *)(right + v * LANES), sum[r][v]);
-            }
-        }
+    for (int64_t d = 0; d < depth; d++, left.values += left.along, right += width) {
+        add_products(sum, left.values, left.down, right, rows, vectors);
     }
 #pragma GCC unroll 6
     for (int r = 0; r < rows; r++) {
-#pragma GCC unroll 2
-        for (int v = 0; v < vectors; v++) {
-            const vector scaled = sum[r][v] * scale;
-            const int64_t here = columns - v * LANES;
-            if (here >= LANES) {
-                *(vector *)(out + r * pitch + v * LANES) = scaled;
-            } else if (here > 0) {
-                memcpy(out + r * pitch + v * LANES, &scaled, here * sizeof *out);
-            }
-        }
+        store_scaled(sum[r], vectors, scale, columns, out + r * pitch);
     }
 }
 
 /* out [rows, columns], of `pitch` values a row, = left [rows, depth] right [depth, width] scale. */
-static void multiply(matrix left, const float *right, int64_t width, int64_t depth, float scale, float *out, int64_t pitch, int64_t rows,
-                     int64_t columns) {
+static void multiply(matrix left, const float *right, int64_t width, int64_t depth, float scale, float *out, int64_t pitch,
+                     int64_t rows, int64_t columns) {
     for (int64_t r = 0; r < rows; r += TILE_ROWS) {
         const matrix below = {left.values + r * left.down, left.down, left.along};
         for (int64_t c = 0; c < columns;) {
             const int whole = columns - c > (HEAD_VECTORS - 1) * LANES;
             float *to = out + r * pitch + c;
-            switch ((at_most(TILE_ROWS, rows - r) - 1) * 2 + whole) {
-#define ROWS(n)                                                                                                                 \
-    case (n - 1) * 2:                                                                                                           \
-        tile(below, right + c, width, depth, scale, to, pitch, columns - c, n, 1);                                              \
-        break;                                                                                                                  \
-    case (n - 1) * 2 + 1:                                                                                                       \
-        tile(below, right + c, width, depth, scale, to, pitch, columns - c, n, HEAD_VECTORS);                                   \
-        break;
-                ROWS(1) ROWS(2) ROWS(3) ROWS(4) ROWS(5) ROWS(6)
-#undef ROWS
-            }
+            WITH_TILE(at_most(TILE_ROWS, rows - r), whole, HEAD_VECTORS,
+                      tile(below, right + c, width, depth, scale, to, pitch, columns - c, R, V));
             c += whole ? HEAD_VECTORS * LANES : LANES;
         }
     }
@@ -127,52 +99,18 @@ static void project(const float *x, const float *square, const shape *s, const h
     multiply((matrix){x, s->channels, 1}, square, h->width, h->dim, scale, out, s->channels, h->tokens, h->dim);
 }
 
-/* Writes the first `size` values of `vectors` vectors times scale. */
-INLINE void store_scaled(const vector *sum, int vectors, float scale, int64_t size, float *out) {
-#pragma GCC unroll 8
-    for (int v = 0; v < vectors; v++) {
-        const vector scaled = sum[v] * scale;
-        const int64_t here = size - v * LANES;
-        if (here >= LANES) {
-            *(vector *)(out + v * LANES) = scaled;
-        } else if (here > 0) {
-            memcpy(out + v * LANES, &scaled, here * sizeof *out);
-        }
-    }
-}
-
 /* One token of `project`: adds the rows of `square` whose factor is not zero. */
 INLINE void project_token(const float *x, const float *square, const head *h, float scale, int64_t size, float *out, int vectors) {
     vector sum[VECTORS];
-#pragma GCC unroll 8
-    for (int v = 0; v < vectors; v++) {
-        sum[v] = (vector){0};
-    }
+    clear(sum, vectors);
     for (int64_t first = 0; first < h->dim; first += 64) {
         for (uint64_t bits = nonzero_bits(x + first, at_most(64, h->dim - first)); bits; bits &= bits - 1) {
             const int64_t d = first + __builtin_ctzll(bits);
-            const vector factor = broadcast(x[d]);
-#pragma GCC unroll 8
-            for (int v = 0; v < vectors; v++) {
-                sum[v] = multiply_add(factor, *(const vector *)(square + d * h->width + v * LANES), sum[v]);
-            }
+            add_product(sum, x[d], square + d * h->width, vectors);
         }
     }
     store_scaled(sum, vectors, scale, size, out);
 }
-
-/* Runs `call` with the number of vectors, at most VECTORS, as a constant V. */
-#define WITH_VECTORS(number, call)                                                                                              \
-    switch (number) {                                                                                                           \
-        WITH_VECTORS_CASE(1, call) WITH_VECTORS_CASE(2, call) WITH_VECTORS_CASE(3, call) WITH_VECTORS_CASE(4, call)             \
-        WITH_VECTORS_CASE(5, call) WITH_VECTORS_CASE(6, call) WITH_VECTORS_CASE(7, call) WITH_VECTORS_CASE(8, call)             \
-    }
-#define WITH_VECTORS_CASE(n, call)                                                                                              \
-    case n: {                                                                                                                   \
-        enum { V = n };                                                                                                         \
-        call;                                                                                                                   \
-        break;                                                                                                                  \
-    }
 
 /* The same as `project`, for an x that is mostly zero, as spikes are. */
 static void project_sparse(const float *x, const float *square, const shape *s, const head *h, float scale, float *out) {
@@ -215,7 +153,8 @@ INLINE words append_bits(words word, words value, words *odd) {
 #if defined(__AVX512F__)
     const __m512i x = (__m512i)value;
     *odd |= (words)_mm512_min_epu32(x, _mm512_xor_si512(x, _mm512_set1_epi32((int)one)));
-    return (words)_mm512_ternarylogic_epi32(_mm512_srli_epi32((__m512i)word, 1), _mm512_slli_epi32(x, 2), _mm512_set1_epi32((int)top), 0xf8);
+    const __m512i older = _mm512_srli_epi32((__m512i)word, 1), newest = _mm512_slli_epi32(x, 2);
+    return (words)_mm512_ternarylogic_epi32(older, newest, _mm512_set1_epi32((int)top), 0xf8); /* older | (newest & top) */
 #else
     *odd |= (words)_mm256_andnot_si256(_mm256_cmpeq_epi32((__m256i)value, _mm256_set1_epi32((int)one)), (__m256i)value);
     return word >> 1 | (value << 2 & top);
@@ -241,8 +180,8 @@ INLINE void gather_bits(const float *x, int64_t pitch, int64_t tokens, int group
     }
 }
 
-/* The tokens at which each channel of x [tokens, channels] is 1, as bits of words [words, width]. Returns whether all other values are
- * 0. Rows are read in the order of memory, which prefetchers follow. */
+/* The tokens at which each channel of x [tokens, channels] is 1, as bits of words [words, width]. Returns whether all other values
+ * are 0. Rows are read in the order of memory, which prefetchers follow. */
 static int bits_of(const float *x, const shape *s, int64_t width, uint32_t *bits) {
     words odd = {0};
     for (int64_t first = 0; first < s->tokens; first += WORD, bits += width) {
@@ -250,14 +189,7 @@ static int bits_of(const float *x, const shape *s, int64_t width, uint32_t *bits
         for (int64_t c = 0; c < s->channels; c += GROUPS * LANES) {
             const int64_t left = at_most(GROUPS * LANES, s->channels - c), groups = (left + LANES - 1) / LANES;
             const float *from = x + first * s->channels + c;
-            switch (groups) {
-#define GATHER(n)                                                                                                               \
-    case n:                                                                                                                     \
-        gather_bits(from, s->channels, tokens, n, left - (n - 1) * LANES, bits + c, &odd);                                      \
-        break;
-                GATHER(1) GATHER(2) GATHER(3) GATHER(4) GATHER(5) GATHER(6) GATHER(7) GATHER(8)
-#undef GATHER
-            }
+            WITH_VECTORS(groups, gather_bits(from, s->channels, tokens, V, left - (V - 1) * LANES, bits + c, &odd));
         }
     }
     uint32_t any = 0;
@@ -267,46 +199,44 @@ static int bits_of(const float *x, const shape *s, int64_t width, uint32_t *bits
     return any == 0;
 }
 
+#if defined(__AVX512F__)
+typedef __m512i integers;
+#define SIMD(name) _mm512_##name
+#define REPEAT_128 _mm512_broadcast_i32x4
+#else
+typedef __m256i integers;
+#define SIMD(name) _mm256_##name
+#define REPEAT_128 _mm256_broadcastsi128_si256
+#endif
+
+#if defined(__AVX512VPOPCNTDQ__)
 /* Of `count` words: the popcount of the AND of one channel of k with LANES channels of v. */
 INLINE vector matches(const uint32_t *k, const uint32_t *v, int64_t count, int64_t width) {
-#if defined(__AVX512VPOPCNTDQ__)
-    __m512i sum = _mm512_setzero_si512();
+    integers sum = {0};
     for (int64_t w = 0; w < count; w++, k += width, v += width) {
-        sum = _mm512_add_epi32(sum, _mm512_popcnt_epi32(_mm512_and_si512(_mm512_set1_epi32((int)*k), _mm512_loadu_si512(v))));
+        sum = SIMD(add_epi32)(sum, SIMD(popcnt_epi32)(SIMD(set1_epi32)((int)*k) & (integers) * (const words *)v));
     }
-    return (vector)_mm512_cvtepi32_ps(sum);
-#elif defined(__AVX512BW__)
-    const __m512i low = _mm512_set1_epi8(15);
-    const __m512i table = _mm512_broadcast_i32x4(_mm_setr_epi8(0, 1, 1, 2, 1, 2, 2, 3, 1, 2, 2, 3, 2, 3, 3, 4));
-    __m512i sum = _mm512_setzero_si512();
-    for (int64_t first = 0; first < count; first += BYTES) {
-        __m512i bytes = _mm512_setzero_si512();
-        for (int64_t w = first; w < at_most(count, first + BYTES); w++, k += width, v += width) {
-            const __m512i both = _mm512_and_si512(_mm512_set1_epi32((int)*k), _mm512_loadu_si512(v));
-            bytes = _mm512_add_epi8(bytes, _mm512_shuffle_epi8(table, _mm512_and_si512(both, low)));
-            bytes = _mm512_add_epi8(bytes, _mm512_shuffle_epi8(table, _mm512_and_si512(_mm512_srli_epi16(both, 4), low)));
-        }
-        const __m512i pairs = _mm512_maddubs_epi16(bytes, _mm512_set1_epi8(1));
-        sum = _mm512_add_epi32(sum, _mm512_madd_epi16(pairs, _mm512_set1_epi16(1)));
-    }
-    return (vector)_mm512_cvtepi32_ps(sum);
-#else
-    const __m256i low = _mm256_set1_epi8(15);
-    const __m256i table = _mm256_broadcastsi128_si256(_mm_setr_epi8(0, 1, 1, 2, 1, 2, 2, 3, 1, 2, 2, 3, 2, 3, 3, 4));
-    __m256i sum = _mm256_setzero_si256();
-    for (int64_t first = 0; first < count; first += BYTES) {
-        __m256i bytes = _mm256_setzero_si256();
-        for (int64_t w = first; w < at_most(count, first + BYTES); w++, k += width, v += width) {
-            const __m256i both = _mm256_and_si256(_mm256_set1_epi32((int)*k), _mm256_loadu_si256((const __m256i *)v));
-            bytes = _mm256_add_epi8(bytes, _mm256_shuffle_epi8(table, _mm256_and_si256(both, low)));
-            bytes = _mm256_add_epi8(bytes, _mm256_shuffle_epi8(table, _mm256_and_si256(_mm256_srli_epi16(both, 4), low)));
-        }
-        const __m256i pairs = _mm256_maddubs_epi16(bytes, _mm256_set1_epi8(1));
-        sum = _mm256_add_epi32(sum, _mm256_madd_epi16(pairs, _mm256_set1_epi16(1)));
-    }
-    return (vector)_mm256_cvtepi32_ps(sum);
-#endif
+    return (vector)SIMD(cvtepi32_ps)(sum);
 }
+#else
+/* The same by table: bits of four are counted by a shuffle of bytes. */
+INLINE vector matches(const uint32_t *k, const uint32_t *v, int64_t count, int64_t width) {
+    const integers low = SIMD(set1_epi8)(15);
+    const integers table = REPEAT_128(_mm_setr_epi8(0, 1, 1, 2, 1, 2, 2, 3, 1, 2, 2, 3, 2, 3, 3, 4));
+    integers sum = {0};
+    for (int64_t first = 0; first < count; first += BYTES) {
+        integers bytes = {0};
+        for (int64_t w = first; w < at_most(count, first + BYTES); w++, k += width, v += width) {
+            const integers both = SIMD(set1_epi32)((int)*k) & (integers) * (const words *)v;
+            bytes = SIMD(add_epi8)(bytes, SIMD(shuffle_epi8)(table, both & low));
+            bytes = SIMD(add_epi8)(bytes, SIMD(shuffle_epi8)(table, SIMD(srli_epi16)(both, 4) & low));
+        }
+        const integers pairs = SIMD(maddubs_epi16)(bytes, SIMD(set1_epi8)(1));
+        sum = SIMD(add_epi32)(sum, SIMD(madd_epi16)(pairs, SIMD(set1_epi16)(1)));
+    }
+    return (vector)SIMD(cvtepi32_ps)(sum);
+}
+#endif
 
 /* k^T v of a head that starts at a channel: [dim, width], padded with matches of the channels after the head. */
 static void count_matches(const uint32_t *k, const uint32_t *v, int64_t count, int64_t width, const head *h, float *kv) {
@@ -320,10 +250,7 @@ static void count_matches(const uint32_t *k, const uint32_t *v, int64_t count, i
 /* One channel of `correlate_spikes`: adds the rows of `right` at the tokens whose bit is set. */
 INLINE void correlate_channel(const uint32_t *bits, int64_t width, const float *right, const head *h, float *out, int vectors) {
     vector sum[VECTORS];
-#pragma GCC unroll 8
-    for (int v = 0; v < vectors; v++) {
-        sum[v] = (vector){0};
-    }
+    clear(sum, vectors);
     for (int64_t first = 0; first < h->tokens; first += WORD, bits += width) {
         for (uint32_t word = *bits >> (WORD - at_most(WORD, h->tokens - first)); word; word &= word - 1) {
             const float *row = right + (first + __builtin_ctz(word)) * h->width;
@@ -347,7 +274,8 @@ static void correlate_spikes(const uint32_t *bits, int64_t width, const float *r
 }
 
 /* The output of an image, if its k and v are spikes. Returns whether they are. */
-static int count_image(const float *q, const float *k, const float *v, const shape *s, const head *h, uint32_t *bits, float *kv, float *out) {
+static int count_image(const float *q, const float *k, const float *v, const shape *s, const head *h, uint32_t *bits, float *kv,
+                       float *out) {
     const int64_t count = (s->tokens + WORD - 1) / WORD, width = padded_channels(s);
     uint32_t *of_k = bits, *of_v = bits + count * width;
     if (!bits_of(k, s, width, of_k) || !bits_of(v, s, width, of_v)) {
@@ -465,7 +393,9 @@ int attention_backward(const float *q, const float *k, const float *v, const flo
     int enough = 1;
 #pragma omp parallel num_threads(s->threads) if (s->images * image >= SMALL)
     {
-        scratch t = {calloc(h.tokens * h.width, sizeof(float)), malloc(square * sizeof(float)), calloc(square, sizeof(float)), NULL};
+        scratch t = {.copied = calloc(h.tokens * h.width, sizeof(float)),
+                     .product = malloc(square * sizeof(float)),
+                     .transposed = calloc(square, sizeof(float))};
         int ready = t.copied && t.product && t.transposed;
 #ifdef COUNTS_BITS
         t.bits = calloc(3 * ((s->tokens + WORD - 1) / WORD) * padded_channels(s), sizeof *t.bits);

@@ -2,8 +2,8 @@
  *
  *     x = weight[c] * (y - mean[c]) * inverse[c] + bias[c] = scale[c] * y + shift[c],    inverse = 1 / sqrt(variance + eps)
  *
- * The one multiply-add is fused where the processor can, as torch's is. Sums over the batch are computed in a fixed number of chunks,
- * so that no result depends on the number of threads.
+ * The one multiply-add is fused where the processor can, as torch's is. Sums over the batch are computed in a fixed number of
+ * chunks, so that no result depends on the number of threads.
  */
 #ifndef AUTOSPIKE_BATCH_NORM_H
 #define AUTOSPIKE_BATCH_NORM_H
@@ -83,7 +83,8 @@ static void add_chunks(const double *chunks, int64_t channels, double *sums) {
 }
 
 /* Gradients of bias and weight from the sums over the batch. */
-static void parameter_gradients(const double *sums, const batch_norm *norm, int64_t channels, float *grad_weight, float *grad_bias) {
+static void parameter_gradients(const double *sums, const batch_norm *norm, int64_t channels, float *grad_weight,
+                                float *grad_bias) {
     for (int64_t c = 0; c < channels; c++) {
         grad_bias[c] = (float)sums[c];
         grad_weight[c] = (float)(sums[channels + c] * norm->inverse[c]);

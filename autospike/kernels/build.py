@@ -11,8 +11,10 @@
 |                      | `plain`  | compile for the baseline of the architecture, without our own intrinsics   |
 | `CC`                 | `cc`     | the compiler, with flags                                                   |
 
-A library is cached in the user's cache folder under a digest of sources, compiler, processor and flags. Where none can be built,
-operations of torch replace the kernels, several times slower on a CPU; one warning per process says so.
+A library is cached in the user's cache folder under a digest of sources, compiler, processor and flags. The digest of its content
+is in a file beside it, `NAME.so.sha256`, and is verified before the library is loaded: a truncated library would end the process
+with SIGBUS. Where no library can be built, operations of torch replace the kernels, several times slower on a CPU; one warning per
+process says so.
 """
 
 from __future__ import annotations
@@ -154,6 +156,20 @@ def library(name: str, isa: str | None = None) -> ctypes.CDLL | None:
     return None
 
 
+def missing_kernels() -> tuple[str, ...]:
+    """Return the names of the libraries that torch's operations replace, because they are switched off or cannot be built."""
+    isa = instruction_set()
+    return tuple(name for name in LIBRARIES if not isinstance(_build(name, isa), ctypes.CDLL))
+
+
+def missing_reason() -> str | None:
+    """Return why `missing_kernels` are missing, of the first one; None if there are none. No warning is given after that."""
+    global _warned
+    found = [status.problem for status in kernel_status() if status.problem is not None]
+    _warned = _warned or bool(found)
+    return found[0] if found else None
+
+
 def kernel_status() -> list[KernelStatus]:
     """Build every library if need be, and return the state of each."""
     isa, found = instruction_set(), []
@@ -229,7 +245,7 @@ def _first_error(output: str) -> str:
 
 
 def compiled(source: Path, flags: tuple[str, ...]) -> Path:
-    """Compile a C file to a shared library, unless the cache has it.
+    """Compile a C file to a shared library, unless the cache has it intact.
 
     Args:
         source: The C file; headers are those of its folder.
@@ -248,12 +264,41 @@ def compiled(source: Path, flags: tuple[str, ...]) -> Path:
     texts = [path.read_bytes() for path in (source, *sorted(source.parent.glob("*.h")))]
     key = hashlib.sha256(b"\0".join([*texts, version, platform.machine().encode(), processor.encode(), repr(flags).encode()]))
     built = _cache_folder() / f"{source.stem}-{key.hexdigest()[:16]}.so"
-    if not built.exists():
+    if not _is_intact(built):
         built.parent.mkdir(parents=True, exist_ok=True)
         part = built.with_suffix(f".{os.getpid()}.{threading.get_ident()}.part")
-        subprocess.run([*compiler, *flags, "-o", str(part), str(source), "-lm"], capture_output=True, check=True, timeout=120)
-        part.replace(built)
+        try:
+            subprocess.run([*compiler, *flags, "-o", str(part), str(source), "-lm"], capture_output=True, check=True, timeout=120)
+            digest = _sha256(part)
+            _move(part, built)
+            part.write_text(f"{digest}  {built.name}\n", encoding="ascii")  # the format of sha256sum
+            _move(part, _digest_file(built))
+        finally:
+            part.unlink(missing_ok=True)
     return built
+
+
+def _is_intact(built: Path) -> bool:
+    """Whether a library has the content that was compiled. The digest is written last; without it, a library is compiled again."""
+    try:
+        return _digest_file(built).read_text(encoding="ascii").split()[:1] == [_sha256(built)]
+    except (OSError, ValueError):
+        return False
+
+
+def _digest_file(built: Path) -> Path:
+    return built.with_name(f"{built.name}.sha256")
+
+
+def _sha256(path: Path) -> str:
+    return hashlib.sha256(path.read_bytes()).hexdigest()
+
+
+def _move(part: Path, target: Path) -> None:
+    """Rename a file after its content has reached the disk. A process that has loaded the old file keeps it."""
+    with part.open("rb+") as file:
+        os.fsync(file.fileno())
+    part.replace(target)
 
 
 def _cache_folder() -> Path:

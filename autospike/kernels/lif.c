@@ -1,5 +1,5 @@
-/* The multi-step LIF layer: all time steps in one pass over memory, together with the batch normalisation before it, and with the sum
- * of a residual stream after it.
+/* The multi-step LIF layer: all time steps in one pass over memory, together with the batch normalisation before it, and with the
+ * sum of a residual stream after it.
  *
  *     x = batch normalisation of y, if any (batch_norm.h); y is [steps, ..., channels]
  *     h[t] = v[t-1] + (x[t] - v[t-1]) / tau    or   v[t-1] - v[t-1] / tau + x[t]    with decaying input, or not
@@ -7,8 +7,8 @@
  *     v[t] = s[t] ? 0 : h[t]                   or   h[t] - s[t] * v_threshold       hard or soft reset
  *
  * Neurons are computed in blocks, whose potentials stay in registers and first-level cache over all time steps. Backward recomputes
- * the potentials from y, so that only y is saved. Without contraction to fused multiply-adds (-ffp-contract=off) the spikes of finite
- * inputs are those of spikingjelly, bit for bit.
+ * the potentials from y, so that only y is saved. Without contraction to fused multiply-adds (-ffp-contract=off) the spikes of
+ * finite inputs are those of spikingjelly, bit for bit.
  */
 #include <math.h>
 #include <stdint.h>
@@ -38,7 +38,8 @@ typedef struct {
     int32_t threads;
 } shape;
 
-/* Number of spikes by step and position, [steps, positions], added to. Whole numbers, exact in any order. sums: null to not count. */
+/* Number of spikes by step and position, [steps, positions], added to. Whole numbers, exact in any order. sums: null to not
+ * count. */
 typedef struct {
     int64_t positions;
     double *sums;
@@ -164,7 +165,8 @@ INLINE void forward_block(const float *y, const shape *s, const neuron *p, const
             v[i] = reset(h, v_threshold, soft);
         }
         if (c.sums) {
-            count_spikes(fired, width, start % s->channels, start / s->channels % c.positions, s, c.positions, c.sums + t * c.positions);
+            const int64_t channel = start % s->channels, position = start / s->channels % c.positions;
+            count_spikes(fired, width, channel, position, s, c.positions, c.sums + t * c.positions);
         }
         if (stream) {
             add_stream(stream + t * s->size + start, width, fired);
@@ -176,8 +178,8 @@ INLINE void forward_block(const float *y, const shape *s, const neuron *p, const
 }
 
 /* A row of neurons from `first` on. The published dynamics are compiled separately. */
-static void forward_row(const float *y, const shape *s, const neuron *p, affine_row r, const float *stream, float *spikes, int64_t first,
-                        spike_counts c) {
+static void forward_row(const float *y, const shape *s, const neuron *p, affine_row r, const float *stream, float *spikes,
+                        int64_t first, spike_counts c) {
     for (int64_t i = 0; i < r.period && first + i < s->size; i += FORWARD_BLOCK, y += FORWARD_BLOCK) {
         const int64_t start = first + i;
         const int width = (int)at_most(FORWARD_BLOCK, at_most(r.period - i, s->size - start));
@@ -194,8 +196,8 @@ static void forward_row(const float *y, const shape *s, const neuron *p, affine_
 }
 
 /* Spikes, or stream plus spikes, [steps, size]. norm, stream: null for none. */
-int lif(const float *y, const shape *s, const neuron *p, const batch_norm *norm, const float *stream, float *spikes, int64_t positions,
-        double *sums) {
+int lif(const float *y, const shape *s, const neuron *p, const batch_norm *norm, const float *stream, float *spikes,
+        int64_t positions, double *sums) {
     affine_row r;
     if (make_row(norm, s->channels, FORWARD_BLOCK, &r) != OK) {
         return OUT_OF_MEMORY;
@@ -212,8 +214,8 @@ int lif(const float *y, const shape *s, const neuron *p, const batch_norm *norm,
 /* Computes output rows first, ..., first + count - 1 of a linear layer, [count, channels]: `linear_rows` of sparse_conv.c. */
 typedef int linear_rows(const void *linear, int64_t first, int64_t count, float *y);
 
-/* As `lif`, where y is the output of a linear layer. It is computed in tiles of a few rows of every step, which the neurons read from
- * cache. */
+/* As `lif`, where y is the output of a linear layer. It is computed in tiles of a few rows of every step, which the neurons read
+ * from cache. */
 int linear_lif(linear_rows *rows, const void *linear, const shape *s, const neuron *p, const batch_norm *norm, const float *stream,
                float *spikes, int64_t positions, double *sums) {
     affine_row r;
@@ -256,9 +258,9 @@ INLINE void store_gradient(const float *restrict grad, const float *restrict y, 
 }
 
 /* published: the dynamics of the published networks, compiled separately. potential: scratch, [steps, BLOCK]. */
-INLINE void backward_block(const float *y, const shape *s, const neuron *p, const float *restrict scale, const float *restrict shift,
-                           const float *restrict mean, const float *grad_spikes, float *potential, float *grad_y, gradient_sums total,
-                           int width, int norm, int published) {
+INLINE void backward_block(const float *y, const shape *s, const neuron *p, const float *restrict scale,
+                           const float *restrict shift, const float *restrict mean, const float *grad_spikes, float *potential,
+                           float *grad_y, gradient_sums total, int width, int norm, int published) {
     float v[BLOCK] = {0}, grad_v[BLOCK] = {0}, over_time[BLOCK] = {0}, grad_x[BLOCK];
     const float tau = p->tau, rate = 1.0f / tau, v_threshold = p->v_threshold, slope = p->slope;
     const int soft = !published && p->soft_reset, decay_input = published || p->decay_input;
@@ -331,10 +333,10 @@ static int backward_rows(const float *y, const shape *s, const neuron *p, affine
     return status;
 }
 
-/* The gradient with respect to y, [steps, size], or [size] where every step has the same input, and with respect to weight and bias of
- * the normalisation, if any. by_batch: whether its statistics are those of y. */
-int lif_backward(const float *y, const shape *s, const neuron *p, const batch_norm *norm, int32_t by_batch, const float *grad_spikes,
-                 float *grad_y, float *grad_weight, float *grad_bias) {
+/* The gradient with respect to y, [steps, size], or [size] where every step has the same input, and with respect to weight and bias
+ * of the normalisation, if any. by_batch: whether its statistics are those of y. */
+int lif_backward(const float *y, const shape *s, const neuron *p, const batch_norm *norm, int32_t by_batch,
+                 const float *grad_spikes, float *grad_y, float *grad_weight, float *grad_bias) {
     const int64_t channels = s->channels;
     double *chunks = norm ? calloc((CHUNKS + 1) * 2 * channels, sizeof *chunks) : NULL;
     affine_row r;

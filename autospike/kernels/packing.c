@@ -1,7 +1,7 @@
 /* Small whole numbers in 1, 2, 4 or 8 bits each.
  *
- * Byte i of `packed` holds values i, len + i, 2 len + i, ..., the first one in its lowest bits: neighbours are packed alike, so that
- * the compiler vectorises the loops.
+ * Byte i of `packed` holds values i, len + i, 2 len + i, ..., the first one in its lowest bits: neighbours are packed alike, so
+ * that the compiler vectorises the loops.
  */
 #include <stdint.h>
 #include <string.h>

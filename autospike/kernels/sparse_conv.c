@@ -1,6 +1,7 @@
 /* Zero-skipping convolutions and linear layers on channels-last images.
  *
- *     y[oy, ox, o] = bias[o] + sum over ky, kx, i of weight[o, i, ky, kx] * x[oy * stride + ky - padding, ox * stride + kx - padding, i]
+ *     y[oy, ox, o] = bias[o] + sum over ky, kx, i of weight[o, i, ky, kx] * x[iy, ix, i]
+ *     iy = oy * stride + ky - padding,    ix = ox * stride + kx - padding
  *
  * The indices of the non-zero inputs are listed, and for each the row of its weights is added to the row of outputs. For the weight
  * gradient, the row of the output gradient at each position where an input is non-zero is added to the row of weight gradients.
@@ -11,6 +12,7 @@
  * give bit-identical results. Without fused multiply-add (SSE2) results round differently.
  */
 #include "common.h"
+#include "tile.h"
 #include "vector.h"
 
 #include <stdlib.h>
@@ -20,7 +22,8 @@
 #endif
 
 #ifndef DENSE_SHARE
-#define DENSE_SHARE 0.6 /* of non-zero inputs: beyond, tiles are faster (0.6 to 0.75 by shape, on Zen 4 with AVX-512 and with AVX2) */
+/* Of non-zero inputs: beyond, tiles are faster (0.6 to 0.75 by shape, on Zen 4 with AVX-512 and with AVX2). */
+#define DENSE_SHARE 0.6
 #endif
 #define AT_ONCE (VECTORS * LANES) /* outputs of a block */
 #define INPUTS 64                 /* inputs of a block: their rows of weights fit into first-level cache */
@@ -89,30 +92,24 @@ static int64_t count_nonzero(const float *x, int64_t size) {
     return count;
 }
 
-/* to = start + sum of times[i] * rows[row[i] * pitch], for as many vectors as the name says. */
-typedef void adder(const int32_t *row, const float *times, int64_t size, const float *rows, int64_t pitch, const float *start, float *to);
+/* to = start + sum of times[i] * rows[row[i] * pitch], for some vectors. */
+INLINE void add_rows(const int32_t *row, const float *times, int64_t size, const float *rows, int64_t pitch, const float *start,
+                     float *to, int vectors) {
+    vector sum[VECTORS];
+    load_vectors(start, vectors, sum);
+    for (int64_t i = 0; i < size; i++) {
+        add_product(sum, times[i], rows + row[i] * pitch, vectors);
+    }
+    store_vectors(sum, vectors, to);
+}
 
-#define EACH_1(DO) DO(0)
-#define EACH_2(DO) EACH_1(DO) DO(1)
-#define EACH_3(DO) EACH_2(DO) DO(2)
-#define EACH_4(DO) EACH_3(DO) DO(3)
-#define EACH_5(DO) EACH_4(DO) DO(4)
-#define EACH_6(DO) EACH_5(DO) DO(5)
-#define EACH_7(DO) EACH_6(DO) DO(6)
-#define EACH_8(DO) EACH_7(DO) DO(7)
-#define BEGIN(v) vector sum_##v = *(const vector *)(start + v * LANES);
-#define GATHER(v) sum_##v = multiply_add(often, *(const vector *)(from + v * LANES), sum_##v);
-#define END(v) *(vector *)(to + v * LANES) = sum_##v;
+/* add_rows for a number of vectors. */
+typedef void adder(const int32_t *row, const float *times, int64_t size, const float *rows, int64_t pitch, const float *start,
+                   float *to);
 #define ADDER(V)                                                                                                                \
     static void add_##V(const int32_t *row, const float *times, int64_t size, const float *rows, int64_t pitch,                 \
                         const float *start, float *to) {                                                                        \
-        EACH_##V(BEGIN)                                                                                                         \
-        for (int64_t i = 0; i < size; i++) {                                                                                    \
-            const float *from = rows + row[i] * pitch;                                                                          \
-            const vector often = broadcast(times[i]);                                                                             \
-            EACH_##V(GATHER)                                                                                                    \
-        }                                                                                                                       \
-        EACH_##V(END)                                                                                                           \
+        add_rows(row, times, size, rows, pitch, start, to, V);                                                                  \
     }
 ADDER(1) ADDER(2) ADDER(3) ADDER(4) ADDER(5) ADDER(6) ADDER(7) ADDER(8)
 static adder *const adders[] = {add_1, add_2, add_3, add_4, add_5, add_6, add_7, add_8};
@@ -199,7 +196,8 @@ static band band_of(const shape *s, int64_t rows, int64_t number) {
     return (band){first, last, at_least(0, first * s->stride - s->padding), at_most(s->height, reach)};
 }
 
-/* The output row or column that an input row or column reaches by a tap; -1 if the stride skips it. Edges are part of the output. */
+/* The output row or column that an input row or column reaches by a tap; -1 if the stride skips it. Edges are part of the
+ * output. */
 INLINE int64_t reached(int64_t at, int64_t tap, const shape *s, int64_t edge) {
     const int64_t to = at + s->padding - tap + edge * s->stride;
     return s->stride == 1 ? to : to % s->stride ? -1 : to / s->stride;
@@ -309,8 +307,8 @@ static void convolve_band(const shape *s, band b, const inputs *l, int by_tap, f
     }
 }
 
-/* A linear layer: each position reads itself alone. Sums are taken in the output where whole vectors fit, or where the values written
- * beyond a position are overwritten by the next one's; elsewhere in `values`. */
+/* A linear layer: each position reads itself alone. Sums are taken in the output where whole vectors fit, or where the values
+ * written beyond a position are overwritten by the next one's; elsewhere in `values`. */
 static void linear_band(const shape *s, band b, const inputs *l, int by_tap, float *values, block w, float *out) {
     const int64_t positions = b.last - b.first, together = by_tap ? 1 : l->blocks;
     const int64_t beyond = parts(w.lanes - w.width, s->out); /* following positions that a whole vector overwrites */
@@ -327,55 +325,36 @@ static void linear_band(const shape *s, band b, const inputs *l, int by_tap, flo
     }
 }
 
-/* Adds to `vectors` vectors of the sums of `rows` positions, from `at` on, what `inputs` inputs of one tap give, in registers. x: the
- * inputs of each position; to: its sums. */
-INLINE void tile(const float *const *x, float *const *to, int64_t at, int64_t first, int64_t inputs, const float *weight, int64_t lanes,
-                 int rows, int vectors) {
+/* Adds to `vectors` vectors of the sums of `rows` positions, from `at` on, what `inputs` inputs of one tap give, in registers. x:
+ * the inputs of each position; to: its sums. */
+INLINE void tile(const float *const *x, float *const *to, int64_t at, int64_t first, int64_t inputs, const float *weight,
+                 int64_t lanes, int rows, int vectors) {
     vector sum[TILE_ROWS][TILE_VECTORS];
 #pragma GCC unroll 6
     for (int r = 0; r < rows; r++) {
-#pragma GCC unroll 4
-        for (int v = 0; v < vectors; v++) {
-            sum[r][v] = *(const vector *)(to[r] + at + v * LANES);
-        }
+        load_vectors(to[r] + at, vectors, sum[r]);
     }
     for (int64_t i = first; i < first + inputs; i++, weight += lanes) {
 #pragma GCC unroll 6
-        for (int r = 0; r < rows; r++) { /* the inner loop is over vectors: one broadcast input at a time takes a register */
-            const vector input = broadcast(x[r][i]);
-#pragma GCC unroll 4
-            for (int v = 0; v < vectors; v++) {
-                sum[r][v] = multiply_add(input, *(const vector *)(weight + v * LANES), sum[r][v]);
-            }
+        for (int r = 0; r < rows; r++) { /* as add_products, where rows of the left operand are anywhere in memory */
+            add_product(sum[r], x[r][i], weight, vectors);
         }
     }
 #pragma GCC unroll 6
     for (int r = 0; r < rows; r++) {
-#pragma GCC unroll 4
-        for (int v = 0; v < vectors; v++) {
-            *(vector *)(to[r] + at + v * LANES) = sum[r][v];
-        }
+        store_vectors(sum[r], vectors, to[r] + at);
     }
 }
 
 /* All positions and outputs of a block, for one block of inputs of one tap: its weights stay in first-level cache. */
-static void add_tiles(const float *const *x, float *const *to, int64_t positions, int64_t first, int64_t inputs, const float *weight,
-                      int64_t lanes) {
+static void add_tiles(const float *const *x, float *const *to, int64_t positions, int64_t first, int64_t inputs,
+                      const float *weight, int64_t lanes) {
     for (int64_t v = 0; v < lanes / LANES;) {
         const int whole = lanes / LANES - v >= TILE_VECTORS;
         const float *rows = weight + v * LANES;
         for (int64_t p = 0; p < positions; p += TILE_ROWS) {
-            switch ((at_most(TILE_ROWS, positions - p) - 1) * 2 + whole) {
-#define ROWS(r)                                                                                                                 \
-    case (r - 1) * 2:                                                                                                           \
-        tile(x + p, to + p, v * LANES, first, inputs, rows, lanes, r, 1);                                                                      \
-        break;                                                                                                                  \
-    case (r - 1) * 2 + 1:                                                                                                       \
-        tile(x + p, to + p, v * LANES, first, inputs, rows, lanes, r, TILE_VECTORS);                                                           \
-        break;
-                ROWS(1) ROWS(2) ROWS(3) ROWS(4) ROWS(5) ROWS(6)
-#undef ROWS
-            }
+            WITH_TILE(at_most(TILE_ROWS, positions - p), whole, TILE_VECTORS,
+                      tile(x + p, to + p, v * LANES, first, inputs, rows, lanes, R, V));
         }
         v += whole ? TILE_VECTORS : 1;
     }
@@ -426,9 +405,10 @@ static int scratch_of(const shape *s, int64_t seen, int64_t rows, scratch *t) {
     return 1;
 }
 
-/* The outputs of a band of an image; out: its first output. The loops are chosen by the band's own values, so that the choice does not
- * depend on the batch. */
-static void outputs_of_band(const float *image, const shape *s, band b, int pointwise, packed weights, const scratch *t, float *out) {
+/* The outputs of a band of an image; out: its first output. The loops are chosen by the band's own values, so that the choice does
+ * not depend on the batch. */
+static void outputs_of_band(const float *image, const shape *s, band b, int pointwise, packed weights, const scratch *t,
+                            float *out) {
     const int64_t positions = (b.last_in - b.first_in) * s->width;
     const float *x = image + b.first_in * s->width * s->in;
     const int64_t nonzero = count_nonzero(x, positions * s->in);
@@ -540,58 +520,38 @@ typedef struct {
     int64_t rows, width, in, pitch;
 } slab;
 
-/* Adds to the weight gradients of `inputs` inputs, `vectors` vectors of outputs and one tap, in registers. seen: the gradient that the
- * tap reads, [rows, pitch, lanes]. */
+/* Adds to the weight gradients of `inputs` inputs, `vectors` vectors of outputs and one tap, in registers. seen: the gradient that
+ * the tap reads, [rows, pitch, lanes]. */
 INLINE void gradient_tile(slab b, const float *seen, int64_t lanes, float *to, int inputs, int vectors) {
     vector sum[TILE_ROWS][TILE_VECTORS];
-#pragma GCC unroll 4
-    for (int v = 0; v < vectors; v++) {
 #pragma GCC unroll 6
-        for (int i = 0; i < inputs; i++) {
-            sum[i][v] = *(const vector *)(to + i * lanes + v * LANES);
-        }
+    for (int i = 0; i < inputs; i++) {
+        load_vectors(to + i * lanes, vectors, sum[i]);
     }
     for (int64_t y = 0; y < b.rows; y++) {
         const float *grad = seen + y * b.pitch * lanes, *x = b.x + y * b.width * b.in;
         for (int64_t n = 0; n < b.width; n++, grad += lanes, x += b.in) {
-#pragma GCC unroll 6
-            for (int i = 0; i < inputs; i++) {
-                const vector input = broadcast(x[i]);
-#pragma GCC unroll 4
-                for (int v = 0; v < vectors; v++) {
-                    sum[i][v] = multiply_add(input, *(const vector *)(grad + v * LANES), sum[i][v]);
-                }
-            }
+            add_products(sum, x, 1, grad, inputs, vectors);
         }
     }
-#pragma GCC unroll 4
-    for (int v = 0; v < vectors; v++) {
 #pragma GCC unroll 6
-        for (int i = 0; i < inputs; i++) {
-            *(vector *)(to + i * lanes + v * LANES) = sum[i][v];
-        }
+    for (int i = 0; i < inputs; i++) {
+        store_vectors(sum[i], vectors, to + i * lanes);
     }
 }
 
 /* The same sums as the adders take from a list of positions, without skipping zeros: [in, lanes], one tap. */
 static void add_all_positions(slab b, const float *seen, int64_t lanes, float *to) {
+    slab from = b;
+    if (b.pitch == b.width) { /* one long row: the loop over rows costs time where they are short */
+        from.rows = 1, from.width = from.pitch = b.rows * b.width;
+    }
     for (int64_t v = 0; v < lanes / LANES;) {
         const int whole = lanes / LANES - v >= TILE_VECTORS;
-        slab from = b;
         for (int64_t i = 0; i < b.in; i += TILE_ROWS) {
             float *sum = to + i * lanes + v * LANES;
             from.x = b.x + i;
-            switch ((at_most(TILE_ROWS, b.in - i) - 1) * 2 + whole) {
-#define ROWS(r)                                                                                                                 \
-    case (r - 1) * 2:                                                                                                           \
-        gradient_tile(from, seen + v * LANES, lanes, sum, r, 1);                                                                \
-        break;                                                                                                                  \
-    case (r - 1) * 2 + 1:                                                                                                       \
-        gradient_tile(from, seen + v * LANES, lanes, sum, r, TILE_VECTORS);                                                     \
-        break;
-                ROWS(1) ROWS(2) ROWS(3) ROWS(4) ROWS(5) ROWS(6)
-#undef ROWS
-            }
+            WITH_TILE(at_most(TILE_ROWS, b.in - i), whole, TILE_VECTORS, gradient_tile(from, seen + v * LANES, lanes, sum, R, V));
         }
         v += whole ? TILE_VECTORS : 1;
     }
@@ -631,7 +591,8 @@ static int64_t positions_at_once(const float *x, const shape *s) {
 /* Back from the order of `pack`, LANES outputs at a time, so that whole lines of cache are written. */
 static void unpack(const shape *s, const float *packed, float *weight) {
     for (int64_t first = 0; first < s->out; first += LANES) {
-        const int64_t block = first / AT_ONCE * AT_ONCE, lanes = at_most(AT_ONCE, padded(s) - block), outs = at_most(LANES, s->out - first);
+        const int64_t block = first / AT_ONCE * AT_ONCE, lanes = at_most(AT_ONCE, padded(s) - block);
+        const int64_t outs = at_most(LANES, s->out - first);
         for (int64_t i = 0; i < s->in; i++) {
             for (int64_t tap = 0; tap < taps(s); tap++) {
                 const float *from = packed + (block * taps(s) + tap * lanes) * s->in + i * lanes + first - block;

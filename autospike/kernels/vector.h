@@ -3,34 +3,29 @@
 #define AUTOSPIKE_VECTOR_H
 
 #include <stdint.h>
+
+#include "common.h"
+
 #if defined(__AVX2__) && !defined(AUTOSPIKE_PLAIN)
 #include <immintrin.h>
 #elif defined(__aarch64__)
 #include <arm_neon.h>
 #endif
 
-/* LANES: values of a vector. TILE_ROWS x TILE_VECTORS: accumulators of a register tile, which with a row of the right operand and one
- * broadcast value of the left one fill the registers. */
+/* LANES: values of a vector. */
 #if defined(__AVX512F__)
 #define LANES 16
-#define TILE_VECTORS 4
 #elif defined(__AVX2__)
 #define LANES 8
-#define TILE_VECTORS 2
-#elif defined(__aarch64__)
-#define LANES 4
-#define TILE_VECTORS 4
 #else
 #define LANES 4
-#define TILE_VECTORS 2
 #endif
-#define TILE_ROWS 6
-#define VECTORS 8 /* accumulators of one row of outputs */
 
 typedef float vector __attribute__((vector_size(4 * LANES), aligned(4), may_alias));
 
-/* a * b + c, rounded once, where the processor can. Written out: compilers split the operation where that shortens a chain of sums. */
-static inline __attribute__((always_inline)) vector multiply_add(vector a, vector b, vector c) {
+/* a * b + c, rounded once, where the processor can. Written out, because compilers split the operation where that shortens a chain
+ * of sums. */
+INLINE vector multiply_add(vector a, vector b, vector c) {
 #if defined(__AVX512F__)
     return (vector)_mm512_fmadd_ps((__m512)a, (__m512)b, (__m512)c);
 #elif defined(__AVX2__)
@@ -42,10 +37,10 @@ static inline __attribute__((always_inline)) vector multiply_add(vector a, vecto
 #endif
 }
 
-static inline __attribute__((always_inline)) vector broadcast(float x) { return x - (vector){0}; }
+INLINE vector broadcast(float x) { return x - (vector){0}; }
 
 /* The bits of those of up to 64 values that are not zero. */
-static inline __attribute__((always_inline)) uint64_t nonzero_bits(const float *x, int64_t size) {
+INLINE uint64_t nonzero_bits(const float *x, int64_t size) {
     uint64_t bits = 0;
     int64_t i = 0;
 #if defined(__AVX512F__)

@@ -12,7 +12,8 @@ from dataclasses import dataclass, replace
 
 from torch import Tensor
 
-from autospike.space.architecture import Architecture, Block, Embedding, Stage
+from autospike.space.architecture import Architecture, Embedding, Stage
+from autospike.space.block import Block
 
 StateDict = Mapping[str, Tensor]
 # A pattern of names in our model, and templates of the names in the published code.
@@ -71,11 +72,16 @@ def in_chans(state: StateDict) -> int:
 
 
 def _count(state: StateDict, prefix: str) -> int:
-    """The number of blocks under a prefix."""
-    found = {int(m[1]) for key in state if (m := re.match(rf"{re.escape(prefix)}\.(\d+)\.", key))}
-    if not found:
-        raise KeyError(f"{prefix}.0")
-    return max(found) + 1
+    """The number of blocks under a prefix.
+
+    Raises:
+        KeyError: There are none, or one is missing before the last one.
+    """
+    found = {int(m[1]) for key in state if (m := re.match(rf"{re.escape(prefix)}\.(\d{{1,6}})\.", key))}
+    missing = next(i for i in range(len(found) + 1) if i not in found)
+    if not found or missing < len(found):
+        raise KeyError(f"{prefix}.{missing}")
+    return len(found)
 
 
 def _ratio(state: StateDict, key: str) -> float:

@@ -8,21 +8,21 @@ read from a state dict, and may be given. `autospike.models.checkpoint_formats` 
 
 from __future__ import annotations
 
-import argparse
 import re
 from collections.abc import Iterable
 from dataclasses import replace
-from pathlib import Path
 
 import torch
-from safetensors.torch import load_file
 from torch import Tensor
 
 from autospike.errors import UserError
 from autospike.models.checkpoint_formats import FORMATS, CheckpointFormat, StateDict, in_chans
+from autospike.models.checkpoint_reader import MAX_KEYS, open_checkpoint, read_checkpoint, too_many_keys
 from autospike.models.contract import SpikingModel
 from autospike.models.registry import build_model
 from autospike.space.architecture import Architecture
+
+__all__ = ["load_reference", "open_checkpoint", "published_keys", "read_checkpoint", "recognise_format"]
 
 
 def load_reference(
@@ -43,9 +43,11 @@ def load_reference(
         The model, in eval mode with the parameters and statistics of the checkpoint, and its architecture.
 
     Raises:
-        UserError: No known network has these keys, or a key is unexpected or missing or has a wrong shape. The message names the
-            first such key.
+        UserError: No known network has these keys, or a key is unexpected or missing, has a wrong shape or values that are not
+            finite. The message names the first such key.
     """
+    if len(state_dict) > MAX_KEYS:
+        raise UserError(f"state dict: {too_many_keys(len(state_dict))}")
     checkpoint_format = recognise_format(state_dict)
     try:
         return _load(checkpoint_format, state_dict, num_heads, stride, time_steps)
@@ -74,10 +76,14 @@ def _load(
     with torch.device("meta"):
         model = build_model(architecture, num_classes=len(state["head.weight"]), in_chans=in_chans(state))
     keys = published_keys(checkpoint_format, state, model.state_dict())
+    used = set(keys.values())
     for key in state:
-        if key not in keys.values() and not re.fullmatch(checkpoint_format.unused, key):
+        if key not in used and not re.fullmatch(checkpoint_format.unused, key):
             raise ValueError(f"key {key!r} does not belong to the network that the other keys describe")
-    weights = {name: _reshape(key, state[key], model.state_dict()[name].shape) for name, key in keys.items()}
+    own = model.state_dict()
+    weights = {name: _reshape(key, state[key], own[name].shape) for name, key in keys.items()}
+    for name, tensor in weights.items():
+        _check_values(keys[name], tensor)
     model.load_state_dict(weights, assign=True)
     return model.eval(), architecture
 
@@ -117,42 +123,6 @@ def _is_plausible(key: str, state: StateDict) -> bool:
     return any(k.startswith(f"{module}.") for k in state) and any(k.endswith(f".{part}.{leaf}") for k in state)
 
 
-def read_checkpoint(path: Path) -> dict[str, Tensor]:
-    """Read the state dict of a checkpoint file. No code in the file is executed.
-
-    Args:
-        path: A safetensors file, or a torch file that contains only tensors and plain values.
-
-    Returns:
-        The state dict, without the prefix `module.` of distributed training.
-
-    Raises:
-        UserError: The file does not exist, or contains anything else.
-    """
-    if not path.is_file():
-        raise UserError(f"{path}: no such file; give a published checkpoint (.safetensors, .pth, .pt, .pth.tar)")
-    try:
-        content: object = load_file(path) if path.suffix == ".safetensors" else _load_torch(path)
-    except Exception as error:  # readers raise many kinds of exceptions for a damaged file
-        reason = (str(error).splitlines() or [type(error).__name__])[0]
-        raise UserError(f"{path}: cannot be read safely as a checkpoint ({reason})") from None
-    for name in ("state_dict", "model"):
-        if isinstance(content, dict) and isinstance(content.get(name), dict):
-            content = content[name]
-    if (
-        not isinstance(content, dict)
-        or not content
-        or not all(isinstance(k, str) and isinstance(v, Tensor) for k, v in content.items())
-    ):
-        raise UserError(f"{path}: holds no state dict (a mapping of names to tensors, alone or under state_dict or model)")
-    return {name.removeprefix("module."): tensor for name, tensor in content.items()}
-
-
-def _load_torch(path: Path) -> object:
-    with torch.serialization.safe_globals([argparse.Namespace]):  # training scripts store their arguments in the checkpoint
-        return torch.load(path, map_location="cpu", weights_only=True)
-
-
 def recognise_format(state: StateDict) -> CheckpointFormat:
     """Find the format of a published state dict.
 
@@ -189,6 +159,23 @@ def _reshape(key: str, tensor: Tensor, shape: torch.Size) -> Tensor:
     if reshaped.shape != shape:
         raise ValueError(f"key {key!r} has shape {tuple(tensor.shape)}, which does not fit {tuple(shape)}")
     return reshaped.float() if reshaped.dtype in (torch.float16, torch.bfloat16, torch.float64) else reshaped.clone()
+
+
+def _check_values(key: str, tensor: Tensor) -> None:
+    """Check that weights are finite, and that no variance is negative.
+
+    Raises:
+        ValueError: They are not.
+    """
+    finite = tensor.isfinite()
+    if not finite.all():
+        first = (~finite).nonzero()[0].tolist()
+        raise ValueError(
+            f"key {key!r} has {int((~finite).sum()):,} of {tensor.numel():,} values that are NaN or infinite "
+            f"({tensor[tuple(first)].item()} at {first}); the training diverged or the file is damaged: take an earlier checkpoint"
+        )
+    if key.endswith("running_var") and (tensor < 0).any():
+        raise ValueError(f"key {key!r} has a negative variance, {tensor.min().item():g}; the file is damaged")
 
 
 def _describe(value: object) -> str:

@@ -13,7 +13,9 @@ from torch import Tensor, nn
 
 from autospike.nn.blocks import SpikingBlock
 from autospike.nn.neuron import LIF
-from autospike.space.architecture import Architecture, Neuron, Stage
+from autospike.nn.tracing import is_symbolic
+from autospike.space.architecture import Architecture, Stage
+from autospike.space.block import Neuron
 
 # The neurons before the head, where the stream is a membrane potential. They are not searched, as in all published networks.
 HEAD_NEURON = Neuron()
@@ -88,17 +90,25 @@ def step_logits(heads: Sequence[nn.Module], features: Tensor) -> Tensor:
     return logits
 
 
+# `torch.fx.wrap`: torch.fx.symbolic_trace records a call as one node, because the result depends on values that it does not know.
+@torch.fx.wrap
+def largest(at: Sequence[int], time_steps: int) -> int:
+    """Return the largest of some numbers of time steps, or `time_steps` if there is none."""
+    return max(at, default=time_steps)
+
+
+@torch.fx.wrap
 def mean_over_steps(logits: Tensor, at: Sequence[int]) -> Tensor:
     """Average logits over the first t time steps, for every t of `at`.
 
     Args:
         logits: Of every time step, `[T, B, num_classes]`.
-        at: Numbers of time steps.
+        at: Numbers of time steps; none for the average over all of them.
 
     Returns:
-        `[len(at), B, num_classes]`.
+        `[len(at), B, num_classes]`; `[B, num_classes]` if `at` is empty.
     """
-    return torch.stack([logits[:time_steps].mean(dim=0) for time_steps in at])
+    return torch.stack([logits[:time_steps].mean(dim=0) for time_steps in at]) if at else logits.mean(dim=0)
 
 
 def head_neurons(architecture: Architecture) -> nn.Module:
@@ -202,7 +212,7 @@ class SpikingModel(nn.Module):
         Returns:
             For each stage the stream, `[T, B, H, W, D]` with its own H, W and D.
         """
-        stream, repeated = initial_stream(x, time_steps or self.architecture.time_steps)
+        stream, repeated = initial_stream(x, self.architecture.time_steps if time_steps is None else time_steps)
         streams = []
         for i, stage in enumerate(self.stages[:stages]):
             stream = stage(stream, repeated if i == 0 else None)
@@ -262,9 +272,10 @@ class SpikingModel(nn.Module):
             Logits `[B, num_classes]` at the T of the architecture; with `at`, `[len(at), B, num_classes]` at each of these T. In
             distilled training, a pair with the logits of each head.
         """
-        if not at:
+        if not (is_symbolic(at) or at):
             return self.forward_head(self.forward_features(x))
-        features = pool_positions(self.head_lif, self.forward_features(x, max(at)))
+        stream = self.forward_features(x, largest(at, self.architecture.time_steps))
+        features = pool_positions(self.head_lif, stream)
         return self._logits(features, partial(mean_over_steps, at=at))
 
     def forward_intermediates(
@@ -355,6 +366,7 @@ class SpikingModel(nn.Module):
         return [self.head, self.head_dist] if self.architecture.distilled else [self.head]
 
 
+@torch.fx.wrap
 def initial_stream(x: Tensor, time_steps: int) -> tuple[Tensor, int | None]:
     """Return the arguments of the first embedding.
 

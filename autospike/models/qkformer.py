@@ -19,7 +19,8 @@ from autospike.models.contract import SpikingModel
 from autospike.nn.layers import ConvNorm, fire
 from autospike.nn.max_pool import TimewiseMaxPool
 from autospike.nn.neuron import LIF
-from autospike.space.architecture import Architecture, Neuron, Stage
+from autospike.space.architecture import Architecture, Stage
+from autospike.space.block import Neuron
 
 
 class SpikingConv(nn.Module):

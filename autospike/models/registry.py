@@ -123,7 +123,8 @@ def _build(
 
 def _create(name: str, pretrained: bool, pretrained_cfg: Any, **kwargs: Any) -> SpikingModel:
     """Create a model as timm's own entry points do."""
-    architecture = _parsed(kwargs["architecture"])
+    architecture = _with_time_steps(_parsed(kwargs["architecture"]), kwargs.pop("time_steps", None))
+    kwargs["architecture"] = architecture.to_dict()
     overlay = {"classifier": classifiers(architecture), "first_conv": first_conv(architecture.family)}
     overlay |= kwargs.pop("pretrained_cfg_overlay", None) or {}
     model: SpikingModel = build_model_with_cfg(
@@ -142,6 +143,11 @@ def _parsed(architecture: dict[str, Any] | Architecture) -> Architecture:
     return Architecture.from_dict(architecture) if isinstance(architecture, dict) else architecture
 
 
+def _with_time_steps(architecture: Architecture, time_steps: int | None) -> Architecture:
+    """The architecture with another T, if one is given."""
+    return architecture if time_steps is None else Architecture.from_dict({**architecture.to_dict(), "time_steps": time_steps})
+
+
 def _out_indices(architecture: Architecture) -> tuple[int, ...]:
     """The default `out_indices` of timm's `features_only`."""
     stages = len(architecture.stages)
@@ -154,6 +160,7 @@ def autospike_subnet(pretrained: bool = False, pretrained_cfg: Any = None, **kwa
 
     Example:
         >>> timm.create_model("autospike_subnet", architecture={...})
+        >>> timm.create_model("local-dir:FOLDER", time_steps=2)
 
     The `config.json` of an exported subnet names this entry point, with the architecture in `model_args`. The weights of an
     exported folder are always loaded, because it is the weights that define the network.
@@ -161,8 +168,8 @@ def autospike_subnet(pretrained: bool = False, pretrained_cfg: Any = None, **kwa
     Args:
         pretrained: Whether to load weights; without effect for an exported folder.
         pretrained_cfg: timm's pretrained configuration.
-        **kwargs: `architecture` (an `Architecture` or its JSON form), `num_classes`, `in_chans`, and options of timm such as
-            `features_only`.
+        **kwargs: `architecture` (an `Architecture` or its JSON form), `time_steps` (replaces the T of the architecture),
+            `num_classes`, `in_chans`, and options of timm such as `features_only`.
 
     Returns:
         The model.
@@ -180,10 +187,8 @@ def _entry(name: str, published: Published) -> Callable[..., SpikingModel]:
     def create(pretrained: bool = False, pretrained_cfg: Any = None, **kwargs: Any) -> SpikingModel:
         if pretrained:
             raise UserError(f"{name}: this package contains no weights; import a published checkpoint with: autospike import")
-        time_steps = kwargs.pop("time_steps", published.architecture.time_steps)
-        architecture = {**published.architecture.to_dict(), "time_steps": time_steps}
         defaults = {"num_classes": published.num_classes, "in_chans": published.in_chans}
-        return _create(name, False, pretrained_cfg, **{**defaults, **kwargs, "architecture": architecture})
+        return _create(name, False, pretrained_cfg, **{**defaults, **kwargs, "architecture": published.architecture})
 
     create.__name__ = create.__qualname__ = name
     create.__doc__ = f"Create the published {name}, untrained; `time_steps` overrides its T."

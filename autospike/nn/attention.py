@@ -23,7 +23,8 @@ from autospike.kernels.attention import merge_heads, split_heads
 from autospike.nn.attention_product import AttentionProduct, Heads
 from autospike.nn.layers import Mixer, SharedResults, Synapse, fire, synapse
 from autospike.nn.neuron import LIF
-from autospike.space.architecture import OPERANDS, Block, Neuron
+from autospike.space.block import Block, Neuron
+from autospike.space.mixers import OPERANDS
 
 # Keeps a learnable threshold positive in training.
 SMALLEST_THRESHOLD_SCALE = 0.01
@@ -142,7 +143,7 @@ class DilatedKeyValueGate(nn.Module):
 
     def forward(self, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
         """Gate the channels of q."""
-        k, v = (by_head(_dilated(x.movedim(-1, 2)).movedim(2, -1), self.num_heads) for x in (k, v))
+        k, v = (by_head(_dilated(x.movedim(4, 2)).movedim(2, 4), self.num_heads) for x in (k, v))
         gate = self.lif(self.sum(_dilated(self.coincidence(k, v))))
         return merge_heads(_dilated(self.gate(by_head(q, self.num_heads), gate))).view(q.shape)
 

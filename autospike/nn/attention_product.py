@@ -7,6 +7,7 @@ from typing import NamedTuple
 from torch import Tensor, nn
 
 from autospike.kernels.attention import attention_product
+from autospike.nn.tracing import recorded_as_one_call
 
 
 class Heads(NamedTuple):
@@ -30,6 +31,7 @@ class AttentionProduct(nn.Module):
         super().__init__()
         self.scale = scale
 
+    @recorded_as_one_call
     def forward(self, heads: Heads) -> Tensor:
         """Multiply the heads."""
         return attention_product(*heads, self.scale)

@@ -15,7 +15,9 @@ from torch import Tensor, nn
 from autospike.nn.attention import Attention
 from autospike.nn.layers import ConvNorm, LinearNorm, Mixer, SeparableConvNorm, SharedResults, Synapse, fire
 from autospike.nn.neuron import LIF
-from autospike.space.architecture import OPERANDS, Architecture, Block, Neuron
+from autospike.space.architecture import Architecture
+from autospike.space.block import Block, Neuron
+from autospike.space.mixers import OPERANDS
 
 SEPCONV_EXPANSION = 2  # Meta-SpikeFormer's published code
 SEPCONV_KERNEL_SIZE = 7

@@ -1,7 +1,7 @@
 """Synapses: a linear layer or convolution with its batch normalisation, and optionally the LIF layer behind it.
 
 All tensors are `[T, B, H, W, C]`, channels last. A linear layer reads them as positions, a convolution as images; none copies.
-`fuse` folds normalisations, and consecutive linear operations, into one linear layer or convolution with a bias, for inference.
+`autospike.nn.fusion` folds a synapse into one linear layer or convolution with a bias, for inference.
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ from autospike.kernels import linear_lif
 from autospike.kernels.sparse_conv import Geometry, spiking_conv
 from autospike.nn.neuron import LIF
 from autospike.nn.norm import Norm, Statistics
+from autospike.nn.tracing import is_symbolic, recorded_as_one_call
 
 R = TypeVar("R")
 
@@ -133,7 +134,7 @@ class Synapse(nn.Module):
     """Base class of connections between neurons: a linear part, then a normalisation.
 
     Attributes:
-        bn: the normalisation; `nn.Identity` after `fuse`.
+        bn: the normalisation; `nn.Identity` after `autospike.nn.fusion.fuse`.
 
     Shape: `[T, B, H, W, in_channels]` to input current `[T, B, H', W', out_channels]`, or to spikes of the LIF layer that it is
     given, which then normalises and fires in one pass over memory.
@@ -143,10 +144,6 @@ class Synapse(nn.Module):
 
     def pre_norm(self, x: Tensor) -> Tensor:
         """Compute the linear part, without the last BatchNorm."""
-        raise NotImplementedError
-
-    def fused(self) -> nn.Module:
-        """Return one linear layer or convolution that computes the same in inference."""
         raise NotImplementedError
 
     def bias_cancels(self) -> bool:
@@ -161,6 +158,7 @@ class Synapse(nn.Module):
         y = self.pre_norm(x)
         return PreNorm(y, self.bn.statistics(y) if isinstance(self.bn, Norm) else None)
 
+    @recorded_as_one_call
     def forward(
         self, x: Tensor, *, lif: LIF | None = None, stream: Tensor | None = None, shared: SharedResults | None = None
     ) -> Tensor:
@@ -268,12 +266,6 @@ class LinearNorm(Synapse):
         y: Tensor = self.linear(x, bias_cancels=self.bias_cancels())
         return y
 
-    def fused(self) -> nn.Module:
-        """Return one layer that computes the same in inference."""
-        scale, shift = _affine(self.bn, self.linear.bias)
-        result = LinearNorm(self.linear.in_features, self.linear.out_features, bias=True)
-        return _holding(result, result.linear, self.linear.weight * scale[:, None], shift)
-
 
 class ConvNorm(Synapse):
     """`BN(conv(x))`, padded so that stride 1 keeps the size.
@@ -300,6 +292,7 @@ class ConvNorm(Synapse):
         y: Tensor = self.conv(x, bias_cancels=self.bias_cancels())
         return y
 
+    @recorded_as_one_call
     def forward(
         self,
         x: Tensor,
@@ -330,11 +323,6 @@ class ConvNorm(Synapse):
         current: Tensor = self.bn(y)
         return current.expand(time_steps, *current.shape[1:])
 
-    def fused(self) -> nn.Module:
-        """Return one layer that computes the same in inference."""
-        scale, shift = _affine(self.bn, self.conv.bias)
-        return _convolution(self.conv.weight * scale[:, None, None, None], shift, stride=self.conv.stride[0])
-
 
 class SeparableConvNorm(Synapse):
     """A depthwise convolution, a pointwise one, and their normalisation (the second half of SepConv). No biases.
@@ -357,12 +345,6 @@ class SeparableConvNorm(Synapse):
         """Apply both convolutions."""
         y: Tensor = self.pointwise(self.depthwise(x))
         return y
-
-    def fused(self) -> nn.Module:
-        """Return one layer that computes the same in inference."""
-        scale, shift = _affine(self.bn, None)
-        kernel = self.pointwise.weight[:, :, None, None] * self.depthwise.weight[:, 0]
-        return _convolution(kernel * scale[:, None, None, None], shift)
 
 
 class RepConv(Synapse):
@@ -401,17 +383,6 @@ class RepConv(Synapse):
         z: Tensor = self.last_bn(self.last(self.depthwise(y)))
         return z
 
-    def fused(self) -> nn.Module:
-        """Return one layer that computes the same in inference."""
-        scale, shift = _affine(self.first_bn, None)
-        first = self.first.weight * scale[:, None]
-        kernel = torch.einsum("om,mhw,mi->oihw", self.last.weight, self.depthwise.weight[:, 0], first)
-        bias = self.last.weight @ (self.depthwise.weight[:, 0].sum(dim=(1, 2)) * shift)
-        for bn in (self.last_bn, self.outer_bn):
-            scale, bias = _affine(bn, bias)
-            kernel = kernel * scale[:, None, None, None]
-        return _convolution(kernel, bias)
-
 
 def fire(
     layer: nn.Module, lif: nn.Module, *inputs: Any, stream: Tensor | None = None, shared: SharedResults | None = None
@@ -429,6 +400,9 @@ def fire(
         Spikes, or stream plus spikes, `[T, B, H, W, C]`.
     """
     reused = {} if shared is None else {"shared": shared}
+    if is_symbolic(inputs):  # one call for each layer
+        current = layer(*inputs)
+        return lif(current) if stream is None else stream + lif(current)
     if isinstance(lif, LIF) and not has_forward_hooks(lif):
         fired: Tensor = layer(*inputs, lif=lif, stream=stream, **reused)
         return fired
@@ -456,59 +430,9 @@ def synapse(kind: str, channels: int, *, bias: bool) -> Synapse:
     return RepConv(channels) if kind == "repconv" else LinearNorm(channels, channels, bias=bias)
 
 
-def fuse(model: nn.Module) -> nn.Module:
-    """Fold every normalisation, and the layers of RepConv and SepConv, into single linear layers and convolutions.
-
-    Args:
-        model: a model in eval mode, which is changed in place.
-
-    Returns:
-        The model; a new module if it is itself a synapse.
-
-    Raises:
-        ValueError: a normalisation is in training mode, where it depends on the batch, or has no statistics.
-    """
-    for name, module in model.named_modules():
-        if isinstance(module, _BatchNorm) and (module.training or not module.num_batches_tracked):
-            raise ValueError(
-                f"{name or 'the model'} cannot be fused: a normalisation needs statistics of its own, calibrated or loaded, "
-                "and eval mode; call model.eval()"
-            )
-    if isinstance(model, Synapse):
-        return model.fused().eval()
-    for parent in list(model.modules()):
-        for name, child in parent.named_children():
-            if isinstance(child, Synapse):
-                setattr(parent, name, child.fused().eval())
-    return model
-
-
 def _bordered(x: Tensor, value: Tensor) -> Tensor:
     """Pad `x` by one position on every side with a value for each channel. `[T, B, H, W, C]` to `[T, B, H + 2, W + 2, C]`."""
     steps, batch, height, width, channels = x.shape
     result = value.expand(steps, batch, height + 2, width + 2, channels).contiguous()
     result[:, :, 1:-1, 1:-1] = x
-    return result
-
-
-def _affine(bn: nn.Module, bias: Tensor | None) -> tuple[Tensor, Tensor]:
-    """Scale and shift by which a bias and the normalisation behind it act in inference."""
-    if not isinstance(bn, _BatchNorm):  # fused already
-        return torch.ones_like(bias), bias  # type: ignore[arg-type,return-value]
-    assert bn.running_mean is not None
-    assert bn.running_var is not None
-    scale = bn.weight / torch.sqrt(bn.running_var + bn.eps)
-    return scale, bn.bias + scale * ((0 if bias is None else bias) - bn.running_mean)
-
-
-def _convolution(kernel: Tensor, bias: Tensor, *, stride: int = 1) -> nn.Module:
-    out_channels, in_channels, size, _ = kernel.shape
-    result = ConvNorm(in_channels, out_channels, kernel_size=size, stride=stride, bias=True)
-    return _holding(result, result.conv, kernel, bias)
-
-
-def _holding(result: LinearNorm | ConvNorm, inner: nn.Linear | nn.Conv2d, weight: Tensor, bias: Tensor) -> nn.Module:
-    """`result` with these parameters and no normalisation."""
-    inner.weight, inner.bias = nn.Parameter(weight.detach().clone()), nn.Parameter(bias.detach().clone())
-    result.bn = nn.Identity()
     return result

@@ -36,7 +36,8 @@ from torch.utils.hooks import RemovableHandle
 from autospike.kernels.lif import NeuronParameters, lif
 from autospike.kernels.linear_lif import linear_lif
 from autospike.nn.norm import Norm, Statistics
-from autospike.space.architecture import Neuron
+from autospike.nn.tracing import recorded_as_one_call
+from autospike.space.block import Neuron
 
 Surrogate = Literal["sigmoid", "arctan"]
 # Defaults of spikingjelly, which the published networks use.
@@ -86,6 +87,7 @@ class LIF(nn.Module):
         self.dynamics = dynamics
         self._spike_count_hooks: OrderedDict[int, SpikeCountHook] = OrderedDict()
 
+    @recorded_as_one_call
     def forward(
         self,
         x: Tensor,

@@ -21,6 +21,9 @@ from autospike.pareto import knee
 from autospike.report.retrained import WAY_LABELS, SeedGroup
 from autospike.report.tables import SearchHistory, front
 
+# More points than this are one image in an SVG file, which would otherwise have tens of megabytes.
+MANY_POINTS = 10_000
+
 INK, MUTED, ACCENT, CONTRAST = "#1f2933", "#9aa5b1", "#0b69a3", "#d64545"
 STYLE: dict[Any, Any] = {
     "font.size": 10,
@@ -58,7 +61,13 @@ def pareto(table: pd.DataFrame, reference: tuple[float, float], title: str) -> F
         figure = Figure(figsize=(7.2, 4.5))
         ax = figure.add_subplot()
         ax.scatter(
-            table["energy_mj"] * UJ_PER_MJ, table["accuracy"], s=14, color=MUTED, alpha=0.6, label=f"{len(table)} subnets, measured"
+            table["energy_mj"] * UJ_PER_MJ,
+            table["accuracy"],
+            s=14,
+            color=MUTED,
+            alpha=0.6,
+            label=f"{len(table)} subnets, measured",
+            rasterized=len(table) > MANY_POINTS,
         )
         ax.plot(best["energy_mj"] * UJ_PER_MJ, best["accuracy"], "o-", color=ACCENT, ms=5, lw=1.5, label="Pareto front")
         ax.plot(

@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+import json
+import marshal
+import math
+from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from itertools import chain
 from typing import Any
 
 import pandas as pd
 
 from autospike.measurement import Evaluation
 from autospike.pareto import hypervolume, on_front
-from autospike.search.selection import accuracy_and_energy
 from autospike.space.architecture import Architecture
 from autospike.space.genes import Choice, Range
 from autospike.space.search_space import SearchSpace
@@ -42,7 +44,6 @@ def candidates(evaluations: Sequence[Evaluation]) -> pd.DataFrame:
         One row for each candidate, in the given order, with the columns `COLUMNS`. `energy_mj` is in mJ per image, `free` is true
         for a by-product candidate, `images` is the number of images it was measured on, `architecture` is its JSON.
     """
-    flags = on_front(accuracy_and_energy(evaluations))
     rows = [
         {
             "id": e.measurement.architecture.id,
@@ -54,12 +55,24 @@ def candidates(evaluations: Sequence[Evaluation]) -> pd.DataFrame:
             "generation": e.generation,
             "free": e.by_product,
             "images": e.measurement.images,
-            "on_front": flag,
             "architecture": e.measurement.architecture.to_json(),
         }
-        for e, flag in zip(evaluations, flags, strict=True)
+        for e in evaluations
     ]
-    return pd.DataFrame(rows, columns=COLUMNS)
+    return candidates_of(pd.DataFrame(rows, columns=[name for name in COLUMNS if name != "on_front"]))
+
+
+def candidates_of(archived: pd.DataFrame) -> pd.DataFrame:
+    """Return the table of the candidates of an archive.
+
+    Args:
+        archived: As `autospike.search.archive.Archive.table` returns it.
+
+    Returns:
+        As `candidates`.
+    """
+    points = list(zip(archived["accuracy"].tolist(), archived["energy_mj"].tolist(), strict=True))
+    return archived.assign(on_front=on_front(points))[COLUMNS].reset_index(drop=True)
 
 
 def front(table: pd.DataFrame) -> pd.DataFrame:
@@ -102,15 +115,18 @@ def search_history(
     Returns:
         Hypervolume and greatest F_AEB of the candidates that were proposed up to each generation.
     """
-    known = table.set_index("id")
-    so_far: list[str] = []
-    volumes, best = [], []
+    columns = [table[name].tolist() for name in ("accuracy", "energy_mj", "f_aeb")]
+    known = {name: row for name, *row in zip(table["id"].tolist(), *columns, strict=True)}
+    points: list[tuple[float, float]] = []  # non-dominated ones: the others add nothing to a hypervolume
+    volumes, best, greatest = [], [], math.nan
     for proposed in generations:
-        so_far += [name for name in proposed if name in known.index]
-        rows = known.loc[so_far]
-        points = list(zip(rows["accuracy"], rows["energy_mj"], strict=True))
+        rows = [known[name] for name in proposed if name in known]
+        points += [(accuracy, energy_mj) for accuracy, energy_mj, _ in rows]
+        points = [point for point, flag in zip(points, on_front(points), strict=True) if flag]
+        fitness = [f_aeb for *_, f_aeb in rows]
+        greatest = max(fitness if math.isnan(greatest) else [greatest, *fitness], default=math.nan)
         volumes.append(hypervolume(points, energy_reference=reference_mj))
-        best.append(float(rows["f_aeb"].max()))
+        best.append(greatest)
     return SearchHistory(search_id=search_id, hypervolume=volumes, best_f_aeb=best)
 
 
@@ -127,28 +143,94 @@ def gene_shares(space: SearchSpace, *groups: Sequence[Evaluation]) -> list[dict[
         For each group, the share of each value among the architectures that have the gene, by gene and value. All groups have the
         same genes and values. Genes with a single value, and genes that no candidate has, are omitted.
     """
-    architectures = [[e.measurement.architecture for e in group] for group in groups]
+    return gene_shares_of(space, *([e.measurement.architecture.to_json() for e in group] for group in groups))
+
+
+def gene_shares_of(space: SearchSpace, *groups: Sequence[str]) -> list[dict[str, dict[str, float]]]:
+    """Compute the same as `gene_shares` from architectures in JSON.
+
+    The genes of a part of an architecture, such as a block, are visited once for all architectures that have the part.
+
+    Args:
+        space: The search space of the candidates.
+        groups: Canonical JSON of the architectures of each group.
+    """
     levels: dict[str, dict[str, None]] = {}
-    for architecture in (space.largest(), *chain(*architectures)):  # the largest has a block at every position
-        for found in space.genes(architecture):
-            levels.setdefault(_name(found.path, len(space.stages)), {}).update(dict.fromkeys(_levels(found.gene)))
-    by_group = [_values(space, group) for group in architectures]
-    names = [name for name in levels if any(name in values for values in by_group)]
-    return [{name: _shares(values.get(name, []), levels[name]) for name in names} for values in by_group]
+    for found in space.genes(space.largest()):  # it has a block at every position
+        levels.setdefault(_name(found.path, len(space.stages)), {}).update(dict.fromkeys(_levels(found.gene)))
+    values_of: dict[Part, list[tuple[str, str]]] = {}
+    counted = [_counted(space, group, levels, values_of) for group in groups]
+    names = [name for name in levels if any(name in counts for counts in counted)]
+    return [{name: _shares(counts.get(name, Counter()), levels[name]) for name in names} for counts in counted]
 
 
-def _values(space: SearchSpace, architectures: Sequence[Architecture]) -> dict[str, list[str]]:
-    """List every occurrence of a value, for each gene that has more than one value."""
-    values: dict[str, list[str]] = {}
-    for architecture in architectures:
-        for found in space.genes(architecture):
-            if found.gene.size > 1:
-                values.setdefault(_name(found.path, len(space.stages)), []).append(_level(found.gene, found.value))
-    return values
+# A part of an architecture with all that determines its genes: where it is, and its content. The position is that of a block,
+# "time_steps", or "" for all the rest.
+Position = tuple[int, int] | str
+Part = tuple[Position, Any, Any]
+
+# In canonical JSON, keys are sorted, so T is at the end, and architectures that differ in T have a prefix in common.
+TIME_STEPS = ',"time_steps":'
 
 
-def _shares(values: list[str], levels: Iterable[str]) -> dict[str, float]:
-    return {level: values.count(level) / max(1, len(values)) for level in levels}
+def _parts(prefix: str) -> list[Part]:
+    """Divide an architecture without its T into its blocks and the rest."""
+    written = json.loads(prefix + "}")
+    shortcut = written.get("shortcut")
+    parts: list[Part] = []
+    for i, stage in enumerate(written["stages"]):
+        # marshal, version 2: equal values have equal bytes, and it is the fastest serialisation of nested dicts
+        parts += [((i, j), shortcut, marshal.dumps(block, 2)) for j, block in enumerate(stage["blocks"])]
+        stage["blocks"] = len(stage["blocks"])
+    return [("", None, marshal.dumps(written, 2)), *parts]
+
+
+def _counted(
+    space: SearchSpace, group: Sequence[str], levels: dict[str, dict[str, None]], values_of: dict[Part, list[tuple[str, str]]]
+) -> dict[str, Counter[str]]:
+    """Count the occurrences of each value of each gene that has more than one value.
+
+    Args:
+        space: The search space.
+        group: The architectures.
+        levels: Receives all values of a gene, by the name of the gene.
+        values_of: Gene and value of each gene of a part; extended by the parts that are new.
+    """
+    divided = [(prefix, time_steps) for prefix, _, time_steps in (architecture.rpartition(TIME_STEPS) for architecture in group)]
+    occurrences: Counter[Part] = Counter()
+    parts_of: dict[str, list[Part]] = {}
+    for prefix, number in Counter(prefix for prefix, _ in divided).items():
+        parts_of[prefix] = _parts(prefix)
+        for part in parts_of[prefix]:
+            occurrences[part] += number
+    for prefix, time_steps in dict.fromkeys(divided):
+        parts = [("time_steps", None, time_steps), *parts_of[prefix]]
+        if any(part not in values_of for part in parts):
+            values_of |= _values(space, Architecture.from_json(f"{prefix}{TIME_STEPS}{time_steps}"), parts, levels)
+    occurrences.update(("time_steps", None, time_steps) for _, time_steps in divided)
+    counts: dict[str, Counter[str]] = {}
+    for part, number in occurrences.items():
+        for name, level in values_of[part]:
+            counts.setdefault(name, Counter())[level] += number
+    return counts
+
+
+def _values(
+    space: SearchSpace, architecture: Architecture, parts: Sequence[Part], levels: dict[str, dict[str, None]]
+) -> dict[Part, list[tuple[str, str]]]:
+    """Gene and value of each gene of each part that has more than one value."""
+    by_position: dict[Any, list[tuple[str, str]]] = {position: [] for position, *_ in parts}
+    for found in space.genes(architecture):
+        name, path = _name(found.path, len(space.stages)), found.path
+        levels.setdefault(name, {}).update(dict.fromkeys(_levels(found.gene)))
+        if found.gene.size > 1:
+            position = path[1:4:2] if path[2:3] == ("blocks",) else "time_steps" if path == ("time_steps",) else ""
+            by_position[position].append((name, _level(found.gene, found.value)))
+    return {part: by_position[part[0]] for part in parts}
+
+
+def _shares(counts: Counter[str], levels: Iterable[str]) -> dict[str, float]:
+    return {level: counts[level] / max(1, counts.total()) for level in levels}
 
 
 def _name(path: GenePath, stages: int) -> str:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import random
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import cache
 from typing import Protocol
 
 from deap import base, tools
@@ -47,10 +48,14 @@ def fitness_of(values: Sequence[float], maximise: Sequence[bool]) -> base.Fitnes
     Returns:
         The fitness, with weight 1 for a maximised objective and -1 for a minimised one.
     """
-    weights = tuple(1.0 if m else -1.0 for m in maximise)
-    fitness = type("Fitness", (base.Fitness,), {"weights": weights})()
+    fitness = _fitness_class(tuple(1.0 if m else -1.0 for m in maximise))()
     fitness.values = tuple(values)
     return fitness
+
+
+@cache
+def _fitness_class(weights: tuple[float, ...]) -> type[base.Fitness]:
+    return type("Fitness", (base.Fitness,), {"weights": weights})
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -108,8 +113,8 @@ class RandomSearch:
             yield context.space.sample(context.rng)
 
     def tell(self, population: list[Individual], offspring: list[Individual], context: GenerationContext) -> list[Individual]:  # noqa: ARG002
-        """Return all individuals."""
-        return population + offspring
+        """Return the offspring; `ask` does not use them."""
+        return offspring
 
 
 class NSGA2:

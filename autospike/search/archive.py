@@ -2,7 +2,10 @@
 
 Table `evaluations` has one row per (architecture, protocol). The protocol identifies what a measurement depends on besides the
 architecture: weights, splits and calibration. Energy and F_AEB are derived from the counts, with the settings of the search that
-was started or resumed last. Table `searches` lists the searches, table `proposals` the candidates of each generation.
+was started or resumed last. Table `searches` lists the searches, table `proposals` the candidates of each generation, table
+`populations` the population of each search after its newest finished generation, table `checksums` those of the counts.
+
+A damaged row is left out of everything that is read, and is listed in `Archive.damaged`; a search measures it again.
 """
 
 from __future__ import annotations
@@ -12,83 +15,54 @@ import sqlite3
 import zlib
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict
 from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
 from typing import Any
 
-from autospike.energy.conventions import DEFAULT, Convention
-from autospike.energy.counts import from_rows, to_rows
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+
+from autospike.energy.conventions import DEFAULT, MJ_PER_PJ, Convention, Energy
+from autospike.energy.counts import to_rows
 from autospike.errors import UserError
-from autospike.measurement import Evaluation, Measurement
+from autospike.measurement import Evaluation
+from autospike.search import archive_file
+from autospike.search.archived_row import DAMAGE, EVALUATION, PROBLEM, energy_of, evaluation_of, is_named_by
 from autospike.space.architecture import Architecture
 
-SCHEMA = """
-CREATE TABLE IF NOT EXISTS evaluations (
-    architecture_id TEXT NOT NULL,   -- digest of the architecture
-    protocol_id     TEXT NOT NULL,   -- digest of weights, splits and calibration
-    architecture    TEXT NOT NULL,   -- canonical JSON
-    accuracy        REAL NOT NULL,   -- on the search split, a fraction
-    correct         INTEGER NOT NULL,
-    images          INTEGER NOT NULL, -- number of images of the measurement
-    energy_mj       REAL NOT NULL,   -- per image, convention of the search that was started or resumed last
-    convention      TEXT NOT NULL,
-    macs            REAL NOT NULL,   -- per image, over all time steps
-    acs             REAL NOT NULL,
-    params          INTEGER NOT NULL,
-    time_steps      INTEGER NOT NULL,
-    f_aeb           REAL NOT NULL,
-    generation      INTEGER NOT NULL, -- of its first measurement
-    free            INTEGER NOT NULL, -- 1: by-product candidate, 0: proposed
-    seconds         REAL NOT NULL,
-    measured_at     TEXT NOT NULL,   -- UTC
-    counts          BLOB NOT NULL,   -- per layer and time step: zlib of JSON (autospike.energy.counts.LayerCount)
-    PRIMARY KEY (architecture_id, protocol_id)
-);
-CREATE TABLE IF NOT EXISTS searches (
-    search_id       TEXT NOT NULL,   -- algorithm and digest of its settings
-    protocol_id     TEXT NOT NULL,
-    settings        TEXT NOT NULL,   -- JSON
-    begun_at        TEXT NOT NULL,   -- UTC; last start or resumption
-    PRIMARY KEY (search_id, protocol_id)
-);
-CREATE TABLE IF NOT EXISTS proposals (
-    search_id       TEXT NOT NULL,
-    generation      INTEGER NOT NULL,
-    position        INTEGER NOT NULL,
-    architecture_id TEXT NOT NULL,
-    protocol_id     TEXT NOT NULL,
-    free            INTEGER NOT NULL, -- 1: by-product candidate, 0: proposed
-    PRIMARY KEY (search_id, protocol_id, generation, position)
-);
-"""
+# The columns of `Archive.table`, besides `id`, `architecture`, `accuracy` and `free`.
+TABLE = ("correct", "images", "convention", "macs", "acs", "energy_mj", "params", "time_steps", "f_aeb", "generation")
 
 
 class Archive:
     """The archive of a run, opened with one protocol and one energy convention.
 
     Args:
-        path: The SQLite file. It is created if it does not exist.
+        path: The SQLite file. It is created if it does not exist, unless it is opened to read.
         protocol_id: Only rows of this protocol are read and written.
         convention: Energy convention of the evaluations that are returned.
+        read_only: Open an existing file without changing it.
+
+    Attributes:
+        damaged: Why a row was left out, by row id.
+        unreadable: Number of rows on damaged pages.
 
     Raises:
-        UserError: The file is not an archive, or its folder does not exist.
+        UserError: The file is not an archive, its folder does not exist, or it may not be opened.
     """
 
-    def __init__(self, path: Path, protocol_id: str, convention: Convention = DEFAULT) -> None:
+    def __init__(self, path: Path, protocol_id: str, convention: Convention = DEFAULT, *, read_only: bool = False) -> None:
         self.path, self.protocol_id, self.convention = path, protocol_id, convention
-        try:
-            self._db = sqlite3.connect(path, isolation_level=None, timeout=60)
-            self._db.execute("PRAGMA journal_mode = WAL")
-            self._db.executescript(SCHEMA)
-            self._add_missing_columns()
-        except sqlite3.DatabaseError as error:
-            raise UserError(f"{path}: cannot be opened as an archive ({error}); move it away to start a new one") from None
+        self.damaged: dict[int, str] = {}
+        self.unreadable = 0
+        self._db = archive_file.open_to_read(path) if read_only else archive_file.open_to_write(path)
+        self._db.text_factory = partial(str, encoding="utf-8", errors="replace")
 
     @classmethod
     def newest(cls, path: Path, convention: Convention = DEFAULT) -> Archive:
-        """Open an archive with the protocol of the search that was started or resumed last.
+        """Open an archive to read, with the protocol of the search that was started or resumed last.
 
         Args:
             path: The SQLite file.
@@ -98,13 +72,18 @@ class Archive:
             The archive. Its `protocol_id` is empty if there was no search.
 
         Raises:
-            UserError: The file is not an archive.
+            UserError: The file does not exist or is not an archive.
         """
-        archive = cls(path, "", convention)
-        row = archive._db.execute("SELECT protocol_id FROM searches ORDER BY rowid DESC LIMIT 1").fetchone()
+        archive = cls(path, "", convention, read_only=True)
+        row = archive._read("SELECT protocol_id FROM searches ORDER BY rowid DESC LIMIT 1")[:1]
         if row:
-            (archive.protocol_id,) = row
+            ((archive.protocol_id,),) = row
         return archive
+
+    def count(self) -> int:
+        """Return the number of rows of this protocol."""
+        ((number,),) = self._read("SELECT count(*) FROM evaluations WHERE protocol_id = ?", self.protocol_id)
+        return int(number)
 
     def get(self, architecture: Architecture) -> Evaluation | None:
         """Return the evaluation of an architecture.
@@ -115,17 +94,107 @@ class Archive:
         Returns:
             Its evaluation, or None if it was not measured under this protocol.
         """
-        rows = self._select("WHERE architecture_id = ? AND protocol_id = ?", architecture.id, self.protocol_id)
-        return rows[0] if rows else None
+        return self.get_by_id(architecture.id)
+
+    def get_by_id(self, architecture_id: str) -> Evaluation | None:
+        """Return the evaluation of an architecture.
+
+        Args:
+            architecture_id: The id of the architecture.
+
+        Returns:
+            Its evaluation, or None if it was not measured under this protocol.
+        """
+        found = self._evaluations("architecture_id = ? AND protocol_id = ?", architecture_id, self.protocol_id)
+        return found[0] if found else None
 
     def all(self) -> list[Evaluation]:
         """Return all evaluations of this protocol, in the order of measurement."""
-        return self._select("WHERE protocol_id = ? ORDER BY rowid", self.protocol_id)
+        return self._evaluations("protocol_id = ?", self.protocol_id)
+
+    def table(self) -> pd.DataFrame:
+        """Return all evaluations of this protocol as a table, in the order of measurement.
+
+        Counts are unpacked only where a row has its energy under another convention than that of this archive.
+
+        Returns:
+            The columns `TABLE`, the id and the canonical JSON of the `architecture`, `accuracy` as a fraction, and whether a
+            candidate is `free`; `energy_mj`, `macs` and `acs` under the convention of this archive. The index is the row id.
+        """
+        return self._table()[0]
+
+    def _table(self) -> tuple[pd.DataFrame, NDArray[np.bool_]]:
+        """The table, and for each of its rows whether its energy is not that of the columns."""
+        rows = self._sound(f"{', '.join(TABLE)}, {self._free}", "protocol_id = ?", self.protocol_id)
+        columns: tuple[Any, ...] = tuple(zip(*rows, strict=True)) or ((),) * (len(TABLE) + 4)
+        names = ("rowid", "architecture", "id", *TABLE, "free")
+        frame = pd.DataFrame(dict(zip(names, columns, strict=True))).set_index("rowid")
+        numbers = {name: pd.to_numeric(frame[name], errors="coerce").astype(float) for name in ("macs", "acs", "energy_mj")}
+        frame = frame.assign(**numbers, accuracy=frame["correct"].astype(float) / frame["images"].astype(float))
+        frame["free"] = frame["free"].astype(bool)
+        costs = self.convention.costs
+        by_columns = (costs.pj_per_mac * frame["macs"] + costs.pj_per_ac * frame["acs"]) * MJ_PER_PJ
+        stale = ~((frame["convention"] == self.convention.name) & (by_columns == frame["energy_mj"])).to_numpy(dtype=bool)
+        if not stale.any():
+            return frame, stale
+        found = [self._energy(rowid) for rowid in frame.index[stale].tolist()]
+        for name in ("macs", "acs", "energy_mj"):
+            values = frame[name].to_numpy(copy=True)
+            values[stale] = [np.nan if total is None else getattr(total, name) for total in found]
+            frame[name] = values
+        sound = frame["energy_mj"].notna().to_numpy(dtype=bool)
+        return frame[sound], stale[sound]
+
+    def damage(self) -> str | None:
+        """Return what was left out of all that was read, in one line; None if nothing was."""
+        if not self.damaged and not self.unreadable:
+            return None
+        first = next(iter(self.damaged.values()), f"{self.unreadable} rows are on damaged pages")
+        more = len(self.damaged) + self.unreadable - (1 if self.damaged else self.unreadable)
+        others = f" (and {more} more)" if more else ""
+        return f"{self.path}: {first}{others}; left out, and measured again by autospike search"
+
+    def discard_damaged(self) -> str | None:
+        """Delete the damaged rows of this protocol, so that a search measures them again.
+
+        Pages are verified first. A file with a damaged page is rebuilt from the rows that can be read, and is kept under another
+        name.
+
+        Returns:
+            What was found, in one line; None if nothing is damaged.
+
+        Raises:
+            UserError: Nothing can be read, or the archive cannot be written.
+        """
+        rebuilt = ""
+        if not archive_file.is_intact(self._db):
+            self.close()
+            rebuilt = (
+                f"{self.path}: has damaged pages; rebuilt, and the damaged file is kept as {archive_file.rebuild(self.path).name}"
+            )
+            self._db = archive_file.open_to_write(self.path)
+            self._db.text_factory = partial(str, encoding="utf-8", errors="replace")
+        checksums = dict(self._read("SELECT evaluation, crc32 FROM checksums"))
+        unpacked = []
+        for rowid, _, _, counts in self._sound("counts", "protocol_id = ?", self.protocol_id):
+            checksum = zlib.crc32(counts)
+            if checksums.get(rowid) != checksum:  # of an older version, renumbered by VACUUM, or damaged
+                try:
+                    zlib.decompress(counts)
+                    unpacked.append((rowid, checksum))
+                except zlib.error as error:
+                    self._leave_out(rowid, f"its counts are damaged ({_line(error)})")
+        what = self.damage()
+        with self._transaction():
+            self._db.executemany("INSERT OR REPLACE INTO checksums VALUES (?, ?)", unpacked)
+            self._db.executemany("DELETE FROM evaluations WHERE rowid = ?", [(rowid,) for rowid in self.damaged])
+        self.damaged.clear()
+        return "; ".join(filter(None, (rebuilt, what))) or None
 
     def add(self, evaluations: Iterable[Evaluation]) -> None:
         """Store evaluations in one transaction.
 
-        A row that a concurrent search has added is not replaced: it contains the same numbers.
+        A row that a concurrent search has added is not replaced: it contains the same numbers. A row that was found damaged is.
 
         Args:
             evaluations: The evaluations.
@@ -135,7 +204,14 @@ class Archive:
             marks = ", ".join(f":{name}" for name in rows[0])
             unless_there = "ON CONFLICT (architecture_id, protocol_id) DO NOTHING"
             with self._transaction():
+                self._db.executemany("DELETE FROM evaluations WHERE rowid = ?", [(rowid,) for rowid in self.damaged])
                 self._db.executemany(f"INSERT INTO evaluations ({', '.join(rows[0])}) VALUES ({marks}) {unless_there}", rows)
+                stored = "SELECT rowid, ? FROM evaluations WHERE architecture_id = ? AND protocol_id = ?"
+                self._db.executemany(
+                    f"INSERT OR REPLACE INTO checksums {stored}",
+                    [(zlib.crc32(row["counts"]), row["architecture_id"], row["protocol_id"]) for row in rows],
+                )
+            self.damaged.clear()
 
     def _row(self, evaluation: Evaluation) -> dict[str, Any]:
         """Return the values of the columns."""
@@ -164,25 +240,21 @@ class Archive:
     def rescore(self, fitness: Callable[[float, float], float]) -> None:
         """Compute energy and F_AEB of all rows again, with the energy convention of this archive.
 
-        A change of the convention or of the fitness needs no new measurement.
+        A change of the convention or of the fitness needs no new measurement. Only rows that change are written.
 
         Args:
             fitness: F_AEB as a function of accuracy and energy in mJ.
         """
-        updates = [
-            {
-                **asdict(e.energy),
-                "f_aeb": fitness(e.measurement.accuracy, e.energy.energy_mj),
-                "architecture_id": e.measurement.architecture.id,
-                "protocol_id": self.protocol_id,
-            }
-            for e in self.all()
-        ]
+        table, stale = self._table()
+        f_aeb = [fitness(*point) for point in zip(table["accuracy"].tolist(), table["energy_mj"].tolist(), strict=True)]
+        changed = stale | (np.array(f_aeb, dtype=float) != table["f_aeb"].to_numpy(dtype=float))
+        columns = [table.loc[changed, name].tolist() for name in ("energy_mj", "macs", "acs")]
+        scored = [value for value, flag in zip(f_aeb, changed.tolist(), strict=True) if flag]
+        rowids = table.index[changed].tolist()
+        updates = [(self.convention.name, *values) for values in zip(*columns, scored, rowids, strict=True)]
         with self._transaction():
             self._db.executemany(
-                "UPDATE evaluations SET energy_mj = :energy_mj, convention = :convention, macs = :macs, acs = :acs, f_aeb = :f_aeb "
-                "WHERE architecture_id = :architecture_id AND protocol_id = :protocol_id",
-                updates,
+                "UPDATE evaluations SET convention = ?, energy_mj = ?, macs = ?, acs = ?, f_aeb = ? WHERE rowid = ?", updates
             )
 
     def begin(self, search_id: str, settings: str) -> None:
@@ -193,7 +265,8 @@ class Archive:
             settings: Its settings as JSON.
         """
         row = (search_id, self.protocol_id, settings, datetime.now(UTC).isoformat())
-        self._db.execute("INSERT OR REPLACE INTO searches VALUES (?, ?, ?, ?)", row)
+        with self._transaction():
+            self._db.execute("INSERT OR REPLACE INTO searches VALUES (?, ?, ?, ?)", row)
 
     def propose(
         self, search_id: str, generation: int, candidates: Sequence[Architecture], by_products: Sequence[Architecture] = ()
@@ -218,14 +291,85 @@ class Archive:
         Returns:
             For each search id, a list of generations; each is a list of architecture ids, by-product candidates included.
         """
+        query = (
+            "SELECT search_id, generation, architecture_id FROM proposals "
+            "WHERE protocol_id = ? AND typeof(generation) = 'integer' AND generation >= 0 ORDER BY rowid"
+        )
+        rows = self._read(query, self.protocol_id)
         found: dict[str, list[list[str]]] = {}
-        query = "SELECT search_id, generation, architecture_id FROM proposals WHERE protocol_id = ? ORDER BY rowid"
-        for search_id, generation, architecture_id in self._db.execute(query, (self.protocol_id,)):
+        for search_id, generation, architecture_id in rows:
             generations = found.setdefault(search_id, [])
+            if generation > len(rows):  # a generation has at least one candidate, so the number is damaged
+                continue
             while len(generations) <= generation:
                 generations.append([])
             generations[generation].append(architecture_id)
         return found
+
+    def store_population(self, search_id: str, generation: int, population: Sequence[tuple[str, float | None]]) -> None:
+        """Store the population of a search after a finished generation, from which a search resumes.
+
+        Args:
+            search_id: The id of the search.
+            generation: The generation.
+            population: Architecture id and crowding distance of each individual, in order.
+        """
+        rows = [(search_id, self.protocol_id, generation, i, *individual) for i, individual in enumerate(population)]
+        with self._transaction():
+            self._db.execute("DELETE FROM populations WHERE search_id = ? AND protocol_id = ?", (search_id, self.protocol_id))
+            self._db.executemany("INSERT INTO populations VALUES (?, ?, ?, ?, ?, ?)", rows)
+
+    def population(self, search_id: str) -> tuple[int, list[tuple[str, float | None]]] | None:
+        """Return the newest finished generation of a search and its population, as `store_population` stored them.
+
+        Args:
+            search_id: The id of the search.
+
+        Returns:
+            The generation, and architecture id and crowding distance of each individual. None if no generation is finished, or if
+            a candidate of a finished generation is not in the archive.
+        """
+        key = (search_id, self.protocol_id)
+        columns, where = "generation, architecture_id, crowding", "search_id = ? AND protocol_id = ?"
+        query = f"SELECT {columns} FROM populations WHERE {where} ORDER BY position"
+        rows = self._read(query, *key)
+        if not rows or not all(isinstance(g, int) and isinstance(c, float | None) for g, _, c in rows):
+            return None
+        generation = rows[0][0]
+        missing = (
+            "SELECT count(*) FROM proposals LEFT JOIN evaluations USING (architecture_id, protocol_id) "
+            "WHERE search_id = ? AND proposals.protocol_id = ? AND proposals.generation <= ? AND evaluations.params IS NULL"
+        )
+        if self._read(missing, *key, generation) != [(0,)]:
+            return None
+        return generation, [(architecture_id, crowding) for _, architecture_id, crowding in rows]
+
+    def proposed_ids(self, search_id: str, generations: int) -> frozenset[str]:
+        """Return the ids of all candidates of the first generations of a search, by-product candidates included.
+
+        Args:
+            search_id: The id of the search.
+            generations: Number of generations.
+        """
+        query = "SELECT architecture_id FROM proposals WHERE search_id = ? AND protocol_id = ? AND generation < ?"
+        return frozenset(name for (name,) in self._read(query, search_id, self.protocol_id, generations))
+
+    def progress(self, search_id: str, generations: int) -> tuple[int, float]:
+        """Return the number of candidates that a search has proposed in its first generations, and their greatest F_AEB.
+
+        Args:
+            search_id: The id of the search.
+            generations: Number of generations.
+
+        Returns:
+            The number, without by-product candidates, and the fitness; 0 and 0.0 if there is none.
+        """
+        query = (
+            "SELECT count(*), max(f_aeb) FROM proposals CROSS JOIN evaluations USING (architecture_id, protocol_id) "
+            "WHERE search_id = ? AND proposals.protocol_id = ? AND proposals.generation < ? AND proposals.free = 0"
+        )
+        ((number, best),) = self._read(query, search_id, self.protocol_id, generations)
+        return int(number), float(best or 0.0)
 
     def close(self) -> None:
         """Close the database connection."""
@@ -234,42 +378,72 @@ class Archive:
     @contextmanager
     def _transaction(self) -> Iterator[None]:
         """Commit the statements of the block together, or none of them if it raises."""
-        self._db.execute("BEGIN IMMEDIATE")
-        with self._db:
-            yield
+        try:
+            self._db.execute("BEGIN IMMEDIATE")
+            with self._db:
+                yield
+        except sqlite3.OperationalError as error:
+            raise UserError(
+                f"{self.path}: cannot be written ({error}); mend that, then run the same command again to resume"
+            ) from None
 
-    def _add_missing_columns(self) -> None:
-        """Add the column `free` to an archive of an older version, which had no by-product candidates."""
-        with self._transaction():
-            for table in ("evaluations", "proposals"):
-                if "free" not in {name for _, name, *_ in self._db.execute(f"PRAGMA table_info({table})")}:
-                    self._db.execute(f"ALTER TABLE {table} ADD COLUMN free INTEGER NOT NULL DEFAULT 0")
+    def _read(self, query: str, *values: object) -> list[tuple[Any, ...]]:
+        """Run a query that reads tables whose damage is not mended row by row."""
+        try:
+            return self._db.execute(query, values).fetchall()
+        except sqlite3.DatabaseError as error:
+            raise UserError(f"{self.path}: is damaged ({error}); run autospike search, which rebuilds it") from None
 
-    def _select(self, where: str, *values: object) -> list[Evaluation]:
-        """Read the evaluations that satisfy an SQL clause."""
-        columns = "architecture, correct, images, counts, params, seconds, f_aeb, generation, free"
-        return [self._evaluation(*row) for row in self._db.execute(f"SELECT {columns} FROM evaluations {where}", values)]
+    @property
+    def _free(self) -> str:
+        """The column `free`, or 0 in an archive of the first version that is opened to read."""
+        return "free" if archive_file.has_column(self._db, "evaluations", "free") else "0"
 
-    def _evaluation(
-        self,
-        architecture: str,
-        correct: int,
-        images: int,
-        counts: bytes,
-        params: int,
-        seconds: float,
-        f_aeb: float,
-        generation: int,
-        free: int,
-    ) -> Evaluation:
-        """Build an evaluation from the columns of a row."""
-        measurement = Measurement(
-            architecture=Architecture.from_json(architecture),
-            correct=correct,
-            images=images,
-            counts=from_rows(json.loads(zlib.decompress(counts))),
-            params=params,
-            seconds=seconds,
-        )
-        energy = measurement.energy(self.convention)
-        return Evaluation(measurement=measurement, energy=energy, f_aeb=f_aeb, generation=generation, by_product=bool(free))
+    def _sound(self, columns: str, where: str, *values: object) -> list[tuple[Any, ...]]:
+        """Row id, architecture, its id, and columns of each row that is not damaged. Damaged ones are added to `damaged`."""
+        problem = PROBLEM if self._free == "free" else PROBLEM.replace("free NOT IN", "0 NOT IN")
+        query = f"{problem}, rowid, architecture, architecture_id, {columns}"
+        try:
+            rows, unreadable = archive_file.read_rows(self._db, query, where, values)
+        except sqlite3.DatabaseError as error:
+            raise UserError(f"{self.path}: is damaged ({error}); run autospike search, which rebuilds it") from None
+        self.unreadable = max(self.unreadable, unreadable)
+        sound = []
+        for row in rows:
+            reason, rowid, architecture, architecture_id = row[:4]
+            if reason is None and not is_named_by(architecture, architecture_id):
+                reason = "its architecture and its id do not match"
+            if reason is None:
+                sound.append(row[1:])
+            else:
+                self._leave_out(rowid, reason, architecture_id)
+        return sound
+
+    def _leave_out(self, rowid: int, reason: str, architecture_id: object = None) -> None:
+        name = f" ({architecture_id})" if isinstance(architecture_id, str) and architecture_id.isalnum() else ""
+        self.damaged[rowid] = f"row {rowid}{name} is damaged: {reason}"
+
+    def _evaluations(self, where: str, *values: object) -> list[Evaluation]:
+        """Read the evaluations that satisfy an SQL condition."""
+        columns = ", ".join(self._free if name == "free" else name for name in EVALUATION[1:])
+        found = []
+        for rowid, architecture, _, *row in self._sound(columns, where, *values):
+            try:
+                found.append(evaluation_of((architecture, *row), self.convention))
+            except DAMAGE as error:
+                self._leave_out(rowid, f"its counts are damaged ({_line(error)})")
+        return found
+
+    def _energy(self, rowid: int) -> Energy | None:
+        """Energy of a row from its counts; None if they are damaged."""
+        try:
+            (counts,) = self._db.execute("SELECT counts FROM evaluations WHERE rowid = ?", (rowid,)).fetchone()
+            return energy_of(counts, self.convention)
+        except (*DAMAGE, sqlite3.DatabaseError) as error:
+            self._leave_out(rowid, f"its counts are damaged ({_line(error)})")
+            return None
+
+
+def _line(error: Exception) -> str:
+    """An error as one line."""
+    return " ".join(f"{type(error).__name__}: {error}".split())

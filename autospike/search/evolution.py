@@ -3,8 +3,9 @@
 The by-product candidates of a proposed candidate (`autospike.search.by_products`) are evaluated at no extra cost. They compete for
 the next generation like proposed candidates and are not proposed again.
 
-To resume an interrupted search, run it again. Generations that are in the archive are replayed without a forward pass. The random
-generator of a generation depends on (seed, generation) only, so a resumed search ends with the same front.
+To resume an interrupted search, run it again. It goes on after the newest generation whose population is in the archive.
+Generations of an older version, which stored no population, are replayed without a forward pass. The random generator of a
+generation depends on (seed, generation) only, so a resumed search ends with the same front.
 """
 
 from __future__ import annotations
@@ -42,6 +43,8 @@ class Search:
         config: The settings of the search.
         seed: Seed of the random generators.
         on_evaluation: Callback that is called with the evaluation of each proposed candidate, in the order of the proposals.
+        on_resume: Callback that is called if finished generations are skipped, with the number of candidates that they proposed
+            and their greatest F_AEB.
     """
 
     space: SearchSpace
@@ -51,6 +54,7 @@ class Search:
     config: SearchConfig
     seed: int
     on_evaluation: Callable[[Evaluation], None]
+    on_resume: Callable[[int, float], None] = lambda _proposed, _best: None
 
     @property
     def id(self) -> str:
@@ -69,10 +73,9 @@ class Search:
             reference_mj = self._reference_mj(())
             self.archive.rescore(lambda accuracy, mj: f_aeb(accuracy, mj, reference_mj=reference_mj, config=self.config.fitness))
         algorithm = ALGORITHMS[self.config.algorithm]()
-        objectives = [OBJECTIVES[name] for name in self.config.objectives]
-        population: list[Individual] = []
+        first, population, skipped = self._resumed()
         seen: set[Architecture] = set()
-        for generation in range(self.config.generations):
+        for generation in range(first, self.config.generations):
             context = GenerationContext(
                 space=self.space,
                 config=self.config,
@@ -82,12 +85,12 @@ class Search:
             # Ask: new candidates and their by-product candidates.
             proposed = algorithm.ask(population, context) if generation else self._first_generation(context)
             seen_before = frozenset(seen)
-            candidates = list(self._new_candidates(proposed, seen, context))
+            candidates = list(self._new_candidates(proposed, seen, skipped, context))
             if not candidates:
                 return
-            skipped = seen_before.union(candidates)
+            known = seen_before.union(candidates)
             related = chain.from_iterable(by_product_candidates(self.space, candidate) for candidate in candidates)
-            by_products = [architecture for architecture in dict.fromkeys(related) if architecture not in skipped]
+            by_products = [a for a in dict.fromkeys(related) if a not in known and not (skipped and a.id in skipped)]
             self.archive.propose(self.id, generation, candidates, by_products)
             # Evaluate what the archive does not contain, and archive it in one transaction.
             found = {architecture: self.archive.get(architecture) for architecture in (*candidates, *by_products)}
@@ -98,15 +101,33 @@ class Search:
             for evaluation in evaluations[: len(candidates)]:
                 self.on_evaluation(evaluation)
             # Tell: the algorithm selects the next population.
-            offspring = [
-                Individual(
-                    architecture=e.measurement.architecture,
-                    f_aeb=e.f_aeb,
-                    fitness=fitness_of([o.value(e) for o in objectives], [o.maximise for o in objectives]),
-                )
-                for e in evaluations
-            ]
-            population = algorithm.tell(population, offspring, context)
+            population = algorithm.tell(population, [self._individual(e) for e in evaluations], context)
+            survivors = [(i.architecture.id, getattr(i.fitness, "crowding_dist", None)) for i in population]
+            self.archive.store_population(self.id, generation, survivors)
+
+    def _individual(self, evaluation: Evaluation) -> Individual:
+        objectives = [OBJECTIVES[name] for name in self.config.objectives]
+        fitness = fitness_of([o.value(evaluation) for o in objectives], [o.maximise for o in objectives])
+        return Individual(architecture=evaluation.measurement.architecture, f_aeb=evaluation.f_aeb, fitness=fitness)
+
+    def _resumed(self) -> tuple[int, list[Individual], frozenset[str]]:
+        """The first generation to run, the population before it, and the ids of all candidates of earlier generations."""
+        stored = self.archive.population(self.id)
+        if stored is None:
+            return 0, [], frozenset()
+        generation, survivors = stored
+        population = []
+        for architecture_id, crowding in survivors:
+            evaluation = self.archive.get_by_id(architecture_id)
+            if evaluation is None:  # its row is damaged
+                return 0, [], frozenset()
+            individual = self._individual(evaluation)
+            if crowding is not None:
+                individual.fitness.crowding_dist = crowding
+            population.append(individual)
+        first = generation + 1
+        self.on_resume(*self.archive.progress(self.id, min(first, self.config.generations)))
+        return first, population, self.archive.proposed_ids(self.id, first) if first < self.config.generations else frozenset()
 
     def _first_generation(self, context: GenerationContext) -> Iterator[Architecture]:
         """The largest and the smallest subnet, the anchors, then random samples."""
@@ -114,9 +135,11 @@ class Search:
         return chain(anchors, ALGORITHMS["random"]().ask([], context))
 
     def _new_candidates(
-        self, proposed: Iterator[Architecture], seen: set[Architecture], context: GenerationContext
+        self, proposed: Iterator[Architecture], seen: set[Architecture], skipped: frozenset[str], context: GenerationContext
     ) -> Iterator[Architecture]:
-        """Yield the first `population` candidates that are not in `seen`; random samples if the algorithm proposes too few.
+        """Yield the first `population` new candidates; random samples if the algorithm proposes too few.
+
+        A candidate is new if it is not in `seen` and its id not in `skipped`, the candidates of generations that were not replayed.
 
         A candidate and its by-product candidates are added to `seen` before the next proposal is read. Both iterators are lazy and
         share one random generator, so the number of proposals that are read is part of the result.
@@ -124,7 +147,7 @@ class Search:
         budget = DRAWS_PER_CANDIDATE * self.config.population
         remaining = self.config.population
         for candidate in chain(islice(proposed, budget), islice(ALGORITHMS["random"]().ask([], context), budget)):
-            if candidate in seen:
+            if candidate in seen or (skipped and candidate.id in skipped):
                 continue
             seen.update(by_product_candidates(self.space, candidate))
             yield candidate

@@ -36,6 +36,20 @@ def f_aeb(accuracy: float, energy_mj: float, *, reference_mj: float, config: Fit
     return config.alpha * accuracy + (1 - config.alpha) * (1 - ratio)
 
 
+def f_aeb_of_all(points: Sequence[tuple[float, float]], *, reference_mj: float, config: FitnessConfig) -> list[float]:
+    """Compute F_AEB of many candidates.
+
+    Args:
+        points: Accuracy, and energy per image in mJ, of each candidate.
+        reference_mj: Energy per image of the largest subnet in mJ.
+        config: Form, alpha and beta.
+
+    Returns:
+        The fitness of each candidate.
+    """
+    return [f_aeb(accuracy, energy_mj, reference_mj=reference_mj, config=config) for accuracy, energy_mj in points]
+
+
 def refitted(evaluations: Sequence[Evaluation], largest: Architecture, config: FitnessConfig) -> list[Evaluation]:
     """Compute F_AEB of evaluations again, from their energies.
 

@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
 
+import pandas as pd
+
+from autospike.config import ExportConfig
 from autospike.errors import UserError
 from autospike.measurement import Evaluation
 from autospike.pareto import knee, on_front
 from autospike.run_directory import Run
 from autospike.search.archive import Archive
-from autospike.search.fitness import refitted
+from autospike.search.fitness import f_aeb_of_all
 
 Points = list[tuple[float, float]]
 
@@ -19,25 +23,46 @@ def accuracy_and_energy(evaluations: Sequence[Evaluation]) -> Points:
     return [(e.measurement.accuracy, e.energy.energy_mj) for e in evaluations]
 
 
-def _most_accurate(evaluations: Sequence[Evaluation]) -> Evaluation:
-    """Return the most accurate candidate; of equally accurate ones that of least energy."""
-    return max(zip(evaluations, accuracy_and_energy(evaluations), strict=True), key=lambda pair: (pair[1][0], -pair[1][1]))[0]
+@dataclass(frozen=True, kw_only=True)
+class Choices:
+    """What a selection rule reads of the candidates, in one order.
+
+    Attributes:
+        ids: Architecture ids.
+        points: Accuracy on the search split, and energy in mJ.
+        f_aeb: Fitness.
+    """
+
+    ids: Sequence[str]
+    points: Points
+    f_aeb: Sequence[float]
+
+    def at(self, indices: Sequence[int]) -> Choices:
+        """Return the candidates at some positions."""
+        return Choices(
+            ids=[self.ids[i] for i in indices], points=[self.points[i] for i in indices], f_aeb=[self.f_aeb[i] for i in indices]
+        )
 
 
-def _least_energy(evaluations: Sequence[Evaluation]) -> Evaluation:
-    """Return the candidate of least energy; of equal ones the most accurate."""
-    return min(zip(evaluations, accuracy_and_energy(evaluations), strict=True), key=lambda pair: (pair[1][1], -pair[1][0]))[0]
+def _most_accurate(choices: Choices) -> int:
+    """The most accurate candidate; of equally accurate ones that of least energy."""
+    return max(range(len(choices.points)), key=lambda i: (choices.points[i][0], -choices.points[i][1]))
 
 
-def _best_faeb(evaluations: Sequence[Evaluation]) -> Evaluation:
-    return max(evaluations, key=lambda e: e.f_aeb)
+def _least_energy(choices: Choices) -> int:
+    """The candidate of least energy; of equal ones the most accurate."""
+    return min(range(len(choices.points)), key=lambda i: (choices.points[i][1], -choices.points[i][0]))
 
 
-def _knee(evaluations: Sequence[Evaluation]) -> Evaluation:
-    return evaluations[knee(accuracy_and_energy(evaluations))]
+def _best_faeb(choices: Choices) -> int:
+    return max(range(len(choices.f_aeb)), key=lambda i: choices.f_aeb[i])
 
 
-RULES: dict[str, Callable[[Sequence[Evaluation]], Evaluation]] = {
+def _knee(choices: Choices) -> int:
+    return knee(choices.points)
+
+
+RULES: dict[str, Callable[[Choices], int]] = {
     "knee": _knee,
     "best-accuracy": _most_accurate,
     "least-energy": _least_energy,
@@ -60,34 +85,89 @@ def pick(evaluations: Sequence[Evaluation], rule: str, *, min_accuracy: float = 
     Raises:
         UserError: There is no candidate, none is accurate enough, or `rule` is neither a rule nor an id.
     """
-    if not evaluations:
+    choices = Choices(
+        ids=[e.measurement.architecture.id for e in evaluations],
+        points=accuracy_and_energy(evaluations),
+        f_aeb=[e.f_aeb for e in evaluations],
+    )
+    return evaluations[pick_index(choices, rule, min_accuracy=min_accuracy, tolerance=tolerance)]
+
+
+def pick_index(choices: Choices, rule: str, *, min_accuracy: float = 0.0, tolerance: float = 1.0) -> int:
+    """Select a candidate as `pick` does, and return its position."""
+    if not choices.ids:
         raise UserError("the archive holds no candidate of this supernet; run: autospike search RUN")
     if rule not in RULES:
-        return _by_id(evaluations, rule)
-    best = max(e.measurement.accuracy for e in evaluations)
-    enough = [e for e in evaluations if e.measurement.accuracy >= max(min_accuracy, best - tolerance)]
+        return _by_id(choices.ids, rule)
+    best = max(accuracy for accuracy, _ in choices.points)
+    enough = [i for i, (accuracy, _) in enumerate(choices.points) if accuracy >= max(min_accuracy, best - tolerance)]
     if not enough:
         raise UserError(f"no candidate reaches accuracy {min_accuracy:g} on the search split; the best has {best:.4f}")
-    return RULES[rule](enough)
+    return enough[RULES[rule](choices.at(enough))]
 
 
-def archived_evaluations(run: Run, protocol_id: str) -> list[Evaluation]:
-    """Read what was measured under a protocol, with the energy convention and the fitness of the run's search.
+def pick_archived(run: Run, protocol_id: str, rules: Sequence[str], on_damage: Callable[[str], None]) -> list[Evaluation]:
+    """Select candidates among what was measured under a protocol, with energy convention and fitness of the run's search.
 
     Args:
         run: The run.
         protocol_id: See `evaluation.setup.protocol_id`.
+        rules: Selection rules or ids; see `pick`.
+        on_damage: Called with a line on rows that are damaged and left out, if there are any.
 
     Returns:
-        The evaluations, in the order of the archive.
+        The selected candidate of each rule.
 
     Raises:
-        UserError: Nothing was searched yet.
+        UserError: Nothing was searched yet, or a rule selects no candidate.
     """
-    archive = Archive(run.existing_archive(), protocol_id, run.experiment.search.energy_convention)
-    evaluations = archive.all()
-    archive.close()
-    return refitted(evaluations, run.experiment.search_space.largest(), run.experiment.search.fitness)
+    search, config = run.experiment.search, run.experiment.export
+    archive = Archive(run.existing_archive(), protocol_id, search.energy_convention, read_only=True)
+    try:
+        table = with_fitness(archive, run)
+        selected = [_archived(archive, table, rule, config) for rule in rules]
+        damage = archive.damage()
+    finally:
+        archive.close()
+    if damage is not None:
+        on_damage(damage)
+    return selected
+
+
+def with_fitness(archive: Archive, run: Run) -> pd.DataFrame:
+    """Return the table of an archive with F_AEB as the run's search defines it.
+
+    Args:
+        archive: The archive; its convention gives the energies.
+        run: The run.
+
+    Returns:
+        As `Archive.table`.
+
+    Raises:
+        UserError: The archive has candidates, but not the largest subnet, whose energy is the reference of F_AEB.
+    """
+    table, largest = archive.table(), run.experiment.search_space.largest().id
+    if table.empty:
+        return table
+    reference = table.loc[table["id"] == largest, "energy_mj"]
+    if reference.empty:
+        reason = archive.damage() or f"{archive.path}: has no row of the largest subnet ({largest})"
+        raise UserError(f"{reason}; F_AEB is relative to the largest subnet, so run: autospike search {run.folder}")
+    points = list(zip(table["accuracy"].tolist(), table["energy_mj"].tolist(), strict=True))
+    return table.assign(f_aeb=f_aeb_of_all(points, reference_mj=float(reference.iloc[0]), config=run.experiment.search.fitness))
+
+
+def _archived(archive: Archive, table: pd.DataFrame, rule: str, config: ExportConfig) -> Evaluation:
+    """The candidate of one rule. One whose counts turn out to be damaged is left out."""
+    while True:
+        points = list(zip(table["accuracy"].tolist(), table["energy_mj"].tolist(), strict=True))
+        choices = Choices(ids=table["id"].tolist(), points=points, f_aeb=table["f_aeb"].tolist())
+        index = pick_index(choices, rule, min_accuracy=config.min_accuracy, tolerance=config.tolerance)
+        evaluation = archive.get_by_id(choices.ids[index])
+        if evaluation is not None:
+            return replace(evaluation, f_aeb=choices.f_aeb[index])
+        table = table.drop(index=table.index[index])
 
 
 def front(evaluations: Sequence[Evaluation]) -> list[Evaluation]:
@@ -104,9 +184,9 @@ def front(evaluations: Sequence[Evaluation]) -> list[Evaluation]:
     return [e for _, e in sorted(selected, key=lambda pair: pair[0])]
 
 
-def _by_id(evaluations: Sequence[Evaluation], given: str) -> Evaluation:
-    """Return the candidate whose id has the given prefix."""
-    matches = [e for e in evaluations if e.measurement.architecture.id.startswith(given)]
+def _by_id(ids: Sequence[str], given: str) -> int:
+    """Return the position of the candidate whose id has the given prefix."""
+    matches = [i for i, name in enumerate(ids) if name.startswith(given)]
     if len(matches) != 1:
         found = f"{len(matches)} candidates' ids have this prefix" if matches else "no candidate has that id"
         raise UserError(f"--pick {given}: {found}; choose {', '.join(RULES)}, or an id from RUN/report/candidates.csv")

@@ -14,9 +14,70 @@ The values are those of the authors' code; widths and strides follow from the la
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal
+from itertools import pairwise
+from typing import Literal, Protocol
+
+from autospike.space.limits import MAX_STAGES, check_at_most
 
 Shortcut = Literal["sew", "membrane", "vanilla"]
+
+
+def batch_norm_parameters(channels: int) -> int:
+    """Return the number of parameters of a BatchNorm: weight and bias."""
+    return 2 * channels
+
+
+def conv_norm_parameters(in_channels: int, out_channels: int, *, kernel_size: int = 3, bias: bool = False) -> int:
+    """Return the number of parameters of a convolution, or of a linear layer (kernel size 1), with its BatchNorm.
+
+    Args:
+        in_channels: Channels of the input.
+        out_channels: Channels of the output.
+        kernel_size: Height and width of the kernel.
+        bias: Whether there is a bias.
+    """
+    return kernel_size**2 * in_channels * out_channels + bias * out_channels + batch_norm_parameters(out_channels)
+
+
+class EmbeddingParameters(Protocol):
+    """Function that returns the number of parameters of an embedding."""
+
+    def __call__(self, in_channels: int, width: int, *, first: bool, compact: bool) -> int:
+        """Return the number.
+
+        Args:
+            in_channels: Width of the stage before, or channels of an image.
+            width: Width of the stage.
+            first: Whether the stage is the first one.
+            compact: The setting `compact_embedding`.
+        """
+
+
+def one_convolution(in_channels: int, width: int, *, first: bool, compact: bool) -> int:
+    """Parameters of an embedding of one 3x3 convolution; see `EmbeddingParameters`."""
+    del first, compact
+    return conv_norm_parameters(in_channels, width)
+
+
+def _patch_splitting(in_channels: int, width: int, *, first: bool, compact: bool) -> int:
+    """Parameters of `SpikingPatchSplitting`: four convolutions, and one as position embedding."""
+    del first, compact
+    widths = (in_channels, width // 8, width // 4, width // 2, width, width)
+    return sum(conv_norm_parameters(i, o) for i, o in pairwise(widths))
+
+
+def _downsampling(in_channels: int, width: int, *, first: bool, compact: bool) -> int:
+    """Parameters of `Downsampling`: one convolution with a bias."""
+    del compact
+    return conv_norm_parameters(in_channels, width, kernel_size=7 if first else 3, bias=True)
+
+
+def _patch_embedding(in_channels: int, width: int, *, first: bool, compact: bool) -> int:
+    """Parameters of `FirstPatchEmbedding` and `PatchEmbedding`."""
+    before = conv_norm_parameters(in_channels, width // 2) if first else 0
+    in_channels = width // 2 if first else in_channels
+    second = 0 if first and compact else conv_norm_parameters(width, width)
+    return before + conv_norm_parameters(in_channels, width) + second + conv_norm_parameters(in_channels, width, kernel_size=1)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -35,6 +96,8 @@ class FamilyRules:
         first_feature: Index of the first stage that timm's `features_only` returns by default.
         compact: Whether `compact_embedding` is allowed.
         width_multiple: Every `embed_dim` must be a multiple of this.
+        embedding_parameters: Number of parameters of an embedding, so that networks that are too large are rejected before they are
+            built.
     """
 
     model: str
@@ -46,6 +109,7 @@ class FamilyRules:
     first_feature: int = 0
     compact: bool = False
     width_multiple: int = 1
+    embedding_parameters: EmbeddingParameters = one_convolution
 
 
 FAMILIES: dict[str, FamilyRules] = {
@@ -55,6 +119,7 @@ FAMILIES: dict[str, FamilyRules] = {
         shortcuts=("sew", "vanilla"),
         first_strides=(1, 2, 4, 8, 16),
         width_multiple=8,
+        embedding_parameters=_patch_splitting,
     ),
     "spike_driven": FamilyRules(
         model="autospike.models.spike_driven:SpikeDrivenTransformer",
@@ -62,6 +127,7 @@ FAMILIES: dict[str, FamilyRules] = {
         shortcuts=("membrane",),
         first_strides=(1, 2, 4, 8, 16),
         width_multiple=8,
+        embedding_parameters=_patch_splitting,
     ),
     "meta_spikeformer": FamilyRules(
         model="autospike.models.meta_spikeformer:MetaSpikeFormer",
@@ -71,6 +137,7 @@ FAMILIES: dict[str, FamilyRules] = {
         later_strides=(1, 2),
         neuronless_first_embedding=("membrane",),
         first_feature=1,  # stride 4, the first feature map of the authors' detectors
+        embedding_parameters=_downsampling,
     ),
     "qkformer": FamilyRules(
         model="autospike.models.qkformer:QKFormer",
@@ -80,6 +147,7 @@ FAMILIES: dict[str, FamilyRules] = {
         later_strides=(1, 2),
         compact=True,
         width_multiple=2,
+        embedding_parameters=_patch_embedding,
     ),
 }
 
@@ -156,6 +224,7 @@ def check_stages(family: str, count: int) -> None:
     """
     if not count:
         raise ValueError("stages: a network needs at least one stage")
+    check_at_most("stages: the number of stages", count, MAX_STAGES)
     if count > 1 and not rules_of(family).later_strides:
         raise ValueError(f"the {family} family has exactly one stage, got {count}")
 

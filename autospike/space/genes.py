@@ -18,6 +18,9 @@ from typing import Annotated, Any, get_args
 
 from pydantic import AllowInfNan, BeforeValidator, ConfigDict, StrictFloat, TypeAdapter
 
+from autospike.errors import quoted
+from autospike.space.limits import MAX_CHOICES, MAX_NUMBER, check_at_most
+
 STRICT = ConfigDict(extra="forbid")  # the parsers below check types
 Finite = Annotated[StrictFloat, AllowInfNan(False)]
 
@@ -104,6 +107,8 @@ class Range:
             raise ValueError(f"low must be less than high, got low {self.low:g} and high {self.high:g}")
         if self.sigma <= 0:
             raise ValueError(f"sigma must be greater than 0, got {self.sigma:g}")
+        for name in ("low", "high", "sigma"):
+            check_at_most(name, abs(getattr(self, name)), MAX_NUMBER)
 
     def sample(self, rng: random.Random) -> float:
         """Return a value, uniformly at random.
@@ -186,19 +191,32 @@ def fixed(value: Any) -> Choice:
     return Choice(values=(value,))
 
 
+def _check_count(values: list[object]) -> None:
+    """Raise ValueError if a choice has no values or too many."""
+    if not values:
+        raise ValueError("a choice needs at least one value, got []")
+    check_at_most("the number of values of a choice", len(values), MAX_CHOICES)
+
+
+def _check_finite(number: Any) -> None:
+    """Raise ValueError for NaN, infinity and numbers beyond `MAX_NUMBER`."""
+    if not abs(number) <= MAX_NUMBER:  # NaN is not either
+        raise ValueError(f"expected a finite number of at most {MAX_NUMBER:g}, got {quoted(number)}")
+
+
 def _parse_numbers(kind: type, written: object) -> object:
     """Convert a YAML number or list of numbers to a choice in ascending order."""
     if isinstance(written, Choice):
         return written
     expected = "a whole number" if kind is int else "a number"
     values = written if isinstance(written, list) else [written]
-    if not values:
-        raise ValueError("a choice needs at least one value, got []")
+    _check_count(values)
     for value in values:
         if isinstance(value, bool) or not isinstance(value, (int, float) if kind is float else kind):
-            raise ValueError(f"expected {expected} or a list of them, got {value!r}")
+            raise ValueError(f"expected {expected} or a list of them, got {quoted(value)}")
+        _check_finite(value)
     if len(set(values)) < len(values):
-        raise ValueError(f"each value of a choice may occur only once, got {values}")
+        raise ValueError(f"each value of a choice may occur only once, got {quoted(values)}")
     return Choice(values=tuple(sorted(kind(v) for v in values)))
 
 
@@ -214,13 +232,12 @@ def _parse_names(allowed: tuple[str, ...], written: object) -> object:
     if isinstance(written, Choice):
         return written
     names = written if isinstance(written, list) else [written]
-    if not names:
-        raise ValueError("a choice needs at least one value, got []")
+    _check_count(names)
     for name in names:
         if name not in allowed:
-            raise ValueError(f"choose from {', '.join(allowed)}; got {name!r}")
+            raise ValueError(f"choose from {', '.join(allowed)}; got {quoted(name)}")
     if len(set(names)) < len(names):
-        raise ValueError(f"each value of a choice may occur only once, got {names}")
+        raise ValueError(f"each value of a choice may occur only once, got {quoted(names)}")
     return Choice(values=tuple(names))
 
 

@@ -10,9 +10,11 @@ The number of heads does not change the number of parameters.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from difflib import get_close_matches
 from functools import partial
 
-from autospike.space.architecture import Architecture, Block, Embedding, Stage
+from autospike.space.architecture import Architecture, Embedding, Stage
+from autospike.space.block import Block
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -217,3 +219,16 @@ PUBLISHED: dict[str, Published] = {
     "qkformer_10_768": Published(architecture=qkformer(10, 768)),
     "qkformer_cifar_4_384": _cifar(architecture=qkformer_cifar(4, 384)),
 }
+
+
+def similar_networks(name: str) -> str:
+    """Return the published networks with the most similar names, for a message that none has this name.
+
+    Args:
+        name: The name that was given.
+
+    Returns:
+        Part of a line.
+    """
+    similar = get_close_matches(name[:100], PUBLISHED, n=3, cutoff=0.0)
+    return f"similar ones are {', '.join(similar)}, and docs/models.md lists all"

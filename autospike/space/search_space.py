@@ -19,9 +19,10 @@ from typing import Annotated, Any, get_type_hints
 
 from pydantic import AfterValidator, StrictBool, TypeAdapter, ValidationError
 
-from autospike.errors import first_problem
+from autospike.errors import UserError, first_problem
 from autospike.files import read_yaml
-from autospike.space.architecture import PUBLISHED_NEURON, SETTINGS, THRESHOLD_FACTORS, Architecture, check_scale
+from autospike.space.architecture import SETTINGS, Architecture, check_scale, check_time_steps
+from autospike.space.block import PUBLISHED_NEURON, THRESHOLD_FACTORS
 from autospike.space.families import (
     Shortcut,
     check_compact,
@@ -32,6 +33,8 @@ from autospike.space.families import (
     rules_of,
 )
 from autospike.space.genes import STRICT, UNSET, Choice, Finite, Gene, IntegerChoice, fixed, names_of
+from autospike.space.limits import check_parameters
+from autospike.space.parameters import largest_parameters
 from autospike.space.subspaces import BlockSpace, EmbeddingSpace, NeuronSpace, StageSpace
 from autospike.space.visitor import GenePath, GeneValue, count_architectures, visit_genes
 
@@ -73,8 +76,7 @@ class SearchSpace:
 
     def __post_init__(self) -> None:
         for time_steps in self.time_steps.values:
-            if time_steps < 1:
-                raise ValueError(f"time_steps must be at least 1, got {time_steps}")
+            check_time_steps(time_steps)
         check_scale(self.attention_scale)
         for shortcut in self.shortcut.values:
             check_shortcut(self.family, shortcut)
@@ -123,9 +125,14 @@ class SearchSpace:
             UserError: A key is unknown, a type is wrong or a value is not allowed. The message names the field.
         """
         try:
-            return _adapter.validate_python(value)
+            space = _adapter.validate_python(value)
+            parameters = largest_parameters(space, compact=space.compact_embedding, qkv_bias=space.qkv_bias)
+            check_parameters("the largest subnet", parameters)
         except ValidationError as error:
             raise first_problem(error, source) from None
+        except ValueError as error:
+            raise UserError(f"{source}: {error}") from None
+        return space
 
     @classmethod
     def of(cls, architecture: Architecture) -> SearchSpace:

@@ -11,12 +11,12 @@ from dataclasses import dataclass, fields
 from itertools import product
 from typing import Annotated
 
-from autospike.space.architecture import (
+from autospike.space.architecture import Embedding
+from autospike.space.block import (
     CONDITIONAL_GENE_DEFAULTS,
     PUBLISHED_NEURON,
     Block,
     ChannelMixer,
-    Embedding,
     Neuron,
     NeuronGroups,
     NeuronOverride,
@@ -27,6 +27,7 @@ from autospike.space.architecture import (
     neuron_groups,
 )
 from autospike.space.genes import STRICT, UNSET, Choice, IntegerChoice, NumberChoice, NumberGene, fixed, names_of
+from autospike.space.limits import MAX_DEPTH, check_at_most
 
 TokenMixerChoice = Annotated[Choice, names_of(TokenMixer)]
 ChannelMixerChoice = Annotated[Choice, names_of(ChannelMixer)]
@@ -127,6 +128,8 @@ class BlockSpace:
             Block(num_heads=num_heads)
         for mlp_ratio in self.mlp_ratio.values:
             Block(mlp_ratio=mlp_ratio)
+        for v_threshold in self.neuron.v_threshold.values:
+            Block(neuron=Neuron(v_threshold=v_threshold))
 
     def _resolve_default(self, name: str, default: object) -> None:
         """Replace an unset gene by its default, or reject a gene, depending on whether some token mixer uses it."""
@@ -197,11 +200,14 @@ class StageSpace:
     def __post_init__(self) -> None:
         if min(self.depth.values) < 1:
             raise ValueError(f"depth must be at least 1, got {min(self.depth.values)}")
+        check_at_most("depth", max(self.depth.values), MAX_DEPTH)
         if self.blocks and len(self.blocks) != max(self.depth.values):
             raise ValueError(f"blocks lists {len(self.blocks)} blocks, but the largest depth is {max(self.depth.values)}")
         for embed_dim, block in product(self.embed_dim.values, (block for _, block in self.block_spaces())):
-            for num_heads, mlp_ratio in product(block.num_heads.values, block.mlp_ratio.values):
-                check_block(embed_dim, num_heads, mlp_ratio)
+            for num_heads in block.num_heads.values:
+                check_block(embed_dim, num_heads, block.mlp_ratio.values[0])
+            for mlp_ratio in block.mlp_ratio.values:
+                check_block(embed_dim, None, mlp_ratio)
 
     def block_spaces(self) -> list[tuple[str, BlockSpace]]:
         """Return the spaces of the blocks as written.

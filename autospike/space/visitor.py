@@ -12,18 +12,8 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass, fields
 from typing import Any, NamedTuple, Protocol
 
-from autospike.space.architecture import (
-    PUBLISHED_NEURON,
-    SETTINGS,
-    Architecture,
-    Block,
-    Embedding,
-    Neuron,
-    NeuronGroups,
-    Stage,
-    has_gene,
-    neuron_groups,
-)
+from autospike.space.architecture import SETTINGS, Architecture, Embedding, Stage
+from autospike.space.block import PUBLISHED_NEURON, Block, Neuron, NeuronGroups, has_gene, neuron_groups
 from autospike.space.families import has_embedding_neurons
 from autospike.space.genes import UNSET, Choice, Gene, Range
 from autospike.space.subspaces import BlockSpace, StageSpace
@@ -175,11 +165,19 @@ def count_architectures(space: Genes) -> int | float:
     """
     contexts = [_Context(space.family, shortcut) for shortcut in space.shortcut.values]
     per_shortcut = (math.prod(_stage_size(stage, i, context) for i, stage in enumerate(space.stages)) for context in contexts)
-    return space.time_steps.size * sum(per_shortcut)
+    try:
+        return space.time_steps.size * sum(per_shortcut)
+    except OverflowError:  # a whole number of more than 308 digits times infinity
+        return math.inf
 
 
 def _stage_size(stage: StageSpace, index: int, context: _Context) -> int | float:
-    per_depth = (math.prod(_block_size(stage.block_at(i), context.shortcut) for i in range(depth)) for depth in stage.depth.values)
+    if stage.blocks:
+        sizes = [_block_size(block, context.shortcut) for block in stage.blocks]
+        per_depth = [math.prod(sizes[:depth]) for depth in stage.depth.values]
+    else:
+        size = _block_size(stage.block, context.shortcut)
+        per_depth = [size**depth for depth in stage.depth.values]
     embeddings = math.prod(_size(getattr(stage.embedding, name)) for name in _embedding_fields(context, index))
     return stage.embed_dim.size * embeddings * sum(per_depth)
 

@@ -5,11 +5,14 @@
     checkpoint.json             {"step", "file", "sha256", "finished", "previous": the same of the previous checkpoint, or null}
 
 The last two checkpoints are kept. A process that is killed before the record is written leaves the record of the previous
-checkpoint, whose file still exists. A file that is damaged later is recognised by its digest and replaced by the previous one.
+checkpoint, whose file still exists. A file that is damaged later is recognised by its digest and replaced by the previous one. A
+record that is lost or unreadable is rebuilt from the files: their names have the step, and a truncated file is recognised by its
+header.
 """
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
@@ -17,14 +20,14 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file
 from timm.utils import ModelEmaV3
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from autospike.errors import UserError
-from autospike.files import read_json, sha256, write_json
+from autospike.files import check_regular, read_json, sha256, write_json
 from autospike.tensors import write_tensors
 
 TEMPORARY_FILES = (".*.part", ".tmp*")  # of `files.replacing` and of safetensors, left behind by a killed process
@@ -49,7 +52,7 @@ class Record:
     previous: Record | None = None
 
     @classmethod
-    def from_dict(cls, written: dict[str, Any]) -> Record:
+    def from_dict(cls, written: Any) -> Record:
         """Build a record from JSON.
 
         Args:
@@ -59,10 +62,18 @@ class Record:
             The record.
 
         Raises:
-            TypeError: The object does not have the fields of a record.
+            ValueError: The object does not have the fields of a record, or `file` is not the name of a checkpoint in its folder.
         """
-        previous = written.get("previous")
-        return cls(**{**written, "previous": previous and cls.from_dict(previous)})
+        try:
+            previous = written.get("previous")
+            record = cls(**{**written, "previous": previous and cls.from_dict(previous)})
+        except (AttributeError, TypeError):
+            raise ValueError("not the fields of a record") from None
+        if [type(value) for value in (record.step, record.file, record.sha256, record.finished)] != [int, str, str, bool]:
+            raise ValueError("a field of another type")
+        if _step_of(record.file) is None:
+            raise ValueError(f"file {record.file!r} is not the name of a checkpoint")
+        return record
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -94,19 +105,29 @@ class Checkpoints:
     def record(self) -> Record | None:
         """The record of the newest checkpoint, or None before the first one.
 
-        Raises:
-            UserError: The file is not a record.
-        """
-        path = self.folder / "checkpoint.json"
-        if not path.exists():
-            return None
-        try:
-            return Record.from_dict(read_json(path))
-        except (TypeError, AttributeError):
-            raise UserError(f"{path}: not a checkpoint record; delete {self.folder} to train again") from None
+        If `checkpoint.json` is lost or unreadable, the record is rebuilt from the files, as of an unfinished training; `recover`
+        writes it.
 
-    def recover(self) -> str | None:
-        """Return to the previous checkpoint if the newest one is damaged.
+        Raises:
+            UserError: `checkpoint.json` is unreadable, and there is no intact file; or the folder cannot be read.
+        """
+        try:
+            return Record.from_dict(read_json(self._path))
+        except (UserError, ValueError) as error:
+            lost = not self._path.exists()
+            record = self._rebuilt()
+            if record is None and (self._files() or not lost):
+                reason = "is missing" if lost else f"is not a checkpoint record ({error})"
+                raise UserError(
+                    f"{self._path}: {reason}, and no intact checkpoint is beside it; delete {self.folder} to train again"
+                ) from None
+            return record
+
+    def recover(self, steps: int) -> str | None:
+        """Rebuild the record if it is lost, or return to the previous checkpoint if the newest one is damaged.
+
+        Args:
+            steps: Number of steps of the whole training. A rebuilt record of the last one is that of a finished training.
 
         Returns:
             What happened, in one line; None if nothing is damaged.
@@ -114,15 +135,43 @@ class Checkpoints:
         Raises:
             UserError: Both checkpoints are damaged.
         """
-        record = self.record
+        record, what = self.record, None
+        if record is not None and not self._is_recorded():
+            what = f"{self._path}: lost or damaged, rebuilt from {record.file}"
+            record = replace(record, finished=record.step >= steps)
+            self._write(record)
         damage = self._damage(record) if record else None
         if record is None or damage is None:
-            return None
+            return what
         previous = record.previous
         if previous is None or self._damage(previous):
             raise UserError(f"{damage}, and there is no intact checkpoint before it; delete {self.folder} to train again")
         self._write(previous)
         return f"{damage}; resuming from the previous checkpoint, of step {previous.step}"
+
+    @property
+    def _path(self) -> Path:
+        return self.folder / "checkpoint.json"
+
+    def _is_recorded(self) -> bool:
+        try:
+            Record.from_dict(read_json(self._path))
+        except (UserError, ValueError):
+            return False
+        return True
+
+    def _files(self) -> list[Path]:
+        """All checkpoint files, the newest first."""
+        found = [path for path in self.folder.glob("step-*.safetensors") if _step_of(path.name) is not None]
+        return sorted(found, key=lambda path: -(_step_of(path.name) or 0))
+
+    def _rebuilt(self) -> Record | None:
+        """The record of the newest two files that are complete; None if there is none."""
+        record = None
+        for path in reversed([path for path in self._files() if _is_complete(path)][:2]):
+            step = _step_of(path.name) or 0
+            record = Record(step=step, file=path.name, sha256=sha256(path), finished=False, previous=record)
+        return record
 
     def save(self, step: int, state: TrainingState, *, finished: bool) -> None:
         """Write a checkpoint, and delete all but the previous one.
@@ -204,7 +253,23 @@ class Checkpoints:
             return f"{path}: damaged, it cannot be read ({error.strerror})"
 
     def _write(self, record: Record) -> None:
-        write_json(self.folder / "checkpoint.json", asdict(record))
+        write_json(self._path, asdict(record))
+
+
+def _step_of(name: str) -> int | None:
+    """The step in the name of a checkpoint file, or None if it is not such a name."""
+    match = re.fullmatch(r"step-(\d+)\.safetensors", name, re.ASCII)
+    return int(match[1]) if match else None
+
+
+def _is_complete(path: Path) -> bool:
+    """Whether a safetensors file has the size that its header states."""
+    try:
+        check_regular(path)
+        with safe_open(path, framework="pt") as file:
+            return bool(file.keys())
+    except (OSError, SafetensorError):
+        return False
 
 
 def trained_parameters(tensors: dict[str, Tensor]) -> dict[str, Tensor]:

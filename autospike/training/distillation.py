@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from autospike.config import TeacherConfig
-from autospike.data.preparation import MEAN, STD
+from autospike.data.preparation import DEFAULT_PREPARATION, ImagePreparation
 from autospike.errors import UserError
 from autospike.models.checkpoint_import import read_checkpoint
 
@@ -22,28 +22,37 @@ class Teacher:
         model: Maps `[B, 3, H, W]` to logits `[B, num_classes]`.
         mean: Mean of the pixels that the model expects, `[3, 1, 1]`.
         std: Standard deviation of the pixels that the model expects, `[3, 1, 1]`.
+        preparation: How the images that it is called with were normalised.
     """
 
     model: nn.Module
     mean: Tensor
     std: Tensor
+    preparation: ImagePreparation = DEFAULT_PREPARATION
 
     @torch.no_grad()
     def __call__(self, images: Tensor) -> Tensor:
         """Return the most likely labels.
 
         Args:
-            images: `[B, 3, H, W]`, normalised as `data.preparation` does.
+            images: `[B, 3, H, W]`, normalised by `preparation`.
 
         Returns:
             Labels `[B]`.
         """
-        pixels = images * STD + MEAN
+        pixels = self.preparation.restore(images)
         labels: Tensor = self.model((pixels - self.mean) / self.std).argmax(dim=1)
         return labels
 
 
-def load_teacher(config: TeacherConfig, *, num_classes: int, image_size: int, device: torch.device) -> Teacher:
+def load_teacher(
+    config: TeacherConfig,
+    *,
+    num_classes: int,
+    image_size: int,
+    device: torch.device,
+    preparation: ImagePreparation = DEFAULT_PREPARATION,
+) -> Teacher:
     """Load a teacher.
 
     Args:
@@ -51,6 +60,7 @@ def load_teacher(config: TeacherConfig, *, num_classes: int, image_size: int, de
         num_classes: Number of classes of the data.
         image_size: Height and width of the images.
         device: Where the teacher runs.
+        preparation: How the images of the training are normalised.
 
     Returns:
         The teacher, in eval mode.
@@ -79,4 +89,4 @@ def load_teacher(config: TeacherConfig, *, num_classes: int, image_size: int, de
         raise UserError(f"training.teacher: {config.model} has {outputs} classes, the data have {num_classes}")
     cfg = model.pretrained_cfg
     mean, std = (torch.tensor(cfg[name], device=device)[:, None, None] for name in ("mean", "std"))
-    return Teacher(model=model, mean=mean, std=std)
+    return Teacher(model=model, mean=mean, std=std, preparation=preparation)

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
 
 from autospike.config import Experiment
+from autospike.data import overview
 from autospike.data.batches import TrainingBatches
 from autospike.data.images import Images, load_images
+from autospike.data.preparation import DEFAULT_PREPARATION, ImagePreparation
 from autospike.errors import UserError
 from autospike.randomness import keyed_seed
 from autospike.run_directory import Run
@@ -44,9 +46,19 @@ class Setup:
         seed = self.experiment.seed
         return keyed_seed(seed, "repetition", self.repetition) if self.repetition else seed
 
+    @property
+    def preparation(self) -> ImagePreparation:
+        """How images are prepared: as this package does, with the normalisation of the experiment if it has one."""
+        normalisation = self.experiment.data.normalisation
+        if normalisation is None:
+            return DEFAULT_PREPARATION
+        return replace(DEFAULT_PREPARATION, mean=normalisation.mean, std=normalisation.std)
+
 
 def open_run(run: Run) -> Setup:
     """Open the data of a run, and check that they are those that the run was trained on.
+
+    The first rank prints a summary of the data, and writes their list and a picture into the folder of the run.
 
     Args:
         run: The run.
@@ -59,6 +71,8 @@ def open_run(run: Run) -> Setup:
     """
     setup = open_experiment(run.experiment)
     run.check_data(setup.images.fingerprint)
+    if setup.ranks.first:
+        overview.record(setup.images, training_batches(replace(setup, ranks=ALONE)), run.folder / "data")
     return setup
 
 
@@ -81,6 +95,12 @@ def open_experiment(experiment: Experiment) -> Setup:
     torch.backends.cudnn.allow_tf32 = False
     images, ranks = load_images(experiment.data, seed=experiment.seed), Ranks.of_environment()
     images.check_time_steps(max(*experiment.search_space.time_steps.values, experiment.baseline_architecture.time_steps))
+    normalisation = experiment.data.normalisation
+    if normalisation is not None and len(normalisation.mean) != images.channels:
+        raise UserError(
+            f"data.normalisation: {len(normalisation.mean)} values, but the images have {images.channels} channels; give one value "
+            "for each channel"
+        )
     return Setup(experiment=experiment, images=images, device=ranks.device(_device_type(experiment.device)), ranks=ranks)
 
 
@@ -145,4 +165,5 @@ def training_batches(setup: Setup) -> TrainingBatches:
         seed=setup.training_seed,
         device=setup.device,
         rank_slice=setup.ranks.slice(parts=config.accumulate),
+        preparation=setup.preparation,
     )

@@ -57,21 +57,25 @@ def train_network(run: Run, setup: Setup, space: SearchSpace, folder: Path, *, n
         Interrupted: By a signal, after a step of which there is a checkpoint.
     """
     config, checkpoints, ranks = setup.experiment.training, Checkpoints(folder=folder), setup.ranks
-    ranks.first_alone(partial(_recover, run, checkpoints, name))
+    batches = training_batches(setup)
+    steps = config.epochs * batches.per_epoch
+    ranks.first_alone(partial(_recover, run, checkpoints, name, steps))
     record = checkpoints.record
     if record is not None and record.finished:
         if ranks.first:
             note(f"{display_name(name)}: already trained, {record.step} steps")
         return
-    supernet, batches, teacher = build_supernet(setup, space), training_batches(setup), None
+    supernet, teacher = build_supernet(setup, space), None
     if config.teacher is not None:
         size, classes = setup.experiment.data.image_size, len(setup.images.classes)
-        teacher = load_teacher(config.teacher, num_classes=classes, image_size=size, device=setup.device)
+        teacher = load_teacher(
+            config.teacher, num_classes=classes, image_size=size, device=setup.device, preparation=setup.preparation
+        )
     if config.start_from is not None and record is None:
         copied, total = initialise_from(supernet, config.start_from, source), sum(p.numel() for p in supernet.parameters())
         if ranks.first:
             note(f"{display_name(name)}: starts from {config.start_from}, {copied:,} of {total:,} parameters")
-    start, steps = record.step if record else 0, config.epochs * batches.per_epoch
+    start = record.step if record else 0
     reports = reporting(run, name, start=start, steps=steps, device=setup.device, ranks=ranks.size)
     with reports if ranks.first else nullcontext(_ignore) as report:
         train(supernet, batches, config, checkpoints, report, seed=setup.training_seed, teacher=teacher, ranks=ranks)
@@ -182,20 +186,23 @@ def _learning_rate_schedule(optimizer: Optimizer, config: TrainingConfig, steps_
 
 
 class SignalCatcher:
-    """Context manager that catches the first SIGINT or SIGTERM. A second one is handled as before the context.
+    """Context manager that catches the first SIGINT, SIGTERM or SIGHUP. A second one is handled as before the context.
+
+    A signal that the process ignores stays ignored, as SIGHUP under nohup.
 
     Attributes:
         signal: Number of the signal, 0 if none came.
     """
 
-    SIGNALS = (signal.SIGINT, signal.SIGTERM)
+    SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
     def __init__(self) -> None:
         self.signal = 0
         self._handlers: dict[signal.Signals, Any] = {}
 
     def __enter__(self) -> SignalCatcher:
-        self._handlers = {number: signal.signal(number, self._catch) for number in self.SIGNALS}
+        heeded = [number for number in self.SIGNALS if signal.getsignal(number) != signal.SIG_IGN]
+        self._handlers = {number: signal.signal(number, self._catch) for number in heeded}
         return self
 
     def __exit__(self, _kind: type[BaseException] | None, _error: BaseException | None, _trace: TracebackType | None) -> None:
@@ -210,9 +217,9 @@ class SignalCatcher:
             signal.signal(number, handler)
 
 
-def _recover(run: Run, checkpoints: Checkpoints, name: str) -> None:
-    """Return to the previous checkpoint if the newest one is damaged, and log it."""
-    damage = checkpoints.recover()
+def _recover(run: Run, checkpoints: Checkpoints, name: str, steps: int) -> None:
+    """Rebuild a lost record, or return to the previous checkpoint if the newest one is damaged, and log it."""
+    damage = checkpoints.recover(steps)
     if damage is not None:
         note(f"{display_name(name)}: {damage}")
         run.log("checkpoint damaged", network=name, what=damage)

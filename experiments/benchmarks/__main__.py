@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 
 def benchmarks() -> dict[tuple[str, ...], Callable[[], list[Result]]]:
     """Every benchmark by the names of its results. Imports torch, which reads its settings from the environment at that time."""
+    from archive import archive
     from energy import energy_overhead
     from generation import generation
     from gpu import gpu
@@ -39,6 +40,7 @@ def benchmarks() -> dict[tuple[str, ...], Callable[[], list[Result]]]:
         ("two_workers",): two_workers,
         ("cost_per_candidate",): cost_per_candidate,
         ("evaluation_memory",): evaluation_memory,
+        ("archive_plot", "archive_resume"): archive,
     }
 
 

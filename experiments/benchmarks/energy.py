@@ -14,7 +14,8 @@ from autospike.evaluation.calibration import calibrate
 from autospike.evaluation.single import measure_stepwise
 from autospike.models.contract import SpikingModel
 from autospike.models.registry import build_model
-from autospike.space.architecture import Architecture, Block, Embedding, Stage
+from autospike.space.architecture import Architecture, Embedding, Stage
+from autospike.space.block import Block
 
 BATCH_SIZE = 64
 

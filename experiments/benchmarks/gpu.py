@@ -16,7 +16,8 @@ from spikingjelly.activation_based.model.spikformer import Spikformer
 from torch import Tensor, nn
 
 from autospike.nn.neuron import LIF
-from autospike.space.architecture import Architecture, Block, Embedding, Neuron, Stage
+from autospike.space.architecture import Architecture, Embedding, Stage
+from autospike.space.block import Block, Neuron
 from autospike.space.search_space import SearchSpace
 from autospike.supernet import Supernet
 

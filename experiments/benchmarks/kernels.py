@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from autospike.memory.allocator import retain_large_allocations
 from autospike.nn.neuron import LIF
 from autospike.nn.norm import Norm
-from autospike.space.architecture import Neuron
+from autospike.space.block import Neuron
 
 SHAPE = (4, 32, 8, 8, 256)  # T, B, H, W, C: half a hidden layer of a CIFAR Spikformer 128 wide
 ROUNDS = 15

@@ -21,7 +21,8 @@ from torch.utils.flop_counter import FlopCounterMode
 from autospike.memory.allocator import retain_large_allocations
 from autospike.models.registry import build_model
 from autospike.nn.layers import Conv, Linear
-from autospike.space.architecture import Architecture, Block, Embedding, Stage
+from autospike.space.architecture import Architecture, Embedding, Stage
+from autospike.space.block import Block
 
 DEPTH, STEPS, SIZE, BATCH_SIZE = 4, 4, 32, 32
 GOALS = {  # by instruction set, width and kind of step

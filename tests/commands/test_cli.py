@@ -1,7 +1,9 @@
-"""What the command line answers to bad input: one line on standard error that says what to do, exit code 2, nothing written."""
+"""Invalid input on the command line: one line on standard error, exit code 2, nothing written; `describe` and `--help`."""
 
 from __future__ import annotations
 
+import os
+import signal
 from pathlib import Path
 
 import pytest
@@ -12,7 +14,7 @@ from tiny_experiment import TINY_EXPERIMENT, TINY_SPACE
 Capsys = pytest.CaptureFixture[str]
 
 
-def written(path: Path, value: object) -> Path:
+def write_file(path: Path, value: object) -> Path:
     path.write_text(value if isinstance(value, str) else yaml.safe_dump(value))
     return path
 
@@ -39,7 +41,7 @@ def written(path: Path, value: object) -> Path:
         (["seed=true"], "booleans are not accepted here"),
         (["seed=2020-13-45"], "is not YAML"),
         (["space.stages.0.block.num_heads=[0, 1]"], "num_heads must be at least 1"),
-        (["space.stages.0.block.neuron.tau=.nan"], "tau must be a finite number"),
+        (["space.stages.0.block.neuron.tau=.nan"], "neuron.tau: expected a finite number"),
         (["training.warmup_epochs=2"], "warm up for fewer"),
         (["training.min_learning_rate=1"], "is more than learning_rate"),
         (["training.batch_size=31"], "multiple of 2"),
@@ -49,7 +51,7 @@ def written(path: Path, value: object) -> Path:
         (["training.augmentation.auto_augment=rand-q9"], "auto_augment"),
     ],
 )
-def test_a_setting_that_does_not_fit(
+def test_an_invalid_setting_is_a_one_line_error(
     tmp_path: Path, tiny_experiment: Path, capsys: Capsys, settings: list[str], words: str
 ) -> None:
     flags = [part for setting in settings for part in ("--set", setting)]
@@ -75,27 +77,27 @@ def test_a_setting_that_does_not_fit(
         (["plot", "nowhere", "--fast"], "No such option"),
     ],
 )
-def test_a_call_that_does_not_fit(capsys: Capsys, args: list[str], words: str) -> None:
+def test_an_invalid_call_is_a_one_line_error(capsys: Capsys, args: list[str], words: str) -> None:
     outcome = autospike(capsys, *args)
     assert (outcome.code, outcome.err.count("\n"), outcome.out) == (2, 1, "")
     assert words in outcome.err
 
 
 @pytest.mark.parametrize("text", ["- a\n- list\n", "seed: 1\nseed: 2\n", "seed: 2020-13-45\n", "just words", "a: [1\n", "", "\x00"])
-def test_a_file_that_is_no_experiment(tmp_path: Path, capsys: Capsys, text: str) -> None:
-    path = written(tmp_path / "experiment.yaml", text)
+def test_an_invalid_experiment_file_is_a_one_line_error(tmp_path: Path, capsys: Capsys, text: str) -> None:
+    path = write_file(tmp_path / "experiment.yaml", text)
     outcome = autospike(capsys, "train", path, "--run", tmp_path / "run")
     assert (outcome.code, outcome.err.count("\n")) == (2, 1)
     assert "experiment.yaml" in outcome.err
     assert not (tmp_path / "run").exists()
 
 
-def test_a_run_of_another_experiment_is_not_touched(tmp_path: Path, tiny_experiment: Path, capsys: Capsys) -> None:
+def test_a_run_of_another_experiment_is_not_changed(tmp_path: Path, tiny_experiment: Path, capsys: Capsys) -> None:
     run = tmp_path / "run"
     run.mkdir()
-    other = written(run / "experiment.yaml", {**TINY_EXPERIMENT, "seed": 99})
+    other = write_file(run / "experiment.yaml", {**TINY_EXPERIMENT, "seed": 99})
     (run / "supernet").mkdir()
-    written(run / "supernet" / "checkpoint.json", "{}")
+    write_file(run / "supernet" / "checkpoint.json", "{}")
     before = other.read_text()
     outcome = autospike(capsys, "train", tiny_experiment, "--run", run)
     assert outcome.code == 2
@@ -103,49 +105,51 @@ def test_a_run_of_another_experiment_is_not_touched(tmp_path: Path, tiny_experim
     assert other.read_text() == before
 
 
-def test_an_experiment_may_be_mended_until_something_is_trained(tmp_path: Path, tiny_experiment: Path, capsys: Capsys) -> None:
+def test_an_experiment_can_change_before_training(tmp_path: Path, tiny_experiment: Path, capsys: Capsys) -> None:
     flags = ["--run", tmp_path, "--set", "data.name=folder", "--set"]
     for root in ("/nowhere", "/elsewhere"):
         outcome = autospike(capsys, "train", tiny_experiment, *flags, f"data.root={root}")
         assert f"{root} is not a folder" in outcome.err
 
 
-def test_search_before_training_says_what_to_run(tmp_path: Path, capsys: Capsys) -> None:
-    written(tmp_path / "experiment.yaml", TINY_EXPERIMENT)
+def test_search_before_training_names_the_command_to_run(tmp_path: Path, capsys: Capsys) -> None:
+    write_file(tmp_path / "experiment.yaml", TINY_EXPERIMENT)
     outcome = autospike(capsys, "search", tmp_path)
     assert outcome.code == 2
     assert "autospike train" in outcome.err
 
 
 @pytest.mark.parametrize("command", ["export", "plot"])
-def test_export_and_plot_before_search_say_what_to_run(tmp_path: Path, capsys: Capsys, command: str) -> None:
-    written(tmp_path / "experiment.yaml", TINY_EXPERIMENT)
+def test_export_and_plot_before_search_name_the_command_to_run(tmp_path: Path, capsys: Capsys, command: str) -> None:
+    write_file(tmp_path / "experiment.yaml", TINY_EXPERIMENT)
     outcome = autospike(capsys, command, tmp_path)
     assert outcome.code == 2
     assert "run: autospike" in outcome.err
     assert not (tmp_path / "archive.sqlite").exists()
 
 
-def test_an_interrupt_says_how_to_go_on(
-    tmp_path: Path, tiny_experiment: Path, capsys: Capsys, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    def interrupted(*_args: object) -> None:
-        raise KeyboardInterrupt
-
-    monkeypatch.setattr("autospike.commands.train.train", interrupted)
-    outcome = autospike(capsys, "train", tiny_experiment, "--run", tmp_path)
+def test_an_interrupt_is_a_one_line_error_that_says_how_to_resume(tmp_path: Path, capsys: Capsys) -> None:
+    """A timer raises KeyboardInterrupt while the command waits for the content of a pipe."""
+    os.mkfifo(tmp_path / "experiment.yaml")
+    handler = signal.signal(signal.SIGALRM, signal.default_int_handler)
+    signal.setitimer(signal.ITIMER_REAL, 0.2)
+    try:
+        outcome = autospike(capsys, "train", tmp_path / "experiment.yaml", "--run", tmp_path / "run")
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, handler)
     assert (outcome.code, outcome.err) == (130, "error: interrupted; run the same command again to resume\n")
 
 
 @pytest.mark.parametrize("stages", [[1], 3, [], [{"blocks": 2}], [{"embed_dim": 16, "blocks": []}]])
-def test_describe_what_is_neither(tmp_path: Path, capsys: Capsys, stages: object) -> None:
-    outcome = autospike(capsys, "describe", written(tmp_path / "x.yaml", {"stages": stages}))
+def test_describing_an_invalid_file_is_a_one_line_error(tmp_path: Path, capsys: Capsys, stages: object) -> None:
+    outcome = autospike(capsys, "describe", write_file(tmp_path / "x.yaml", {"stages": stages}))
     assert (outcome.code, outcome.err.count("\n")) == (2, 1)
 
 
 def test_describe_a_space(tmp_path: Path, capsys: Capsys) -> None:
-    """The tiny space: 2 T x 2 widths x (16 + 16^2) blocks = 1088."""
-    path = written(tmp_path / "space.yaml", TINY_SPACE)
+    """The size of the tiny space is 2 T x 2 widths x (16 + 16^2) blocks = 1088."""
+    path = write_file(tmp_path / "space.yaml", TINY_SPACE)
     outcome = autospike(capsys, "describe", path, "--image-size", 8, "--channels", 1)
     assert outcome.code == 0
     assert "1088 architectures" in outcome.out
@@ -154,9 +158,9 @@ def test_describe_a_space(tmp_path: Path, capsys: Capsys) -> None:
 
 
 def test_describe_an_architecture(capsys: Capsys, tmp_path: Path) -> None:
-    """Spikformer-2-384 on CIFAR-10: 5,765,050 parameters as published."""
+    """Spikformer-2-384 on CIFAR-10 has 5,765,050 parameters as published."""
     stage = {"embed_dim": 384, "embedding": {"stride": 4}, "blocks": [{"num_heads": 12}, {"num_heads": 12}]}
-    path = written(tmp_path / "architecture.yaml", {"time_steps": 4, "qkv_bias": True, "stages": [stage]})
+    path = write_file(tmp_path / "architecture.yaml", {"time_steps": 4, "qkv_bias": True, "stages": [stage]})
     outcome = autospike(capsys, "describe", path)
     assert outcome.code == 0
     assert "5,765,050" in outcome.out

@@ -33,7 +33,7 @@ def test_doctor_names_the_path_of_every_kernel(args: tuple[str, ...]) -> None:
     assert any(line.startswith("instruction set: native") for line in lines)
 
 
-def test_kernels_that_are_switched_off_are_reported() -> None:
+def test_disabled_kernels_are_reported() -> None:
     lines = printed("doctor", AUTOSPIKE_KERNELS="off").stdout.splitlines()
     assert {line.split(": ", 1)[1] for line in lines if line.startswith("kernel ")} == {
         "operations of torch: switched off by AUTOSPIKE_KERNELS=off"
@@ -46,14 +46,14 @@ def test_a_broken_compiler_is_reported(tmp_path: Path) -> None:
     assert all("/nowhere/cc" in line for line in lines if line.startswith("kernel "))
 
 
-def test_an_unknown_instruction_set_is_one_line() -> None:
+def test_an_unknown_instruction_set_is_a_one_line_error() -> None:
     outcome = printed("doctor", AUTOSPIKE_ISA="sse9")
     assert outcome.returncode == 2
     assert outcome.stderr.startswith("error: AUTOSPIKE_ISA=sse9")
     assert len(outcome.stderr.splitlines()) == 1
 
 
-def test_verbose_without_version_is_refused(capsys: pytest.CaptureFixture[str]) -> None:
+def test_verbose_without_version_is_rejected(capsys: pytest.CaptureFixture[str]) -> None:
     outcome = autospike(capsys, "-v", "doctor")
     assert outcome.code == 2
     assert "--version" in outcome.err

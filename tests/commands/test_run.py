@@ -1,4 +1,4 @@
-"""A whole run on real digits, tiny: what it leaves behind, what it may read, and that nothing is done twice."""
+"""A complete tiny run on the digits: its files, the data that it reads, and repeated, killed and resumed commands."""
 
 from __future__ import annotations
 
@@ -6,7 +6,11 @@ import json
 import shutil
 import sqlite3
 import zlib
+from collections import Counter
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import replace
+from itertools import accumulate
 from pathlib import Path
 from typing import Any
 
@@ -16,9 +20,10 @@ import timm
 import torch
 import yaml
 from cli_runner import autospike
+from processes import kill_command
 
-from autospike.config import load_experiment
-from autospike.data.images import Split, load_images
+from autospike.config import Experiment, load_experiment
+from autospike.data.images import load_images
 from autospike.pareto import on_front
 from autospike.space.architecture import Architecture
 
@@ -27,7 +32,7 @@ EXPERIMENTS = Path(__file__).parents[2] / "experiments"
 
 @pytest.fixture(scope="module")
 def run(tmp_path_factory: pytest.TempPathFactory, tiny_experiment: Path) -> Path:
-    """A finished run, made by the four commands one after another."""
+    """A finished run, made by the four commands in sequence."""
     folder = tmp_path_factory.mktemp("runs") / "tiny"
     for command in (
         ["train", tiny_experiment, "--run", folder],
@@ -52,13 +57,13 @@ def rows(run: Path) -> list[sqlite3.Row]:
     return db.execute("SELECT * FROM evaluations ORDER BY rowid").fetchall()
 
 
-def asked(found: list[sqlite3.Row]) -> list[sqlite3.Row]:
-    """Those that a search asked for; the others came along."""
+def proposed(found: list[sqlite3.Row]) -> list[sqlite3.Row]:
+    """Return the rows of proposed candidates, without by-product candidates."""
     return [row for row in found if not row["free"]]
 
 
-def along(text: str) -> set[str]:
-    """Ids of those that come along with an architecture of the tiny space, its own among them: T of 2 and 3, one block or two."""
+def ids_with_by_products(text: str) -> set[str]:
+    """Return the ids of an architecture of the tiny space and its by-product candidates: T of 2 and 3, one or two blocks."""
     architecture = Architecture.from_json(text)
     (stage,) = architecture.stages
     return {
@@ -68,7 +73,7 @@ def along(text: str) -> set[str]:
     }
 
 
-def test_the_run_folder_holds_what_its_contract_names(run: Path) -> None:
+def test_the_run_folder_has_the_documented_files(run: Path) -> None:
     expected = [
         *("experiment.yaml", "environment.json", "log.jsonl", "archive.sqlite"),
         *("supernet/checkpoint.json", "baseline/checkpoint.json"),
@@ -80,19 +85,19 @@ def test_the_run_folder_holds_what_its_contract_names(run: Path) -> None:
     assert not list(run.rglob("*.part"))
 
 
-def test_the_resolved_experiment_stands_alone(run: Path, tiny_experiment: Path) -> None:
+def test_the_resolved_experiment_contains_its_space(run: Path, tiny_experiment: Path) -> None:
     assert load_experiment(run / "experiment.yaml") == load_experiment(tiny_experiment)
     assert isinstance(yaml.safe_load((run / "experiment.yaml").read_text())["space"], dict)
 
 
-def test_the_environment_names_versions_seed_and_machine(run: Path) -> None:
+def test_the_environment_has_versions_seed_and_machine(run: Path) -> None:
     environment = json.loads((run / "environment.json").read_text())
     assert environment["seed"] == 3
     assert environment["packages"]["torch"] == torch.__version__.split("+")[0]
     assert environment["machine"]["cores"] > 0
 
 
-def test_the_log_tells_the_story_in_order(run: Path) -> None:
+def test_the_log_has_the_events_in_order(run: Path) -> None:
     events = [json.loads(line)["event"] for line in (run / "log.jsonl").read_text().splitlines()]
     milestones = [event for event in events if event != "train"]
     assert milestones == [
@@ -104,10 +109,10 @@ def test_the_log_tells_the_story_in_order(run: Path) -> None:
     ]
 
 
-def test_every_candidate_is_one_row(run: Path) -> None:
+def test_every_candidate_has_one_row(run: Path) -> None:
     found = rows(run)
     assert len(found) == len({row["architecture_id"] for row in found})
-    assert len(asked(found)) == 6 * 3
+    assert len(proposed(found)) == 6 * 3
     for row in found:
         architecture = Architecture.from_json(row["architecture"])
         assert architecture.id == row["architecture_id"]
@@ -117,15 +122,17 @@ def test_every_candidate_is_one_row(run: Path) -> None:
     assert {row["generation"] for row in found} == {0, 1, 2}
 
 
-def test_relatives_come_along(run: Path) -> None:
+def test_by_product_candidates_are_archived(run: Path) -> None:
     found = rows(run)
-    assert {row["architecture_id"] for row in found} == set().union(*(along(row["architecture"]) for row in asked(found)))
-    assert len(found) >= 2 * len(asked(found))  # every T at least
+    assert {row["architecture_id"] for row in found} == set().union(
+        *(ids_with_by_products(row["architecture"]) for row in proposed(found))
+    )
+    assert len(found) >= 2 * len(proposed(found))  # every T at least
     assert {row["free"] for row in found} == {0, 1}
     assert {row["images"] for row in found} == {180}
 
 
-def test_tables_hold_the_documented_columns(run: Path) -> None:
+def test_tables_have_the_documented_columns(run: Path) -> None:
     columns = [
         "id",
         "accuracy",
@@ -148,16 +155,16 @@ def test_tables_hold_the_documented_columns(run: Path) -> None:
 
 
 def test_timm_opens_the_export_with_the_reported_accuracy(run: Path) -> None:
-    """Score the exported model by hand on the test split: the report's accuracy, and so the scored model's logits."""
+    """Compute the accuracy of the exported model on the test split without the package's evaluation."""
     report = json.loads((run / "export" / "report.json").read_text())
     model = timm.create_model(f"local-dir:{run / 'export'}", pretrained=True).eval()
     experiment = load_experiment(run / "experiment.yaml")
     test = load_images(experiment.data, seed=experiment.seed).splits["test"]
     pixels = [torch.tensor(list(test.image(i).tobytes())).view(1, 8, 8) / 127.5 - 1 for i in range(len(test))]
     with torch.no_grad():
-        answers = model(torch.stack(pixels)).argmax(dim=1)
-    right = (answers == torch.tensor(test.labels)).float().mean().item()
-    assert report["test_accuracy"] == pytest.approx(right)
+        predictions = model(torch.stack(pixels)).argmax(dim=1)
+    accuracy = (predictions == torch.tensor(test.labels)).float().mean().item()
+    assert report["test_accuracy"] == pytest.approx(accuracy)
     assert report["test_images"] == len(test)
     assert report["params"] == sum(p.numel() for p in model.parameters())
 
@@ -174,29 +181,11 @@ def test_the_report_compares_with_the_reference_network(run: Path) -> None:
     assert report["provenance"]["run"] == str(run.resolve())
 
 
-def test_the_export_can_be_trained_on(run: Path) -> None:
+def test_an_export_can_be_trained(run: Path) -> None:
     model = timm.create_model(f"local-dir:{run / 'export'}", pretrained=True, num_classes=3).train()
     loss = torch.nn.functional.cross_entropy(model(torch.rand(8, 1, 8, 8)), torch.arange(8) % 3)
     loss.backward()
     assert all(p.grad is not None for p in model.parameters())
-
-
-def test_no_test_image_is_read_before_export(tmp_path: Path, tiny_experiment: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    read: list[tuple[str, int]] = []
-    original = Split.image
-
-    def spy(self: Split, position: int) -> object:
-        read.append((self.name, position))
-        return original(self, position)
-
-    monkeypatch.setattr(Split, "image", spy)
-    call("train", tiny_experiment, "--run", tmp_path, "--set", "training.epochs=1")
-    call("search", tmp_path, "--set", "search.generations=1")
-    call("plot", tmp_path)
-    assert {name for name, _ in read} == {"train", "search"}
-    read.clear()
-    call("export", tmp_path)
-    assert sorted(position for name, position in read if name == "test") == list(range(180))
 
 
 SHORT = {
@@ -211,34 +200,89 @@ SHORT = {
 }
 
 
-def own_images(folder: Path) -> list[str]:
-    """Sixty digits as a folder of images of two classes, and the settings that make the README's experiment a short run on it."""
-    whole = load_images(load_experiment(EXPERIMENTS / "digits.yaml").data, seed=0).splits["train"]
+def digit_images(folder: Path) -> list[str]:
+    """Write sixty digits as a folder of images of two classes; return settings for a short run of the folder experiment."""
+    train = load_images(load_experiment(EXPERIMENTS / "digits.yaml").data, seed=0).splits["train"]
     for i in range(60):
-        path = folder / f"digit {whole.labels[i] % 2}" / f"{i}.png"
+        path = folder / f"digit {train.labels[i] % 2}" / f"{i}.png"
         path.parent.mkdir(parents=True, exist_ok=True)
-        whole.image(i).resize((20, 16)).save(path)
+        train.image(i).resize((20, 16)).save(path)
     return [part for key, value in {"data.root": folder, **SHORT}.items() for part in ("--set", f"{key}={value}")]
 
 
-def test_a_folder_that_changed_after_training_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    settings = own_images(tmp_path / "images")
-    assert autospike(capsys, "train", EXPERIMENTS / "folder.yaml", "--run", tmp_path / "run", *settings).code == 0
-    (tmp_path / "images" / "digit 0" / "new.png").write_bytes(next((tmp_path / "images" / "digit 1").iterdir()).read_bytes())
-    outcome = autospike(capsys, "search", tmp_path / "run")
+@contextmanager
+def unreadable_test_images(images: Path, experiment: Experiment) -> Iterator[None]:
+    """Replace the images of the test split by invalid files."""
+    data = experiment.data.model_copy(update={"root": images})
+    files = sorted(images.rglob("*.png"), key=lambda path: (path.parent.name, path.name))
+    contents = {files[i]: files[i].read_bytes() for i in load_images(data, seed=experiment.seed).splits["test"].indices}
+    for path in contents:
+        path.write_bytes(b"unreadable")
+    yield
+    for path, content in contents.items():
+        path.write_bytes(content)
+
+
+@pytest.fixture(scope="module")
+def folder_run(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
+    """A folder of images, and a run that was trained, searched and plotted while its test images were unreadable."""
+    images, run = tmp_path_factory.mktemp("folder") / "images", tmp_path_factory.mktemp("runs") / "folder"
+    settings = digit_images(images)
+    with unreadable_test_images(images, load_experiment(EXPERIMENTS / "folder.yaml", settings[1::2])):
+        call("train", EXPERIMENTS / "folder.yaml", "--run", run, *settings)
+        call("search", run)
+        call("plot", run)
+    return images, run
+
+
+def test_training_search_and_plots_read_no_test_image(folder_run: tuple[Path, Path]) -> None:
+    """They succeeded with unreadable test images."""
+    assert (folder_run[1] / "report" / "front.csv").is_file()
+
+
+def test_an_interrupted_export_is_repeated(
+    folder_run: tuple[Path, Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Unreadable test images end the second export after it has written another model."""
+    images, run = tmp_path / "images", folder_run[1]
+    shutil.copytree(folder_run[0], images)
+    command = ["export", run, "--out", tmp_path / "out", "--set", f"data.root={images}", "--pick"]
+    assert autospike(capsys, *command, largest_of(run)).code == 0
+    model = (tmp_path / "out" / "model.safetensors").read_bytes()
+    (other, *_) = [row["architecture_id"] for row in rows(run) if row["architecture_id"] != largest_of(run)]
+    with unreadable_test_images(images, load_experiment(run / "experiment.yaml")):
+        failed = autospike(capsys, *command, other)
+    assert (failed.code, failed.err.count("\n")) == (2, 1)
+    assert (tmp_path / "out" / "model.safetensors").read_bytes() != model
+    assert not (tmp_path / "out" / "report.json").exists()
+    assert autospike(capsys, *command, largest_of(run)).code == 0
+    assert (tmp_path / "out" / "model.safetensors").read_bytes() == model
+    assert json.loads((tmp_path / "out" / "report.json").read_text())["architecture_id"] == largest_of(run)
+
+
+def test_a_folder_with_other_images_than_in_training_is_rejected(
+    folder_run: tuple[Path, Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    images, run = folder_run
+    shutil.copytree(images, tmp_path / "images")
+    shutil.copy(next((images / "digit 1").iterdir()), tmp_path / "images" / "digit 0" / "new.png")
+    outcome = autospike(capsys, "search", run, "--set", f"data.root={tmp_path / 'images'}")
     assert outcome.code == 2
     assert "not those that this run was trained on" in outcome.err
 
 
-def test_a_folder_may_move_after_training(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    settings = own_images(tmp_path / "images")
-    assert autospike(capsys, "train", EXPERIMENTS / "folder.yaml", "--run", tmp_path / "run", *settings).code == 0
-    (tmp_path / "images").rename(tmp_path / "moved")
-    assert autospike(capsys, "search", tmp_path / "run", "--set", f"data.root={tmp_path / 'moved'}").code == 0
+def test_a_folder_can_be_moved_after_training(
+    folder_run: tuple[Path, Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    images, run = folder_run
+    shutil.copytree(run, tmp_path / "run")
+    shutil.copytree(images, tmp_path / "moved")
+    settings = ["--set", f"data.root={tmp_path / 'moved'}", "--set", "search.generations=2"]
+    assert autospike(capsys, "search", tmp_path / "run", *settings).code == 0
 
 
-def test_a_file_that_is_no_image_is_one_clear_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    settings = own_images(tmp_path / "images")
+def test_an_unreadable_image_is_a_one_line_error(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    settings = digit_images(tmp_path / "images")
     for path in (tmp_path / "images" / "digit 0").iterdir():
         path.write_bytes(b"nothing")
     outcome = autospike(capsys, "train", EXPERIMENTS / "folder.yaml", "--run", tmp_path / "run", *settings)
@@ -246,9 +290,9 @@ def test_a_file_that_is_no_image_is_one_clear_line(tmp_path: Path, capsys: pytes
     assert "not a readable" in outcome.err
 
 
-def test_a_folder_of_one_s_own_images(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """The README's experiment for ImageFolders, cut short."""
-    settings = own_images(tmp_path / "images")
+def test_a_run_on_a_folder_of_images(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """The experiment for image folders, with short training."""
+    settings = digit_images(tmp_path / "images")
     outcome = autospike(capsys, "run", EXPERIMENTS / "folder.yaml", "--run", tmp_path / "run", *settings)
     assert outcome.code == 0, outcome.err
     config = json.loads((tmp_path / "run" / "export" / "config.json").read_text())
@@ -256,66 +300,63 @@ def test_a_folder_of_one_s_own_images(tmp_path: Path, capsys: pytest.CaptureFixt
     assert config["pretrained_cfg"]["input_size"] == [3, 16, 16]
 
 
-def test_the_same_seed_gives_the_same_front(run: Path, tmp_path: Path, tiny_experiment: Path) -> None:
+def test_equal_seeds_give_equal_fronts(run: Path, tmp_path: Path, tiny_experiment: Path) -> None:
     call("run", tiny_experiment, "--run", tmp_path)
     assert (tmp_path / "report" / "candidates.csv").read_text() == (run / "report" / "candidates.csv").read_text()
     assert (tmp_path / "report" / "front.csv").read_text() == (run / "report" / "front.csv").read_text()
 
 
-def test_nothing_is_done_twice(run: Path, tiny_experiment: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Run everything again on a finished run, with all work barred: no step is trained, nothing is calibrated or scored."""
-    before = [tuple(row) for row in rows(run)]
-    files = {path: path.stat().st_mtime_ns for folder in ("supernet", "baseline", "export") for path in (run / folder).iterdir()}
+def log_of(run: Path) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in (run / "log.jsonl").read_text().splitlines()]
 
-    monkeypatch.setattr("autospike.training.trainer.accumulate_gradients", barred)
-    bar_measuring(monkeypatch)
-    monkeypatch.setattr("autospike.export.measure_stepwise", barred)
+
+def test_a_finished_run_repeats_no_work(run: Path, tiny_experiment: Path) -> None:
+    """Rows contain the time of their measurement, and files keep their modification time."""
+    before, events = [tuple(row) for row in rows(run)], len(log_of(run))
+    files = {path: path.stat().st_mtime_ns for folder in ("supernet", "baseline", "export") for path in (run / folder).iterdir()}
     call("run", tiny_experiment, "--run", run)
     assert [tuple(row) for row in rows(run)] == before
     assert {path: path.stat().st_mtime_ns for path in files} == files
+    new = {event["event"]: event for event in log_of(run)[events:]}
+    assert new.keys().isdisjoint({"train started", "train", "test split opened", "exported"})
+    assert new["search finished"]["measured_now"] == 0
 
 
-def test_a_search_killed_in_the_middle_ends_at_the_same_front(
-    run: Path, tmp_path: Path, tiny_experiment: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """What was archived is not measured again; the generation at hand is lost."""
-    call("train", tiny_experiment, "--run", tmp_path)
-    generations = [row["generation"] for row in rows(run)]
-    # passes over the 180 images of the search split, 64 at a time: the reference network, the three generations
-    first, second = generations.count(0), generations.count(0) + generations.count(1)
-    for shards, archived in [(2, 0), (3, 0), (2, 0), (4, first), (4, second)]:
-        kill_after(monkeypatch, shards, tmp_path)
-        assert [untimed(row) for row in rows(tmp_path)] == [untimed(row) for row in rows(run)][:archived]
-    call("search", tmp_path)
-    call("plot", tmp_path)
-    assert [untimed(row) for row in rows(tmp_path)] == [untimed(row) for row in rows(run)]
-    assert (tmp_path / "report" / "candidates.csv").read_text() == (run / "report" / "candidates.csv").read_text()
+@pytest.mark.parametrize("generations", [0, 1])
+def test_a_killed_search_resumes_to_the_same_front(run: Path, tmp_path: Path, generations: int) -> None:
+    """Archived generations are not measured again; the generation in progress is lost."""
+    folder = tmp_path / "run"
+    shutil.copytree(run, folder, ignore=shutil.ignore_patterns("archive.sqlite*", "report", "export", "log.jsonl"))
+    kill_command(lambda: "search started" in events_of(folder) and archived_generations(folder) >= generations, "search", folder)
+    expected, archived = [untimed(row) for row in rows(run)], rows(folder)
+    assert [untimed(row) for row in archived] == expected[: len(archived)]
+    assert len(archived) in (0, *accumulate(Counter(row["generation"] for row in expected).values()))
+    call("search", folder)
+    call("plot", folder)
+    assert [untimed(row) for row in rows(folder)] == expected
+    assert [tuple(row) for row in rows(folder)][: len(archived)] == [tuple(row) for row in archived]
+    assert (folder / "report" / "candidates.csv").read_text() == (run / "report" / "candidates.csv").read_text()
 
 
-def kill_after(monkeypatch: pytest.MonkeyPatch, shards: int, run: Path) -> None:
-    """Search until so many shards more are scored, then die."""
-    from autospike.evaluation.trie_evaluator import TrieEvaluator
-
-    original, left = TrieEvaluator.score, [shards]
-
-    def dying(*args: object, **kwargs: object) -> object:
-        left[0] -= 1
-        if left[0] < 0:
-            raise ZeroDivisionError
-        return original(*args, **kwargs)  # type: ignore[arg-type]
-
-    with monkeypatch.context() as patch, pytest.raises(ZeroDivisionError):
-        patch.setattr(TrieEvaluator, "score", dying)
-        call("search", run)
+def events_of(run: Path) -> list[str]:
+    return [event["event"] for event in log_of(run)] if (run / "log.jsonl").exists() else []
 
 
-def test_a_finished_search_goes_on_for_more_generations(tmp_path: Path, tiny_experiment: Path) -> None:
+def archived_generations(run: Path) -> int:
+    """Return the number of generations in the archive, also while another process writes to it."""
+    try:
+        return len({row["generation"] for row in rows(run)})
+    except sqlite3.OperationalError:  # no table yet
+        return 0
+
+
+def test_a_finished_search_continues_with_more_generations(tmp_path: Path, tiny_experiment: Path) -> None:
     call("train", tiny_experiment, "--run", tmp_path, "--set", "training.epochs=1")
     call("search", tmp_path, "--set", "search.generations=1")
     first = [tuple(row) for row in rows(tmp_path)]
     call("search", tmp_path, "--set", "search.generations=2")
     assert [tuple(row) for row in rows(tmp_path)][: len(first)] == first
-    assert len(asked(rows(tmp_path))) == 12
+    assert len(proposed(rows(tmp_path))) == 12
 
 
 def test_two_algorithms_share_an_archive(tmp_path: Path, tiny_experiment: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -326,55 +367,46 @@ def test_two_algorithms_share_an_archive(tmp_path: Path, tiny_experiment: Path, 
     assert autospike(capsys, "search", tmp_path, "--set", "search.algorithm=aeb").code == 0
     searches = sqlite3.connect(tmp_path / "archive.sqlite").execute("SELECT DISTINCT search_id FROM proposals").fetchall()
     assert {name.split("-")[0] for (name,) in searches} == {"nsga2", "random", "aeb"}
-    assert len(asked(rows(tmp_path))) == 6  # the first generation is the same for all three
+    assert len(proposed(rows(tmp_path))) == 6  # all three have the same first generation
     assert autospike(capsys, "plot", tmp_path).code == 0
 
 
-def test_the_cheapest_within_a_tolerance_of_the_best(run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_least_energy_within_a_tolerance_of_the_best_accuracy(
+    run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     table = pd.read_csv(run / "report" / "candidates.csv")
     for tolerance in (0.0, 0.02, 1.0):
         settings = ["--pick", "least-energy", "--set", f"export.tolerance={tolerance}", "--out", tmp_path / str(tolerance)]
         assert autospike(capsys, "export", run, *settings).code == 0
-        enough = table[table["accuracy"] >= table["accuracy"].max() - tolerance]
+        accurate = table[table["accuracy"] >= table["accuracy"].max() - tolerance]
         report = json.loads((tmp_path / str(tolerance) / "report.json").read_text())
-        assert report["architecture_id"] == enough.loc[enough["energy_mj"].idxmin(), "id"]
+        assert report["architecture_id"] == accurate.loc[accurate["energy_mj"].idxmin(), "id"]
 
 
 @pytest.mark.parametrize("pick", ["best-accuracy", "least-energy", "best-faeb", "knee"])
-def test_each_pick_exports_what_it_names(run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], pick: str) -> None:
+def test_each_selection_rule_exports_its_candidate(
+    run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], pick: str
+) -> None:
     table = pd.read_csv(run / "report" / "candidates.csv")
     assert autospike(capsys, "export", run, "--pick", pick, "--out", tmp_path).code == 0
     report = json.loads((tmp_path / "report.json").read_text())
-    chosen = table.set_index("id").loc[report["architecture_id"]]
+    selected = table.set_index("id").loc[report["architecture_id"]]
     best = {"best-accuracy": ("accuracy", "max"), "least-energy": ("energy_mj", "min"), "best-faeb": ("f_aeb", "max")}
     if pick in best:
         column, extreme = best[pick]
-        assert chosen[column] == table[column].agg(extreme)
-    assert bool(chosen["on_front"]) or pick == "best-faeb"
+        assert selected[column] == table[column].agg(extreme)
+    assert bool(selected["on_front"]) or pick == "best-faeb"
 
 
-def test_a_rejected_option_does_not_come_back(run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_rejected_option_is_not_stored(run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     before = (run / "experiment.yaml").read_text()
-    assert autospike(capsys, "export", run, "--pick", "nobody").code == 2
+    assert autospike(capsys, "export", run, "--pick", "unknown").code == 2
     assert autospike(capsys, "search", run, "--set", "device=cuda").code == (0 if torch.cuda.is_available() else 2)
-    assert autospike(capsys, "export", run, "--pick", "least-energy", "--out", tmp_path / "elsewhere").code == 0
+    assert autospike(capsys, "export", run, "--pick", "least-energy", "--out", tmp_path / "other").code == 0
     assert (run / "experiment.yaml").read_text() == before or torch.cuda.is_available()
 
 
-def test_an_export_that_was_cut_off_is_not_taken_for_complete(
-    run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    assert autospike(capsys, "export", run, "--pick", "best-accuracy", "--out", tmp_path).code == 0
-    first = (tmp_path / "model.safetensors").read_bytes()
-    with monkeypatch.context() as patch, pytest.raises(ZeroDivisionError):
-        patch.setattr("autospike.export.measure_stepwise", lambda *_args, **_kwargs: 1 / 0)
-        call("export", run, "--pick", "least-energy", "--out", tmp_path)
-    assert (tmp_path / "model.safetensors").read_bytes() != first
-    assert autospike(capsys, "export", run, "--pick", "best-accuracy", "--out", tmp_path).code == 0
-    assert (tmp_path / "model.safetensors").read_bytes() == first
-
-
-def test_another_protocol_measures_the_baseline_anew(tmp_path: Path, tiny_experiment: Path) -> None:
+def test_another_protocol_measures_the_baseline_again(tmp_path: Path, tiny_experiment: Path) -> None:
     settings = ["--set", "training.epochs=1", "--set", "search.generations=1"]
     call("train", tiny_experiment, "--run", tmp_path, *settings)
     found = []
@@ -385,22 +417,22 @@ def test_another_protocol_measures_the_baseline_anew(tmp_path: Path, tiny_experi
     assert found[0]["acs"] != found[1]["acs"]
 
 
-@pytest.mark.parametrize("name", ["0123", "12", "no", "1e5", "nobody"])
-def test_a_pick_that_names_nobody(run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], name: str) -> None:
+@pytest.mark.parametrize("name", ["0123", "12", "no", "1e5", "unknown"])
+def test_an_unknown_candidate_is_a_one_line_error(run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], name: str) -> None:
     outcome = autospike(capsys, "export", run, "--pick", name, "--out", tmp_path / "out")
     assert outcome.code == 2
     assert f"--pick {name}: " in outcome.err
     assert not (tmp_path / "out").exists()
 
 
-def test_a_candidate_can_be_picked_by_id(run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_candidate_is_selected_by_id(run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     name = rows(run)[7]["architecture_id"]
     assert autospike(capsys, "export", run, "--pick", name, "--out", tmp_path).code == 0
     assert json.loads((tmp_path / "report.json").read_text())["architecture_id"] == name
 
 
 def binary_only(counts: list[dict[str, Any]]) -> tuple[float, float]:
-    """MACs and ACs by hand: what is not spikes is dense, spikes are rates times dense, a mean is taken once, RepConv is apart."""
+    """Return MACs and ACs: inputs except spikes are dense, spikes are rate times dense, a mean counts once."""
     macs = acs = 0.0
     for row in counts:
         if row["form"] == "fused":
@@ -425,8 +457,8 @@ def largest_of(run: Path) -> str:
     return load_experiment(run / "experiment.yaml").search_space.largest().id
 
 
-def test_a_plot_under_another_convention_follows_from_the_archive(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    own = {name: (run / "report" / name).read_bytes() for name in ("candidates.csv", "front.csv")}
+def test_a_plot_under_another_convention_uses_the_counts_in_the_archive(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    before = {name: (run / "report" / name).read_bytes() for name in ("candidates.csv", "front.csv")}
     outcome = autospike(capsys, "plot", run, "--energy", "binary-only")
     assert (outcome.code, outcome.err) == (0, "")
     table = pd.read_csv(run / "report" / "binary-only" / "candidates.csv", dtype={"id": str}).set_index("id")
@@ -434,12 +466,12 @@ def test_a_plot_under_another_convention_follows_from_the_archive(run: Path, cap
     assert table["energy_mj"].to_dict() == pytest.approx(energies, rel=1e-12)
     f_aeb = by_f_aeb(energies, {str(name): float(value) for name, value in table["accuracy"].items()}, largest_of(run))
     assert table["f_aeb"].to_dict() == pytest.approx(f_aeb, rel=1e-12)
-    assert {name: (run / "report" / name).read_bytes() for name in own} == own
+    assert {name: (run / "report" / name).read_bytes() for name in before} == before
     assert {row["convention"] for row in rows(run)} == {"exact"}
 
 
 @pytest.mark.parametrize("text", ["joules", "binary-only/int4", "exact/"])
-def test_a_plot_under_no_convention_is_one_line(run: Path, capsys: pytest.CaptureFixture[str], text: str) -> None:
+def test_a_plot_under_an_unknown_convention_is_a_one_line_error(run: Path, capsys: pytest.CaptureFixture[str], text: str) -> None:
     outcome = autospike(capsys, "plot", run, "--energy", text)
     assert (outcome.code, outcome.err.count("\n"), outcome.out) == (2, 1, "")
     assert f"no energy convention '{text}'; choose from exact, rate, spikformer, binary-only, fused, memory" in outcome.err
@@ -458,56 +490,40 @@ def test_a_reference_network_of_an_older_version_is_a_one_line_error(
 
 
 @pytest.fixture(scope="module")
-def drawn_by_chance(tmp_path_factory: pytest.TempPathFactory, tiny_experiment: Path) -> tuple[Path, Path]:
-    """Two runs of one supernet: one searched under `exact` and then under `binary-only`, one under `binary-only` alone."""
-    again, fresh = (tmp_path_factory.mktemp("conventions") / name for name in ("again", "fresh"))
-    call("train", tiny_experiment, "--run", again, "--set", "training.epochs=1", "--set", "search.algorithm=random")
-    shutil.copytree(again, fresh)
-    call("search", again)
-    with pytest.MonkeyPatch.context() as patch:
-        bar_measuring(patch)
-        call("search", again, "--set", "search.convention=binary-only")
+def random_searches(tmp_path_factory: pytest.TempPathFactory, tiny_experiment: Path) -> tuple[Path, Path]:
+    """Two runs of one supernet: one searched under `exact` and then under `binary-only`, one only under `binary-only`."""
+    reused, fresh = (tmp_path_factory.mktemp("conventions") / name for name in ("reused", "fresh"))
+    call("train", tiny_experiment, "--run", reused, "--set", "training.epochs=1", "--set", "search.algorithm=random")
+    shutil.copytree(reused, fresh)
+    call("search", reused)
+    measured = [(row["seconds"], row["measured_at"]) for row in rows(reused)]
+    call("search", reused, "--set", "search.convention=binary-only")
+    assert [(row["seconds"], row["measured_at"]) for row in rows(reused)] == measured
     call("search", fresh, "--set", "search.convention=binary-only")
-    for run in (again, fresh):
+    for run in (reused, fresh):
         call("plot", run)
-    return again, fresh
+    return reused, fresh
 
 
-def barred(*_args: object, **_kwargs: object) -> None:
-    raise AssertionError("work was done again")
-
-
-def bar_measuring(patch: pytest.MonkeyPatch) -> None:
-    """Nothing may be calibrated or scored, neither one model nor a population."""
-    works = (
-        "trie_evaluator.TrieEvaluator.calibrate",
-        "trie_evaluator.TrieEvaluator.score",
-        "population.PopulationEvaluator._measure",
-        "calibration.calibrate",
-    )
-    for work in works:
-        patch.setattr(f"autospike.evaluation.{work}", barred)
-
-
-def test_a_search_under_another_convention_measures_nothing_anew(drawn_by_chance: tuple[Path, Path]) -> None:
-    """And ends at the front that a fresh one ends at; chance asks for the same candidates under any convention."""
-    again, fresh = drawn_by_chance
+def test_a_random_search_under_another_convention_measures_nothing(random_searches: tuple[Path, Path]) -> None:
+    """The front equals that of a new search, because random search proposes the same candidates under any convention."""
+    reused, fresh = random_searches
     for name in ("candidates.csv", "front.csv"):
-        assert (again / "report" / name).read_text() == (fresh / "report" / name).read_text()
-    assert [untimed(row) for row in rows(again)] == [untimed(row) for row in rows(fresh)]
+        assert (reused / "report" / name).read_text() == (fresh / "report" / name).read_text()
+    assert [untimed(row) for row in rows(reused)] == [untimed(row) for row in rows(fresh)]
 
 
 def untimed(row: sqlite3.Row) -> dict[str, Any]:
-    """Without what a clock says."""
+    """Return a row without times."""
     return {name: value for name, value in dict(row).items() if name not in ("seconds", "measured_at")}
 
 
-def test_an_archive_holds_the_energies_of_the_search_begun_last(drawn_by_chance: tuple[Path, Path]) -> None:
-    again, _ = drawn_by_chance
-    found = rows(again)
-    assert len(asked(found)) == 18
+def test_an_archive_has_the_energies_of_the_latest_search(random_searches: tuple[Path, Path]) -> None:
+    reused, _ = random_searches
+    found = rows(reused)
+    assert len(proposed(found)) == 18
     energies = {row["architecture_id"]: binary_only_mj(row) for row in found}
-    f_aeb = by_f_aeb(energies, {row["architecture_id"]: row["accuracy"] for row in found}, largest_of(again))
+    f_aeb = by_f_aeb(energies, {row["architecture_id"]: row["accuracy"] for row in found}, largest_of(reused))
     for row in found:
         macs, acs = binary_only(json.loads(zlib.decompress(row["counts"])))
         assert (row["convention"], row["macs"], row["acs"]) == ("binary-only", macs, pytest.approx(acs, rel=1e-12))
@@ -515,19 +531,19 @@ def test_an_archive_holds_the_energies_of_the_search_begun_last(drawn_by_chance:
         assert row["f_aeb"] == pytest.approx(f_aeb[row["architecture_id"]], rel=1e-12)
 
 
-def test_a_run_goes_on_under_the_convention_of_its_last_search(drawn_by_chance: tuple[Path, Path], tmp_path: Path) -> None:
-    again, _ = drawn_by_chance
-    assert load_experiment(again / "experiment.yaml").search.convention == "binary-only"
-    call("export", again, "--pick", "least-energy", "--out", tmp_path / "out")
+def test_an_export_uses_the_convention_of_the_latest_search(random_searches: tuple[Path, Path], tmp_path: Path) -> None:
+    reused, _ = random_searches
+    assert load_experiment(reused / "experiment.yaml").search.convention == "binary-only"
+    call("export", reused, "--pick", "least-energy", "--out", tmp_path / "out")
     report = json.loads((tmp_path / "out" / "report.json").read_text())
-    assert report["architecture_id"] == min(rows(again), key=binary_only_mj)["architecture_id"]
+    assert report["architecture_id"] == min(rows(reused), key=binary_only_mj)["architecture_id"]
     for part in (report, report["baseline"]):
         macs, acs = binary_only(part["layers"])
         assert (part["convention"], part["macs"], part["acs"]) == ("binary-only", macs, pytest.approx(acs, rel=1e-12))
 
 
 def test_an_export_under_another_convention_is_reported_under_it(run: Path, tmp_path: Path) -> None:
-    """Energy, and the fitness that stands beside it."""
+    """Energy and fitness are under that convention."""
     name, out = largest_of(run), tmp_path / "out"
     for convention in ("exact", "binary-only"):
         call("export", run, "--pick", name, "--out", out, "--set", f"search.convention={convention}")
@@ -536,7 +552,7 @@ def test_an_export_under_another_convention_is_reported_under_it(run: Path, tmp_
 
 
 def test_an_export_under_another_fitness_is_reported_with_it(run: Path, tmp_path: Path) -> None:
-    """F_AEB by hand, of the accuracy and the energy that the archive holds."""
+    """F_AEB follows from the accuracy and the energy in the archive."""
     found, name = {row["architecture_id"]: row for row in rows(run)}, rows(run)[3]["architecture_id"]
     ratio = found[name]["energy_mj"] / found[largest_of(run)]["energy_mj"]
     for beta in (0.07, 0.5):
@@ -545,7 +561,7 @@ def test_an_export_under_another_fitness_is_reported_with_it(run: Path, tmp_path
         assert report["f_aeb"] == pytest.approx(found[name]["accuracy"] * ratio**-beta, rel=1e-12)
 
 
-def test_the_best_by_faeb_is_best_under_the_convention_that_is_asked_for(run: Path, tmp_path: Path) -> None:
+def test_best_faeb_selects_under_the_configured_convention(run: Path, tmp_path: Path) -> None:
     found = {row["architecture_id"]: row for row in rows(run)}
     energies = {name: binary_only_mj(row) for name, row in found.items()}
     f_aeb = by_f_aeb(energies, {name: row["accuracy"] for name, row in found.items()}, largest_of(run))
@@ -555,7 +571,7 @@ def test_the_best_by_faeb_is_best_under_the_convention_that_is_asked_for(run: Pa
     assert report["f_aeb"] == pytest.approx(max(f_aeb.values()), rel=1e-12)
 
 
-def test_the_report_holds_its_energy_under_every_convention(run: Path) -> None:
+def test_the_report_has_the_energy_under_every_convention(run: Path) -> None:
     report = json.loads((run / "export" / "report.json").read_text())
     for part in (report, report["baseline"]):
         macs, acs = binary_only(part["layers"])
@@ -566,7 +582,7 @@ def test_the_report_holds_its_energy_under_every_convention(run: Path) -> None:
 
 
 def test_the_reference_network_is_measured_with_its_counts(run: Path) -> None:
-    """It is the largest of the space, trained alone."""
+    """It is the largest architecture of the space, trained separately."""
     measured = json.loads((run / "baseline" / "measurement.json").read_text())
     assert measured["architecture_id"] == largest_of(run)
     assert (measured["convention"], measured["search_images"]) == ("exact", 180)

@@ -1,4 +1,4 @@
-"""Statistics of inputs, from the compiled kernel and from tensor operations, against integer sums of numpy."""
+"""Statistics of inputs by the compiled kernel and by tensor operations, compared with integer sums of numpy."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from builders import few
+from builders import few_examples
 from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor, nn
@@ -21,7 +21,7 @@ from autospike.counting.input_values import InputStatistics, InputStatisticsCach
 from autospike.energy.counts import KINDS
 from autospike.kernels.build import library, use_kernels
 from autospike.nn.attention import Attention
-from autospike.space.architecture import Block
+from autospike.space.block import Block
 
 Compute = Callable[[Tensor], InputStatistics]
 
@@ -66,7 +66,7 @@ def assert_statistics(compute: Compute, x: Tensor) -> None:
             assert np.array_equal(sums.numpy(), step.astype(np.int64).sum(axis=(0, 2)))
 
 
-# Values that are no spikes, and values around the limit.
+# Values that are not spikes, and values around the limit.
 SPECIAL = [2.0, 7.0, 255.0, LIMIT - 1.0, LIMIT, LIMIT + 1.0, 2.0**23, 2.0**24 + 2, 2.0**31, 2.0**32, 3e38, -0.0]
 SPECIAL += [-1.0, -2.0, -LIMIT, -(2.0**31), 0.5, 1.5, 1e-40, 0.99999994, LIMIT - 0.5, -0.25, math.nan, math.inf, -math.inf]
 
@@ -84,7 +84,7 @@ def tensors(draw: st.DrawFn) -> Tensor:
 
 
 @each_implementation
-@few
+@few_examples
 @given(x=tensors())
 def test_sums_and_kinds(compute: Compute, x: Tensor) -> None:
     assert_statistics(compute, x)
@@ -95,10 +95,10 @@ def test_sums_and_kinds(compute: Compute, x: Tensor) -> None:
 @pytest.mark.parametrize("value", SPECIAL)
 def test_one_special_value_decides_the_kind_of_its_step(compute: Compute, channels: int, value: float) -> None:
     """Among zeros and among ones, at several places."""
-    for place in ((0, 0, 0, 0), (1, 2, 1, channels - 1), (0, 1, 0, channels // 2)):
+    for index in ((0, 0, 0, 0), (1, 2, 1, channels - 1), (0, 1, 0, channels // 2)):
         for other in (0.0, 1.0):
             x = torch.full((3, 3, 2, channels), other)
-            x[place] = value
+            x[index] = value
             assert_statistics(compute, x)
 
 
@@ -116,13 +116,13 @@ def test_steps_and_positions_are_independent(compute: Compute) -> None:
     x = torch.arange(2.0 * 3 * 4 * 5).view(2, 3, 4, 5)
     for image in range(3):
         for channel in range(5):
-            alone = torch.zeros_like(x)
-            alone[:, image, :, channel] = x[:, image, :, channel]
-            assert torch.equal(compute(alone).sums, x[:, image, :, channel].double())
+            expected = torch.zeros_like(x)
+            expected[:, image, :, channel] = x[:, image, :, channel]
+            assert torch.equal(compute(expected).sums, x[:, image, :, channel].double())
 
 
 @each_implementation
-@few
+@few_examples
 @given(x=tensors(), order=st.permutations(range(4)))
 def test_memory_layout_does_not_matter(compute: Compute, x: Tensor, order: list[int]) -> None:
     inverse = [order.index(i) for i in range(4)]
@@ -133,10 +133,10 @@ def test_memory_layout_does_not_matter(compute: Compute, x: Tensor, order: list[
     assert_statistics(compute, x[:, :1].expand(-1, 3, -1, -1))
 
 
-@few
+@few_examples
 @given(st.integers(1, 3), st.integers(1, 3), st.lists(st.integers(1, 4), max_size=3), st.integers(1, 70), st.integers(0, 99))
 def test_sums_per_position_and_total(steps: int, batch: int, inside: list[int], channels: int, seed: int) -> None:
-    """Of `[T, B, ..., C]`: for each position between B and C, or over all positions."""
+    """For each position of `[T, B, ..., C]`, or over all positions."""
     x = torch.randint(0, 3, (steps, batch, *inside, channels), generator=torch.Generator().manual_seed(seed)).float()
     array = x.numpy().astype(np.int64)
     positions = array.reshape(steps, batch, -1, channels).sum(axis=(1, 3))
@@ -149,10 +149,10 @@ def test_sums_per_position_and_total(steps: int, batch: int, inside: list[int], 
 
 def test_accumulators_of_batches_add_up() -> None:
     """The kind is the wider one at each step; sums are weighted with the fan-out of their position."""
-    one = InputStatistics(sums=torch.tensor([[1.0, 2.0], [0, 3]], dtype=torch.float64), kinds=torch.tensor([0, 1]))
+    statistics = InputStatistics(sums=torch.tensor([[1.0, 2.0], [0, 3]], dtype=torch.float64), kinds=torch.tensor([0, 1]))
     other = InputStatistics(sums=torch.tensor([[2.0**50, 5.0], [1, 1]], dtype=torch.float64), kinds=torch.tensor([1, 0]))
-    reached = torch.tensor([2.0, 1.0], dtype=torch.float64)
-    parts = [OperandAccumulator.of(statistics, elements=9, fan_out=reached) for statistics in (one, other)]
+    fan_out = torch.tensor([2.0, 1.0], dtype=torch.float64)
+    parts = [OperandAccumulator.of(each, elements=9, fan_out=fan_out) for each in (statistics, other)]
     for first, second in (parts, parts[::-1]):
         summed = replace(first)
         summed.add(second)
@@ -192,7 +192,7 @@ def test_statistics_are_computed_again_after_a_change_in_place() -> None:
 
 
 def test_statistics_are_computed_again_after_a_change_in_inference_mode() -> None:
-    """There torch does not track changes, so nothing is cached."""
+    """Torch does not track changes there, so nothing is cached."""
     cache = InputStatisticsCache()
     with torch.inference_mode():
         x = torch.ones(2, 3, 4, 5)
@@ -201,14 +201,14 @@ def test_statistics_are_computed_again_after_a_change_in_inference_mode() -> Non
         assert cache.per_position(x).sums.sum() == x.numel() / 2
 
 
-def test_a_view_has_statistics_of_its_own() -> None:
-    """Though it has the address and the version of the whole tensor."""
+def test_a_view_has_separate_statistics() -> None:
+    """Although it has the address and the version of the whole tensor."""
     cache, x = InputStatisticsCache(), torch.ones(2, 3, 4, 5)
     assert cache.per_position(x).sums.sum() == 2 * 3 * 4 * 5
     assert cache.per_position(x[..., :2]).sums.sum() == 2 * 3 * 4 * 2
 
 
-def test_a_new_tensor_in_the_memory_of_a_freed_one_has_statistics_of_its_own() -> None:
+def test_a_new_tensor_in_the_memory_of_a_freed_one_has_separate_statistics() -> None:
     cache = InputStatisticsCache()
     for value in (0.0, 1.0, 2.0):
         found = cache.per_position(torch.full((1, 1, 4, 5), value))
@@ -239,7 +239,7 @@ def test_the_total_of_a_view_of_all_values_is_cached() -> None:
         lambda x: x.transpose(0, 1),
     ],
 )
-def test_the_total_of_a_view_of_other_values_is_its_own(part: Callable[[Tensor], Tensor]) -> None:
+def test_a_view_of_other_values_has_a_separate_total(part: Callable[[Tensor], Tensor]) -> None:
     cache, x = InputStatisticsCache(), torch.arange(3.0 * 3 * 5 * 8).view(3, 3, 5, 8).clone()
     cache.per_position(x)
     assert cache.total(part(x)).sums.tolist() == [[step.sum().item()] for step in part(x)]
@@ -255,7 +255,7 @@ class Wrapper(nn.Module):
 
 
 class RecordingCache(InputStatisticsCache):
-    """Remembers which statistics layers used, and the sums that neurons recorded."""
+    """Records which statistics layers used, and the sums that neurons recorded."""
 
     def __init__(self) -> None:
         super().__init__()

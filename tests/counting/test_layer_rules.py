@@ -1,4 +1,4 @@
-"""Operations of single layers: by hand and by brute force."""
+"""Operations of single layers, compared with calculations by hand and by loops."""
 
 from __future__ import annotations
 
@@ -18,11 +18,11 @@ from autospike.models.contract import MeanHead, SpikingHead
 from autospike.nn.attention import Gate, SumOfSpikes, operator
 from autospike.nn.attention_product import AttentionProduct, Heads
 from autospike.nn.layers import ConvNorm, LinearNorm, RepConv, SeparableConvNorm
-from autospike.space.architecture import Block
+from autospike.space.block import Block
 
 
 class SingleLayer(nn.Module):
-    """One layer as a model."""
+    """A model with one layer."""
 
     def __init__(self, layer: nn.Module) -> None:
         super().__init__()
@@ -70,7 +70,7 @@ def test_one_real_value_makes_its_step_real() -> None:
 
 
 def test_the_kind_of_input_is_reported_for_each_step() -> None:
-    """Where steps differ."""
+    """If the kinds of the steps differ."""
     x = torch.cat([spikes(1, 3, 2, 2, 3), spikes(1, 3, 2, 2, 3, high=5)])
     mixed, pure = count(LinearNorm(3, 5, bias=True), x, images=3) + count(LinearNorm(3, 5, bias=True), x[:1], images=3)
     assert (mixed.input, mixed.input_by_step) == ("integer", ("binary", "integer"))
@@ -78,17 +78,17 @@ def test_the_kind_of_input_is_reported_for_each_step() -> None:
     assert mixed.acs == pytest.approx([5 * n for n in per_image(x)], rel=1e-12)
 
 
-def reached(x: Tensor, weight: Tensor, **settings: int) -> tuple[float, ...]:
-    """A brute force: each value alone, as an impulse through a convolution of ones; the padding's outputs do not exist.
+def reached_outputs(x: Tensor, weight: Tensor, **settings: int) -> tuple[float, ...]:
+    """Return the sum over all values of the outputs that each reaches, by convolving each value separately with ones.
 
     `x` `[T, B, H, W, C]`; operations per step, mean over the images.
     """
     found = []
     for step in x:
         total = 0.0
-        for place in step.nonzero().tolist():
+        for index in step.nonzero().tolist():
             impulse = torch.zeros_like(step)
-            impulse[tuple(place)] = step[tuple(place)]
+            impulse[tuple(index)] = step[tuple(index)]
             total += F.conv2d(impulse.permute(0, 3, 1, 2), torch.ones_like(weight), **settings).sum().item()
         found.append(total / x.shape[1])
     return tuple(found)
@@ -110,14 +110,14 @@ def test_convolution_counts_the_outputs_that_each_spike_reaches(name: str) -> No
     layer, x = build(), spikes(2, 3, 5, 6, 2, high=3)
     size, stride = layer.conv.weight.shape[-1], layer.conv.stride[0]
     (found,) = count(layer, x, images=3)
-    assert found.acs == pytest.approx(reached(x, layer.conv.weight, stride=stride, padding=size // 2), rel=1e-12)
+    assert found.acs == pytest.approx(reached_outputs(x, layer.conv.weight, stride=stride, padding=size // 2), rel=1e-12)
     assert found.rate == pytest.approx([x[t].sum().item() / (3 * 5 * 6 * 2) for t in (0, 1)], rel=1e-12)
     assert (found.layer, found.input, found.form, found.macs) == ("layer.conv", "integer", "always", positions * 2 * 3)
 
 
 @pytest.mark.parametrize("value", [0.0, 1.0, 0.5])
 def test_a_still_image_is_real_for_any_pixel_values(value: float) -> None:
-    """It is given once, with the number of steps at which it is seen."""
+    """It is given once with a number of time steps."""
     (found,) = count(ConvNorm(3, 4, stride=2), torch.full((1, 2, 5, 6, 3), value), 4, images=2)
     assert (found.reads, found.input, found.time_steps, found.macs) == ("image", "real", 4, 3 * 3 * 9 * 3 * 4)
     assert found.acs == found.rate == ()
@@ -139,12 +139,12 @@ def test_layers_called_with_keyword_arguments() -> None:
 
 @pytest.mark.parametrize("kernel_size", [3, 7])
 def test_separable_convolution_is_counted_in_both_forms(kernel_size: int) -> None:
-    """Apart, spikes reach the depthwise kernel only, and what comes out is real; fused they reach every output channel."""
+    """In separate layers, spikes reach only the depthwise kernel and its output is real; fused, they reach every channel."""
     layer, x = SeparableConvNorm(4, 3, kernel_size=kernel_size), spikes(2, 2, 5, 6, 4)
     depthwise, pointwise, fused = count(layer, x, images=2)
     padding = kernel_size // 2
-    assert depthwise.acs == reached(x, layer.depthwise.weight, padding=padding, groups=4)
-    assert fused.acs == reached(x, torch.ones(3, 4, kernel_size, kernel_size), padding=padding)
+    assert depthwise.acs == reached_outputs(x, layer.depthwise.weight, padding=padding, groups=4)
+    assert fused.acs == reached_outputs(x, torch.ones(3, 4, kernel_size, kernel_size), padding=padding)
     assert (depthwise.form, pointwise.form, fused.form) == ("separate", "separate", "fused")
     assert (depthwise.input, pointwise.input, fused.input) == ("binary", "real", "binary")
     assert (depthwise.macs, pointwise.macs, fused.macs) == tuple(
@@ -155,11 +155,11 @@ def test_separable_convolution_is_counted_in_both_forms(kernel_size: int) -> Non
 
 
 def test_repconv_is_counted_in_both_forms() -> None:
-    """Apart, spikes reach the first 1x1 map only; fused it is a 3x3 convolution."""
+    """In separate layers, spikes reach only the first 1x1 convolution; fused, they reach a 3x3 convolution."""
     layer, x = RepConv(4), spikes(2, 2, 5, 6, 4)
     first, depthwise, last, fused = count(layer, x, images=2)
     assert first.acs == tuple(x[t].sum().item() * 4 / 2 for t in (0, 1))
-    assert fused.acs == reached(x, torch.ones(4, 4, 3, 3), padding=1)
+    assert fused.acs == reached_outputs(x, torch.ones(4, 4, 3, 3), padding=1)
     assert [(c.layer, c.form, c.input, c.macs) for c in (first, depthwise, last, fused)] == [
         ("layer.first", "separate", "binary", 5 * 6 * 16),
         ("layer.depthwise", "separate", "real", 5 * 6 * 4 * 9),
@@ -174,8 +174,8 @@ def test_fan_out_of_a_padded_convolution_is_smaller_at_the_border() -> None:
     assert found.view(3, 4).tolist() == [[4 * 3, 6 * 3, 6 * 3, 4 * 3], [6 * 3, 9 * 3, 9 * 3, 6 * 3], [4 * 3, 6 * 3, 6 * 3, 4 * 3]]
 
 
-def test_spiking_head_accumulates_and_mean_head_multiplies() -> None:
-    """A mean that happens to be whole is a mean."""
+def test_a_spiking_head_has_acs_and_a_mean_head_macs() -> None:
+    """An integer mean is real."""
     x = torch.tensor([[[1.0, 0, 1], [0, 0, 1]], [[0, 0, 0], [1, 1, 1]]])  # T = 2, B = 2
     (spiking,), (mean,) = count(SpikingHead(3, 5), x, images=2), count(MeanHead(3, 5), x, images=2)
     assert (spiking.input, spiking.reads, spiking.acs, spiking.rate) == ("binary", "stream", (3 * 5 / 2, 3 * 5 / 2), (0.5, 0.5))
@@ -185,7 +185,7 @@ def test_spiking_head_accumulates_and_mean_head_multiplies() -> None:
 
 
 class Twice(nn.Module):
-    """One layer, in two places."""
+    """One layer that is called twice."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -196,7 +196,7 @@ class Twice(nn.Module):
 
 
 def test_a_layer_called_twice_is_counted_as_two_layers() -> None:
-    """In each batch; or the second call's dense operations would be lost."""
+    """In each batch; otherwise the dense operations of the second call would be missing."""
     model, counter = Twice().eval(), Counter()
     for seed in (1, 2):
         x, y = spikes(2, 3, 1, 2, 3, seed=seed), torch.full((2, 3, 1, 4, 3), 0.5)
@@ -214,7 +214,7 @@ def test_a_layer_called_twice_is_counted_as_two_layers() -> None:
 
 
 def heads_of(*counts: Sequence[int]) -> Heads:
-    """q, k and v with so many spikes at each step, in 2 heads of 3 tokens and 4 channels."""
+    """Return q, k and v with given numbers of spikes at each step, in 2 heads of 3 tokens and 4 channels."""
     tensors = [torch.zeros(len(numbers), 1, 2 * 3 * 4) for numbers in counts]
     for tensor, numbers in zip(tensors, counts, strict=True):
         for step, number in zip(tensor, numbers, strict=True):
@@ -232,14 +232,14 @@ def test_attention_counts_the_sparser_of_k_and_v(k: int, v: int) -> None:
 
 
 def test_the_sparser_operand_is_chosen_at_each_step() -> None:
-    """Over all steps v is sparser; at the second step it is not."""
+    """Over all steps v is sparser, but not at the second step."""
     kv, _ = count(AttentionProduct(0.125), heads_of([0, 0, 0], [20, 3, 9], [2, 12, 9]))
     assert kv.acs == (2 * 4, 3 * 4, 9 * 4)
     assert kv.rate == (2 / 24, 3 / 24, 9 / 24)
 
 
 def test_the_sparser_operand_is_chosen_over_the_whole_batch() -> None:
-    """A batch is a mean over images: which operand drives a step is no choice of each image alone."""
+    """The counted operand of a step is the same for all images of a batch."""
     q, first, second = (heads_of([n], [0], [0]).q for n in (0, 2, 20))
     k, v = torch.cat([first, second], dim=1), torch.cat([second, first], dim=1)
     kv, _ = count(AttentionProduct(1.0), Heads(torch.cat([q, q], dim=1), k, v), images=2)
@@ -247,7 +247,7 @@ def test_the_sparser_operand_is_chosen_over_the_whole_batch() -> None:
 
 
 def test_binary_operands_are_preferred_to_integer_operands() -> None:
-    """However few the sums are; at each step."""
+    """Even if the integer operand is sparser; at each step."""
     q, k, v = heads_of([0, 0], [20, 6], [0, 18])
     v[0, ..., 0, 0] = 2
     k[1, ..., 0, 0] = 3
@@ -261,13 +261,13 @@ def operator_of(mixer: str) -> nn.Module:
 
 
 def per_image(x: Tensor) -> list[float]:
-    """Of `[T, B, ...]`: spikes at each step, mean over the images."""
+    """Return the spikes of `[T, B, ...]` at each step, as a mean over the images."""
     return [step.sum().item() / len(step) for step in x]
 
 
 @pytest.mark.parametrize("mixer", ["sdsa_1", "sdsa_2", "token_qk", "channel_qk"])
 def test_gated_attention_counts_sums_and_gates(mixer: str) -> None:
-    """Each spike that a sum takes, and each that meets a gate, whether it passes or not: one accumulation."""
+    """One accumulation for each spike that is summed, and for each spike that enters a gate."""
     operands = [spikes(2, 3, 4, 5, 8, seed=seed) for seed in range(len(READS[mixer]))]
     operands[1][0] *= spikes(3, 4, 5, 8, seed=8)  # k is sparser at the first step, v at the second
     operands[-1][1] *= spikes(3, 4, 5, 8, seed=9)
@@ -285,7 +285,7 @@ def test_gated_attention_counts_sums_and_gates(mixer: str) -> None:
 
 
 def test_dilated_gated_attention_counts_pooled_spikes() -> None:
-    """K and v meet as they are pooled; the sum takes what its neurons see; the query is gated before it is pooled."""
+    """K and v are multiplied after pooling, the sum reads pooled spikes, and the query is gated before pooling."""
     q, k, v = (spikes(2, 3, 4, 5, 8, seed=seed) * spikes(2, 3, 4, 5, 8, seed=seed + 9) for seed in range(3))
     layer, currents, operands = operator_of("sdsa_1_dilated"), [], []
     layer.get_submodule("lif").register_forward_pre_hook(lambda _m, args: currents.append(args[0]))
@@ -301,7 +301,7 @@ def test_dilated_gated_attention_counts_pooled_spikes() -> None:
 
 
 def test_gate_counts_the_spikes_of_the_larger_operand() -> None:
-    """Wherever it stands, and however many spikes the smaller one has."""
+    """In any position, and for any number of spikes of the smaller operand."""
     large, small = torch.zeros(1, 1, 4, 8), torch.ones(1, 1, 1, 8)
     large[0, 0, 0] = 1
     for operands in ((large, small), (small, large)):

@@ -1,4 +1,4 @@
-"""Anybody's models: spikingjelly's, against hand counts, spikingjelly's own counter, and ours with the same weights; and ANNs."""
+"""Counts of models of other packages: spikingjelly models and ANNs, compared with its counter and with models of this package."""
 
 from __future__ import annotations
 
@@ -28,11 +28,11 @@ from autospike.models.contract import SpikingModel
 
 aten = torch.ops.aten
 
-# By hand
+# A model with known counts
 
 
-class Counted(nn.Module):
-    """A convolution, neurons, a linear map, neurons, a linear map; at four steps of a still image of 2 x 3 pixels.
+class KnownCounts(nn.Module):
+    """A convolution and two linear layers with neurons between them; four steps of a still image of 2 x 3 pixels.
 
     Neurons have tau = 2 and a threshold of 1: an input of 2 or more fires at every step, one of 1.5 at every second.
     """
@@ -56,7 +56,7 @@ class Counted(nn.Module):
         return self.head(self.hidden_lif(self.hidden(spikes.flatten(-3))))
 
 
-class MultiStep(Counted):
+class MultiStep(KnownCounts):
     def __init__(self) -> None:
         super().__init__("m")
 
@@ -65,7 +65,7 @@ class MultiStep(Counted):
         return self.network(frames).mean(dim=0)
 
 
-class SingleStep(Counted):
+class SingleStep(KnownCounts):
     def __init__(self) -> None:
         super().__init__("s")
 
@@ -74,11 +74,11 @@ class SingleStep(Counted):
         return torch.stack([self.network(frame) for frame in frames]).mean(dim=0)
 
 
-MODES: dict[str, Callable[[], Counted]] = {"multi-step": MultiStep, "single-step": SingleStep}
+MODES: dict[str, Callable[[], KnownCounts]] = {"multi-step": MultiStep, "single-step": SingleStep}
 
 
 def two_images() -> Tensor:
-    """One has five pixels of 1 and one of 0; the other is dark."""
+    """Return one image with five pixels of 1 and one of 0, and one with zeros only."""
     images = torch.zeros(2, 1, 2, 3)
     images[0, 0] = torch.tensor([[1.0, 1, 1], [1, 0, 1]])
     return images
@@ -97,8 +97,8 @@ HEAD = LayerCount(layer="head", input="binary", time_steps=4, macs=3 * 5, acs=(5
 
 
 @pytest.mark.parametrize("mode", MODES)
-def test_counts_by_hand(mode: str) -> None:
-    """Whether neurons see all steps at once, or the net loops over them."""
+def test_counts_in_both_step_modes(mode: str) -> None:
+    """Multi-step neurons receive all steps at once; with single-step neurons the network loops over the steps."""
     found = count_operations(MODES[mode](), two_images())
     _, hidden, head = found.counts
     assert (hidden, head) == (HIDDEN, HEAD)
@@ -113,14 +113,14 @@ def test_grey_pixels_are_real(mode: str) -> None:
     assert image.acs == image.rate == ()
 
 
-def test_a_still_image_of_whole_numbers_is_recognised() -> None:
+def test_a_still_image_with_integer_pixels_is_recognised() -> None:
     image, *rest = count_operations(MultiStep(), two_images()).counts
     assert (image.input, image.reads, image.acs) == ("real", "image", ())
     assert {count.reads for count in rest} == {"stream"}
 
 
 @pytest.mark.parametrize("mode", MODES)
-def test_frames_of_whole_numbers_are_accumulated(mode: str) -> None:
+def test_integer_frames_are_accumulated(mode: str) -> None:
     """By hand: 2 x 3 pixels of which each is a corner or the middle of a long side, and reaches 4 or 6 outputs in 2 channels."""
     reaches = torch.tensor([[4.0, 6, 4], [4, 6, 4]])
     frames = torch.randint(0, 3, (4, 2, 1, 2, 3), generator=torch.Generator().manual_seed(0)).float()
@@ -129,7 +129,7 @@ def test_frames_of_whole_numbers_are_accumulated(mode: str) -> None:
     assert (image.input, image.reads, image.time_steps, image.macs) == ("integer", "stream", 4, 6 * 9 * 2)
 
 
-def told(found: Operations) -> list[tuple[Any, ...]]:
+def with_steps(found: Operations) -> list[tuple[Any, ...]]:
     return [(c.layer, c.input, c.time_steps, c.macs, c.acs, c.rate) for c in found.counts]
 
 
@@ -141,27 +141,27 @@ def test_both_step_modes_give_the_same_counts_for_frames() -> None:
         parameters[1].data.copy_(parameters[0])
     frames = torch.randint(0, 4, (5, 6, 1, 2, 3)).float()
     multi, single = (count_operations(net, frames) for net in nets)
-    assert told(multi) == told(single)
+    assert with_steps(multi) == with_steps(single)
     assert multi.counts == single.counts
     assert all(sum(c.acs) > 0 for c in multi.counts)
 
 
 @pytest.mark.parametrize("convention", CONVENTIONS)
 def test_both_step_modes_give_the_same_energy_for_a_still_image(convention: str) -> None:
-    """The network is the same, and sees the same."""
+    """The networks and their inputs are equal."""
     multi, single = (count_operations(build(), two_images() * 1.25) for build in MODES.values())
     assert single.energy(convention).energy_mj == pytest.approx(multi.energy(convention).energy_mj, rel=1e-12)
 
 
 class Repeat(nn.Module):
-    """An image at each of four steps."""
+    """Repeat an image for four steps."""
 
     def forward(self, x: Tensor) -> Tensor:
         return x.unsqueeze(0).repeat(4, *[1] * x.dim())
 
 
 class TwoProducts(nn.Module):
-    """Two maps of different sizes in one module, at each of three steps."""
+    """Apply two linear maps of different sizes in one module, at each of three steps."""
 
     def __init__(self, step_mode: str) -> None:
         super().__init__()
@@ -179,7 +179,7 @@ class TwoProducts(nn.Module):
 
 @pytest.mark.parametrize("weight", [1.0, 0.3], ids=["integers", "real values"])
 def test_totals_do_not_depend_on_the_step_mode(weight: float) -> None:
-    """Nor on what else the module does at each step, though it may take operations for steps. Each 9 that enters is a spike."""
+    """Also if the module runs several operations per step. Each input of 9 causes a spike."""
     frames = torch.randint(0, 2, (3, 2, 1, 1, 4), generator=torch.Generator().manual_seed(0)).float() * 9
     fired = frames.count_nonzero().item() / 2
     for mode in ("m", "s"):
@@ -192,14 +192,14 @@ def test_totals_do_not_depend_on_the_step_mode(weight: float) -> None:
 
 
 def test_constant_spikes_are_not_a_still_image() -> None:
-    """Of neurons that see the image itself, and of which some always fire and the others never."""
+    """Some neurons receive 1 and spike at every step, the others never."""
     net = nn.Sequential(Repeat(), neuron.IFNode(step_mode="m"), layer.Linear(3, 5, step_mode="m"))
     (found,) = count_operations(net, torch.tensor([[1.0, 0, 1], [0, 0, 1]])).counts
     assert (found.input, found.reads, found.acs) == ("binary", "stream", (3 * 5 / 2,) * 4)
 
 
-class AtOnce(nn.Module):
-    """A network of somebody's, at three steps."""
+class MultiStepRun(nn.Module):
+    """Run a multi-step network for three steps."""
 
     def __init__(self, net: nn.Module) -> None:
         super().__init__()
@@ -210,7 +210,7 @@ class AtOnce(nn.Module):
         return self.net(x.unsqueeze(0).repeat(3, 1, 1, 1, 1)).mean(dim=0)
 
 
-class InALoop(AtOnce):
+class SingleStepLoop(MultiStepRun):
     def __init__(self, net: nn.Module) -> None:
         super().__init__(net)
         functional.set_step_mode(net, "s")
@@ -225,8 +225,8 @@ RESIDUAL: dict[str, Callable[[], nn.Module]] = {
 }
 
 
-def firing(net: nn.Module, images: Tensor) -> nn.Module:
-    """Multi-step, with normalisations that make its neurons fire now and then."""
+def with_spikes(net: nn.Module, images: Tensor) -> nn.Module:
+    """Return the network in multi-step mode with normalisations that lead to spikes."""
     functional.set_step_mode(net, "m")
     for module in net.modules():
         if isinstance(module, nn.BatchNorm2d):
@@ -240,25 +240,25 @@ def firing(net: nn.Module, images: Tensor) -> nn.Module:
 
 @pytest.mark.parametrize("name", RESIDUAL)
 def test_both_step_modes_give_the_same_counts_for_a_residual_network(name: str) -> None:
-    """Layer by layer; and as dense operations, what torch counts."""
+    """Compared layer by layer; the dense operations equal those of torch's counter."""
     torch.manual_seed(0)
     images = torch.rand(2, 3, 16, 16)
-    net = firing(RESIDUAL[name](), images)
-    single, multi = (count_operations(build(net), images) for build in (InALoop, AtOnce))
+    net = with_spikes(RESIDUAL[name](), images)
+    single, multi = (count_operations(build(net), images) for build in (SingleStepLoop, MultiStepRun))
     assert single.counts == multi.counts
     assert (single.unknown, multi.unknown) == ({}, {})
-    image, *inside = multi.counts
-    assert (image.reads, len(inside)) == ("image", 20)
-    assert {c.input for c in inside} == ({"binary"} if name == "spikes" else {"binary", "integer"})
-    assert all(sum(c.acs) > 0 for c in inside)
+    image, *stage_blocks = multi.counts
+    assert (image.reads, len(stage_blocks)) == ("image", 20)
+    assert {c.input for c in stage_blocks} == ({"binary"} if name == "spikes" else {"binary", "integer"})
+    assert all(sum(c.acs) > 0 for c in stage_blocks)
     with torch.no_grad(), FlopCounterMode(display=False) as counter:
-        AtOnce(net)(images)
+        MultiStepRun(net)(images)
     assert counter.get_total_flops() == 2 * 2 * sum(c.macs * c.time_steps for c in multi.counts)
 
 
 @pytest.mark.parametrize("kind", [neuron.SimpleIFNode, neuron.SimpleLIFNode])
 def test_simple_neurons_of_spikingjelly_are_recognised(kind: type[nn.Module]) -> None:
-    """That derive from no common base."""
+    """They have no common base class."""
     constants = {"tau": 2.0, "decay_input": True} if kind is neuron.SimpleLIFNode else {}
     net = nn.Sequential(
         Repeat(), layer.Linear(3, 3, step_mode="m"), kind(**constants, step_mode="m"), layer.Linear(3, 5, step_mode="m")
@@ -268,7 +268,7 @@ def test_simple_neurons_of_spikingjelly_are_recognised(kind: type[nn.Module]) ->
     assert found.free["neurons"] == 1
 
 
-# Spikingjelly's own counter, with rules of ours that know integers
+# The counter of spikingjelly, with additional rules for integers
 
 
 def is_whole(x: Tensor) -> bool:
@@ -276,13 +276,13 @@ def is_whole(x: Tensor) -> bool:
 
 
 def conv_accumulations(args: Any, _kwargs: Any, _out: Any) -> int:
-    """The sum of all outputs of a convolution of ones."""
+    """Return the sum of all outputs of a convolution with weights of one."""
     x, weight, _, *settings = args
     return int(aten.convolution.default(x, torch.ones_like(weight), None, *settings).sum()) if is_whole(x) else 0
 
 
 def bmm_accumulations(args: Any, _kwargs: Any, _out: Any) -> int:
-    """Of two layers of spikes `[T * rest, n, k]` and `[T * rest, k, m]`, or of spikes and something."""
+    """Return the accumulations of a product of `[T * rest, n, k]` and `[T * rest, k, m]`, at least one of them spikes."""
     a, b = args
     steps = (
         a.reshape(STEPS, -1).sum(dim=1) * b.shape[2],
@@ -306,8 +306,8 @@ ACCUMULATIONS = {aten.convolution.default: conv_accumulations, aten.bmm.default:
 DENSE = {aten.convolution.default: dense_conv, aten.addmm.default: dense_linear, aten.bmm.default: lambda *_: 0}
 
 
-def by_their_counter(net: nn.Module, x: Tensor, rules: dict[Any, Any]) -> SynOpCounter:
-    """Operations of a whole batch, by module."""
+def count_with_spikingjelly(net: nn.Module, x: Tensor, rules: dict[Any, Any]) -> SynOpCounter:
+    """Return the operations of a batch by module."""
     counter = SynOpCounter(extra_rules=rules)
     functional.reset_net(net)
     with torch.no_grad(), DispatchCounterMode([counter]):
@@ -317,13 +317,13 @@ def by_their_counter(net: nn.Module, x: Tensor, rules: dict[Any, Any]) -> SynOpC
 
 @dataclass(frozen=True)
 class Pair:
-    """A network of theirs and ours with the same weights, what they see, and what was counted."""
+    """A spikingjelly network and the same network of this package, their input, and their counts."""
 
     net: nn.Module
     model: SpikingModel
     images: Tensor
-    theirs: Operations
-    ours: Operations
+    reference: Operations
+    own: Operations
 
     @classmethod
     def of(cls, net: nn.Module, model: SpikingModel, images: Tensor) -> Pair:
@@ -337,23 +337,23 @@ SMALL = spikingjelly_models.IMAGES[..., :12, :8]
 
 @cache
 def spikformers() -> Pair:
-    """Without pools: theirs stand before neurons, ours behind them."""
-    net = spikingjelly_models.their_spikformer(stride=4)
-    spikingjelly_models.take_pools(net)
-    spikingjelly_models.settled(net)
-    return Pair.of(net, spikingjelly_models.our_spikformer(net, stride=1)[0], SMALL)
+    """Without pools, which spikingjelly has before the neurons and this package after them."""
+    net = spikingjelly_models.spikingjelly_spikformer(stride=4)
+    spikingjelly_models.remove_pools(net)
+    spikingjelly_models.calibrated(net)
+    return Pair.of(net, spikingjelly_models.autospike_spikformer(net, stride=1)[0], SMALL)
 
 
 @cache
 def spike_driven() -> Pair:
-    net = spikingjelly_models.settled(spikingjelly_models.their_spike_driven("0011", mlp_ratio=2), shift=-0.5)
-    return Pair.of(net, spikingjelly_models.our_spike_driven(net, 4, mlp_ratio=2)[0], spikingjelly_models.IMAGES)
+    net = spikingjelly_models.calibrated(spikingjelly_models.spikingjelly_spike_driven("0011", mlp_ratio=2), shift=-0.5)
+    return Pair.of(net, spikingjelly_models.autospike_spike_driven(net, 4, mlp_ratio=2)[0], spikingjelly_models.IMAGES)
 
 
 @cache
 def qkformers(qka_type: str) -> Pair:
-    net = spikingjelly_models.settled(spikingjelly_models.their_qkformer(qka_type))
-    return Pair.of(net, spikingjelly_models.our_qkformer(net, qka_type)[0], spikingjelly_models.IMAGES)
+    net = spikingjelly_models.calibrated(spikingjelly_models.spikingjelly_qkformer(qka_type))
+    return Pair.of(net, spikingjelly_models.autospike_qkformer(net, qka_type)[0], spikingjelly_models.IMAGES)
 
 
 PAIRS: dict[str, Callable[[], Pair]] = {
@@ -367,17 +367,17 @@ PAIRS: dict[str, Callable[[], Pair]] = {
 @pytest.mark.parametrize("name", PAIRS)
 def test_no_operator_of_a_spikingjelly_transformer_is_unknown(name: str) -> None:
     pair = PAIRS[name]()
-    assert not pair.theirs.unknown
-    assert count_operations(pair.net, pair.images, strict=True) == pair.theirs
+    assert not pair.reference.unknown
+    assert count_operations(pair.net, pair.images, strict=True) == pair.reference
 
 
 @pytest.mark.parametrize("name", PAIRS)
 def test_layers_and_products_match_the_counter_of_spikingjelly(name: str) -> None:
-    """Layer by layer, over all images and steps; its counter knows no masks and sums."""
+    """Compared layer by layer over all images and steps; its counter has no rules for masks and sums."""
     pair = PAIRS[name]()
-    adds, dense = (by_their_counter(pair.net, pair.images, rules) for rules in (ACCUMULATIONS, DENSE))
+    adds, dense = (count_with_spikingjelly(pair.net, pair.images, rules) for rules in (ACCUMULATIONS, DENSE))
     found: dict[tuple[str, Any], float] = {}
-    for c in pair.theirs.counts:
+    for c in pair.reference.counts:
         module, product, _ = c.layer.partition(".bmm")
         if not module.rpartition(".")[2].startswith(("mul", "sum")):
             key = module, aten.bmm.default if product else aten.addmm.default if module == "head" else aten.convolution.default
@@ -392,111 +392,111 @@ def test_layers_and_products_match_the_counter_of_spikingjelly(name: str) -> Non
 
 @pytest.mark.parametrize("name", PAIRS)
 def test_layers_that_read_spikes_match_the_default_rules_of_spikingjelly(name: str) -> None:
-    """Without a rule of ours: its own fan-out of convolutions."""
+    """Without additional rules; covers the fan-out of convolutions."""
     pair = PAIRS[name]()
-    counter, root = by_their_counter(pair.net, pair.images, {}), type(pair.net).__name__
+    counter, root = count_with_spikingjelly(pair.net, pair.images, {}), type(pair.net).__name__
     modules = dict(pair.net.named_modules())
-    binary = [c for c in pair.theirs.counts if c.input == "binary" and c.layer in modules]
+    binary = [c for c in pair.reference.counts if c.input == "binary" and c.layer in modules]
     assert len(binary) > 5
     for c in binary:
         assert sum(c.acs) * len(pair.images) == counter.records[f"{root}.{c.layer}"][aten.convolution.default]
 
 
-# Theirs against ours: layers of theirs, and those of ours that do the same, whose operations add up
+# Layers of spikingjelly by name, and the corresponding layers of this package, whose operations add up
 
-Same = dict[str, Sequence[str]]
+LayerNames = dict[str, Sequence[str]]
 
 
-def linear_layers(theirs: str, ours: str, *, fc1: str = "mlp.fc1.0", fc2: str = "mlp.fc2.0") -> Same:
+def linear_layers(reference: str, found: str, *, fc1: str = "mlp.fc1.0", fc2: str = "mlp.fc2.0") -> LayerNames:
     return {
-        f"{theirs}.{fc1}": [f"{ours}.channel.mixer.fc1.linear"],
-        f"{theirs}.{fc2}": [f"{ours}.channel.mixer.fc2.linear"],
-        f"{theirs}.attn.proj_conv_bn.0": [f"{ours}.token.mixer.projection.linear"],
+        f"{reference}.{fc1}": [f"{found}.channel.mixer.fc1.linear"],
+        f"{reference}.{fc2}": [f"{found}.channel.mixer.fc2.linear"],
+        f"{reference}.attn.proj_conv_bn.0": [f"{found}.token.mixer.projection.linear"],
     }
 
 
-def matrix_attention(theirs: str, ours: str) -> Same:
-    product = f"{ours}.token.mixer.operator.product"
-    stacked = [f"{ours}.token.mixer.{name}.linear" for name in "qkv"]
+def matrix_attention(reference: str, found: str) -> LayerNames:
+    product = f"{found}.token.mixer.operator.product"
+    stacked = [f"{found}.token.mixer.{name}.linear" for name in "qkv"]
     return {
-        f"{theirs}.attn.qkv_conv_bn.0": stacked,
-        f"{theirs}.attn.bmm": [f"{product}.kv"],
-        f"{theirs}.attn.bmm#2": [f"{product}.qkv"],
+        f"{reference}.attn.qkv_conv_bn.0": stacked,
+        f"{reference}.attn.bmm": [f"{product}.kv"],
+        f"{reference}.attn.bmm#2": [f"{product}.qkv"],
     }
 
 
-def same_spikformer() -> Same:
+def spikformer_layer_names() -> LayerNames:
     embedding = "stages.0.embedding"
-    same: Same = {f"patch_embed.stages.{i}.conv_bn.block.0": [f"{embedding}.convs.{i}.conv"] for i in range(4)}
-    same["patch_embed.positional_encoding.conv_bn.block.0"] = [f"{embedding}.position.mixer.conv"]
+    layer_names: LayerNames = {f"patch_embed.stages.{i}.conv_bn.block.0": [f"{embedding}.convs.{i}.conv"] for i in range(4)}
+    layer_names["patch_embed.positional_encoding.conv_bn.block.0"] = [f"{embedding}.position.mixer.conv"]
     for i in range(2):
-        theirs, ours = f"blocks.{i}", f"stages.0.blocks.{i}"
-        same |= matrix_attention(theirs, ours) | linear_layers(theirs, ours)
-    return same
+        reference, found = f"blocks.{i}", f"stages.0.blocks.{i}"
+        layer_names |= matrix_attention(reference, found) | linear_layers(reference, found)
+    return layer_names
 
 
-def same_spike_driven() -> Same:
+def spike_driven_layer_names() -> LayerNames:
     embedding = "stages.0.embedding"
-    same: Same = {f"patch_embed.stages.{i}.0": [f"{embedding}.convs.{i}.conv"] for i in range(3)}
-    same["patch_embed.final_stage.0"] = [f"{embedding}.convs.3.conv"]
-    same["patch_embed.rpe_conv"] = [f"{embedding}.position.mixer.conv"]
+    layer_names: LayerNames = {f"patch_embed.stages.{i}.0": [f"{embedding}.convs.{i}.conv"] for i in range(3)}
+    layer_names["patch_embed.final_stage.0"] = [f"{embedding}.convs.3.conv"]
+    layer_names["patch_embed.rpe_conv"] = [f"{embedding}.position.mixer.conv"]
     for i in range(2):
         attention, mixer, channel = f"blocks.{i}.attn", f"stages.0.blocks.{i}.token.mixer", f"stages.0.blocks.{i}.channel.mixer"
-        same |= {f"{attention}.{name}_conv": [f"{mixer}.{name}.linear"] for name in "qkv"}
+        layer_names |= {f"{attention}.{name}_conv": [f"{mixer}.{name}.linear"] for name in "qkv"}
         operations = {"mul": "coincidence", "sum": "sum", "mul#2": "gate"}
-        same |= {f"{attention}.{theirs}": [f"{mixer}.operator.{ours}"] for theirs, ours in operations.items()}
-        same[f"{attention}.proj_conv"] = [f"{mixer}.projection.linear"]
-        same |= {f"blocks.{i}.mlp.{name}": [f"{channel}.{name}.linear"] for name in ("fc1", "fc2")}
-    return same
+        layer_names |= {f"{attention}.{reference}": [f"{mixer}.operator.{found}"] for reference, found in operations.items()}
+        layer_names[f"{attention}.proj_conv"] = [f"{mixer}.projection.linear"]
+        layer_names |= {f"blocks.{i}.mlp.{name}": [f"{channel}.{name}.linear"] for name in ("fc1", "fc2")}
+    return layer_names
 
 
-def same_qkformer() -> Same:
+def qkformer_layer_names() -> LayerNames:
     first = "stages.0.embedding"
-    same: Same = {
+    layer_names: LayerNames = {
         "patch_embed1.conv1": [f"{first}.conv.conv.conv"],
         "patch_embed1.conv2": [f"{first}.rest.conv1.conv.conv"],
         "patch_embed1.conv3": [f"{first}.rest.conv2.conv.conv"],
         "patch_embed1.shortcut.0": [f"{first}.rest.residual.conv"],
     }
     for i in (1, 2):
-        theirs, ours = f"patch_embed{i + 1}", f"stages.{i}.embedding"
-        same |= {f"{theirs}.conv{n}": [f"{ours}.conv{n}.conv.conv"] for n in (1, 2)}
-        same[f"{theirs}.shortcut.0"] = [f"{ours}.residual.conv"]
+        reference, found = f"patch_embed{i + 1}", f"stages.{i}.embedding"
+        layer_names |= {f"{reference}.conv{n}": [f"{found}.conv{n}.conv.conv"] for n in (1, 2)}
+        layer_names[f"{reference}.shortcut.0"] = [f"{found}.residual.conv"]
     for stage, depth in enumerate((1, 2, 1)):
         for i in range(depth):
-            theirs, ours = f"stage{stage + 1}.{i}", f"stages.{stage}.blocks.{i}"
-            same |= linear_layers(theirs, ours, fc1="mlp.fc1", fc2="mlp.fc2")
-            same |= matrix_attention(theirs, ours) if stage == 2 else query_gates(theirs, ours)
-    return same
+            reference, found = f"stage{stage + 1}.{i}", f"stages.{stage}.blocks.{i}"
+            layer_names |= linear_layers(reference, found, fc1="mlp.fc1", fc2="mlp.fc2")
+            layer_names |= matrix_attention(reference, found) if stage == 2 else query_gates(reference, found)
+    return layer_names
 
 
-def query_gates(theirs: str, ours: str) -> Same:
-    mixer = f"{ours}.token.mixer"
+def query_gates(reference: str, found: str) -> LayerNames:
+    mixer = f"{found}.token.mixer"
     return {
-        f"{theirs}.attn.qk_conv_bn.0": [f"{mixer}.{name}.linear" for name in "qk"],
-        f"{theirs}.attn.sum": [f"{mixer}.operator.sum"],
-        f"{theirs}.attn.mul": [f"{mixer}.operator.gate"],
+        f"{reference}.attn.qk_conv_bn.0": [f"{mixer}.{name}.linear" for name in "qk"],
+        f"{reference}.attn.sum": [f"{mixer}.operator.sum"],
+        f"{reference}.attn.mul": [f"{mixer}.operator.gate"],
     }
 
 
-SAME: dict[str, Callable[[], Same]] = {
-    "Spikformer": same_spikformer,
-    "Spike-driven Transformer": same_spike_driven,
-    "QKFormer": same_qkformer,
-    "QKFormer, channels": same_qkformer,
+LAYER_NAMES: dict[str, Callable[[], LayerNames]] = {
+    "Spikformer": spikformer_layer_names,
+    "Spike-driven Transformer": spike_driven_layer_names,
+    "QKFormer": qkformer_layer_names,
+    "QKFormer, channels": qkformer_layer_names,
 }
 
 
 @pytest.mark.parametrize("name", PAIRS)
-def test_spikingjelly_model_and_our_model_have_the_same_counts_by_layer(name: str) -> None:
-    """By torch's operations, and by the rules of our layers: at every step the same. But for the head: where it stands differs."""
-    pair, same = PAIRS[name](), SAME[name]()
-    theirs = {c.layer: c for c in pair.theirs.counts if c.layer != "head"}
-    ours = {c.layer: c for c in pair.ours.counts if c.layer != "head"}
-    assert theirs.keys() == same.keys()
-    assert ours.keys() == {layer for layers in same.values() for layer in layers}
-    for layer_name, names in same.items():
-        one, several = theirs[layer_name], [ours[each] for each in names]
+def test_layer_counts_of_spikingjelly_models_equal_those_of_this_package(name: str) -> None:
+    """Operator rules and layer rules give equal counts at every step, except for the head, which has another position."""
+    pair, layer_names = PAIRS[name](), LAYER_NAMES[name]()
+    reference = {c.layer: c for c in pair.reference.counts if c.layer != "head"}
+    found = {c.layer: c for c in pair.own.counts if c.layer != "head"}
+    assert reference.keys() == layer_names.keys()
+    assert found.keys() == {layer for layers in layer_names.values() for layer in layers}
+    for layer_name, names in layer_names.items():
+        one, several = reference[layer_name], [found[each] for each in names]
         assert one.macs == sum(c.macs for c in several)
         assert one.acs == pytest.approx([sum(acs) for acs in zip(*(c.acs for c in several), strict=True)], rel=1e-12)
         assert {(one.input, one.reads, one.rate, one.time_steps)} == {(c.input, c.reads, c.rate, c.time_steps) for c in several}
@@ -505,36 +505,36 @@ def test_spikingjelly_model_and_our_model_have_the_same_counts_by_layer(name: st
 @pytest.mark.parametrize(
     "convention", ["exact/head-every-step", "rate/head-every-step", "spikformer/int8/head-every-step", "fused/sram"]
 )
-def test_spikingjelly_model_and_our_model_have_the_same_energy(convention: str) -> None:
-    """Of Spikformer the whole network. That its head reads a mean, ours knows and theirs does not."""
+def test_energy_of_spikingjelly_models_equals_that_of_this_package(convention: str) -> None:
+    """The conventions count the head at every step, because only this package knows that it reads a mean."""
     pair = spikformers()
     found, expected = (
-        each.energy(convention.replace("fused/sram", "fused/sram/head-every-step")) for each in (pair.theirs, pair.ours)
+        each.energy(convention.replace("fused/sram", "fused/sram/head-every-step")) for each in (pair.reference, pair.own)
     )
     assert (found.macs, found.acs) == pytest.approx((expected.macs, expected.acs), rel=1e-12)
     assert found.energy_mj == pytest.approx(expected.energy_mj, rel=1e-12)
 
 
 def test_a_head_after_a_mean_over_time_is_counted_once() -> None:
-    """As these two have it."""
+    """In the Spike-driven Transformer and QKFormer of spikingjelly."""
     for pair in (spike_driven(), qkformers("token")):
-        head = pair.theirs.counts[-1]
+        head = pair.reference.counts[-1]
         assert (head.layer, head.input, head.time_steps, head.macs) == ("head", "real", 1, 32 * spikingjelly_models.CLASSES)
 
 
 def test_a_still_image_repeated_as_frames() -> None:
-    """The image at every step as frames: theirs cannot tell, and ours takes frames for frames."""
+    """Frames that repeat an image have the counts of the image in a spikingjelly model."""
     pair = spikformers()
     frames = SMALL.expand(spikingjelly_models.T, *SMALL.shape)
-    again = count_operations(pair.net, frames)
-    assert again.counts == pair.theirs.counts
+    repeated = count_operations(pair.net, frames)
+    assert repeated.counts == pair.reference.counts
 
 
-# The model afterwards
+# State of the model after counting
 
 
 class Nested(nn.Module):
-    """A multi-step net with normalisation and dropout, of which a part trains and a part does not."""
+    """A multi-step network with normalisation and dropout; one part is in eval mode."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -549,9 +549,8 @@ class Nested(nn.Module):
         return self.head(self.lif(self.frozen(frames)).flatten(2)).mean(dim=0)
 
 
-def state_of(net: nn.Module) -> dict[str, Any]:
-    hooks = {name: (len(m._forward_hooks), len(m._forward_pre_hooks)) for name, m in net.named_modules()}
-    return {"training": {name: m.training for name, m in net.named_modules()}, "hooks": hooks}
+def training_flags(net: nn.Module) -> dict[str, bool]:
+    return {name: module.training for name, module in net.named_modules()}
 
 
 def test_counting_restores_the_model() -> None:
@@ -560,12 +559,12 @@ def test_counting_restores_the_model() -> None:
         before, weights = net.eval()(images), {name: tensor.clone() for name, tensor in net.state_dict().items()}
     net.train()
     net.frozen.eval()
-    state = state_of(net)
-    assert set(state["training"].values()) == {True, False}
+    flags = training_flags(net)
+    assert set(flags.values()) == {True, False}
     net.lif.v = torch.full((4, 2, 2, 3), 99.0)
     first, second = (count_operations(net, images) for _ in range(2))
     assert first == second
-    assert state_of(net) == state
+    assert training_flags(net) == flags
     assert isinstance(net.lif.v, float)
     assert net.lif.v == 0
     assert all(torch.equal(tensor, weights[name]) for name, tensor in net.state_dict().items())
@@ -582,25 +581,26 @@ def failing(net: nn.Module) -> Iterator[None]:
 
 
 def test_counting_restores_a_model_that_raises() -> None:
-    net = Nested()
-    state = state_of(net)
+    net, images = Nested(), torch.rand(4, 1, 2, 3)
+    flags, expected = training_flags(net), count_operations(net, images)
     with failing(net), pytest.raises(ZeroDivisionError):
-        count_operations(net, torch.rand(4, 1, 2, 3))
-    assert state_of(net) == state
+        count_operations(net, images)
+    assert training_flags(net) == flags
     assert isinstance(net.lif.v, float)
+    assert count_operations(net, images) == expected
 
 
 def test_counting_restores_a_model_with_an_unknown_operator() -> None:
     net = Nested()
     net.head = nn.Sequential(net.head, nn.Softmax(dim=-1))
-    state = state_of(net)
+    flags = training_flags(net)
     with pytest.raises(UnknownOperationError, match=r"head\.1: _softmax"):
         count_operations(net, torch.rand(4, 1, 2, 3), strict=True)
-    assert state_of(net) == state
+    assert training_flags(net) == flags
     assert isinstance(net.lif.v, float)
 
 
-def test_mixed_step_modes_are_refused() -> None:
+def test_mixed_step_modes_are_rejected() -> None:
     net = Nested()
     net.head_lif = neuron.IFNode(step_mode="s")
     with pytest.raises(ValueError, match="single-step and multi-step"):
@@ -608,7 +608,7 @@ def test_mixed_step_modes_are_refused() -> None:
 
 
 def test_number_of_images_is_read_from_the_neurons() -> None:
-    """Of vectors at each step, `[T, B, features]`."""
+    """The input is `[T, B, features]`."""
     net = nn.Sequential(layer.Linear(3, 4, step_mode="m"), neuron.IFNode(step_mode="m"), layer.Linear(4, 5, step_mode="m"))
     nn.init.constant_(net[0].weight, 0.5)
     nn.init.zeros_(net[0].bias)
@@ -629,43 +629,43 @@ class ByKeyword(nn.Module):
 
 
 def test_neurons_called_with_keyword_arguments() -> None:
-    """By hand: a threshold of 1, and inputs of 0 and 1."""
+    """With a threshold of 1 and inputs of 0 and 1, the spikes equal the inputs."""
     spikes = torch.randint(0, 2, (4, 2, 3), generator=torch.Generator().manual_seed(0)).float()
     (found,) = count_operations(ByKeyword(), spikes).counts
     assert found.acs == tuple(step.sum().item() * 5 / 2 for step in spikes)
 
 
 def test_neurons_in_a_multi_step_container() -> None:
-    """Neurons inside see one step at a time, everything else all of them."""
+    """Only the neurons inside the container receive one step at a time."""
 
     def net(neurons: nn.Module) -> nn.Module:
         torch.manual_seed(0)
         return nn.Sequential(Repeat(), layer.Linear(3, 4, step_mode="m"), neurons, layer.Linear(4, 5, step_mode="m"))
 
     x = torch.rand(2, 3) * 9
-    looped = count_operations(net(layer.MultiStepContainer(neuron.IFNode())), x)
-    at_once = count_operations(net(neuron.IFNode(step_mode="m")), x)
-    assert looped.counts == at_once.counts
-    assert [c.time_steps for c in looped.counts] == [4, 4]
-    assert not looped.unknown
+    in_container = count_operations(net(layer.MultiStepContainer(neuron.IFNode())), x)
+    multi_step = count_operations(net(neuron.IFNode(step_mode="m")), x)
+    assert in_container.counts == multi_step.counts
+    assert [c.time_steps for c in in_container.counts] == [4, 4]
+    assert not in_container.unknown
 
 
 def test_time_steps_of_a_network_without_neurons_can_be_given() -> None:
-    """A net without neurons, of frames that are spikes."""
+    """The frames consist of spikes."""
     net = nn.Sequential(nn.Flatten(0, 1), nn.Conv2d(1, 2, 1))
     frames = torch.randint(0, 2, (3, 4, 1, 2, 3), generator=torch.Generator().manual_seed(0)).float()
-    (told,) = count_operations(net, frames, time_steps=3, neurons=[]).counts
-    assert told.acs == tuple(frame.sum().item() * 2 / 4 for frame in frames)
-    (untold,) = count_operations(net, frames, neurons=[]).counts
-    assert sum(untold.acs) == pytest.approx(sum(told.acs), rel=1e-12)
-    assert untold.macs * untold.time_steps == told.macs * told.time_steps == 3 * 6 * 2
+    (with_steps,) = count_operations(net, frames, time_steps=3, neurons=[]).counts
+    assert with_steps.acs == tuple(frame.sum().item() * 2 / 4 for frame in frames)
+    (without_steps,) = count_operations(net, frames, neurons=[]).counts
+    assert sum(without_steps.acs) == pytest.approx(sum(with_steps.acs), rel=1e-12)
+    assert without_steps.macs * without_steps.time_steps == with_steps.macs * with_steps.time_steps == 3 * 6 * 2
 
 
-# Networks that are none of ours
+# Conventional networks
 
 
-class Attending(nn.Module):
-    """Spikes, and an attention with a softmax."""
+class NeuronsAndAttention(nn.Module):
+    """Neurons, then an attention with softmax."""
 
     def __init__(self, attention: nn.Module) -> None:
         super().__init__()
@@ -691,7 +691,7 @@ class FusedAttention(nn.Module):
         return F.scaled_dot_product_attention(x, x, x)
 
 
-class WrittenAttention(nn.Module):
+class ExplicitAttention(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         return torch.softmax(x @ x.transpose(-1, -2), dim=-1) @ x
 
@@ -699,24 +699,24 @@ class WrittenAttention(nn.Module):
 ATTENTIONS: dict[type[nn.Module], tuple[str, str]] = {
     TorchAttention: ("attention.mha: ", "_softmax"),
     FusedAttention: ("attention: ", "_scaled_dot_product_flash_attention_for_cpu"),
-    WrittenAttention: ("attention: ", "_softmax"),
+    ExplicitAttention: ("attention: ", "_softmax"),
 }
 
 
 @pytest.mark.parametrize("kind", ATTENTIONS)
 def test_softmax_attention_is_unknown(kind: type[nn.Module]) -> None:
-    """Torch has fast ways for it in evaluation, which are single operations."""
-    where, operation = ATTENTIONS[kind]
-    net, x = Attending(kind()), torch.rand(3, 5, 8) * 4
+    """In eval mode torch computes attention by single operators."""
+    prefix, operation = ATTENTIONS[kind]
+    net, x = NeuronsAndAttention(kind()), torch.rand(3, 5, 8) * 4
     found = count_operations(net, x)
-    assert found.unknown == {f"{where}{operation}": 1}
-    with pytest.raises(UnknownOperationError, match=f"{where}{operation}"):
+    assert found.unknown == {f"{prefix}{operation}": 1}
+    with pytest.raises(UnknownOperationError, match=f"{prefix}{operation}"):
         count_operations(net, x, strict=True)
 
 
 def test_products_of_softmax_attention_are_counted() -> None:
-    """By hand: spikes times spikes; then real weights times spikes, whose values reach five tokens each."""
-    net, x = Attending(WrittenAttention()), torch.rand(3, 5, 8, generator=torch.Generator().manual_seed(0)) * 4
+    """First spikes times spikes, then real attention weights times spikes; each spike reaches five tokens."""
+    net, x = NeuronsAndAttention(ExplicitAttention()), torch.rand(3, 5, 8, generator=torch.Generator().manual_seed(0)) * 4
     functional.reset_net(net)
     with torch.no_grad():
         spikes = net.lif(x.unsqueeze(0).repeat(2, 1, 1, 1))
@@ -748,8 +748,8 @@ def convolutional() -> nn.Module:
     )
 
 
-def test_a_network_without_neurons_only_multiplies() -> None:
-    """All of it, as torch counts: half its floating-point operations."""
+def test_a_network_without_neurons_has_only_macs() -> None:
+    """The MACs are half of the floating-point operations that torch counts."""
     net, images = convolutional(), torch.randn(3, 3, 16, 16)
     found = count_operations(net, images, neurons=[])
     with torch.no_grad(), FlopCounterMode(display=False) as counter:
@@ -766,7 +766,7 @@ def test_a_network_without_neurons_only_multiplies() -> None:
 
 @pytest.mark.parametrize("build", [convolutional, Nested, MultiStep], ids=["ANN", "nested", "multi-step"])
 def test_counts_do_not_depend_on_the_batch_size(build: Callable[[], nn.Module]) -> None:
-    """Dense operations and means are of one image."""
+    """Counts are per image."""
     torch.manual_seed(0)
     net = build()
     size = (3, 16, 16) if build is convolutional else (1, 2, 3)

@@ -1,4 +1,4 @@
-"""Splits are disjoint and fixed; training batches depend on (seed, step) alone."""
+"""Splits are disjoint and fixed; training batches depend only on (seed, step)."""
 
 from __future__ import annotations
 
@@ -46,11 +46,11 @@ def batches(**changes: Any) -> TrainingBatches:
     return TrainingBatches(**{**settings, **changes})
 
 
-def same(a: Batch, b: Batch) -> bool:
+def equal_batches(a: Batch, b: Batch) -> bool:
     return torch.equal(a.images, b.images) and torch.equal(a.targets, b.targets)
 
 
-def test_digits_are_split_once_and_for_all() -> None:
+def test_splits_of_digits_are_fixed_by_the_seed() -> None:
     images = load_images(DIGITS, seed=0)
     sizes = {name: len(split) for name, split in images.splits.items()}
     assert sizes == {"train": 1077, "search": 360, "test": 360}
@@ -59,32 +59,32 @@ def test_digits_are_split_once_and_for_all() -> None:
     assert load_images(DIGITS, seed=1).splits["test"].indices != images.splits["test"].indices
 
 
-def test_every_split_holds_every_class_in_proportion() -> None:
+def test_splits_are_stratified() -> None:
     for split in load_images(DIGITS, seed=0).splits.values():
         counts = Counter(split.labels)
         assert len(counts) == 10
         assert max(counts.values()) - min(counts.values()) <= max(3, len(split) // 100 + 1)
 
 
-def test_a_draw_from_a_folder_sorted_by_class_holds_every_class(tmp_path: Path) -> None:
+def test_samples_of_a_folder_sorted_by_class_contain_every_class(tmp_path: Path) -> None:
     root = image_folder(tmp_path / "images", {"cat": 20, "dog": 20, "eel": 20})
     train = load_images(DataConfig(name="folder", root=root, image_size=8), seed=0).splits["train"]
-    drawn = train.sample(12, random.Random(0))
-    assert len(drawn) == 12
-    assert set(drawn.labels) == {0, 1, 2}
-    assert drawn == train.sample(12, random.Random(0))
-    assert all(train.labels[train.indices.index(i)] == label for i, label in zip(drawn.indices, drawn.labels, strict=True))
+    sampled = train.sample(12, random.Random(0))
+    assert len(sampled) == 12
+    assert set(sampled.labels) == {0, 1, 2}
+    assert sampled == train.sample(12, random.Random(0))
+    assert all(train.labels[train.indices.index(i)] == label for i, label in zip(sampled.indices, sampled.labels, strict=True))
     assert len(train.sample(500, random.Random(0))) == len(train)
 
 
-def test_a_split_goes_to_any_worker(tmp_path: Path) -> None:
+def test_splits_can_be_pickled(tmp_path: Path) -> None:
     root = image_folder(tmp_path / "images", {"cat": 10, "dog": 10})
     for images in (load_images(DIGITS, seed=0), load_images(DataConfig(name="folder", root=root, image_size=8), seed=0)):
         split = images.splits["train"]
         assert pickle.loads(pickle.dumps(split)).image(3).tobytes() == split.image(3).tobytes()
 
 
-def test_the_fingerprint_follows_the_files(tmp_path: Path) -> None:
+def test_the_fingerprint_depends_on_the_files(tmp_path: Path) -> None:
     config = DataConfig(name="folder", root=image_folder(tmp_path / "images", {"cat": 10, "dog": 10}), image_size=8)
     before = load_images(config, seed=0).fingerprint
     assert load_images(config, seed=0).fingerprint == before
@@ -93,16 +93,18 @@ def test_the_fingerprint_follows_the_files(tmp_path: Path) -> None:
     assert load_images(DIGITS, seed=0).fingerprint != load_images(DIGITS, seed=1).fingerprint
 
 
-def test_without_augmentation_training_sees_the_geometry_of_measurement() -> None:
-    """A wide image: the shorter side is fitted, nothing is squeezed; the window's place along the other side is drawn."""
+def test_without_augmentation_images_are_scaled_as_in_measurement() -> None:
+    """A wide image: the shorter side is resized without distortion, and the crop along the other side is random."""
     stripes = Image.fromarray(np.tile(np.arange(0, 160, 10, dtype=np.uint8), (8, 1)))
     split = Split(name="train", indices=(0, 1), labels=(0, 1), read=lambda _i: stripes)
     batch = next(iter(batches(split=split, augmentation=AugmentationConfig(), batch_size=2)(0, 1)))
     rows = (batch.images[:, 0, 0] + 1) * 127.5
-    torch.testing.assert_close(rows.diff(dim=1), torch.full((2, 7), 10.0), rtol=0, atol=1.5)  # a squeezed image would step by 20
+    torch.testing.assert_close(
+        rows.diff(dim=1), torch.full((2, 7), 10.0), rtol=0, atol=1.5
+    )  # a distorted image would have differences of 20
 
 
-def test_a_flat_folder_is_drawn_from_the_whole(tmp_path: Path) -> None:
+def test_splits_of_a_folder_without_train_and_test_are_samples_of_all_images(tmp_path: Path) -> None:
     root = image_folder(tmp_path / "images", {"cat": 10, "dog": 20})
     images = load_images(DataConfig(name="folder", root=root, image_size=8), seed=0)
     assert images.classes == ("cat", "dog")
@@ -111,7 +113,7 @@ def test_a_flat_folder_is_drawn_from_the_whole(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("held_out", ["test", "val"])
-def test_a_folder_s_own_test_images_stay_its_test_split(tmp_path: Path, held_out: str) -> None:
+def test_test_images_of_a_folder_are_its_test_split(tmp_path: Path, held_out: str) -> None:
     image_folder(tmp_path / "train", {"cat": 10, "dog": 10})
     image_folder(tmp_path / held_out, {"cat": 2, "dog": 3})
     images = load_images(DataConfig(name="folder", root=tmp_path, image_size=8), seed=0)
@@ -125,30 +127,33 @@ def test_a_folder_s_own_test_images_stay_its_test_split(tmp_path: Path, held_out
         (lambda root: root.mkdir(), "is not a valid image folder"),
         (lambda root: image_folder(root, {"cat": 1, "dog": 5}), "cannot be sampled"),
         (lambda root: image_folder(root / "train", {"cat": 5}), "neither test/ nor val/"),
-        (lambda root: (image_folder(root / "train", {"a": 5}), image_folder(root / "test", {"b": 5})), "the same classes"),
+        (
+            lambda root: (image_folder(root / "train", {"a": 5, "b": 5}), image_folder(root / "test", {"a": 5, "c": 5})),
+            "the same classes",
+        ),
     ],
 )
-def test_a_folder_that_does_not_fit_is_one_clear_line(tmp_path: Path, build: Any, message: str) -> None:
+def test_an_invalid_folder_is_a_one_line_error(tmp_path: Path, build: Any, message: str) -> None:
     build(tmp_path / "images")
     with pytest.raises(UserError, match=message) as error:
         load_images(DataConfig(name="folder", root=tmp_path / "images", image_size=8), seed=0)
     assert "\n" not in str(error.value)
 
 
-def test_a_batch_depends_on_its_step_alone() -> None:
+def test_a_batch_depends_only_on_seed_and_step() -> None:
     whole = list(batches()(0, 20))
-    assert all(same(a, b) for a, b in zip(batches()(13, 20), whole[13:], strict=True))
+    assert all(equal_batches(a, b) for a, b in zip(batches()(13, 20), whole[13:], strict=True))
     random.seed(1)
     np.random.seed(1)
     torch.manual_seed(1)
-    assert same(next(iter(batches()(0, 1))), whole[0])
-    assert not same(whole[0], whole[1])
-    assert not same(next(iter(batches(seed=1)(0, 1))), whole[0])
+    assert equal_batches(next(iter(batches()(0, 1))), whole[0])
+    assert not equal_batches(whole[0], whole[1])
+    assert not equal_batches(next(iter(batches(seed=1)(0, 1))), whole[0])
 
 
 @pytest.mark.slow
-def test_workers_make_the_same_batches() -> None:
-    assert all(same(a, b) for a, b in zip(batches(workers=2)(5, 9), batches()(5, 9), strict=True))
+def test_batches_are_independent_of_the_number_of_workers() -> None:
+    assert all(equal_batches(a, b) for a, b in zip(batches(workers=2)(5, 9), batches()(5, 9), strict=True))
 
 
 def test_an_epoch_is_a_permutation() -> None:
@@ -166,13 +171,13 @@ def test_targets_are_smoothed() -> None:
     torch.testing.assert_close(batch.targets.sum(dim=1), torch.ones(64))
 
 
-def test_without_augmentation_the_pixels_are_the_image_s() -> None:
+def test_without_augmentation_pixels_are_those_of_the_image() -> None:
     plain = batches(augmentation=AugmentationConfig())
     batch, keys = next(iter(plain(0, 1))), plain.sample_keys(0)
     expected = torch.tensor(np.asarray(plain.split.image(keys[3][0])), dtype=torch.float32) / 127.5 - 1
     torch.testing.assert_close(batch.images[3, 0], expected)
 
 
-def test_an_unknown_policy_is_one_clear_line() -> None:
+def test_an_unknown_augmentation_policy_is_a_one_line_error() -> None:
     with pytest.raises(UserError, match="auto_augment"):
         next(iter(batches(augmentation=AugmentationConfig(auto_augment="rand-q9"))(0, 1)))

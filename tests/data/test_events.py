@@ -1,4 +1,4 @@
-"""Event frames: prepared folders become splits, batches of frames, and a network's measurements. Whole counts stay whole."""
+"""Event frames: folders, splits, batches and measurements of networks; integer counts stay integers."""
 
 from __future__ import annotations
 
@@ -25,11 +25,11 @@ from autospike.training.checkpoint import Checkpoints
 from autospike.training.setup import Setup, build_supernet, load_trained_supernet, open_run, training_batches
 from autospike.training.trainer import train
 
-GESTURES = {"clap": 10, "wave": 20}
+CLASSES = {"clap": 10, "wave": 20}
 
 
 def frames_folder(root: Path, classes: dict[str, int], *, steps: int = 4, size: tuple[int, int] = (8, 8), most: int = 5) -> Path:
-    """Counts of 0 to `most`, as spikingjelly writes them: compressed, float64."""
+    """Write event counts of 0 to `most` as spikingjelly does: compressed, float64."""
     rng = np.random.default_rng(0)
     for name, count in classes.items():
         (root / name).mkdir(parents=True)
@@ -42,12 +42,12 @@ def events(root: Path, image_size: int = 8) -> Images:
     return load_images(DataConfig(name="events", root=root, image_size=image_size), seed=0)
 
 
-def held(split: Split, position: int) -> torch.Tensor:
+def image_tensor(split: Split, position: int) -> torch.Tensor:
     return torch.from_numpy(split.image(position))
 
 
-def a_split(*frames: Any) -> Split:
-    """Frames that lie in memory."""
+def split_of(*frames: Any) -> Split:
+    """Return a split of frames in memory."""
     arrays = [np.asarray(f, dtype=np.float32) for f in frames]
     indices = tuple(range(len(arrays)))
     return Split(
@@ -74,16 +74,16 @@ def fixed(split: Split, image_size: int = 8) -> FixedBatches:
     return FixedBatches(split=split, channels=2, image_size=image_size)
 
 
-def same(a: Batch, b: Batch) -> bool:
+def equal_batches(a: Batch, b: Batch) -> bool:
     return torch.equal(a.images, b.images) and torch.equal(a.targets, b.targets)
 
 
 AUGMENTED = AugmentationConfig(min_scale=0.4, flip=0.5, erasing=0.5, mixup=0.5)
 
 
-def test_splits_are_drawn_from_a_flat_folder(tmp_path: Path) -> None:
-    """As spikingjelly's CIFAR10-DVS."""
-    images = events(frames_folder(tmp_path / "frames", GESTURES))
+def test_splits_of_a_folder_without_train_and_test_are_samples_of_all_recordings(tmp_path: Path) -> None:
+    """The layout of CIFAR10-DVS in spikingjelly."""
+    images = events(frames_folder(tmp_path / "frames", CLASSES))
     assert (images.classes, images.channels, images.time_steps) == (("clap", "wave"), 2, 4)
     assert {name: len(split) for name, split in images.splits.items()} == {"train": 18, "search": 6, "test": 6}
     assert sorted(i for split in images.splits.values() for i in split.indices) == list(range(30))
@@ -91,8 +91,8 @@ def test_splits_are_drawn_from_a_flat_folder(tmp_path: Path) -> None:
     assert images.splits["train"].sample(5, keyed(0)).time_steps == 4
 
 
-def test_a_folder_s_own_test_recordings_stay_its_test_split(tmp_path: Path) -> None:
-    """As spikingjelly's DVS128 Gesture; HARDVS has val/ besides."""
+def test_test_recordings_of_a_folder_are_its_test_split(tmp_path: Path) -> None:
+    """The layout of DVS128 Gesture in spikingjelly; HARDVS also has val/."""
     frames_folder(tmp_path / "train", {"clap": 10, "wave": 10})
     frames_folder(tmp_path / "test", {"clap": 2, "wave": 3})
     frames_folder(tmp_path / "val", {"clap": 7, "wave": 7})
@@ -102,7 +102,7 @@ def test_a_folder_s_own_test_recordings_stay_its_test_split(tmp_path: Path) -> N
         np.testing.assert_array_equal(images.splits["test"].image(2), archive["frames"])
 
 
-def test_what_spikingjelly_writes_is_read(tmp_path: Path) -> None:
+def test_frames_written_by_spikingjelly_are_read(tmp_path: Path) -> None:
     from spikingjelly.datasets.utils import integrate_events_file_to_frames_file_by_fixed_frames_number as prepare
 
     rng = np.random.default_rng(0)
@@ -112,49 +112,49 @@ def test_what_spikingjelly_writes_is_read(tmp_path: Path) -> None:
         for i in range(6):
             prepare(lambda _file: recorded, f"{i}.npz", str(tmp_path / name), "number", 5, 8, 8)
     images = events(tmp_path)
-    frames = held(images.splits["train"], 0)
+    frames = image_tensor(images.splits["train"], 0)
     assert (images.time_steps, images.channels, frames.shape) == (5, 2, (5, 2, 8, 8))
     assert frames.sum(dim=(1, 2, 3)).tolist() == [20] * 5  # every event is in a frame, once
     assert frames[0, 1].sum() == recorded["p"][:20].sum()
 
 
-def test_the_fingerprint_follows_the_files_and_the_number_of_frames(tmp_path: Path) -> None:
-    four, eight = (frames_folder(tmp_path / str(steps), GESTURES, steps=steps) for steps in (4, 8))
+def test_the_fingerprint_depends_on_the_files_and_the_number_of_frames(tmp_path: Path) -> None:
+    four, eight = (frames_folder(tmp_path / str(steps), CLASSES, steps=steps) for steps in (4, 8))
     before = events(four).fingerprint
     assert events(four).fingerprint == before != events(eight).fingerprint
     (four / "clap" / "0.npz").rename(four / "clap" / "00.npz")
     assert events(four).fingerprint != before
 
 
-def test_a_split_goes_to_any_worker(tmp_path: Path) -> None:
-    split = events(frames_folder(tmp_path / "frames", GESTURES)).splits["train"]
-    assert torch.equal(held(pickle.loads(pickle.dumps(split)), 3), held(split, 3))
+def test_splits_can_be_pickled(tmp_path: Path) -> None:
+    split = events(frames_folder(tmp_path / "frames", CLASSES)).splits["train"]
+    assert torch.equal(image_tensor(pickle.loads(pickle.dumps(split)), 3), image_tensor(split, 3))
 
 
-def test_measurement_sees_the_counts_as_they_are(tmp_path: Path) -> None:
-    search = events(frames_folder(tmp_path / "frames", GESTURES)).splits["search"]
+def test_measurement_batches_contain_the_event_counts(tmp_path: Path) -> None:
+    search = events(frames_folder(tmp_path / "frames", CLASSES)).splits["search"]
     (batch,) = fixed(search)(100)
     assert batch.images.shape == (4, 6, 2, 8, 8)
     assert batch.images.dtype == torch.float32
-    assert torch.equal(batch.images, torch.stack([held(search, i) for i in range(6)], dim=1))
+    assert torch.equal(batch.images, torch.stack([image_tensor(search, i) for i in range(6)], dim=1))
     assert batch.targets.tolist() == list(search.labels)
     cut = [b.images for b in fixed(search)(2)]
     assert [len(images[0]) for images in cut] == [2, 2, 2]
     assert torch.equal(torch.cat(cut, dim=1), batch.images)
 
 
-def test_frames_are_decoded_once_and_kept_in_the_fewest_bytes_that_lose_nothing() -> None:
-    opened: list[int] = []
+def test_frames_are_decoded_once_and_cached_in_the_smallest_exact_data_type() -> None:
+    open_setup: list[int] = []
     shown = [np.full((3, 2, 8, 8), value, dtype=np.float32) for value in (255, 300, 40_000, 0.5, -1)]
 
     def read(index: int) -> Any:
-        opened.append(index)
+        open_setup.append(index)
         return shown[index]
 
     whole = fixed(Split(name="search", indices=(0, 1, 2, 3, 4), labels=(0,) * 5, read=read, time_steps=3))
     for _ in range(2):
         (batch,) = whole(5)
-    assert opened == [0, 1, 2, 3, 4]
+    assert open_setup == [0, 1, 2, 3, 4]
     assert batch.images[2, :, 1, 3, 4].tolist() == [255, 300, 40_000, 0.5, -1]
     sizes = []
     for i in range(5):
@@ -165,54 +165,57 @@ def test_frames_are_decoded_once_and_kept_in_the_fewest_bytes_that_lose_nothing(
     assert sizes == [size * 3 * 2 * 8 * 8 for size in (1, 2, 4, 4, 2)]
 
 
-def test_resized_counts_are_means_and_the_middle_is_taken() -> None:
-    """16 x 24 to 8 x 8: the shorter side is fitted, a quarter of the longer one goes at either end."""
+def test_resized_counts_are_means_of_a_centre_crop() -> None:
+    """16 x 24 to 8 x 8: the shorter side is resized, and a sixth of the longer one is removed at both ends."""
     ramp = np.tile(np.arange(24, dtype=np.float32), (3, 2, 16, 1))
-    (batch,) = fixed(a_split(ramp, ramp))(2)
+    (batch,) = fixed(split_of(ramp, ramp))(2)
     assert batch.images.shape == (3, 2, 2, 8, 8)
     torch.testing.assert_close(batch.images[1, 0, 1, 5], torch.arange(4.5, 20, 2))
 
 
-def test_training_batches_are_frames_time_first(tmp_path: Path) -> None:
-    train = events(frames_folder(tmp_path / "frames", GESTURES)).splits["train"]
+def test_training_batches_of_frames_have_time_as_first_dimension(tmp_path: Path) -> None:
+    train = events(frames_folder(tmp_path / "frames", CLASSES)).splits["train"]
     plain = batches(train)
     batch, keys = next(iter(plain(0, 1))), plain.sample_keys(0)
     assert batch.images.shape == (4, 8, 2, 8, 8)
     assert batch.targets.shape == (8, 2)
     for place, (position, _) in enumerate(keys):
-        assert torch.equal(batch.images[:, place], held(train, position))
+        assert torch.equal(batch.images[:, place], image_tensor(train, position))
         assert int(batch.targets[place].argmax()) == train.labels[position]
 
 
-def test_without_augmentation_training_sees_the_geometry_of_measurement() -> None:
+def test_without_augmentation_images_are_scaled_as_in_measurement() -> None:
     ramp = np.tile(np.arange(24, dtype=np.float32), (3, 2, 16, 1))
-    batch = next(iter(batches(a_split(ramp, ramp), batch_size=2)(0, 1)))
-    torch.testing.assert_close(batch.images[0, :, 0, 3, 1:7].diff(dim=1), torch.full((2, 5), 2.0))  # squeezed, it would step by 3
+    batch = next(iter(batches(split_of(ramp, ramp), batch_size=2)(0, 1)))
+    torch.testing.assert_close(
+        batch.images[0, :, 0, 3, 1:7].diff(dim=1), torch.full((2, 5), 2.0)
+    )  # distorted, the differences would be 3
 
 
-def test_a_batch_depends_on_its_step_alone(tmp_path: Path) -> None:
-    train = events(frames_folder(tmp_path / "frames", GESTURES)).splits["train"]
+def test_a_batch_depends_only_on_seed_and_step(tmp_path: Path) -> None:
+    train = events(frames_folder(tmp_path / "frames", CLASSES)).splits["train"]
     whole = list(batches(train, AUGMENTED)(0, 6))
     torch.manual_seed(1)
     np.random.seed(1)
-    assert all(same(a, b) for a, b in zip(batches(train, AUGMENTED)(3, 6), whole[3:], strict=True))
-    assert not same(whole[0], whole[1])
-    assert not same(next(iter(batches(train, AUGMENTED, seed=1)(0, 1))), whole[0])
+    assert all(equal_batches(a, b) for a, b in zip(batches(train, AUGMENTED)(3, 6), whole[3:], strict=True))
+    assert not equal_batches(whole[0], whole[1])
+    assert not equal_batches(next(iter(batches(train, AUGMENTED, seed=1)(0, 1))), whole[0])
 
 
 @pytest.mark.parametrize("workers", [1, 2])
-def test_workers_make_the_same_batches(tmp_path: Path, workers: int) -> None:
-    train = events(frames_folder(tmp_path / "frames", GESTURES, size=(20, 30))).splits["train"]
+def test_batches_are_independent_of_the_number_of_workers(tmp_path: Path, workers: int) -> None:
+    train = events(frames_folder(tmp_path / "frames", CLASSES, size=(20, 30))).splits["train"]
     assert all(
-        same(a, b) for a, b in zip(batches(train, AUGMENTED, workers=workers)(2, 5), batches(train, AUGMENTED)(2, 5), strict=True)
+        equal_batches(a, b)
+        for a, b in zip(batches(train, AUGMENTED, workers=workers)(2, 5), batches(train, AUGMENTED)(2, 5), strict=True)
     )
 
 
 @pytest.mark.parametrize("augmentation", [{"flip": 1.0}, {"min_scale": 0.3}, {"erasing": 1.0}])
-def test_all_frames_of_a_sample_share_what_is_drawn(augmentation: dict[str, float]) -> None:
-    """Every frame is the same picture, so after any geometry it still is."""
+def test_all_frames_of_a_sample_have_the_same_augmentation(augmentation: dict[str, float]) -> None:
+    """All frames are equal, so they are equal after the augmentation."""
     still = np.tile(np.random.default_rng(0).integers(1, 9, (1, 2, 8, 8)).astype(np.float32), (5, 1, 1, 1))
-    batch = next(iter(batches(a_split(still, still), AugmentationConfig(**augmentation), batch_size=2)(0, 1)))
+    batch = next(iter(batches(split_of(still, still), AugmentationConfig(**augmentation), batch_size=2)(0, 1)))
     assert torch.equal(batch.images, batch.images[:1].expand(5, -1, -1, -1, -1))
     assert not torch.equal(batch.images[0, 0], torch.from_numpy(still[0]))
     if "flip" in augmentation:
@@ -224,44 +227,44 @@ def test_all_frames_of_a_sample_share_what_is_drawn(augmentation: dict[str, floa
         assert not torch.equal(batch.images[0, 0], batch.images[0, 1])
 
 
-def test_mixup_mixes_whole_samples_with_their_labels() -> None:
+def test_mixup_mixes_samples_with_their_labels() -> None:
     nothing, ones = np.zeros((3, 2, 8, 8)), np.ones((3, 2, 8, 8))
-    mixed = batches(a_split(nothing, ones), AugmentationConfig(mixup=1.0), batch_size=2, smoothing=0.0)
+    mixed = batches(split_of(nothing, ones), AugmentationConfig(mixup=1.0), batch_size=2, smoothing=0.0)
     shares = []
     for batch in mixed(0, 4):
         assert batch.images.shape == (3, 2, 2, 8, 8)
         share = batch.images[0, :, 0, 0, 0]
         torch.testing.assert_close(batch.images, share[None, :, None, None, None].expand(3, 2, 2, 8, 8))
-        torch.testing.assert_close(batch.targets[:, 1], share)  # as much of class 1 as of its sample
+        torch.testing.assert_close(batch.targets[:, 1], share)  # the weight of class 1 equals that of its sample
         shares.append(round(float(share[0]), 6))
     assert len(set(shares)) == 4
 
 
-def test_cutmix_puts_one_rectangle_of_all_frames_in_the_place_of_another() -> None:
+def test_cutmix_replaces_the_same_rectangle_of_all_frames() -> None:
     nothing, ones = np.zeros((3, 2, 8, 8)), np.ones((3, 2, 8, 8))
-    mixed = batches(a_split(nothing, ones), AugmentationConfig(cutmix=1.0), batch_size=2, smoothing=0.0)
+    mixed = batches(split_of(nothing, ones), AugmentationConfig(cutmix=1.0), batch_size=2, smoothing=0.0)
     shares = []
     for batch in mixed(0, 6):
         assert torch.equal(batch.images, batch.images[:1, :, :1].expand(3, -1, 2, -1, -1))
         first = batch.images[0, 0, 0]
-        assert set(first.unique().tolist()) <= {0.0, 1.0}  # cut, not blended
+        assert set(first.unique().tolist()) <= {0.0, 1.0}  # replaced, not mixed
         torch.testing.assert_close(batch.targets[:, 1], batch.images[0, :, 0].mean(dim=(1, 2)))
         shares.append(float(first.mean()))
     assert len(set(shares)) > 3
 
 
 @pytest.mark.parametrize("mix", [{"mixup": 1.0}, {"cutmix": 1.0}, {"mixup": 1.0, "cutmix": 1.0}])
-def test_a_share_of_the_batches_is_mixed(mix: dict[str, float]) -> None:
+def test_mix_probability_is_the_fraction_of_mixed_batches(mix: dict[str, float]) -> None:
     nothing, ones = np.zeros((3, 2, 8, 8)), np.ones((3, 2, 8, 8))
     augmentation = AugmentationConfig(mix_probability=0.5, **mix)
-    mixed = batches(a_split(nothing, ones), augmentation, batch_size=2, smoothing=0.0)
+    mixed = batches(split_of(nothing, ones), augmentation, batch_size=2, smoothing=0.0)
     touched = sum(0 < float(batch.targets[0, 0]) < 1 for batch in mixed(0, 60))
     assert 15 < touched < 45
 
 
 @pytest.mark.parametrize("policy", [{"auto_augment": "rand-m5-n2-inc1"}, {"color_jitter": 0.4}])
-def test_a_policy_for_pictures_is_refused(policy: dict[str, Any]) -> None:
-    split = a_split(np.zeros((3, 2, 8, 8)), np.zeros((3, 2, 8, 8)))
+def test_augmentation_policies_for_images_are_rejected(policy: dict[str, Any]) -> None:
+    split = split_of(np.zeros((3, 2, 8, 8)), np.zeros((3, 2, 8, 8)))
     with pytest.raises(UserError, match=f"augmentation.{next(iter(policy))}: not available for event frames") as error:
         next(iter(batches(split, AugmentationConfig(**policy))(0, 1)))
     assert "\n" not in str(error.value)
@@ -282,7 +285,7 @@ def of_one_class(root: Path) -> None:
         (lambda root: frames_folder(root / "train", {"clap": 5}), "neither test/ nor val/"),
     ],
 )
-def test_a_folder_that_does_not_fit_is_one_clear_line(tmp_path: Path, build: Any, message: str) -> None:
+def test_an_invalid_folder_is_a_one_line_error(tmp_path: Path, build: Any, message: str) -> None:
     build(tmp_path / "frames")
     with pytest.raises(UserError, match=message) as error:
         events(tmp_path / "frames")
@@ -321,9 +324,9 @@ BAD_FILES = {
 
 
 @pytest.mark.parametrize("name", BAD_FILES)
-def test_a_bad_file_is_named_when_it_is_read(tmp_path: Path, name: str) -> None:
+def test_an_invalid_file_is_named_when_it_is_read(tmp_path: Path, name: str) -> None:
     spoil, message = BAD_FILES[name]
-    root = frames_folder(tmp_path / "frames", GESTURES)
+    root = frames_folder(tmp_path / "frames", CLASSES)
     images = events(root)
     spoil(root / "wave" / "9.npz")
     split = next(split for split in images.splits.values() if 29 in split.indices)
@@ -336,12 +339,12 @@ def test_a_bad_file_is_named_when_it_is_read(tmp_path: Path, name: str) -> None:
     assert "\n" not in str(error.value)
 
 
-def test_a_damaged_file_is_never_taken_for_another(tmp_path: Path) -> None:
-    """Bytes overwritten at random: frames are read as they were, or the file is named."""
-    root = frames_folder(tmp_path / "frames", GESTURES)
+def test_a_damaged_file_is_detected(tmp_path: Path) -> None:
+    """With random overwritten bytes, either the original frames are read or the file is named in an error."""
+    root = frames_folder(tmp_path / "frames", CLASSES)
     split = events(root).splits["train"]
     path, position = root / "clap" / f"{split.indices[0]}.npz", 0
-    whole, frames, rng = path.read_bytes(), held(split, position), np.random.default_rng(1)
+    whole, frames, rng = path.read_bytes(), image_tensor(split, position), np.random.default_rng(1)
     refused = 0
     for _ in range(300):
         spoilt = bytearray(whole)
@@ -349,7 +352,7 @@ def test_a_damaged_file_is_never_taken_for_another(tmp_path: Path) -> None:
             spoilt[place] = rng.integers(256)
         path.write_bytes(spoilt)
         try:
-            assert torch.equal(held(split, position), frames)
+            assert torch.equal(image_tensor(split, position), frames)
         except UserError as error:
             assert str(error).startswith(str(path))
             refused += 1
@@ -357,8 +360,8 @@ def test_a_damaged_file_is_never_taken_for_another(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("workers", [0, 1])
-def test_a_bad_file_in_training_is_one_clear_line_from_any_worker(tmp_path: Path, workers: int) -> None:
-    root = frames_folder(tmp_path / "frames", GESTURES)
+def test_an_invalid_file_in_training_is_a_one_line_error_with_any_number_of_workers(tmp_path: Path, workers: int) -> None:
+    root = frames_folder(tmp_path / "frames", CLASSES)
     train = events(root).splits["train"]
     for path in root.glob("*/*.npz"):
         path.write_bytes(b"")
@@ -367,19 +370,19 @@ def test_a_bad_file_in_training_is_one_clear_line_from_any_worker(tmp_path: Path
     assert "\n" not in str(error.value)
 
 
-def test_more_steps_than_frames_are_refused(tmp_path: Path) -> None:
-    images = events(frames_folder(tmp_path / "frames", GESTURES))
+def test_more_time_steps_than_frames_are_rejected(tmp_path: Path) -> None:
+    images = events(frames_folder(tmp_path / "frames", CLASSES))
     images.check_time_steps(4)
     with pytest.raises(UserError, match=r"5 steps, but the samples under data\.root have 4 event frames") as error:
         images.check_time_steps(5)
     assert "\n" not in str(error.value)
-    replace(images, time_steps=None).check_time_steps(100)  # a still image is seen as often as one likes
+    replace(images, time_steps=None).check_time_steps(100)  # a still image has no limit
 
 
 SHORTCUTS = {"spikformer": "sew", "spike_driven": "membrane"}
 
 
-def opened(tmp_path: Path, family: str, image_size: int = 8) -> Setup:
+def open_setup(tmp_path: Path, family: str, image_size: int = 8) -> Setup:
     stage = {
         "embed_dim": [8, 16],
         "embedding": {"stride": 4},
@@ -402,7 +405,7 @@ def opened(tmp_path: Path, family: str, image_size: int = 8) -> Setup:
 
 @pytest.mark.parametrize("family", SHORTCUTS)
 def test_a_supernet_trains_on_events_and_its_subnets_are_measured(tmp_path: Path, family: str) -> None:
-    setup = opened(tmp_path, family)
+    setup = open_setup(tmp_path, family)
     space, losses = setup.experiment.search_space, []
     folder, config = tmp_path / "run" / "supernet", setup.experiment.training
     batches, network = training_batches(setup), build_supernet(setup, space)
@@ -415,15 +418,15 @@ def test_a_supernet_trains_on_events_and_its_subnets_are_measured(tmp_path: Path
         (found,) = measured([architecture])
         assert found.images == 18
         first = found.counts[0]
-        assert (first.input, first.time_steps) == ("integer", architecture.time_steps)  # counts are accumulated, not multiplied
+        assert (first.input, first.time_steps) == ("integer", architecture.time_steps)  # counts are accumulated
         for batch_size in (1, 5, 17, 18, 100):
             smaller = EvaluationConfig(**{**measured.config.model_dump(), "batch_size": batch_size})
             (again,) = replace(measured, config=smaller)([architecture])
             assert again == found
 
 
-def test_the_first_steps_see_the_first_frames(tmp_path: Path) -> None:
-    setup = opened(tmp_path, "spikformer")
+def test_the_first_time_steps_read_the_first_frames(tmp_path: Path) -> None:
+    setup = open_setup(tmp_path, "spikformer")
     space = setup.experiment.search_space
     model = calibrated_subnet(setup, build_supernet(setup, space), space.largest())
     search = fixed_batches(setup, setup.images.splits["search"])
@@ -438,7 +441,7 @@ def test_the_first_steps_see_the_first_frames(tmp_path: Path) -> None:
 
 
 def test_resized_counts_are_multiplied(tmp_path: Path) -> None:
-    setup = opened(tmp_path, "spikformer", image_size=6)
+    setup = open_setup(tmp_path, "spikformer", image_size=6)
     space = setup.experiment.search_space
     model = calibrated_subnet(setup, build_supernet(setup, space), space.smallest())
     found = [measure(model, held_out_batches(setup), batch_size=n) for n in (2, 6)]

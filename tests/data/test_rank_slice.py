@@ -10,7 +10,7 @@ from autospike.errors import UserError
 from autospike.training.distributed import Ranks
 
 
-def test_a_slice_takes_both_ends_of_each_part() -> None:
+def test_a_slice_consists_of_both_ends_of_each_part() -> None:
     assert [RankSlice(rank=rank, ranks=2, parts=1).of(range(8)) for rank in (0, 1)] == [[0, 1, 6, 7], [2, 3, 4, 5]]
     assert [RankSlice(rank=rank, ranks=2, parts=2).of(range(8)) for rank in (0, 1)] == [[0, 3, 4, 7], [1, 2, 5, 6]]
     assert WHOLE.of(range(5)) == [0, 1, 2, 3, 4]

@@ -8,7 +8,7 @@ from dataclasses import replace
 from itertools import permutations
 
 import pytest
-from builders import few, measurement, one_line_error, scored, small
+from builders import evaluation_of, few_examples, measurement, one_line_error, small
 from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import ValidationError
@@ -238,7 +238,7 @@ many_counts = st.lists(layer_counts(), max_size=5)
 any_convention = st.sampled_from(list(CONVENTIONS.values()))
 
 
-@few
+@few_examples
 @given(many_counts, any_convention)
 def test_energies_of_layers_add_up(counts: list[LayerCount], convention: Convention) -> None:
     total = energy(counts, convention)
@@ -248,13 +248,13 @@ def test_energies_of_layers_add_up(counts: list[LayerCount], convention: Convent
     )
 
 
-@few
+@few_examples
 @given(layer_counts(), any_convention)
 def test_an_operation_is_either_multiplied_or_accumulated(count: LayerCount, convention: Convention) -> None:
     assert not (convention.macs(count) and convention.acs(count))
 
 
-@few
+@few_examples
 @given(layer_counts(), any_convention, st.integers(1, 10))
 def test_the_first_time_steps_and_the_rest_add_up(count: LayerCount, convention: Convention, steps: int) -> None:
     """For layers that are computed at every time step."""
@@ -365,7 +365,7 @@ def test_a_modifier_that_equals_the_default_is_not_in_the_name(name: str) -> Non
 ALLOWED = [*TOTALS, *PJ, "image-once", "image-every-step", "head-once", "head-every-step"]
 
 
-@few
+@few_examples
 @given(
     st.text(max_size=20).filter(lambda text: text.split("/")[0] not in TOTALS) | st.sampled_from(["EXACT", "exact ", "int8", ""])
 )
@@ -375,7 +375,7 @@ def test_an_unknown_name_is_a_one_line_error_with_all_names(text: str) -> None:
     assert all(word in message for word in ALLOWED)
 
 
-@few
+@few_examples
 @given(
     st.sampled_from(list(TOTALS)),
     st.text(alphabet=st.characters(exclude_characters="/"), max_size=12).filter(lambda word: word not in ALLOWED[6:]),
@@ -457,7 +457,7 @@ def test_costs_of_memory_traffic() -> None:
     assert pytest.approx(FP32.pj_per_ac + 30, rel=1e-12) == SRAM.pj_per_ac
 
 
-@few
+@few_examples
 @given(many_counts, any_convention)
 def test_rows_round_trip_through_json(found: list[LayerCount], convention: Convention) -> None:
     again = from_rows(json.loads(json.dumps(to_rows(found))))
@@ -528,7 +528,7 @@ def test_f_aeb_is_a_power_of_0_07_by_default() -> None:
     assert f_aeb(0.5, 1.0, reference_mj=4.0, config=FitnessConfig()) == pytest.approx(0.5 * 4**0.07, rel=1e-12)
 
 
-@few
+@few_examples
 @given(st.sampled_from(["power", "weighted"]), st.floats(0.1, 0.9), st.floats(0.1, 10))
 def test_f_aeb_increases_with_accuracy_and_decreases_with_energy(form: str, accuracy: float, energy_mj: float) -> None:
     config = FitnessConfig(form=form)
@@ -542,7 +542,7 @@ def test_objectives_of_an_evaluation() -> None:
     measured = measurement(small(time_steps=2), correct=80, macs=10, acs=30)
     rest = {"accuracy": (0.8, True), "params": (7, False), "time_steps": (2, False)}
     for name, macs, acs in (("exact", 20, 30), ("rate", 20, 4.5)):
-        evaluation = scored(measured, f_aeb=0.5, generation=0, convention=CONVENTIONS[name])
+        evaluation = evaluation_of(measured, f_aeb=0.5, generation=0, convention=CONVENTIONS[name])
         values = {name: (objective.value(evaluation), objective.maximise) for name, objective in OBJECTIVES.items()}
         expected_mj = pytest.approx((4.6 * macs + 0.9 * acs) * 1e-9, rel=1e-12)
         assert values == {**rest, "acs": (acs, False), "energy_mj": (expected_mj, False)}
@@ -551,7 +551,7 @@ def test_objectives_of_an_evaluation() -> None:
 def evaluations() -> list[Evaluation]:
     """Three candidates with 40, 10 and 20 accumulations and a fitness from another convention. The last is the largest."""
     made = [(8, 50, 40.0), (16, 60, 10.0), (24, 80, 20.0)]
-    return [scored(measurement(small(embed_dim=w), correct=c, acs=acs), f_aeb=-1, generation=3) for w, c, acs in made]
+    return [evaluation_of(measurement(small(embed_dim=w), correct=c, acs=acs), f_aeb=-1, generation=3) for w, c, acs in made]
 
 
 def test_fitness_is_recomputed_from_the_energy_under_the_new_convention() -> None:

@@ -17,7 +17,8 @@ from autospike.energy.counts import LayerCount
 from autospike.models import build_model
 from autospike.models.contract import SpikingModel
 from autospike.nn.layers import ConvNorm, RepConv, SeparableConvNorm
-from autospike.space.architecture import Architecture, Block, Embedding, Neuron, Stage
+from autospike.space.architecture import Architecture, Embedding, Stage
+from autospike.space.block import Block, Neuron
 
 # In mJ, by the rule of the logs from unrounded numbers.
 PUBLISHED_MJ = {"energy_spikingformer_8_512": 7.463503, "energy_spikingformer_8_768": 13.658865}
@@ -153,7 +154,7 @@ def counts_of(model: SpikingModel, images: Tensor) -> tuple[LayerCount, ...]:
 
 
 def into_padding(x: Tensor, size: int) -> float:
-    """Values of `x` `[T, B, H, W, C]` times the taps of a `size` x `size` kernel, at stride 1, whose outputs would lie outside."""
+    """Return the sum of `x` `[T, B, H, W, C]` times the kernel positions whose outputs are outside of the image, at stride 1."""
     height, width = x.shape[2:4]
     reach = range(-(size // 2), size // 2 + 1)
     total = 0.0
@@ -185,7 +186,7 @@ def inputs_of_convolutions(model: SpikingModel) -> dict[str, tuple[Tensor, int, 
 
 
 @each_net
-def test_rates_also_count_the_padding_and_nothing_else(net: str) -> None:
+def test_rates_differ_from_accumulations_only_in_the_padding(net: str) -> None:
     """A firing rate times dense operations counts the whole kernel for every spike. At the border a part of it has no output."""
     model, images = firing_model(NETS[net])
     seen, counts = inputs_of_convolutions(model), counts_of(model, images)

@@ -1,4 +1,4 @@
-"""Calibration and scoring: nothing stale is scored, and how the data is cut or ordered changes no result."""
+"""Calibration and measurement: statistics of subnets, and results independent of batch size and order."""
 
 from __future__ import annotations
 
@@ -13,8 +13,9 @@ from PIL import Image
 
 from autospike.config import DataConfig, EvaluationConfig
 from autospike.counting.firing import FiringRates
-from autospike.data.batches import FixedBatches, Renormalised
+from autospike.data.batches import FixedBatches
 from autospike.data.images import Split, SplitName, load_images
+from autospike.data.preparation import ImagePreparation
 from autospike.energy.conventions import BINARY_ONLY, EXACT
 from autospike.evaluation.calibration import UncalibratedError, average, calibrate
 from autospike.evaluation.population import PopulationEvaluator
@@ -26,7 +27,8 @@ from autospike.measurement import Measurement
 from autospike.memory.cache import ByteBudgetCache
 from autospike.models import build_model
 from autospike.models.contract import SpikingModel
-from autospike.space.architecture import Architecture, Block, Embedding, Stage
+from autospike.space.architecture import Architecture, Embedding, Stage
+from autospike.space.block import Block
 from autospike.space.search_space import SearchSpace
 from autospike.supernet import Supernet, batch_norms
 
@@ -37,7 +39,7 @@ def digits(split: SplitName, count: int) -> FixedBatches:
 
 
 def reordered(batches: FixedBatches, seed: int) -> FixedBatches:
-    """The same images in another order."""
+    """Return the same images in another order."""
     order = list(range(len(batches)))
     random.Random(seed).shuffle(order)
     split = batches.split
@@ -46,8 +48,8 @@ def reordered(batches: FixedBatches, seed: int) -> FixedBatches:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Bench:
-    """A supernet with its data, on which one model is measured, or a population."""
+class MeasurementSetup:
+    """A supernet with its data, to measure one model or a population."""
 
     trie_evaluator: TrieEvaluator
     config: EvaluationConfig
@@ -73,7 +75,7 @@ class Bench:
         return list(evaluator(architectures))
 
 
-def evaluator(space: SearchSpace, **config: int) -> Bench:
+def evaluator(space: SearchSpace, **config: int) -> MeasurementSetup:
     torch.manual_seed(1)
     trie_evaluator = TrieEvaluator(
         supernet=Supernet(space, num_classes=10, in_chans=1),
@@ -81,24 +83,24 @@ def evaluator(space: SearchSpace, **config: int) -> Bench:
         search=digits("search", 101),
         cache=ByteBudgetCache(),
     )
-    return Bench(
+    return MeasurementSetup(
         trie_evaluator=trie_evaluator, config=EvaluationConfig(**{"calibration_images": 96, "calibration_batch_size": 48, **config})
     )
 
 
-def test_an_uncalibrated_subnet_is_refused(tiny_space: SearchSpace) -> None:
+def test_measuring_an_uncalibrated_subnet_is_an_error(tiny_space: SearchSpace) -> None:
     supernet = Supernet(tiny_space, num_classes=10, in_chans=1)
     with pytest.raises(UncalibratedError, match=r"stages\.0\.embedding\.convs\.0\.bn has no statistics of its own"):
         measure(supernet.extract(tiny_space.smallest()), digits("search", 8), batch_size=8)
 
 
-def test_scoring_by_batch_statistics_is_refused(tiny_space: SearchSpace) -> None:
+def test_measuring_with_batch_statistics_is_an_error(tiny_space: SearchSpace) -> None:
     model = evaluator(tiny_space).calibrated(tiny_space.smallest())
     with pytest.raises(UncalibratedError):
         measure(model.train(), digits("search", 8), batch_size=8)
 
 
-def test_calibration_on_one_batch_gives_that_batch_s_statistics(tiny_space: SearchSpace) -> None:
+def test_calibration_on_one_batch_gives_the_statistics_of_the_batch(tiny_space: SearchSpace) -> None:
     model = Supernet(tiny_space, num_classes=10, in_chans=1).extract(tiny_space.smallest())
     images = torch.rand(16, 1, 8, 8)
     seen = []
@@ -125,35 +127,35 @@ def test_calibration_averages_its_batches_and_replaces_earlier_statistics(tiny_s
     torch.testing.assert_close(means[2], (means[0] + means[1]) / 2)
 
 
-def test_batches_are_averaged_without_rounding_in_between() -> None:
-    """Of 2^24 and twice 1, float32 would lose the ones on the way."""
+def test_statistics_are_averaged_in_double_precision() -> None:
+    """In float32, 2^24 + 1 + 1 is 2^24."""
     found = average([torch.tensor([value]) for value in (2.0**24, 1.0, 1.0)])
     assert found.dtype == torch.float32
     assert found.tolist() == [torch.tensor((2**24 + 2) / 3).item()]
 
 
-def test_calibration_measures_no_head(tiny_space: SearchSpace) -> None:
-    """Nothing normalises there."""
+def test_calibration_does_not_run_the_head(tiny_space: SearchSpace) -> None:
+    """It has no normalisation."""
     model = Supernet(tiny_space, num_classes=10, in_chans=1).extract(tiny_space.smallest())
     model.head.register_forward_hook(lambda *_: pytest.fail("the head was run"))
     calibrate(model, [torch.rand(4, 1, 8, 8)], time_steps=2)
     assert not batch_norms(model.head)
 
 
-def test_a_calibrated_model_knows_how_many_batches_it_saw(tiny_space: SearchSpace) -> None:
+def test_calibration_counts_its_batches(tiny_space: SearchSpace) -> None:
     model = Supernet(tiny_space, num_classes=10, in_chans=1).extract(tiny_space.smallest())
     calibrate(model, [torch.rand(4, 1, 8, 8)] * 3, time_steps=2)
     assert {bn.num_batches_tracked.item() for bn in batch_norms(model)} == {3}
 
 
 @pytest.mark.parametrize("batch_size", [1, 2, 7, 50, 100, 101, 500])
-def test_a_score_does_not_depend_on_the_batch_size(tiny_space: SearchSpace, batch_size: int) -> None:
+def test_a_measurement_is_independent_of_the_batch_size(tiny_space: SearchSpace, batch_size: int) -> None:
     measured = evaluator(tiny_space)
     model = measured.calibrated(tiny_space.largest())
     assert measure(model, measured.search, batch_size=batch_size) == measure(model, measured.search, batch_size=64)
 
 
-def test_a_score_does_not_depend_on_the_order_of_the_images(tiny_space: SearchSpace) -> None:
+def test_a_measurement_is_independent_of_the_order_of_the_images(tiny_space: SearchSpace) -> None:
     measured = evaluator(tiny_space)
     model = measured.calibrated(tiny_space.largest())
     expected = measure(model, measured.search, batch_size=64)
@@ -161,7 +163,7 @@ def test_a_score_does_not_depend_on_the_order_of_the_images(tiny_space: SearchSp
         assert measure(model, reordered(measured.search, seed), batch_size=64) == expected
 
 
-def test_a_candidate_s_measurement_does_not_depend_on_the_population(tiny_space: SearchSpace) -> None:
+def test_a_measurement_is_independent_of_the_other_candidates(tiny_space: SearchSpace) -> None:
     measured, rng = evaluator(tiny_space), random.Random(2)
     population = [tiny_space.sample(rng) for _ in range(4)]
     together = list(measured(population))
@@ -169,7 +171,7 @@ def test_a_candidate_s_measurement_does_not_depend_on_the_population(tiny_space:
     assert together == alone[::-1]
 
 
-def test_accuracy_is_the_share_of_right_answers(tiny_space: SearchSpace) -> None:
+def test_accuracy_is_the_fraction_of_correct_predictions(tiny_space: SearchSpace) -> None:
     measured = evaluator(tiny_space)
     model = measured.calibrated(tiny_space.largest())
     (batch,) = measured.search(500)
@@ -181,7 +183,7 @@ def test_accuracy_is_the_share_of_right_answers(tiny_space: SearchSpace) -> None
 
 
 def at_every_step(space: SearchSpace) -> list[tuple[Measurement, Measurement]]:
-    """At T = 1 ... 5: the score that a run of five steps gives, and that of a run of so many."""
+    """Return for T = 1 ... 5 the measurement from a run with T = 5, and that of a run with this T."""
     measured = evaluator(space)
     model = measured.calibrated(space.largest())
     whole = measure_stepwise(model, measured.search, batch_size=40, time_steps=5)
@@ -191,8 +193,8 @@ def at_every_step(space: SearchSpace) -> list[tuple[Measurement, Measurement]]:
     return [(whole.at(t), run.at(t)) for t, run in enumerate(alone, start=1)]
 
 
-def test_one_run_answers_for_every_number_of_steps(tiny_space: SearchSpace) -> None:
-    """A network is causal in time: right answers and operations at each step do not depend on how many follow."""
+def test_one_run_measures_every_number_of_time_steps(tiny_space: SearchSpace) -> None:
+    """A network is causal in time, so predictions and operations at each step do not depend on later steps."""
     scores = at_every_step(tiny_space)
     for of_five, alone in scores:
         assert (of_five.correct, of_five.images) == (alone.correct, alone.images)
@@ -203,14 +205,14 @@ def test_one_run_answers_for_every_number_of_steps(tiny_space: SearchSpace) -> N
 
 
 def test_inputs_at_the_first_steps_do_not_depend_on_later_steps(tiny_space: SearchSpace) -> None:
-    """Sums of spikes may be no more than spikes at the first step, where a convention takes them for such."""
+    """Sums of spikes may be binary at the first step, where a convention then counts them as spikes."""
     for of_five, alone in at_every_step(tiny_space):
         assert of_five == alone
         assert of_five.energy(BINARY_ONLY) == alone.energy(BINARY_ONLY)
 
 
-def test_frames_that_are_whole_at_first_are_accumulated_there() -> None:
-    """Even counts everywhere stay whole when frames are resized, others become means; what follows changes nothing of the first."""
+def test_integer_frames_before_real_ones_are_accumulated() -> None:
+    """Resized frames with even counts everywhere stay integers, others become real; the first steps do not depend on later ones."""
     rng = np.random.default_rng(0)
     frames = rng.integers(0, 4, (6, 2, 2, 16, 16)).astype(np.float32)
     frames[:, 0] = 2
@@ -224,7 +226,7 @@ def test_frames_that_are_whole_at_first_are_accumulated_there() -> None:
     assert both.first(1) == first
 
 
-def test_right_answers_are_those_of_the_mean_over_the_first_steps(tiny_space: SearchSpace) -> None:
+def test_predictions_at_each_t_are_those_of_the_mean_over_the_first_steps(tiny_space: SearchSpace) -> None:
     measured = evaluator(tiny_space)
     model = measured.calibrated(tiny_space.largest())
     (batch,) = measured.search(500)
@@ -235,7 +237,7 @@ def test_right_answers_are_those_of_the_mean_over_the_first_steps(tiny_space: Se
     assert measure_stepwise(model, measured.search, batch_size=40).correct == expected
 
 
-def test_a_run_has_as_many_steps_as_the_architecture_by_default(tiny_space: SearchSpace) -> None:
+def test_the_default_number_of_time_steps_is_that_of_the_architecture(tiny_space: SearchSpace) -> None:
     measured = evaluator(tiny_space)
     model = measured.calibrated(tiny_space.smallest())
     steps = tiny_space.smallest().time_steps
@@ -246,8 +248,8 @@ def test_a_run_has_as_many_steps_as_the_architecture_by_default(tiny_space: Sear
     assert usual.operations.images == 101
 
 
-def test_an_evaluation_collects_firing_rates_of_every_image(tiny_space: SearchSpace) -> None:
-    """Mean output of the first neurons over the split."""
+def test_firing_rates_are_means_over_all_images(tiny_space: SearchSpace) -> None:
+    """Compared with the mean output of the first neurons."""
     measured, firing, seen = evaluator(tiny_space), FiringRates(), []
     model = measured.calibrated(tiny_space.largest())
     name = "stages.0.embedding.lifs.0"
@@ -259,8 +261,8 @@ def test_an_evaluation_collects_firing_rates_of_every_image(tiny_space: SearchSp
     assert firing.rates()[name] == pytest.approx(spikes.sum().item() / (101 * 3 * 8 * 8 * 2), rel=1e-12)
 
 
-def test_collecting_firing_rates_adds_no_operation(tiny_space: SearchSpace) -> None:
-    """The exported subnet's report is of the same counts as its row in the archive."""
+def test_collecting_firing_rates_does_not_change_the_counts(tiny_space: SearchSpace) -> None:
+    """The report of an export has the counts of its row in the archive."""
     measured = evaluator(tiny_space)
     model = measured.calibrated(tiny_space.largest())
     watched = measure_stepwise(model, measured.search, batch_size=40, firing=FiringRates())
@@ -269,7 +271,7 @@ def test_collecting_firing_rates_adds_no_operation(tiny_space: SearchSpace) -> N
 
 @pytest.mark.parametrize("family", ["spikformer", "meta_spikeformer"])
 def test_a_written_model_is_read_with_bit_identical_logits(tmp_path: Path, family: str) -> None:
-    """Bit for bit, with what it wants to see and what it answers."""
+    """Also its input specification and its classes."""
     torch.manual_seed(2)
     stage = Stage(embed_dim=16, embedding=Embedding(stride=2), blocks=(Block(num_heads=2, qkv="repconv"),))
     architecture = Architecture(family=family, time_steps=3, stages=(stage,))
@@ -285,21 +287,21 @@ def test_a_written_model_is_read_with_bit_identical_logits(tmp_path: Path, famil
         assert model(images).any()
 
 
-def test_still_images_are_normalised_as_a_network_wants_them() -> None:
-    """Each channel's pixels of 0 to 1, less its mean, by its deviation."""
+def test_still_images_are_normalised_by_the_mean_and_deviation_of_the_network() -> None:
+    """Pixels between 0 and 1, minus the mean of their channel, divided by its standard deviation."""
     shades = [(0, 51, 255), (102, 204, 153)]
     split = Split(name="search", indices=(0, 1), labels=(0, 1), read=lambda i: Image.new("RGB", (8, 8), color=shades[i]))
-    batches = FixedBatches(split=split, channels=3, image_size=8)
     mean, std = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
-    (batch,) = Renormalised(batches=batches, mean=mean, std=std)(2)
+    preparation = ImagePreparation(mean=mean, std=std)
+    (batch,) = FixedBatches(split=split, channels=3, image_size=8, preparation=preparation)(2)
     expected = [[(value / 255 - m) / s for value, m, s in zip(shade, mean, std, strict=True)] for shade in shades]
     torch.testing.assert_close(batch.images, torch.tensor(expected)[:, :, None, None].expand(2, 3, 8, 8), rtol=1e-5, atol=1e-6)
     assert batch.targets.tolist() == [0, 1]
 
 
-def test_images_normalised_as_ours_are_the_same_bits() -> None:
+def test_the_default_normalisation_leaves_batches_bit_identical() -> None:
     batches = digits("search", 9)
-    (plain,), (again,) = batches(9), Renormalised(batches=batches, mean=(0.5,), std=(0.5,))(9)
+    (plain,), (again,) = batches(9), replace(batches, preparation=ImagePreparation(mean=(0.5,), std=(0.5,)))(9)
     assert torch.equal(plain.images, again.images)
 
 
@@ -308,11 +310,12 @@ def test_event_frames_are_never_normalised(mean_and_std: tuple[float, float]) ->
     frames = np.arange(2 * 2 * 4 * 4, dtype=np.float32).reshape(2, 2, 4, 4)
     split = Split(name="search", indices=(0, 1), labels=(0, 1), read=lambda i: frames + i, time_steps=2)
     mean, std = ((value, value) for value in mean_and_std)
-    (batch,) = Renormalised(batches=FixedBatches(split=split, channels=2, image_size=4), mean=mean, std=std)(2)
+    preparation = ImagePreparation(mean=mean, std=std)
+    (batch,) = FixedBatches(split=split, channels=2, image_size=4, preparation=preparation)(2)
     assert torch.equal(batch.images, torch.stack([torch.from_numpy(frames), torch.from_numpy(frames + 1)], dim=1))
 
 
-def test_batches_are_never_of_one_image() -> None:
+def test_no_batch_has_a_single_image() -> None:
     for count in (2, 3, 9, 10):
         batches = digits("search", count)
         for batch_size in range(1, 12):
@@ -338,7 +341,7 @@ def test_fixed_batches_decode_each_image_once() -> None:
     torch.testing.assert_close(images[:, 0, 0, 0], torch.tensor([4.0, 9, 2]) / 127.5 - 1)
 
 
-def test_extracting_leaves_the_supernet_as_it_was(tiny_space: SearchSpace) -> None:
+def test_extraction_does_not_change_the_supernet(tiny_space: SearchSpace) -> None:
     measured = evaluator(tiny_space)
     before = {name: p.clone() for name, p in measured.trie_evaluator.supernet.named_parameters()}
     list(measured([tiny_space.largest(), tiny_space.smallest()]))

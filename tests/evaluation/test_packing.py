@@ -1,4 +1,4 @@
-"""Streams in few bits."""
+"""Packed residual streams."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import mmap
 
 import pytest
 import torch
-from builders import few
+from builders import few_examples
 from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
@@ -22,14 +22,14 @@ def bit_identical(a: Tensor, b: Tensor) -> bool:
 
 
 def nbytes_of(packed: Packed) -> int:
-    """Bytes of the values, without the rest of the last page."""
+    """Return the bytes of the values, without padding to a page."""
     return packed.data.tensor().nbytes
 
 
 @pytest.mark.parametrize(("highest", "bits"), [(1, 1), (3, 2), (15, 4), (255, 8)])
 @given(data=st.data())
-@few
-def test_whole_numbers_are_restored_exactly(highest: int, bits: int, data: st.DataObject) -> None:
+@few_examples
+def test_integers_are_restored_exactly(highest: int, bits: int, data: st.DataObject) -> None:
     shape = data.draw(st.lists(st.integers(1, 5), min_size=1, max_size=5))
     count = math.prod(shape)
     values = data.draw(st.lists(st.integers(0, highest), min_size=count, max_size=count))
@@ -41,7 +41,7 @@ def test_whole_numbers_are_restored_exactly(highest: int, bits: int, data: st.Da
 
 
 @given(values=st.lists(st.floats(width=32), min_size=1, max_size=40))
-@few
+@few_examples
 def test_any_float32_values_are_restored_exactly(values: list[float]) -> None:
     x = torch.tensor(values, dtype=torch.float32)
     assert bit_identical(Packed.of(x).unpacked(), x)

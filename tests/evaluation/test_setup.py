@@ -1,4 +1,4 @@
-"""Which executor an experiment gets, and what a worker refuses to begin with."""
+"""The configured executor, invalid settings, and conditions for starting a worker."""
 
 from __future__ import annotations
 
@@ -27,8 +27,8 @@ def experiment(folder: Path, *overrides: str, **sections: dict[str, Any]) -> Exp
     return load_experiment(path, overrides)
 
 
-def test_another_executor_forgets_the_settings_of_the_one_before(tmp_path: Path) -> None:
-    """What was recorded with `--executor ray` does not stand in the way of `--executor serial`."""
+def test_another_executor_resets_the_settings_of_the_previous_one(tmp_path: Path) -> None:
+    """Settings of `--executor ray` do not prevent `--executor serial`."""
     recorded = {"executor": "ray", "workers": 3, "address": "10.0.0.1:6379", "gpus_per_worker": 0.5}
     found = experiment(tmp_path, *_executing(ExecutorName.serial), execution=recorded).execution
     assert (found.executor, found.workers, found.address, found.gpus_per_worker) == ("serial", None, None, 0.0)
@@ -36,7 +36,7 @@ def test_another_executor_forgets_the_settings_of_the_one_before(tmp_path: Path)
     assert (found.executor, found.workers, found.address) == ("processes", 2, None)
 
 
-def test_without_an_executor_settings_stay(tmp_path: Path) -> None:
+def test_settings_are_kept_without_another_executor(tmp_path: Path) -> None:
     recorded = {"executor": "processes", "workers": 3}
     assert experiment(tmp_path, *_executing(None), execution=recorded).execution.workers == 3
     assert experiment(tmp_path, *_executing(None, workers=4), execution=recorded).execution.workers == 4
@@ -54,13 +54,13 @@ def test_without_an_executor_settings_stay(tmp_path: Path) -> None:
         ("execution.executor=slurm", "execution.executor: "),
     ],
 )
-def test_a_setting_without_effect_is_refused(tmp_path: Path, override: str, message: str) -> None:
+def test_a_setting_without_effect_is_rejected(tmp_path: Path, override: str, message: str) -> None:
     with pytest.raises(UserError) as caught:
         experiment(tmp_path, override)
     assert message in str(caught.value)
 
 
-def test_racing_is_refused_where_it_would_drop_by_other_objectives(tmp_path: Path) -> None:
+def test_racing_is_rejected_with_other_objectives(tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"evaluation\.racing: compares accuracy and energy only"):
         experiment(tmp_path, "evaluation.racing=3", "search.objectives=[accuracy, params]")
     assert experiment(tmp_path, "evaluation.racing=3", "search.objectives=[accuracy]").evaluation.racing == 3
@@ -77,16 +77,16 @@ def start(tmp_path: Path) -> CreateTrieEvaluator:
     )
 
 
-def test_a_worker_has_the_weights_that_were_sent(start: CreateTrieEvaluator) -> None:
+def test_a_worker_has_the_given_weights(start: CreateTrieEvaluator) -> None:
     supernet: Supernet = start().supernet
     assert all(torch.equal(values, torch.tensor(start.weights[name])) for name, values in supernet.state_dict().items())  # type: ignore[index]
 
 
-def test_a_worker_refuses_other_images(start: CreateTrieEvaluator) -> None:
+def test_a_worker_rejects_other_images(start: CreateTrieEvaluator) -> None:
     with pytest.raises(UserError, match="a worker reads other images than the search"):
         replace(start, fingerprint="000000000000")()
 
 
-def test_a_worker_refuses_other_versions(start: CreateTrieEvaluator) -> None:
+def test_a_worker_rejects_other_versions(start: CreateTrieEvaluator) -> None:
     with pytest.raises(UserError, match=r"a worker has other versions \(autospike .*\) than the search \(autospike 0, torch 1\)"):
         replace(start, versions="autospike 0, torch 1")()

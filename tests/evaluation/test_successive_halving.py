@@ -21,68 +21,69 @@ from autospike.evaluation.trie import HEAD, Trie
 from autospike.evaluation.trie_evaluator import NodeResult
 from autospike.execution.executor import Job, Serial
 from autospike.measurement import Measurement
-from autospike.space.architecture import Architecture, Block, Embedding, Stage
+from autospike.space.architecture import Architecture, Embedding, Stage
+from autospike.space.block import Block
 
 IMAGES = 400
 
 
-def of(ratio: float, *, time_steps: int = 1, depth: int = 1) -> Architecture:
+def architecture_of(ratio: float, *, time_steps: int = 1, depth: int = 1) -> Architecture:
     blocks = (Block(num_heads=1, mlp_ratio=ratio),) * depth
     return Architecture(time_steps=time_steps, stages=(Stage(embed_dim=8, embedding=Embedding(stride=4), blocks=blocks),))
 
 
-def scored(correct: int, images: int, *, energy: float = 0.0) -> Measurement:
-    return measurement(of(1), correct=correct, images=images, acs=energy)
+def measurement_of(correct: int, images: int, *, energy: float = 0.0) -> Measurement:
+    return measurement(architecture_of(1), correct=correct, images=images, acs=energy)
 
 
-def test_clearly_better_by_hand() -> None:
-    """0.9 and 0.5 of 100, of 400 in all: deviation sqrt((0.09 + 0.25) / 100 * 0.75) = 0.0505; 0.4 are 7.9 of them."""
-    good, bad = scored(90, 100), scored(50, 100)
+def test_clearly_better_is_three_standard_deviations() -> None:
+    """0.9 and 0.5 of 100 of 400 images: deviation sqrt((0.09 + 0.25) / 100 * 0.75) = 0.0505, the difference 7.9 deviations."""
+    good, bad = measurement_of(90, 100), measurement_of(50, 100)
     deviations = 0.4 / math.sqrt(0.34 / 100 * 0.75)
     assert clearly_better(good, bad, deviations - 1e-6, images=IMAGES)
     assert not clearly_better(good, bad, deviations + 1e-6, images=IMAGES)
     assert not clearly_better(bad, good, 0.001, images=IMAGES)
 
 
-def test_after_all_images_any_difference_is_clear() -> None:
-    assert clearly_better(scored(201, 400), scored(200, 400), 100, images=IMAGES)
-    assert not clearly_better(scored(200, 400), scored(200, 400), 100, images=IMAGES)
+def test_after_all_images_any_difference_is_clearly_better() -> None:
+    assert clearly_better(measurement_of(201, 400), measurement_of(200, 400), 100, images=IMAGES)
+    assert not clearly_better(measurement_of(200, 400), measurement_of(200, 400), 100, images=IMAGES)
 
 
-def test_equal_answers_are_never_clearly_better() -> None:
-    assert not clearly_better(scored(100, 100), scored(100, 100), 3, images=IMAGES)
-    assert not clearly_better(scored(0, 100), scored(0, 100), 3, images=IMAGES)
+def test_equal_accuracies_are_never_clearly_better() -> None:
+    assert not clearly_better(measurement_of(100, 100), measurement_of(100, 100), 3, images=IMAGES)
+    assert not clearly_better(measurement_of(0, 100), measurement_of(0, 100), 3, images=IMAGES)
 
 
-def standing(*correct_and_energy: tuple[int, float]) -> list[int]:
-    """Which of some candidates go on, after 100 of 400 images."""
-    scores = {of(i + 1): scored(c, 100, energy=e) for i, (c, e) in enumerate(correct_and_energy)}
+def survivors_of(*correct_and_energy: tuple[int, float]) -> list[int]:
+    """Return the indices of the survivors after 100 of 400 images."""
+    scores = {architecture_of(i + 1): measurement_of(c, 100, energy=e) for i, (c, e) in enumerate(correct_and_energy)}
     names = list(scores)
     return sorted(names.index(a) for a in undominated(scores, EXACT, 3, images=IMAGES))
 
 
-def test_undominated_by_hand() -> None:
-    """Three deviations between 0.9 and p are about 0.13 at 0.75."""
-    assert standing((90, 10), (50, 20)) == [0]
-    assert standing((90, 10), (85, 20)) == [0, 1]
-    assert standing((90, 20), (50, 10)) == [0, 1]
-    assert standing((50, 10), (90, 20), (60, 30), (89, 40)) == [0, 1, 3]
-    assert standing((70, 10)) == [0]
+def test_survivors_are_not_clearly_dominated() -> None:
+    """For 0.9 and 0.75, three standard deviations are about 0.13."""
+    assert survivors_of((90, 10), (50, 20)) == [0]
+    assert survivors_of((90, 10), (85, 20)) == [0, 1]
+    assert survivors_of((90, 20), (50, 10)) == [0, 1]
+    assert survivors_of((50, 10), (90, 20), (60, 30), (89, 40)) == [0, 1, 3]
+    assert survivors_of((70, 10)) == [0]
 
 
-def test_a_candidate_that_was_dropped_still_drops_others() -> None:
-    """0.9 drops 0.7, which would have dropped 0.5 too."""
-    assert standing((90, 10), (70, 20), (50, 30)) == [0]
+def test_dropped_candidates_also_dominate_others() -> None:
+    """0.9 dominates 0.7, and 0.7 dominates 0.5."""
+    assert survivors_of((90, 10), (70, 20), (50, 30)) == [0]
 
 
-def test_of_equal_energies_the_more_accurate_stays_whatever_the_order() -> None:
-    assert standing((90, 10), (50, 10)) == [0]
-    assert standing((50, 10), (90, 10)) == [1]
+def test_of_equal_energies_the_more_accurate_candidate_survives_in_any_order() -> None:
+    assert survivors_of((90, 10), (50, 10)) == [0]
+    assert survivors_of((50, 10), (90, 10)) == [1]
 
 
 @dataclass
 class Scripted:
-    """An executor without networks: a head's right answers are written down, per image; each segment does as much as its depth."""
+    """An executor without networks: the correct images of each head are given, and each segment costs its depth."""
 
     right: dict[str, float]
     workers: int = 1
@@ -98,7 +99,7 @@ class Scripted:
             yield i, {key: self._done(node.name, key, start, stop) for key, node in Trie(population).nodes.items()}
 
     def close(self) -> None:
-        """Nothing to let go."""
+        """Do nothing."""
 
     def _done(self, name: str, key: str, start: int, stop: int) -> NodeResult:
         images = stop - start
@@ -109,10 +110,10 @@ class Scripted:
         return NodeResult(layers=layers, params=1, images=images, correct=correct if name == HEAD else ())
 
 
-def race(
+def successive_halving(
     right: dict[Architecture, float], *, racing: float, workers: int = 1, batch_size: int = 64
 ) -> dict[Architecture, Measurement]:
-    """Scores of candidates that answer such a share of all images rightly."""
+    """Return measurements of candidates with given fractions of correct images."""
     trie = Trie(right)
     executor = Scripted({trie.paths[a][-1]: share for a, share in right.items()}, workers=workers)
     evaluator = PopulationEvaluator(
@@ -125,13 +126,13 @@ def race(
     return {m.architecture: m for m in evaluator(right)}
 
 
-SHALLOW, DEEP, DEEPEST = of(1), of(1, depth=2), of(1, depth=3)
+SHALLOW, DEEP, DEEPEST = architecture_of(1), architecture_of(1, depth=2), architecture_of(1, depth=3)
 RIGHT = {SHALLOW: 0.9, DEEP: 0.2, DEEPEST: 0.95}
 
 
 def test_a_clearly_dominated_candidate_is_dropped() -> None:
-    """After 50 of 400 images; what goes on is scored as without racing."""
-    exact, raced = race(RIGHT, racing=0), race(RIGHT, racing=3)
+    """After 50 of 400 images; survivors are measured as without successive halving."""
+    exact, raced = successive_halving(RIGHT, racing=0), successive_halving(RIGHT, racing=3)
     assert {a: s.images for a, s in raced.items()} == {SHALLOW: 400, DEEP: 50, DEEPEST: 400}
     assert {a: s.images for a, s in exact.items()} == dict.fromkeys(RIGHT, 400)
     assert [raced[a] for a in (SHALLOW, DEEPEST)] == [exact[a] for a in (SHALLOW, DEEPEST)]
@@ -141,21 +142,21 @@ def test_a_clearly_dominated_candidate_is_dropped() -> None:
 
 
 def test_candidates_with_the_head_of_a_survivor_survive() -> None:
-    """At no extra cost: one pass measures every T."""
-    two = of(1, time_steps=2)
-    scores = race({SHALLOW: 0.5, two: 0.5}, racing=3)
+    """One pass measures every T at no extra cost."""
+    two = architecture_of(1, time_steps=2)
+    scores = successive_halving({SHALLOW: 0.5, two: 0.5}, racing=3)
     assert {a: s.images for a, s in scores.items()} == {SHALLOW: 400, two: 400}
 
 
 @pytest.mark.parametrize(("workers", "batch_size"), [(1, 7), (3, 64), (5, 1), (16, 1000)])
 def test_dropped_candidates_do_not_depend_on_the_workers(workers: int, batch_size: int) -> None:
-    assert race(RIGHT, racing=3, workers=workers, batch_size=batch_size) == race(RIGHT, racing=3)
+    assert successive_halving(RIGHT, racing=3, workers=workers, batch_size=batch_size) == successive_halving(RIGHT, racing=3)
 
 
 @pytest.mark.parametrize("images", range(2, 40))
 @pytest.mark.parametrize("racing", [0, 3])
-def test_rounds_cover_every_image_once_and_never_one_alone(images: int, racing: float) -> None:
-    """A convolution takes another path for one image, and its last bits differ."""
+def test_rounds_cover_every_image_once_without_batches_of_one_image(images: int, racing: float) -> None:
+    """A convolution of a single image has another implementation and is not bit-identical."""
     executor = Scripted({})
     config = EvaluationConfig(batch_size=8, racing=racing)
     evaluator = PopulationEvaluator(executor=executor, calibration_images=2, search_images=images, config=config, convention=EXACT)
@@ -165,8 +166,8 @@ def test_rounds_cover_every_image_once_and_never_one_alone(images: int, racing: 
     assert min(stop - start for start, stop in spans) >= 2
 
 
-def test_survivors_of_real_networks_are_measured_as_without_racing() -> None:
-    """At a twentieth of a deviation almost every difference is clear."""
+def test_survivors_of_real_networks_are_measured_as_without_successive_halving() -> None:
+    """With a threshold of 0.05 standard deviations, almost every difference is clear."""
     evaluator = make_evaluator("sew")
     population = sample(evaluator.supernet.space, 6, seed=2)
     exact = measure_population(evaluator, population)
@@ -180,8 +181,8 @@ def test_survivors_of_real_networks_are_measured_as_without_racing() -> None:
 
 
 def test_the_exempt_candidate_is_measured_on_every_image() -> None:
-    """However clearly it is dominated: the reference of F_AEB rests on all of them."""
-    scores = race(RIGHT, racing=3.0)
+    """Even if it is dominated, because it is the reference of F_AEB."""
+    scores = successive_halving(RIGHT, racing=3.0)
     assert scores[DEEP].images < IMAGES
     trie = Trie(RIGHT)
     evaluator = PopulationEvaluator(

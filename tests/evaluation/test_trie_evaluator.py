@@ -41,9 +41,10 @@ from autospike.memory.cache import ByteBudgetCache
 from autospike.models.contract import MeanHead
 from autospike.models.spikformer import SpikingPatchSplitting
 from autospike.nn.blocks import MLP, Residual
-from autospike.nn.layers import Conv, Linear, SharedResults
+from autospike.nn.layers import Conv, ConvNorm, Linear, SharedResults
 from autospike.nn.neuron import LIF
-from autospike.space.architecture import Architecture, Block, Embedding, Neuron, NeuronGroups, NeuronOverride, Stage
+from autospike.space.architecture import Architecture, Embedding, Stage
+from autospike.space.block import Block, Neuron, NeuronGroups, NeuronOverride
 from autospike.space.families import Shortcut
 
 BATCHES = spans(CALIBRATION, CALIBRATION_BATCH)
@@ -55,7 +56,7 @@ def population_of(evaluator: TrieEvaluator, count: int = 3, seed: int = 0) -> li
 
 
 def calls(work: Callable[[], Any]) -> list[tuple[nn.Module, tuple[Any, ...]]]:
-    """Every module that was called, in order, with what entered it."""
+    """Return every module that is called, in order, with its inputs."""
     seen: list[tuple[nn.Module, tuple[Any, ...]]] = []
     handle = register_module_forward_hook(lambda module, args, _out: seen.append((module, args)))
     try:
@@ -65,19 +66,19 @@ def calls(work: Callable[[], Any]) -> list[tuple[nn.Module, tuple[Any, ...]]]:
     return seen
 
 
-def how_often(kind: type, work: Callable[[], Any]) -> list[int]:
-    """How often each module of exactly this type was called."""
+def numbers_of_calls(kind: type, work: Callable[[], Any]) -> list[int]:
+    """Return the number of calls of each module of exactly this type."""
     return sorted(Counter(id(module) for module, _ in calls(work) if type(module) is kind).values())
 
 
-def nodes_that_run(work: Callable[[], Any]) -> int:
-    """Calls of mixers with their shortcuts, without position codes in the embedding."""
-    return sum(isinstance(module, Residual) and type(module.mixer).__name__ != "ConvNorm" for module, _ in calls(work))
+def executed_nodes(work: Callable[[], Any]) -> int:
+    """Return the number of residual branches that run, without position codes of embeddings."""
+    return sum(isinstance(module, Residual) and not isinstance(module.mixer, ConvNorm) for module, _ in calls(work))
 
 
 @pytest.mark.parametrize("name", FAMILIES)
-def test_measurements_are_those_of_each_candidate_alone(name: str) -> None:
-    """At its own T: right answers, images, counts of operations, parameters."""
+def test_measurements_equal_those_of_separate_candidates(name: str) -> None:
+    """At the T of the candidate: correct predictions, images, counts and parameters."""
     evaluator = make_evaluator(name)
     population = population_of(evaluator, 4)
     found = measure_population(evaluator, population)
@@ -87,7 +88,7 @@ def test_measurements_are_those_of_each_candidate_alone(name: str) -> None:
 
 @pytest.mark.parametrize("name", ["sew", "spike_driven", "meta_spikeformer", "events"])
 def test_measurements_do_not_depend_on_batch_size_order_or_population(name: str) -> None:
-    """The expected measurements are those of the population in its own order."""
+    """The expected measurements are those of the population in the original order."""
     expected = measure_population(make_evaluator(name), population_of(make_evaluator(name)))
     shuffled = random.Random(1).sample(expected, len(expected))
     requested = [m.architecture for m in shuffled]
@@ -98,7 +99,7 @@ def test_measurements_do_not_depend_on_batch_size_order_or_population(name: str)
 
 @dataclass(frozen=True, kw_only=True)
 class Sharded(Serial):
-    """Pretends to have more workers; results come in reverse order."""
+    """An executor that reports several workers and returns results in reverse order."""
 
     pretended: int
 
@@ -118,8 +119,8 @@ def test_measurements_do_not_depend_on_the_number_of_shards(workers: int) -> Non
     assert list(found) == measure_population(make_evaluator("meta_spikeformer"), population)
 
 
-# The cache holds all of the first pass, nothing, or what happens to fit. A node result has at least 1,000 bytes; an image, a
-# stream and calibrated statistics take a page each.
+# The cache holds all results of the first pass, none, or a part. A node result has at least 1,000 bytes; an image, a
+# stream and calibrated statistics each use a page.
 BUDGETS = (1 << 30, 0, 900, 9_000, 60_000, 240_000)
 
 
@@ -147,7 +148,7 @@ WIDER = tiny(BLOCK, replace(BLOCK, mlp_ratio=2))
 
 
 def test_modules_of_a_population_are_freed_without_garbage_collection() -> None:
-    """The garbage collector is off during a search; under membrane shortcuts siblings share neurons and synapses."""
+    """The garbage collector is disabled during a search. With membrane shortcuts, siblings share neurons and linear layers."""
     evaluator = make_evaluator("spike_driven")
     population = (tiny(BLOCK, shortcut="membrane"), tiny(replace(BLOCK, mlp_ratio=2), shortcut="membrane"))
     built = [ref(module) for module, _ in calls(lambda: evaluator.calibrate(population, BATCHES[0]))]
@@ -162,8 +163,8 @@ def score_of(evaluator: TrieEvaluator, population: tuple[Architecture, ...], spa
     return lambda: evaluator.score(population, statistics, span)
 
 
-def test_each_node_runs_once_a_batch() -> None:
-    """Together: 1 embedding; token and channel of the first block; the second's token; two channel mixers; two heads.
+def test_each_node_runs_once_per_batch() -> None:
+    """1 embedding; token and channel mixer of the first block; token mixer of the second; two channel mixers; two heads.
 
     Calibration leaves the heads out, for they do not normalise.
     """
@@ -183,8 +184,8 @@ def test_each_node_runs_once_a_batch() -> None:
 
 @pytest.mark.parametrize("kernels", ["native", "off"])
 @pytest.mark.parametrize("shortcut", ["sew", "vanilla", "membrane"])
-def test_statistics_do_not_depend_on_segments_behind(shortcut: Shortcut, kernels: str) -> None:
-    """A leaf runs up to its last BatchNorm only, an inner node completely: bit-identical, also where torch normalises."""
+def test_statistics_do_not_depend_on_later_segments(shortcut: Shortcut, kernels: str) -> None:
+    """A leaf runs only up to its last BatchNorm, an inner node completely; the results are bit-identical."""
     short, longer = tiny(BLOCK, shortcut=shortcut), tiny(BLOCK, BLOCK, shortcut=shortcut)
     name = {"sew": "sew", "vanilla": "vanilla", "membrane": "spike_driven"}[shortcut]
     with use_kernels(kernels):
@@ -194,15 +195,15 @@ def test_statistics_do_not_depend_on_segments_behind(shortcut: Shortcut, kernels
     assert all(np.array_equal(values, beside[key]) for key, values in found.items())
 
 
-def test_calibration_does_not_run_layers_behind_the_last_normalisation() -> None:
-    """Neurons: 5 layers in the embedding, 7 in each block, but a candidate's last; of a sibling, its channel mixer's first."""
+def test_calibration_does_not_run_layers_after_the_last_normalisation() -> None:
+    """LIF layers: 5 in the embedding, 7 in each block except the last of a candidate; one more of a sibling."""
     for population, more in (((DEEPER,), 0), ((DEEPER, WIDER), 1), ((DEEPER, tiny(BLOCK)), 0)):
         called = calls(lambda population=population: make_evaluator("sew").calibrate(population, BATCHES[0]))  # type: ignore[misc]
         assert sum(type(module) is LIF for module, _ in called) == 5 + 7 + 7 - 1 + more
 
 
 def test_the_first_convolution_of_a_still_image_runs_for_one_step() -> None:
-    """And is the same at every step."""
+    """Its output is the same at every step."""
     images = make_evaluator("sew").search.batch((0, 25)).images.permute(0, 2, 3, 1)[None]
     called = calls(score_of(make_evaluator("sew"), (DEEPER,)))
     entered = [args[0] for module, args in called if type(module) is Conv]
@@ -216,19 +217,19 @@ def test_frames_are_convolved_at_every_step() -> None:
 
 
 def test_cached_nodes_do_not_run_again() -> None:
-    """Prefixes are cached, last blocks and heads are not: behind the cached first block run the last block's two nodes."""
+    """Prefixes are cached, last blocks and heads are not: only the two nodes of the last block run after the cached first block."""
     evaluator = make_evaluator("sew")
     again = score_of(evaluator, (DEEPER,))
-    assert nodes_that_run(again) == 4
-    assert nodes_that_run(again) == 2
+    assert executed_nodes(again) == 4
+    assert executed_nodes(again) == 2
     assert not [module for module, _ in calls(again) if isinstance(module, SpikingPatchSplitting)]
     other = score_of(evaluator, (WIDER,))
-    assert nodes_that_run(other) == 1 + 1
+    assert executed_nodes(other) == 1 + 1
 
 
 def test_without_a_cache_every_node_runs_again() -> None:
     again = score_of(make_evaluator("sew", cache=ByteBudgetCache(0)), (DEEPER,))
-    assert [nodes_that_run(again) for _ in range(2)] == [4, 4]
+    assert [executed_nodes(again) for _ in range(2)] == [4, 4]
 
 
 def test_calibrating_again_changes_no_score() -> None:
@@ -243,12 +244,12 @@ def test_calibrating_again_changes_no_score() -> None:
 def test_results_are_cached_by_batch() -> None:
     evaluator = make_evaluator("sew")
     score_of(evaluator, (DEEPER,))()
-    assert nodes_that_run(score_of(evaluator, (DEEPER,), (0, 9))) == 4
+    assert executed_nodes(score_of(evaluator, (DEEPER,), (0, 9))) == 4
 
 
-def linears(name: str, population: tuple[Architecture, ...]) -> int:
-    """Linear maps before the heads that one batch runs through, each at most once."""
-    times = how_often(Linear, score_of(make_evaluator(name), population))
+def linear_layers_of_a_batch(name: str, population: tuple[Architecture, ...]) -> int:
+    """Return the number of linear layers before the heads that run for one batch, each at most once."""
+    times = numbers_of_calls(Linear, score_of(make_evaluator(name), population))
     assert set(times) == {1}
     return len(times)
 
@@ -260,18 +261,20 @@ def with_groups(**groups: NeuronOverride) -> Block:
 SLOW = NeuronOverride(tau=3)
 
 
-def test_siblings_share_their_first_synapses() -> None:
-    """Alone 4 maps of attention and 2 of the MLP; a sibling adds what follows the first neurons that differ."""
-    assert linears("sew", (tiny(BLOCK),)) == 6
-    assert linears("sew", (tiny(BLOCK), tiny(with_groups(q=SLOW)))) == 6 + 1 + 2  # projection and MLP; not q, k, v
-    assert linears("sew", (tiny(BLOCK), tiny(with_groups(fc1=SLOW)))) == 6 + 1  # fc2
-    assert linears("sew", (tiny(BLOCK), tiny(replace(BLOCK, mlp_ratio=2)))) == 6 + 2
+def test_siblings_share_their_first_linear_layers() -> None:
+    """4 linear layers of attention and 2 of the MLP; a sibling adds those after the first different neurons."""
+    assert linear_layers_of_a_batch("sew", (tiny(BLOCK),)) == 6
+    assert linear_layers_of_a_batch("sew", (tiny(BLOCK), tiny(with_groups(q=SLOW)))) == 6 + 1 + 2  # projection and MLP; not q, k, v
+    assert linear_layers_of_a_batch("sew", (tiny(BLOCK), tiny(with_groups(fc1=SLOW)))) == 6 + 1  # fc2
+    assert linear_layers_of_a_batch("sew", (tiny(BLOCK), tiny(replace(BLOCK, mlp_ratio=2)))) == 6 + 2
     sdsa_2 = Block(token_mixer="sdsa_2", mlp_ratio=1)
-    assert linears("spike_driven", (tiny(BLOCK, shortcut="membrane"), tiny(sdsa_2, shortcut="membrane"))) == 6 + 1 + 2
+    assert (
+        linear_layers_of_a_batch("spike_driven", (tiny(BLOCK, shortcut="membrane"), tiny(sdsa_2, shortcut="membrane"))) == 6 + 1 + 2
+    )
 
 
 def calls_of(functions: dict[str, Callable[..., Any]], work: Callable[[], Any]) -> Counter[str]:
-    """How often functions are called, by the interpreter's profile events: hooks of modules would prevent fusion."""
+    """Count calls of functions by the interpreter's profile events, because hooks of modules would prevent fusion."""
     names, times = {function.__code__: name for name, function in functions.items()}, Counter[str]()
     sys.setprofile(
         lambda frame, event, _arg: times.update([names[frame.f_code]] if event == "call" and frame.f_code in names else [])
@@ -285,19 +288,21 @@ def calls_of(functions: dict[str, Callable[..., Any]], work: Callable[[], Any]) 
 
 @pytest.mark.skipif(library("lif") is None or library("sparse_conv") is None, reason="no C compiler here")
 def test_linear_layers_are_fused_with_their_neurons_unless_siblings_share_them() -> None:
-    """Alone q, k, v, projection and MLP; a sibling has its own projection and MLP, and q, k and v run once, not fused."""
+    """Without siblings all layers are fused. With a sibling, q, k and v run once and are not fused, projections and MLPs are."""
     functions: dict[str, Callable[..., Any]] = {"fused": linear_lif.linear_lif, "separate": Linear.forward}
     evaluator, block = make_evaluator("sew", cache=ByteBudgetCache(0)), replace(BLOCK, mlp_ratio=2)
     one, other = (tiny(b, embed_dim=16) for b in (block, replace(with_groups(q=SLOW), mlp_ratio=2)))
-    for population, own, shared in (((one,), 6, 0), ((one, other), 3 + 3, 3)):
+    for population, own, shared_nodes in (((one,), 6, 0), ((one, other), 3 + 3, 3)):
         score = score_of(evaluator, population)
         score()  # the operator coverage check sees every operation
-        assert calls_of(functions, score) == Counter({"fused": own, "separate": shared})
+        assert calls_of(functions, score) == Counter({"fused": own, "separate": shared_nodes})
 
 
-def test_under_membrane_shortcuts_siblings_share_synapses_only_behind_equal_neurons() -> None:
+def test_with_membrane_shortcuts_siblings_share_linear_layers_only_after_equal_neurons() -> None:
     def both(**groups: NeuronOverride) -> int:
-        return linears("spike_driven", (tiny(BLOCK, shortcut="membrane"), tiny(with_groups(**groups), shortcut="membrane")))
+        return linear_layers_of_a_batch(
+            "spike_driven", (tiny(BLOCK, shortcut="membrane"), tiny(with_groups(**groups), shortcut="membrane"))
+        )
 
     assert both(q=SLOW) == 6 + 1 + 2
     assert both(token_input=SLOW) == 6 + 4 + 2
@@ -305,7 +310,7 @@ def test_under_membrane_shortcuts_siblings_share_synapses_only_behind_equal_neur
     assert both(token_input=NeuronOverride(v_threshold=1.0)) == 6
 
 
-def test_measurements_of_siblings_with_shared_layers_are_those_of_each_alone() -> None:
+def test_measurements_of_siblings_with_shared_layers_equal_separate_measurements() -> None:
     names = ("token_input", "q", "k", "v", "attention", "channel_input", "fc1")
     population = [tiny(with_groups(**{name: SLOW}), shortcut="membrane") for name in names]
     population += [tiny(Block(token_mixer=mixer, mlp_ratio=1), shortcut="membrane") for mixer in ("sdsa_1", "sdsa_2")]
@@ -315,7 +320,7 @@ def test_measurements_of_siblings_with_shared_layers_are_those_of_each_alone() -
 
 
 @pytest.mark.parametrize("name", FAMILIES)
-def test_statistics_are_those_of_a_model_calibrated_alone(name: str) -> None:
+def test_statistics_equal_those_of_a_separately_calibrated_model(name: str) -> None:
     evaluator = make_evaluator(name)
     population = tuple(population_of(evaluator, 2))
     trie = Trie(population)
@@ -362,7 +367,7 @@ def test_progress_is_reported_for_every_shard() -> None:
     reported: list[tuple[int, int]] = []
     evaluator = replace(
         make_population_evaluator(Serial(state=make_evaluator("sew"))),
-        progress=lambda done, of: reported.append((done, of)),
+        progress=lambda done, architecture_of: reported.append((done, architecture_of)),
     )
     list(evaluator([DEEPER]))
     assert reported == [(i, 5) for i in range(1, 6)]
@@ -371,14 +376,14 @@ def test_progress_is_reported_for_every_shard() -> None:
 
 @dataclass(frozen=True)
 class Sized:
-    """A result of that many bytes."""
+    """A result with a given number of bytes."""
 
     nbytes: int
 
 
 @pytest.mark.parametrize("budget", [0, 3, 50, 150, 1 << 20])
 def test_every_pass_returns_the_result_of_every_node(budget: int) -> None:
-    """Also if a stream is cached and the result is not: it did not fit, or was evicted."""
+    """Also if a stream is cached but its result was evicted or did not fit."""
     cache, trie = ByteBudgetCache(budget), Trie([DEEPER, WIDER])
 
     def run(_node: Node, _inputs: tuple[Any, ...], _shared: SharedResults) -> tuple[Tensor, Sized]:

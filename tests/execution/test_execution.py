@@ -47,7 +47,7 @@ SHARDS = [(i, i + 4) for i in range(0, 28, 4)]
 
 
 def within(seconds: float, holds: Callable[[], bool]) -> bool:
-    """Whether a condition becomes true in time."""
+    """Return whether a condition becomes true within a time limit."""
     until = time.monotonic() + seconds
     while not holds():
         if time.monotonic() > until:
@@ -57,7 +57,7 @@ def within(seconds: float, holds: Callable[[], bool]) -> bool:
 
 
 def is_alive(pid: int) -> bool:
-    """A zombie is dead."""
+    """Return whether a process runs; a zombie does not."""
     try:
         return Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()[0] != "Z"
     except (FileNotFoundError, ProcessLookupError):
@@ -73,7 +73,7 @@ class LostError(Exception):
 
 @dataclass
 class Fake:
-    """A worker whose futures end as scripted for each shard: in a result, in an exception, or never if None.
+    """A worker with a given outcome of each shard: a result, an exception, or none if the future never completes.
 
     `log`: the shards and restarts of all workers, in order.
     """
@@ -112,7 +112,7 @@ def fakes(count: int, answers: Callable[[int, Span], Any]) -> list[Fake]:
 
 
 def test_workers_run_their_own_shards_first() -> None:
-    """Shard i is worker i % 3's, as long as it has any left; all take equally long."""
+    """Shard i belongs to worker i % 3 as long as that worker has shards left; all take equally long."""
     workers = fakes(3, lambda _n, _span: threading.Timer(0.2, print))
     assert sorted(dispatch("job", SHARDS, workers)) == [(i, "late") for i in range(7)]
     taken = {name: [span[0] // 4 for other, span in workers[0].log if other == name] for name in range(3)}
@@ -121,7 +121,7 @@ def test_workers_run_their_own_shards_first() -> None:
 
 
 def test_an_idle_worker_runs_shards_that_others_have_not_started() -> None:
-    """Whoever has the second shard hangs, and does nothing else after."""
+    """The worker of the second shard never completes it."""
     workers = fakes(2, lambda _name, span: threading.Timer(0.3, print) if span == SHARDS[1] else span)
     found = dict(dispatch("job", SHARDS, workers))
     assert found == {**dict(enumerate(SHARDS)), 1: "late"}
@@ -154,7 +154,7 @@ def test_a_shard_whose_workers_always_die_is_an_error() -> None:
 
 
 def test_each_shard_may_lose_two_workers() -> None:
-    """Deaths are counted by shard."""
+    """Lost workers are counted per shard."""
     deaths = {span: deque([LostError(), LostError()]) for span in SHARDS}
     workers = fakes(3, lambda _n, span: deaths[span].popleft() if deaths[span] else span)
     assert sorted(dispatch("job", SHARDS, workers)) == list(enumerate(SHARDS))
@@ -173,9 +173,11 @@ def test_an_error_of_the_job_is_raised_as_it_is() -> None:
     assert caught.value is error
 
 
-def test_a_worker_without_an_answer_counts_as_lost() -> None:
-    silent = deque([None])
-    workers = fakes(2, lambda _n, span: silent.popleft() if span == SHARDS[1] and silent else span)
+def test_a_worker_that_does_not_answer_counts_as_lost() -> None:
+    outcomes_of_first_shard = deque([None])
+    workers = fakes(
+        2, lambda _n, span: outcomes_of_first_shard.popleft() if span == SHARDS[1] and outcomes_of_first_shard else span
+    )
     started = time.monotonic()
     assert sorted(dispatch("job", SHARDS, workers, lost_after_seconds=0.2)) == list(enumerate(SHARDS))
     assert 0.2 <= time.monotonic() - started < 2
@@ -204,7 +206,7 @@ def expected(population: list[Architecture]) -> list[Measurement]:
 
 
 @dataclass
-class Through:
+class WithChangedJobs:
     """An executor that passes changed jobs to another executor."""
 
     inner: Executor
@@ -232,7 +234,7 @@ class ExecutorContract:
     def executor(self) -> Executor:
         raise NotImplementedError
 
-    def test_every_shard_is_answered_once(self, executor: Executor) -> None:
+    def test_every_shard_has_one_result(self, executor: Executor) -> None:
         assert sorted(executor.run(Echo(), SHARDS)) == [(i, (3, span)) for i, span in enumerate(SHARDS)]
         assert list(executor.run(Echo(), [])) == []
 
@@ -248,7 +250,7 @@ class ExecutorContract:
             list(executor.run(Fail(ValueError("odd"), 0), SHARDS))
         assert dict(executor.run(Echo(), SHARDS)) == {i: (3, span) for i, span in enumerate(SHARDS)}
 
-    def test_measurements_are_those_of_one_process(
+    def test_measurements_equal_those_of_one_process(
         self, executor: Executor, population: list[Architecture], expected: list[Measurement]
     ) -> None:
         assert measured(executor, population) == expected
@@ -265,11 +267,11 @@ class WorkersContract(ExecutorContract):
         self, executor: Executor, population: list[Architecture], expected: list[Measurement], tmp_path: Path
     ) -> None:
         marker = tmp_path / "killed"
-        assert measured(Through(executor, lambda job: KillOnce(job, 10, marker)), population) == expected
+        assert measured(WithChangedJobs(executor, lambda job: KillOnce(job, 10, marker)), population) == expected
         assert marker.exists()
 
-    def test_workers_work_at_the_same_time(self, executor: Executor) -> None:
-        """Once all have loaded."""
+    def test_workers_run_concurrently(self, executor: Executor) -> None:
+        """After all have created their state."""
         assert within(60, lambda: len({pid for _, pid in executor.run(Pid(), SHARDS)} - {os.getpid()}) == 2)
 
     def test_a_worker_killed_while_idle_is_replaced(self, executor: Executor) -> None:
@@ -308,13 +310,13 @@ class TestProcesses(WorkersContract):
         executor.close()
         assert within(10, lambda: not any(map(is_alive, pids)))
 
-    def test_its_pids_are_those_of_its_workers(self, executor: Processes) -> None:
+    def test_pids_are_those_of_the_workers(self, executor: Processes) -> None:
         assert executor.workers == 2
         assert {pid for _, pid in executor.run(Pid(0), SHARDS)} <= set(executor.pids)
         assert len(executor.pids) == 2
 
     @pytest.mark.slow
-    def test_a_worker_that_cannot_begin_says_why(self) -> None:
+    def test_an_error_while_a_worker_starts_is_reported(self) -> None:
         executor = Processes(create_state=Refuse(UserError("other images")), workers=1)
         try:
             assert one_line_error(lambda: list(executor.run(Echo(), SHARDS))) == "other images"
@@ -322,7 +324,7 @@ class TestProcesses(WorkersContract):
             executor.close()
 
     @pytest.mark.slow
-    def test_workers_end_with_a_killed_parent(self) -> None:
+    def test_workers_end_if_their_parent_is_killed(self) -> None:
         code = """
 if __name__ == "__main__":
     from populations import Pid, Start, Echo
@@ -350,7 +352,7 @@ if __name__ == "__main__":
 
 @dataclass
 class Node:
-    """A machine of a Ray cluster, as processes of this one."""
+    """A node of a Ray cluster, as processes of this machine."""
 
     process: subprocess.Popen[bytes]
 
@@ -367,7 +369,7 @@ class Node:
         return cls(process)
 
     def kill(self) -> None:
-        """With all that it began."""
+        """Kill the node with all its child processes."""
         if self.process.poll() is None:
             for pid in (self.process.pid, *descendants(self.process.pid)):
                 if is_alive(pid):
@@ -420,7 +422,7 @@ class TestTwoMachines:
     @pytest.fixture
     def nodes(self) -> Iterator[tuple[str, list[Node]]]:
         port = 20000 + os.getpid() % 20000
-        short = Path(f"/tmp/ray-{port}")  # sockets have short names only
+        short = Path(f"/tmp/ray-{port}")  # paths of sockets are limited in length
         head = Node.begin("--head", f"--port={port}", "--include-dashboard=false", f"--temp-dir={short}")
         nodes = [head]
         try:
@@ -466,7 +468,7 @@ def _answers(port: int) -> bool:
 @pytest.mark.slow
 @pytest.mark.usefixtures("_ray_environment")
 def test_an_unreachable_cluster_is_a_user_error() -> None:
-    """Soon, in a process of its own that can be stopped: Ray itself tries for minutes."""
+    """In a separate process with a time limit, because Ray itself retries for minutes."""
     code = """
 from populations import Start
 from autospike.config import ExecutionConfig
@@ -484,7 +486,7 @@ except UserError as error:
 
 @pytest.mark.slow
 @pytest.mark.usefixtures("_ray_environment")
-def test_a_cluster_without_room_is_a_user_error() -> None:
+def test_a_cluster_without_free_resources_is_a_user_error() -> None:
     from autospike.execution.ray_cluster import Cluster
 
     message = one_line_error(lambda: Cluster(create_state=Start(NAME), config=ExecutionConfig(executor="ray"), threads=1000))

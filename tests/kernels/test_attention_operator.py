@@ -1,4 +1,4 @@
-"""The product of spiking attention against torch's matrix products, with kernels and with tensor operations."""
+"""The product of spiking attention, with kernels and with tensor operations, compared with torch's matrix products."""
 
 from __future__ import annotations
 
@@ -27,17 +27,17 @@ def test_product_and_gradients(tokens: int, heads: int, head_dim: int) -> None:
     """The product is bit-identical, because it consists of integers; gradients agree up to rounding."""
     leaves = operands(tokens, heads, head_dim)
     q, k, v = (split_heads(x, heads) for x in leaves)
-    ours, theirs = AttentionProduct(SCALE)(Heads(q, k, v)), (q @ k.transpose(-1, -2)) @ v * SCALE
-    assert torch.equal(ours, theirs)
-    cotangent = torch.randn_like(ours)
-    for found, expected in zip(*(torch.autograd.grad(y, leaves, cotangent) for y in (ours, theirs)), strict=True):
+    actual, desired = AttentionProduct(SCALE)(Heads(q, k, v)), (q @ k.transpose(-1, -2)) @ v * SCALE
+    assert torch.equal(actual, desired)
+    cotangent = torch.randn_like(actual)
+    for found, expected in zip(*(torch.autograd.grad(y, leaves, cotangent) for y in (actual, desired)), strict=True):
         torch.testing.assert_close(found, expected, rtol=1e-5, atol=1e-5)
 
 
 @pytest.mark.parametrize("value", [2.0, 0.5, -1.0, -0.0])
 @pytest.mark.parametrize("operand", ["q", "k", "v"])
 def test_values_that_are_no_spikes_are_multiplied(operand: str, value: float) -> None:
-    """One such value among spikes, at the last token of 37, in the last channel."""
+    """A single such value among spikes, at the last of 37 tokens, in the last channel."""
     with torch.no_grad():
         heads = Heads(*(split_heads(x.detach().clone(), 3) for x in operands(37, 3, 6)))
         getattr(heads, operand)[-1, -1, -1, -1, -1] = value

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import ctypes
+import hashlib
 import os
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -28,7 +30,7 @@ needs_compiler = pytest.mark.skipif(library("lif") is None, reason="no C compile
 FIRES = """
 import torch
 from autospike.nn.neuron import LIF
-from autospike.space.architecture import Neuron
+from autospike.space.block import Neuron
 for _ in range(2):
     print(LIF(Neuron())(torch.full((3, 1), 1.2)).flatten().tolist())
 """
@@ -42,7 +44,7 @@ def run(code: str, **environment: str) -> subprocess.CompletedProcess[str]:
     ("compiler", "reason"),
     [("/nowhere/cc", "No such file or directory: '/nowhere/cc'"), ("false", "false"), ("{failing}", "fatal error: out of order")],
 )
-def test_without_a_working_compiler_neurons_fire_and_one_warning_says_why(tmp_path: Path, compiler: str, reason: str) -> None:
+def test_without_a_working_compiler_neurons_spike_after_one_warning(tmp_path: Path, compiler: str, reason: str) -> None:
     failing = tmp_path / "cc"
     failing.write_text(
         '#!/bin/sh\n[ "$1" = --version ] && exit 0\necho "some note" >&2\necho "fatal error: out of order" >&2\nexit 1\n'
@@ -56,7 +58,7 @@ def test_without_a_working_compiler_neurons_fire_and_one_warning_says_why(tmp_pa
     assert not list(tmp_path.glob("autospike/*.so"))
 
 
-def test_kernels_that_are_switched_off_are_not_built_and_nothing_is_reported(tmp_path: Path) -> None:
+def test_disabled_kernels_are_not_built_and_give_no_warning(tmp_path: Path) -> None:
     done = run(FIRES, AUTOSPIKE_KERNELS="off", XDG_CACHE_HOME=str(tmp_path))
     assert (done.stdout.splitlines(), done.stderr) == (["[0.0, 0.0, 1.0]"] * 2, "")
     assert not list(tmp_path.iterdir())
@@ -65,7 +67,9 @@ def test_kernels_that_are_switched_off_are_not_built_and_nothing_is_reported(tmp
 @pytest.mark.parametrize(
     ("variable", "value", "allowed"), [("AUTOSPIKE_KERNELS", "on", "native or off"), ("AUTOSPIKE_ISA", "sse9", "plain")]
 )
-def test_another_value_of_a_variable_is_refused(variable: str, value: str, allowed: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_invalid_environment_variable_is_rejected(
+    variable: str, value: str, allowed: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setenv(variable, value)
     with pytest.raises(UserError, match=f"{variable}={value}.*{allowed}"):
         instruction_set()
@@ -98,6 +102,51 @@ def test_a_library_is_built_once_and_again_when_a_header_changes(tmp_path: Path,
     second = compiled(source, COMMON)
     assert second != first
     assert [ctypes.CDLL(str(path)).answer() for path in (first, second)] == [41, 42]
+
+
+def halve(path: Path) -> None:
+    """As a full disk or a crash leaves it: mapping its lost pages would end the process with SIGBUS."""
+    os.truncate(path, path.stat().st_size // 2)
+
+
+def flip(path: Path) -> None:
+    content = bytearray(path.read_bytes())
+    content[len(content) // 2] ^= 255
+    path.write_bytes(content)
+
+
+def forget_digest(path: Path) -> None:
+    """As an older version leaves it."""
+    path.with_name(f"{path.name}.sha256").unlink()
+
+
+def empty_digest(path: Path) -> None:
+    path.with_name(f"{path.name}.sha256").write_bytes(b"")
+
+
+@needs_compiler
+@pytest.mark.parametrize("damage", [halve, flip, forget_digest, empty_digest])
+def test_a_damaged_library_is_built_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, damage: Callable[[Path], None]) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    source = tmp_path / "answer.c"
+    source.write_text("int answer(void) { return 42; }\n")
+    built = compiled(source, COMMON)
+    digest = built.with_name(f"{built.name}.sha256")
+    assert digest.read_text() == f"{hashlib.sha256(built.read_bytes()).hexdigest()}  {built.name}\n"
+    damage(built)
+    assert compiled(source, COMMON) == built
+    assert digest.read_text() == f"{hashlib.sha256(built.read_bytes()).hexdigest()}  {built.name}\n"
+    assert ctypes.CDLL(str(built)).answer() == 42
+    assert sorted(path.name for path in built.parent.iterdir()) == [built.name, digest.name]
+
+
+@needs_compiler
+def test_a_command_runs_after_its_cached_library_was_truncated(tmp_path: Path) -> None:
+    assert run(FIRES, XDG_CACHE_HOME=str(tmp_path)).returncode == 0
+    (built,) = tmp_path.glob("autospike/lif-*.so")
+    os.truncate(built, 4096)
+    done = run(FIRES, XDG_CACHE_HOME=str(tmp_path))
+    assert (done.returncode, done.stdout.splitlines(), done.stderr) == (0, ["[0.0, 0.0, 1.0]"] * 2, "")
 
 
 @needs_compiler

@@ -1,4 +1,4 @@
-"""Kernels compiled for different instruction sets compute the same bits where the processor has fused multiply-adds.
+"""Kernels for different instruction sets are bit-identical if the processor has fused multiply-adds.
 
 Without (the baseline of x86-64), the normalisation and real sums round once more: values agree up to rounding, and spikes but for
 neurons at their threshold. Integers are the same everywhere.
@@ -20,7 +20,7 @@ from autospike.nn.layers import ConvNorm, LinearNorm, fire
 from autospike.nn.max_pool import TimewiseMaxPool
 from autospike.nn.neuron import LIF
 from autospike.nn.norm import Norm
-from autospike.space.architecture import Neuron
+from autospike.space.block import Neuron
 
 pytestmark = pytest.mark.skipif(library("lif") is None, reason="no C compiler here")
 
@@ -39,13 +39,13 @@ def with_gradients(out: Tensor, *leaves: Tensor) -> list[Tensor]:
 
 
 def neurons() -> list[Tensor]:
-    """Of real currents, without a normalisation."""
+    """Return spikes and gradients for real currents without normalisation."""
     x = values(5, 7, 3, 3, 40).mul(2).requires_grad_()
     return with_gradients(LIF(Neuron(v_threshold=0.7, tau=1.7))(x), x)
 
 
 def normalised_neurons() -> list[Tensor]:
-    """With the statistics of the batch."""
+    """Return spikes and gradients with the statistics of the batch."""
     x, bn = values(5, 7, 3, 3, 40).mul(2).requires_grad_(), Norm(40)
     return with_gradients(LIF(Neuron(v_threshold=0.7))(x, bn), x, bn.weight, bn.bias)
 
@@ -56,7 +56,7 @@ def normalisation() -> list[Tensor]:
 
 
 def convolution() -> list[Tensor]:
-    """Spikes of some density with real weights."""
+    """Return a convolution of spikes with a given density and real weights."""
     found = []
     for density in (0.02, 0.5):
         for layer in (ConvNorm(40, 70), LinearNorm(40, 70, bias=True)):

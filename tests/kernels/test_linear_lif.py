@@ -1,4 +1,4 @@
-"""The fused inference operator against linear layer, normalisation and LIF layer one after the other."""
+"""The fused inference operator, compared with separate linear layer, normalisation and LIF layer."""
 
 from __future__ import annotations
 
@@ -11,9 +11,10 @@ import torch
 from torch import Tensor
 
 from autospike.kernels.build import library, use_kernels
+from autospike.nn.fusion import fused
 from autospike.nn.layers import LinearNorm, fire
 from autospike.nn.neuron import LIF
-from autospike.space.architecture import Neuron
+from autospike.space.block import Neuron
 
 
 @contextmanager
@@ -26,7 +27,7 @@ def observed(module: torch.nn.Module) -> Iterator[list[Any]]:
 
 
 def fired(layer: LinearNorm, lif: LIF, x: Tensor, stream: Tensor | None) -> tuple[Tensor, list[Tensor]]:
-    """The spikes, and their counts."""
+    """Return the spikes and their counts."""
     counts: list[Tensor] = []
     handle = lif.register_spike_count_hook(lambda _spikes, count: counts.append(count))
     out = fire(layer, lif, x, stream=stream)
@@ -41,7 +42,7 @@ def fired(layer: LinearNorm, lif: LIF, x: Tensor, stream: Tensor | None) -> tupl
     "shape", [(4, 5, 72, 72), (1, 2, 24, 33), (2, 3, 16, 600), (4, 40, 200, 48), (3, 1, 16, 1), (4, 1400, 16, 48)]
 )
 def test_the_fused_operator_is_bit_identical(shape: tuple[int, ...], threads: int, adds: bool) -> None:
-    """Spikes and counts, added to a stream or not. The largest output is written past the cache."""
+    """Spikes and counts, added to a stream or not. The largest output is written with non-temporal stores."""
     steps, batch, in_features, out_features = shape
     torch.manual_seed(0)
     x = (torch.rand(steps, batch, 3, 4, in_features) < 0.3).float()
@@ -67,7 +68,7 @@ def test_the_fused_operator_is_bit_identical(shape: tuple[int, ...], threads: in
 @pytest.mark.usefixtures("isa")
 @torch.no_grad()
 def test_two_operators_do_not_share_state() -> None:
-    """Packed weights are in memory of the thread; each call packs its own."""
+    """Packed weights are in thread-local memory, and each call packs its own weights."""
     torch.manual_seed(0)
     x, lif = (torch.rand(2, 3, 2, 2, 32) < 0.5).float(), LIF(Neuron(v_threshold=0.1))
     layers = [LinearNorm(32, out, bias=False).eval() for out in (24, 40)]
@@ -79,7 +80,7 @@ def test_two_operators_do_not_share_state() -> None:
 
 @torch.no_grad()
 def test_hooks_see_the_linear_layer_and_its_neurons() -> None:
-    """A hook on either sees tensors, and the result is the same."""
+    """Hooks on both receive tensors, and the result is the same."""
     torch.manual_seed(0)
     layer, lif = LinearNorm(16, 8, bias=False).eval(), LIF(Neuron(v_threshold=0.3))
     x = torch.ones(2, 1, 2, 2, 16)
@@ -114,5 +115,5 @@ def test_layers_that_cannot_be_fused_compute_the_same(instead: str) -> None:
     elif instead == "training":
         assert torch.equal(fire(layer.train(), lif, x), lif(layer(x)))
     else:
-        assert torch.equal(fire(layer.fused().eval(), lif, x), expected)
+        assert torch.equal(fire(fused(layer).eval(), lif, x), expected)
     assert library("lif") is None or expected.any()

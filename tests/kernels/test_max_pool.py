@@ -1,4 +1,4 @@
-"""The max-pool against torch's, with kernels and with tensor operations."""
+"""Max-pooling with kernels and with tensor operations, compared with torch."""
 
 from __future__ import annotations
 
@@ -18,14 +18,14 @@ def test_values_and_gradients_are_those_of_torch(size: tuple[int, int], channels
     torch.manual_seed(0)
     x = torch.rand(2, 3, *size, channels)
     x = ((x < 0.3).float() if spikes else x).requires_grad_()
-    ours = TimewiseMaxPool()(x)
-    theirs = F.max_pool2d(x.flatten(0, 1).permute(0, 3, 1, 2), kernel_size=3, stride=2, padding=1)
-    theirs = theirs.permute(0, 2, 3, 1).unflatten(0, (2, 3))
-    assert torch.equal(ours, theirs)
-    cotangent = torch.randn_like(ours)
-    (ours_grad,) = torch.autograd.grad(ours, x, cotangent)
-    (theirs_grad,) = torch.autograd.grad(theirs, x, cotangent)
-    torch.testing.assert_close(ours_grad, theirs_grad)
+    actual = TimewiseMaxPool()(x)
+    desired = F.max_pool2d(x.flatten(0, 1).permute(0, 3, 1, 2), kernel_size=3, stride=2, padding=1)
+    desired = desired.permute(0, 2, 3, 1).unflatten(0, (2, 3))
+    assert torch.equal(actual, desired)
+    cotangent = torch.randn_like(actual)
+    (actual_grad,) = torch.autograd.grad(actual, x, cotangent)
+    (desired_grad,) = torch.autograd.grad(desired, x, cotangent)
+    torch.testing.assert_close(actual_grad, desired_grad)
 
 
 def test_nan_is_propagated() -> None:

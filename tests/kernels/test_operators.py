@@ -100,7 +100,7 @@ def test_every_operator_is_checked() -> None:
 
 @pytest.mark.parametrize("case", cases())
 def test_operators_read_strided_tensors(case: str, isa: str) -> None:  # noqa: ARG001
-    """Whatever their memory layout, tensors are read in their shape."""
+    """The values of tensors with any memory layout are read in the order of their shape."""
 
     def strided(x: Any) -> Any:
         return x.detach().movedim(-1, 0).contiguous().movedim(0, -1) if isinstance(x, Tensor) and x.dim() > 1 else x
@@ -115,14 +115,14 @@ def test_operators_read_strided_tensors(case: str, isa: str) -> None:  # noqa: A
 
 
 class Foreign(TorchDispatchMode):
-    """Observes operations, and knows no kernel."""
+    """Observes operations, without support for kernels."""
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         return func(*args, **(kwargs or {}))
 
 
 class Informed(Foreign):
-    """Counts layers by rules, so that kernels may run in them."""
+    """Observes layers by rules, so kernels may run inside them."""
 
     reads_layers = True
 

@@ -6,7 +6,7 @@ import math
 
 import pytest
 import torch
-from builders import few
+from builders import few_examples
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -17,7 +17,7 @@ IMPLEMENTATIONS = [*usable_instruction_sets(), "off"]
 
 
 @given(values=st.lists(st.integers(0, 255), min_size=1, max_size=300))
-@few
+@few_examples
 def test_all_implementations_pack_alike(values: list[int]) -> None:
     """Byte i holds values i, len + i, 2 len + i, ..., the first one in its lowest bits."""
     x, bits = torch.tensor(values, dtype=torch.float32), max(1, max(values).bit_length())
@@ -40,7 +40,7 @@ def test_other_numbers_cannot_be_packed(other: float, name: str) -> None:
 
 
 @pytest.mark.parametrize("name", IMPLEMENTATIONS)
-def test_other_types_cannot_be_packed_and_nothing_needs_one_bit(name: str) -> None:
+def test_other_types_cannot_be_packed_and_an_empty_tensor_needs_one_bit(name: str) -> None:
     with use_kernels(name):
         assert bits_needed(torch.ones(3, dtype=torch.float64)) is None
         assert bits_needed(torch.zeros(0)) == 1

@@ -22,13 +22,13 @@ CORE = (
     "test_linear_lif.py",
     "test_attention_operator.py",
     "test_max_pool.py",
-    "test_sparse_conv.py::test_whole_numbers_are_exact",
-    "test_sparse_conv.py::test_nothing_is_written_beside_the_output",
+    "test_sparse_conv.py::test_sums_of_integers_are_exact",
+    "test_sparse_conv.py::test_no_memory_outside_the_output_is_written",
 )
 
 
 def runtime_libraries() -> list[str]:
-    """The runtime of AddressSanitizer, which has to be loaded before everything else, and of C++, which it looks for then."""
+    """Return the runtimes of AddressSanitizer and of C++, which must be loaded before other libraries."""
     if sys.platform != "linux" or shutil.which("gcc") is None:
         return []
     names = ("libasan.so", "libstdc++.so")
@@ -39,7 +39,7 @@ def runtime_libraries() -> list[str]:
 
 @pytest.mark.slow
 def test_kernels_access_no_foreign_memory_and_have_defined_behaviour(tmp_path: Path) -> None:
-    """The tests themselves run once for every instruction set."""
+    """The selected tests run once for every instruction set."""
     runtime = runtime_libraries()
     if not runtime:
         pytest.skip("gcc has no AddressSanitizer here")

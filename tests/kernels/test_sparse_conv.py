@@ -1,4 +1,4 @@
-"""Zero-skipping convolutions against torch's in double precision, sums in plain order, and other compositions of the batch."""
+"""Zero-skipping convolutions: torch in double precision, the order of sums, and independence of the batch composition."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ DENSITIES = [0.0, 0.05, 0.3, 1.0]
 
 
 def sums(images: Tensor, density: float) -> Tensor:
-    """Sums of spikes, as in a residual stream: whole numbers, of which some are zero."""
+    """Return sums of spikes as in a residual stream: integers with a fraction of zeros."""
     return (torch.rand_like(images) < density).float() * torch.randint(1, 4, images.shape)
 
 
@@ -57,39 +57,41 @@ def by_torch(x: Tensor, weight: Tensor, bias: Tensor | None, geometry: Geometry)
 @pytest.mark.parametrize("shape", SHAPES)
 def test_values_and_gradients_are_those_of_torch(shape: tuple[int, ...], density: float) -> None:
     x, weight, bias, geometry = case(shape, density)
-    ours = [leaf.clone().requires_grad_() for leaf in (x, weight, bias)]
-    theirs = [leaf.double().requires_grad_() for leaf in (x, weight, bias)]
-    y = spiking_conv(ours[0], ours[1], ours[2], geometry)
-    expected = by_torch(theirs[0], theirs[1], theirs[2], geometry)
+    actual = [leaf.clone().requires_grad_() for leaf in (x, weight, bias)]
+    desired = [leaf.double().requires_grad_() for leaf in (x, weight, bias)]
+    y = spiking_conv(actual[0], actual[1], actual[2], geometry)
+    expected = by_torch(desired[0], desired[1], desired[2], geometry)
     assert y.is_contiguous()
-    terms = max(weight[0].numel(), weight[:, 0].numel(), y[..., 0].numel())  # of the longest of the sums, which all round
+    terms = max(
+        weight[0].numel(), weight[:, 0].numel(), y[..., 0].numel()
+    )  # number of terms of the longest sum, for the rounding error
     torch.testing.assert_close(y.double(), expected, rtol=1e-5, atol=1e-5 * terms**0.5)
     cotangent = torch.randn_like(y)
-    rights = torch.autograd.grad(expected, theirs, cotangent.double())
-    for grad, right in zip(torch.autograd.grad(y, ours, cotangent), rights, strict=True):
-        torch.testing.assert_close(grad.double(), right, rtol=1e-5, atol=1e-5 * terms**0.5)
+    desired_grads = torch.autograd.grad(expected, desired, cotangent.double())
+    for grad, desired_grad in zip(torch.autograd.grad(y, actual, cotangent), desired_grads, strict=True):
+        torch.testing.assert_close(grad.double(), desired_grad, rtol=1e-5, atol=1e-5 * terms**0.5)
 
 
 @pytest.mark.usefixtures("isa")
 @pytest.mark.parametrize("density", DENSITIES)
 @pytest.mark.parametrize("shape", SHAPES)
-def test_whole_numbers_are_exact(shape: tuple[int, ...], density: float) -> None:
-    """Then no order of a sum matters, and nothing but the right terms can give the right sum."""
+def test_sums_of_integers_are_exact(shape: tuple[int, ...], density: float) -> None:
+    """Sums of integers are exact in any order, so only the correct terms give the correct sum."""
     x, weight, bias, geometry = case(shape, density)
     weight, bias = (torch.round(w * 4).requires_grad_() for w in (weight, bias))
     y = spiking_conv(x, weight, bias, geometry)
     cotangent = torch.randint_like(y, -3, 4)
     grads = torch.autograd.grad(y, (weight, bias), cotangent)
     expected = by_torch(x.double(), weight.double(), bias.double(), geometry)
-    rights = torch.autograd.grad(expected, (weight, bias), cotangent.double())
+    desired_grads = torch.autograd.grad(expected, (weight, bias), cotangent.double())
     assert torch.equal(y.double(), expected)
-    assert all(torch.equal(grad, right) for grad, right in zip(grads, rights, strict=True))
+    assert all(torch.equal(grad, desired_grad) for grad, desired_grad in zip(grads, desired_grads, strict=True))
 
 
 @pytest.mark.usefixtures("isa")
 @pytest.mark.parametrize("density", [0.02, 0.5])  # position by position, and tap by tap
 def test_terms_are_summed_by_tap_and_then_by_input(density: float) -> None:
-    """Spikes, term after term in single precision, starting from the bias, as numpy adds them."""
+    """Compared with a loop that adds the terms in single precision to the bias."""
     torch.manual_seed(0)
     x = (torch.rand(1, 1, 6, 6, 40) < density).float()
     weight, bias = torch.randn(20, 40, 3, 3), torch.randn(20)
@@ -106,7 +108,7 @@ def test_terms_are_summed_by_tap_and_then_by_input(density: float) -> None:
 @pytest.mark.usefixtures("isa")
 @pytest.mark.parametrize("shape", SHAPES)
 def test_results_are_independent_of_the_other_images_of_the_batch(shape: tuple[int, ...]) -> None:
-    """Also of images of another density."""
+    """Also if the other images have another density."""
     x, weight, bias, geometry = case(shape, 0.3)
     x[0, 1], x[1, 2] = 1, 0
     together = spiking_conv(x, weight, bias, geometry)
@@ -126,7 +128,7 @@ def test_results_are_independent_of_the_number_of_threads(shape: tuple[int, ...]
         try:
             y = spiking_conv(x, weight, bias, geometry)
             grad = torch.autograd.grad(y, weight, torch.cos(torch.arange(y.numel())).view_as(y))
-            found.append((y, *(grad if geometry.stride == 1 else ())))  # the others are torch's
+            found.append((y, *(grad if geometry.stride == 1 else ())))  # strided gradients are computed by torch
         finally:
             torch.set_num_threads(1)
     assert all(torch.equal(a, b) for other in found[1:] for a, b in zip(found[0], other, strict=True))
@@ -135,9 +137,9 @@ def test_results_are_independent_of_the_number_of_threads(shape: tuple[int, ...]
 @pytest.mark.usefixtures("isa")
 def test_a_slice_of_a_larger_weight_is_read_in_place() -> None:
     torch.manual_seed(0)
-    for whole in (torch.randn(64, 48, 3, 3), torch.randn(64, 48, 1, 1), torch.randn(48, 64, 3, 3).transpose(0, 1)):
-        weight, x = whole[:40, :32], sums(torch.empty(1, 2, 6, 5, 32), 0.2)
-        geometry = Geometry(1, whole.shape[2] // 2)
+    for uninterrupted in (torch.randn(64, 48, 3, 3), torch.randn(64, 48, 1, 1), torch.randn(48, 64, 3, 3).transpose(0, 1)):
+        weight, x = uninterrupted[:40, :32], sums(torch.empty(1, 2, 6, 5, 32), 0.2)
+        geometry = Geometry(1, uninterrupted.shape[2] // 2)
         y = spiking_conv(x, weight, None, geometry)
         assert torch.equal(y, spiking_conv(x, weight.clone(), None, geometry))
         torch.testing.assert_close(y, by_torch(x, weight, None, geometry), rtol=1e-5, atol=1e-4)
@@ -165,8 +167,8 @@ def test_a_bias_before_a_normalisation_by_the_batch_has_gradient_zero(kind: type
     assert not inner.bias.grad.any()
     exact = nn.BatchNorm1d(8, dtype=torch.float64)
     bias = torch.randn(8, dtype=torch.float64, requires_grad=True)
-    (theirs,) = torch.autograd.grad(exact(torch.randn(50, 8, dtype=torch.float64) + bias).pow(3).sum(), bias)
-    assert theirs.abs().max() < 1e-12
+    (bias_grad,) = torch.autograd.grad(exact(torch.randn(50, 8, dtype=torch.float64) + bias).pow(3).sum(), bias)
+    assert bias_grad.abs().max() < 1e-12
     inner.bias.grad = None
     layer.eval()(x).square().sum().backward()
     assert inner.bias.grad is not None
@@ -209,7 +211,7 @@ def test_an_empty_batch() -> None:
 @pytest.mark.usefixtures("isa")
 @pytest.mark.parametrize("positions", [1, 2, 5, 2500])
 @pytest.mark.parametrize("out", [1, 3, 8, 15, 16, 24, 72, 130])
-def test_nothing_is_written_beside_the_output(out: int, positions: int) -> None:
+def test_no_memory_outside_the_output_is_written(out: int, positions: int) -> None:
     """Where outputs are fewer than a vector, whole vectors are written over later outputs, never beyond the last one."""
     functions = LIBRARY.functions
     for in_, density in ((32, 0.3), (96, 0.3), (96, 0.05)):

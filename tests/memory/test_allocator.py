@@ -1,4 +1,4 @@
-"""What a process asks of malloc."""
+"""Settings of malloc."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from autospike.memory.allocator import M_MMAP_MAX, MMAP_MAX_BLOCKS, retain_large
 
 @pytest.fixture
 def mmap_max_values(monkeypatch: pytest.MonkeyPatch) -> list[int]:
-    """The values to which M_MMAP_MAX is set, by a stand-in for glibc."""
+    """Return the values to which M_MMAP_MAX is set, recorded by a replacement of glibc."""
     values: list[int] = []
     malloc = SimpleNamespace(mallopt=lambda option, value: values.append(value) if option == M_MMAP_MAX else None)
     monkeypatch.setattr(ctypes, "CDLL", lambda _name: malloc)

@@ -4,28 +4,28 @@ from __future__ import annotations
 
 from typing import Any
 
-from builders import few
+from builders import few_examples
 from hypothesis import given
 from hypothesis import strategies as st
 
 from autospike.memory.cache import MIB, ByteBudgetCache
 
-# What happens to a store: "turn", a key that is asked for, or a key that is cache with a size.
+# Operations on a cache: "turn" starts a generation, a key is read, or a key is stored with a size.
 events = st.lists(st.just("turn") | st.integers(0, 9) | st.tuples(st.integers(0, 9), st.integers(0, 40)), max_size=60)
 
 
 def holds(cache: ByteBudgetCache, *keys: str) -> list[bool]:
-    """Which of the keys there are, without using them."""
+    """Return which of the keys are in the cache, without marking them as used."""
     return [(key,) in cache for key in keys]
 
 
-@few
-@given(budget=st.integers(0, 100), happened=events)
-def test_the_budget_is_never_exceeded_and_entries_of_the_generation_stay(budget: int, happened: list[Any]) -> None:
-    """`model`: everything that was cache or found in this turn, and has to be there."""
+@few_examples
+@given(budget=st.integers(0, 100), operations=events)
+def test_the_budget_is_never_exceeded_and_entries_of_the_generation_stay(budget: int, operations: list[Any]) -> None:
+    """`model` contains the entries of the current generation, which must stay in the cache."""
     cache = ByteBudgetCache(budget)
     model: dict[int, Any] = {}
-    for event in happened:
+    for event in operations:
         if event == "turn":
             cache.next_generation()
             model.clear()

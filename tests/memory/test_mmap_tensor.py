@@ -1,4 +1,4 @@
-"""What lives long stands in pages of its own."""
+"""Memory-mapped tensors."""
 
 from __future__ import annotations
 
@@ -31,25 +31,25 @@ def test_a_copy_is_equal(dtype: torch.dtype, shape: tuple[int, ...]) -> None:
     assert torch.equal(torch.tensor(copy.array()), x)
 
 
-def test_a_copy_does_not_follow_what_was_copied() -> None:
+def test_a_copy_is_independent_of_its_source() -> None:
     x = torch.ones(3)
     copy = MmapTensor.of(x)
     x += 1
     assert copy.tensor().tolist() == [1, 1, 1]
 
 
-def test_views_are_copied_in_their_shape() -> None:
+def test_views_are_copied_with_their_shape() -> None:
     x = torch.arange(6.0).view(2, 3)
     assert MmapTensor.of(x.T).tensor().tolist() == [[0, 3], [1, 4], [2, 5]]
     assert MmapTensor.of(x[:1].expand(2, 3)).array().tolist() == [[0, 1, 2], [0, 1, 2]]
 
 
 @pytest.mark.parametrize(("nbytes", "pages"), [(0, 0), (1, 1), (mmap.PAGESIZE, 1), (mmap.PAGESIZE + 1, 2)])
-def test_it_takes_whole_pages(nbytes: int, pages: int) -> None:
+def test_memory_is_rounded_up_to_whole_pages(nbytes: int, pages: int) -> None:
     assert MmapTensor.of(torch.zeros(nbytes, dtype=torch.uint8)).nbytes == pages * mmap.PAGESIZE
 
 
-def test_pages_go_back_with_the_last_who_holds_them() -> None:
+def test_pages_are_freed_with_the_last_reference() -> None:
     copy = MmapTensor.of(torch.ones(3))
     pages, tensor, array = weakref.ref(copy.storage), copy.tensor(), copy.array()
     del copy
@@ -60,36 +60,36 @@ def test_pages_go_back_with_the_last_who_holds_them() -> None:
     assert pages() is None
 
 
-class MallInfo(ctypes.Structure):
-    """glibc's mallinfo2."""
+class MallInfo2(ctypes.Structure):
+    """The struct mallinfo2 of glibc."""
 
     _fields_ = (("before", ctypes.c_size_t * 7), ("used", ctypes.c_size_t), ("after", ctypes.c_size_t * 2))
 
 
-def used_of_malloc() -> int:
-    """Bytes in use in its heap."""
+def bytes_used_by_malloc() -> int:
+    """Return the bytes in use in the heap of malloc."""
     mallinfo = getattr(ctypes.CDLL(None), "mallinfo2", None)
     if mallinfo is None:
         pytest.skip("only glibc tells")
-    mallinfo.restype = MallInfo
+    mallinfo.restype = MallInfo2
     return int(mallinfo().used)
 
 
-def test_nothing_of_it_is_in_malloc_s_heap() -> None:
-    """500 tensors of 4 KB: malloc would need 2 MB for them, and torch 300 bytes to describe each."""
+def test_mapped_tensors_use_no_memory_of_malloc() -> None:
+    """500 tensors of 4 KB would need 2 MB of malloc; torch needs about 300 bytes for the metadata of each."""
     x = torch.ones(1000)
     held: list[MmapTensor | Tensor | None] = [MmapTensor.of(x), *[None] * 500]
-    before = used_of_malloc()
+    before = bytes_used_by_malloc()
     for i in range(500):
         held[i] = MmapTensor.of(x)
-    assert used_of_malloc() - before < 500 * 50
+    assert bytes_used_by_malloc() - before < 500 * 50
     for i in range(500):
         held[i] = x.clone()
-    assert used_of_malloc() - before > 500 * 4200
+    assert bytes_used_by_malloc() - before > 500 * 4200
 
 
-def test_no_tensor_outlives_a_pass() -> None:
-    """Neither in the cache nor in the results; buffers are overwritten, not allocated again."""
+def test_no_tensor_of_a_pass_stays_allocated() -> None:
+    """Neither in the cache nor in the results; buffers are overwritten instead of allocated again."""
     evaluator = make_evaluator("sew")
     population = tuple(sample(evaluator.supernet.space, 3))
     statistics, calibrated = with_buffers(lambda: evaluator.calibrate(population, (0, 10)))
@@ -104,14 +104,14 @@ def test_no_tensor_outlives_a_pass() -> None:
 
 
 def owner(array: Any) -> Any:
-    """Whose memory an array shows."""
+    """Return the object that owns the memory of an array."""
     while not isinstance(array, mmap.mmap | Tensor | None):
         array = array.obj if isinstance(array, memoryview) else array.base
     return array
 
 
 def with_buffers(work: Callable[[], Any]) -> tuple[Any, set[int]]:
-    """The result of some work, and the addresses of the buffers of all modules that it calls."""
+    """Return the result of a function, and the addresses of the buffers of all modules that it calls."""
     addresses: set[int] = set()
     handle = register_module_forward_hook(lambda module, _args, _out: addresses.update(b.data_ptr() for b in module.buffers()))
     try:
@@ -121,10 +121,14 @@ def with_buffers(work: Callable[[], Any]) -> tuple[Any, set[int]]:
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="a setting of glibc")
-def test_what_a_user_tells_glibc_stays(monkeypatch: pytest.MonkeyPatch) -> None:
-    for told, left in (("", ""), ("glibc.malloc.mmap_max=1", "glibc.malloc.mmap_max=1"), (None, "glibc.malloc.tcache_count=0")):
-        monkeypatch.setenv("GLIBC_TUNABLES", told or "")
-        if told is None:
+def test_glibc_tunables_of_the_user_are_kept(monkeypatch: pytest.MonkeyPatch) -> None:
+    for user_tunables, left in (
+        ("", ""),
+        ("glibc.malloc.mmap_max=1", "glibc.malloc.mmap_max=1"),
+        (None, "glibc.malloc.tcache_count=0"),
+    ):
+        monkeypatch.setenv("GLIBC_TUNABLES", user_tunables or "")
+        if user_tunables is None:
             monkeypatch.delenv("GLIBC_TUNABLES")
         prepare_process()
         assert os.environ["GLIBC_TUNABLES"] == left

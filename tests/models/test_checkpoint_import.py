@@ -1,4 +1,4 @@
-"""Published checkpoints give the logits, spikes and gradients of the published code; damaged ones are errors of one line."""
+"""Published checkpoints give the logits, spikes and gradients of the published code; damaged ones are one-line errors."""
 
 from __future__ import annotations
 
@@ -103,7 +103,7 @@ CASES = {
         blocks=((("token_qk", 4),), (("token_qk", 4),) * 2, (("sdsa_3", 4),) * 2),
     ),
 }
-# One checkpoint of each format_name, for what does not depend on the numbers.
+# One checkpoint of each format, for tests that do not depend on the values.
 STATE_DICTS = {
     "Spikformer": "spikformer_imagenet_d64_L2",
     "Spike-driven Transformer": "sdt1_cifar_d64_L2",
@@ -223,7 +223,7 @@ def spikes_of(model: SpikingModel) -> Iterator[list[Tensor]]:
 
 
 def test_spikes_are_identical(reference: Reference) -> None:
-    """Layer by layer in the order in which they run, step by step: counts are integers, and a stored rate tells which.
+    """Compared layer by layer and step by step. Counts are integers, which follow from the stored rates.
 
     Potentials keep 1e-4 from their thresholds, so float32 rounding can move no spike.
     """
@@ -232,11 +232,11 @@ def test_spikes_are_identical(reference: Reference) -> None:
     rates = reference.stored["lif_rate_per_step"]
     assert len(layers) == len(reference.stored["lif_names"]) == len(rates)
     for name, spikes, rate in zip(reference.stored["lif_names"], layers, rates, strict=True):
-        ours, theirs = spikes.double().flatten(1).sum(dim=1).numpy(), rate * spikes[0].numel()
-        np.testing.assert_allclose(theirs, theirs.round(), rtol=0, atol=0.01, err_msg=str(name))
-        np.testing.assert_array_equal(ours, theirs.round(), err_msg=str(name))
+        actual, desired = spikes.double().flatten(1).sum(dim=1).numpy(), rate * spikes[0].numel()
+        np.testing.assert_allclose(desired, desired.round(), rtol=0, atol=0.01, err_msg=str(name))
+        np.testing.assert_array_equal(actual, desired.round(), err_msg=str(name))
         if reference.case.exact_rates:
-            np.testing.assert_allclose(ours / spikes[0].numel(), rate, rtol=0, atol=1e-9, err_msg=str(name))
+            np.testing.assert_allclose(actual / spikes[0].numel(), rate, rtol=0, atol=1e-9, err_msg=str(name))
 
 
 def test_every_lif_layer_runs_once(reference: Reference) -> None:
@@ -246,27 +246,27 @@ def test_every_lif_layer_runs_once(reference: Reference) -> None:
 
 
 def gradients(reference: Reference) -> dict[str, Tensor]:
-    """Of `sum(logits * cotangent)` in eval mode, under the reference's names."""
+    """Return the gradients of `sum(logits * cotangent)` in eval mode, by the names of the published code."""
     model = reference.model
     model.zero_grad()
     (model(reference.images) * torch.from_numpy(reference.stored["cotangent"])).sum().backward()
     parameters = dict(model.named_parameters())
     keys = published_keys(recognise_format(reference.state), reference.state, parameters)
-    return {key: parameters[ours].grad for ours, key in keys.items()}
+    return {key: parameters[name].grad for name, key in keys.items()}
 
 
 def test_gradients(reference: Reference) -> None:
-    """As published: the surrogate, and where no gradient passes. Some are stored whole, of the others the norm."""
-    ours = gradients(reference)
+    """Depends on the surrogate and on detached parts. Some gradients are stored completely, of the others the norm."""
+    actual = gradients(reference)
     norms = reference.meta["grad_norms"]
-    assert set(ours) == set(norms)
-    for key, grad in ours.items():
+    assert set(actual) == set(norms)
+    for key, grad in actual.items():
         assert grad.double().norm().item() == pytest.approx(norms[key], rel=1e-5), key
     stored = {key.removeprefix("grad/"): grad for key, grad in reference.stored.items() if key.startswith("grad/")}
     assert len(stored) >= 4
     for key, grad in stored.items():
-        expected = torch.from_numpy(grad).reshape(ours[key].shape)
-        assert (ours[key] - expected).norm() <= 1e-5 * expected.norm(), key
+        expected = torch.from_numpy(grad).reshape(actual[key].shape)
+        assert (actual[key] - expected).norm() <= 1e-5 * expected.norm(), key
 
 
 def test_the_model_owns_its_parameters(state: StateDict) -> None:
@@ -280,7 +280,7 @@ def test_the_model_owns_its_parameters(state: StateDict) -> None:
     assert all(parameter.requires_grad for parameter in model.parameters())
 
 
-# By hand, from the publications: 64, 32 and 16 channels a head in Spikformer's three forms, 64 in QKFormer.
+# From the publications: 64, 32 and 16 channels per head in the three forms of Spikformer, 64 in QKFormer.
 @pytest.mark.parametrize(
     ("name", "heads"),
     [("spikformer_imagenet_d64_L2", 1), ("spikformer_cifar_d64_L2", 2), ("sdt2_full_6p2", 8), ("qkformer_imagenet_d64_L5", 1)],
@@ -354,7 +354,7 @@ def test_second_head_of_distillation(vectors: Path) -> None:
         torch.testing.assert_close(both.forward_steps(images).mean(dim=0), expected, rtol=1e-5, atol=1e-5)
 
 
-# A key in the middle of each format_name, and one that every format_name has; their own names, as a user knows them.
+# For each format, a key in the middle and the first convolution, by the names of the published code.
 MIDDLE = {
     "Spikformer": "block.1.attn.k_bn.running_var",
     "Spike-driven Transformer": "block.0.mlp.fc2_conv.bias",
@@ -369,27 +369,27 @@ FIRST_CONVOLUTION = {
 }
 
 
-def refused(state: StateDict) -> str:
+def import_error(state: StateDict) -> str:
     return one_line_error(lambda: load_reference(state))
 
 
 def test_a_missing_key_is_an_error(format_name: str, state: StateDict) -> None:
     del state[MIDDLE[format_name]]
-    message = refused(state)
+    message = import_error(state)
     assert message.startswith(f"state dict of {format_name}: ")
     assert "missing" in message
 
 
 def test_a_missing_key_is_named(format_name: str, state: StateDict) -> None:
     del state[MIDDLE[format_name]]
-    assert MIDDLE[format_name] in refused(state)
+    assert MIDDLE[format_name] in import_error(state)
 
 
 def test_the_first_of_two_missing_keys_is_named(vectors: Path) -> None:
-    """The same holds for both names of the block."""
+    """Both names of the block are tested."""
     state = state_dict(read(vectors, "spikformer_cifar_d64_L2"))
     del state["block.1.attn.v_linear.weight"], state["block.0.mlp.fc2_bn.bias"]
-    message = refused(state)
+    message = import_error(state)
     assert "fc2" in message
     assert "v" not in message.split("'")[1].split(".")
 
@@ -397,25 +397,25 @@ def test_the_first_of_two_missing_keys_is_named(vectors: Path) -> None:
 @pytest.mark.parametrize("key", ["head.bias", "head.weight"])
 def test_a_missing_head_is_named(state: StateDict, key: str) -> None:
     del state[key]
-    assert key in refused(state)
+    assert key in import_error(state)
 
 
 def test_a_missing_first_convolution_is_named(format_name: str, state: StateDict) -> None:
     del state[FIRST_CONVOLUTION[format_name]]
-    assert FIRST_CONVOLUTION[format_name] in refused(state)
+    assert FIRST_CONVOLUTION[format_name] in import_error(state)
 
 
 @pytest.mark.parametrize("unexpected", ["extra.weight", "block.0.attn.gate.weight", "head.scale", "weight"])
 def test_an_unexpected_key_is_named(format_name: str, state: StateDict, unexpected: str) -> None:
-    message = refused({**state, unexpected: torch.zeros(1)})
+    message = import_error({**state, unexpected: torch.zeros(1)})
     assert message.startswith(f"state dict of {format_name}: ")
     assert f"key {unexpected!r}" in message
 
 
 def test_a_single_key_of_a_further_block_is_an_error(vectors: Path) -> None:
-    """It makes one block more, whose other keys are missing."""
+    """It implies a further block, whose other keys are missing."""
     state = state_dict(read(vectors, "spikformer_cifar_d64_L2"))
-    assert "block.2.mlp.fc1_linear.weight" in refused({**state, "block.2.attn.q_bn.bias": torch.zeros(64)})
+    assert "block.2.mlp.fc1_linear.weight" in import_error({**state, "block.2.attn.q_bn.bias": torch.zeros(64)})
 
 
 @pytest.mark.parametrize("damage", ["longer", "shorter", "deeper"])
@@ -427,7 +427,7 @@ def test_a_key_with_a_wrong_shape_is_named(format_name: str, state: StateDict, d
         "shorter": given[:-1],
         "deeper": torch.stack([given] * 2, dim=-1),
     }[damage]
-    message = refused(state)
+    message = import_error(state)
     assert message.startswith(f"state dict of {format_name}: key {key!r} has shape {tuple(state[key].shape)}")
     assert f"does not fit {tuple(given.shape)}" in message
 
@@ -444,13 +444,13 @@ NO_WEIGHTS = {
 def test_any_key_without_weights_is_named(format_name: str, state: StateDict, damage: str) -> None:
     """For the first key, one in the middle, and that of the head."""
     for key in (FIRST_CONVOLUTION[format_name], MIDDLE[format_name], "head.weight"):
-        assert f"key {key!r}" in refused({**state, key: NO_WEIGHTS[damage]})
+        assert f"key {key!r}" in import_error({**state, key: NO_WEIGHTS[damage]})
 
 
 def test_any_key_of_one_dimension_is_named(state: StateDict) -> None:
     for key, tensor in state.items():
         if tensor.dim() > 1 and "talking_heads" not in key:
-            assert f"key {key!r}" in refused({**state, key: torch.zeros(3)})
+            assert f"key {key!r}" in import_error({**state, key: torch.zeros(3)})
 
 
 def test_half_precision_weights_are_converted_to_single_precision(vectors: Path) -> None:
@@ -474,7 +474,7 @@ def test_spike_driven_transformer_without_unused_keys_is_recognised(vectors: Pat
 
 def test_the_first_of_two_wrong_shapes_is_named(format_name: str, state: StateDict) -> None:
     state[MIDDLE[format_name]], state["head.bias"] = torch.zeros(3), torch.zeros(4)
-    assert MIDDLE[format_name] in refused(state)
+    assert MIDDLE[format_name] in import_error(state)
 
 
 TORCHVISION = {"conv1.weight": torch.zeros(64, 3, 7, 7), "bn1.weight": torch.zeros(64), "fc.bias": torch.zeros(1000)}
@@ -482,7 +482,7 @@ TORCHVISION = {"conv1.weight": torch.zeros(64, 3, 7, 7), "bn1.weight": torch.zer
 
 @pytest.mark.parametrize(("unexpected", "first"), [({}, "None"), (TORCHVISION, "'conv1.weight'")], ids=["empty", "torchvision"])
 def test_unknown_network_is_an_error(unexpected: StateDict, first: str) -> None:
-    message = refused(unexpected)
+    message = import_error(unexpected)
     assert first in message
     assert "Spike-driven Transformer, Meta-SpikeFormer, QKFormer, Spikformer" in message
 

@@ -19,7 +19,8 @@ from autospike.errors import UserError
 from autospike.export import InputSpec, write_model
 from autospike.files import read_json
 from autospike.models import build_model
-from autospike.space.architecture import Architecture, Block, Embedding, Stage
+from autospike.space.architecture import Architecture, Embedding, Stage
+from autospike.space.block import Block
 from autospike.space.search_space import SearchSpace
 from autospike.supernet import Supernet
 from autospike.training.distillation import load_teacher
@@ -27,7 +28,7 @@ from autospike.training.step import LabelledBatch, cross_entropy
 
 ROOT = Path(__file__).parents[2]
 
-BRIEF = (
+SHORT_SETTINGS = (
     "training.epochs=1",
     "training.warmup_epochs=0",
     "training.batch_size=256",
@@ -37,13 +38,13 @@ BRIEF = (
 )
 
 
-def brief(*more: str) -> list[str]:
-    return [part for override in (*BRIEF, *more) for part in ("--set", override)]
+def short_settings(*more: str) -> list[str]:
+    return [part for override in (*SHORT_SETTINGS, *more) for part in ("--set", override)]
 
 
 @pytest.mark.parametrize("name", ["digits_spike_driven", "digits_meta_spikeformer", "digits_qkformer"])
 def test_the_digits_experiment_of_a_family_runs(name: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    outcome = autospike(capsys, "run", ROOT / "experiments" / f"{name}.yaml", "--run", tmp_path, *brief())
+    outcome = autospike(capsys, "run", ROOT / "experiments" / f"{name}.yaml", "--run", tmp_path, *short_settings())
     assert (outcome.code, outcome.err) == (0, "")
     model = timm.create_model(f"local-dir:{tmp_path / 'export'}").eval()
     report = read_json(tmp_path / "export" / "report.json")
@@ -60,7 +61,7 @@ def test_a_mixed_space_runs(tmp_path: Path, capsys: pytest.CaptureFixture[str]) 
     experiment = yaml.safe_load((ROOT / "experiments" / "digits.yaml").read_text()) | {"space": space}
     path = tmp_path / "mixed.yaml"
     path.write_text(yaml.safe_dump(experiment))
-    outcome = autospike(capsys, "run", path, "--run", tmp_path / "run", *brief())
+    outcome = autospike(capsys, "run", path, "--run", tmp_path / "run", *short_settings())
     assert (outcome.code, outcome.err) == (0, "")
     assert len(read_json(tmp_path / "run" / "export" / "architecture.json")["stages"]) == 4
 
@@ -91,7 +92,7 @@ def test_an_imported_checkpoint_gives_the_published_logits(
     ("written", "said"),
     [(b"no weights at all", "cannot be read safely"), (None, "no such file")],
 )
-def test_importing_a_file_that_is_no_checkpoint_writes_nothing(
+def test_importing_an_invalid_checkpoint_writes_nothing(
     written: bytes | None, said: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     path = tmp_path / "weights.pth"
@@ -128,9 +129,9 @@ def test_a_supernet_copies_the_shared_corner_of_other_weights(width: int) -> Non
     supernet = Supernet(SearchSpace.of(meta(width)), num_classes=3, in_chans=1)
     parameters = {name: p.detach() for name, p in source.named_parameters()}
     supernet.copy_from(parameters)
-    for name, own in supernet.shared.named_parameters():
-        common = tuple(slice(min(sizes)) for sizes in zip(own.shape, parameters[name].shape, strict=True))
-        assert torch.equal(own[common], parameters[name][common])
+    for name, copied_model in supernet.shared.named_parameters():
+        common = tuple(slice(min(sizes)) for sizes in zip(copied_model.shape, parameters[name].shape, strict=True))
+        assert torch.equal(copied_model[common], parameters[name][common])
 
 
 def test_training_starts_from_an_export_with_other_classes(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -141,7 +142,7 @@ def test_training_starts_from_an_export_with_other_classes(tmp_path: Path, capsy
     space = yaml.safe_load((ROOT / "search_spaces" / "meta_spikeformer_digits.yaml").read_text())
     path = tmp_path / "experiment.yaml"
     path.write_text(yaml.safe_dump({**experiment, "space": space}))
-    still = brief("training.learning_rate=1.0e-30", "training.min_learning_rate=0", "training.weight_decay=0")
+    still = short_settings("training.learning_rate=1.0e-30", "training.min_learning_rate=0", "training.weight_decay=0")
     outcome = autospike(capsys, "train", path, "--run", tmp_path / "run", "--from", tmp_path / "source", *still)
     assert (outcome.code, outcome.err) == (0, "")
     assert "starts from" in outcome.out
@@ -157,7 +158,7 @@ def test_starting_from_another_family_is_an_error(tmp_path: Path, capsys: pytest
     source = build_model(meta(8), num_classes=3, in_chans=1)
     write_model(tmp_path / "source", source, meta(8), classes=("a", "b", "c"), input_spec=InputSpec.of_training(1, 8))
     experiment = ROOT / "experiments" / "digits.yaml"
-    outcome = autospike(capsys, "train", experiment, "--run", tmp_path / "run", "--from", tmp_path / "source", *brief())
+    outcome = autospike(capsys, "train", experiment, "--run", tmp_path / "run", "--from", tmp_path / "source", *short_settings())
     assert outcome.code == 2
     assert "contains a network of the meta_spikeformer family, but the search space is of the spikformer family" in outcome.err
     assert len(outcome.err.splitlines()) == 1
@@ -169,13 +170,13 @@ def test_starting_from_a_path_without_a_network_is_an_error(
 ) -> None:
     (tmp_path / "empty").mkdir()
     experiment = ROOT / "experiments" / "digits.yaml"
-    outcome = autospike(capsys, "train", experiment, "--run", tmp_path / "run", "--from", tmp_path / source, *brief())
+    outcome = autospike(capsys, "train", experiment, "--run", tmp_path / "run", "--from", tmp_path / source, *short_settings())
     assert (outcome.code, len(outcome.err.splitlines())) == (2, 1)
     assert str(tmp_path / source) in outcome.err
 
 
 def test_distillation_loss_of_two_heads() -> None:
-    """By hand: the mean of two cross-entropies, with the label and with the class of the teacher."""
+    """The mean of two cross-entropies, with the label and with the class of the teacher."""
     first, second = torch.tensor([[2.0, 0.0]]), torch.tensor([[0.0, 1.0]])
     expected = (-torch.log_softmax(first, 1)[0, 0] - torch.log_softmax(second, 1)[0, 1]) / 2
     batch = LabelledBatch(images=torch.empty(1, 1, 8, 8), targets=torch.tensor([0]), teacher_targets=torch.tensor([1]))
@@ -184,7 +185,7 @@ def test_distillation_loss_of_two_heads() -> None:
 
 def test_a_distilled_supernet_returns_the_logits_of_both_heads() -> None:
     supernet = Supernet(SearchSpace.of(meta(8, distilled=True)), num_classes=3, in_chans=1)
-    torch.nn.init.ones_(supernet.shared.get_parameter("head_dist.bias"))  # fresh networks are silent before the head
+    torch.nn.init.ones_(supernet.shared.get_parameter("head_dist.bias"))  # new networks have no spikes before the head
     ((first, second),) = supernet(torch.rand(4, 1, 8, 8), [meta(8, distilled=True)])
     torch.testing.assert_close(second - first, torch.ones(4, 3))
 
@@ -199,7 +200,7 @@ def saved_teacher(tmp_path: Path) -> tuple[TeacherConfig, Tensor]:
         labels = model((pixels - mean) / std).argmax(dim=1)
     config = TeacherConfig(model="resnet10t", weights=tmp_path / "teacher.safetensors")
     teacher = load_teacher(config, num_classes=10, image_size=32, device=torch.device("cpu"))
-    assert torch.equal(teacher(pixels * 2 - 1), labels)  # ours are normalised by 0.5, 0.5; the teacher wants its own
+    assert torch.equal(teacher(pixels * 2 - 1), labels)  # images are normalised by 0.5, 0.5; the teacher has another normalisation
     return config, labels
 
 
@@ -242,16 +243,16 @@ def test_import_does_not_overwrite_an_export(vectors: Path, tmp_path: Path, caps
 
 
 def test_a_new_run_starts_both_networks_from_those_of_the_other_run(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """The reference network must have been trained by itself."""
+    """The reference network is trained separately."""
     experiment = ROOT / "experiments" / "digits_spike_driven.yaml"
-    autospike(capsys, "train", experiment, "--run", tmp_path / "one", *brief())
-    still = brief("training.learning_rate=1.0e-30", "training.min_learning_rate=0", "training.weight_decay=0")
+    autospike(capsys, "train", experiment, "--run", tmp_path / "one", *short_settings())
+    still = short_settings("training.learning_rate=1.0e-30", "training.min_learning_rate=0", "training.weight_decay=0")
     outcome = autospike(capsys, "train", experiment, "--run", tmp_path / "two", "--from", tmp_path / "one", *still)
     assert (outcome.code, outcome.err) == (0, "")
     for part in ("supernet", "baseline"):
         one, two = (weights(tmp_path / run / part) for run in ("one", "two"))
         assert all(torch.equal(tensor, two[name]) for name, tensor in one.items() if name.startswith("model."))
-    assert autospike(capsys, "train", experiment, "--run", tmp_path / "two", *still).code == 0  # the source need not be said again
+    assert autospike(capsys, "train", experiment, "--run", tmp_path / "two", *still).code == 0  # the source is part of the run
 
 
 def weights(folder: Path) -> dict[str, Tensor]:

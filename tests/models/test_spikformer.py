@@ -8,11 +8,12 @@ import torch
 from autospike.models.contract import SpikingModel
 from autospike.models.registry import build_model
 from autospike.nn.attention_product import AttentionProduct, Heads
-from autospike.space.architecture import Architecture, Block, Embedding, Neuron, Stage
+from autospike.space.architecture import Architecture, Embedding, Stage
+from autospike.space.block import Block, Neuron
 
 
 def spikformer(*, depth: int = 1, stride: int = 4, shortcut: str = "sew") -> SpikingModel:
-    """In training mode and with low thresholds, so that neurons fire with fresh parameters."""
+    """Return a model in training mode with low thresholds, so that neurons spike with initial parameters."""
     torch.manual_seed(0)
     low = Neuron(v_threshold=0.3)
     block = Block(num_heads=2, neuron=low)

@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 import timm
 import torch
+from builders import one_line_error
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
@@ -19,8 +20,9 @@ from autospike.evaluation.calibration import calibrate
 from autospike.export import InputSpec, write_model
 from autospike.models.contract import SpikingModel
 from autospike.models.registry import build_model
-from autospike.nn.layers import fuse
-from autospike.space.architecture import Architecture, Block, Embedding, Stage
+from autospike.nn.fusion import fuse
+from autospike.space.architecture import Architecture, Embedding, Stage
+from autospike.space.block import Block
 
 MLP = Block(num_heads=2, mlp_ratio=2)
 CONVOLUTIONAL = Block(token_mixer="sepconv", channel_mixer="conv", mlp_ratio=2)
@@ -57,7 +59,7 @@ SMALL = {
         stages=(stage(8, 1, Block(token_mixer="channel_qk", mlp_ratio=2)), stage(16, 2, MLP)),
     ),
 }
-# Channels and reductions of the maps after each stage, by hand.
+# Channels and reductions of the feature maps after each stage.
 MAPS = dict.fromkeys(SMALL, ((16,), (4,))) | {
     "spikformer vanilla": ((16,), (8,)),
     "spike_driven events": ((16,), (2,)),
@@ -71,8 +73,8 @@ IMAGES = torch.randn(3, 3, *SIZE, generator=torch.Generator().manual_seed(0))
 each = pytest.mark.parametrize("name", SMALL)
 
 
-def awake(model: SpikingModel) -> SpikingModel:
-    """In eval mode, with BatchNorm parameters with which all LIF layers fire."""
+def with_spikes(model: SpikingModel) -> SpikingModel:
+    """Return the model in eval mode, with BatchNorm parameters that lead to spikes in all LIF layers."""
     for module in model.modules():
         if isinstance(module, _BatchNorm):
             nn.init.uniform_(module.weight, 1, 3)
@@ -93,27 +95,27 @@ def create(name: str, **rest: object) -> SpikingModel:
 
 
 @cache
-def built(name: str) -> SpikingModel:
-    """A model that is shared by tests that do not change it."""
-    return awake(create(name))
+def shared_model(name: str) -> SpikingModel:
+    """Return a model that is shared by tests that do not change it."""
+    return with_spikes(create(name))
 
 
-def own(name: str) -> SpikingModel:
-    """A copy that a test may change."""
-    return deepcopy(built(name))
+def copied_model(name: str) -> SpikingModel:
+    """Return a copy that a test may change."""
+    return deepcopy(shared_model(name))
 
 
 @each
 def test_the_output_of_the_test_models_depends_on_image_and_step(name: str) -> None:
-    """Otherwise the tests below would compare zeros."""
-    steps = built(name).forward_steps(IMAGES)
+    """A precondition: otherwise the tests below would compare zeros."""
+    steps = shared_model(name).forward_steps(IMAGES)
     assert steps.std(dim=0).max() > 1e-3
     assert steps.std(dim=1).max() > 1e-3
 
 
 @each
 def test_forward_is_head_of_features(name: str) -> None:
-    model = built(name)
+    model = shared_model(name)
     features = model.forward_features(IMAGES)
     assert torch.equal(model.forward_head(features), model(IMAGES))
     assert model(IMAGES).shape == (3, 5)
@@ -122,7 +124,7 @@ def test_forward_is_head_of_features(name: str) -> None:
 @each
 def test_pre_logits_are_pooled_features(name: str) -> None:
     """The input of the head, mean over time: a head is linear, so it can be applied to the mean."""
-    model = built(name)
+    model = shared_model(name)
     pooled = model.forward_head(model.forward_features(IMAGES), pre_logits=True)
     assert pooled.shape == (3, model.num_features)
     heads = [model.head, model.head_dist] if SMALL[name].distilled else [model.head]
@@ -133,14 +135,14 @@ def test_pre_logits_are_pooled_features(name: str) -> None:
 @each
 def test_features_after_membrane_shortcuts_are_spike_rates(name: str) -> None:
     """The head reads spikes there, so that their mean over 4 steps is a multiple of 1/4."""
-    pooled = built(name).forward_head(built(name).forward_features(IMAGES), pre_logits=True)
+    pooled = shared_model(name).forward_head(shared_model(name).forward_features(IMAGES), pre_logits=True)
     quarters = torch.equal((4 * pooled).round(), 4 * pooled) and pooled.min() >= 0 and pooled.max() <= 1
     assert quarters == (SMALL[name].shortcut == "membrane")
 
 
 @each
 def test_attributes_that_timm_reads(name: str) -> None:
-    model = built(name)
+    model = shared_model(name)
     assert (model.num_classes, model.num_features, model.head_hidden_size) == (5, 16, 16)
     heads = ("head", "head_dist") if SMALL[name].distilled else "head"
     assert tuple(model.pretrained_cfg["classifier"]) == tuple(heads)
@@ -150,7 +152,7 @@ def test_attributes_that_timm_reads(name: str) -> None:
 
 @each
 def test_a_new_classifier(name: str) -> None:
-    model = own(name)
+    model = copied_model(name)
     old = model.get_classifier()
     model.reset_classifier(3)
     assert model.get_classifier() is not old
@@ -161,7 +163,7 @@ def test_a_new_classifier(name: str) -> None:
 
 @each
 def test_a_model_without_classifier_returns_features(name: str) -> None:
-    model = own(name)
+    model = copied_model(name)
     pooled = model.forward_head(model.forward_features(IMAGES), pre_logits=True)
     model.reset_classifier(0)
     assert model.num_classes == 0
@@ -176,8 +178,8 @@ def test_a_model_without_classifier_returns_features(name: str) -> None:
 @each
 def test_steps_do_not_depend_on_later_steps(name: str, time_steps: int) -> None:
     """With fixed BatchNorm statistics the network is causal in time."""
-    whole = built(name).forward_steps(IMAGES)
-    assert torch.equal(built(name).forward_steps(IMAGES, time_steps), whole[:time_steps])
+    whole = shared_model(name).forward_steps(IMAGES)
+    assert torch.equal(shared_model(name).forward_steps(IMAGES, time_steps), whole[:time_steps])
 
 
 @pytest.mark.parametrize("time_steps", [1, 2, 3, 4])
@@ -185,22 +187,22 @@ def test_steps_do_not_depend_on_later_steps(name: str, time_steps: int) -> None:
 def test_logits_at_fewer_steps_are_the_mean_of_the_first_steps(name: str, time_steps: int) -> None:
     """Bit-identical: a search measures all T in one run, and the exported model runs at its own T."""
     fewer = build_model(replace(SMALL[name], time_steps=time_steps), num_classes=5, in_chans=3)
-    fewer.load_state_dict(built(name).state_dict())
-    assert torch.equal(fewer.eval()(IMAGES), built(name).forward_steps(IMAGES)[:time_steps].mean(dim=0))
+    fewer.load_state_dict(shared_model(name).state_dict())
+    assert torch.equal(fewer.eval()(IMAGES), shared_model(name).forward_steps(IMAGES)[:time_steps].mean(dim=0))
 
 
 @each
 def test_repeated_frames_give_the_output_of_the_image(name: str) -> None:
     """The first convolution runs once for an image, and at every step for frames."""
     frames = IMAGES.expand(4, *IMAGES.shape)
-    assert torch.equal(built(name)(frames), built(name)(IMAGES))
-    assert torch.equal(built(name).forward_steps(frames, 2), built(name).forward_steps(IMAGES, 2))
+    assert torch.equal(shared_model(name)(frames), shared_model(name)(IMAGES))
+    assert torch.equal(shared_model(name).forward_steps(frames, 2), shared_model(name).forward_steps(IMAGES, 2))
 
 
 @each
 def test_each_step_reads_its_own_frame(name: str) -> None:
     """The first step depends on the first frame only; a change of the last frame changes only the last step."""
-    model = built(name)
+    model = shared_model(name)
     frames = torch.randn(4, *IMAGES.shape, generator=torch.Generator().manual_seed(2))
     steps = model.forward_steps(frames)
     assert torch.equal(steps[0], model.forward_steps(frames[0], 1)[0])
@@ -211,7 +213,7 @@ def test_each_step_reads_its_own_frame(name: str) -> None:
 
 @each
 def test_outputs_do_not_depend_on_the_batch(name: str) -> None:
-    model = built(name)
+    model = shared_model(name)
     apart = torch.cat([model(image[None]) for image in IMAGES])
     torch.testing.assert_close(model(IMAGES), apart, rtol=1e-5, atol=1e-5)
 
@@ -219,16 +221,16 @@ def test_outputs_do_not_depend_on_the_batch(name: str) -> None:
 @each
 def test_a_fused_model_has_the_same_output(name: str) -> None:
     """Fusion rounds differently and could move a potential across its threshold; in these models it does not."""
-    fused = fuse(own(name))
+    fused = fuse(copied_model(name))
     assert not [module for module in fused.modules() if isinstance(module, _BatchNorm)]
-    torch.testing.assert_close(fused.forward_steps(IMAGES), built(name).forward_steps(IMAGES), rtol=1e-4, atol=1e-4)
+    torch.testing.assert_close(fused.forward_steps(IMAGES), shared_model(name).forward_steps(IMAGES), rtol=1e-4, atol=1e-4)
     assert torch.equal(fused(IMAGES.expand(4, *IMAGES.shape)), fused(IMAGES))
 
 
 @each
 @pytest.mark.parametrize("in_chans", [1, 2])
 def test_other_numbers_of_channels(name: str, in_chans: int) -> None:
-    model = awake(create(name, in_chans=in_chans))
+    model = with_spikes(create(name, in_chans=in_chans))
     first = model.get_submodule(f"stages.0.embedding.{FIRST.get(SMALL[name].family, 'convs.0.conv')}")
     assert first.in_channels == in_chans
     assert model(torch.randn(2, in_chans, *SIZE)).shape == (2, 5)
@@ -280,7 +282,7 @@ def test_features_of_the_published_meta_spikeformer() -> None:
 
 @each
 def test_feature_maps_are_means_of_the_stream_over_time(name: str) -> None:
-    model = built(name)
+    model = shared_model(name)
     last, maps = model.forward_intermediates(IMAGES)
     assert torch.equal(last, model.forward_features(IMAGES))
     assert len(maps) == len(MAPS[name][0])
@@ -289,7 +291,7 @@ def test_feature_maps_are_means_of_the_stream_over_time(name: str) -> None:
 
 @each
 def test_options_of_forward_intermediates_agree(name: str) -> None:
-    model = built(name)
+    model = shared_model(name)
     _, maps = model.forward_intermediates(IMAGES)
     for i in range(len(maps)):
         (early,) = model.forward_intermediates(IMAGES, indices=[i], stop_early=True, intermediates_only=True)
@@ -301,13 +303,13 @@ def test_options_of_forward_intermediates_agree(name: str) -> None:
 @pytest.mark.parametrize("asked", [{"output_fmt": "NLC"}, {"output_fmt": "NHWC"}, {"norm": True}])
 def test_unsupported_options_of_forward_intermediates_are_errors(asked: dict[str, object]) -> None:
     with pytest.raises(ValueError, match="NCHW"):
-        built("qkformer").forward_intermediates(IMAGES, **asked)
+        shared_model("qkformer").forward_intermediates(IMAGES, **asked)
 
 
 @pytest.mark.parametrize("name", ["meta_spikeformer", "meta_spikeformer distilled", "qkformer"])
 def test_pruning_does_not_change_the_remaining_stages(name: str) -> None:
-    first, second = built(name).forward_intermediates(IMAGES, indices=[0, 1], intermediates_only=True)
-    model = own(name)
+    first, second = shared_model(name).forward_intermediates(IMAGES, indices=[0, 1], intermediates_only=True)
+    model = copied_model(name)
     assert list(model.prune_intermediate_layers([0, 1])) == [0, 1]
     assert len(model.stages) == 2
     assert (model.num_classes, type(model.head)) == (0, nn.Identity)
@@ -317,18 +319,18 @@ def test_pruning_does_not_change_the_remaining_stages(name: str) -> None:
 
 
 def test_pruning_can_keep_the_head() -> None:
-    model = own("meta_spikeformer distilled")
+    model = copied_model("meta_spikeformer distilled")
     logits = model(IMAGES)
     assert list(model.prune_intermediate_layers([-1], prune_head=False)) == [2]
     assert torch.equal(model(IMAGES), logits)
 
 
 def test_distilled_training_returns_the_logits_of_both_heads() -> None:
-    model = own("meta_spikeformer distilled")
+    model = copied_model("meta_spikeformer distilled")
     together = model(IMAGES)
     stream = model.forward_features(IMAGES)
     model.train()
-    torch.testing.assert_close(model.forward_head(stream), together)  # training alone does not part them
+    torch.testing.assert_close(model.forward_head(stream), together)  # training mode alone does not separate the heads
     model.set_distilled_training(True)
     first, second = model.forward_head(stream)
     assert not torch.equal(first, second)
@@ -354,8 +356,28 @@ def test_time_steps_of_a_published_name() -> None:
 
 def exported(folder: Path, name: str) -> str:
     spec = InputSpec.of_training(channels=3, image_size=32)
-    write_model(folder, built(name), SMALL[name], classes=("a", "b", "c", "d", "e"), input_spec=spec)
+    write_model(folder, shared_model(name), SMALL[name], classes=("a", "b", "c", "d", "e"), input_spec=spec)
     return f"local-dir:{folder}"
+
+
+@each
+@pytest.mark.parametrize("time_steps", [1, 2, 6])
+def test_time_steps_of_an_exported_folder(tmp_path: Path, name: str, time_steps: int) -> None:
+    """The weights are those of the folder, and the output is the mean of that many steps."""
+    model = timm.create_model(exported(tmp_path, name), time_steps=time_steps).eval()
+    assert model.architecture == replace(SMALL[name], time_steps=time_steps)
+    assert torch.equal(model(IMAGES), copied_model(name).forward_steps(IMAGES, time_steps).mean(dim=0))
+
+
+@pytest.mark.parametrize("time_steps", [0, -1, 1.5, "two"])
+def test_time_steps_that_are_no_number_of_steps(tmp_path: Path, time_steps: object) -> None:
+    for name in (exported(tmp_path, "spikformer"), "spikformer_cifar_4_256"):
+        assert "time_steps" in one_line_error(lambda name=name: timm.create_model(name, time_steps=time_steps))  # type: ignore[misc]
+
+
+def test_time_steps_with_an_architecture() -> None:
+    model = timm.create_model("autospike_subnet", architecture=SMALL["spikformer"].to_dict(), time_steps=3)
+    assert model.architecture.time_steps == 3
 
 
 @each
@@ -364,14 +386,14 @@ def test_pretrained_weights_with_other_channels_or_without_head(tmp_path: Path, 
     source = exported(tmp_path, name)
     grey = IMAGES[:, :1]
     adapted = timm.create_model(source, pretrained=True, in_chans=1).eval()
-    assert torch.equal(timm.create_model(source, pretrained=True).eval()(IMAGES), built(name)(IMAGES))
-    torch.testing.assert_close(adapted(grey), built(name)(grey.expand(-1, 3, -1, -1)), rtol=1e-4, atol=1e-4)
+    assert torch.equal(timm.create_model(source, pretrained=True).eval()(IMAGES), shared_model(name)(IMAGES))
+    torch.testing.assert_close(adapted(grey), shared_model(name)(grey.expand(-1, 3, -1, -1)), rtol=1e-4, atol=1e-4)
     maps = timm.create_model(source, pretrained=True, features_only=True, out_indices=(0,)).eval()(IMAGES)
-    assert torch.equal(maps[0], built(name).forward_intermediates(IMAGES, indices=[0], intermediates_only=True)[0])
+    assert torch.equal(maps[0], shared_model(name).forward_intermediates(IMAGES, indices=[0], intermediates_only=True)[0])
 
 
 @each
 def test_pretrained_weights_with_other_classes(tmp_path: Path, name: str) -> None:
     model = timm.create_model(exported(tmp_path, name), pretrained=True, num_classes=3).eval()
-    assert torch.equal(model.forward_features(IMAGES), built(name).forward_features(IMAGES))
+    assert torch.equal(model.forward_features(IMAGES), shared_model(name).forward_features(IMAGES))
     assert model(IMAGES).shape == (3, 3)

@@ -1,4 +1,4 @@
-"""Attention operators against loops over single spikes, what they cost, and what heads mean to them."""
+"""Attention operators compared with loops over single spikes; their numbers of operations and the effect of heads."""
 
 from __future__ import annotations
 
@@ -17,11 +17,11 @@ from autospike.kernels.attention import merge_heads
 from autospike.nn.attention import Attention, by_head, operator
 from autospike.nn.attention_product import AttentionProduct, Heads
 from autospike.nn.layers import LinearNorm, RepConv
-from autospike.space.architecture import Block, Neuron
+from autospike.space.block import Block, Neuron
 
 ATTENTIONS = [name for name, operands in READS.items() if operands]
 WITHOUT_HEADS = [name for name in ATTENTIONS if name not in WITH_HEADS]
-SCALE = 0.5  # lets something fire on images this small
+SCALE = 0.5  # large enough for spikes on small images
 
 Array = np.ndarray
 Spiking = Callable[[Array], Array]
@@ -35,13 +35,13 @@ def operands_of(mixer: str, *shape: int, rate: float = 0.4) -> dict[str, Tensor]
     return {name: spikes(*shape, rate=rate, seed=seed) for seed, name in enumerate(READS[mixer])}
 
 
-def built(mixer: str, num_heads: int, neuron: Neuron | None = None, scale: float = SCALE) -> nn.Module:
+def build_operator(mixer: str, num_heads: int, neuron: Neuron | None = None, scale: float = SCALE) -> nn.Module:
     heads = {"num_heads": num_heads} if mixer in WITH_HEADS else {}
     return operator(Block(token_mixer=mixer, neuron=neuron or Neuron(), **heads), scale)  # type: ignore[arg-type]
 
 
 def fire(current: Array, v_threshold: float, tau: float) -> Array:
-    """The neuron's three equations; time comes first."""
+    """Return the spikes of LIF neurons by their three equations; time is the first dimension."""
     v, fired = np.zeros_like(current[0]), np.empty_like(current)
     for t, x in enumerate(current):
         h = (v + (x - v) / np.float32(tau)).astype(np.float32)
@@ -50,8 +50,8 @@ def fire(current: Array, v_threshold: float, tau: float) -> Array:
     return fired
 
 
-def pooled(x: Array) -> Array:
-    """The largest of the 3x3 neighbours in the last two dimensions."""
+def max_pooled(x: Array) -> Array:
+    """Return the maximum over 3x3 neighbours in the last two dimensions."""
     rows, columns = x.shape[-2:]
     result = np.empty_like(x)
     for i, j in product(range(rows), range(columns)):
@@ -62,8 +62,8 @@ def pooled(x: Array) -> Array:
 # Each operator on spikes `[T, B, tokens, channels of a head]`, with a function for its neurons.
 
 
-def matrix(q: Array, k: Array, v: Array, spiking: Spiking) -> Array:
-    """Every query token sums the values of every token, as often as the two share a channel."""
+def matrix_product(q: Array, k: Array, v: Array, spiking: Spiking) -> Array:
+    """Sum over all tokens the value times the number of channels in which query and key both spike."""
     current = np.zeros_like(q)
     tokens, channels = q.shape[-2:]
     for i, j, c, d in product(range(tokens), range(tokens), range(channels), range(channels)):
@@ -80,48 +80,48 @@ def coincidence(q: Array, k: Array, v: Array, spiking: Spiking) -> Array:
 
 
 def dilated(q: Array, k: Array, v: Array, spiking: Spiking, *, size: tuple[int, int]) -> Array:
-    """K and v see their neighbours in the image; the coincidence and the result theirs in the table of tokens and channels."""
+    """Pool k and v over the image, and their product and the result over tokens and channels."""
 
-    def over_the_image(x: Array) -> Array:
+    def pooled_over_image(x: Array) -> Array:
         images = np.moveaxis(x.reshape(*x.shape[:-2], *size, x.shape[-1]), -1, -3)
-        return np.moveaxis(pooled(images), -3, -1).reshape(x.shape)
+        return np.moveaxis(max_pooled(images), -3, -1).reshape(x.shape)
 
-    coincident = pooled(over_the_image(k) * over_the_image(v))
+    coincident = max_pooled(pooled_over_image(k) * pooled_over_image(v))
     gate = spiking(coincident.sum(axis=-2))
-    return pooled(np.stack([q[..., i, :] * gate for i in range(q.shape[-2])], axis=-2))
+    return max_pooled(np.stack([q[..., i, :] * gate for i in range(q.shape[-2])], axis=-2))
 
 
-def of_the_query(q: Array, passed: Array, spiking: Spiking) -> Array:
-    """Channels in which the query fired at some tokens."""
+def query_channel_gate(q: Array, gated: Array, spiking: Spiking) -> Array:
+    """Keep the channels in which the query has enough spikes."""
     current = np.zeros_like(q[..., 0, :])
     for i in range(q.shape[-2]):
         current += q[..., i, :]
     gate = spiking(current)
-    return np.stack([passed[..., i, :] * gate for i in range(q.shape[-2])], axis=-2)
+    return np.stack([gated[..., i, :] * gate for i in range(q.shape[-2])], axis=-2)
 
 
-def of_tokens(q: Array, passed: Array, spiking: Spiking) -> Array:
-    """Tokens at which the query fired in some channels."""
+def query_token_gate(q: Array, gated: Array, spiking: Spiking) -> Array:
+    """Keep the tokens at which the query has enough spikes."""
     current = np.zeros_like(q[..., 0])
     for c in range(q.shape[-1]):
         current += q[..., c]
     gate = spiking(current)
-    return np.stack([passed[..., c] * gate for c in range(q.shape[-1])], axis=-1)
+    return np.stack([gated[..., c] * gate for c in range(q.shape[-1])], axis=-1)
 
 
 REFERENCES: dict[str, Callable[..., Array]] = {
     "sdsa_1": coincidence,
     "sdsa_1_dilated": dilated,
-    "sdsa_2": of_the_query,
-    "sdsa_3": matrix,
-    "sdsa_4": matrix,
-    "token_qk": of_tokens,
-    "channel_qk": of_the_query,
+    "sdsa_2": query_channel_gate,
+    "sdsa_3": matrix_product,
+    "sdsa_4": matrix_product,
+    "token_qk": query_token_gate,
+    "channel_qk": query_channel_gate,
 }
 
 
 def by_loops(mixer: str, operands: dict[str, Tensor], num_heads: int, v_threshold: float, tau: float) -> Array:
-    """`[T, B, H, W, D]`: each head is a network of its own, over its share of the channels."""
+    """Return `[T, B, H, W, D]`: each head computes on its own slice of the channels."""
     steps, batch, height, width, channels = operands["q"].shape
     size = channels // num_heads
 
@@ -129,52 +129,54 @@ def by_loops(mixer: str, operands: dict[str, Tensor], num_heads: int, v_threshol
     if mixer == "sdsa_1_dilated":
         reference = partial(reference, size=(height, width))
 
-    def of_head(head: int) -> Array:
-        taken = (x.reshape(steps, batch, height * width, channels)[..., head * size :][..., :size] for x in operands.values())
-        found = reference(*(x.numpy() for x in taken), lambda current: fire(current, v_threshold, tau))
+    def head_output(head: int) -> Array:
+        head_operands = (
+            x.reshape(steps, batch, height * width, channels)[..., head * size :][..., :size] for x in operands.values()
+        )
+        found = reference(*(x.numpy() for x in head_operands), lambda current: fire(current, v_threshold, tau))
         return found.reshape(steps, batch, height, width, size)
 
-    return np.concatenate([of_head(head) for head in range(num_heads)], axis=-1)
+    return np.concatenate([head_output(head) for head in range(num_heads)], axis=-1)
 
 
 @pytest.mark.parametrize("num_heads", [1, 2, 4])
 @pytest.mark.parametrize("neuron", [Neuron(), Neuron(v_threshold=3.0, tau=2.0), Neuron(v_threshold=2.3, tau=1.6)], ids=str)
 @pytest.mark.parametrize("mixer", ATTENTIONS)
-def test_an_operator_is_what_the_loops_say(mixer: str, neuron: Neuron, num_heads: int) -> None:
+def test_operators_equal_loops_over_spikes(mixer: str, neuron: Neuron, num_heads: int) -> None:
     """The neurons of attention fire at half the block's threshold."""
     operands = operands_of(mixer, 4, 2, 2, 3, 8)
-    found = built(mixer, num_heads, neuron)(*operands.values()).detach().numpy()
+    found = build_operator(mixer, num_heads, neuron)(*operands.values()).detach().numpy()
     np.testing.assert_array_equal(found, by_loops(mixer, operands, num_heads, neuron.v_threshold / 2, neuron.tau))
     assert 0 < found.mean() < 1
 
 
 @pytest.mark.parametrize("mixer", ATTENTIONS)
-def test_an_image_of_many_tokens_and_small_heads(mixer: str) -> None:
-    """The other order of the matrix product, and an image in which a pool does not reach everything."""
+def test_operators_with_more_tokens_than_channels_of_a_head(mixer: str) -> None:
+    """Covers the other order of the matrix product, and an image larger than the pooling window."""
     operands = operands_of(mixer, 2, 1, 5, 4, 6, rate=0.15)
-    found = built(mixer, 2)(*operands.values()).detach().numpy()
+    found = build_operator(mixer, 2)(*operands.values()).detach().numpy()
     np.testing.assert_array_equal(found, by_loops(mixer, operands, 2, 0.5, 2.0))
     assert 0 < found.mean() < 1
 
 
 @pytest.mark.parametrize("mixer", WITH_HEADS)
-def test_heads_matter_where_there_are_any(mixer: str) -> None:
+def test_the_number_of_heads_changes_the_output(mixer: str) -> None:
     operands = operands_of(mixer, 4, 2, 3, 3, 8, rate=0.25)
-    two, four = (built(mixer, heads)(*operands.values()) for heads in (2, 4))
+    two, four = (build_operator(mixer, heads)(*operands.values()) for heads in (2, 4))
     assert not torch.equal(two, four)
 
 
 @pytest.mark.parametrize("mixer", WITHOUT_HEADS)
-def test_elsewhere_each_channel_is_a_head_of_its_own(mixer: str) -> None:
-    operands, layer = operands_of(mixer, 4, 2, 3, 3, 8), built(mixer, 1)
-    alone = [layer(*(x[..., c : c + 1] for x in operands.values())) for c in range(8)]
-    assert torch.equal(torch.cat(alone, dim=-1), layer(*operands.values()))
+def test_operators_without_heads_treat_channels_independently(mixer: str) -> None:
+    operands, layer = operands_of(mixer, 4, 2, 3, 3, 8), build_operator(mixer, 1)
+    separate = [layer(*(x[..., c : c + 1] for x in operands.values())) for c in range(8)]
+    assert torch.equal(torch.cat(separate, dim=-1), layer(*operands.values()))
     with pytest.raises(ValueError, match="num_heads has no effect"):
         Block(token_mixer=mixer, num_heads=2)  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize(("tokens", "head_dim"), [(4, 16), (16, 4), (8, 8), (1, 8), (8, 1)])
-def test_both_orders_of_the_matrix_product_are_equal_bit_for_bit(tokens: int, head_dim: int) -> None:
+def test_both_orders_of_the_matrix_product_are_bit_identical(tokens: int, head_dim: int) -> None:
     q, k, v = (spikes(2, 3, 2, tokens, head_dim, seed=seed) for seed in range(3))
     found = AttentionProduct(SCALE)(Heads(q, k, v))
     assert torch.equal(found, (q @ k.transpose(-1, -2)) @ v * SCALE)
@@ -182,28 +184,28 @@ def test_both_orders_of_the_matrix_product_are_equal_bit_for_bit(tokens: int, he
 
 
 @pytest.mark.parametrize(("scale", "spikes_out"), [(0.125, 0), (0.25, 1)])
-def test_the_scale_is_the_architecture_s(scale: float, spikes_out: int) -> None:
-    """Four coincidences: 4 x 0.125 / tau = 0.25 stays under a threshold of 0.5, 4 x 0.25 / tau reaches it."""
+def test_the_scale_of_the_architecture_is_applied(scale: float, spikes_out: int) -> None:
+    """With four coincidences, 4 x 0.125 / tau = 0.25 is below the threshold of 0.5, and 4 x 0.25 / tau equals it."""
     ones = torch.ones(1, 1, 2, 2, 1)
-    assert built("sdsa_3", 1, scale=scale)(ones, ones, ones).unique().tolist() == [spikes_out]
+    assert build_operator("sdsa_3", 1, scale=scale)(ones, ones, ones).unique().tolist() == [spikes_out]
 
 
 @pytest.mark.parametrize("threshold_scale", [0.5, 1.0, 2.0, 4.0, 5.3])
-def test_sdsa_4_s_scale_is_one_of_the_threshold(threshold_scale: float) -> None:
+def test_the_scale_of_sdsa_4_multiplies_the_threshold(threshold_scale: float) -> None:
     operands = operands_of("sdsa_4", 5, 2, 4, 4, 8, rate=0.6)
-    layer = built("sdsa_4", 2)
+    layer = build_operator("sdsa_4", 2)
     with torch.no_grad():
         layer.threshold_scale.fill_(threshold_scale)  # type: ignore[operator]
         found = layer(*operands.values())
-    expected = built("sdsa_3", 2, Neuron(v_threshold=threshold_scale))(*operands.values())
+    expected = build_operator("sdsa_3", 2, Neuron(v_threshold=threshold_scale))(*operands.values())
     assert torch.equal(found, expected)
     assert 0 < found.mean() < 1
 
 
-def test_sdsa_4_learns_its_threshold() -> None:
-    """One step at tau 2: s = step(y / (2 scale) - 0.5), whose surrogate derivative by the scale is known."""
+def test_the_threshold_of_sdsa_4_has_a_gradient() -> None:
+    """One step with tau = 2: s = step(y / (2 scale) - 0.5), with a known surrogate derivative by the scale."""
     operands = operands_of("sdsa_4", 1, 2, 4, 4, 8, rate=0.6)
-    layer = built("sdsa_4", 2)
+    layer = build_operator("sdsa_4", 2)
     layer(*operands.values()).sum().backward()
     q, k, v = (by_head(x, 2) for x in operands.values())
     y = merge_heads(q @ (k.transpose(-1, -2) @ v) * SCALE).view(operands["q"].shape).double()
@@ -215,8 +217,8 @@ def test_sdsa_4_learns_its_threshold() -> None:
 
 
 def dense_macs(mixer: str, side: int, channels: int, num_heads: int) -> int:
-    """Operations of one operator per step, as they are counted, on an image with so many pixels a side."""
-    layer, counter, operands = built(mixer, num_heads).eval(), Counter(), operands_of(mixer, 1, 1, side, side, channels)
+    """Return the counted dense operations per step of one operator on a square image."""
+    layer, counter, operands = build_operator(mixer, num_heads).eval(), Counter(), operands_of(mixer, 1, 1, side, side, channels)
     with torch.no_grad(), counter.watch(layer, images=1, time_steps=1):
         layer(*operands.values())
     return sum(count.macs for count in counter.operations().counts)
@@ -224,22 +226,22 @@ def dense_macs(mixer: str, side: int, channels: int, num_heads: int) -> int:
 
 @pytest.mark.parametrize("mixer", ["sdsa_1", "sdsa_1_dilated", "sdsa_2", "token_qk", "channel_qk"])
 @pytest.mark.parametrize(("side", "channels", "num_heads"), [(2, 8, 1), (4, 8, 1), (4, 16, 1), (4, 16, 4)])
-def test_gates_cost_the_elements_a_few_times(mixer: str, side: int, channels: int, num_heads: int) -> None:
-    """O(N D), whatever the number of heads: everything is summed once and gated once; of SDSA-1, k meets v before that."""
+def test_gated_attention_has_a_linear_number_of_operations(mixer: str, side: int, channels: int, num_heads: int) -> None:
+    """O(N D) for any number of heads: each element is summed once and gated once; SDSA-1 multiplies k by v before."""
     times = 3 if mixer.startswith("sdsa_1") else 2
     assert dense_macs(mixer, side, channels, num_heads) == times * side**2 * channels
 
 
 @pytest.mark.parametrize("mixer", ["sdsa_3", "sdsa_4"])
 @pytest.mark.parametrize(("side", "channels", "num_heads"), [(2, 8, 1), (4, 8, 1), (4, 16, 1), (4, 16, 4), (8, 16, 4)])
-def test_a_matrix_product_costs_a_head_s_width_at_every_element(mixer: str, side: int, channels: int, num_heads: int) -> None:
-    """O(N D^2 / heads): k^T v, then q times it."""
+def test_matrix_product_attention_has_head_dim_operations_per_element(mixer: str, side: int, channels: int, num_heads: int) -> None:
+    """O(N D^2 / heads): k^T v, then q times the product."""
     assert dense_macs(mixer, side, channels, num_heads) == 2 * side**2 * channels**2 // num_heads
 
 
 @pytest.mark.parametrize("synapse", ["linear", "repconv"])
 @pytest.mark.parametrize("mixer", ATTENTIONS)
-def test_attention_projects_fires_mixes_and_projects_back(mixer: str, synapse: str) -> None:
+def test_attention_equals_its_projections_neurons_and_operator(mixer: str, synapse: str) -> None:
     heads = {"num_heads": 2} if mixer in WITH_HEADS else {}
     block = Block(token_mixer=mixer, qkv=synapse, projection=synapse, neuron=Neuron(v_threshold=0.2), **heads)  # type: ignore[arg-type]
     torch.manual_seed(0)
@@ -259,7 +261,9 @@ def test_attention_projects_fires_mixes_and_projects_back(mixer: str, synapse: s
 @pytest.mark.parametrize("mixer", ATTENTIONS)
 @pytest.mark.parametrize(("qkv", "projection"), [("linear", "repconv"), ("repconv", "linear")])
 @pytest.mark.parametrize("qkv_bias", [False, True])
-def test_attention_has_the_synapses_that_it_reads_and_no_others(mixer: str, qkv: str, projection: str, qkv_bias: bool) -> None:
+def test_attention_has_exactly_the_layers_of_its_operands_and_the_projection(
+    mixer: str, qkv: str, projection: str, qkv_bias: bool
+) -> None:
     block = Block(token_mixer=mixer, qkv=qkv, projection=projection)  # type: ignore[arg-type]
     layer = Attention(8, block, scale=SCALE, qkv_bias=qkv_bias)
     kinds = {"linear": LinearNorm, "repconv": RepConv}

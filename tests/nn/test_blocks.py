@@ -1,4 +1,4 @@
-"""Blocks: shortcuts by their equations, which neurons and synapses they have, what flows between them, and the named ablations."""
+"""Blocks: equations of shortcuts, neurons and layers of blocks, values of the residual stream, and published ablations."""
 
 from __future__ import annotations
 
@@ -19,13 +19,14 @@ from autospike.models.contract import SpikingHead, SpikingModel
 from autospike.nn.blocks import MLP, ChannelConv, Residual, SepConv, SpikingBlock
 from autospike.nn.layers import ConvNorm, LinearNorm, RepConv, SeparableConvNorm
 from autospike.nn.neuron import LIF
-from autospike.space.architecture import Architecture, Block, Embedding, Neuron, NeuronGroups, NeuronOverride, Stage
+from autospike.space.architecture import Architecture, Embedding, Stage
+from autospike.space.block import Block, Neuron, NeuronGroups, NeuronOverride
 from autospike.space.published import PUBLISHED
 
 SYNAPSES = (LinearNorm, ConvNorm, SeparableConvNorm, RepConv)
 
 # Every family with each of its shortcuts.
-SKELETONS = [(family, shortcut) for family, (shortcuts, *_) in FAMILIES.items() for shortcut in shortcuts]
+FAMILIES_AND_SHORTCUTS = [(family, shortcut) for family, (shortcuts, *_) in FAMILIES.items() for shortcut in shortcuts]
 
 
 def block_of(token_mixer: str, channel_mixer: str = "mlp", synapse: str = "linear", **rest: object) -> Block:
@@ -36,8 +37,8 @@ def block_of(token_mixer: str, channel_mixer: str = "mlp", synapse: str = "linea
 def model_of(family: str, shortcut: str, *blocks: Block, stages: int = 1, time_steps: int = 3) -> SpikingModel:
     """A small calibrated model, all of whose stages have these blocks."""
     torch.manual_seed(0)
-    inside = tuple(Stage(embed_dim=16, embedding=Embedding(stride=1), blocks=blocks) for _ in range(stages))
-    architecture = Architecture(family=family, shortcut=shortcut, time_steps=time_steps, stages=inside)  # type: ignore[arg-type]
+    mixer_layers = tuple(Stage(embed_dim=16, embedding=Embedding(stride=1), blocks=blocks) for _ in range(stages))
+    architecture = Architecture(family=family, shortcut=shortcut, time_steps=time_steps, stages=mixer_layers)  # type: ignore[arg-type]
     model = build_model(architecture, num_classes=4, in_chans=1)
     calibrate(model, [images()], time_steps=time_steps)
     return model
@@ -48,7 +49,7 @@ def images() -> Tensor:
 
 
 def lif(x: Tensor, neuron: Neuron) -> Tensor:
-    """An independent neuron."""
+    """Return the spikes of spikingjelly's LIF neuron."""
     node = spikingjelly_neuron.LIFNode(tau=neuron.tau, v_threshold=neuron.v_threshold, v_reset=0.0, step_mode="m")
     spikes: Tensor = node(x)
     return spikes
@@ -62,7 +63,7 @@ SHORTCUT_EQUATIONS: dict[str, Callable[..., Tensor]] = {
 
 
 @pytest.mark.parametrize("shortcut", SHORTCUTS)
-def test_a_shortcut_is_its_equation(shortcut: str) -> None:
+def test_a_residual_branch_equals_the_equation_of_its_shortcut(shortcut: str) -> None:
     torch.manual_seed(0)
     mixer, neuron, x = LinearNorm(8, 8, bias=True), Neuron(v_threshold=0.7, tau=1.5), torch.randn(4, 2, 3, 3, 8) * 2
     with torch.no_grad():
@@ -70,8 +71,8 @@ def test_a_shortcut_is_its_equation(shortcut: str) -> None:
         assert torch.equal(found, SHORTCUT_EQUATIONS[shortcut](x, mixer, lambda current: lif(current, neuron)))
 
 
-def mixed(token_mixer: str, layer: nn.Module, x: Tensor, neuron: Callable[[str], Neuron]) -> Tensor:
-    """What a token mixer makes of the stream, from its synapses and operator."""
+def token_mixer_output(token_mixer: str, layer: nn.Module, x: Tensor, neuron: Callable[[str], Neuron]) -> Tensor:
+    """Return the output of a token mixer, computed from its linear layers and its operator."""
     if token_mixer == "sepconv":
         return layer.separable(lif(layer.expand(x), neuron("sepconv")))  # type: ignore[operator]
     fired = [lif(layer.get_submodule(name)(x), neuron(name)) for name in READS[token_mixer]]
@@ -81,11 +82,11 @@ def mixed(token_mixer: str, layer: nn.Module, x: Tensor, neuron: Callable[[str],
 @pytest.mark.parametrize("shortcut", SHORTCUTS)
 @pytest.mark.parametrize("channel_mixer", ["mlp", "conv"])
 @pytest.mark.parametrize("token_mixer", list(READS))
-def test_a_block_is_its_equations(token_mixer: str, channel_mixer: str, shortcut: str) -> None:
-    """A token mixer, then a channel mixer, each in a shortcut; every neuron has a threshold of its own."""
+def test_a_block_equals_its_equations(token_mixer: str, channel_mixer: str, shortcut: str) -> None:
+    """A token mixer, then a channel mixer, each in a residual branch; all neuron groups have different thresholds."""
     torch.manual_seed(0)
-    block = distinct(token_mixer, channel_mixer, shortcut)
-    layer = SpikingBlock(skeleton(shortcut), 16, 32, block)
+    block = block_with_distinct_neurons(token_mixer, channel_mixer, shortcut)
+    layer = SpikingBlock(architecture_with_shortcut(shortcut), 16, 32, block)
     x = torch.randn(3, 4, 4, 4, 16) if shortcut == "membrane" else torch.randint(0, 2, (3, 4, 4, 4, 16)).float()
     outer = ("token_input", "channel_input") if shortcut == "membrane" else ("projection", "fc2")
     with torch.no_grad():
@@ -95,23 +96,25 @@ def test_a_block_is_its_equations(token_mixer: str, channel_mixer: str, shortcut
         expected, equation, neuron = x, SHORTCUT_EQUATIONS[shortcut], block.neuron_of
         if token_mixer != "none":
             mixer = layer.get_submodule("token.mixer")
-            expected = equation(expected, lambda y: mixed(token_mixer, mixer, y, neuron), lambda y: lif(y, neuron(outer[0])))
-        first, second = synapses_of(layer.get_submodule("channel.mixer"))
+            expected = equation(
+                expected, lambda y: token_mixer_output(token_mixer, mixer, y, neuron), lambda y: lif(y, neuron(outer[0]))
+            )
+        first, second = channel_layers(layer.get_submodule("channel.mixer"))
         expected = equation(expected, lambda y: second(lif(first(y), neuron("fc1"))), lambda y: lif(y, neuron(outer[1])))
         torch.testing.assert_close(layer(x), expected)
 
 
-def synapses_of(mixer: nn.Module) -> tuple[nn.Module, nn.Module]:
+def channel_layers(mixer: nn.Module) -> tuple[nn.Module, nn.Module]:
     return (mixer.conv1, mixer.conv2) if isinstance(mixer, ChannelConv) else (mixer.fc1, mixer.fc2)  # type: ignore[return-value]
 
 
-def skeleton(shortcut: str) -> Architecture:
+def architecture_with_shortcut(shortcut: str) -> Architecture:
     stage = Stage(embed_dim=16, blocks=(Block(token_mixer="none"),))
     return Architecture(family="meta_spikeformer", shortcut=shortcut, stages=(stage,))  # type: ignore[arg-type]
 
 
-def distinct(token_mixer: str, channel_mixer: str, shortcut: str) -> Block:
-    """A block in which no two neuron groups have the same threshold."""
+def block_with_distinct_neurons(token_mixer: str, channel_mixer: str, shortcut: str) -> Block:
+    """Return a block whose neuron groups have different thresholds."""
     names = sorted(groups_of(token_mixer, shortcut))
     groups = {name: NeuronOverride(v_threshold=0.1 + 0.05 * i, tau=1.5 + 0.1 * i) for i, name in enumerate(names)}
     return block_of(token_mixer, channel_mixer, groups=NeuronGroups(**groups))
@@ -120,31 +123,33 @@ def distinct(token_mixer: str, channel_mixer: str, shortcut: str) -> Block:
 @pytest.mark.parametrize("shortcut", SHORTCUTS)
 @pytest.mark.parametrize("channel_mixer", ["mlp", "conv"])
 @pytest.mark.parametrize("token_mixer", list(READS))
-def test_each_group_s_neuron_is_where_its_name_says(token_mixer: str, channel_mixer: str, shortcut: str) -> None:
-    block = distinct(token_mixer, channel_mixer, shortcut)
-    layer = SpikingBlock(skeleton(shortcut), 16, 32, block)
+def test_each_lif_layer_has_the_neuron_of_its_group(token_mixer: str, channel_mixer: str, shortcut: str) -> None:
+    block = block_with_distinct_neurons(token_mixer, channel_mixer, shortcut)
+    layer = SpikingBlock(architecture_with_shortcut(shortcut), 16, 32, block)
     token, channel = ("token_input", "channel_input") if shortcut == "membrane" else ("projection", "fc2")
-    places = {"channel.lif": channel, "channel.mixer.lif": "fc1"}
+    group_of_layer = {"channel.lif": channel, "channel.mixer.lif": "fc1"}
     if token_mixer != "none":
-        inside = {f"token.mixer.{name}_lif": name for name in READS[token_mixer]} | {"token.mixer.operator.lif": "attention"}
-        places |= {"token.lif": token} | (inside if READS[token_mixer] else {"token.mixer.lif": "sepconv"})
+        mixer_layers = {f"token.mixer.{name}_lif": name for name in READS[token_mixer]} | {"token.mixer.operator.lif": "attention"}
+        group_of_layer |= {"token.lif": token} | (mixer_layers if READS[token_mixer] else {"token.mixer.lif": "sepconv"})
     found = {name: module.neuron for name, module in layer.named_modules() if isinstance(module, LIF)}
-    overrides = {place: getattr(block.groups, group) for place, group in places.items()}
+    overrides = {place: getattr(block.groups, group) for place, group in group_of_layer.items()}
     assert found == {place: Neuron(v_threshold=o.v_threshold, tau=o.tau) for place, o in overrides.items()}
 
 
 @pytest.mark.parametrize("shortcut", SHORTCUTS)
 @pytest.mark.parametrize("token_mixer", list(READS))
-def test_a_block_s_neuron_reaches_every_group(token_mixer: str, shortcut: str) -> None:
-    """At half the threshold after attention."""
-    layer = SpikingBlock(skeleton(shortcut), 16, 32, block_of(token_mixer, neuron=Neuron(v_threshold=0.6, tau=3.0)))
+def test_the_neuron_of_a_block_applies_to_every_group(token_mixer: str, shortcut: str) -> None:
+    """Attention has half the threshold."""
+    layer = SpikingBlock(
+        architecture_with_shortcut(shortcut), 16, 32, block_of(token_mixer, neuron=Neuron(v_threshold=0.6, tau=3.0))
+    )
     found = {name: module.neuron for name, module in layer.named_modules() if isinstance(module, LIF)}
     assert len(found) == len(groups_of(token_mixer, shortcut))
     assert all(n == Neuron(v_threshold=0.3 if name.endswith("operator.lif") else 0.6, tau=3.0) for name, n in found.items())
 
 
-def test_synapses_of_the_mixers() -> None:
-    """By the published shapes: SepConv twice as wide inside and 7x7, the convolutional mixer 3x3 without biases, the MLP with."""
+def test_parameter_shapes_of_the_mixers() -> None:
+    """Published shapes: SepConv has a ratio of 2 and a 7x7 kernel, the convolutional mixer 3x3 kernels without bias."""
     block = block_of("sepconv")
     shapes = {
         SepConv(16, block): {"expand.linear.weight": (32, 16), "separable.depthwise.weight": (32, 1, 7, 7)}
@@ -163,26 +168,29 @@ def test_synapses_of_the_mixers() -> None:
 def test_gradients_reach_every_parameter_of_a_block(token_mixer: str, channel_mixer: str, shortcut: str) -> None:
     torch.manual_seed(0)
     layer = SpikingBlock(
-        skeleton(shortcut), 16, 32, block_of(token_mixer, channel_mixer, "repconv", neuron=Neuron(v_threshold=0.1))
+        architecture_with_shortcut(shortcut),
+        16,
+        32,
+        block_of(token_mixer, channel_mixer, "repconv", neuron=Neuron(v_threshold=0.1)),
     )
     x = torch.randint(0, 3, (3, 4, 4, 4, 16)).float()
     for _ in range(10):
         layer(x)
-    out = layer.eval()(x)  # in training a normalisation undoes the scales and biases before it
+    out = layer.eval()(x)  # in training mode, normalisation cancels the scales and biases before it
     (out * torch.randn(out.shape)).sum().backward()
     assert [name for name, p in layer.named_parameters() if p.grad is None or not p.grad.any()] == []
 
 
 @contextmanager
-def inputs_seen(model: nn.Module) -> Iterator[dict[str, Tensor]]:
-    """What enters each synapse and each head that reads spikes."""
-    seen: dict[str, Tensor] = {}
+def recorded_inputs(model: nn.Module) -> Iterator[dict[str, Tensor]]:
+    """Record the input of each layer with weights and of each spiking head."""
+    inputs: dict[str, Tensor] = {}
     hooks = [
-        module.register_forward_pre_hook(lambda _m, args, name=name: seen.__setitem__(name, args[0]))
+        module.register_forward_pre_hook(lambda _m, args, name=name: inputs.__setitem__(name, args[0]))
         for name, module in model.named_modules()
         if isinstance(module, (*SYNAPSES, SpikingHead))
     ]
-    yield seen
+    yield inputs
     for hook in hooks:
         hook.remove()
 
@@ -195,38 +203,38 @@ def is_binary(x: Tensor) -> bool:
 @pytest.mark.parametrize("channel_mixer", ["mlp", "conv"])
 @pytest.mark.parametrize("token_mixer", list(READS))
 @pytest.mark.parametrize("family", ["spike_driven", "meta_spikeformer"])
-def test_under_membrane_shortcuts_every_synapse_but_the_first_reads_spikes(
+def test_with_membrane_shortcuts_every_layer_but_the_first_reads_spikes(
     family: str, token_mixer: str, channel_mixer: str, synapse: str
 ) -> None:
     block = block_of(token_mixer, channel_mixer, synapse, neuron=Neuron(v_threshold=0.4))
     model = model_of(family, "membrane", block, block, stages=1 if family == "spike_driven" else 2)
-    with torch.no_grad(), inputs_seen(model) as seen:
+    with torch.no_grad(), recorded_inputs(model) as inputs:
         model(images())
-    first, *rest = seen
+    first, *rest = inputs
     assert first.startswith("stages.0.embedding.conv")
-    assert not is_binary(seen[first])
+    assert not is_binary(inputs[first])
     assert "head" in rest
-    assert [name for name in rest if not is_binary(seen[name])] == []
-    assert [name for name in rest if name != "head" and not seen[name].any()] == []
+    assert [name for name in rest if not is_binary(inputs[name])] == []
+    assert [name for name in rest if name != "head" and not inputs[name].any()] == []
 
 
 @pytest.mark.parametrize("synapse", ["linear", "repconv"])
 @pytest.mark.parametrize("token_mixer", list(READS))
-@pytest.mark.parametrize("family", [family for family, shortcut in SKELETONS if shortcut == "vanilla"])
-def test_under_vanilla_shortcuts_the_stream_is_spikes(family: str, token_mixer: str, synapse: str) -> None:
-    block = block_of(token_mixer, "conv", synapse, neuron=Neuron(v_threshold=0.4))  # at 1, a spike without more does not pass
+@pytest.mark.parametrize("family", [family for family, shortcut in FAMILIES_AND_SHORTCUTS if shortcut == "vanilla"])
+def test_with_vanilla_shortcuts_the_stream_consists_of_spikes(family: str, token_mixer: str, synapse: str) -> None:
+    block = block_of(token_mixer, "conv", synapse, neuron=Neuron(v_threshold=0.4))  # at threshold 1, a single spike causes no spike
     model = model_of(family, "vanilla", block, block, stages=1 if family == "spikformer" else 2)
-    with torch.no_grad(), inputs_seen(model) as seen:
+    with torch.no_grad(), recorded_inputs(model) as inputs:
         streams = model.forward_stages(images())
     assert all(is_binary(stream) and stream.any() for stream in streams)
-    assert [name for name in list(seen)[1:] if not is_binary(seen[name])] == []
+    assert [name for name in list(inputs)[1:] if not is_binary(inputs[name])] == []
 
 
 @pytest.mark.parametrize("depth", [1, 4])
 @pytest.mark.parametrize("token_mixer", list(READS))
 @pytest.mark.parametrize("family", ["spikformer", "qkformer"])
-def test_under_sew_shortcuts_the_stream_counts_spikes(family: str, token_mixer: str, depth: int) -> None:
-    """The embedding gives at most 2, and each branch adds at most 1."""
+def test_with_sew_shortcuts_the_stream_consists_of_sums_of_spikes(family: str, token_mixer: str, depth: int) -> None:
+    """The embedding outputs at most 2, and each branch adds at most 1."""
     block = block_of(token_mixer, neuron=Neuron(v_threshold=0.1))
     model = model_of(family, "sew", *(block,) * depth)
     with torch.no_grad():
@@ -237,15 +245,15 @@ def test_under_sew_shortcuts_the_stream_counts_spikes(family: str, token_mixer: 
     assert 2 < stream.max() <= 2 + branches
 
 
-@pytest.mark.parametrize(("family", "shortcut"), SKELETONS)
-def test_head_and_embeddings_follow_the_shortcut(family: str, shortcut: str) -> None:
-    """A membrane stream ends in neurons before the head; the others are spikes already."""
+@pytest.mark.parametrize(("family", "shortcut"), FAMILIES_AND_SHORTCUTS)
+def test_only_membrane_streams_have_neurons_before_the_head(family: str, shortcut: str) -> None:
+    """The other streams already consist of spikes."""
     model = model_of(family, shortcut, block_of("sdsa_3"))
     assert isinstance(model.head, SpikingHead) == isinstance(model.head_lif, LIF) == (shortcut == "membrane")
 
 
-# Layers of neurons in the embedding of the first and of a later stage: four convolutions and the position code; those with a
-# membrane stream end in one without neurons, or begin with none; two convolutions and a residual, behind one more at first.
+# Number of LIF layers in the embedding of the first and of a later stage: four convolutions and the position code. Embeddings
+# of a membrane stream end with a convolution without neurons. QKFormer has two convolutions and a shortcut, and one more at first.
 EMBEDDING_NEURONS = {
     ("spikformer", "sew"): (5,),
     ("spikformer", "vanilla"): (5,),
@@ -257,8 +265,8 @@ EMBEDDING_NEURONS = {
 }
 
 
-@pytest.mark.parametrize(("family", "shortcut"), SKELETONS)
-def test_an_embedding_s_neuron_is_that_of_all_its_layers(family: str, shortcut: str) -> None:
+@pytest.mark.parametrize(("family", "shortcut"), FAMILIES_AND_SHORTCUTS)
+def test_all_lif_layers_of_an_embedding_have_its_neuron(family: str, shortcut: str) -> None:
     expected, neurons = EMBEDDING_NEURONS[family, shortcut], (Neuron(v_threshold=0.7, tau=3.0), Neuron(v_threshold=0.6, tau=1.5))
     if expected[0] == 0:
         neurons = (Neuron(), neurons[1])
@@ -279,11 +287,11 @@ ABLATIONS: dict[str, tuple[tuple[float, float, float], dict[str, Any], dict[str,
     "SDSA-2": ((13.77, 28.59, 50.50), {}, {"token_mixer": "sdsa_2", "num_heads": None}),
 }
 MODELS = ("15m", "31m", "55m")
-WHOLE = dict(zip(MODELS, (15_112_208, 31_333_864, 55_350_248), strict=True))
+PARAMETERS = dict(zip(MODELS, (15_112_208, 31_333_864, 55_350_248), strict=True))
 
 
-def saved(ablation: str, widths: tuple[int, ...]) -> int:
-    """Saved parameters, by hand.
+def saved_parameters(ablation: str, widths: tuple[int, ...]) -> int:
+    """Return the number of parameters that an ablation saves.
 
     RepConv has 2 C^2 + 9 C + 3 x 2 C, a linear layer with normalisation C^2 + 2 C (and C biases);
     SepConv 2 x 2 C^2 + 49 x 2 C + 2 x 2 C + 2 C; two 3x3 convolutions 2 x 9 x 4 C^2, two linear layers 2 x 4 C^2 and 5 C biases.
@@ -297,26 +305,26 @@ def saved(ablation: str, widths: tuple[int, ...]) -> int:
         "projection without RepConv": (transformer, lambda c: c**2 + 12 * c),
         "SDSA-2": (transformer, lambda c: 2 * c**2 + 15 * c),
     }
-    blocks, fewer = each[ablation]
-    return sum(fewer(width) for width in blocks)
+    blocks, saving = each[ablation]
+    return sum(saving(width) for width in blocks)
 
 
 @pytest.mark.parametrize("ablation", ABLATIONS)
 @pytest.mark.parametrize("size", range(3), ids=MODELS)
-def test_parameters_of_the_published_ablations(ablation: str, size: int) -> None:
-    """Equal to the calculation by hand, and to the published figure.
+def test_number_of_parameters_of_the_published_ablations(ablation: str, size: int) -> None:
+    """Equal to the calculated number, and within rounding of the published one.
 
     The tolerance is half of the published last digit, and biases, which the published ablations lack: 5 C a
-    block in our 1x1 channel convolutions, C a block in our linear projection, up to 0.0044 M together.
+    block in the 1x1 channel convolutions of this package, C a block in its linear projection, in total up to 0.0044 M.
     """
     published, convolutional, transformer = ABLATIONS[ablation]
-    whole = PUBLISHED[f"meta_spikeformer_{MODELS[size]}"].architecture
+    architecture = PUBLISHED[f"meta_spikeformer_{MODELS[size]}"].architecture
     stages = tuple(
         replace(stage, blocks=tuple(replace(block, **(convolutional if i < 3 else transformer)) for block in stage.blocks))
-        for i, stage in enumerate(whole.stages)
+        for i, stage in enumerate(architecture.stages)
     )
     with torch.device("meta"):
-        model = build_model(replace(whole, stages=stages), num_classes=1000, in_chans=3)
+        model = build_model(replace(architecture, stages=stages), num_classes=1000, in_chans=3)
     found = sum(p.numel() for p in model.parameters())
-    assert found == WHOLE[MODELS[size]] - saved(ablation, tuple(stage.embed_dim for stage in whole.stages))
+    assert found == PARAMETERS[MODELS[size]] - saved_parameters(ablation, tuple(stage.embed_dim for stage in architecture.stages))
     assert found / 1e6 == pytest.approx(published[size], abs=0.0094)

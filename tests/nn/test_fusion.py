@@ -1,4 +1,4 @@
-"""Fusing folds normalisations, RepConv and SepConv into single maps: the same function, and the published dense totals."""
+"""Fusing normalisations, RepConv and SepConv into single layers: equal outputs, and the published dense totals."""
 
 from __future__ import annotations
 
@@ -16,15 +16,17 @@ from autospike.energy.counts import LayerCount
 from autospike.evaluation.calibration import calibrate
 from autospike.models import build_model
 from autospike.models.contract import SpikingModel
-from autospike.nn.layers import ConvNorm, LinearNorm, RepConv, SeparableConvNorm, fuse
-from autospike.space.architecture import Architecture, Block, Embedding, Neuron, Stage
+from autospike.nn.fusion import fuse
+from autospike.nn.layers import ConvNorm, LinearNorm, RepConv, SeparableConvNorm
+from autospike.space.architecture import Architecture, Embedding, Stage
+from autospike.space.block import Block, Neuron
 from autospike.space.published import PUBLISHED
 
 SYNAPSES = (LinearNorm, ConvNorm, SeparableConvNorm, RepConv)
 
 
 def architecture_of(family: str, shortcut: str) -> Architecture:
-    """Every kind of synapse, in every place where it may be."""
+    """Return an architecture with every kind of layer in every block where it is possible."""
     blocks = tuple(
         Block(token_mixer=mixer, channel_mixer=channel, mlp_ratio=1, neuron=Neuron(v_threshold=0.3), **synapses)  # type: ignore[arg-type]
         for mixer, channel, synapses in (
@@ -56,12 +58,12 @@ def calibrated(architecture: Architecture) -> SpikingModel:
     return model
 
 
-SKELETONS = [(family, shortcut) for family, (shortcuts, *_) in FAMILIES.items() for shortcut in shortcuts]
+FAMILIES_AND_SHORTCUTS = [(family, shortcut) for family, (shortcuts, *_) in FAMILIES.items() for shortcut in shortcuts]
 
 
-@pytest.mark.parametrize(("family", "shortcut"), SKELETONS)
-def test_a_fused_model_answers_the_same(family: str, shortcut: str) -> None:
-    """In double precision, in which no potential is so near its threshold that a rounding decides."""
+@pytest.mark.parametrize(("family", "shortcut"), FAMILIES_AND_SHORTCUTS)
+def test_a_fused_model_has_the_same_output(family: str, shortcut: str) -> None:
+    """In double precision, where no potential is within rounding of its threshold."""
     model = calibrated(architecture_of(family, shortcut)).double()
     with torch.no_grad():
         before = model(images().double())
@@ -70,8 +72,8 @@ def test_a_fused_model_answers_the_same(family: str, shortcut: str) -> None:
     torch.testing.assert_close(after, before, rtol=0, atol=1e-9)
 
 
-@pytest.mark.parametrize(("family", "shortcut"), SKELETONS)
-def test_every_synapse_answers_the_same_in_single_precision(family: str, shortcut: str) -> None:
+@pytest.mark.parametrize(("family", "shortcut"), FAMILIES_AND_SHORTCUTS)
+def test_every_fused_layer_has_the_same_output_in_single_precision(family: str, shortcut: str) -> None:
     model = calibrated(architecture_of(family, shortcut))
     inputs: dict[str, tuple[Tensor, ...]] = {}
     synapses = {name: module for name, module in model.named_modules() if isinstance(module, SYNAPSES)}
@@ -86,8 +88,8 @@ def test_every_synapse_answers_the_same_in_single_precision(family: str, shortcu
             torch.testing.assert_close(model.get_submodule(name)(*args), expected[name], rtol=1e-4, atol=1e-4)
 
 
-@pytest.mark.parametrize(("family", "shortcut"), SKELETONS)
-def test_no_normalisation_is_left_and_every_synapse_is_one_map(family: str, shortcut: str) -> None:
+@pytest.mark.parametrize(("family", "shortcut"), FAMILIES_AND_SHORTCUTS)
+def test_a_fused_model_has_no_normalisation_and_single_layers(family: str, shortcut: str) -> None:
     model = calibrated(architecture_of(family, shortcut))
     kinds = {type(module) for module in model.modules()} & set(SYNAPSES)
     assert kinds == set(SYNAPSES)
@@ -95,13 +97,15 @@ def test_no_normalisation_is_left_and_every_synapse_is_one_map(family: str, shor
     fused = fuse(model)
     assert fused is model
     assert not [module for module in fused.modules() if isinstance(module, _BatchNorm)]
-    maps = [name for name, module in fused.named_modules() if isinstance(module, nn.Linear | nn.Conv2d) and "head" not in name]
-    assert len(maps) == count
+    linear_layers = [
+        name for name, module in fused.named_modules() if isinstance(module, nn.Linear | nn.Conv2d) and "head" not in name
+    ]
+    assert len(linear_layers) == count
     assert not fused.training
     assert not any(module.training for module in fused.modules())
 
 
-def test_fusing_twice_is_fusing_once() -> None:
+def test_fusing_again_changes_nothing() -> None:
     model = fuse(calibrated(architecture_of("meta_spikeformer", "membrane")))
     before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
     after = fuse(model).state_dict()
@@ -109,14 +113,14 @@ def test_fusing_twice_is_fusing_once() -> None:
     assert all(torch.equal(tensor, after[name]) for name, tensor in before.items())
 
 
-def test_a_model_that_never_saw_a_batch_is_refused() -> None:
-    """Fused, nothing would tell that its statistics were never measured, and an evaluator would score it."""
-    fresh = build_model(architecture_of("qkformer", "sew"), num_classes=3, in_chans=1).eval()
+def test_a_model_without_statistics_is_rejected() -> None:
+    """After fusing, nothing would show that its statistics were never computed, and an evaluator would measure it."""
+    new = build_model(architecture_of("qkformer", "sew"), num_classes=3, in_chans=1).eval()
     with pytest.raises(ValueError, match="statistics of its own"):
-        fuse(fresh)
+        fuse(new)
 
 
-def test_a_synapse_alone_is_fused() -> None:
+def test_a_single_layer_is_fused() -> None:
     layer = LinearNorm(3, 2, bias=False)
     layer(torch.rand(2, 4, 1, 1, 3))
     x = torch.rand(2, 4, 1, 1, 3)
@@ -125,7 +129,7 @@ def test_a_synapse_alone_is_fused() -> None:
     torch.testing.assert_close(fused(x), layer(x))
 
 
-def test_training_mode_is_refused_and_nothing_is_changed() -> None:
+def test_a_model_in_training_mode_is_rejected_and_unchanged() -> None:
     model = calibrated(architecture_of("qkformer", "sew")).train()
     before = model.state_dict()
     with pytest.raises(ValueError, match=r"eval mode; call model.eval\(\)"):
@@ -141,21 +145,21 @@ def dense(counts: Sequence[LayerCount], *forms: str) -> int:
     return sum(count.macs for count in counts if count.form in forms)
 
 
-@pytest.mark.parametrize(("family", "shortcut"), SKELETONS)
-def test_a_fused_model_is_counted_as_it_was_foretold(family: str, shortcut: str) -> None:
-    """The counts `always` and `fused` of a model are those of its fused form, spike for spike."""
+@pytest.mark.parametrize(("family", "shortcut"), FAMILIES_AND_SHORTCUTS)
+def test_counts_of_a_fused_model_equal_the_fused_counts_before_fusing(family: str, shortcut: str) -> None:
+    """The counts `always` and `fused` of a model equal all counts of its fused form."""
     model = calibrated(architecture_of(family, shortcut)).double()
-    foretold = [count for count in counted(model, images().double()) if count.form != "separate"]
+    before_fusing = [count for count in counted(model, images().double()) if count.form != "separate"]
     found = counted(fuse(model), images().double())
     assert {count.form for count in found} == {"always"}
-    assert [(c.macs, c.input, c.time_steps) for c in found] == [(c.macs, c.input, c.time_steps) for c in foretold]
-    for ours, theirs in zip(found, foretold, strict=True):
-        assert ours.acs == pytest.approx(theirs.acs, rel=1e-12)
-        assert ours.rate == pytest.approx(theirs.rate, rel=1e-12)
+    assert [(c.macs, c.input, c.time_steps) for c in found] == [(c.macs, c.input, c.time_steps) for c in before_fusing]
+    for after, before in zip(found, before_fusing, strict=True):
+        assert after.acs == pytest.approx(before.acs, rel=1e-12)
+        assert after.rate == pytest.approx(before.rate, rel=1e-12)
 
 
 @pytest.mark.parametrize("mixer", READS)
-def test_what_can_be_fused_of_each_token_mixer(mixer: str) -> None:
+def test_fused_layers_of_each_token_mixer(mixer: str) -> None:
     block = Block(token_mixer=mixer, **(dict.fromkeys(("qkv", "projection"), "repconv") if READS[mixer] else {}))  # type: ignore[arg-type]
     stage = Stage(embed_dim=16, blocks=(block,))
     counts = counted(calibrated(Architecture(family="meta_spikeformer", stages=(stage,))), images())

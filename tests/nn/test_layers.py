@@ -1,4 +1,4 @@
-"""Each synapse against the same map built from torch's own modules, channels first."""
+"""Linear layers and convolutions with normalisation, compared with the same layers built from torch modules."""
 
 from __future__ import annotations
 
@@ -30,8 +30,8 @@ SYNAPSES: dict[str, Callable[[], nn.Module]] = {
 }
 
 
-def fresh(name: str) -> nn.Module:
-    """With parameters and statistics that are all different and far from those of a new layer."""
+def initialised(name: str) -> nn.Module:
+    """Return a layer with random parameters and statistics, unlike those of a new layer."""
     torch.manual_seed(1)
     layer = SYNAPSES[name]()
     for module in layer.modules():
@@ -50,7 +50,7 @@ def fresh(name: str) -> nn.Module:
 
 
 def inputs(steps: int = T) -> Tensor:
-    """`[T, B, H, W, C]`, with a mean and a deviation that differ between channels."""
+    """Return `[T, B, H, W, C]` with a different mean and standard deviation for each channel."""
     return torch.randn(steps, B, H, W, 4, generator=torch.Generator().manual_seed(2)) * torch.tensor([1.0, 2, 3, 4]) + torch.arange(
         4
     )
@@ -65,13 +65,13 @@ def channels_last(y: Tensor) -> Tensor:
 
 
 def norm_of(bn: Any) -> nn.BatchNorm2d:
-    plain = nn.BatchNorm2d(bn.num_features)
-    plain.load_state_dict(bn.state_dict())
-    return plain
+    torch_layer = nn.BatchNorm2d(bn.num_features)
+    torch_layer.load_state_dict(bn.state_dict())
+    return torch_layer
 
 
 def conv_of(weight: Tensor, bias: Tensor | None = None, *, stride: int = 1, padding: int = 0, groups: int = 1) -> nn.Conv2d:
-    """A plain convolution with a copy of these weights; a matrix is a 1x1 kernel."""
+    """Return a torch convolution with a copy of the weights; a matrix becomes a 1x1 kernel."""
     kernel = weight[:, :, None, None] if weight.dim() == 2 else weight
     conv = nn.Conv2d(kernel.shape[1] * groups, len(kernel), kernel.shape[-1], stride, padding, groups=groups, bias=bias is not None)
     conv.weight.data.copy_(kernel)
@@ -81,27 +81,27 @@ def conv_of(weight: Tensor, bias: Tensor | None = None, *, stride: int = 1, padd
 
 
 class PadWithNormalisedZero(nn.Module):
-    """What follows a normalisation when a border of zeros goes through it along with the image."""
+    """Normalise an image and pad it with the normalised value of zero."""
 
     def __init__(self, bn: nn.BatchNorm2d) -> None:
         super().__init__()
         self.bn = bn
 
     def forward(self, y: Tensor) -> Tensor:
-        if self.training:  # by the statistics of the inside alone, of which no gradient is kept
-            used = nn.BatchNorm2d(self.bn.num_features)
-            used.load_state_dict(self.bn.state_dict())
-            used.running_mean.copy_(y.detach().mean(dim=(0, 2, 3)))
-            used.running_var.copy_(y.detach().var(dim=(0, 2, 3), correction=0))
+        if self.training:  # with the statistics of the image without border, without gradient
+            norm = nn.BatchNorm2d(self.bn.num_features)
+            norm.load_state_dict(self.bn.state_dict())
+            norm.running_mean.copy_(y.detach().mean(dim=(0, 2, 3)))
+            norm.running_var.copy_(y.detach().var(dim=(0, 2, 3), correction=0))
         else:
-            used = copy.deepcopy(self.bn)
-        border = used.eval()(torch.zeros(len(y), y.shape[1], y.shape[2] + 2, y.shape[3] + 2)).detach()
-        inside = nn.functional.pad(torch.ones_like(y), (1, 1, 1, 1))
-        return border * (1 - inside) + nn.functional.pad(self.bn(y), (1, 1, 1, 1)) * inside
+            norm = copy.deepcopy(self.bn)
+        border = norm.eval()(torch.zeros(len(y), y.shape[1], y.shape[2] + 2, y.shape[3] + 2)).detach()
+        is_image = nn.functional.pad(torch.ones_like(y), (1, 1, 1, 1))
+        return border * (1 - is_image) + nn.functional.pad(self.bn(y), (1, 1, 1, 1)) * is_image
 
 
-def plain(layer: nn.Module) -> nn.Sequential:
-    """The definition of each synapse, in torch's modules."""
+def torch_layer(layer: nn.Module) -> nn.Sequential:
+    """Return the layer built from torch modules."""
     match layer:
         case LinearNorm():
             return nn.Sequential(conv_of(layer.linear.weight, layer.linear.bias), norm_of(layer.bn))
@@ -125,7 +125,7 @@ def plain(layer: nn.Module) -> nn.Sequential:
 
 
 def statistics(layer: nn.Module) -> list[Tensor]:
-    """Running means and variances, in the order of use."""
+    """Return running means and variances in the order of use."""
     found = []
     for module in layer.modules():
         if isinstance(module, _BatchNorm):
@@ -137,39 +137,39 @@ def statistics(layer: nn.Module) -> list[Tensor]:
 
 @pytest.mark.parametrize("training", [False, True], ids=["eval", "train"])
 @pytest.mark.parametrize("name", SYNAPSES)
-def test_a_synapse_is_its_definition(name: str, training: bool) -> None:
-    layer = fresh(name).train(training)
-    reference, x = plain(layer).train(training), inputs()
+def test_outputs_and_statistics_equal_those_of_torch_layers(name: str, training: bool) -> None:
+    layer = initialised(name).train(training)
+    reference, x = torch_layer(layer).train(training), inputs()
     expected = channels_last(reference(channels_first(x)))
     torch.testing.assert_close(layer(x), expected, rtol=1e-4, atol=1e-4)
-    for ours, theirs in zip(statistics(layer), statistics(reference), strict=True):
-        torch.testing.assert_close(ours, theirs, rtol=1e-4, atol=1e-4)
+    for found, wanted in zip(statistics(layer), statistics(reference), strict=True):
+        torch.testing.assert_close(found, wanted, rtol=1e-4, atol=1e-4)
 
 
 @pytest.mark.parametrize("training", [False, True], ids=["eval", "train"])
 @pytest.mark.parametrize("name", SYNAPSES)
-def test_gradients_are_those_of_the_definition(name: str, training: bool) -> None:
-    layer = fresh(name).train(training)
-    reference, x = plain(layer).train(training), inputs().requires_grad_()
-    theirs = channels_last(reference(channels_first(x)))
-    weights = torch.randn(theirs.shape, generator=torch.Generator().manual_seed(3))
-    (expected,) = torch.autograd.grad((theirs * weights).sum(), x)
+def test_gradients_equal_those_of_torch_layers(name: str, training: bool) -> None:
+    layer = initialised(name).train(training)
+    reference, x = torch_layer(layer).train(training), inputs().requires_grad_()
+    reference_output = channels_last(reference(channels_first(x)))
+    weights = torch.randn(reference_output.shape, generator=torch.Generator().manual_seed(3))
+    (expected,) = torch.autograd.grad((reference_output * weights).sum(), x)
     (found,) = torch.autograd.grad((layer(x) * weights).sum(), x)
     torch.testing.assert_close(found, expected, rtol=1e-3, atol=1e-3)
 
 
 @pytest.mark.parametrize("name", SYNAPSES)
 def test_gradients_reach_every_parameter(name: str) -> None:
-    layer = fresh(name).eval()  # in training a normalisation undoes the biases and scales before it
+    layer = initialised(name).eval()  # in training mode, normalisation cancels the biases and scales before it
     layer(inputs()).square().sum().backward()
     assert all(p.grad is not None and p.grad.abs().max() > 1e-3 for p in layer.parameters())
 
 
 @pytest.mark.parametrize("training", [False, True], ids=["eval", "train"])
 @pytest.mark.parametrize("name", [name for name in SYNAPSES if name.startswith("conv")])
-def test_a_still_image_given_once_is_the_image_given_at_every_step(name: str, training: bool) -> None:
-    """Convolutions alone read images."""
-    layer, image = fresh(name).train(training), inputs(1)
+def test_a_still_image_equals_the_image_repeated_at_every_step(name: str, training: bool) -> None:
+    """Only convolutions read images."""
+    layer, image = initialised(name).train(training), inputs(1)
     once = layer(image, T)
     assert once.shape[0] == T
     torch.testing.assert_close(once, layer(image.expand(T, -1, -1, -1, -1)), rtol=1e-4, atol=1e-4)
@@ -177,15 +177,15 @@ def test_a_still_image_given_once_is_the_image_given_at_every_step(name: str, tr
 
 
 @pytest.mark.parametrize("name", SYNAPSES)
-def test_steps_and_images_do_not_mix_in_inference(name: str) -> None:
-    layer, x = fresh(name).eval(), inputs()
+def test_time_steps_and_images_are_independent_in_inference(name: str) -> None:
+    layer, x = initialised(name).eval(), inputs()
     for t in range(T):
         for b in range(B):
             torch.testing.assert_close(layer(x[t : t + 1, b : b + 1]), layer(x)[t : t + 1, b : b + 1])
 
 
-def test_max_pool_takes_the_largest_of_nine_and_no_padding() -> None:
-    x = -1 - inputs().abs()  # the padding is never the largest, however negative the potentials
+def test_max_pool_ignores_padding() -> None:
+    x = -1 - inputs().abs()  # all potentials are negative, so zero padding would be the maximum
     found = TimewiseMaxPool()(x).numpy()
     expected = np.empty((T, B, 3, 3, 4), dtype=np.float32)  # 5 x 6 halved
     for i, j in np.ndindex(3, 3):
@@ -195,7 +195,7 @@ def test_max_pool_takes_the_largest_of_nine_and_no_padding() -> None:
 
 
 @pytest.mark.parametrize("bias", [False, True])
-def test_synapses_of_attention(bias: bool) -> None:
+def test_linear_and_repconv_layers_of_attention(bias: bool) -> None:
     linear, repconv = synapse("linear", 6, bias=bias), synapse("repconv", 6, bias=bias)
     assert isinstance(linear, LinearNorm)
     assert (linear.linear.bias is not None) == bias

@@ -17,7 +17,7 @@ from torch import Tensor
 
 from autospike.nn.neuron import LIF, Dynamics
 from autospike.nn.norm import Norm
-from autospike.space.architecture import Neuron
+from autospike.space.block import Neuron
 
 # Every test runs with the kernels of each instruction set, and with tensor operations ("off").
 pytestmark = pytest.mark.usefixtures("implementation")
@@ -27,21 +27,21 @@ def run(x: Tensor, v_threshold: float = 1.0, tau: float = 2.0) -> Tensor:
     return LIF(Neuron(v_threshold=v_threshold, tau=tau))(x)
 
 
-def test_constant_input_fires_when_the_analytic_potential_crosses() -> None:
-    """Under constant input x from rest, h[t] = x (1 - (1 - 1/tau)^t): 1.2 at tau 2 gives 0.6, 0.9, 1.05; the third step fires."""
+def test_constant_input_spikes_when_the_analytic_potential_crosses_the_threshold() -> None:
+    """Constant input x gives h[t] = x (1 - (1 - 1/tau)^t): 0.6, 0.9, 1.05 for x = 1.2 and tau = 2, so the third step spikes."""
     spikes = run(torch.full((7, 1), 1.2))
     assert spikes.flatten().tolist() == [0, 0, 1, 0, 0, 1, 0]
 
 
 @pytest.mark.parametrize("tau", [1.25, 2.0, 10.0])
 @pytest.mark.parametrize("x", [1.05, 1.3, 3.0, 20.0])
-def test_first_spike_comes_at_the_analytic_time(tau: float, x: float) -> None:
+def test_the_first_spike_is_at_the_analytic_time(tau: float, x: float) -> None:
     first = next(t for t in range(1, 200) if x * (1 - (1 - 1 / tau) ** t) >= 1)
     spikes = run(torch.full((first, 1), x), tau=tau)
     assert spikes.flatten().tolist() == [0] * (first - 1) + [1]
 
 
-def test_a_tie_fires() -> None:
+def test_a_potential_equal_to_the_threshold_spikes() -> None:
     assert run(torch.tensor([[2.0]])).item() == 1  # h = 2 / 2 = v_threshold
 
 
@@ -66,14 +66,14 @@ def test_spikes_equal_spikingjelly_and_gradients_agree(tau: float, v_threshold: 
     reference = spikingjelly_neuron.LIFNode(
         tau=tau, v_threshold=v_threshold, v_reset=0.0, surrogate_function=surrogate.Sigmoid(4.0), detach_reset=True, step_mode="m"
     )
-    ours, theirs, cotangent = run(x, v_threshold, tau), reference(x), torch.randn(5, 6, 7)
-    assert torch.equal(ours, theirs)
-    (ours_grad,) = torch.autograd.grad(ours, x, cotangent)
-    (theirs_grad,) = torch.autograd.grad(theirs, x, cotangent)
-    torch.testing.assert_close(ours_grad, theirs_grad, rtol=1e-5, atol=1e-6)
+    actual, desired, cotangent = run(x, v_threshold, tau), reference(x), torch.randn(5, 6, 7)
+    assert torch.equal(actual, desired)
+    (actual_grad,) = torch.autograd.grad(actual, x, cotangent)
+    (desired_grad,) = torch.autograd.grad(desired, x, cotangent)
+    torch.testing.assert_close(actual_grad, desired_grad, rtol=1e-5, atol=1e-6)
 
 
-def test_an_input_that_is_the_same_at_every_step_may_be_a_broadcast_view() -> None:
+def test_a_broadcast_view_over_time_is_a_valid_input() -> None:
     x = torch.randn(1, 3, 50).mul_(2).requires_grad_()
     expanded, copied = run(x.expand(4, 3, 50)), run(x.expand(4, 3, 50).contiguous())
     assert torch.equal(expanded, copied)
@@ -83,7 +83,7 @@ def test_an_input_that_is_the_same_at_every_step_may_be_a_broadcast_view() -> No
 
 @pytest.mark.parametrize("neurons", [1, 127, 128, 129, 300])
 def test_neurons_are_independent(neurons: int) -> None:
-    """As many as a block of the kernel holds, one more, one less: each as if alone."""
+    """With as many neurons as a block of the kernel, one more and one less."""
     x = torch.randn(3, neurons, generator=torch.Generator().manual_seed(0)) * 2
     together = run(x)
     assert torch.equal(together, torch.cat([run(x[:, i : i + 1].contiguous()) for i in range(neurons)], dim=1))
@@ -99,8 +99,8 @@ def test_memory_layouts_give_the_same_spikes() -> None:
 SURROGATES: dict[str, Any] = {"Sigmoid(alpha=4.0)": "sigmoid", "ATan(alpha=2.0)": "arctan"}
 
 
-def test_reference_vectors(vectors: Path) -> None:
-    """All 48 cases: hard and soft reset, sigmoid and arctan, reset detached or not, input that decays or not."""
+def test_spikes_and_gradients_equal_the_reference_vectors(vectors: Path) -> None:
+    """48 cases: hard and soft reset, sigmoid and arctan surrogate, detached reset or not, decaying input or not."""
     stored = np.load(vectors / "lif.npz", allow_pickle=False)
     cases = json.loads(str(stored["cases_json"]))
     assert len(cases) == 48
@@ -120,8 +120,8 @@ def test_reference_vectors(vectors: Path) -> None:
 
 @given(tau=st.floats(1.0009765625, 64, width=32), scale=st.sampled_from([1e-6, 1.0, 1e6]), seed=st.integers(0, 2**32 - 1))
 @settings(max_examples=30, deadline=None)
-def test_dividing_by_tau_rounds_as_a_division_does(tau: float, scale: float, seed: int) -> None:
-    """The threshold is a potential of the reference: a result that is one bit smaller would not fire."""
+def test_potentials_are_rounded_like_a_division_by_tau(tau: float, scale: float, seed: int) -> None:
+    """The threshold equals a potential of the reference, so a result that is one bit smaller would not spike."""
     x = torch.randn(1, 4096, generator=torch.Generator().manual_seed(seed)) * scale
     h = (x[0] / tau).sort().values
     for threshold in (float(h[-1]), float(h[-100])):
@@ -132,8 +132,8 @@ def test_dividing_by_tau_rounds_as_a_division_does(tau: float, scale: float, see
 @pytest.mark.parametrize("training", [True, False])
 @pytest.mark.parametrize("steps", [None, 4])
 @pytest.mark.parametrize("channels", [3, 16, 300])
-def test_with_a_normalisation_before_it(channels: int, steps: int | None, training: bool) -> None:
-    """Against torch's normalisation, in double precision, and spikingjelly's neuron."""
+def test_normalisation_and_neurons_equal_torch_and_spikingjelly(channels: int, steps: int | None, training: bool) -> None:
+    """The normalisation is compared in double precision."""
     torch.manual_seed(channels)
     bn, reference = Norm(channels).train(training), torch.nn.BatchNorm1d(channels).train(training)
     for values in (bn.weight.data, bn.running_var):
@@ -146,13 +146,13 @@ def test_with_a_normalisation_before_it(channels: int, steps: int | None, traini
     )
     y = (torch.randn(4 if steps is None else 1, 5, 3, 2, channels) * 2 + 3).requires_grad_()
     copied = y.detach().double().requires_grad_()
-    ours = LIF(Neuron(tau=1.7, v_threshold=0.8))(y, bn, steps)
+    actual = LIF(Neuron(tau=1.7, v_threshold=0.8))(y, bn, steps)
     current = reference(copied.flatten(0, -2)).view(y.shape)
-    theirs = lif(current.expand(4, *y.shape[1:]))
-    assert (ours != theirs).sum() == 0
-    cotangent = torch.randn_like(ours)
-    ours.backward(cotangent)
-    theirs.backward(cotangent.double())
+    desired = lif(current.expand(4, *y.shape[1:]))
+    assert (actual != desired).sum() == 0
+    cotangent = torch.randn_like(actual)
+    actual.backward(cotangent)
+    desired.backward(cotangent.double())
     assert y.grad is not None
     assert copied.grad is not None
     torch.testing.assert_close(y.grad, copied.grad.float(), rtol=1e-4, atol=1e-5)
@@ -165,11 +165,11 @@ def test_with_a_normalisation_before_it(channels: int, steps: int | None, traini
 def test_bfloat16_currents_are_integrated_in_single_precision() -> None:
     x = (torch.randn(6, 500, generator=torch.Generator().manual_seed(0)) * 2).bfloat16().requires_grad_()
     single = x.detach().float().requires_grad_()
-    ours, theirs = run(x), run(single)
-    assert ours.dtype == torch.bfloat16
-    assert torch.equal(ours.float(), theirs)
-    ours.sum().backward()
-    theirs.sum().backward()
+    actual, desired = run(x), run(single)
+    assert actual.dtype == torch.bfloat16
+    assert torch.equal(actual.float(), desired)
+    actual.sum().backward()
+    desired.sum().backward()
     assert x.grad is not None
     assert single.grad is not None
     assert torch.equal(x.grad, single.grad.bfloat16())
@@ -191,8 +191,8 @@ def test_spikes_are_counted_by_step_and_position(steps: int | None, channels: in
 
 @pytest.mark.parametrize("batch", [5, 2700])
 @pytest.mark.parametrize("kind", ["plain", "repeated", "transposed", "bfloat16", "broadcast"])
-def test_spikes_added_to_a_stream(kind: str, batch: int) -> None:
-    """The sum and its gradients; the hook is not called. The output of 2700 images is written past the cache."""
+def test_spikes_are_added_to_a_residual_stream(kind: str, batch: int) -> None:
+    """Also covers the gradients; the hook is not called. The output of 2700 images is written with non-temporal stores."""
     torch.manual_seed(0)
     x, shape = torch.randn(1 if kind == "repeated" else 4, batch, 3, 2, 48), (4, batch, 3, 2, 48)
     stream = torch.randint(0, 5, shape).float().requires_grad_()
@@ -210,12 +210,12 @@ def test_spikes_added_to_a_stream(kind: str, batch: int) -> None:
     assert 0.02 < (found - under).detach().mean() < 0.9
     assert not reported
     cotangent = torch.randn_like(expected)
-    for ours, theirs in zip(*(torch.autograd.grad(y, (x, stream), cotangent) for y in (found, expected)), strict=True):
-        assert torch.equal(ours, theirs)
+    for actual, desired in zip(*(torch.autograd.grad(y, (x, stream), cotangent) for y in (found, expected)), strict=True):
+        assert torch.equal(actual, desired)
 
 
 def test_results_are_independent_of_the_number_of_threads(implementation: str) -> None:
-    """Spikes and gradients: sums over the batch have a fixed number of parts."""
+    """Spikes and gradients, because sums over the batch have a fixed number of parts."""
     if implementation == "off":
         pytest.skip("torch's sums depend on them")
     torch.manual_seed(0)
@@ -232,8 +232,8 @@ def test_results_are_independent_of_the_number_of_threads(implementation: str) -
     assert all(torch.equal(one, two) for one, two in zip(*found, strict=True) if one is not None)
 
 
-def test_inputs_that_the_kernel_does_not_support() -> None:
-    """Half-precision parameters, other sizes, an empty batch, one value for each channel, strided statistics."""
+def test_inputs_that_the_kernel_does_not_support_are_computed_by_torch() -> None:
+    """Half-precision parameters, other sizes, an empty batch, one value per channel, strided statistics."""
     x = torch.randn(4, 5, 3, 2, 8)
     narrow = Norm(8).eval().bfloat16()
     assert 0 < LIF(Neuron())(x.bfloat16() * 4, narrow).float().mean() < 0.5
@@ -242,13 +242,13 @@ def test_inputs_that_the_kernel_does_not_support() -> None:
     with pytest.raises(ValueError, match="more than 1 value"):
         Norm(8)(torch.randn(1, 8))
     assert LIF(Neuron())(torch.empty(4, 0, 2, 2, 8), Norm(8).eval()).shape == (4, 0, 2, 2, 8)
-    apart = Norm(8).eval()
-    apart.running_mean = torch.randn(8, 2)[:, 0]
-    expected = (x - apart.running_mean) / (apart.running_var + apart.eps).sqrt()  # type: ignore[operator]
-    torch.testing.assert_close(apart(x), expected)
+    separate_norm = Norm(8).eval()
+    separate_norm.running_mean = torch.randn(8, 2)[:, 0]
+    expected = (x - separate_norm.running_mean) / (separate_norm.running_var + separate_norm.eps).sqrt()  # type: ignore[operator]
+    torch.testing.assert_close(separate_norm(x), expected)
 
 
-def test_an_input_of_several_steps_is_not_one_that_is_repeated() -> None:
+def test_repeating_an_input_of_several_steps_is_an_error() -> None:
     with pytest.raises((ValueError, RuntimeError)):
         LIF(Neuron())(torch.randn(3, 2, 4), None, 2)
 
@@ -264,6 +264,6 @@ def test_statistics_that_change_before_backward_are_an_error(implementation: str
 
 
 @pytest.mark.parametrize("wrong", [{"reset": "Soft"}, {"surrogate": "relu"}])
-def test_unknown_dynamics_are_refused(wrong: Any) -> None:
+def test_unknown_dynamics_are_rejected(wrong: Any) -> None:
     with pytest.raises(ValueError, match="reset is hard or soft"):
         Dynamics(**wrong)

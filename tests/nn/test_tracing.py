@@ -1,64 +1,26 @@
-"""What torch makes of models: compiled, exported, traced, transformed and fake, they compute what they compute eagerly."""
+"""Compiled, exported, traced and transformed models compute the same as eager ones."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from copy import deepcopy
-from typing import Any
 
 import pytest
 import torch
 from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.fx.experimental.proxy_tensor import make_fx
+from traced_models import ARCHITECTURES, architecture_of, firing_model, images
 
 from autospike.models import build_model
 from autospike.models.contract import SpikingModel
 from autospike.nn.blocks import SpikingBlock
-from autospike.space.architecture import Architecture, Block, Embedding, Neuron, Stage
-
-NEURON = Neuron(v_threshold=0.3)
-
-
-def block(token_mixer: str, **fields: Any) -> Block:
-    return Block(token_mixer=token_mixer, mlp_ratio=2, neuron=NEURON, **fields)  # type: ignore[arg-type]
-
-
-# Every token mixer, channel mixer, kind of synapse and shortcut in one of the four families.
-ARCHITECTURES = {
-    "spikformer": ("sew", [block("sdsa_3", num_heads=2)]),
-    "spike_driven": ("membrane", [block("sdsa_1"), block("sdsa_1_dilated", num_heads=2)]),
-    "qkformer": ("sew", [block("token_qk", num_heads=2), block("channel_qk")]),
-    "meta_spikeformer": (
-        "membrane",
-        [block("sepconv", channel_mixer="conv"), block("sdsa_4", num_heads=2, qkv="repconv"), block("sdsa_2")],
-    ),
-    "meta_spikeformer, vanilla": ("vanilla", [block("sdsa_3", num_heads=2)]),
-}
-
-
-def architecture_of(name: str) -> Architecture:
-    shortcut, blocks = ARCHITECTURES[name]
-    stage = Stage(embed_dim=16, embedding=Embedding(stride=2), blocks=tuple(blocks))
-    return Architecture(family=name.partition(",")[0], shortcut=shortcut, time_steps=3, stages=(stage,))  # type: ignore[arg-type]
-
-
-def images(count: int = 6) -> Tensor:
-    return torch.randn(count, 3, 8, 8, generator=torch.Generator().manual_seed(count))
 
 
 @pytest.fixture(params=ARCHITECTURES)
 def model(request: pytest.FixtureRequest) -> Iterator[SpikingModel]:
-    """A model whose neurons fire, with statistics of a batch, in eval mode."""
     torch._dynamo.reset()
-    torch.manual_seed(0)
-    model = build_model(architecture_of(request.param), num_classes=5, in_chans=3)
-    for name, parameter in model.named_parameters():
-        if name.split(".")[-2].endswith("bn"):
-            nn.init.normal_(parameter, 1 if name.endswith("weight") else 0.4, 0.5)
-    for _ in range(20):
-        model(images(16))
-    yield model.eval()
+    yield firing_model(request.param)
     torch._dynamo.reset()
 
 
@@ -69,7 +31,7 @@ def gradients(model: nn.Module, run: Callable[[Tensor], Tensor], x: Tensor) -> d
 
 
 def exported(model: nn.Module, x: Tensor, *, strict: bool) -> Callable[[Tensor], Tensor]:
-    """An exported model, which has to run where this package is not installed."""
+    """Return an exported model that must run without this package."""
     program = torch.export.export(model, (x,), strict=strict)
     operators = {str(node.target) for node in program.graph.nodes if node.op == "call_function"}
     assert not [name for name in operators if "autospike" in name or "spikingjelly" in name]
@@ -88,28 +50,28 @@ TRACERS: dict[str, Callable[[nn.Module, Tensor], Callable[[Tensor], Tensor]]] = 
 @pytest.mark.filterwarnings("ignore:`torch.jit", "ignore::torch.jit.TracerWarning")
 @pytest.mark.parametrize("tracer", [pytest.param(name, marks=[pytest.mark.slow] if "strict" in name else []) for name in TRACERS])
 @torch.no_grad()
-def test_a_traced_model_has_the_logits_of_the_model(model: SpikingModel, tracer: str) -> None:
-    """For other images than it was traced with."""
+def test_traced_models_have_the_same_logits(model: SpikingModel, tracer: str) -> None:
+    """The images differ from those of the tracing."""
     expected = model(images())
     found = TRACERS[tracer](model, images(6).flip(0) * 2)(images())
     assert len(expected.unique(dim=0)) > 1
     torch.testing.assert_close(found, expected, rtol=1e-5, atol=1e-5)
 
 
-def test_a_compiled_block_has_the_gradients_and_statistics_of_an_eager_one() -> None:
+def test_a_compiled_block_has_the_same_gradients_and_statistics() -> None:
     torch._dynamo.reset()
     torch.manual_seed(0)
     x = torch.randint(0, 2, (3, 4, 4, 4, 16)).float()
     block = SpikingBlock(architecture_of("spikformer"), 16, 32, ARCHITECTURES["spikformer"][1][0])
-    assert_compiled_training_is_eager(block, x)
+    assert_compiled_training_equals_eager(block, x)
 
 
 @pytest.mark.slow
-def test_a_compiled_training_step_has_the_gradients_and_statistics_of_an_eager_one(model: SpikingModel) -> None:
-    assert_compiled_training_is_eager(model, images())
+def test_a_compiled_training_step_has_the_same_gradients_and_statistics(model: SpikingModel) -> None:
+    assert_compiled_training_equals_eager(model, images())
 
 
-def assert_compiled_training_is_eager(model: nn.Module, x: Tensor) -> None:
+def assert_compiled_training_equals_eager(model: nn.Module, x: Tensor) -> None:
     eager, copy = model.train(), deepcopy(model).train()
     compiled = torch.compile(copy, fullgraph=True, backend="aot_eager")
     expected, found = gradients(eager, eager, x), gradients(copy, compiled, x)
@@ -123,11 +85,11 @@ def assert_compiled_training_is_eager(model: nn.Module, x: Tensor) -> None:
 
 @pytest.mark.slow
 @torch.no_grad()
-def test_inductor(model: SpikingModel) -> None:
+def test_a_model_compiled_by_inductor_has_the_same_logits(model: SpikingModel) -> None:
     torch.testing.assert_close(torch.compile(model, fullgraph=True)(images()), model(images()), rtol=1e-5, atol=1e-5)
 
 
-def test_torch_func_grad(model: SpikingModel) -> None:
+def test_torch_func_grad_equals_autograd(model: SpikingModel) -> None:
     parameters: dict[str, Tensor] = dict(model.named_parameters())
     buffers = dict(model.named_buffers())
 
@@ -144,8 +106,8 @@ def test_torch_func_grad(model: SpikingModel) -> None:
 @pytest.mark.parametrize("training", [True, False])
 @pytest.mark.parametrize("device", ["cpu", "cuda"])
 @pytest.mark.parametrize("name", ARCHITECTURES)
-def test_fake_tensors(name: str, device: str, training: bool) -> None:
-    """A mix of devices would raise, on a machine without a GPU as well."""
+def test_fake_tensors_have_the_shape_and_device_of_the_logits(name: str, device: str, training: bool) -> None:
+    """Mixed devices would raise, also on a machine without a GPU."""
     with FakeTensorMode(), torch.device(device):
         model = build_model(architecture_of(name), num_classes=5, in_chans=3).train(training)
         logits = model(torch.randn(2, 3, 8, 8))

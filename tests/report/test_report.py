@@ -1,4 +1,4 @@
-"""The report: tables against brute force, search histories by hand, and figures."""
+"""The report: tables, search histories and figures."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from xml.etree import ElementTree
 import pandas as pd
 import pytest
 import yaml
-from builders import RANGES, analytic, edited, few, measurement, one_line_error, scored, small
+from builders import RANGES, analytic, edited, evaluation_of, few_examples, measurement, one_line_error, small
 from hypothesis import given
 from hypothesis import strategies as st
 from matplotlib.figure import Figure
@@ -27,7 +27,8 @@ from autospike.report.record import record
 from autospike.run_directory import Run
 from autospike.search.archive import Archive
 from autospike.search.selection import front
-from autospike.space.architecture import Architecture, Block, Neuron, NeuronGroups, NeuronOverride, Stage
+from autospike.space.architecture import Architecture, Stage
+from autospike.space.block import Block, Neuron, NeuronGroups, NeuronOverride
 from autospike.space.search_space import SearchSpace
 
 # Other programs read RUN/report/candidates.csv.
@@ -83,7 +84,7 @@ COUNTS = (
     LayerCount(layer="head", input="real", reads="mean", time_steps=2, macs=60, acs=(), rate=()),
 )
 
-# By hand: MACs, ACs and pJ of them.
+# MACs, ACs and their energy in pJ.
 TOTALS = {
     "exact": (260, 260, 4.6 * 260 + 0.9 * 260),
     "rate": (260, 525, 4.6 * 260 + 0.9 * 525),
@@ -100,7 +101,9 @@ def evaluated(number: int, *, seed: int = 0, written: dict[str, Any] = SPACE) ->
     distinct = {space.largest(): None}
     while len(distinct) < number:
         distinct[space.sample(rng)] = None
-    found = [scored(analytic(architecture), f_aeb=rng.random(), generation=i // 4) for i, architecture in enumerate(distinct)]
+    found = [
+        evaluation_of(analytic(architecture), f_aeb=rng.random(), generation=i // 4) for i, architecture in enumerate(distinct)
+    ]
     return [replace(e, by_product=i % 4 == 3) for i, e in enumerate(found)]
 
 
@@ -133,7 +136,7 @@ def test_candidates_are_rows_in_the_order_of_measurement() -> None:
         assert (row["free"], row["images"]) == (e.by_product, measured.images)
 
 
-@few
+@few_examples
 @given(st.integers(1, 40), st.integers(0, 1000))
 def test_front_has_the_undominated_candidates_by_ascending_energy(number: int, seed: int) -> None:
     evaluations = evaluated(number, seed=seed)
@@ -158,7 +161,7 @@ FOUR = pd.DataFrame(
 
 
 def test_search_history_by_hand() -> None:
-    # Of the box 8 x 1: a covers 4 x 0.5; b nothing more; c 2 x 0.25 more; d 2 x 0.25 more.
+    # Of the box 8 x 1, a covers 4 x 0.5, b nothing more, c 2 x 0.25 more and d 2 x 0.25 more.
     history = tables.search_history("nsga2-1", [["a"], ["b"], ["c", "d"]], FOUR, reference_mj=8.0)
     assert history.search_id == "nsga2-1"
     assert history.hypervolume == pytest.approx([2 / 8, 2 / 8, 3 / 8], rel=1e-12)
@@ -171,7 +174,7 @@ def test_search_history_of_a_killed_search() -> None:
     assert history.best_f_aeb == [0.7, 0.7]
 
 
-@few
+@few_examples
 @given(st.integers(0, 1000), st.integers(1, 7))
 def test_search_history_never_decreases(seed: int, size: int) -> None:
     evaluations = evaluated(24, seed=seed)
@@ -187,7 +190,7 @@ def test_search_history_never_decreases(seed: int, size: int) -> None:
 def of_blocks(*blocks: tuple[int, float], embed_dim: int = 8) -> Evaluation:
     """An evaluation whose blocks have these head counts and thresholds."""
     built = tuple(Block(num_heads=heads, neuron=Neuron(v_threshold=threshold)) for heads, threshold in blocks)
-    return scored(measurement(small(embed_dim=embed_dim, blocks=built), correct=1), f_aeb=0.1, generation=0)
+    return evaluation_of(measurement(small(embed_dim=embed_dim, blocks=built), correct=1), f_aeb=0.1, generation=0)
 
 
 def test_gene_shares_by_hand() -> None:
@@ -258,7 +261,7 @@ def staged(
     second = Block(token_mixer="none", channel_mixer=channel, groups=NeuronGroups(fc2=NeuronOverride(tau=tau)))
     stages = (Stage(embed_dim=width, blocks=(first,)), Stage(embed_dim=32, blocks=(second,)))
     built = Architecture(family="meta_spikeformer", time_steps=2, shortcut=shortcut, stages=stages)
-    return scored(measurement(built, correct=1), f_aeb=0.1, generation=0)
+    return evaluation_of(measurement(built, correct=1), f_aeb=0.1, generation=0)
 
 
 def test_gene_shares_of_stages_by_hand() -> None:
@@ -301,12 +304,12 @@ def test_gene_shares_of_all_groups_have_the_same_values() -> None:
     space = SearchSpace.from_dict({"stages": [{"embed_dim": 8, "depth": 2, "blocks": blocks}]})
     best, other = (space.sample(random.Random(seed)) for seed in (0, 1))
     evaluations = [
-        scored(measurement(a, correct=1), f_aeb=0.1, generation=0)
+        evaluation_of(measurement(a, correct=1), f_aeb=0.1, generation=0)
         for a in (replaced_mixer(best, "none"), replaced_mixer(other, "sdsa_3"))
     ]
-    whole, part = tables.gene_shares(space, evaluations, evaluations[:1])
-    assert {name: set(shares) for name, shares in whole.items()} == {name: set(shares) for name, shares in part.items()}
-    figures.genes(whole, part)
+    uninterrupted, part = tables.gene_shares(space, evaluations, evaluations[:1])
+    assert {name: set(shares) for name, shares in uninterrupted.items()} == {name: set(shares) for name, shares in part.items()}
+    figures.genes(uninterrupted, part)
 
 
 def replaced_mixer(architecture: Architecture, mixer: Literal["none", "sdsa_3"]) -> Architecture:
@@ -370,10 +373,10 @@ def test_gene_figure_has_a_panel_for_each_gene() -> None:
 
 
 def test_layers_are_rows_under_a_convention() -> None:
-    whole = energy_tables.by_layer(COUNTS, EXACT).to_dict("records")
-    assert [row["layer"] for row in whole] == [count.layer for count in COUNTS]
-    assert all(row["energy_mj"] == row["share"] == 0 for row in whole if row["form"] == "separate")
-    rows = [row for row in whole if row["form"] != "separate"]
+    uninterrupted = energy_tables.by_layer(COUNTS, EXACT).to_dict("records")
+    assert [row["layer"] for row in uninterrupted] == [count.layer for count in COUNTS]
+    assert all(row["energy_mj"] == row["share"] == 0 for row in uninterrupted if row["form"] == "separate")
+    rows = [row for row in uninterrupted if row["form"] != "separate"]
     assert [row["layer"].rpartition(".")[2] for row in rows] == ["conv", "q", "fused", "head"]
     columns = ("input", "reads", "form", "time_steps", "dense_macs", "macs", "acs")
     assert [tuple(row[name] for name in columns) for row in rows] == [
@@ -405,7 +408,7 @@ def test_layers_have_their_energy_under_every_convention() -> None:
 
 
 def test_layers_have_the_documented_columns() -> None:
-    """Whatever the first layer reads."""
+    """For any kind of input of the first layer."""
     columns = ["layer", "input", "reads", "form", "time_steps", "dense_macs", "rate", "macs", "acs", "energy_mj", "share"]
     columns += ["acs_1", "acs_2", "rate_1", "rate_2"] + [f"energy_mj_{name}" for name in TOTALS]
     assert list(energy_tables.by_layer(COUNTS[1:], EXACT).columns) == columns
@@ -424,7 +427,7 @@ def test_layers_sum_to_the_total(name: str) -> None:
 
 @pytest.mark.parametrize("chosen", ["exact", "spikformer"])
 def test_layers_sum_to_the_total_of_every_other_convention(chosen: str) -> None:
-    """Also of one that includes operations which the chosen one excludes."""
+    """Also of a convention that includes operations which the chosen one excludes."""
     table = energy_tables.by_layer(COUNTS, CONVENTIONS[chosen])
     found = {name: table[f"energy_mj_{name}"].sum() for name in TOTALS}
     assert found == pytest.approx({name: picojoules * 1e-9 for name, (_, _, picojoules) in TOTALS.items()}, rel=1e-12)
@@ -618,13 +621,13 @@ def test_plot_writes_the_report(run: Run) -> None:
 def test_plot_of_a_space_without_a_choice(run: Run) -> None:
     only = Architecture(stages=(Stage(embed_dim=8, blocks=(Block(),)),))
     alone = {"stages": [{"embed_dim": 8, "depth": 1}]}
-    fill(run, [scored(analytic(only), f_aeb=0.5, generation=0)])
+    fill(run, [evaluation_of(analytic(only), f_aeb=0.5, generation=0)])
     plot(Run(folder=run.folder, experiment=run.experiment.model_copy(update={"space": alone})))
     assert is_png(run.report / "genes.png")
 
 
-def counted_twice(architecture: Architecture) -> Measurement:
-    """As `analytic`, and a layer that reads sums of spikes: the narrower, the more of them."""
+def analytic_with_integer_inputs(architecture: Architecture) -> Measurement:
+    """Return `analytic` with one more layer that reads sums of spikes; the narrower the network, the more MACs it has."""
     measured, width, steps = analytic(architecture), architecture.stages[0].embed_dim, architecture.time_steps
     sums = LayerCount(
         layer="sums", input="integer", time_steps=steps, macs=10**6 // width, acs=(width,) * steps, rate=(0.5,) * steps
@@ -633,7 +636,7 @@ def counted_twice(architecture: Architecture) -> Measurement:
 
 
 def by_hand(architecture: Architecture) -> dict[str, float]:
-    """Energies in mJ of `counted_twice`: 100 real MACs and 9 of spikes at rate 0.25 a step; sums dense, or as accumulations."""
+    """Return the energies in mJ: sums are accumulations or dense, and 9 MACs per step read spikes with rate 0.25."""
     width, steps = architecture.stages[0].embed_dim, architecture.time_steps
     analytic_acs = sum(analytic(architecture).counts[1].acs)
     return {
@@ -645,8 +648,8 @@ def by_hand(architecture: Architecture) -> dict[str, float]:
 
 def searched(run: Run) -> list[Evaluation]:
     """An archive of candidates with sums of spikes, as a search under `exact` leaves it."""
-    measured = [counted_twice(e.measurement.architecture) for e in evaluated(20)]
-    evaluations = [scored(m, f_aeb=0.125, generation=i // 4) for i, m in enumerate(measured)]
+    measured = [analytic_with_integer_inputs(e.measurement.architecture) for e in evaluated(20)]
+    evaluations = [evaluation_of(m, f_aeb=0.125, generation=i // 4) for i, m in enumerate(measured)]
     fill(run, evaluations)
     return evaluations
 
@@ -724,7 +727,7 @@ def test_the_reference_network_is_scored_under_the_same_convention(run: Run, con
     assert (found.folder / "pareto.svg").read_bytes() == (tmp_path / "expected.svg").read_bytes()
 
 
-def test_a_reference_network_without_counts_says_what_to_run(run: Run) -> None:
+def test_a_reference_network_without_counts_is_an_error_naming_the_command(run: Run) -> None:
     """An older version did not write counts."""
     searched(run)
     (run.baseline / "measurement.json").write_text(json.dumps({"accuracy": 0.5, "energy_mj": 0.001}))
@@ -734,12 +737,12 @@ def test_a_reference_network_without_counts_says_what_to_run(run: Run) -> None:
         assert "autospike search" in message
 
 
-def test_plot_before_a_search_says_what_to_run(run: Run) -> None:
+def test_plot_before_a_search_is_an_error_naming_the_command(run: Run) -> None:
     message = one_line_error(lambda: plot(run))
     assert message.startswith(f"{run.folder}: ")
     assert "autospike search" in message
 
 
-def test_plot_of_an_empty_archive_says_what_to_run(run: Run) -> None:
+def test_plot_of_an_empty_archive_is_an_error_naming_the_command(run: Run) -> None:
     Archive(run.archive, "p").close()
     assert "autospike search" in one_line_error(lambda: plot(run))

@@ -1,9 +1,9 @@
-"""Pareto fronts, hypervolume and knee, against brute force and by hand."""
+"""Pareto fronts, hypervolume and knee, compared with brute force and with values computed by hand."""
 
 from __future__ import annotations
 
 import pytest
-from builders import few
+from builders import few_examples
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -19,8 +19,8 @@ def dominates(one: Point, other: Point) -> bool:
     return one[0] >= other[0] and one[1] <= other[1] and one != other
 
 
-def swept(found: list[Point], reference: float) -> float:
-    """Area under the staircase of best accuracy by rising energy, up to the reference, as a share of the box."""
+def area_under_front(found: list[Point], reference: float) -> float:
+    """Return the area under the step function of best accuracy by energy, divided by the reference energy."""
     steps = sorted((energy, accuracy) for accuracy, energy in found if energy < reference)
     area, best = 0.0, 0.0
     ends = [energy for energy, _ in steps[1:]] + [reference]
@@ -30,26 +30,26 @@ def swept(found: list[Point], reference: float) -> float:
     return area / reference
 
 
-@few
+@few_examples
 @given(points)
-def test_front_is_what_nothing_dominates(found: list[Point]) -> None:
+def test_the_front_has_all_points_that_no_other_dominates(found: list[Point]) -> None:
     expected = [not any(dominates(other, point) for other in found) and point not in found[:i] for i, point in enumerate(found)]
     assert on_front(found) == expected
 
 
-def test_front_by_hand() -> None:
+def test_front_of_given_points() -> None:
     found = [(0.9, 5.0), (0.8, 6.0), (0.7, 2.0), (0.9, 5.0), (0.9, 6.0), (0.7, 3.0), (0.1, 1.0)]
     assert on_front(found) == [True, False, True, False, False, False, True]
 
 
-def test_front_of_nothing() -> None:
+def test_the_front_of_no_points_is_empty() -> None:
     assert on_front([]) == []
 
 
-@few
+@few_examples
 @given(points, st.integers(1, 9).map(float))
-def test_hypervolume_is_the_swept_area(found: list[Point], reference: float) -> None:
-    assert hypervolume(found, energy_reference=reference) == pytest.approx(swept(found, reference), abs=1e-12)
+def test_hypervolume_is_the_area_under_the_front(found: list[Point], reference: float) -> None:
+    assert hypervolume(found, energy_reference=reference) == pytest.approx(area_under_front(found, reference), abs=1e-12)
 
 
 @pytest.mark.parametrize(
@@ -65,21 +65,21 @@ def test_hypervolume_is_the_swept_area(found: list[Point], reference: float) -> 
         ([(0.0, 0.5)], 0.0),
     ],
 )
-def test_hypervolume_by_hand(found: list[Point], volume: float) -> None:
+def test_hypervolume_of_given_points(found: list[Point], volume: float) -> None:
     assert hypervolume(found, energy_reference=2.0) == pytest.approx(volume, abs=1e-12)
 
 
-@few
+@few_examples
 @given(points, st.tuples(st.integers(0, 8).map(lambda n: n / 8), st.integers(1, 8).map(float)))
-def test_a_point_more_never_lowers_the_hypervolume(found: list[Point], more: Point) -> None:
-    before, after = (hypervolume(some, energy_reference=8.5) for some in (found, [*found, more]))
+def test_an_additional_point_does_not_lower_the_hypervolume(found: list[Point], added: Point) -> None:
+    before, after = (hypervolume(points, energy_reference=8.5) for points in (found, [*found, added]))
     assert after >= before - 1e-12
-    assert (after > before + 1e-12) == (more[0] > max((a for a, e in found if e <= more[1]), default=0.0))
+    assert (after > before + 1e-12) == (added[0] > max((a for a, e in found if e <= added[1]), default=0.0))
 
 
-@few
+@few_examples
 @given(points)
-def test_hypervolume_depends_on_the_front_alone(found: list[Point]) -> None:
+def test_hypervolume_depends_only_on_the_front(found: list[Point]) -> None:
     front = [point for point, flag in zip(found, on_front(found), strict=True) if flag]
     assert hypervolume(front[::-1], energy_reference=9) == pytest.approx(hypervolume(found, energy_reference=9), abs=1e-12)
 
@@ -90,23 +90,23 @@ def test_hypervolume_depends_on_the_front_alone(found: list[Point]) -> None:
         ([(0.5, 1.0)], 0),
         ([(0.5, 1.0), (0.9, 9.0)], 1),
         ([(0.9, 9.0), (0.5, 1.0), (0.9, 9.0), (0.5, 1.0)], 0),
-        # Energies a decade apart lie at 0, 1/2 and 1; the middle one has 4/5 of the gain.
+        # On the log axis the energies are at 0, 1/2 and 1; the middle point has 4/5 of the gain.
         ([(0.5, 1.0), (0.9, 10.0), (1.0, 100.0)], 1),
         ([(1.0, 100.0), (0.5, 1.0), (0.9, 10.0)], 2),
-        # A dominated point far above the line's start is no knee.
+        # A dominated point is never the knee.
         ([(0.5, 1.0), (0.9, 10.0), (1.0, 100.0), (0.89, 10.5), (0.9, 11.0)], 1),
-        # Heights over the line: 0.68 - 1/2 = 0.18 at 10, 0.9 - log10(30)/2 = 0.16 at 30. A linear axis would have 0.589 and 0.607.
+        # Distances from the line: 0.68 - 1/2 = 0.18 at 10, 0.9 - log10(30)/2 = 0.16 at 30. On a linear axis: 0.589, 0.607.
         ([(0.0, 1.0), (0.68, 10.0), (0.9, 30.0), (1.0, 100.0)], 1),
         ([(0.0, 1.0), (0.64, 10.0), (0.9, 30.0), (1.0, 100.0)], 2),
     ],
 )
-def test_knee_by_hand(found: list[Point], best: int) -> None:
+def test_knee_of_given_points(found: list[Point], best: int) -> None:
     assert knee(found) == best
 
 
-@few
+@few_examples
 @given(points.filter(bool), st.sampled_from([0.001, 1000.0]))
-def test_knee_is_on_the_front_whatever_the_unit_of_energy(found: list[Point], unit: float) -> None:
+def test_the_knee_is_on_the_front_for_any_unit_of_energy(found: list[Point], unit: float) -> None:
     assert on_front(found)[knee(found)]
     scaled = [(accuracy, energy * unit) for accuracy, energy in found]
     front = sorted({point for point, flag in zip(found, on_front(found), strict=True) if flag})

@@ -1,4 +1,4 @@
-"""Architectures: one value, one JSON form, one id; strict about what they read."""
+"""Architectures: values, canonical JSON, ids, and errors of invalid input."""
 
 from __future__ import annotations
 
@@ -10,17 +10,18 @@ from functools import partial
 from typing import Any
 
 import pytest
-from builders import READS, SHORTCUTS, WITH_HEADS, architectures, edited, few, groups_of, leaves, one_line_error, small
+from builders import READS, SHORTCUTS, WITH_HEADS, architectures, edited, few_examples, groups_of, leaves, one_line_error, small
 from hypothesis import given
 
-from autospike.space.architecture import Architecture, Block, Embedding, Neuron, NeuronGroups, NeuronOverride, Stage, neuron_groups
+from autospike.space.architecture import Architecture, Embedding, Stage
+from autospike.space.block import Block, Neuron, NeuronGroups, NeuronOverride, neuron_groups
 
-WRITTEN: dict[str, Any] = {"time_steps": 2, "stages": [{"embed_dim": 16, "blocks": [{"num_heads": 2}, {"num_heads": 4}]}]}
+VALID: dict[str, Any] = {"time_steps": 2, "stages": [{"embed_dim": 16, "blocks": [{"num_heads": 2}, {"num_heads": 4}]}]}
 GROUPS = ("q", "k", "v", "attention", "projection", "fc1", "fc2")
 ALL_GROUPS = ("token_input", "q", "k", "v", "attention", "sepconv", "projection", "channel_input", "fc1", "fc2")
 
 
-@few
+@few_examples
 @given(architectures())
 def test_json_round_trip(architecture: Architecture) -> None:
     again = Architecture.from_json(architecture.to_json())
@@ -31,13 +32,13 @@ def test_json_round_trip(architecture: Architecture) -> None:
     assert Architecture.from_dict(architecture.to_dict()) == architecture
 
 
-@few
+@few_examples
 @given(architectures(), architectures())
-def test_ids_are_equal_exactly_when_values_are(one: Architecture, other: Architecture) -> None:
+def test_ids_are_equal_if_and_only_if_values_are_equal(one: Architecture, other: Architecture) -> None:
     assert (one.id == other.id) == (leaves(one) == leaves(other))
 
 
-# Written by hand, with the digests of `sha256sum`: archives and run folders name architectures by them.
+# Canonical JSON data by hand, with digests from `sha256sum`. Archives and run folders identify architectures by these digests.
 SPIKFORMER = (
     '{"family":"spikformer","shortcut":"sew","stages":[{"blocks":['
     '{"channel_mixer":"mlp","groups":{"attention":{"tau":3.0}},"mlp_ratio":4.0,"neuron":{"tau":2.0,"v_threshold":1.0},'
@@ -54,7 +55,7 @@ META_SPIKEFORMER = (
 )
 
 
-def hand_built() -> dict[str, Architecture]:
+def reference_architectures() -> dict[str, Architecture]:
     attention = NeuronGroups(attention=NeuronOverride(tau=3))
     convolution = NeuronGroups(sepconv=NeuronOverride(v_threshold=0.5))
     first = Block(token_mixer="sepconv", channel_mixer="conv", mlp_ratio=2, neuron=Neuron(tau=1.5), groups=convolution)
@@ -80,13 +81,13 @@ def hand_built() -> dict[str, Architecture]:
     ("canonical", "name"), [(SPIKFORMER, "67baa1ef8e6c"), (META_SPIKEFORMER, "b9db55046cd8")], ids=["spikformer", "meta"]
 )
 def test_id_is_the_digest_of_the_canonical_json(canonical: str, name: str) -> None:
-    architecture = hand_built()[canonical]
+    architecture = reference_architectures()[canonical]
     assert architecture.to_json() == canonical
     assert architecture.id == name == hashlib.sha256(canonical.encode()).hexdigest()[:12]
     assert Architecture.from_json(canonical) == architecture
 
 
-def test_whole_numbers_may_be_written_either_way() -> None:
+def test_integers_and_equal_floats_give_the_same_id() -> None:
     whole = Block(mlp_ratio=4, neuron=Neuron(v_threshold=1, tau=3), groups=NeuronGroups(q=NeuronOverride(v_threshold=2, tau=5)))
     point = Block(
         mlp_ratio=4.0, neuron=Neuron(v_threshold=1.0, tau=3.0), groups=NeuronGroups(q=NeuronOverride(v_threshold=2.0, tau=5.0))
@@ -95,18 +96,18 @@ def test_whole_numbers_may_be_written_either_way() -> None:
     assert small(blocks=(whole,)).id == small(blocks=(point,)).id
 
 
-def test_whole_numbers_may_be_read_either_way() -> None:
+def test_json_integers_and_equal_floats_give_the_same_id() -> None:
     text = '{"stages": [{"embed_dim": 16, "blocks": [{"num_heads": 2, "mlp_ratio": %s, "neuron": {"tau": %s}}]}]}'
     assert Architecture.from_json(text % (4, 3)).id == Architecture.from_json(text % ("4.0", "3.0")).id
 
 
-def test_id_does_not_depend_on_how_the_json_is_laid_out() -> None:
-    architecture = Architecture.from_dict(WRITTEN)
+def test_id_is_independent_of_key_order_and_whitespace() -> None:
+    architecture = Architecture.from_dict(VALID)
     keys_reversed = json.dumps({key: architecture.to_dict()[key] for key in reversed(architecture.to_dict())}, indent=3)
     assert Architecture.from_json(keys_reversed).id == architecture.id
 
 
-def test_what_is_left_out_is_the_published_default() -> None:
+def test_missing_fields_have_the_published_defaults() -> None:
     neuron = Neuron(v_threshold=1.0, tau=2.0)
     block = Block(
         token_mixer="sdsa_3",
@@ -130,13 +131,13 @@ def test_what_is_left_out_is_the_published_default() -> None:
     )
 
 
-def of_mixer(token_mixer: str) -> Block:
-    """A block with this token mixer, otherwise the default."""
+def block_with_mixer(token_mixer: str) -> Block:
+    """Return a default block with another token mixer."""
     fields: dict[str, Any] = {"token_mixer": token_mixer}
     return Block(**fields)
 
 
-def every_change_of_one_field() -> dict[str, Architecture]:
+def changes_of_one_field() -> dict[str, Architecture]:
     block = Block()
     blocks = {
         "num_heads": replace(block, num_heads=4),
@@ -146,7 +147,7 @@ def every_change_of_one_field() -> dict[str, Architecture]:
         "qkv": replace(block, qkv="repconv"),
         "projection": replace(block, projection="repconv"),
         "channel_mixer": replace(block, channel_mixer="conv"),
-        **{mixer: of_mixer(mixer) for mixer in READS if mixer != "sdsa_3"},
+        **{mixer: block_with_mixer(mixer) for mixer in READS if mixer != "sdsa_3"},
     }
     for group in GROUPS:
         blocks[f"{group}.v_threshold"] = replace(block, groups=NeuronGroups(**{group: NeuronOverride(v_threshold=1.5)}))
@@ -174,12 +175,12 @@ def every_change_of_one_field() -> dict[str, Architecture]:
     }
 
 
-def test_any_field_changes_the_id() -> None:
-    changed = every_change_of_one_field()
+def test_every_field_changes_the_id() -> None:
+    changed = changes_of_one_field()
     assert len({architecture.id for architecture in changed.values()}) == len(changed) == 15 + 2 * (4 + 3 + 8 + 14)
 
 
-def test_an_override_that_says_what_the_block_says_is_another_architecture() -> None:
+def test_a_redundant_neuron_override_changes_the_id() -> None:
     explicit = Block(groups=NeuronGroups(fc1=NeuronOverride(v_threshold=1.0)))
     assert small(blocks=(explicit,)).id != small().id
 
@@ -189,22 +190,22 @@ def test_architectures_are_frozen() -> None:
         small().time_steps = 5  # type: ignore[misc]
 
 
-def test_depth_counts_blocks() -> None:
+def test_depth_is_the_number_of_blocks() -> None:
     assert small(blocks=(Block(),) * 3).depth == 3
 
 
-def test_width_of_the_mlp() -> None:
+def test_hidden_features_of_the_mlp() -> None:
     assert Stage(embed_dim=240, blocks=(Block(),)).hidden_features(Block(mlp_ratio=3.5)) == 840
 
 
-def test_strides_multiply() -> None:
+def test_stride_is_the_product_of_the_stage_strides() -> None:
     stages = tuple(Stage(embed_dim=8, embedding=Embedding(stride=stride), blocks=(Block(),)) for stride in (4, 2, 1, 2))
     assert Architecture(family="qkformer", stages=stages).stride == 16
     assert Architecture(family="qkformer", stages=stages).depth == 4
 
 
-def test_what_a_mixer_has_no_use_for_is_none() -> None:
-    found = {mixer: (block.num_heads, block.qkv, block.projection) for mixer in READS for block in [of_mixer(mixer)]}
+def test_fields_without_effect_are_none() -> None:
+    found = {mixer: (block.num_heads, block.qkv, block.projection) for mixer in READS for block in [block_with_mixer(mixer)]}
     assert found == {
         "sdsa_1": (None, "linear", "linear"),
         "sdsa_1_dilated": (8, "linear", "linear"),
@@ -220,30 +221,30 @@ def test_what_a_mixer_has_no_use_for_is_none() -> None:
 
 @pytest.mark.parametrize("mixer", sorted(READS))
 @pytest.mark.parametrize(("name", "value"), [("num_heads", 2), ("qkv", "linear"), ("projection", "repconv")])
-def test_what_a_mixer_has_no_use_for_may_not_be_given(mixer: str, name: str, value: object) -> None:
-    written = {"stages": [{"embed_dim": 16, "blocks": [{"token_mixer": mixer, name: value}]}]}
+def test_fields_without_effect_are_rejected(mixer: str, name: str, value: object) -> None:
+    data = {"stages": [{"embed_dim": 16, "blocks": [{"token_mixer": mixer, name: value}]}]}
     if mixer in WITH_HEADS if name == "num_heads" else READS[mixer]:
-        assert getattr(Architecture.from_dict(written).stages[0].blocks[0], name) == value
+        assert getattr(Architecture.from_dict(data).stages[0].blocks[0], name) == value
     else:
-        message = one_line_error(lambda: Architecture.from_dict(written))
+        message = one_line_error(lambda: Architecture.from_dict(data))
         assert f"stages[0].blocks[0]: {name} has no effect with token_mixer {mixer}" in message
 
 
-def with_override(mixer: str, shortcut: str, group: str, override: object) -> dict[str, object]:
+def dict_with_override(mixer: str, shortcut: str, group: str, override: object) -> dict[str, object]:
     block = {"token_mixer": mixer, "groups": {group: override}}
     return {"family": "meta_spikeformer", "shortcut": shortcut, "stages": [{"embed_dim": 16, "blocks": [block]}]}
 
 
 @pytest.mark.parametrize("shortcut", SHORTCUTS)
 @pytest.mark.parametrize("mixer", sorted(READS))
-def test_groups_that_do_not_exist_are_refused(mixer: str, shortcut: str) -> None:
+def test_absent_neuron_groups_are_rejected(mixer: str, shortcut: str) -> None:
     for group in ALL_GROUPS:
         for override in ({"tau": 2.5}, {"v_threshold": 0.5}):
-            written = with_override(mixer, shortcut, group, override)
+            data = dict_with_override(mixer, shortcut, group, override)
             if group in groups_of(mixer, shortcut):
-                assert Architecture.from_dict(written).to_dict()["stages"][0]["blocks"][0]["groups"] == {group: override}
+                assert Architecture.from_dict(data).to_dict()["stages"][0]["blocks"][0]["groups"] == {group: override}
             else:
-                message = one_line_error(partial(Architecture.from_dict, written))
+                message = one_line_error(partial(Architecture.from_dict, data))
                 assert (
                     f"groups.{group}: this neuron group does not exist with token_mixer {mixer} and {shortcut} shortcuts" in message
                 )
@@ -263,45 +264,45 @@ def test_groups_that_do_not_exist_are_refused(mixer: str, shortcut: str) -> None
         ("none", "vanilla", ("fc1", "fc2")),
     ],
 )
-def test_groups_in_the_order_in_which_they_fire(mixer: str, shortcut: str, groups: tuple[str, ...]) -> None:
+def test_neuron_groups_are_in_firing_order(mixer: str, shortcut: str, groups: tuple[str, ...]) -> None:
     assert neuron_groups(mixer, shortcut) == groups
 
 
 @pytest.mark.parametrize("group", ALL_GROUPS)
-def test_a_group_follows_its_block_and_attention_fires_at_half(group: str) -> None:
+def test_groups_default_to_the_neuron_of_the_block_with_half_the_threshold_in_attention(group: str) -> None:
     block = Block(neuron=Neuron(v_threshold=1.2, tau=3))
     assert block.neuron_of(group) == Neuron(v_threshold=0.6 if group == "attention" else 1.2, tau=3)
 
 
 @pytest.mark.parametrize("group", ALL_GROUPS)
-def test_an_override_is_absolute_and_reaches_its_group_alone(group: str) -> None:
+def test_an_override_sets_the_neuron_of_its_group_only(group: str) -> None:
     block = Block(neuron=Neuron(v_threshold=2, tau=3), groups=NeuronGroups(**{group: NeuronOverride(v_threshold=0.7, tau=5)}))
-    followers = {name: Neuron(v_threshold=1.0 if name == "attention" else 2.0, tau=3) for name in ALL_GROUPS}
-    assert {name: block.neuron_of(name) for name in ALL_GROUPS} == {**followers, group: Neuron(v_threshold=0.7, tau=5)}
+    defaults = {name: Neuron(v_threshold=1.0 if name == "attention" else 2.0, tau=3) for name in ALL_GROUPS}
+    assert {name: block.neuron_of(name) for name in ALL_GROUPS} == {**defaults, group: Neuron(v_threshold=0.7, tau=5)}
 
 
-def test_an_override_may_hold_one_parameter() -> None:
+def test_an_override_of_one_parameter_leaves_the_other() -> None:
     block = Block(neuron=Neuron(v_threshold=2, tau=3), groups=NeuronGroups(attention=NeuronOverride(tau=5)))
     assert block.neuron_of("attention") == Neuron(v_threshold=1.0, tau=5)
 
 
 BLOCK = "stages.0.blocks.1"
 
-REFUSED = {
+INVALID = {
     "unknown key": ("time_stepz", 2, "time_stepz"),
     "unknown key of a block": (f"{BLOCK}.heads", 2, "stages[0].blocks[1].heads"),
     "unknown group": (f"{BLOCK}.groups.softmax", {}, "stages[0].blocks[1].groups.softmax"),
     "unknown family": ("family", "resnet", "family"),
     "text for a number": ("time_steps", "2", "time_steps"),
-    "half a time step": ("time_steps", 2.5, "time_steps"),
-    "yes for a number": (f"{BLOCK}.num_heads", True, "stages[0].blocks[1].num_heads"),
+    "fractional time steps": ("time_steps", 2.5, "time_steps"),
+    "boolean for a number": (f"{BLOCK}.num_heads", True, "stages[0].blocks[1].num_heads"),
     "text for a ratio": (f"{BLOCK}.mlp_ratio", "4", "stages[0].blocks[1].mlp_ratio"),
     "null for a threshold": (f"{BLOCK}.neuron.v_threshold", None, "stages[0].blocks[1].neuron.v_threshold"),
     "a list for a block": (BLOCK, [1], "stages[0].blocks[1]"),
     "a number for stages": ("stages", 3, "stages"),
-    "no time step": ("time_steps", 0, "time_steps"),
-    "no head": (f"{BLOCK}.num_heads", 0, "num_heads"),
-    "heads that do not divide": (f"{BLOCK}.num_heads", 3, "num_heads"),
+    "zero time steps": ("time_steps", 0, "time_steps"),
+    "zero heads": (f"{BLOCK}.num_heads", 0, "num_heads"),
+    "heads that do not divide the width": (f"{BLOCK}.num_heads", 3, "num_heads"),
     "a negative ratio": (f"{BLOCK}.mlp_ratio", -1, "mlp_ratio"),
     "a threshold of zero": (f"{BLOCK}.neuron.v_threshold", 0, "v_threshold"),
     "a tau of one": (f"{BLOCK}.neuron.tau", 1, "tau"),
@@ -309,66 +310,66 @@ REFUSED = {
     "an override's tau of one": (f"{BLOCK}.groups.q.tau", 1, "tau"),
     "an embedding's tau of one": ("stages.0.embedding", {"neuron": {"tau": 1}}, "stages[0].embedding.neuron"),
     "a stride of three": ("stages.0.embedding", {"stride": 3}, "stages[0].embedding.stride"),
-    "half a stride": ("stages.0.embedding", {"stride": 0.5}, "stages[0].embedding.stride"),
-    "the stem of old": ("stem", {"pools": 2}, "stem"),
+    "fractional stride": ("stages.0.embedding", {"stride": 0.5}, "stages[0].embedding.stride"),
+    "removed field stem": ("stem", {"pools": 2}, "stem"),
     "an unknown shortcut": ("shortcut", "resnet", "shortcut"),
     "a shortcut of another family": ("shortcut", "membrane", "shortcut"),
     "an unknown token mixer": (f"{BLOCK}.token_mixer", "softmax", "stages[0].blocks[1].token_mixer"),
     "an unknown channel mixer": (f"{BLOCK}.channel_mixer", "none", "stages[0].blocks[1].channel_mixer"),
     "an unknown synapse": (f"{BLOCK}.qkv", "conv", "stages[0].blocks[1].qkv"),
-    "text for a switch": ("qkv_bias", "yes", "qkv_bias"),
-    "a number for a switch": ("distilled", 1, "distilled"),
+    "text for a boolean": ("qkv_bias", "yes", "qkv_bias"),
+    "number for a boolean": ("distilled", 1, "distilled"),
     "a form of another family": ("compact_embedding", True, "compact_embedding"),
     "text for a scale": ("attention_scale", "0.1", "attention_scale"),
     "a list of families": ("family", ["spikformer"], "family"),
     "null for a family": ("family", None, "family"),
-    "an odd width": ("stages.0.embed_dim", 20, "embed_dim"),
-    "no width": ("stages.0.embed_dim", 0, "embed_dim"),
-    "no block": ("stages.0.blocks", [], "stages[0]"),
-    "no stage": ("stages", [], "stage"),
-    "two stages": ("stages", WRITTEN["stages"] * 2, "stage"),
+    "width that is not a multiple of 8": ("stages.0.embed_dim", 20, "embed_dim"),
+    "zero width": ("stages.0.embed_dim", 0, "embed_dim"),
+    "no blocks": ("stages.0.blocks", [], "stages[0]"),
+    "no stages": ("stages", [], "stage"),
+    "two stages": ("stages", VALID["stages"] * 2, "stage"),
 }
 
 
-@pytest.mark.parametrize(("path", "value", "field"), REFUSED.values(), ids=list(REFUSED))
-def test_bad_input_is_one_line_that_names_file_and_field(path: str, value: object, field: str) -> None:
-    written = edited(WRITTEN, path, value)
-    message = one_line_error(lambda: Architecture.from_dict(written, source="net.json"))
+@pytest.mark.parametrize(("path", "value", "field"), INVALID.values(), ids=list(INVALID))
+def test_invalid_input_is_a_one_line_error_naming_file_and_field(path: str, value: object, field: str) -> None:
+    data = edited(VALID, path, value)
+    message = one_line_error(lambda: Architecture.from_dict(data, source="net.json"))
     assert message.startswith("net.json: ")
     assert field in message
-    assert one_line_error(lambda: Architecture.from_json(json.dumps(written), source="net.json")) == message
+    assert one_line_error(lambda: Architecture.from_json(json.dumps(data), source="net.json")) == message
 
 
 @pytest.mark.parametrize("number", ["NaN", "Infinity"])
 @pytest.mark.parametrize("path", ["attention_scale", f"{BLOCK}.mlp_ratio", f"{BLOCK}.neuron.v_threshold", f"{BLOCK}.neuron.tau"])
-def test_only_finite_numbers(path: str, number: str) -> None:
-    written = json.dumps(edited(WRITTEN, path, "?")).replace('"?"', number)
-    assert path.split(".")[-1] in one_line_error(lambda: Architecture.from_json(written))
+def test_non_finite_numbers_are_rejected(path: str, number: str) -> None:
+    data = json.dumps(edited(VALID, path, "?")).replace('"?"', number)
+    assert path.split(".")[-1] in one_line_error(lambda: Architecture.from_json(data))
 
 
-@pytest.mark.parametrize(("written", "missing"), [({}, "stages"), ({"stages": [{"blocks": [{}]}]}, "stages[0].embed_dim")])
-def test_required_fields(written: object, missing: str) -> None:
-    assert f"{missing}: required" in one_line_error(lambda: Architecture.from_dict(written))
+@pytest.mark.parametrize(("data", "missing"), [({}, "stages"), ({"stages": [{"blocks": [{}]}]}, "stages[0].embed_dim")])
+def test_missing_required_fields_are_named(data: object, missing: str) -> None:
+    assert f"{missing}: required" in one_line_error(lambda: Architecture.from_dict(data))
 
 
-def test_the_misspelt_key_is_named_before_the_missing_one() -> None:
+def test_unknown_keys_are_named_before_missing_ones() -> None:
     message = one_line_error(lambda: Architecture.from_dict({"stages": [{"embed_dims": 16, "blocks": [{}]}]}))
     assert "embed_dims" in message
     assert "1 more" in message
 
 
 @pytest.mark.parametrize("value", [None, [], 3, "text"])
-def test_what_is_no_mapping(value: object) -> None:
+def test_a_value_that_is_not_a_mapping_is_rejected(value: object) -> None:
     assert one_line_error(lambda: Architecture.from_dict(value, source="net.json")).startswith("net.json: ")
 
 
 @pytest.mark.parametrize("text", ["", "{", '{"stages": [}', "{'a': 1}"])
-def test_what_is_no_json(text: str) -> None:
+def test_invalid_json_is_rejected(text: str) -> None:
     assert one_line_error(lambda: Architecture.from_json(text, source="net.json")).startswith("net.json: ")
 
 
-def test_heads_that_do_not_divide_name_those_that_do() -> None:
-    message = one_line_error(lambda: Architecture.from_dict(edited(WRITTEN, "stages.0.blocks.0.num_heads", 3)))
+def test_valid_numbers_of_heads_are_listed_in_the_error() -> None:
+    message = one_line_error(lambda: Architecture.from_dict(edited(VALID, "stages.0.blocks.0.num_heads", 3)))
     assert message.endswith("choose from 1, 2, 4, 8, 16")
 
 
@@ -393,6 +394,6 @@ def test_heads_that_do_not_divide_name_those_that_do() -> None:
         (lambda: small(time_steps=0), "time_steps"),
     ],
 )
-def test_impossible_values_cannot_be_built(build: Callable[[], object], field: str) -> None:
+def test_constructors_reject_invalid_values(build: Callable[[], object], field: str) -> None:
     with pytest.raises(ValueError, match=field):
         build()

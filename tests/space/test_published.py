@@ -1,4 +1,4 @@
-"""The published networks by name: their parameters, what they see and answer, and their entries in timm."""
+"""Published networks: numbers of parameters, input and output shapes, and their entries in timm."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from autospike.models.contract import SpikingModel
 from autospike.space.architecture import Architecture
 from autospike.space.published import PUBLISHED
 
-# Counted on the published code, without modules that never run (in the Spike-driven Transformer's blocks 8 x 8 talking heads each).
+# Counted in the published code, without modules that never run (8 x 8 talking heads in each block of the Spike-driven Transformer).
 COUNTS = {
     "spikformer_8_384": 16_816_024,
     "spikformer_8_512": 29_689_384,
@@ -41,7 +41,7 @@ ONE_STAGE = {
     name: tuple(map(int, name.split("_")[-2:])) for name in PUBLISHED if name.startswith("spik") and "qkformer" not in name
 }
 # Classes, channels and side of an image.
-SEEN = dict.fromkeys(PUBLISHED, (1000, 3, 224)) | {
+INPUTS = dict.fromkeys(PUBLISHED, (1000, 3, 224)) | {
     "spikformer_cifar_4_256": (10, 3, 32),
     "spikformer_cifar_2_384": (10, 3, 32),
     "spikformer_cifar_4_384": (10, 3, 32),
@@ -51,33 +51,33 @@ SEEN = dict.fromkeys(PUBLISHED, (1000, 3, 224)) | {
     "spike_driven_events_2_256": (11, 2, 128),
     "meta_spikeformer_hardvs": (300, 2, 224),
 }
-# By how much each stage shrinks its input.
+# Stride of each stage.
 STRIDES: dict[str, tuple[int, ...]] = {name: (4,) if "cifar" in name else (16,) for name in ONE_STAGE}
 STRIDES["spike_driven_events_2_256"] = (8,)
 STRIDES |= {name: (2, 2, 2, 2, 1) for name in PUBLISHED if name.startswith("meta")}
 STRIDES |= {name: (4, 2, 2) for name in PUBLISHED if name.startswith("qkformer")} | {"qkformer_cifar_4_384": (1, 2, 2)}
 
-each = pytest.mark.parametrize("name", PUBLISHED)
+every_network = pytest.mark.parametrize("name", PUBLISHED)
 
 
 @cache
 def on_meta(name: str) -> SpikingModel:
-    """Its structure, without memory for its parameters."""
+    """Return the model on the meta device, without memory for its parameters."""
     with torch.device("meta"):
         return timm.create_model(name).eval()
 
 
-def parameters(model: torch.nn.Module) -> int:
+def count_parameters(model: torch.nn.Module) -> int:
     return sum(p.numel() for p in model.parameters())
 
 
 @pytest.mark.parametrize("name", COUNTS)
-def test_parameters(name: str) -> None:
-    assert parameters(on_meta(name)) == COUNTS[name]
+def test_number_of_parameters(name: str) -> None:
+    assert count_parameters(on_meta(name)) == COUNTS[name]
 
 
 def block_parameters(width: int, projections: int = 4, *, bias: bool = False) -> int:
-    """Of attention (normalised projections, the last with a bias) and an MLP of ratio 4 (biases, normalised)."""
+    """Return the parameters of attention (projections with norm, the last with a bias) and an MLP of ratio 4 (biases, norm)."""
     attention = projections * (width * width + 2 * width) + width + (projections - 1) * width * bias
     return attention + 2 * 4 * width * width + 3 * (4 * width + width)
 
@@ -87,13 +87,13 @@ def convolutions(*widths: int, size: int = 3) -> int:
 
 
 def one_stage_parameters(depth: int, width: int, *, in_chans: int, classes: int, bias: bool) -> int:
-    """By hand: four convolutions and one more, blocks, a head."""
+    """Return the parameters of five convolutions, the blocks and a head."""
     stem = convolutions(in_chans, width // 8, width // 4, width // 2, width, width)
     return stem + depth * block_parameters(width, bias=bias) + width * classes + classes
 
 
 def qkformer_parameters(depths: tuple[int, int, int], width: int, *, classes: int, first: tuple[int, ...]) -> int:
-    """By hand: the first embedding's convolutions have the widths `first`; token attention has no v."""
+    """Return the parameters. The convolutions of the first embedding have the widths `first`; token attention has no v."""
     small, middle = width // 4, width // 2
     stem = convolutions(3, *first) + convolutions(small // 2, small, size=1)
     between = convolutions(small, middle, middle) + convolutions(small, middle, size=1)
@@ -103,45 +103,45 @@ def qkformer_parameters(depths: tuple[int, int, int], width: int, *, classes: in
 
 
 @pytest.mark.parametrize("name", ONE_STAGE)
-def test_parameters_by_hand(name: str) -> None:
-    classes, in_chans, _ = SEEN[name]
+def test_number_of_parameters_of_one_stage_networks(name: str) -> None:
+    classes, in_chans, _ = INPUTS[name]
     bias = name.startswith("spikformer_cifar")
     expected = one_stage_parameters(*ONE_STAGE[name], in_chans=in_chans, classes=classes, bias=bias)
-    assert parameters(on_meta(name)) == expected == COUNTS.get(name, expected)
+    assert count_parameters(on_meta(name)) == expected == COUNTS.get(name, expected)
 
 
 @pytest.mark.parametrize("width", [384, 512, 768])
-def test_parameters_of_qkformer_by_hand(width: int) -> None:
+def test_number_of_parameters_of_qkformer(width: int) -> None:
     first = (width // 8, width // 4, width // 4)
     expected = qkformer_parameters((1, 2, 7), width, classes=1000, first=first)
-    assert parameters(on_meta(f"qkformer_10_{width}")) == expected == COUNTS[f"qkformer_10_{width}"]
+    assert count_parameters(on_meta(f"qkformer_10_{width}")) == expected == COUNTS[f"qkformer_10_{width}"]
 
 
-def test_parameters_of_the_compact_qkformer_by_hand() -> None:
-    """One convolution less in the first embedding."""
+def test_number_of_parameters_of_the_compact_qkformer() -> None:
+    """The first embedding has one convolution less."""
     expected = qkformer_parameters((1, 1, 2), 384, classes=10, first=(48, 96))
-    assert parameters(on_meta("qkformer_cifar_4_384")) == expected
+    assert count_parameters(on_meta("qkformer_cifar_4_384")) == expected
 
 
 @pytest.mark.parametrize("size", ["15m", "31m", "55m"])
-def test_a_second_head_is_all_that_distillation_adds(size: str) -> None:
+def test_distillation_adds_only_a_second_head(size: str) -> None:
     name = f"meta_spikeformer_{size}"
     plain, distilled = PUBLISHED[name].architecture, PUBLISHED[f"{name}_distilled"].architecture
     assert distilled == replace(plain, distilled=True)
-    assert parameters(on_meta(f"{name}_distilled")) == COUNTS[name] + plain.stages[-1].embed_dim * 1000 + 1000
+    assert count_parameters(on_meta(f"{name}_distilled")) == COUNTS[name] + plain.stages[-1].embed_dim * 1000 + 1000
 
 
-@each
-def test_timm_knows_it(name: str) -> None:
+@every_network
+def test_timm_lists_and_creates_every_network(name: str) -> None:
     assert timm.is_model(name)
     assert timm.list_models(name) == [name]
     assert name not in timm.list_models(pretrained=True)
     assert on_meta(name).architecture == PUBLISHED[name].architecture
 
 
-@each
-def test_what_it_sees_and_answers(name: str) -> None:
-    classes, channels, side = SEEN[name]
+@every_network
+def test_input_and_output_of_the_timm_configuration(name: str) -> None:
+    classes, channels, side = INPUTS[name]
     config: Any = on_meta(name).pretrained_cfg
     assert (on_meta(name).num_classes, config["num_classes"]) == (classes, classes)
     assert config["input_size"] == (channels, side, side)
@@ -152,16 +152,16 @@ def test_what_it_sees_and_answers(name: str) -> None:
     assert all(on_meta(name).get_submodule(head).out_features == classes for head in heads)
 
 
-@each
-def test_where_it_shrinks_the_image(name: str) -> None:
+@every_network
+def test_strides_of_the_stages(name: str) -> None:
     assert tuple(stage.embedding.stride for stage in PUBLISHED[name].architecture.stages) == STRIDES[name]
     assert [info["reduction"] for info in on_meta(name).feature_info][-1] == PUBLISHED[name].architecture.stride
 
 
-@each
-def test_shapes_of_any_image(name: str) -> None:
-    """Not square, and a multiple of no stride."""
-    classes, channels, _ = SEEN[name]
+@every_network
+def test_output_shapes_of_an_image_of_another_size(name: str) -> None:
+    """The image is not square, and its sides are no multiples of a stride."""
+    classes, channels, _ = INPUTS[name]
     model, stride = on_meta(name), PUBLISHED[name].architecture.stride
     steps = 4 if "events" not in name and "hardvs" not in name else 8 if "hardvs" in name else 16
     stream = model.forward_features(torch.empty(2, channels, 70, 90, device="meta"))
@@ -170,7 +170,7 @@ def test_shapes_of_any_image(name: str) -> None:
 
 
 # D / 64 in ImageNet forms, D / 32 in Spikformer's CIFAR form, D / 16 in its event form; 8 in Meta-SpikeFormer, in QKFormer's CIFAR
-# form, and in the Spike-driven Transformer's event form, the only one in which they matter.
+# form, and in the Spike-driven Transformer's event form, the only form of that family in which heads have an effect.
 HEADS = {
     "spikformer_8_384": 6,
     "spikformer_8_512": 8,
@@ -187,13 +187,13 @@ HEADS = {
 
 
 @pytest.mark.parametrize("name", HEADS)
-def test_heads(name: str) -> None:
+def test_number_of_heads(name: str) -> None:
     blocks = [block for stage in PUBLISHED[name].architecture.stages for block in stage.blocks]
     assert {block.num_heads for block in blocks} - {None} == {HEADS[name]}
     assert all(block.mlp_ratio == 4 for block in blocks)
 
 
-def test_scale_of_attention() -> None:
+def test_attention_scale() -> None:
     scales = {name: published.architecture.attention_scale for name, published in PUBLISHED.items()}
     assert scales.pop("spikformer_events_2_256") == 0.25
     assert set(scales.values()) == {0.125}
@@ -209,33 +209,33 @@ def test_scale_of_attention() -> None:
         ("spikformer_cifar_2_384", (32, 32)),
     ],
 )
-def test_it_runs(name: str, size: tuple[int, int]) -> None:
+def test_a_forward_pass_gives_finite_logits(name: str, size: tuple[int, int]) -> None:
     model = timm.create_model(name, time_steps=1).eval()
     with torch.no_grad():
         logits = model(torch.randn(1, 3, *size))
-    assert logits.shape == (1, SEEN[name][0])
+    assert logits.shape == (1, INPUTS[name][0])
     assert logits.isfinite().all()
 
 
-@each
-def test_no_weights_come_with_it(name: str) -> None:
+@every_network
+def test_pretrained_weights_are_a_one_line_error(name: str) -> None:
     message = one_line_error(lambda: timm.create_model(name, pretrained=True))
     assert message.startswith(f"{name}: this package contains no weights")
     assert "autospike import" in message
 
 
-@pytest.mark.parametrize("given", [{"num_classes": 7}, {"in_chans": 1}, {"time_steps": 1}, {"num_classes": 0, "in_chans": 2}])
+@pytest.mark.parametrize("arguments", [{"num_classes": 7}, {"in_chans": 1}, {"time_steps": 1}, {"num_classes": 0, "in_chans": 2}])
 @pytest.mark.parametrize("name", ["spikformer_cifar_2_384", "meta_spikeformer_hardvs", "qkformer_10_384"])
-def test_arguments(name: str, given: dict[str, int]) -> None:
-    classes, channels, _ = SEEN[name]
+def test_arguments_of_create_model(name: str, arguments: dict[str, int]) -> None:
+    classes, channels, _ = INPUTS[name]
     with torch.device("meta"):
-        model = timm.create_model(name, **given)
-        stream = model.forward_features(torch.empty(1, given.get("in_chans", channels), 32, 32))
-    assert model.num_classes == given.get("num_classes", classes)
-    assert len(stream) == given.get("time_steps", PUBLISHED[name].architecture.time_steps)
+        model = timm.create_model(name, **arguments)
+        stream = model.forward_features(torch.empty(1, arguments.get("in_chans", channels), 32, 32))
+    assert model.num_classes == arguments.get("num_classes", classes)
+    assert len(stream) == arguments.get("time_steps", PUBLISHED[name].architecture.time_steps)
 
 
-@each
-def test_its_architecture_is_a_value_like_any_other(name: str) -> None:
+@every_network
+def test_the_architecture_round_trips_through_json(name: str) -> None:
     architecture = PUBLISHED[name].architecture
     assert Architecture.from_json(architecture.to_json()) == architecture

@@ -61,7 +61,7 @@ class DoubleBatches(TrainingBatches):
 
 
 class BrokenBatches(TrainingBatches):
-    """Batches of which the second one has a target that is NaN on the second rank."""
+    """Batches of which the second has a NaN target on the second rank."""
 
     def __call__(self, start: int, stop: int) -> Iterator[Batch]:
         for step, batch in zip(range(start, stop), super().__call__(start, stop), strict=True):
@@ -121,11 +121,11 @@ def on_rank(rank: int, port: int, folder: Path) -> None:
     with ranks.joined(torch.device("cpu")):
         for way in WAYS:
             train_in(folder / way, way, ranks)
-        whole = torch.load(folder / "whole.pt", weights_only=True)
-        norm = SynchronisedNorm(3, track_running_stats=False, dtype=whole.dtype)
-        mine = whole.chunk(2)[rank].clone().requires_grad_()
+        uninterrupted = torch.load(folder / "whole.pt", weights_only=True)
+        norm = SynchronisedNorm(3, track_running_stats=False, dtype=uninterrupted.dtype)
+        mine = uninterrupted.chunk(2)[rank].clone().requires_grad_()
         y = norm(mine)
-        weights = torch.linspace(0, 1, whole.numel(), dtype=y.dtype).view(whole.shape).chunk(2)[rank]
+        weights = torch.linspace(0, 1, uninterrupted.numel(), dtype=y.dtype).view(uninterrupted.shape).chunk(2)[rank]
         (y.square() * weights).sum().backward()
         torch.save(
             {"y": y.detach(), "x": mine.grad, "weight": norm.weight.grad, "bias": norm.bias.grad}, folder / f"norm-{rank}.pt"
@@ -171,8 +171,8 @@ def test_two_ranks_train_the_same_parameters_as_one(ranked: Path, tmp_path: Path
 
 def test_synchronised_norm_is_the_norm_of_the_whole_batch(ranked: Path) -> None:
     """Expected: the layer without ranks, on the batch of both."""
-    whole = torch.load(ranked / "whole.pt", weights_only=True)
-    expected = normalise(whole, Norm(3, track_running_stats=False, dtype=whole.dtype))
+    uninterrupted = torch.load(ranked / "whole.pt", weights_only=True)
+    expected = normalise(uninterrupted, Norm(3, track_running_stats=False, dtype=uninterrupted.dtype))
     first, second = (torch.load(ranked / f"norm-{rank}.pt", weights_only=True) for rank in (0, 1))
     for name in ("y", "x"):
         torch.testing.assert_close(torch.cat([first[name], second[name]]), expected[name])

@@ -14,7 +14,8 @@ from torch import Tensor
 
 from autospike.evaluation.calibration import calibrate
 from autospike.randomness import keyed
-from autospike.space.architecture import Architecture, Block, Stage
+from autospike.space.architecture import Architecture, Stage
+from autospike.space.block import Block
 from autospike.space.search_space import SearchSpace
 from autospike.supernet import Logits, Supernet
 from autospike.training.step import LabelledBatch, accumulate_gradients, in_place, sandwich, single_path, small_first
@@ -139,7 +140,7 @@ def test_in_place_targets_are_the_softmax_of_the_first_subnet(tiny_space: Search
     loss = accumulate_gradients(FixedLogits(outputs), BATCH, list(outputs), target_transform=in_place)
     first, *others = outputs.values()
     soft = first.detach().softmax(-1)
-    torch.testing.assert_close(first.grad, cross_entropy_gradient(first, ONE_HOT) / 3)  # none through the targets
+    torch.testing.assert_close(first.grad, cross_entropy_gradient(first, ONE_HOT) / 3)  # no gradient through the targets
     for other in others:
         torch.testing.assert_close(other.grad, cross_entropy_gradient(other, soft) / 3)
     of_others = sum(-(soft * other.log_softmax(-1)).sum(-1).mean().item() for other in others)
@@ -225,7 +226,7 @@ TWO_HEADS = Architecture(
 
 
 def active_supernet(space: SearchSpace) -> Supernet:
-    """A supernet in which many neurons fire; with fresh parameters none does."""
+    """Return a supernet in which many neurons spike; with initial parameters none does."""
     torch.manual_seed(0)
     supernet = Supernet(space, num_classes=10, in_chans=1)
     with torch.no_grad():

@@ -38,7 +38,7 @@ WAYS: dict[str, dict[str, Any]] = {
 
 
 @pytest.fixture(scope="module")
-def whole(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Tensor]:
+def uninterrupted(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Tensor]:
     """Result of the short training without interruption."""
     folder = tmp_path_factory.mktemp("whole")
     run(SearchSpace.from_dict(TINY_SPACE), folder, SHORT)
@@ -49,13 +49,13 @@ def whole(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Tensor]:
 @pytest.mark.parametrize("kill_at", [[1], [6], [4, 9, 13]])
 def test_a_killed_training_resumes_bit_identically(tmp_path: Path, tiny_space: SearchSpace, way: str, kill_at: list[int]) -> None:
     config = CONFIG.model_copy(update=WAYS[way])
-    whole = run(tiny_space, tmp_path / "whole", config)
+    uninterrupted = run(tiny_space, tmp_path / "whole", config)
     for step in kill_at:
         with pytest.raises(KilledError):
             run(tiny_space, tmp_path / "killed", config, kill_at=step)
     rest = run(tiny_space, tmp_path / "killed", config)
     assert bit_identical(weights(tmp_path / "killed"), weights(tmp_path / "whole"))
-    assert [now.loss for now in rest] == [now.loss for now in whole[-len(rest) :]]
+    assert [now.loss for now in rest] == [now.loss for now in uninterrupted[-len(rest) :]]
     assert rest[0].step == kill_at[-1] // 4 * 4 + 1  # four steps an epoch, a checkpoint each
 
 
@@ -135,7 +135,7 @@ def signal_at(step: int, number: signal.Signals) -> Callable[[Progress], None]:
 
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
 def test_a_signal_ends_a_training_after_a_checkpoint(
-    tmp_path: Path, tiny_space: SearchSpace, number: signal.Signals, code: int, whole: dict[str, Tensor]
+    tmp_path: Path, tiny_space: SearchSpace, number: signal.Signals, code: int, uninterrupted: dict[str, Tensor]
 ) -> None:
     handler = signal.getsignal(number)
     with pytest.raises(Interrupted, match="interrupted at step 6") as interruption:
@@ -143,7 +143,7 @@ def test_a_signal_ends_a_training_after_a_checkpoint(
     assert interruption.value.exit_code == code
     assert signal.getsignal(number) == handler
     assert [now.step for now in run(tiny_space, tmp_path, SHORT)] == [7, 8]
-    assert bit_identical(weights(tmp_path), whole)
+    assert bit_identical(weights(tmp_path), uninterrupted)
 
 
 def test_a_second_signal_interrupts_at_once(tmp_path: Path, tiny_space: SearchSpace) -> None:
@@ -161,7 +161,7 @@ def test_a_second_signal_interrupts_at_once(tmp_path: Path, tiny_space: SearchSp
 
 
 def test_moving_average_has_a_warm_up(tiny_space: SearchSpace) -> None:
-    """By hand: the decay at step 1, 2, 3, ... is 1 - step ** (-2 / 3), and at most the configured one."""
+    """The decay at step 1, 2, 3, ... is 1 - step ** (-2 / 3), at most the configured one."""
     network = supernet(tiny_space)
     weight, average = network.shared.get_parameter("head.weight"), moving_average(network, 0.5)
     expected = torch.zeros_like(weight)
@@ -175,7 +175,7 @@ def test_moving_average_has_a_warm_up(tiny_space: SearchSpace) -> None:
 
 
 def test_moving_average_resumes_bit_identically_and_is_the_result(
-    tmp_path: Path, tiny_space: SearchSpace, whole: dict[str, Tensor]
+    tmp_path: Path, tiny_space: SearchSpace, uninterrupted: dict[str, Tensor]
 ) -> None:
     config = SHORT.model_copy(update={"ema": 0.8})
     run(tiny_space, tmp_path / "whole", config)
@@ -189,10 +189,12 @@ def test_moving_average_resumes_bit_identically_and_is_the_result(
     name = "shared.head.weight"
     assert torch.equal(trained.state_dict()[name], found[f"averaged.{name}"])
     assert not torch.equal(found[f"averaged.{name}"], found[f"model.{name}"])
-    assert all(torch.equal(found[name], tensor) for name, tensor in whole.items())  # the average does not change the training
+    assert all(
+        torch.equal(found[name], tensor) for name, tensor in uninterrupted.items()
+    )  # the average does not change the training
 
 
-def test_bfloat16_changes_the_loss_little_and_keeps_float32_parameters(tmp_path: Path, tiny_space: SearchSpace) -> None:
+def test_bfloat16_gives_a_similar_loss_and_float32_parameters(tmp_path: Path, tiny_space: SearchSpace) -> None:
     largest = SearchSpace.of(tiny_space.largest())
     reduced = run(largest, tmp_path / "reduced", SHORT.model_copy(update={"precision": "bfloat16"}))
     full = run(largest, tmp_path / "full", SHORT)
@@ -224,7 +226,8 @@ def test_training_resumes_bit_identically_after_twenty_kills(tmp_path: Path, tin
         time.sleep(rng.uniform(0, 0.7))
         process.kill()
         process.join()
-        assert checkpoints.recover() is None
+        message = checkpoints.recover(80)  # a kill between the first file and its record is no damage
+        assert message is None or message.endswith("rebuilt from step-00000004.safetensors")
         steps.append(checkpoints.record.step if checkpoints.record else 0)
         if steps[-1] == 80:  # finished: start again
             assert bit_identical(weights(checkpoints.folder), expected)

@@ -1,4 +1,4 @@
-"""Experiments: defaults, overrides, strictness, and what a run may change once it is trained."""
+"""Experiments: defaults, overrides, invalid values, and settings that a trained run may change."""
 
 from __future__ import annotations
 
@@ -14,7 +14,8 @@ from builders import edited, one_line_error
 from autospike.config import Experiment, continued, load_experiment
 from autospike.energy.conventions import EXACT, INT8, RATE
 from autospike.run_directory import Run
-from autospike.space.architecture import Architecture, Block, Embedding, Stage
+from autospike.space.architecture import Architecture, Embedding, Stage
+from autospike.space.block import Block
 from autospike.space.search_space import SearchSpace
 
 SPACE: dict[str, Any] = {
@@ -29,17 +30,17 @@ SPACE: dict[str, Any] = {
     ],
 }
 BASELINE: dict[str, Any] = {"time_steps": 4, "stages": [{"embed_dim": 24, "blocks": [{"num_heads": 3}]}]}
-WRITTEN: dict[str, Any] = {"space": SPACE, "data": {"name": "digits", "image_size": 8}, "training": {"epochs": 5}}
+EXPERIMENT: dict[str, Any] = {"space": SPACE, "data": {"name": "digits", "image_size": 8}, "training": {"epochs": 5}}
 
 
-def saved(path: Path, written: object = WRITTEN) -> Path:
+def write_yaml(path: Path, experiment_dict: object = EXPERIMENT) -> Path:
     path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(yaml.safe_dump(written))
+    path.write_text(yaml.safe_dump(experiment_dict))
     return path
 
 
-def load(tmp_path: Path, *overrides: str, written: object = WRITTEN) -> Experiment:
-    return load_experiment(saved(tmp_path / "experiment.yaml", written), overrides)
+def load(tmp_path: Path, *overrides: str, experiment_dict: object = EXPERIMENT) -> Experiment:
+    return load_experiment(write_yaml(tmp_path / "experiment.yaml", experiment_dict), overrides)
 
 
 def test_defaults_are_the_published_settings(tmp_path: Path) -> None:
@@ -57,24 +58,24 @@ def test_defaults_are_the_published_settings(tmp_path: Path) -> None:
     assert training.smoothing == 0.1
 
 
-def test_what_is_written_is_read(tmp_path: Path) -> None:
-    written = {**WRITTEN, "seed": 4, "search": {"algorithm": "aeb", "fitness": {"form": "weighted", "alpha": 0.3}}}
-    experiment = load(tmp_path, written=written)
+def test_values_of_the_file_are_read(tmp_path: Path) -> None:
+    experiment_dict = {**EXPERIMENT, "seed": 4, "search": {"algorithm": "aeb", "fitness": {"form": "weighted", "alpha": 0.3}}}
+    experiment = load(tmp_path, experiment_dict=experiment_dict)
     assert (experiment.seed, experiment.training.epochs, experiment.data.image_size) == (4, 5, 8)
     assert (experiment.search.algorithm, experiment.search.fitness.alpha) == ("aeb", 0.3)
     assert experiment.search_space == SearchSpace.from_dict(SPACE)
 
 
-def test_the_baseline_is_the_largest_unless_given(tmp_path: Path) -> None:
+def test_the_default_baseline_is_the_largest_architecture(tmp_path: Path) -> None:
     largest = Block(num_heads=2)
     stage = Stage(embed_dim=16, embedding=Embedding(stride=2), blocks=(largest, largest))
     assert load(tmp_path).baseline_architecture == Architecture(time_steps=3, stages=(stage,))
-    given = load(tmp_path, written={**WRITTEN, "baseline": BASELINE}).baseline_architecture
+    given = load(tmp_path, experiment_dict={**EXPERIMENT, "baseline": BASELINE}).baseline_architecture
     assert given == Architecture(stages=(Stage(embed_dim=24, blocks=(Block(num_heads=3),)),))
 
 
-def test_a_baseline_may_be_published(tmp_path: Path) -> None:
-    # Spikformer-2-384 on CIFAR (Zhou et al., 2023): two blocks of width 384, twelve heads, 32 pixels become 8.
+def test_a_baseline_by_its_published_name(tmp_path: Path) -> None:
+    # Spikformer-2-384 on CIFAR (Zhou et al., 2023): two blocks of width 384, twelve heads, stride 4.
     stage = Stage(embed_dim=384, embedding=Embedding(stride=4), blocks=(Block(num_heads=12),) * 2)
     published = Architecture(qkv_bias=True, stages=(stage,))
     experiment = load(tmp_path, "baseline=spikformer_cifar_2_384")
@@ -85,14 +86,14 @@ def test_a_baseline_may_be_published(tmp_path: Path) -> None:
 def test_a_teacher_needs_a_head_in_the_space_and_in_the_baseline(tmp_path: Path) -> None:
     overrides = ["training.teacher.model=resnet18", "space.distilled=true"]
     assert load(tmp_path, *overrides).training.teacher is not None
-    written = {**WRITTEN, "baseline": BASELINE}
-    assert "training.teacher: " in one_line_error(lambda: load(tmp_path, *overrides, written=written))
-    assert load(tmp_path, *overrides, "baseline.distilled=true", written=written).baseline_architecture.distilled
+    experiment_dict = {**EXPERIMENT, "baseline": BASELINE}
+    assert "training.teacher: " in one_line_error(lambda: load(tmp_path, *overrides, experiment_dict=experiment_dict))
+    assert load(tmp_path, *overrides, "baseline.distilled=true", experiment_dict=experiment_dict).baseline_architecture.distilled
 
 
-def test_a_space_is_found_beside_the_experiment(tmp_path: Path) -> None:
-    saved(tmp_path / "spaces" / "small.yaml", SPACE)
-    path = saved(tmp_path / "experiments" / "one.yaml", {**WRITTEN, "space": "../spaces/small.yaml"})
+def test_paths_of_spaces_are_relative_to_the_experiment(tmp_path: Path) -> None:
+    write_yaml(tmp_path / "spaces" / "small.yaml", SPACE)
+    path = write_yaml(tmp_path / "experiments" / "one.yaml", {**EXPERIMENT, "space": "../spaces/small.yaml"})
     experiment = load_experiment(path)
     assert experiment.search_space == SearchSpace.from_dict(SPACE)
     assert experiment.space == SPACE
@@ -134,8 +135,8 @@ def test_overrides(override: str, path: str, value: object, tmp_path: Path) -> N
     assert found == value
 
 
-def test_a_convention_by_any_spelling_is_the_same_experiment(tmp_path: Path) -> None:
-    """Equal settings name the same search, which is then resumed."""
+def test_all_spellings_of_a_convention_give_equal_experiments(tmp_path: Path) -> None:
+    """Equal settings identify the same search, which is then resumed."""
     one, other = (
         load(tmp_path, f"search.convention={text}") for text in ("rate/int8/image-every-step", "rate/image-every-step/int8")
     )
@@ -143,7 +144,7 @@ def test_a_convention_by_any_spelling_is_the_same_experiment(tmp_path: Path) -> 
     assert one.search.energy_convention == replace(RATE, name="rate/int8/image-every-step", costs=INT8, image="every-step")
 
 
-def test_an_override_changes_its_field_alone(tmp_path: Path) -> None:
+def test_an_override_changes_only_its_field(tmp_path: Path) -> None:
     plain, changed = (load(tmp_path, *overrides).model_dump(mode="json") for overrides in ((), ("training.epochs=9",)))
     assert changed == edited(plain, "training.epochs", 9)
 
@@ -215,22 +216,22 @@ def test_the_last_override_wins(tmp_path: Path) -> None:
         ("space.stages.0.block.token_mixer=ssa", "space: stages[0].block.token_mixer"),
     ],
 )
-def test_what_does_not_fit_is_one_line_that_names_the_field(override: str, field: str, tmp_path: Path) -> None:
-    assert field in one_line_error(lambda: load(tmp_path, override, written={**WRITTEN, "baseline": BASELINE}))
+def test_an_invalid_value_is_a_one_line_error_naming_the_field(override: str, field: str, tmp_path: Path) -> None:
+    assert field in one_line_error(lambda: load(tmp_path, override, experiment_dict={**EXPERIMENT, "baseline": BASELINE}))
 
 
-def test_an_image_is_as_large_as_all_embeddings_shrink_it(tmp_path: Path) -> None:
+def test_an_image_has_at_least_the_total_stride_in_pixels(tmp_path: Path) -> None:
     stages = [{"embed_dim": 8, "embedding": {"stride": stride}, "depth": 1} for stride in (2, [1, 2], 2)]
-    written = edited(WRITTEN, "space", {"family": "meta_spikeformer", "stages": stages})
-    assert load(tmp_path, written=written).data.image_size == 8
-    message = one_line_error(lambda: load(tmp_path, "data.image_size=7", written=written))
+    experiment_dict = edited(EXPERIMENT, "space", {"family": "meta_spikeformer", "stages": stages})
+    assert load(tmp_path, experiment_dict=experiment_dict).data.image_size == 8
+    message = one_line_error(lambda: load(tmp_path, "data.image_size=7", experiment_dict=experiment_dict))
     assert "7 pixels" in message
     assert "8 times" in message
 
 
-def test_the_baseline_is_of_the_family_that_the_space_is_of(tmp_path: Path) -> None:
-    written = {**WRITTEN, "baseline": {**BASELINE, "family": "meta_spikeformer"}}
-    message = one_line_error(lambda: load(tmp_path, written=written))
+def test_a_baseline_of_another_family_is_rejected(tmp_path: Path) -> None:
+    experiment_dict = {**EXPERIMENT, "baseline": {**BASELINE, "family": "meta_spikeformer"}}
+    message = one_line_error(lambda: load(tmp_path, experiment_dict=experiment_dict))
     assert "baseline: its family meta_spikeformer" in message
 
 
@@ -251,37 +252,37 @@ def test_the_baseline_is_of_the_family_that_the_space_is_of(tmp_path: Path) -> N
         "space.stages.0.embed_dim.2=8",
     ],
 )
-def test_what_cannot_be_set_is_one_line_that_repeats_it(override: str, tmp_path: Path) -> None:
+def test_an_invalid_override_is_a_one_line_error_that_quotes_it(override: str, tmp_path: Path) -> None:
     assert f"--set {override}:" in one_line_error(lambda: load(tmp_path, override))
 
 
-def test_a_mistake_in_the_file_names_the_file(tmp_path: Path) -> None:
-    path = saved(tmp_path / "one.yaml", {**WRITTEN, "trainig": {}})
+def test_the_error_of_an_invalid_file_names_the_file(tmp_path: Path) -> None:
+    path = write_yaml(tmp_path / "one.yaml", {**EXPERIMENT, "trainig": {}})
     assert one_line_error(lambda: load_experiment(path)).startswith(f"{path}: trainig: ")
 
 
 @pytest.mark.parametrize("missing", ["space", "data", "training"])
-def test_required_sections(missing: str, tmp_path: Path) -> None:
-    written = {name: section for name, section in WRITTEN.items() if name != missing}
-    assert f"{missing}: required" in one_line_error(lambda: load(tmp_path, written=written))
+def test_missing_sections_are_named(missing: str, tmp_path: Path) -> None:
+    experiment_dict = {name: section for name, section in EXPERIMENT.items() if name != missing}
+    assert f"{missing}: required" in one_line_error(lambda: load(tmp_path, experiment_dict=experiment_dict))
 
 
 @pytest.mark.parametrize("content", ["", "- 1", "word", "a: [1", "\t- a"])
-def test_what_is_no_experiment_names_the_file(content: str, tmp_path: Path) -> None:
+def test_a_file_without_an_experiment_is_a_one_line_error(content: str, tmp_path: Path) -> None:
     path = tmp_path / "one.yaml"
     path.write_text(content)
     assert one_line_error(lambda: load_experiment(path)).startswith(f"{path}: ")
 
 
-def test_missing_files_are_named(tmp_path: Path) -> None:
+def test_missing_files_are_named_in_the_error(tmp_path: Path) -> None:
     assert one_line_error(lambda: load_experiment(tmp_path / "gone.yaml")).startswith(f"{tmp_path / 'gone.yaml'}: ")
-    message = one_line_error(lambda: load(tmp_path, written={**WRITTEN, "space": "gone.yaml"}))
+    message = one_line_error(lambda: load(tmp_path, experiment_dict={**EXPERIMENT, "space": "gone.yaml"}))
     assert message.startswith(f"{tmp_path / 'gone.yaml'}: ")
 
 
-def test_a_mistake_in_the_file_of_the_space_names_that_file(tmp_path: Path) -> None:
-    space = saved(tmp_path / "space.yaml", edited(SPACE, "stages.0.depth", 0))
-    message = one_line_error(lambda: load(tmp_path, written={**WRITTEN, "space": "space.yaml"}))
+def test_the_error_of_an_invalid_space_names_the_file_of_the_space(tmp_path: Path) -> None:
+    space = write_yaml(tmp_path / "space.yaml", edited(SPACE, "stages.0.depth", 0))
+    message = one_line_error(lambda: load(tmp_path, experiment_dict={**EXPERIMENT, "space": "space.yaml"}))
     assert message.startswith(f"{space}: ")
     assert "depth" in message
 
@@ -290,9 +291,9 @@ def test_a_mistake_in_the_file_of_the_space_names_that_file(tmp_path: Path) -> N
     "overrides", [(), ("seed=3", "data.root=here", "training.learning_rate=1e-5", "search.convention=fused/int8")]
 )
 def test_the_resolved_experiment_round_trips(overrides: tuple[str, ...], tmp_path: Path) -> None:
-    saved(tmp_path / "space.yaml", SPACE)
-    experiment = load(tmp_path, *overrides, written={**WRITTEN, "space": "space.yaml", "baseline": BASELINE})
-    resolved = tmp_path / "elsewhere" / "resolved.yaml"
+    write_yaml(tmp_path / "space.yaml", SPACE)
+    experiment = load(tmp_path, *overrides, experiment_dict={**EXPERIMENT, "space": "space.yaml", "baseline": BASELINE})
+    resolved = tmp_path / "other" / "resolved.yaml"
     resolved.parent.mkdir()
     resolved.write_text(experiment.to_yaml())
     assert load_experiment(resolved) == experiment
@@ -300,7 +301,7 @@ def test_the_resolved_experiment_round_trips(overrides: tuple[str, ...], tmp_pat
     assert yaml.safe_load(experiment.to_yaml())["space"] == SPACE
 
 
-FIXED = [
+FIXED_AFTER_TRAINING = [
     "seed=1",
     "space.time_steps=2",
     "data.search_share=0.3",
@@ -308,7 +309,7 @@ FIXED = [
     "training.augmentation.flip=0.5",
     "baseline={}",
 ]
-FREE = [
+CHANGEABLE_AFTER_TRAINING = [
     "search.generations=3",
     "search.algorithm=aeb",
     "search.convention=binary-only",
@@ -318,28 +319,28 @@ FREE = [
 
 
 def changed_by(override: str, tmp_path: Path) -> tuple[Experiment, Experiment]:
-    """An experiment, and what an override makes of it."""
+    """Return an experiment without and with an override."""
     override = override.replace("baseline={}", f"baseline={json.dumps(BASELINE)}")
     return load(tmp_path), load(tmp_path, override)
 
 
-@pytest.mark.parametrize("override", FIXED)
-def test_what_training_fixed_may_not_change(override: str, tmp_path: Path) -> None:
-    held, changed = changed_by(override, tmp_path)
-    message = one_line_error(lambda: continued(held, changed, source="runs/a"))
+@pytest.mark.parametrize("override", FIXED_AFTER_TRAINING)
+def test_settings_of_the_training_cannot_change_after_training(override: str, tmp_path: Path) -> None:
+    original, changed = changed_by(override, tmp_path)
+    message = one_line_error(lambda: continued(original, changed, source="runs/a"))
     named = ".".join(override.split("=")[0].split(".")[:2])  # the field, not what is inside it
     assert message.startswith(f"runs/a: {named} differs")
 
 
-@pytest.mark.parametrize("override", FREE)
-def test_the_rest_may_change(override: str, tmp_path: Path) -> None:
-    held, changed = changed_by(override, tmp_path)
-    assert changed != held
-    assert continued(held, changed, source="runs/a") == changed
+@pytest.mark.parametrize("override", CHANGEABLE_AFTER_TRAINING)
+def test_other_settings_can_change_after_training(override: str, tmp_path: Path) -> None:
+    original, changed = changed_by(override, tmp_path)
+    assert changed != original
+    assert continued(original, changed, source="runs/a") == changed
 
 
-def test_a_run_keeps_its_experiment(tmp_path: Path) -> None:
-    path, folder = saved(tmp_path / "one.yaml"), tmp_path / "runs" / "a"
+def test_a_run_stores_its_experiment(tmp_path: Path) -> None:
+    path, folder = write_yaml(tmp_path / "one.yaml"), tmp_path / "runs" / "a"
     started = Run.start(path, folder, ["seed=5"])
     assert not folder.exists()
     started.save()
@@ -350,32 +351,32 @@ def test_a_run_keeps_its_experiment(tmp_path: Path) -> None:
     assert {"torch", "timm", "spikingjelly", "autospike"} <= set(environment["packages"])
 
 
-def trained(folder: Path) -> None:
-    """What the first checkpoint leaves behind."""
+def mark_as_trained(folder: Path) -> None:
+    """Create the file that marks a trained run."""
     (folder / "supernet").mkdir()
     (folder / "supernet" / "checkpoint.json").write_text("{}")
 
 
-def test_a_trained_run_goes_on_with_its_experiment_alone(tmp_path: Path) -> None:
-    path, folder = saved(tmp_path / "one.yaml"), tmp_path / "runs" / "a"
+def test_a_trained_run_continues_only_with_its_experiment(tmp_path: Path) -> None:
+    path, folder = write_yaml(tmp_path / "one.yaml"), tmp_path / "runs" / "a"
     Run.start(path, folder, []).save()
-    kept = (folder / "environment.json").read_text()
-    trained(folder)
+    environment = (folder / "environment.json").read_text()
+    mark_as_trained(folder)
     assert Run.start(path, folder, ["search.generations=3"]).experiment.search.generations == 3
     assert "training.epochs differs" in one_line_error(lambda: Run.start(path, folder, ["training.epochs=6"]))
     assert load_experiment(folder / "experiment.yaml").training.epochs == 5
-    assert (folder / "environment.json").read_text() == kept
+    assert (folder / "environment.json").read_text() == environment
 
 
-def test_a_run_that_has_not_trained_may_begin_anew(tmp_path: Path) -> None:
-    path, folder = saved(tmp_path / "one.yaml"), tmp_path / "runs" / "a"
+def test_an_untrained_run_can_start_with_another_experiment(tmp_path: Path) -> None:
+    path, folder = write_yaml(tmp_path / "one.yaml"), tmp_path / "runs" / "a"
     Run.start(path, folder, []).save()
     Run.start(path, folder, ["training.epochs=6"]).save()
     assert load_experiment(folder / "experiment.yaml").training.epochs == 6
 
 
-def test_a_run_is_resumed_without_its_first_file(tmp_path: Path) -> None:
-    path, folder = saved(tmp_path / "one.yaml"), tmp_path / "runs" / "a"
+def test_a_run_is_resumed_without_the_original_file(tmp_path: Path) -> None:
+    path, folder = write_yaml(tmp_path / "one.yaml"), tmp_path / "runs" / "a"
     Run.start(path, folder, ["seed=5"]).save()
     path.unlink()
     assert Run.resume(folder).experiment.seed == 5
@@ -383,14 +384,14 @@ def test_a_run_is_resumed_without_its_first_file(tmp_path: Path) -> None:
     assert "seed differs" in one_line_error(lambda: Run.resume(folder, ["seed=6"]))
 
 
-def test_a_folder_without_a_run_is_named(tmp_path: Path) -> None:
+def test_a_folder_without_a_run_is_named_in_the_error(tmp_path: Path) -> None:
     message = one_line_error(lambda: Run.resume(tmp_path))
     assert message.startswith(f"{tmp_path}: ")
     assert "autospike train" in message
 
 
-def test_the_log_is_one_event_a_line(tmp_path: Path) -> None:
-    run = Run.start(saved(tmp_path / "one.yaml"), tmp_path / "a", [])
+def test_the_log_has_one_event_per_line(tmp_path: Path) -> None:
+    run = Run.start(write_yaml(tmp_path / "one.yaml"), tmp_path / "a", [])
     run.save()
     run.log("began", step=1)
     run.log("ended")
@@ -401,6 +402,6 @@ def test_the_log_is_one_event_a_line(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("path", sorted(Path(__file__).parents[1].glob("experiments/*.yaml")), ids=lambda path: path.stem)
-def test_the_experiments_we_ship_fit(path: Path) -> None:
+def test_the_experiments_of_the_repository_are_valid(path: Path) -> None:
     experiment = load_experiment(path)
     assert experiment.search_space.contains(experiment.search_space.largest())

@@ -1,0 +1,89 @@
+"""Draw a batch as a picture: one tile for each image, with the names of its classes."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from PIL import Image, ImageDraw, ImageFont
+from torch import Tensor
+
+from autospike.data.batches import Batch
+from autospike.data.preparation import MEAN, STD
+
+# Side of a tile, height of its label, and space between tiles, in pixels.
+TILE, LABEL, GAP = 96, 14, 6
+FONT_SIZE = 11
+
+# Letters of a label that fit below a tile.
+LETTERS = 16
+
+
+def draw_batch(batch: Batch, classes: Sequence[str], *, smoothing: float) -> Image.Image:
+    """Draw the images of a training batch.
+
+    Args:
+        batch: Normalised as `data.preparation` does; event frames are added up over time.
+        classes: Names of the classes.
+        smoothing: Label smoothing; only classes with a larger probability than it gives are named.
+
+    Returns:
+        An RGB image.
+    """
+    tiles = [Image.fromarray(pixels).resize((TILE, TILE), Image.Resampling.NEAREST) for pixels in visible_pixels(batch.images)]
+    labels = [label_of(target, classes, smoothing=smoothing) for target in batch.targets]
+    columns = math.ceil(math.sqrt(len(tiles)))
+    rows = math.ceil(len(tiles) / columns)
+    sheet = Image.new("RGB", (columns * (TILE + GAP) + GAP, rows * (TILE + LABEL + GAP) + GAP), "white")
+    draw, font = ImageDraw.Draw(sheet), ImageFont.load_default(FONT_SIZE)
+    for i, (tile, label) in enumerate(zip(tiles, labels, strict=True)):
+        left, top = GAP + i % columns * (TILE + GAP), GAP + i // columns * (TILE + LABEL + GAP)
+        sheet.paste(tile, (left, top))
+        draw.text((left, top + TILE), label, fill="black", font=font)
+    return sheet
+
+
+def visible_pixels(images: Tensor) -> NDArray[np.uint8]:
+    """Return images as 8-bit RGB pixels.
+
+    Args:
+        images: Still images `[B, C, H, W]`, normalised; or event frames `[T, B, C, H, W]`, whose sums over time are divided by the
+            largest. One channel is grey, two are red and blue, three are RGB; of more, the mean is grey.
+
+    Returns:
+        `[B, H, W, 3]`.
+    """
+    if images.dim() == 5:
+        total = images.sum(dim=0)
+        levels = total / total.amax().clamp(min=1e-12)
+    else:
+        levels = images * STD + MEAN
+    channels = levels.shape[1]
+    if channels == 2:
+        levels = torch.stack([levels[:, 0], torch.zeros_like(levels[:, 0]), levels[:, 1]], dim=1)
+    elif channels != 3:
+        levels = levels.mean(dim=1, keepdim=True).expand(-1, 3, -1, -1)
+    pixels: NDArray[np.uint8] = (levels.clamp(0, 1) * 255).round().to(torch.uint8).permute(0, 2, 3, 1).numpy()
+    return np.ascontiguousarray(pixels)
+
+
+def label_of(target: Tensor, classes: Sequence[str], *, smoothing: float) -> str:
+    """Return the names of the classes of an image: one, or two with their probabilities if it is mixed.
+
+    Args:
+        target: Probabilities `[num_classes]`.
+        classes: Their names.
+        smoothing: Label smoothing, of which each class has an equal part.
+
+    Returns:
+        For example `cat`, or `cat .7 dog .3`.
+    """
+    likely = torch.topk(target, min(2, len(classes)))
+    shares = [(float(p) - smoothing / len(classes)) / max(1 - smoothing, 1e-6) for p in likely.values]
+    names = ["".join(c if c.isprintable() else "?" for c in classes[int(i)]) for i in likely.indices]
+    if len(shares) < 2 or shares[1] < 0.05 or smoothing == 1:
+        return names[0][:LETTERS]
+    return " ".join(f"{name[: LETTERS // 2 - 3]} {f'{share:.1f}'.lstrip('0')}" for name, share in zip(names, shares, strict=True))

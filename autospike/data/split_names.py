@@ -1,0 +1,74 @@
+"""Names of folders that mean a split of a dataset: `train`, `Testing`, `seg_val`, `val2017`."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from typing import Literal
+
+Role = Literal["train", "val", "test"]
+
+SPLIT_WORDS: dict[str, Role] = {
+    **dict.fromkeys(("train", "training", "trn", "tr"), "train"),
+    **dict.fromkeys(("val", "valid", "validate", "validating", "validation", "dev", "devel", "development"), "val"),
+    **dict.fromkeys(("test", "testing", "tst", "te", "eval", "evaluate", "evaluation", "holdout", "heldout"), "test"),
+}
+# Words beside those of the splits: seg_train, training_set, test-images, val2017.
+FILLER = "set|data|dataset|images|image|imgs|img|pictures|photos|samples|files|folder|dir|split|seg|cls|class|classes|frames|events"
+
+# Words for parts of a dataset. Folders with such names and equal content are no classes.
+PARTS = "masks?|labels?|annotations?|ground_?truth|gt|fold|part|batch|raw|originals?|processed|augmented|resized|x|y|input|output"
+
+
+def role_of(name: str) -> Role | None:
+    """Return the split that the name of a folder means.
+
+    Args:
+        name: For example `Training`, `seg_test`, `val2017`.
+
+    Returns:
+        The split, or None.
+    """
+    role, others = _parse(name)
+    return None if others else role
+
+
+def has_role(name: str) -> bool:
+    """Whether one word of a name means a split, so that the name may mean one beside others."""
+    return _parse(name)[0] is not None
+
+
+def roles_of(names: Sequence[str]) -> dict[str, Role]:
+    """Return the splits that names of folders beside each other mean.
+
+    Args:
+        names: For example `train`, `test`; or `cats_train`, `cats_test`, which mean splits only together.
+
+    Returns:
+        The names that mean a split.
+    """
+    exact = {name: role for name in names if (role := role_of(name))}
+    if exact:
+        return exact
+    parsed = {name: (role, others) for name in names for role, others in [_parse(name)] if role}
+    roles_beside = {others: {role for role, rest in parsed.values() if rest == others} for _, others in parsed.values()}
+    return {name: role for name, (role, others) in parsed.items() if role and len(roles_beside[others]) > 1}
+
+
+def _parse(name: str) -> tuple[Role | None, tuple[str, ...]]:
+    """The split that one word of a name means, and the words that are neither this one nor filler."""
+    words = [re.sub(r"\d+$", "", word) for word in re.split(r"[\W_]+", re.sub(r"h[eo]ld[\W_]*out", "holdout", name.lower()))]
+    stems = [_stem(word) for word in words if word and not re.fullmatch(FILLER, word)]
+    roles = [SPLIT_WORDS[stem] for stem in stems if stem in SPLIT_WORDS]
+    return (roles[0] if len(roles) == 1 else None), tuple(stem for stem in stems if stem not in SPLIT_WORDS)
+
+
+def _stem(word: str) -> str:
+    """`trainset`, `testimages` without the second word."""
+    shorter = re.sub(rf"(?:{FILLER})$", "", word)
+    return shorter if shorter in SPLIT_WORDS else word
+
+
+def is_part(name: str) -> bool:
+    """Whether the name of a folder means a part or a form of a dataset (images, masks, fold1), rather than a class."""
+    return role_of(name) is not None or re.fullmatch(rf"(?:{FILLER}|{PARTS})[\W_]*\d*", name.lower()) is not None

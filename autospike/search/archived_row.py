@@ -1,0 +1,91 @@
+"""Rows of an archive as values: which are sound, and the energy of one under any convention."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import zlib
+from collections.abc import Sequence
+from types import SimpleNamespace
+from typing import Any, cast
+
+from autospike.energy.conventions import Convention, Energy, energy
+from autospike.energy.counts import LayerCount, from_rows
+from autospike.errors import UserError
+from autospike.measurement import Evaluation, Measurement
+from autospike.space.architecture import Architecture
+
+# What SQLite finds wrong with a row, as text, or NULL. It stores a value of any type in any column.
+PROBLEM = """
+CASE
+    WHEN typeof(architecture_id) <> 'text' OR typeof(architecture) <> 'text' THEN 'its architecture is not text'
+    WHEN typeof(images) <> 'integer' OR images < 1 THEN 'images is not a positive whole number'
+    WHEN typeof(correct) <> 'integer' OR correct NOT BETWEEN 0 AND images THEN 'correct is not between 0 and images'
+    WHEN typeof(accuracy) <> 'real' OR abs(accuracy - correct * 1.0 / images) > 1e-9 THEN 'accuracy is not correct / images'
+    WHEN typeof(params) <> 'integer' OR params < 0 THEN 'params is not a whole number'
+    WHEN typeof(time_steps) <> 'integer' OR time_steps < 1 THEN 'time_steps is not a positive whole number'
+    WHEN typeof(f_aeb) <> 'real' OR abs(f_aeb) > 1e300 THEN 'f_aeb is not a number'
+    WHEN typeof(generation) <> 'integer' OR generation < 0 THEN 'generation is not a whole number'
+    WHEN free NOT IN (0, 1) THEN 'free is neither 0 nor 1'
+    WHEN typeof(seconds) <> 'real' OR abs(seconds) > 1e300 THEN 'seconds is not a number'
+    WHEN typeof(counts) <> 'blob' THEN 'its counts are not a blob'
+END
+"""
+# Errors that damaged counts or a damaged architecture cause.
+DAMAGE = (ArithmeticError, AttributeError, KeyError, TypeError, ValueError, UserError, zlib.error)
+
+
+def is_named_by(architecture: str, architecture_id: str) -> bool:
+    """Return whether the JSON of an architecture has the digest that is its id.
+
+    Args:
+        architecture: JSON, canonical in every archive that this package wrote.
+        architecture_id: The id.
+    """
+    if hashlib.sha256(architecture.encode(errors="replace")).hexdigest()[:12] == architecture_id:
+        return True
+    try:
+        return Architecture.from_json(architecture).id == architecture_id
+    except DAMAGE:
+        return False
+
+
+def energy_of(counts: bytes, convention: Convention) -> Energy:
+    """Compute the energy of a row, without the checks and the values that `autospike.energy.counts.from_rows` gives.
+
+    Args:
+        counts: The column `counts`.
+        convention: The convention.
+
+    Raises:
+        DAMAGE: The counts are damaged.
+    """
+    layers = [SimpleNamespace(**row) for row in json.loads(zlib.decompress(counts))]
+    return energy(cast("Sequence[LayerCount]", layers), convention)
+
+
+# The columns that `evaluation_of` reads.
+EVALUATION = ("architecture", "correct", "images", "counts", "params", "seconds", "f_aeb", "generation", "free")
+
+
+def evaluation_of(row: Sequence[Any], convention: Convention) -> Evaluation:
+    """Build an evaluation from a row.
+
+    Args:
+        row: The columns `EVALUATION`.
+        convention: Energy convention of the evaluation.
+
+    Raises:
+        DAMAGE: The row is damaged.
+    """
+    architecture, correct, images, counts, params, seconds, f_aeb, generation, free = row
+    measurement = Measurement(
+        architecture=Architecture.from_json(architecture),
+        correct=correct,
+        images=images,
+        counts=from_rows(json.loads(zlib.decompress(counts))),
+        params=params,
+        seconds=seconds,
+    )
+    energy = measurement.energy(convention)
+    return Evaluation(measurement=measurement, energy=energy, f_aeb=f_aeb, generation=generation, by_product=bool(free))

@@ -1,0 +1,260 @@
+"""A block of an architecture: a token mixer, a channel mixer, and the parameters of their neurons."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, fields
+from typing import Literal
+
+from pydantic import ConfigDict
+
+from autospike.errors import quoted
+from autospike.space.limits import MAX_EMBED_DIM, MAX_MLP_RATIO, MAX_NUMBER, MIN_THRESHOLD, check_at_most
+from autospike.space.mixers import OPERANDS, WITH_HEADS
+
+TokenMixer = Literal["sdsa_1", "sdsa_1_dilated", "sdsa_2", "sdsa_3", "sdsa_4", "token_qk", "channel_qk", "sepconv", "none"]
+ChannelMixer = Literal["mlp", "conv"]
+ProjectionType = Literal["linear", "repconv"]
+
+# Defaults of the fields of a block that only some token mixers use (`has_gene`). 8 heads: Meta-SpikeFormer's and QKFormer's code.
+CONDITIONAL_GENE_DEFAULTS = {"num_heads": 8, "qkv": "linear", "projection": "linear"}
+
+# Thresholds relative to the block's: neurons after attention have 0.5 where all others have 1.0 (published code of all families).
+THRESHOLD_FACTORS = {"attention": 0.5}
+
+# Neuron parameters of all published networks. The largest and smallest architecture of a space have the choices nearest to them.
+PUBLISHED_NEURON = {"v_threshold": 1.0, "tau": 2.0}
+
+STRICT = ConfigDict(extra="forbid", strict=True)
+
+
+def as_floats(value: object, *names: str) -> None:
+    """Convert fields to float, so that 4 and 4.0 give the same JSON and the same id."""
+    for name in names:
+        number = getattr(value, name)
+        if number is not None:
+            if not abs(number) <= MAX_NUMBER:  # NaN is not either
+                raise ValueError(f"{name} must be a finite number of at most {MAX_NUMBER:g}, got {quoted(number)}")
+            object.__setattr__(value, name, float(number))
+
+
+@dataclass(frozen=True, kw_only=True)
+class Neuron:
+    """Parameters of leaky integrate-and-fire (LIF) neurons.
+
+    In each time step the membrane potential v integrates the input x: `h = v + (x - v) / tau`. The neuron emits a spike where
+    `h >= v_threshold`, and resets to v = 0 there.
+
+    Attributes:
+        v_threshold: Firing threshold, greater than 0.
+        tau: Membrane time constant in time steps, greater than 1.
+    """
+
+    __pydantic_config__ = STRICT
+    v_threshold: float = 1.0
+    tau: float = 2.0
+
+    def __post_init__(self) -> None:
+        as_floats(self, "v_threshold", "tau")
+        if self.v_threshold < MIN_THRESHOLD:
+            raise ValueError(f"v_threshold must be greater than 0, at least {MIN_THRESHOLD:g}, got {self.v_threshold:g}")
+        if self.tau <= 1:
+            raise ValueError(f"tau must be greater than 1 (a neuron with tau 1 does not integrate), got {self.tau:g}")
+
+
+@dataclass(frozen=True, kw_only=True)
+class NeuronOverride:
+    """Parameters of one neuron group that differ from those of its block.
+
+    Attributes:
+        v_threshold: Absolute firing threshold, or None to inherit the block's.
+        tau: Membrane time constant in time steps, or None to inherit the block's.
+    """
+
+    __pydantic_config__ = STRICT
+    v_threshold: float | None = None
+    tau: float | None = None
+
+    def __post_init__(self) -> None:
+        as_floats(self, "v_threshold", "tau")
+        self.applied_to(Neuron())
+
+    def applied_to(self, neuron: Neuron) -> Neuron:
+        """Return a neuron with the overridden parameters replaced.
+
+        Args:
+            neuron: Supplies the parameters that are None here.
+
+        Returns:
+            The resulting parameters.
+        """
+        return Neuron(
+            v_threshold=neuron.v_threshold if self.v_threshold is None else self.v_threshold,
+            tau=neuron.tau if self.tau is None else self.tau,
+        )
+
+
+@dataclass(frozen=True, kw_only=True)
+class NeuronGroups:
+    """Overrides for each neuron group of a block. Which groups exist depends on token mixer and shortcut (`neuron_groups`).
+
+    Attributes:
+        token_input: Neurons at the input of the token mixer (membrane shortcuts).
+        q: Neurons after the query projection.
+        k: Neurons after the key projection.
+        v: Neurons after the value projection.
+        attention: Neurons after the attention, before its output projection.
+        sepconv: Neurons between a SepConv's expansion and its separable convolution.
+        projection: Neurons at the output of the token mixer (SEW and vanilla shortcuts).
+        channel_input: Neurons at the input of the channel mixer (membrane shortcuts).
+        fc1: Neurons between the two layers of the channel mixer.
+        fc2: Neurons at the output of the channel mixer (SEW and vanilla shortcuts).
+    """
+
+    __pydantic_config__ = STRICT
+    token_input: NeuronOverride = NeuronOverride()
+    q: NeuronOverride = NeuronOverride()
+    k: NeuronOverride = NeuronOverride()
+    v: NeuronOverride = NeuronOverride()
+    attention: NeuronOverride = NeuronOverride()
+    sepconv: NeuronOverride = NeuronOverride()
+    projection: NeuronOverride = NeuronOverride()
+    channel_input: NeuronOverride = NeuronOverride()
+    fc1: NeuronOverride = NeuronOverride()
+    fc2: NeuronOverride = NeuronOverride()
+
+
+def neuron_groups(token_mixer: str, shortcut: str) -> tuple[str, ...]:
+    """Return the neuron groups of a block in the order of computation.
+
+    Args:
+        token_mixer: Token mixer of the block.
+        shortcut: Kind of residual connection of the network.
+
+    Returns:
+        Field names of `NeuronGroups`.
+    """
+    inside = (*OPERANDS[token_mixer], "attention") if token_mixer in OPERANDS else ("sepconv",)
+    if shortcut == "membrane":
+        token, channel = ("token_input", *inside), ("channel_input", "fc1")
+    else:
+        token, channel = (*inside, "projection"), ("fc1", "fc2")
+    return channel if token_mixer == "none" else token + channel
+
+
+def has_gene(name: str, token_mixer: str) -> bool:
+    """Return whether a field of `Block` has an effect with a token mixer.
+
+    Args:
+        name: Field of `Block`.
+        token_mixer: Token mixer of the block.
+
+    Returns:
+        False if the field must be None.
+    """
+    if name == "num_heads":
+        return token_mixer in WITH_HEADS
+    return token_mixer in OPERANDS if name in ("qkv", "projection") else True
+
+
+@dataclass(frozen=True, kw_only=True)
+class Block:
+    """A token mixer followed by a channel mixer, each in a residual branch.
+
+    Attributes:
+        token_mixer: Mixes positions: an attention, a separable convolution (`sepconv`), or `none`.
+        channel_mixer: Mixes channels: two linear layers (`mlp`) or two 3x3 convolutions (`conv`).
+        num_heads: Attention heads; must divide the stage's `embed_dim`. None where the token mixer has no heads; 8 by default.
+        qkv: Layer that computes queries, keys and values. None where the token mixer is not an attention; linear by default.
+        projection: Output layer of the attention. None where the token mixer is not an attention; linear by default.
+        mlp_ratio: Hidden width of the channel mixer as a multiple of `embed_dim`.
+        neuron: Parameters of the block's neurons.
+        groups: Overrides for single neuron groups.
+    """
+
+    __pydantic_config__ = STRICT
+    token_mixer: TokenMixer = "sdsa_3"
+    channel_mixer: ChannelMixer = "mlp"
+    num_heads: int | None = None
+    qkv: ProjectionType | None = None
+    projection: ProjectionType | None = None
+    mlp_ratio: float = 4.0
+    neuron: Neuron = Neuron()
+    groups: NeuronGroups = NeuronGroups()
+
+    def __post_init__(self) -> None:
+        as_floats(self, "mlp_ratio")
+        for name, default in CONDITIONAL_GENE_DEFAULTS.items():
+            self._resolve_default(name, default)
+        if self.num_heads is not None and self.num_heads < 1:
+            raise ValueError(f"num_heads must be at least 1, got {quoted(self.num_heads)}")
+        if self.mlp_ratio <= 0:
+            raise ValueError(f"mlp_ratio must be greater than 0, got {self.mlp_ratio:g}")
+        check_at_most("mlp_ratio", self.mlp_ratio, MAX_MLP_RATIO)
+        for group in THRESHOLD_FACTORS:
+            self.neuron_of(group)  # raises if the scaled threshold is too small
+
+    def _resolve_default(self, name: str, default: object) -> None:
+        """Replace None by the default, or reject a value, depending on whether the token mixer uses the field."""
+        value, used = getattr(self, name), has_gene(name, self.token_mixer)
+        if value is None and used:
+            object.__setattr__(self, name, default)
+        elif value is not None and not used:
+            raise ValueError(f"{name} has no effect with token_mixer {self.token_mixer}; leave it out")
+
+    def neuron_of(self, group: str) -> Neuron:
+        """Return the parameters of one neuron group.
+
+        The block's threshold is multiplied by the group's factor (0.5 after attention, else 1). Then the group's override is
+        applied, whose threshold is absolute: `groups.attention.v_threshold: 0.5` fires at 0.5.
+
+        Args:
+            group: Field name of `NeuronGroups`.
+
+        Returns:
+            The resulting parameters.
+        """
+        scaled = Neuron(v_threshold=self.neuron.v_threshold * THRESHOLD_FACTORS.get(group, 1.0), tau=self.neuron.tau)
+        override: NeuronOverride = getattr(self.groups, group)
+        return override.applied_to(scaled)
+
+
+def check_block(embed_dim: int, num_heads: int | None, mlp_ratio: float) -> None:
+    """Check that a block is possible in a stage.
+
+    Args:
+        embed_dim: Width of the stage.
+        num_heads: Attention heads of the block, None if it has none.
+        mlp_ratio: Hidden width of the channel mixer as a multiple of `embed_dim`.
+
+    Raises:
+        ValueError: `embed_dim` is less than 1 or more than `MAX_EMBED_DIM`, the heads do not divide it, or the channel mixer has no
+            hidden channels.
+    """
+    if embed_dim < 1:
+        raise ValueError(f"embed_dim must be at least 1, got {quoted(embed_dim)}")
+    check_at_most("embed_dim", embed_dim, MAX_EMBED_DIM)
+    if num_heads is not None and embed_dim % num_heads:
+        allowed = ", ".join(str(n) for n in range(1, embed_dim + 1) if embed_dim % n == 0)
+        raise ValueError(f"num_heads {quoted(num_heads)} does not divide embed_dim {embed_dim}; choose from {allowed}")
+    if not round(embed_dim * mlp_ratio):
+        raise ValueError(f"mlp_ratio {mlp_ratio:g} of embed_dim {embed_dim} gives a channel mixer with 0 hidden channels")
+
+
+def check_groups(where: str, block: Block, shortcut: str) -> None:
+    """Check that every overridden neuron group exists.
+
+    Args:
+        where: Path of the block, for the error message.
+        block: The block.
+        shortcut: Kind of residual connection of the network.
+
+    Raises:
+        ValueError: An override has no effect.
+    """
+    existing = neuron_groups(block.token_mixer, shortcut)
+    for f in fields(block.groups):
+        if f.name not in existing and getattr(block.groups, f.name) != NeuronOverride():
+            raise ValueError(
+                f"{where}.groups.{f.name}: this neuron group does not exist with token_mixer {block.token_mixer} and {shortcut} "
+                f"shortcuts; choose from {', '.join(existing)}"
+            )

@@ -1,0 +1,157 @@
+"""Number of parameters and size of the activations of an architecture, by arithmetic: nothing is allocated."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from itertools import product
+from typing import TYPE_CHECKING
+
+from autospike.errors import UserError
+from autospike.space.families import batch_norm_parameters, conv_norm_parameters, rules_of
+from autospike.space.limits import MAX_ACTIVATION
+from autospike.space.mixers import OPERANDS
+
+if TYPE_CHECKING:
+    from autospike.space.architecture import Architecture
+    from autospike.space.subspaces import BlockSpace, StageSpace
+    from autospike.space.visitor import Genes
+
+SEPCONV_EXPANSION, SEPCONV_KERNEL_SIZE = 2, 7  # as in autospike.nn.blocks, which needs torch
+IMAGE_CHANNELS = 3  # assumed where the data are not known yet
+
+
+def count_parameters(architecture: Architecture, *, in_chans: int = IMAGE_CHANNELS, num_classes: int = 0) -> int:
+    """Return the number of parameters of the network that `autospike.models.build_model` builds.
+
+    Args:
+        architecture: The architecture.
+        in_chans: Channels of an image.
+        num_classes: Number of classes; 0 without a head.
+
+    Returns:
+        The exact number.
+    """
+    heads = (2 if architecture.distilled else 1) * num_classes * (architecture.stages[-1].embed_dim + 1)
+    total, width = heads, in_chans
+    for i, stage in enumerate(architecture.stages):
+        embedding = rules_of(architecture.family).embedding_parameters
+        total += embedding(width, stage.embed_dim, first=i == 0, compact=architecture.compact_embedding)
+        width = stage.embed_dim
+        for block in stage.blocks:
+            projections = (block.qkv or "linear", block.projection or "linear")
+            total += token_parameters(width, block.token_mixer, projections, qkv_bias=architecture.qkv_bias)
+            total += channel_parameters(width, stage.hidden_features(block), block.channel_mixer)
+    return total
+
+
+def largest_parameters(space: Genes, *, compact: bool, qkv_bias: bool) -> int:
+    """Return the number of parameters of the subnet that has most of them, without a head, for images of 3 channels.
+
+    Args:
+        space: The genes.
+        compact: The setting `compact_embedding` of the space.
+        qkv_bias: The setting `qkv_bias` of the space.
+
+    Returns:
+        The exact number.
+    """
+    total, width = 0, IMAGE_CHANNELS
+    for i, stage in enumerate(space.stages):
+        embed_dim = max(stage.embed_dim.values)
+        total += rules_of(space.family).embedding_parameters(width, embed_dim, first=i == 0, compact=compact)
+        width = embed_dim
+        total += sum(count * _largest_block(block, width, qkv_bias=qkv_bias) for block, count in _blocks(stage))
+    return total
+
+
+def _blocks(stage: StageSpace) -> Iterable[tuple[BlockSpace, int]]:
+    """Return the spaces of the blocks of a stage of the largest depth, with the number of blocks that each describes."""
+    return [(block, 1) for block in stage.blocks] or [(stage.block, max(stage.depth.values))]
+
+
+def _largest_block(block: BlockSpace, width: int, *, qkv_bias: bool) -> int:
+    projections = [[value or "linear" for value in gene.values] for gene in (block.qkv, block.projection)]
+    tokens = (
+        token_parameters(width, mixer, (qkv, projection), qkv_bias=qkv_bias)
+        for mixer, qkv, projection in product(block.token_mixer.values, *projections)
+    )
+    hidden = round(width * max(block.mlp_ratio.values))
+    return max(tokens) + max(channel_parameters(width, hidden, mixer) for mixer in block.channel_mixer.values)
+
+
+def token_parameters(width: int, token_mixer: str, projections: tuple[str, str], *, qkv_bias: bool) -> int:
+    """Return the number of parameters of a token mixer.
+
+    Args:
+        width: Width of the stage, D.
+        token_mixer: The token mixer.
+        projections: Layers of queries, keys and values, and of the output: "linear" or "repconv".
+        qkv_bias: Whether linear layers of queries, keys and values have a bias.
+    """
+    if token_mixer == "none":
+        return 0
+    if token_mixer not in OPERANDS:
+        hidden = SEPCONV_EXPANSION * width
+        expansion = width * hidden + batch_norm_parameters(hidden)
+        return expansion + hidden * SEPCONV_KERNEL_SIZE**2 + hidden * width + batch_norm_parameters(width)
+    qkv, projection = projections
+    operands = len(OPERANDS[token_mixer]) * _projection_parameters(width, qkv, bias=qkv_bias)
+    learnable_threshold = 1 if token_mixer == "sdsa_4" else 0
+    return operands + learnable_threshold + _projection_parameters(width, projection, bias=True)
+
+
+def _projection_parameters(width: int, kind: str, *, bias: bool) -> int:
+    if kind == "repconv":  # two linear layers, a depthwise 3x3 convolution, three normalisations
+        return 2 * width * width + 9 * width + 3 * batch_norm_parameters(width)
+    return conv_norm_parameters(width, width, kernel_size=1, bias=bias)
+
+
+def channel_parameters(width: int, hidden: int, channel_mixer: str) -> int:
+    """Return the number of parameters of a channel mixer.
+
+    Args:
+        width: Width of the stage, D.
+        hidden: Width inside the mixer.
+        channel_mixer: The channel mixer.
+    """
+    kernel_size, bias = (1, True) if channel_mixer == "mlp" else (3, False)
+    sizes = ((width, hidden), (hidden, width))
+    return sum(conv_norm_parameters(i, o, kernel_size=kernel_size, bias=bias) for i, o in sizes)
+
+
+def largest_activation(architecture: Architecture, *, image_size: int, images: int) -> int:
+    """Return the number of values of the largest residual stream of a forward pass.
+
+    Args:
+        architecture: The architecture.
+        image_size: Height and width of the image in pixels.
+        images: Number of images in the pass.
+
+    Returns:
+        The largest T * images * H * W * D of all stages.
+    """
+    size, largest = image_size, 0
+    for stage in architecture.stages:
+        size = -(-size // stage.embedding.stride)
+        largest = max(largest, size * size * stage.embed_dim)
+    return architecture.time_steps * images * largest
+
+
+def check_activation(architecture: Architecture, *, image_size: int, images: int, source: str) -> None:
+    """Check the size of the activations of a forward pass.
+
+    Args:
+        architecture: The architecture.
+        image_size: Height and width of the image in pixels.
+        images: Number of images in the pass.
+        source: What determines the sizes, for the error message.
+
+    Raises:
+        UserError: The residual stream has more than `MAX_ACTIVATION` values.
+    """
+    values = largest_activation(architecture, image_size=image_size, images=images)
+    if values > MAX_ACTIVATION:
+        raise UserError(
+            f"{source}: {images} x {architecture.time_steps} frames of {image_size} x {image_size} pixels give activations of "
+            f"{values:,} values, and at most {MAX_ACTIVATION:,} are allowed; reduce images, time_steps, image_size or embed_dim"
+        )
