@@ -19,6 +19,7 @@ from __future__ import annotations
 
 import contextlib
 from os import PathLike
+from pathlib import Path
 from typing import Literal
 
 import numpy as np
@@ -80,7 +81,7 @@ def is_grey(path: str | PathLike[str], *, background: RGB = WHITE) -> bool:
     """
     if _is_colourless(background):
         try:
-            with Image.open(path) as opened:
+            with Path(path).open("rb") as file, Image.open(file) as opened:
                 if opened.mode in GREY_MODES:
                     return True
         except Exception as error:  # see _decode
@@ -111,7 +112,8 @@ def _unreadable(path: str | PathLike[str], error: Exception) -> UserError:
 def _decode(path: str | PathLike[str], background: RGB) -> Image.Image:
     """The image in mode L or RGB."""
     try:
-        with Image.open(path) as opened:
+        # a path instead of a file would be memory-mapped: Pillow 13 then scrambles an uncompressed TIFF of orientation 5 to 8
+        with Path(path).open("rb") as file, Image.open(file) as opened:
             rawmode = _rawmode(opened)
             opened.load()
             image = _upright(opened, _flatten(opened, rawmode, background))
