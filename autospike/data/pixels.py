@@ -64,7 +64,8 @@ def read_image(path: str | PathLike[str], *, channels: Literal[1, 3], background
     Raises:
         UserError: The file cannot be decoded, or its values have no defined brightness. The message is one line with its name.
     """
-    return _decode(path, background).convert("L" if channels == 1 else "RGB")
+    image, mode = _decode(path, background), "L" if channels == 1 else "RGB"
+    return image if image.mode == mode else image.convert(mode)
 
 
 def is_grey(path: str | PathLike[str], *, background: RGB = WHITE) -> bool:
@@ -133,6 +134,8 @@ def _rawmode(image: Image.Image) -> str:
 
 def _flatten(image: Image.Image, rawmode: str, background: RGB) -> Image.Image:
     """Scale a loaded image to 8 bits and composite it on the background. The result has mode L or RGB."""
+    if image.mode == "RGB" and "transparency" not in image.info:
+        return image  # most images
     alpha = _alpha(image, rawmode)
     opaque = _opaque(image)
     if alpha is None:
