@@ -44,11 +44,21 @@ def global_random(*key: Key) -> Iterator[None]:
     Args:
         *key: The parts of the key.
     """
-    python_state, numpy_state, seed = random.getstate(), np.random.get_state(), keyed_seed(*key)
-    random.seed(seed)
-    np.random.seed(seed)
+    python_state, numpy_state = random.getstate(), np.random.get_state()
+    seed_global_random(*key)
     try:
         yield
     finally:
         random.setstate(python_state)
         np.random.set_state(numpy_state)
+
+
+def seed_global_random(*key: Key) -> None:
+    """Seed the global generators of Python and NumPy. Call it inside `global_random`, which restores their states.
+
+    Args:
+        *key: The parts of the key.
+    """
+    seed = keyed_seed(*key)
+    random.seed(seed)
+    np.random.seed(seed)

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 from torch.utils.weak import WeakTensorKeyDictionary
 
-from autospike.kernels.input_values import REAL, sum_values
+from autospike.kernels.input_values import sum_values
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -78,8 +78,7 @@ class InputStatisticsCache:
 def input_statistics(x: Tensor) -> InputStatistics:
     """Compute the statistics of a tensor.
 
-    A negative whole number counts by its magnitude: its accumulations are subtractions. A compiled kernel reads contiguous float32
-    without negative values on the CPU once; everything else is computed by tensor operations.
+    A compiled kernel reads contiguous float32 on the CPU once; everything else is computed by tensor operations.
 
     Args:
         x: `[T, B, positions, C]` of any type.
@@ -87,11 +86,5 @@ def input_statistics(x: Tensor) -> InputStatistics:
     Returns:
         The statistics for each position.
     """
-    x = x if x.is_floating_point() else x.float()
-    if x.device.type != "cpu":
-        sums, kinds = sum_values(x.abs())  # without a synchronisation with the device
-    else:
-        sums, kinds = sum_values(x)
-        if bool((kinds == REAL).any()):
-            sums, kinds = sum_values(x.abs())
+    sums, kinds = sum_values(x if x.is_floating_point() else x.float())
     return InputStatistics(sums=sums, kinds=kinds)

@@ -98,7 +98,7 @@ def _matmul(batch: BatchContext, layer: str, a: Tensor, b: Tensor, **_options: A
     if not values or not all(map(batch.is_countable, values)):
         return None
     first = _time_first(batch, a, b, weights)
-    steps = batch.steps_of(first)
+    steps = batch.time_steps if weights[0] and _mixes_time(batch, a, b) else batch.steps_of(first)
     shared = steps * batch.images
     of_both = ((first if weights[1] else a, m, weights[0]), (first if weights[0] else b, n, weights[1]))
     operands = [
@@ -117,10 +117,15 @@ def _time_first(batch: BatchContext, a: Tensor, b: Tensor, weights: tuple[bool, 
     """
     lead = batch.time_steps * batch.images
     x, where = (b, -1) if weights[0] else (a, -2)
-    mixes_time = weights[0] and a.shape[-2:] == (batch.time_steps, batch.time_steps)
+    mixes_time = weights[0] and _mixes_time(batch, a, b)
     if all(weights) or not any(weights) or mixes_time or (x.dim() == 3 and len(x) % lead == 0):
         return x
     return x.movedim(where, 0) if x.shape[where] % lead == 0 else x
+
+
+def _mixes_time(batch: BatchContext, weight: Tensor, x: Tensor) -> bool:
+    """Whether `weight @ x` is a product over time: `[T, T]` times `[T, n]`."""
+    return batch.time_steps > 1 and x.dim() == 2 and weight.shape == (batch.time_steps, batch.time_steps)
 
 
 def image_operand(batch: BatchContext, operator: str, args: Sequence[Any]) -> Tensor | None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import lru_cache
 from typing import Any
@@ -25,7 +25,7 @@ from autospike.data.rank_slice import WHOLE, RankSlice
 from autospike.errors import UserError
 from autospike.memory.cache import ByteBudgetCache
 from autospike.memory.mmap_tensor import MmapTensor
-from autospike.randomness import global_random, keyed, keyed_seed
+from autospike.randomness import global_random, keyed, keyed_seed, seed_global_random
 
 CPU = torch.device("cpu")
 
@@ -169,11 +169,17 @@ class _AugmentedDataset(Dataset[tuple[Tensor, int]]):
         self.split, self.transform = split, transform
 
     def __getitem__(self, key: tuple[int, int]) -> tuple[Tensor, int]:
-        position, seed = key
-        with global_random(seed), torch.random.fork_rng(devices=[]):
-            torch.default_generator.manual_seed(seed)  # torch.manual_seed would also seed every CUDA device
-            image = self.transform(self.split.image(position))
-        return image, self.split.labels[position]
+        return self.__getitems__([key])[0]
+
+    def __getitems__(self, keys: Sequence[tuple[int, int]]) -> list[tuple[Tensor, int]]:
+        """The samples of a batch, as a DataLoader asks for them. The states of the generators are saved once for all of them."""
+        with global_random(0), torch.random.fork_rng(devices=[]):
+            return [self._sample(*key) for key in keys]
+
+    def _sample(self, position: int, seed: int) -> tuple[Tensor, int]:
+        seed_global_random(seed)
+        torch.default_generator.manual_seed(seed)  # torch.manual_seed would also seed every CUDA device
+        return self.transform(self.split.image(position)), self.split.labels[position]
 
 
 # The images from one position of a split to before another.

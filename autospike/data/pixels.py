@@ -19,6 +19,7 @@ from __future__ import annotations
 
 import contextlib
 from os import PathLike
+from pathlib import Path
 from typing import Literal
 
 import numpy as np
@@ -63,7 +64,8 @@ def read_image(path: str | PathLike[str], *, channels: Literal[1, 3], background
     Raises:
         UserError: The file cannot be decoded, or its values have no defined brightness. The message is one line with its name.
     """
-    return _decode(path, background).convert("L" if channels == 1 else "RGB")
+    image, mode = _decode(path, background), "L" if channels == 1 else "RGB"
+    return image if image.mode == mode else image.convert(mode)
 
 
 def is_grey(path: str | PathLike[str], *, background: RGB = WHITE) -> bool:
@@ -80,7 +82,7 @@ def is_grey(path: str | PathLike[str], *, background: RGB = WHITE) -> bool:
     """
     if _is_colourless(background):
         try:
-            with Image.open(path) as opened:
+            with Path(path).open("rb") as file, Image.open(file) as opened:
                 if opened.mode in GREY_MODES:
                     return True
         except Exception as error:  # see _decode
@@ -111,7 +113,8 @@ def _unreadable(path: str | PathLike[str], error: Exception) -> UserError:
 def _decode(path: str | PathLike[str], background: RGB) -> Image.Image:
     """The image in mode L or RGB."""
     try:
-        with Image.open(path) as opened:
+        # a path instead of a file would be memory-mapped: Pillow 13 then scrambles an uncompressed TIFF of orientation 5 to 8
+        with Path(path).open("rb") as file, Image.open(file) as opened:
             rawmode = _rawmode(opened)
             opened.load()
             image = _upright(opened, _flatten(opened, rawmode, background))
@@ -131,6 +134,8 @@ def _rawmode(image: Image.Image) -> str:
 
 def _flatten(image: Image.Image, rawmode: str, background: RGB) -> Image.Image:
     """Scale a loaded image to 8 bits and composite it on the background. The result has mode L or RGB."""
+    if image.mode == "RGB" and "transparency" not in image.info:
+        return image  # most images
     alpha = _alpha(image, rawmode)
     opaque = _opaque(image)
     if alpha is None:

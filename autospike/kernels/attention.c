@@ -133,7 +133,7 @@ typedef uint32_t words __attribute__((vector_size(4 * LANES), aligned(4), may_al
 /* With room for whole vectors that start at the last channel. */
 INLINE int64_t padded_channels(const shape *s) { return (s->channels + LANES - 1) / LANES * LANES + LANES; }
 
-/* The first `size` of a vector of values, as bits; zeros after them. */
+/* The first `size` values as a vector of their bit patterns, padded with zeros. */
 INLINE words load(const float *x, int64_t size) {
 #if defined(__AVX512F__)
     return (words)_mm512_maskz_loadu_epi32(size >= LANES ? 0xffff : (__mmask16)((1 << size) - 1), x);
@@ -219,7 +219,7 @@ INLINE vector matches(const uint32_t *k, const uint32_t *v, int64_t count, int64
     return (vector)SIMD(cvtepi32_ps)(sum);
 }
 #else
-/* The same by table: bits of four are counted by a shuffle of bytes. */
+/* The same without a popcount instruction: a shuffle of bytes looks up the number of bits of each half of a byte. */
 INLINE vector matches(const uint32_t *k, const uint32_t *v, int64_t count, int64_t width) {
     const integers low = SIMD(set1_epi8)(15);
     const integers table = REPEAT_128(_mm_setr_epi8(0, 1, 1, 2, 1, 2, 2, 3, 1, 2, 2, 3, 2, 3, 3, 4));

@@ -181,7 +181,7 @@ def kernel_status() -> list[KernelStatus]:
     return found
 
 
-# What each kernel does with the vectors of an instruction set; the others differ in the width of vectors alone.
+# What each kernel does with the vectors of an instruction set; the others differ only in the width of vectors.
 METHODS = {
     "attention": "k^T v by AND and popcount on AVX2 and AVX-512, zero-skipping products",
     "batch_norm": "compiler-vectorised loops",

@@ -25,7 +25,7 @@ static int kind_of(const seen_values *seen) {
 
 static int32_t sum_row(const float *restrict row, int64_t n, seen_values *seen) {
     int32_t any = seen->any, fraction = seen->fraction;
-    uint32_t sum = 0; /* unsigned, for of real values, whose sum is not used, it may overflow */
+    uint32_t sum = 0; /* unsigned: it may overflow for real values, whose sum is not used */
     for (int64_t i = 0; i < n; i++) {
         const int32_t value = (int32_t)row[i];
         sum += (uint32_t)value;

@@ -97,7 +97,7 @@ INLINE float input_current(const float *y, const float *scale, const float *shif
     return norm ? multiply_add(y[i], scale[i], shift[i]) : y[i];
 }
 
-/* Time steps are as many streams far apart in memory, which the hardware does not prefetch by itself. */
+/* The values of one neuron at successive time steps are far apart in memory, so the hardware does not prefetch them. */
 INLINE void prefetch(const float *values, int width) {
     for (int i = 0; i < width; i += CACHE_LINE) {
         __builtin_prefetch(values + i);

@@ -1,6 +1,6 @@
 """Max-pool 3x3 with stride 2 and padding 1 of channels-last images: `max_pool.c`.
 
-Unlike torch's, it keeps no 64-bit indices of the maxima for backward.
+Unlike torch's, it stores no 64-bit indices of the maxima for backward.
 """
 
 from __future__ import annotations

@@ -5,8 +5,8 @@ callers use. That function computes with the kernel where `Library.supports` say
 implementation, which works on every device and type, and is the reference in tests.
 
 `torch.ops.autospike.x` is a complete operator: schema, CPU implementation, fake implementation, autograd formula. It runs inside
-`torch.compile`. In eager mode an `Operator` calls the same functions without torch's dispatcher, whose way through Python takes
-longer than a small kernel (forward 72 us against 10 us, AMD EPYC).
+`torch.compile`. In eager mode an `Operator` calls the same functions without torch's dispatcher, whose Python code takes longer
+than a small kernel (forward 72 us against 10 us, AMD EPYC).
 """
 
 from __future__ import annotations

@@ -7,7 +7,7 @@
  * gradient, the row of the output gradient at each position where an input is non-zero is added to the row of weight gradients.
  * Where most inputs are non-zero, register tiles run over all inputs instead: see DENSE_SHARE.
  *
- * Every sum is taken in one order, from the bias on by tap and then by input (or by position), one fused multiply-add at a time.
+ * Every sum has one order: the bias, then products by tap and by input (or by position), one fused multiply-add at a time.
  * Adding a zero changes nothing, so all loop orders, the tiles, every vector width, any number of threads and any batch composition
  * give bit-identical results. Without fused multiply-add (SSE2) results round differently.
  */
@@ -56,6 +56,7 @@ typedef struct {
     size_t size, used;
 } arena;
 
+/* shared: allocated by the thread that calls, read by all threads of the call. own: used by one thread. */
 static _Thread_local arena shared, own;
 
 /* Empties an arena and makes room for `size` bytes. Returns 0 where memory is short. */
@@ -78,7 +79,7 @@ static int reserve(arena *a, size_t size) {
 
 INLINE size_t lines(int64_t values) { return parts(values * 4, LINE) * LINE; }
 
-static void *take(arena *a, int64_t values) {
+static void *allocate(arena *a, int64_t values) {
     void *start = a->start + a->used;
     a->used += lines(values);
     return start;
@@ -272,7 +273,7 @@ static int pack(const shape *s, const float *weight, const float *bias, packed *
     if (!reserve(&shared, lines(size) + lines(padded(s)))) {
         return 0;
     }
-    float *rows = take(&shared, size), *shifts = take(&shared, padded(s));
+    float *rows = allocate(&shared, size), *shifts = allocate(&shared, padded(s));
     for (int64_t o = 0; o < padded(s); o++) {
         shifts[o] = bias && o < s->out ? bias[o] : 0;
     }
@@ -307,7 +308,7 @@ static void convolve_band(const shape *s, band b, const inputs *l, int by_tap, f
     }
 }
 
-/* A linear layer: each position reads itself alone. Sums are taken in the output where whole vectors fit, or where the values
+/* A linear layer: each position reads only itself. Sums are stored in the output where whole vectors fit, or where the values
  * written beyond a position are overwritten by the next one's; elsewhere in `values`. */
 static void linear_band(const shape *s, band b, const inputs *l, int by_tap, float *values, block w, float *out) {
     const int64_t positions = b.last - b.first, together = by_tap ? 1 : l->blocks;
@@ -400,12 +401,12 @@ static int scratch_of(const shape *s, int64_t seen, int64_t rows, scratch *t) {
     if (!reserve(&own, lines(seen * blocks + 1) + 2 * lines(of_lists) + lines(of_sums) + 2 * lines(pointers))) {
         return 0;
     }
-    t->list = (inputs){blocks, take(&own, seen * blocks + 1), take(&own, of_lists), take(&own, of_lists)};
-    t->values = take(&own, of_sums), t->x = take(&own, pointers), t->to = take(&own, pointers);
+    t->list = (inputs){blocks, allocate(&own, seen * blocks + 1), allocate(&own, of_lists), allocate(&own, of_lists)};
+    t->values = allocate(&own, of_sums), t->x = allocate(&own, pointers), t->to = allocate(&own, pointers);
     return 1;
 }
 
-/* The outputs of a band of an image; out: its first output. The loops are chosen by the band's own values, so that the choice does
+/* The outputs of a band of an image; out: its first output. The loops are chosen by the values of the band, so that the choice does
  * not depend on the batch. */
 static void outputs_of_band(const float *image, const shape *s, band b, int pointwise, packed weights, const scratch *t,
                             float *out) {
@@ -642,15 +643,15 @@ int convolve_backward_weight(const float *x, const float *grad, const shape *s, 
     const int64_t space = c.rows * s->width + LANES; /* not a power of two, at which lists would share lines of cache */
     const int64_t groups = c.groups;
     int enough = reserve(&shared, lines(groups * size));
-    float *sum = enough ? take(&shared, groups * size) : NULL;
+    float *sum = enough ? allocate(&shared, groups * size) : NULL;
 #pragma omp parallel num_threads(s->threads) if (enough)
     {
         const int ready = enough && reserve(&own, lines(2 * s->in) + 2 * lines(s->in * space) + lines(of_copy));
         positions l;
         float *copied = NULL;
         if (ready) {
-            l = (positions){space, take(&own, 2 * s->in), take(&own, s->in * space), take(&own, s->in * space)};
-            copied = take(&own, of_copy);
+            l = (positions){space, allocate(&own, 2 * s->in), allocate(&own, s->in * space), allocate(&own, s->in * space)};
+            copied = allocate(&own, of_copy);
         } else {
 #pragma omp atomic write
             enough = 0;

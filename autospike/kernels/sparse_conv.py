@@ -93,7 +93,7 @@ def supports(x: Tensor, weight: Tensor, bias: Tensor | None, geometry: Geometry)
 def shape_struct(x: Tensor, y: Tensor, weight: Tensor, geometry: Geometry) -> ShapeStruct:
     """Return the struct of a convolution of `x` `[images, H, W, in]` to `y` `[images, H', W', out]`.
 
-    A linear layer sees every position by itself: it is one image of one column.
+    A linear layer is a 1x1 convolution of one image of width 1, whose rows are all positions.
     """
     kernel, pointwise = weight.shape[2], weight.shape[2] == geometry.stride == 1 and geometry.padding == 0
     sizes = [[1, x.shape[:3].numel(), 1, x.shape[3]], [y.shape[:3].numel(), 1]] if pointwise else [x.shape, y.shape[1:3]]

@@ -57,8 +57,8 @@ INLINE void store_scaled(const vector *sum, int vectors, float scale, int64_t si
     }
 }
 
-/* Adds factor * row. The row is a pointer that moves on, for an address in one register: a multiply-add that has to add two to find
- * its operand is slower. */
+/* Adds factor * row. The pointer advances so that each address is in one register: multiply-adds with indexed addresses are slower
+ * on Intel processors. */
 INLINE void add_product(vector *sum, float factor, const float *row, int vectors) {
     const vector factors = broadcast(factor);
 #pragma GCC unroll 8

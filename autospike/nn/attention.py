@@ -34,7 +34,7 @@ class SumOfSpikes(nn.Module):
     """Number of spikes along one dimension, which is kept with size 1. A module so that its operations can be counted.
 
     Args:
-        dim: the dimension.
+        dim: The dimension.
     """
 
     def __init__(self, dim: int) -> None:
@@ -58,10 +58,10 @@ class MatrixAttention(nn.Module):
     """SSA, SDSA-3 and SDSA-4: `SN(q (k^T v) s)`.
 
     Args:
-        neuron: parameters of the LIF layer.
-        num_heads: number of heads.
+        neuron: Parameters of the LIF layer.
+        num_heads: Number of heads.
         scale: s.
-        learnable: whether the threshold is learnable (SDSA-4).
+        learnable: Whether the threshold is learnable (SDSA-4).
 
     Shape: q, k, v `[T, B, H, W, D]` to spikes `[T, B, H, W, D]`.
     """
@@ -86,7 +86,7 @@ class QueryGate(nn.Module):
     """SDSA-2 and QKFormer's channel attention: channels of `passed` (v or k) pass where the query fired at any token.
 
     Args:
-        neuron: parameters of the LIF layer.
+        neuron: Parameters of the LIF layer.
 
     Shape: `[T, B, H, W, D]` each to spikes `[T, B, H, W, D]`.
     """
@@ -107,7 +107,7 @@ class KeyValueGate(QueryGate):
     """SDSA-1: a channel of q passes where k and v coincide at any token (its neuron is an OR at half the usual threshold).
 
     Args:
-        neuron: parameters of the LIF layer.
+        neuron: Parameters of the LIF layer.
 
     Shape: q, k, v `[T, B, H, W, D]` to spikes `[T, B, H, W, D]`.
     """
@@ -127,8 +127,8 @@ class DilatedKeyValueGate(nn.Module):
     k and v are pooled over the image, their coincidence and the result over tokens and the channels of a head, as in that code.
 
     Args:
-        neuron: parameters of the LIF layer.
-        num_heads: number of heads.
+        neuron: Parameters of the LIF layer.
+        num_heads: Number of heads.
 
     Shape: q, k, v `[T, B, H, W, D]` to spikes `[T, B, H, W, D]`.
     """
@@ -152,8 +152,8 @@ class TokenQueryGate(nn.Module):
     """QKFormer's token attention: tokens of k pass where the query fired at any channel of the head.
 
     Args:
-        neuron: parameters of the LIF layer.
-        num_heads: number of heads.
+        neuron: Parameters of the LIF layer.
+        num_heads: Number of heads.
 
     Shape: `[T, B, H, W, D]` each to spikes `[T, B, H, W, D]`.
     """
@@ -176,8 +176,8 @@ def operator(block: Block, scale: float) -> nn.Module:
     """Return the operator of a block's token mixer, which is called with the operands of that mixer.
 
     Args:
-        block: the block.
-        scale: factor of the product of `sdsa_3` and `sdsa_4`.
+        block: The block.
+        scale: Factor of the product of `sdsa_3` and `sdsa_4`.
     """
     neuron, heads = block.neuron_of("attention"), block.num_heads or 1
     match block.token_mixer:
@@ -198,9 +198,9 @@ class Attention(Mixer):
 
     Args:
         embed_dim: D.
-        block: heads, token mixer, neurons and kinds of the projections.
-        scale: factor of the product of `sdsa_3` and `sdsa_4`.
-        qkv_bias: whether projections to the operands have a bias.
+        block: Heads, token mixer, neurons and kinds of the projections.
+        scale: Factor of the product of `sdsa_3` and `sdsa_4`.
+        qkv_bias: Whether projections to the operands have a bias.
 
     Shape: stream or spikes `[T, B, H, W, D]` to input current `[T, B, H, W, D]`, or to spikes of the LIF layer that it is given.
     """
@@ -238,4 +238,4 @@ def by_head(x: Tensor, num_heads: int) -> Tensor:
 
 def _dilated(x: Tensor) -> Tensor:
     """Max-pool 3x3 over the last two dimensions, keeping their size."""
-    return F.max_pool2d(x.flatten(0, 2), kernel_size=3, stride=1, padding=1).view(x.shape)
+    return F.max_pool2d(x.flatten(0, 1), kernel_size=3, stride=1, padding=1).view(x.shape)

@@ -22,7 +22,7 @@ class AttentionProduct(nn.Module):
     """The product `q (k^T v) * scale` of each head.
 
     Args:
-        scale: factor of the product.
+        scale: Factor of the product.
 
     Shape: `[T, B, heads, N, head_dim]` each to `[T, B, heads, N, head_dim]`.
     """

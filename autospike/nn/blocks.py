@@ -27,9 +27,9 @@ class Residual(nn.Module):
     """A residual branch: a mixer, its shortcut, and the LIF layer before or behind the mixer.
 
     Args:
-        mixer: the mixer.
+        mixer: The mixer.
         shortcut: "membrane", "sew" or "vanilla".
-        neuron: parameters of the LIF layer.
+        neuron: Parameters of the LIF layer.
 
     Shape: stream `[T, B, H, W, D]` to stream `[T, B, H, W, D]`.
     """
@@ -44,8 +44,8 @@ class Residual(nn.Module):
         """Compute the stream behind the branch.
 
         Args:
-            x: the stream, `[T, B, H, W, D]`.
-            shared: results of the first layers, of which other branches on the same stream may contain some as well.
+            x: The stream, `[T, B, H, W, D]`.
+            shared: Results of the first layers, of which other branches on the same stream may contain some as well.
 
         Returns:
             The stream, `[T, B, H, W, D]`.
@@ -62,8 +62,8 @@ class Residual(nn.Module):
         """Update the statistics of every BatchNorm in the branch, without the operations behind the last one.
 
         Args:
-            x: the stream, `[T, B, H, W, D]`.
-            shared: results of the first layers, as in `forward`.
+            x: The stream, `[T, B, H, W, D]`.
+            shared: Results of the first layers, as in `forward`.
 
         Returns:
             The input of the last BatchNorm, `[T, B, H, W, D]`.
@@ -86,7 +86,7 @@ class SepConv(Mixer):
 
     Args:
         embed_dim: D.
-        block: parameters of the LIF layer.
+        block: Parameters of the LIF layer.
 
     Shape: `[T, B, H, W, D]` to `[T, B, H, W, D]`.
     """
@@ -118,8 +118,8 @@ class MLP(Mixer):
 
     Args:
         embed_dim: D.
-        hidden_features: width inside.
-        block: parameters of the LIF layer.
+        hidden_features: Width inside.
+        block: Parameters of the LIF layer.
 
     Shape: `[T, B, H, W, D]` to `[T, B, H, W, D]`.
     """
@@ -150,8 +150,8 @@ class ChannelConv(Mixer):
 
     Args:
         embed_dim: D.
-        hidden_features: width inside.
-        block: parameters of the LIF layer.
+        hidden_features: Width inside.
+        block: Parameters of the LIF layer.
 
     Shape: `[T, B, H, W, D]` to `[T, B, H, W, D]`.
     """
@@ -181,10 +181,10 @@ class SpikingBlock(nn.Module):
     """A token branch, then a channel branch.
 
     Args:
-        architecture: shortcut, attention scale and biases.
+        architecture: Shortcut, attention scale and biases.
         embed_dim: D.
-        hidden_features: width inside the channel mixer.
-        block: mixers and neurons.
+        hidden_features: Width inside the channel mixer.
+        block: Mixers and neurons.
 
     Shape: stream `[T, B, H, W, D]` to stream `[T, B, H, W, D]`.
     """

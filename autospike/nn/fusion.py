@@ -21,13 +21,13 @@ def fuse(model: nn.Module) -> nn.Module:
     """Fold every normalisation, and the layers of RepConv and SepConv, into single linear layers and convolutions.
 
     Args:
-        model: a model in eval mode, which is changed in place.
+        model: A model in eval mode, which is changed in place.
 
     Returns:
         The model; a new module if it is itself a synapse.
 
     Raises:
-        ValueError: a normalisation is in training mode, where it depends on the batch, or has no statistics.
+        ValueError: A normalisation is in training mode, where it depends on the batch, or has no statistics.
     """
     for name, module in model.named_modules():
         if isinstance(module, _BatchNorm) and (module.training or not module.num_batches_tracked):

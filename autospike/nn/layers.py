@@ -41,7 +41,7 @@ class SharedResults:
     Pass one object to the `forward` of all these branches, and drop it after the last of them.
 
     Args:
-        layers: the layers that more than one branch contains; other layers run as usual.
+        layers: The layers that more than one branch contains; other layers run as usual.
     """
 
     def __init__(self, layers: Container[nn.Module]) -> None:
@@ -55,9 +55,9 @@ class SharedResults:
         """Return what a layer computes from an input.
 
         Args:
-            layer: one of the shared layers.
-            x: its input. The result is computed again only for another tensor than in the last call.
-            compute: computes the result from `x`.
+            layer: One of the shared layers.
+            x: Its input. The result is computed again only for another tensor than in the last call.
+            compute: Computes the result from `x`.
 
         Returns:
             The result.
@@ -75,10 +75,10 @@ class Linear(nn.Linear):
     oneDNN, which torch uses for convolutions.
 
     Args:
-        in_features: size of the last dimension of the input.
-        out_features: size of the last dimension of the output.
-        bias: whether there is a bias.
-        spikes: whether most inputs are 0, so that the zero-skipping kernel is used.
+        in_features: Size of the last dimension of the input.
+        out_features: Size of the last dimension of the output.
+        bias: Whether there is a bias.
+        spikes: Whether most inputs are 0, so that the zero-skipping kernel is used.
 
     Shape: `[T, B, H, W, in_features]` to `[T, B, H, W, out_features]`.
     """
@@ -97,7 +97,7 @@ class Linear(nn.Linear):
 
         Args:
             x: `[T, B, H, W, in_features]`.
-            bias_cancels: whether a normalisation by the batch follows; see `spiking_conv`.
+            bias_cancels: Whether a normalisation by the batch follows; see `spiking_conv`.
 
         Returns:
             `[T, B, H, W, out_features]`.
@@ -121,7 +121,7 @@ class Conv(nn.Conv2d):
 
         Args:
             x: `[T, B, H, W, in_channels]`.
-            bias_cancels: whether a normalisation by the batch follows; see `spiking_conv`.
+            bias_cancels: Whether a normalisation by the batch follows; see `spiking_conv`.
 
         Returns:
             `[T, B, H', W', out_channels]`.
@@ -134,7 +134,7 @@ class Synapse(nn.Module):
     """Base class of connections between neurons: a linear part, then a normalisation.
 
     Attributes:
-        bn: the normalisation; `nn.Identity` after `autospike.nn.fusion.fuse`.
+        bn: The normalisation; `nn.Identity` after `autospike.nn.fusion.fuse`.
 
     Shape: `[T, B, H, W, in_channels]` to input current `[T, B, H', W', out_channels]`, or to spikes of the LIF layer that it is
     given, which then normalises and fires in one pass over memory.
@@ -166,9 +166,9 @@ class Synapse(nn.Module):
 
         Args:
             x: `[T, B, H, W, in_channels]`.
-            lif: the LIF layer that receives the current.
-            stream: a residual stream to which spikes of `lif` are added, `[T, B, H', W', out_channels]`.
-            shared: results of layers that other branches contain as well, possibly this one.
+            lif: The LIF layer that receives the current.
+            stream: A residual stream to which spikes of `lif` are added, `[T, B, H', W', out_channels]`.
+            shared: Results of layers that other branches contain as well, possibly this one.
 
         Returns:
             The current, or spikes, or stream plus spikes, `[T, B, H', W', out_channels]`.
@@ -211,9 +211,9 @@ class Mixer(nn.Module):
 
         Args:
             x: `[T, B, H, W, D]`.
-            lif: the LIF layer that receives the current.
-            stream: a residual stream to which spikes of `lif` are added.
-            shared: results of the first synapses, of which other mixers may contain some as well.
+            lif: The LIF layer that receives the current.
+            stream: A residual stream to which spikes of `lif` are added.
+            shared: Results of the first synapses, of which other mixers may contain some as well.
 
         Returns:
             The current, or spikes, or stream plus spikes, `[T, B, H, W, D]`.
@@ -230,9 +230,9 @@ class LinearNorm(Synapse):
     """`BN(W x + b)` at every position.
 
     Args:
-        in_features: size of the last dimension of the input.
-        out_features: size of the last dimension of the output.
-        bias: whether there is a bias.
+        in_features: Size of the last dimension of the input.
+        out_features: Size of the last dimension of the output.
+        bias: Whether there is a bias.
 
     Shape: `[T, B, H, W, in_features]` to `[T, B, H, W, out_features]`.
     """
@@ -273,11 +273,11 @@ class ConvNorm(Synapse):
     A still image may be passed once, as `[1, B, ...]`, with the number of time steps: the convolution is then computed once.
 
     Args:
-        in_channels: channels of the input.
-        out_channels: channels of the output.
-        kernel_size: height and width of the kernel, odd.
-        stride: stride in both directions.
-        bias: whether there is a bias.
+        in_channels: Channels of the input.
+        out_channels: Channels of the output.
+        kernel_size: Height and width of the kernel, odd.
+        stride: Stride in both directions.
+        bias: Whether there is a bias.
 
     Shape: `[T, B, H, W, in_channels]` to `[T, B, ceil(H / stride), ceil(W / stride), out_channels]`.
     """
@@ -307,9 +307,9 @@ class ConvNorm(Synapse):
         Args:
             x: `[T, B, H, W, in_channels]`, or a still image `[1, B, H, W, in_channels]`.
             time_steps: T, of a still image.
-            lif: the LIF layer that receives the current.
-            stream: a residual stream to which spikes of `lif` are added.
-            shared: results of layers that other branches contain as well, possibly this one.
+            lif: The LIF layer that receives the current.
+            stream: A residual stream to which spikes of `lif` are added.
+            shared: Results of layers that other branches contain as well, possibly this one.
 
         Returns:
             The current, or spikes, or stream plus spikes, `[T, B, H', W', out_channels]`.
@@ -328,9 +328,9 @@ class SeparableConvNorm(Synapse):
     """A depthwise convolution, a pointwise one, and their normalisation (the second half of SepConv). No biases.
 
     Args:
-        in_channels: channels of the input.
-        out_channels: channels of the output.
-        kernel_size: height and width of the depthwise kernel, odd.
+        in_channels: Channels of the input.
+        out_channels: Channels of the output.
+        kernel_size: Height and width of the depthwise kernel, odd.
 
     Shape: `[T, B, H, W, in_channels]` to `[T, B, H, W, out_channels]`.
     """
@@ -357,7 +357,7 @@ class RepConv(Synapse):
     (the published code takes the running statistics there).
 
     Args:
-        channels: channels of input and output.
+        channels: Channels of input and output.
 
     Shape: `[T, B, H, W, C]` to `[T, B, H, W, C]`.
     """
@@ -390,11 +390,11 @@ def fire(
     """Compute the spikes of a neuron layer behind another layer, in one pass over memory where that is possible.
 
     Args:
-        layer: a layer that ends in a synapse, and passes `lif` and `stream` to it.
-        lif: the neurons: a `LIF`, or any other module, which then is called with the layer's output.
-        inputs: arguments of `layer`.
-        stream: a residual stream `[T, B, H, W, C]` to which spikes are added.
-        shared: results that `layer` may take instead of computing them, or leave for others.
+        layer: A layer that ends in a synapse, and passes `lif` and `stream` to it.
+        lif: The neurons: a `LIF`, or any other module, which then is called with the layer's output.
+        inputs: Arguments of `layer`.
+        stream: A residual stream `[T, B, H, W, C]` to which spikes are added.
+        shared: Results of layers that other branches contain as well; `layer` reads them, or adds those that are missing.
 
     Returns:
         Spikes, or stream plus spikes, `[T, B, H, W, C]`.
@@ -411,7 +411,7 @@ def fire(
 
 
 def has_forward_hooks(module: nn.Module) -> bool:
-    """Whether forward hooks observe a module, so that its inputs and outputs have to exist: it is not fused then.
+    """Return whether forward hooks observe a module. Its inputs and outputs have to exist then, so it is not fused.
 
     `torch.nn.TransformerEncoderLayer` leaves its fast path for the same reason.
     """
@@ -424,8 +424,8 @@ def synapse(kind: str, channels: int, *, bias: bool) -> Synapse:
 
     Args:
         kind: "linear", or "repconv", which has no bias.
-        channels: channels of input and output.
-        bias: whether a linear layer has a bias.
+        channels: Channels of input and output.
+        bias: Whether a linear layer has a bias.
     """
     return RepConv(channels) if kind == "repconv" else LinearNorm(channels, channels, bias=bias)
 

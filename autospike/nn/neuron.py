@@ -15,7 +15,7 @@
 
 In backward the derivative of a sigmoid of slope 4 stands for that of the step, `ds/dh = 4 g (1 - g)` with
 `g = sigmoid(4 (h - v_threshold))`, and no gradient passes through the reset. Spikformer, Spike-driven Transformer and
-Meta-SpikeFormer have this neuron (spikingjelly's `LIFNode`); `Dynamics` has the other ones of the field.
+Meta-SpikeFormer have this neuron (spikingjelly's `LIFNode`); `Dynamics` describes the other variants.
 
 On a CPU a compiled kernel (`kernels/lif.c`) computes all time steps together with the normalisation before them; on CUDA it is
 spikingjelly's fused kernel; elsewhere operations of torch. All give the same spikes. Potentials are in float32 or wider, also of
@@ -51,10 +51,10 @@ class Dynamics:
     """Variants of the neuron that are not searched. The defaults are those of the published networks.
 
     Attributes:
-        reset: whether a spike sets the potential to 0 ("hard") or subtracts the threshold from it ("soft").
-        input_decays: whether the input is divided by tau; otherwise `h[t] = v[t-1] - v[t-1] / tau + x[t]`.
-        reset_is_detached: whether no gradient passes through the reset.
-        surrogate: the function whose derivative stands for that of the step in backward: a sigmoid of slope 4, or an arctan of
+        reset: Whether a spike sets the potential to 0 ("hard") or subtracts the threshold from it ("soft").
+        input_decays: Whether the input is divided by tau; otherwise `h[t] = v[t-1] - v[t-1] / tau + x[t]`.
+        reset_is_detached: Whether no gradient passes through the reset.
+        surrogate: The function whose derivative stands for that of the step in backward: a sigmoid of slope 4, or an arctan of
             slope 2, whose derivative is `1 / (1 + (pi (h - v_threshold))^2)`.
     """
 
@@ -75,8 +75,8 @@ class LIF(nn.Module):
     """A layer of LIF neurons. It has no state: every call starts from v = 0 and computes the whole sequence.
 
     Args:
-        neuron: threshold and time constant.
-        dynamics: variants of the neuron.
+        neuron: Threshold and time constant.
+        dynamics: Variants of the neuron.
 
     Shape: input current `[T, B, ..., C]` to spikes `[T, B, ..., C]`, 0 or 1.
     """
@@ -100,18 +100,18 @@ class LIF(nn.Module):
         """Compute the spikes.
 
         Args:
-            x: input current `[T, B, ..., C]`.
-            bn: a normalisation that is applied to `x` first.
+            x: Input current `[T, B, ..., C]`.
+            bn: A normalisation that is applied to `x` first.
             time_steps: T, if `x` is `[1, B, ..., C]` and the same at every time step.
-            stream: a residual stream `[T, B, ..., C]` to which spikes are added.
-            statistics: the result of `bn.statistics(x)`, if it was computed before.
+            stream: A residual stream `[T, B, ..., C]` to which spikes are added.
+            statistics: The result of `bn.statistics(x)`, if it was computed before.
 
         Returns:
             Spikes, or stream plus spikes, `[T, B, ..., C]`.
         """
         dtype = x.dtype
         half = dtype in (torch.bfloat16, torch.float16)
-        if half:  # a potential of eight bits would cross other thresholds
+        if half:  # bfloat16 has 8 significant bits: rounding would move potentials across the threshold
             if bn is not None and any(p.dtype == dtype for p in bn.parameters()):
                 x, bn = bn(x), None
             x = x.float()
@@ -131,10 +131,10 @@ class LIF(nn.Module):
         """Compute `self(linear(x), bn, stream=stream)` in inference, where `autospike.kernels.linear_lif.supports` it.
 
         Args:
-            x: spikes `[T, B, H, W, in_features]`.
-            linear: the linear layer.
-            bn: the normalisation behind it, in eval mode.
-            stream: a residual stream `[T, B, H, W, out_features]` to which spikes are added.
+            x: Spikes `[T, B, H, W, in_features]`.
+            linear: The linear layer.
+            bn: The normalisation behind it, in eval mode.
+            stream: A residual stream `[T, B, H, W, out_features]` to which spikes are added.
 
         Returns:
             Spikes, or stream plus spikes, `[T, B, H, W, out_features]`.
@@ -153,7 +153,7 @@ class LIF(nn.Module):
         added to a stream, and so do not exist as a tensor.
 
         Args:
-            hook: called as `hook(spikes, counts)` with spikes `[T, B, ..., C]` and counts `[T, positions]` float64, where positions
+            hook: Called as `hook(spikes, counts)` with spikes `[T, B, ..., C]` and counts `[T, positions]` float64, where positions
                 are the dimensions between B and C.
 
         Returns:

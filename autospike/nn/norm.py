@@ -23,7 +23,7 @@ class Statistics(NamedTuple):
     Attributes:
         mean: `[C]`.
         inverse: `1 / sqrt(var + eps)`, `[C]`.
-        by_batch: whether they are those of the input, and so depend on it.
+        by_batch: Whether they are those of the input, and so depend on it.
     """
 
     mean: Tensor
@@ -44,7 +44,7 @@ class Norm(nn.BatchNorm1d):
 
         Args:
             y: `[..., C]`.
-            statistics: what `self.statistics(y)` returned, if it was called before; it is not called again then, so that running
+            statistics: What `self.statistics(y)` returned, if it was called before; it is not called again then, so that running
                 statistics are updated once.
 
         Returns:

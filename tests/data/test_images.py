@@ -24,7 +24,7 @@ def folder(root: Path, *, colours: bool = False, count: int = 10, mode: str = "R
     for label, name in enumerate(("cat", "dog")):
         (root / name).mkdir(parents=True)
         for i in range(count):
-            Image.new("RGB", (8, 8), (20 * i + label,) * 3).convert(mode).save(root / name / f"{i}.png")
+            Image.new("RGB", (8, 8), (20 * i + label,) * 3).convert("L").convert(mode).save(root / name / f"{i}.png")
     if colours:
         Image.new("RGB", (8, 8), (255, 0, 0)).save(root / "dog" / "3.png")
     return root

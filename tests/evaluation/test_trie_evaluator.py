@@ -56,14 +56,14 @@ def population_of(evaluator: TrieEvaluator, count: int = 3, seed: int = 0) -> li
 
 
 def calls(work: Callable[[], Any]) -> list[tuple[nn.Module, tuple[Any, ...]]]:
-    """Return every module that is called, in order, with its inputs."""
+    """Return every module that is called, in order, with its inputs; without torchvision's transforms of images."""
     seen: list[tuple[nn.Module, tuple[Any, ...]]] = []
     handle = register_module_forward_hook(lambda module, args, _out: seen.append((module, args)))
     try:
         work()
     finally:
         handle.remove()
-    return seen
+    return [call for call in seen if not type(call[0]).__module__.startswith("torchvision.")]
 
 
 def numbers_of_calls(kind: type, work: Callable[[], Any]) -> list[int]:

@@ -713,13 +713,23 @@ def test_a_search_of_a_continuous_space_fills_every_generation() -> None:
         assert all(permits(space_dict, architecture) for architecture in architectures_of(found))
 
 
-@pytest.mark.parametrize(
-    "config", [{"algorithm": "nsga2", "objectives": ("time_steps",)}, {"algorithm": "aeb", "fitness": {"beta": 5}}]
-)
-def test_by_product_candidates_are_selected_as_parents(config: dict[str, Any]) -> None:
-    """Every candidate has a by-product with T = 1. Both settings select T = 1, which does not mutate."""
+def test_by_product_candidates_are_parents_of_aeb() -> None:
+    """The parents are the candidates of the greatest F_AEB, by-products among them: with this exponent the cheapest ones."""
     archive = Archive(Path(":memory:"), "p")
-    run_search(archive, settings_of(generations=2, global_mutation=0, block_mutation=0.5, **config), recording([]))
+    settings = settings_of("aeb", generations=1, fitness={"beta": 5})
+    run_search(archive, settings, recording([]))
+    best = sorted(archive.all(), key=lambda e: -e.f_aeb)[: settings.parents]
+    stored = archive.population(make_search(archive, settings, recording([])).id)
+    assert stored is not None
+    assert {architecture_id for architecture_id, _ in stored[1]} == {e.measurement.architecture.id for e in best}
+    assert any(e.by_product for e in best)
+
+
+def test_by_product_candidates_are_selected_as_parents_of_nsga2() -> None:
+    """Every candidate has a by-product with T = 1. The objective selects T = 1, which does not mutate."""
+    archive = Archive(Path(":memory:"), "p")
+    settings = settings_of("nsga2", generations=2, global_mutation=0, block_mutation=0.5, objectives=("time_steps",))
+    run_search(archive, settings, recording([]))
     first, second = ([e for e in archive.all() if e.generation == i] for i in range(2))
     assert {e.measurement.architecture.time_steps for e in proposed(first)} == {1, 2, 3}
     assert {e.measurement.architecture.time_steps for e in proposed(second)} == {1}
