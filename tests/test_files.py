@@ -46,7 +46,7 @@ def test_a_write_that_fails_leaves_no_file_and_no_folder(tmp_path: Path) -> None
 def test_only_regular_files_are_read(tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "pipe")
     for path in (tmp_path / "pipe", Path("/dev/zero"), tmp_path):
-        assert "not a regular file" in one_line_error(lambda path=path: files.read_json(path))  # type: ignore[misc]
+        assert ": not a file; check the path" in one_line_error(lambda path=path: files.read_json(path))  # type: ignore[misc]
         with pytest.raises(OSError, match="not a regular file"):
             files.sha256(path)
     (tmp_path / "value.json").write_text("[1]")

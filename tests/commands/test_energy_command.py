@@ -463,7 +463,9 @@ def test_an_imported_folder_is_measured_with_its_crop_and_interpolation(
         edge = (size - 8) // 2
         expected = np.stack(
             [
-                np.asarray(split.image(i).resize((size, size), filters[interpolation]))[edge : edge + 8, edge : edge + 8]
+                np.asarray(split.image(i).convert("RGB").resize((size, size), filters[interpolation]))[
+                    edge : edge + 8, edge : edge + 8
+                ]
                 for i in range(4)
             ]
         ).transpose(0, 3, 1, 2)

@@ -39,7 +39,7 @@ def test_a_damaged_checkpoint_is_reported_and_trained_again(
 def test_a_signal_ends_the_command_with_its_exit_code(
     tmp_path: Path, tiny_experiment: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The signal comes with the last step of the supernet, so the reference network is not trained."""
+    """The signal comes with the last step of the reference network, so the supernet is not trained."""
 
     def add_scalar(_writer: SummaryWriter, name: str, _value: Any, step: int) -> None:
         if (name, step) == ("loss", 4):  # once, because a second signal ends the process
@@ -48,7 +48,7 @@ def test_a_signal_ends_the_command_with_its_exit_code(
     monkeypatch.setattr(SummaryWriter, "add_scalar", add_scalar)
     outcome = autospike(capsys, "train", tiny_experiment, "--run", tmp_path, "--set", "training.batch_size=512")
     assert (outcome.code, outcome.err) == (143, "error: interrupted at step 4; run the same command again to resume\n")
-    assert not (tmp_path / "baseline").exists()
+    assert not (tmp_path / "supernet").exists()
     events = [json.loads(text)["event"] for text in (tmp_path / "log.jsonl").read_text().splitlines()]
     assert events == ["train started", "train", "train interrupted"]
 

@@ -19,7 +19,7 @@ from autospike.data.batches import Batch, TrainingBatches
 from autospike.data.images import Images, load_images
 from autospike.data.picture import GAP, LABEL, TILE, draw_batch, label_of, visible_pixels
 from autospike.run_directory import Run
-from autospike.training.setup import open_run
+from autospike.training.setup import open_run, training_batches
 
 Capsys = pytest.CaptureFixture[str]
 
@@ -143,13 +143,14 @@ def test_any_name_of_a_class_can_be_drawn() -> None:
     assert drawn.size == (2 * (TILE + GAP) + GAP, 2 * (TILE + LABEL + GAP) + GAP)
 
 
-def test_opening_a_run_writes_its_data_once(tmp_path: Path, capsys: Capsys) -> None:
+def test_recording_data_draws_no_random_number(tmp_path: Path, capsys: Capsys) -> None:
     experiment = Experiment.model_validate(
         {**TINY_EXPERIMENT, "data": {"name": "folder", "root": folder(tmp_path / "i"), "image_size": 8}}
     )
     run = Run(folder=tmp_path / "run", experiment=experiment)
     state = torch.get_rng_state()
     setup = open_run(run)
+    overview.record(setup.images, training_batches(setup), run.folder / "data")
     assert torch.equal(torch.get_rng_state(), state)
     assert setup.images.channels == 1
     assert capsys.readouterr().out.count("data: 20 images, 2 classes, 1x8x8; 12 train, 4 search, 4 test") == 1

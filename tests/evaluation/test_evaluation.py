@@ -160,7 +160,8 @@ def test_a_measurement_is_independent_of_the_order_of_the_images(tiny_space: Sea
     model = measured.calibrated(tiny_space.largest())
     expected = measure(model, measured.search, batch_size=64)
     for seed in range(3):
-        assert measure(model, reordered(measured.search, seed), batch_size=64) == expected
+        found = measure(model, reordered(measured.search, seed), batch_size=64)
+        assert replace(found, correct_mask=expected.correct_mask) == expected  # the mask has the order of the images
 
 
 def test_a_measurement_is_independent_of_the_other_candidates(tiny_space: SearchSpace) -> None:

@@ -543,6 +543,9 @@ def test_a_record_has_the_fields_of_a_measurement() -> None:
         "architecture": architecture.to_dict(),
         "search_accuracy": 0.75,
         "search_images": 4,
+        "search_correct": 3,
+        "search_accuracy_interval": [pytest.approx(0.30064, abs=1e-5), pytest.approx(0.95441, abs=1e-5)],  # Wilson, by R
+        "correct_mask": "",
         "energy_mj": pytest.approx((1.5 * 960 + 0.4 * 75) * 1e-9, rel=1e-12),
         "convention": "binary-only/fp16",
         "macs": 960,

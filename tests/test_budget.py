@@ -1,0 +1,113 @@
+"""Plans of runs within a time budget, with values by hand."""
+
+from __future__ import annotations
+
+import json
+import time
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from builders import one_line_error
+from tiny_experiment import TINY_EXPERIMENT
+
+from autospike.budget import FIXED_SECONDS, Clock, Plan, Speed, duration, expected, parse_duration, within
+from autospike.config import Experiment
+
+EXPERIMENT = Experiment.model_validate(TINY_EXPERIMENT)
+SPEED = Speed(supernet_step=0.1, reference_step=0.15, generation=3.0, steps_per_epoch=4, memory_bytes=10**9)
+
+
+@pytest.mark.parametrize(("text", "seconds"), [("90s", 90), ("30m", 1800), ("1h30m", 5400), ("1.5h", 5400), ("1h1m1s", 3661)])
+def test_durations(text: str, seconds: float) -> None:
+    assert parse_duration(text) == seconds
+
+
+@pytest.mark.parametrize("text", ["", "30", "m", "-5m", "0s", "5m3h", "1e9h", "nan"])
+def test_texts_that_are_not_durations_are_one_line_errors(text: str) -> None:
+    assert "give for example 90s, 30m or 1h30m" in one_line_error(lambda: parse_duration(text))
+
+
+def test_a_plan_within_a_budget_by_hand() -> None:
+    """101 s are available. An epoch takes 4 * 0.25 s = 1 s: 58 epochs. 15 s are 5 generations of 3 s, but the experiment has 3."""
+    plan = within(EXPERIMENT, SPEED, 101 + FIXED_SECONDS, fine_tune=True)
+    assert (plan.epochs, plan.generations) == (58, EXPERIMENT.search.generations)
+    rest = 101 - 58 - 3 * EXPERIMENT.search.generations
+    assert plan.fine_tuning_s == pytest.approx(rest)
+    assert plan.fine_tune_epochs == int(rest / 0.4)
+    assert plan.total_s == pytest.approx(101 + FIXED_SECONDS)
+
+
+def test_a_plan_without_fine_tuning_trains_longer() -> None:
+    plan = within(EXPERIMENT, SPEED, 100 + FIXED_SECONDS, fine_tune=False)
+    assert plan.fine_tune_epochs == 0
+    assert plan.epochs > 58
+    assert plan.total_s <= 100 + FIXED_SECONDS
+
+
+def test_a_budget_that_is_too_small_names_a_possible_one() -> None:
+    message = one_line_error(lambda: within(EXPERIMENT, SPEED, 15, fine_tune=True))
+    assert "too short for one epoch (1 s) and one generation of the search (3 s)" in message
+    assert f"give at least {duration((FIXED_SECONDS + 3 / 0.15) * 1.05)}" in message
+
+
+def test_the_expected_time_without_a_budget() -> None:
+    plan = expected(EXPERIMENT, SPEED, fine_tune=True)
+    assert plan.training_s == EXPERIMENT.training.epochs * 1.0
+    assert plan.search_s == EXPERIMENT.search.generations * 3.0
+
+
+def clock(path: Path, **changed: object) -> Clock:
+    plan = Plan(
+        epochs=5,
+        generations=3,
+        fine_tune_epochs=4,
+        training_s=50,
+        search_s=20,
+        fine_tuning_s=30,
+        fixed_s=12,
+        memory_bytes=1,
+    )
+    return Clock(path=path, budget_s=120, plan=plan, **changed)  # type: ignore[arg-type]
+
+
+def test_a_clock_resumes_with_the_time_that_is_left(tmp_path: Path) -> None:
+    first = clock(tmp_path / "plan.json", started=time.monotonic() - 70)
+    with first.recording():
+        first.finished_generations, first.fine_tune_epochs = 2, 9
+    found = Clock.read(tmp_path, "2m")
+    assert found is not None
+    assert found.left_s == pytest.approx(50, abs=1)
+    assert found.overrides() == ["training.epochs=5", "retrain.fine_tune_epochs=9", "search.generations=2"]
+    assert found.plan == first.plan
+
+
+def test_the_search_has_its_share_of_the_time_that_is_left(tmp_path: Path) -> None:
+    """56 s are left, less 6 s: two fifths of 50 s."""
+    assert clock(tmp_path, started=time.monotonic() - 64).search_timeout_s() == pytest.approx(20, abs=0.5)
+
+
+def test_fine_tuning_takes_the_time_that_is_left(tmp_path: Path) -> None:
+    late = clock(tmp_path, started=time.monotonic() - 64)
+    late.choose_fine_tuning(2.0, measurement_s=10.5)
+    assert late.fine_tune_epochs == 19  # (56 - 6 - 10.5) / 2
+    late.choose_fine_tuning(1000.0, measurement_s=0)
+    assert late.fine_tune_epochs == 1
+
+
+def test_another_budget_than_that_of_the_plan_is_a_one_line_error(tmp_path: Path) -> None:
+    clock(tmp_path / "plan.json").write()
+    assert "this run was planned for 2 min" in one_line_error(lambda: Clock.read(tmp_path, "3m"))
+
+
+@pytest.mark.parametrize("content", ["[]", "{}", '{"budget_s": "x"}'])
+def test_a_damaged_plan_is_a_one_line_error(tmp_path: Path, content: str) -> None:
+    (tmp_path / "plan.json").write_text(content)
+    assert "delete it to continue without a budget" in one_line_error(lambda: Clock.read(tmp_path))
+
+
+def test_a_plan_is_json(tmp_path: Path) -> None:
+    written = clock(tmp_path / "plan.json")
+    written.plan = replace(written.plan, epochs=6)
+    written.write()
+    assert json.loads((tmp_path / "plan.json").read_text())["plan"]["epochs"] == 6
