@@ -30,9 +30,9 @@ from autospike.training.progress import Progress
 from autospike.training.setup import Setup, build_supernet, training_batches
 from autospike.training.trainer import train
 
-# Shares of a budget, after the fixed costs. Our choice: docs/training.md compares fine-tuning with more supernet training.
+# Shares of a budget, after the fixed costs. Our choice; other shares were not compared.
 TRAINING_SHARE, SEARCH_SHARE = 0.58, 0.15
-# Seconds for starting the process, opening the data, drawing figures. Measured on two machines: 9 and 13.
+# Seconds for starting the process, opening the data and drawing figures. Our choice, not measured.
 FIXED_SECONDS = 12.0
 # Seconds of training, after the first steps, from which the duration of a step is measured.
 MEASURED_SECONDS, FIRST_STEPS = 3.0, 2
@@ -256,12 +256,12 @@ class Clock:
     started: float = field(default_factory=time.monotonic)
 
     @classmethod
-    def read(cls, run_folder: Path, budget: str | None = None) -> Clock | None:
+    def read(cls, run_folder: Path, budget_s: float | None = None) -> Clock | None:
         """Read the plan of a run.
 
         Args:
             run_folder: The folder of the run.
-            budget: The budget that the user gives, which must be that of the plan.
+            budget_s: The budget that the user gives, which must be that of the plan.
 
         Returns:
             The clock, or None if the run has no plan.
@@ -284,9 +284,10 @@ class Clock:
             )
         except (KeyError, TypeError, ValueError):
             raise UserError(f"{path}: not the plan of a run; delete it to continue without a budget") from None
-        if budget is not None and parse_duration(budget) != clock.budget_s:
+        if budget_s is not None and budget_s != clock.budget_s:
             raise UserError(
-                f"--budget {budget}: this run was planned for {duration(clock.budget_s)}; leave --budget out, or use another folder"
+                f"--budget {duration(budget_s)}: this run was planned for {duration(clock.budget_s)}; leave --budget out, or use "
+                "another folder"
             )
         return clock
 

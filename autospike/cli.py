@@ -318,7 +318,8 @@ def run_all(
 
     where = _executing(executor, workers=workers, address=address, gpus_per_worker=gpus_per_worker)
     reference = ["baseline=none"] if no_reference else []
-    budget_s, clock = parse_duration(budget) if budget else None, Clock.read(run, budget)
+    budget_s = parse_duration(budget) if budget else None
+    clock = Clock.read(run, budget_s)
     chosen = [*(overrides or []), *where, *reference, *_starting(start_from)]
     started = Run.start(experiment, run, [*chosen, *(clock.overrides() if clock else [])])
     if clock is None and budget_s is not None:

@@ -4,6 +4,7 @@ RUN/experiment.yaml     complete configuration, with the search space; its first
 RUN/.lock               who writes to the folder, while a command does
 RUN/environment.json    package versions, seed, machine
 RUN/log.jsonl           events, one JSON object in each line
+RUN/plan.json           plan of a run with a time budget, and the time that it has spent
 RUN/data.json           digest of the images and their splits
 RUN/data/               files.csv: every sample with class, split and digest; batch.png: training images as the network sees them
 RUN/supernet/           checkpoints of the supernet
@@ -120,8 +121,10 @@ class Run:
         Raises:
             UserError: A file cannot be written.
         """
-        text = self.experiment.to_yaml()
-        files.write_text(self.folder / "experiment.yaml", f"{DIGEST}{hashlib.sha256(text.encode()).hexdigest()}\n{text}")
+        path, text = self.folder / "experiment.yaml", self.experiment.to_yaml()
+        content = f"{DIGEST}{hashlib.sha256(text.encode()).hexdigest()}\n{text}"
+        if not path.exists() or path.read_bytes() != content.encode():
+            files.write_text(path, content)
         if not (self.folder / "environment.json").exists():
             files.write_json(self.folder / "environment.json", _environment(self.experiment.seed))
 
@@ -169,7 +172,7 @@ class Run:
 
     @property
     def is_writable(self) -> bool:
-        """Whether the user may write to the folder. It may be on a read-only file system, or belong to somebody else."""
+        """Whether the user may write to the folder. It may be on a read-only file system, or belong to another user."""
         return os.access(self.folder, os.W_OK)
 
     @property

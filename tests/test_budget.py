@@ -75,7 +75,7 @@ def test_a_clock_resumes_with_the_time_that_is_left(tmp_path: Path) -> None:
     first = clock(tmp_path / "plan.json", started=time.monotonic() - 70)
     with first.recording():
         first.finished_generations, first.fine_tune_epochs = 2, 9
-    found = Clock.read(tmp_path, "2m")
+    found = Clock.read(tmp_path, 120.0)
     assert found is not None
     assert found.left_s == pytest.approx(50, abs=1)
     assert found.overrides() == ["training.epochs=5", "retrain.fine_tune_epochs=9", "search.generations=2"]
@@ -97,7 +97,7 @@ def test_fine_tuning_takes_the_time_that_is_left(tmp_path: Path) -> None:
 
 def test_another_budget_than_that_of_the_plan_is_a_one_line_error(tmp_path: Path) -> None:
     clock(tmp_path / "plan.json").write()
-    assert "this run was planned for 2 min" in one_line_error(lambda: Clock.read(tmp_path, "3m"))
+    assert "this run was planned for 2 min" in one_line_error(lambda: Clock.read(tmp_path, 180.0))
 
 
 @pytest.mark.parametrize("content", ["[]", "{}", '{"budget_s": "x"}'])

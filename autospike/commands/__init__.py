@@ -1,1 +1,1 @@
-"""One file a command: what each of `autospike`'s commands does, told from beginning to end."""
+"""One file a command: what each of `autospike`'s commands does, from start to end."""

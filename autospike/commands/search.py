@@ -65,7 +65,7 @@ def search(run: Run, *, timeout_s: float | None = None) -> int:
 
 @dataclass(kw_only=True)
 class _TimeLimit:
-    """Tells a search when to stop: when another generation as long as the longest one would exceed the limit.
+    """Stop criterion of a search: true when another generation as long as the longest one would exceed the limit.
 
     Attributes:
         seconds: The limit in seconds; None for no limit.
@@ -78,7 +78,7 @@ class _TimeLimit:
     moments: list[float] = field(default_factory=list)
 
     def __call__(self) -> bool:
-        """Record the end of a generation, and tell whether to stop."""
+        """Record the end of a generation, and return whether to stop."""
         self.moments.append(time.monotonic())
         longest = max(end - begin for begin, end in pairwise((self.started, *self.moments)))
         return self.seconds is not None and self.moments[-1] - self.started + longest > self.seconds

@@ -26,7 +26,7 @@ def train(run: Run) -> Run:
         run: The run.
 
     Returns:
-        The run with its resolved experiment: a new training goes on with the normalisation of the network that it starts from.
+        The run with its resolved experiment: a new training uses the normalisation of the network that it starts from.
 
     Raises:
         UserError: The data or a checkpoint cannot be read, or the batch size cannot be divided among the ranks.
@@ -65,7 +65,7 @@ def _normalisation(setup: Setup, source: SourceNetwork) -> NormalisationConfig |
 
 
 def _report(setup: Setup, source: SourceNetwork, start_from: Path) -> None:
-    """Say which weights of a checkpoint are taken, and how pixels are normalised."""
+    """Print which weights of a checkpoint are used, and how pixels are normalised."""
     if source.choice is not None:
         note(f"{start_from}: {source.choice}")
     if setup.images.time_steps is not None:

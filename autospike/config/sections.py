@@ -174,7 +174,7 @@ class TeacherConfig(Section):
 class TrainingConfig(Section):
     """Training of the supernet, and of the reference network with the same recipe."""
 
-    sampling: Literal["single-path", "sandwich", "small-first", "growing-time"] = "single-path"
+    sampling: Literal["single-path", "sandwich", "small-first"] = "single-path"
     """Subnets that a training step uses; `experiments/training_quality` compares the options.
 
     - `single-path`: one uniformly sampled subnet (Auto-Spikformer).
@@ -199,8 +199,8 @@ class TrainingConfig(Section):
     initial: Literal["reference", "random"] = "reference"
     """Initial weights of the supernet without `start_from`: those of the trained reference network, or random ones.
 
-    The reference network is trained first, and the supernet reaches the same accuracy in less than half of the steps
-    (docs/training.md). Without a reference network they are random.
+    The reference network is trained first in both cases; docs/training.md compares them on the digits. Without a reference network
+    they are random.
     """
     teacher: TeacherConfig | None = None
     """Teacher of a space with `distilled: true`. Default: no teacher. It does not apply to events."""
@@ -392,4 +392,4 @@ class RetrainConfig(Section):
     fine_tune_epochs: Epochs | None = None
     """Epochs from inherited weights. Default: a third of the epochs from fresh weights."""
     fine_tune_learning_rate: LearningRate | None = None
-    """Learning rate from inherited weights. Default: `training.learning_rate`; smaller ones reach less (docs/training.md)."""
+    """Learning rate from inherited weights. Default: `training.learning_rate`; docs/training.md compares others."""

@@ -19,7 +19,7 @@ from autospike.data.pixels import printable
 from autospike.errors import UserError
 from autospike.process import available_cores
 
-# Bytes at the beginning of a file that are compared before the whole: a block of common file systems.
+# First bytes of a file that are compared before the whole file: a block of common file systems.
 HEAD = 4096
 
 

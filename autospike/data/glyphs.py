@@ -25,6 +25,8 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFont
 
+from autospike.data.bilinear import sample_bilinear
+
 Masks = NDArray[np.float32]
 """Opacities from 0 to 1, `[fonts, letters, BOX, BOX]`, with a border of zeros."""
 Uniforms = NDArray[np.float32]
@@ -252,16 +254,4 @@ def _letter(
     u, v = u + bend_u * v * v, v + bend_v * u * u
     width, height = (uniform(*SCALE)[:, :, None] for _ in range(2))
     fonts = np.floor(uniform()[:, 0] * np.float32(len(masks))).astype(np.int64)
-    return _bilinear(masks[fonts, letters], u / width, v / height)
-
-
-def _bilinear(masks: NDArray[np.float32], u: Planes, v: Planes) -> Planes:
-    """Sample each mask `[images, BOX, BOX]` at points relative to its centre; the points outside are at its border of zeros."""
-    centre = np.float32((BOX - 1) / 2)
-    column, row = (np.clip(axis + centre, 0, np.float32(BOX - 1.001)) for axis in (u, v))
-    left, top = column.astype(np.int64), row.astype(np.int64)
-    across, down = column - left.astype(np.float32), row - top.astype(np.float32)
-    flat, start = masks.reshape(-1), (np.arange(len(masks)) * BOX * BOX)[:, None, None] + top * BOX + left
-    upper = flat[start] + across * (flat[start + 1] - flat[start])
-    lower = flat[start + BOX] + across * (flat[start + BOX + 1] - flat[start + BOX])
-    return upper + down * (lower - upper)
+    return sample_bilinear(masks[fonts, letters], u / width, v / height)

@@ -22,6 +22,7 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
+from autospike.data.bilinear import sample_bilinear
 from autospike.data.event_camera import Camera, Pixels, record, settle, shot_noise
 from autospike.data.events import Frames
 
@@ -197,7 +198,7 @@ class _Moving:
 
     def _at(self, path: Uniforms | np.float32) -> Plane:
         x, y = _axes()
-        return self.contrast * _bilinear(
+        return self.contrast * sample_bilinear(
             self.masks, _wrapped(x - self.start - self.direction * path) / self.scale, (y - self.row) / self.scale
         )
 
@@ -248,7 +249,7 @@ class _Turning:
     def _at(self, angle: tuple[Plane, Plane]) -> Plane:
         x, y = _axes()
         u, v = _product((_wrapped(x - self.column), y), (angle[0], -angle[1]))
-        return self.contrast * _bilinear(self.masks, u / self.scale, v / self.scale)
+        return self.contrast * sample_bilinear(self.masks, u / self.scale, v / self.scale)
 
 
 def _simulate(scene: _Moving | _Turning, random: _Random, camera: Camera) -> NDArray[np.uint8]:
@@ -298,18 +299,6 @@ def _wrapped(x: Plane) -> Plane:
     """Move coordinates by multiples of SIZE into -SIZE/2 .. SIZE/2."""
     width = np.float32(SIZE)
     return x - np.floor(x / width + np.float32(0.5)) * width
-
-
-def _bilinear(masks: Plane, u: Plane, v: Plane) -> Plane:
-    """Sample each mask `[samples, BOX, BOX]` at points relative to its centre; the points outside are at its border of zeros."""
-    centre = np.float32((BOX - 1) / 2)
-    column, row = (np.clip(axis + centre, 0, np.float32(BOX - 1.001)) for axis in (u, v))
-    left, top = column.astype(np.int64), row.astype(np.int64)
-    across, down = column - left.astype(np.float32), row - top.astype(np.float32)
-    flat, start = masks.reshape(-1), (np.arange(len(masks)) * BOX * BOX)[:, None, None] + top * BOX + left
-    upper = flat[start] + across * (flat[start + 1] - flat[start])
-    lower = flat[start + BOX] + across * (flat[start + BOX + 1] - flat[start + BOX])
-    return upper + down * (lower - upper)
 
 
 @lru_cache(maxsize=1)

@@ -16,7 +16,7 @@ from autospike import files
 from autospike.data.images import Split
 from autospike.errors import UserError
 
-# Stands for a class map by which the i-th class of the model is the i-th class of the data.
+# Names the class map by which the i-th class of the model is the i-th class of the data.
 ORDER = "order"
 
 

@@ -6,11 +6,11 @@ import re
 import zipfile
 from pathlib import Path
 
-# Bytes at the beginning of a file that are enough to recognise its kind.
-BEGINNING = 4096
+# First bytes of a file that are enough to recognise its kind.
+HEADER_BYTES = 4096
 
 DOWNLOAD_AGAIN = "download the checkpoint itself"
-# Kinds that text files begin with, after white space and in lower case.
+# Kinds that text files start with, after white space and in lower case.
 TEXTS = {
     "version https://git-lfs.github.com/spec/": (
         "it is a git-LFS pointer, not the checkpoint; fetch the file with git lfs pull, or download it from the website"
@@ -24,7 +24,7 @@ TEXTS = {
     "[": f"it is a JSON document, not a checkpoint; {DOWNLOAD_AGAIN}",
 }
 UNPACK = "unpack it and give the checkpoint inside"
-# Kinds that other files begin with.
+# Kinds that other files start with.
 MAGIC = {
     b"\x1f\x8b": f"it is a gzip archive; {UNPACK}",
     b"BZh": f"it is a bzip2 archive; {UNPACK}",
@@ -49,9 +49,9 @@ TAR_MAGIC, TAR_OFFSET = b"ustar", 257
 def is_safetensors(path: Path) -> bool:
     """Whether a file is of safetensors: the length of a header, and the header in JSON. If it is incomplete, the suffix decides."""
     with path.open("rb") as file:
-        beginning = file.read(9)
+        first_bytes = file.read(9)
     size = path.stat().st_size
-    header = len(beginning) == 9 and beginning[8:] == b"{" and int.from_bytes(beginning[:8], "little") <= size - 8
+    header = len(first_bytes) == 9 and first_bytes[8:] == b"{" and int.from_bytes(first_bytes[:8], "little") <= size - 8
     return header or (path.suffix == ".safetensors" and not zipfile.is_zipfile(path) and _text(path) is None)
 
 
@@ -87,15 +87,15 @@ def describe_file(path: Path) -> str | None:
         A sentence for an error message; None if the kind is not known, or is that of a checkpoint.
     """
     with path.open("rb") as file:
-        beginning = file.read(BEGINNING)
-    if not beginning:
+        first_bytes = file.read(HEADER_BYTES)
+    if not first_bytes:
         return "it is empty; download it again"
-    kind = next((kind for magic, kind in MAGIC.items() if beginning.startswith(magic)), None)
+    kind = next((kind for magic, kind in MAGIC.items() if first_bytes.startswith(magic)), None)
     if kind is not None:
         return kind
-    if beginning[TAR_OFFSET:].startswith(TAR_MAGIC):
+    if first_bytes[TAR_OFFSET:].startswith(TAR_MAGIC):
         return f"it is a tar archive; {UNPACK}"
-    if beginning.startswith(b"PK\x03\x04"):
+    if first_bytes.startswith(b"PK\x03\x04"):
         return _describe_zip(path)
     text = _text(path)
     if text is None:
@@ -124,13 +124,13 @@ def _describe_zip(path: Path) -> str | None:
 
 
 def _text(path: Path) -> str | None:
-    """The beginning of a text file; None for binary files."""
+    """The first characters of a text file; None for binary files."""
     with path.open("rb") as file:
-        beginning = file.read(BEGINNING)
+        first_bytes = file.read(HEADER_BYTES)
     try:
-        text = beginning.decode("utf-16" if beginning[:2] in (b"\xff\xfe", b"\xfe\xff") else "utf-8-sig", "strict")
+        text = first_bytes.decode("utf-16" if first_bytes[:2] in (b"\xff\xfe", b"\xfe\xff") else "utf-8-sig", "strict")
     except UnicodeDecodeError as error:
-        if len(beginning) < BEGINNING or error.start < BEGINNING - 4:  # a character may be cut at the end
+        if len(first_bytes) < HEADER_BYTES or error.start < HEADER_BYTES - 4:  # a character may be cut at the end
             return None
-        text = beginning[: error.start].decode("utf-8-sig")
+        text = first_bytes[: error.start].decode("utf-8-sig")
     return text if text.isprintable() or all(c.isprintable() or c.isspace() for c in text) else None

@@ -8,8 +8,7 @@ from autospike.energy.conventions import UJ_PER_MJ
 from autospike.measurement import Measurement
 from autospike.statistics import PairedComparison
 
-# The largest subnet counts as far below the reference network if it is significantly less accurate by more than this. Our choice:
-# half of the loss that users accept as the price of one-shot training.
+# The largest subnet counts as far below the reference network if it is significantly less accurate by more than this. Our choice.
 UNDER_TRAINED = 0.01
 
 

@@ -3,7 +3,7 @@
 The by-product candidates of a proposed candidate (`autospike.search.by_products`) are evaluated at no extra cost. They compete for
 the next generation like proposed candidates and are not proposed again.
 
-To resume an interrupted search, run it again. It goes on after the newest generation whose population is in the archive.
+To resume an interrupted search, run it again. It continues after the newest generation whose population is in the archive.
 Generations of an older version, which stored no population, are replayed without a forward pass. The random generator of a
 generation depends on (seed, generation) only, so a resumed search ends with the same front.
 """

@@ -26,9 +26,6 @@ Sampling = Callable[[SearchSpace, random.Random, float], tuple[Architecture, ...
 # The part of a training after which `small_first` samples from the whole space. Our choice.
 WIDENING = 0.5
 
-# Of `growing_time`: the parts of a training at whose end the largest T grows, and that T.
-TIME_PHASES = ((0.5, 1), (0.75, 2))
-
 
 def single_path(space: SearchSpace, rng: random.Random, _progress: float) -> tuple[Architecture, ...]:
     """Sample one architecture uniformly (Auto-Spikformer, arXiv 2306.00807, after SPOS and AutoFormer)."""
@@ -49,23 +46,7 @@ def small_first(space: SearchSpace, rng: random.Random, progress: float) -> tupl
     return (space.sample(rng, size_fraction=min(1.0, progress / WIDENING)),)
 
 
-def growing_time(space: SearchSpace, rng: random.Random, progress: float) -> tuple[Architecture, ...]:
-    """Sample one architecture; its T is 1 in the first part of the training, at most 2 in the second, and its own in the last.
-
-    Meta-SpikeFormer is trained at T = 1 first, then fine-tuned at T = 4 (arXiv 2404.03663). A step at T = 1 costs about a quarter
-    of one at T = 4, so that a training of the same cost has more steps.
-    """
-    limit = next((t for end, t in TIME_PHASES if progress < end), max(space.time_steps.values))
-    architecture = space.sample(rng)
-    return (replace(architecture, time_steps=min(limit, architecture.time_steps)),)
-
-
-SAMPLING: dict[str, Sampling] = {
-    "single-path": single_path,
-    "sandwich": sandwich,
-    "small-first": small_first,
-    "growing-time": growing_time,
-}
+SAMPLING: dict[str, Sampling] = {"single-path": single_path, "sandwich": sandwich, "small-first": small_first}
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -27,6 +27,7 @@ SETTING = (
     "data.test_share=0.1",
     "training.batch_size=32",
     "training.epochs=30",
+    "training.learning_rate=4e-3",
     "evaluation.calibration_images=256",
 )
 EPOCHS_ALONE = 12
