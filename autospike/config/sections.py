@@ -392,4 +392,4 @@ class RetrainConfig(Section):
     fine_tune_epochs: Epochs | None = None
     """Epochs from inherited weights. Default: a third of the epochs from fresh weights."""
     fine_tune_learning_rate: LearningRate | None = None
-    """Learning rate from inherited weights. Default: `training.learning_rate`; docs/training.md compares others."""
+    """Learning rate from inherited weights. Default: `training.learning_rate`."""

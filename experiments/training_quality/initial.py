@@ -48,7 +48,8 @@ def quality(setup: Setup, supernet: Supernet) -> dict[str, float]:
     evaluator = population_evaluator(setup, Serial(state=trie_evaluator(setup, supernet)))
     accuracy = {measured.architecture: measured.accuracy for measured in evaluator([*sample_subnets(space), largest])}
     draws = pd.Series({a.id: value for a, value in accuracy.items() if a != largest})
-    return {"mean": draws.mean(), "worst": draws.min(), "largest": accuracy[largest]}
+    found = {"mean": draws.mean(), "worst": draws.min(), "largest": accuracy[largest]}
+    return {name: round(float(value), 4) for name, value in found.items()}
 
 
 def main(seeds: int) -> None:
@@ -59,15 +60,13 @@ def main(seeds: int) -> None:
     for seed in range(seeds):
         setup = replace(opened, experiment=opened.experiment.model_copy(update={"seed": seed}))
         for rate in LEARNING_RATES:
-            started = time.process_time()
             reference = trained(setup, SearchSpace.of(space.largest()), epochs=EPOCHS, learning_rate=rate)
-            seconds = {"reference": time.process_time() - started}
             for initial, epochs, start in (("random", EPOCHS, None), ("reference", EPOCHS_FROM_REFERENCE, reference)):
                 started = time.process_time()
                 supernet = trained(setup, space, epochs=epochs, learning_rate=rate, start=start)
-                seconds[initial] = time.process_time() - started
+                seconds = time.process_time() - started
                 row = {"seed": seed, "learning_rate": rate, "initial": initial, "epochs": epochs, **quality(setup, supernet)}
-                print({**row, "cpu_seconds": round(seconds[initial], 1)}, flush=True)
+                print({**row, "cpu_seconds": round(seconds, 1)}, flush=True)
 
 
 if __name__ == "__main__":
