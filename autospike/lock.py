@@ -22,8 +22,8 @@ def locked(folder: Path, command: str) -> Iterator[None]:
     """Hold the lock of a folder for the length of a block.
 
     The lock is an advisory lock of the system (flock) on the file `.lock`, so a process that was killed holds none. A process that
-    holds the lock already, such as `autospike run` when it searches, goes on. A folder that cannot be written to, and a file system
-    without locks, need none or have none.
+    holds the lock already, such as `autospike run` when it searches, continues. A folder that cannot be written to needs no
+    lock, and a file system without locks has none.
 
     Args:
         folder: The folder. It is created for the length of the block if it does not exist, and stays if something is written to it.

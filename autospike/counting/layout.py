@@ -22,7 +22,7 @@ Shapes = dict[nn.Module, list[torch.Size]]
 Neurons = tuple[type[nn.Module], ...]
 
 NO_NEURON = (
-    "the model has no layer of neurons that autospike knows, so its time steps, spikes and resets cannot be told apart; name the "
+    "the model has no layer of neurons that autospike knows, so its time steps, spikes and resets cannot be identified; name the "
     "classes of its neurons, for example neurons=[MyLIF], or say that it has none: neurons=[]"
 )
 
@@ -224,8 +224,8 @@ def _images(shape: torch.Size, received: _Received, steps: int, given: int | Non
         if found is not None:
             return found, []
         problem = (
-            f"the neurons receive {rows} rows at each of {steps} time steps, which does not tell the number of images in a batch "
-            f"of shape {tuple(shape)}; give images="
+            f"the neurons receive {rows} rows at each of {steps} time steps, which does not determine the number of images in a "
+            f"batch of shape {tuple(shape)}; give images="
         )
         return rows, [problem]
     if given in _possible_images(shape, steps) and rows % given == 0:

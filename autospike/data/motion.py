@@ -6,7 +6,7 @@ the other half, a shape without rotational symmetry turns clockwise or countercl
 Each object is brighter or darker than the background, with equal probability. A bright object that moves right and a dark one
 that moves left in the same places give the same events in reverse order. Start positions and angles are uniform, and the motion
 has begun long before the recording. So a frame has the same distribution in every class, and so has the sum of all frames: only
-the order of the frames tells the classes apart. `experiments/difficulty` measures this.
+the order of the frames distinguishes the classes. `experiments/difficulty` measures this.
 
 The random numbers of a sample are the raw output of Philox with a key from (`SEED`, split, index), and only operations that
 IEEE 754 rounds correctly are used, so samples are equal on every machine.

@@ -78,7 +78,7 @@ def count_zip_entries(path: Path) -> int:
 
 
 def describe_file(path: Path) -> str | None:
-    """Say what a file is, if it is of a kind that is not a checkpoint.
+    """Describe what a file is, if it is of a kind that is not a checkpoint.
 
     Args:
         path: The file, which could not be read as a checkpoint.
@@ -108,7 +108,7 @@ def describe_file(path: Path) -> str | None:
 
 
 def _describe_zip(path: Path) -> str | None:
-    """Say what a zip file is, if it is no checkpoint: torch's has `data.pkl`, and TorchScript's has code too."""
+    """Describe what a zip file is, if it is not a checkpoint: torch's has `data.pkl`, and TorchScript's has code too."""
     try:
         with zipfile.ZipFile(path) as archive:
             names = archive.namelist()

@@ -499,7 +499,7 @@ def test_products_over_time_inside_neurons(neurons: nn.Module, reached: int) -> 
 
 
 class Product(nn.Module):
-    """A parallel neuron of somebody's."""
+    """A parallel neuron of other code."""
 
     def __init__(self) -> None:
         super().__init__()

@@ -1,4 +1,4 @@
-"""Motion: recordings depend on their key alone, and only the order of their frames tells the classes apart."""
+"""Motion: recordings depend on their key alone, and only the order of their frames distinguishes the classes."""
 
 from __future__ import annotations
 
