@@ -116,6 +116,25 @@ class ExportedModel:
     classes: tuple[str, ...]
 
 
+# Files of an exported model, besides `report.json`.
+MODEL_FILES = ("model.safetensors", "architecture.json", "config.json")
+
+
+def begin_export(folder: Path) -> None:
+    """Delete the report of an older export, because a folder with a report is complete.
+
+    Args:
+        folder: The folder that a model and its report will be written to.
+
+    Raises:
+        UserError: One of its files cannot be replaced. Nothing is changed.
+    """
+    blocked = next((name for name in (*MODEL_FILES, "report.json") if (folder / name).is_dir()), None)
+    if blocked is not None:
+        raise UserError(f"{folder / blocked}: is a folder, but a file must be written there; remove it")
+    (folder / "report.json").unlink(missing_ok=True)
+
+
 def write_model(
     folder: Path, model: nn.Module, architecture: Architecture, *, classes: tuple[str, ...], input_spec: InputSpec
 ) -> None:

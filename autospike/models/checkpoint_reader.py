@@ -122,9 +122,13 @@ def open_checkpoint(path: Path, weights: Weights | None = None) -> Checkpoint:
     if largest > MAX_KEYS:
         raise UserError(f"{path}: {too_many_keys(largest)}")
     try:
-        return _choose([part for candidate in found for part in _networks(_unwrapped(candidate))], weights)
+        chosen = _choose([part for candidate in found for part in _networks(_unwrapped(candidate))], weights)
     except ValueError as error:
         raise UserError(f"{path}: {error}") from None
+    for name, tensor in chosen.state_dict.items():
+        if tensor.layout != torch.strided or tensor.is_quantized or tensor.is_meta:
+            raise UserError(f"{path}: key {name!r} is a sparse, quantised or empty tensor; give a checkpoint of dense tensors")
+    return chosen
 
 
 def too_many_keys(number: int) -> str:

@@ -88,7 +88,11 @@ class Archive:
             UserError: The file does not exist or is not an archive.
         """
         archive = cls(path, "", convention, read_only=True)
-        row = archive._read("SELECT protocol_id FROM searches ORDER BY rowid DESC LIMIT 1")[:1]
+        try:
+            row = archive._read("SELECT protocol_id FROM searches ORDER BY rowid DESC LIMIT 1")[:1]
+        except UserError:
+            archive.close()
+            raise
         if row:
             ((archive.protocol_id,),) = row
         return archive

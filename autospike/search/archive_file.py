@@ -7,6 +7,7 @@ import shutil
 import sqlite3
 import tempfile
 from collections.abc import Iterator
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote
@@ -116,12 +117,15 @@ def open_to_read(path: Path) -> sqlite3.Connection:
         path.open("rb").close()
     except OSError as error:
         raise UserError(f"{path}: cannot be read ({error.strerror}); check that you may read it") from None
-    try:
-        db = _connect_to_read(path)
-        if not has_column(db, "evaluations", "architecture_id"):
-            raise sqlite3.DatabaseError("it has no table of evaluations")
-    except sqlite3.DatabaseError as error:
-        raise UserError(_not_an_archive(path, error)) from None
+    with ExitStack() as on_error:
+        try:
+            db = _connect_to_read(path)
+            on_error.callback(db.close)
+            if not has_column(db, "evaluations", "architecture_id"):
+                raise sqlite3.DatabaseError("it has no table of evaluations")
+        except sqlite3.DatabaseError as error:
+            raise UserError(_not_an_archive(path, error)) from None
+        on_error.pop_all()
     return db
 
 

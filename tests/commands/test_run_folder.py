@@ -281,3 +281,34 @@ def test_a_second_command_on_a_folder_is_refused(run: Path, capsys: Capsys, tiny
         assert autospike(capsys, "plot", run).code == 0  # reads only
     finally:
         holder.communicate("")
+
+
+@pytest.mark.parametrize("name", ["model.safetensors", "config.json"])
+def test_an_export_over_a_folder_changes_nothing(run: Path, capsys: pytest.CaptureFixture[str], name: str) -> None:
+    (run / "export" / name).unlink()
+    (run / "export" / name).mkdir()
+    before = contents(run / "export")
+    outcome = autospike(capsys, "export", run)
+    assert outcome.code == 2
+    assert "is a folder, but a file must be written there; remove it" in " ".join(outcome.err.split())
+    assert contents(run / "export") == before
+
+
+def test_a_damaged_archive_that_is_only_read_leaves_no_files(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    archive = run / "archive.sqlite"
+    content = bytearray(archive.read_bytes())
+    content[4096:] = bytes(len(content) - 4096)  # all pages but the first one
+    archive.write_bytes(content)
+    before = sorted(path.name for path in run.iterdir())
+    assert autospike(capsys, "plot", run).code == 2
+    assert sorted(path.name for path in run.iterdir()) == before
+
+
+def test_a_refused_training_does_not_write_an_unchanged_experiment(
+    run: Path, tiny_experiment: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for path in (run / "baseline").glob("step-*.safetensors"):
+        path.write_bytes(path.read_bytes()[:-1])
+    before = (run / "experiment.yaml").stat().st_mtime_ns
+    assert autospike(capsys, "train", tiny_experiment, "--run", run, "--set", "search.generations=2").code == 2
+    assert (run / "experiment.yaml").stat().st_mtime_ns == before

@@ -349,3 +349,11 @@ def test_a_block_far_behind_the_others_is_refused(state: State) -> None:
     message = one_line_error(lambda: load_reference({**state, "block.399999.attn.q_linear.weight": torch.zeros(4, 4)}))
     assert time.process_time() - start < 5
     assert "key 'block.1' is missing" in message
+
+
+@pytest.mark.parametrize("kind", ["sparse", "meta"])
+def test_tensors_without_dense_values_are_refused(tmp_path: Path, kind: str) -> None:
+    dense = torch.ones(2, 2)
+    torch.save({"weight": dense.to_sparse() if kind == "sparse" else dense.to("meta"), "bias": dense}, tmp_path / "a.pth")
+    message = one_line_error(lambda: read_checkpoint(tmp_path / "a.pth"))
+    assert "key 'weight' is a sparse, quantised or empty tensor" in message
