@@ -120,19 +120,18 @@ class ExportedModel:
 MODEL_FILES = ("model.safetensors", "architecture.json", "config.json")
 
 
-def begin_export(folder: Path) -> None:
-    """Delete the report of an older export, because a folder with a report is complete.
+def check_replaceable(folder: Path) -> None:
+    """Check that a model and its report can be written to a folder.
 
     Args:
-        folder: The folder that a model and its report will be written to.
+        folder: The folder, which may not exist yet.
 
     Raises:
-        UserError: One of its files cannot be replaced. Nothing is changed.
+        UserError: One of the files is a folder.
     """
     blocked = next((name for name in (*MODEL_FILES, "report.json") if (folder / name).is_dir()), None)
     if blocked is not None:
         raise UserError(f"{folder / blocked}: is a folder, but a file must be written there; remove it")
-    (folder / "report.json").unlink(missing_ok=True)
 
 
 def write_model(
@@ -153,13 +152,14 @@ def write_model(
 
 
 def write_run_model(setup: Setup, model: SpikingModel, folder: Path) -> None:
-    """Write a model of a run; see `write_model`.
+    """Write a model of a run, and delete the report of an older one; see `write_model`.
 
     Args:
         setup: The data that the model was trained on.
         model: The calibrated model.
         folder: The folder to write to.
     """
+    (folder / "report.json").unlink(missing_ok=True)  # written last, so a folder with a report is complete
     images = setup.images
     events, size = images.time_steps is not None, setup.experiment.data.image_size
     spec = InputSpec.of_training(images.channels, size, events=events, preparation=setup.preparation)

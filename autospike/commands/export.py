@@ -10,7 +10,7 @@ from autospike import files
 from autospike.console import note, table, working
 from autospike.evaluation.setup import calibrated_subnet, held_out_batches, open_for_measurement, protocol_id
 from autospike.evaluation.trained_alone import read_measurement
-from autospike.export import begin_export, complete_report, final_measurement, write_report, write_run_model
+from autospike.export import check_replaceable, complete_report, final_measurement, write_report, write_run_model
 from autospike.lock import locked
 from autospike.measurement import Evaluation
 from autospike.models.contract import SpikingModel
@@ -112,10 +112,9 @@ def _write_and_measure(run: Run, setup: Setup, selected: Evaluation, fine_tuning
         models["fine-tuned"] = _trained_alone(setup, measurement.architecture, fine_tuning.folder)
     weights = max(accuracies, key=lambda way: accuracies[way])  # the inherited ones if both are equal
     reference_model = _trained_alone(setup, reference, run.baseline) if reference else None
-    begin_export(out)
-    write_run_model(setup, models[weights], out)
-
+    check_replaceable(out)
     _log(run, "test split opened", images=len(setup.images.splits["test"]))
+    write_run_model(setup, models[weights], out)
     test = held_out_batches(setup)
     measured = {way: final_measurement(run, model, test) for way, model in models.items()}
     return {

@@ -13,7 +13,7 @@ from autospike.console import note, progress, table
 from autospike.data.batches import FixedBatches
 from autospike.energy.conventions import UJ_PER_MJ
 from autospike.evaluation.setup import calibrated_subnet, held_out_batches, open_for_measurement, protocol_id
-from autospike.export import begin_export, complete_report, final_measurement, write_report, write_run_model
+from autospike.export import check_replaceable, complete_report, final_measurement, write_report, write_run_model
 from autospike.report import figures, retrained
 from autospike.report.retrained import WAY_LABELS, MeanAndDeviation, RetrainedModel, SeedGroup
 from autospike.run_directory import Run
@@ -69,7 +69,7 @@ def _measured(run: Run, setup: Setup, compared: Sequence[RetrainedNetwork]) -> l
 
 def _measure(run: Run, setup: Setup, network: RetrainedNetwork, test: FixedBatches) -> None:
     """Calibrate a network, write it as a timm model, and measure it on the test split."""
-    begin_export(network.model)
+    check_replaceable(network.model)
     model = calibrated_subnet(setup, load_trained_supernet(setup, network.space, network.checkpoints), network.architecture)
     write_run_model(setup, model, network.model)
     write_report(network.model, {**final_measurement(run, model, test), "provenance": _provenance(run, setup, network)})

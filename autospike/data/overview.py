@@ -137,11 +137,12 @@ def _table(images: Images, samples: Sequence[Sample], known: Sequence[str]) -> s
 
 
 def _known_digests(images: Images, samples: Sequence[Sample], path: Path) -> list[str] | None:
-    """The digests in files.csv, if it lists the same files with the same sizes."""
-    if not path.is_file():
+    """The digests in files.csv, if it lists the same files with the same sizes. A damaged file is written again."""
+    text = _read(path)
+    try:
+        header, *rows = list(csv.reader(io.StringIO(text or "", newline=""))) or [[]]
+    except csv.Error:
         return None
-    with path.open(encoding="utf-8", newline="") as file:
-        header, *rows = list(csv.reader(file)) or [[]]
     if header != COLUMNS or [row[:-1] for row in rows] != _rows(images, samples):
         return None
     return [row[-1] for row in rows]
@@ -160,7 +161,11 @@ def _stamp(images: Images, batches: TrainingBatches) -> str:
 
 
 def _read(path: Path) -> str | None:
-    return path.read_text(encoding="utf-8") if path.is_file() else None
+    """The text of a file; None if it does not exist or is damaged."""
+    try:
+        return path.read_bytes().decode() if path.is_file() else None
+    except UnicodeDecodeError:
+        return None
 
 
 def _draw(images: Images, batches: TrainingBatches, path: Path) -> None:

@@ -112,8 +112,8 @@ def _describe_zip(path: Path) -> str | None:
     try:
         with zipfile.ZipFile(path) as archive:
             names = archive.namelist()
-    except zipfile.BadZipFile:
-        return "it is an incomplete zip file, as torch.save writes; the download was interrupted: download it again"
+    except (zipfile.BadZipFile, ValueError, NotImplementedError):  # the others by a damaged list of its files
+        return "it is an incomplete or damaged zip file, as torch.save writes; download it again"
     if any(name.endswith("/constants.pkl") or "/code/" in name for name in names):
         return "it is a TorchScript program; give the weights alone, as torch.save(model.state_dict(), FILE) writes"
     if any(name.endswith("data.pkl") for name in names):

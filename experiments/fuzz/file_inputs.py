@@ -59,13 +59,17 @@ def checkpoint(rng: random.Random, base: Path, folder: Path) -> Command:
     return Command(arguments=("import", path.name, "--out", "out", *options), outputs=("out",))
 
 
+LARGE = 10**7  # elements; a larger tensor is an expanded one, of which a copy needs too much memory
+
+
 def _write_other_structure(path: Path, valid: Path, rng: random.Random) -> None:
     import torch
 
     content = torch.load(valid, weights_only=True)
     state = content["state_dict"]
     for _ in range(rng.choice((1, 1, 3))):
-        key = rng.choice([key for key, value in state.items() if isinstance(value, torch.Tensor) and not value.is_sparse])
+        dense = {key: value for key, value in state.items() if isinstance(value, torch.Tensor) and not value.is_sparse}
+        key = rng.choice([key for key, value in dense.items() if value.numel() < LARGE])
         tensor = state[key]
         others = (
             tensor.flatten(),

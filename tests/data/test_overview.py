@@ -66,6 +66,17 @@ def test_the_summary_is_one_line(tmp_path: Path, capsys: Capsys) -> None:
     assert overview.summary(digits, 8) == "data: 1,797 images, 10 classes, 1x8x8; 1,077 train, 360 search, 360 test"
 
 
+@pytest.mark.parametrize("damage", [b"\x82", b"\0", b'"', b""])
+def test_a_damaged_list_is_written_again(tmp_path: Path, capsys: Capsys, damage: bytes) -> None:
+    images = opened(folder(tmp_path / "images"))
+    recorded(images, tmp_path / "data", capsys)
+    listed = tmp_path / "data" / "files.csv"
+    content = listed.read_bytes()
+    listed.write_bytes(content[:100] + damage)
+    recorded(images, tmp_path / "data", capsys)
+    assert listed.read_bytes() == content
+
+
 def test_the_list_has_each_file_with_its_digest(tmp_path: Path, capsys: Capsys) -> None:
     root = folder(tmp_path / "images")
     images = opened(root)

@@ -357,3 +357,12 @@ def test_tensors_without_dense_values_are_refused(tmp_path: Path, kind: str) -> 
     torch.save({"weight": dense.to_sparse() if kind == "sparse" else dense.to("meta"), "bias": dense}, tmp_path / "a.pth")
     message = one_line_error(lambda: read_checkpoint(tmp_path / "a.pth"))
     assert "key 'weight' is a sparse, quantised or empty tensor" in message
+
+
+def test_a_zip_file_with_damaged_names_is_one_line(tmp_path: Path) -> None:
+    """The flag that names are UTF-8 is set in the list of files, and a name is not."""
+    with zipfile.ZipFile(tmp_path / "a.pth", "w") as archive:
+        archive.writestr("\u00e9.pkl", b"x")
+    content = (tmp_path / "a.pth").read_bytes()
+    (tmp_path / "a.pth").write_bytes(content.replace("\u00e9".encode(), b"\xa5\xa5"))
+    assert "incomplete or damaged zip file" in one_line_error(lambda: read_checkpoint(tmp_path / "a.pth"))
