@@ -15,7 +15,7 @@ from tempfile import TemporaryDirectory
 import pandas as pd
 from comparison import HERE, SETTING, sample_subnets
 
-from autospike.config import load_experiment
+from autospike.config import Experiment
 from autospike.evaluation.setup import population_evaluator, trie_evaluator
 from autospike.execution.executor import Serial
 from autospike.process import prepare_process
@@ -55,7 +55,7 @@ def quality(setup: Setup, supernet: Supernet) -> dict[str, float]:
 def main(seeds: int) -> None:
     """Train and print a row for each seed, learning rate and kind of initial weights."""
     prepare_process()
-    opened = open_experiment(load_experiment(HERE.parent / "digits.yaml", SETTING))
+    opened = open_experiment(Experiment.load(HERE.parent / "digits.yaml", SETTING))
     space = opened.experiment.search_space
     for seed in range(seeds):
         setup = replace(opened, experiment=opened.experiment.model_copy(update={"seed": seed}))
