@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from itertools import chain, islice
 
 from autospike.config import SearchConfig
+from autospike.events import Callback, CandidateEvent, GenerationEvent, ignore
 from autospike.measurement import OBJECTIVES, Evaluation, Measurement
 from autospike.randomness import keyed
 from autospike.searching.algorithms import ALGORITHMS, GenerationContext, Individual, fitness_of
@@ -42,7 +43,8 @@ class Search:
         archive: Stores the evaluations and the proposals. It defines the protocol and the energy convention.
         config: The settings of the search.
         seed: Seed of the random generators.
-        on_evaluation: Callback that is called with the evaluation of each proposed candidate, in the order of the proposals.
+        on_event: Callback that receives an event for each proposed candidate, in the order of the proposals, and one for each
+            finished generation.
         should_stop: Called after each generation; the search ends if it returns True.
         on_resume: Callback that is called if finished generations are skipped, with the number of candidates that they proposed
             and their greatest F_AEB.
@@ -54,7 +56,7 @@ class Search:
     archive: Archive
     config: SearchConfig
     seed: int
-    on_evaluation: Callable[[Evaluation], None]
+    on_event: Callback = ignore
     should_stop: Callable[[], bool] = lambda: False
     on_resume: Callable[[int, float], None] = lambda _proposed, _best: None
 
@@ -106,11 +108,20 @@ class Search:
             found |= {e.measurement.architecture: e for e in new}
             evaluations = [evaluation for evaluation in found.values() if evaluation is not None]
             for evaluation in evaluations[: len(candidates)]:
-                self.on_evaluation(evaluation)
+                self.on_event(CandidateEvent(evaluation=evaluation, generation=generation))
             # Tell: the algorithm selects the next population.
             population = algorithm.tell(population, [self._individual(e) for e in evaluations], context)
             survivors = [(i.architecture.id, getattr(i.fitness, "crowding_dist", None)) for i in population]
             self.archive.store_population(self.id, generation, survivors)
+            self.on_event(
+                GenerationEvent(
+                    generation=generation,
+                    generations=self.config.generations,
+                    evaluations=evaluations[: len(candidates)],
+                    by_products=evaluations[len(candidates) :],
+                    measured=len(new),
+                )
+            )
         return self.config.generations
 
     def _individual(self, evaluation: Evaluation) -> Individual:
