@@ -22,17 +22,21 @@ from autospike.events import Callback, CandidateEvent, Event, GenerationEvent
 from autospike.execution.executor import Executor
 from autospike.kernels.build import missing_reason
 from autospike.run_directory import RunDirectory
+from autospike.searching.algorithms import Algorithm
 from autospike.searching.archive import Archive
 from autospike.searching.evolution import Search
 from autospike.training.setup import Setup
 
 
-def search(run: RunDirectory, *, timeout_s: float | None = None, callbacks: Sequence[Callback] = ()) -> int:
+def search(
+    run: RunDirectory, *, timeout_s: float | None = None, algorithm: Algorithm | None = None, callbacks: Sequence[Callback] = ()
+) -> int:
     """Search up to the configured number of generations. Candidates in the archive are not measured again.
 
     Args:
         run: A trained run.
         timeout_s: Largest duration in seconds. No generation is started that would probably exceed it, except the first one.
+        algorithm: The search algorithm; None for the one that `search.algorithm` names.
         callbacks: Receive the events of the search, in addition to the progress bar and the log.
 
     Returns:
@@ -59,7 +63,7 @@ def search(run: RunDirectory, *, timeout_s: float | None = None, callbacks: Sequ
             run.log("archive damaged", what=damage)
         before = archive.count()
         run.log("search started", algorithm=config.algorithm, archived=before, executor=run.experiment.execution.executor)
-        proposed, generations = _search(run, setup, executor, archive, _TimeLimit(seconds=timeout_s), callbacks)
+        proposed, generations = _search(run, setup, executor, archive, _TimeLimit(seconds=timeout_s), algorithm, callbacks)
         now = archive.count() - before
     run.log("search finished", algorithm=config.algorithm, candidates=proposed, measured_now=now)
     note(f"search: {proposed} candidates proposed; {now} measured now with by-products, {before} in the archive before")
@@ -102,6 +106,7 @@ def _search(
     executor: Executor,
     archive: Archive,
     should_stop: Callable[[], bool],
+    algorithm: Algorithm | None,
     callbacks: Sequence[Callback],
 ) -> tuple[int, int]:
     """Run the search; returns the numbers of proposed candidates and of finished generations."""
@@ -122,6 +127,7 @@ def _search(
             config=config,
             seed=run.experiment.seed,
             on_event=report,
+            algorithm=algorithm,
             should_stop=should_stop,
             on_resume=shown.resumed,
         ).run()
