@@ -29,7 +29,7 @@ from autospike.models.registry import build_model
 from autospike.randomness import keyed
 from autospike.report import figures
 from autospike.report.energy import bar_energies, by_convention, by_layer, by_time_steps, microjoules
-from autospike.report.tables import to_csv
+from autospike.report.tables import for_readers, to_csv
 from autospike.space.published import PUBLISHED, similar_networks
 from autospike.statistics import wilson_interval
 
@@ -301,7 +301,7 @@ class EnergyReport:
             "convention": self.convention.name,
             "pj_per_mac": self.convention.costs.pj_per_mac,
             "pj_per_ac": self.convention.costs.pj_per_ac,
-            "totals": self.totals.to_dict("records"),
+            "totals": for_readers(self.totals).to_dict("records"),
             "break_even": asdict(self.break_even) if self.break_even else None,
             "free": dict(operations.free),
             "unknown": dict(operations.unknown),

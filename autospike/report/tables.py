@@ -90,7 +90,16 @@ def front(table: pd.DataFrame) -> pd.DataFrame:
 
 
 def to_csv(table: pd.DataFrame) -> str:
-    """Return a table as CSV, with the energies in uJ beside those in mJ, and the intervals of accuracies.
+    """Return a table as CSV, with the columns that `for_readers` adds.
+
+    Args:
+        table: Any table of this package.
+    """
+    return for_readers(table).to_csv(index=False)
+
+
+def for_readers(table: pd.DataFrame) -> pd.DataFrame:
+    """Return a table with the energies in uJ beside those in mJ, and with the intervals of accuracies.
 
     Args:
         table: Any table of this package.
@@ -106,7 +115,7 @@ def to_csv(table: pd.DataFrame) -> str:
             columns[name.replace(MILLI, MICRO)] = table[name] * UJ_PER_MJ
         if name == "accuracy" and "images" in table:
             columns["accuracy_low"], columns["accuracy_high"] = accuracy_intervals(table)
-    return pd.DataFrame(columns).to_csv(index=False)
+    return pd.DataFrame(columns)
 
 
 def accuracy_intervals(table: pd.DataFrame) -> tuple[Floats, Floats]:

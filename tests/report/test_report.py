@@ -807,7 +807,8 @@ def test_the_subnet_in_the_export_folder_is_marked(run: Run) -> None:
     (tuned / "measurement.json").write_text(json.dumps(measured))
     found = SearchReport.of(run, EXACT).curves[1]
     assert found.kind == "fine-tuned"
-    assert (found.points[0].accuracy, found.points[0].interval[0]) == (0.9, pytest.approx(0.76948, abs=1e-5))
+    assert found.points[0].accuracy == 0.9
+    assert found.points[0].interval[0] == pytest.approx(0.76948, abs=1e-5)
 
 
 def test_a_reference_network_without_counts_is_an_error_naming_the_command(run: Run) -> None:
