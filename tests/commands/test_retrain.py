@@ -254,6 +254,7 @@ def has_checkpoints(folder: Path, count: int) -> bool:
     return len(list(folder.rglob("checkpoint.json"))) >= count
 
 
+@pytest.mark.slow
 def test_a_killed_retraining_resumes_bit_identically(searched: Path, run: Path, tmp_path: Path) -> None:
     """Finished trainings are not repeated."""
     folder = tmp_path / "run"
