@@ -103,7 +103,7 @@ SETTINGS = {
     ),
 }
 # Tried on the digits at 12 epochs with `python time_to_quality.py variants SEEDS`; README.md has the results.
-VARIANTS = {
+VARIANTS: dict[str, dict[str, Any]] = {
     "reference, small-first": {"sampling": "small-first"},
     "reference, anytime": {"loss": "anytime"},
     "reference, sandwich": {"sampling": "sandwich"},

@@ -17,7 +17,7 @@ import pytest
 from cli_runner import autospike
 from read_only import run_read_only
 
-from autospike.config import load_experiment
+from autospike.config import Experiment
 from autospike.evaluation.setup import open_for_measurement, protocol_id
 from autospike.kernels.build import missing_kernels, use_kernels
 from autospike.run_directory import RunDirectory
@@ -88,7 +88,7 @@ def test_a_cut_experiment_is_refused(run: Path, capsys: Capsys, command: str) ->
     path = run / "experiment.yaml"
     lines = path.read_text().splitlines(keepends=True)
     path.write_text("".join(lines[: next(i for i, line in enumerate(lines) if line.startswith("search:"))]))
-    assert load_experiment(path).search.population != 6  # valid, with defaults
+    assert Experiment.load(path).search.population != 6  # valid, with defaults
     before = contents(run)
     outcome = autospike(capsys, command, run)
     assert (outcome.code, outcome.err.count("\n")) == (2, 1)
@@ -235,7 +235,7 @@ def test_a_signal_ends_a_command_with_one_line(run: Path, command: str, number: 
     assert any("ready" in line for line in iter(process.stdout.readline, ""))
     process.send_signal(number)
     _, err = process.communicate(timeout=60)
-    assert (process.returncode, err) == (128 + number, "error: interrupted; run the same command again to resume\n")
+    assert (process.returncode, err) == (128 + number, "interrupted; run the same command again to resume\n")
     assert contents(run) == before
 
 
@@ -251,7 +251,7 @@ def test_workers_are_gone_before_an_interrupted_search_is(run: Path, number: sig
     assert len(workers) == 2
     os.killpg(process.pid, number)
     _, err = process.communicate(timeout=120)
-    assert (process.returncode, err) == (128 + number, "error: interrupted; run the same command again to resume\n")
+    assert (process.returncode, err) == (128 + number, "interrupted; run the same command again to resume\n")
     assert [pid for pid in workers if Path(f"/proc/{pid}").exists()] == []
     assert not (run / ".lock").exists()
 
