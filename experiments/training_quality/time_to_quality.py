@@ -28,7 +28,7 @@ sys.path.insert(0, str(HERE))  # the benchmarks import this module by its path
 from comparison import SETTING as HARD_DIGITS  # noqa: E402
 from comparison import sample_subnets  # noqa: E402
 
-from autospike.config import load_experiment  # noqa: E402
+from autospike.config import Experiment  # noqa: E402
 from autospike.evaluation.setup import population_evaluator, trie_evaluator  # noqa: E402
 from autospike.execution.executor import Serial  # noqa: E402
 from autospike.files import replacing  # noqa: E402
@@ -178,7 +178,7 @@ def trainings(setup: Setup, setting: Setting, done: set[tuple[str, int]]) -> Ite
 def measure(name: str, seeds: int) -> pd.DataFrame:
     """Train what the results do not contain, and return the rows of one setting."""
     setting, results = SETTINGS[name], read_results()
-    opened = open_experiment(load_experiment(HERE.parent / setting.experiment, setting.overrides))
+    opened = open_experiment(Experiment.load(HERE.parent / setting.experiment, setting.overrides))
     for seed in range(seeds):
         known = results[(results.setting == name) & (results.seed == seed)]
         done = set(zip(known.way, known.epochs, strict=True))
