@@ -16,13 +16,13 @@ from autospike.errors import UserError
 from autospike.report import figures, tables
 from autospike.report.figures import Curve, Point
 from autospike.report.measured_networks import reference_curve, single
-from autospike.run_directory import Run
-from autospike.search.archive import Archive
-from autospike.search.selection import pick_row, with_fitness
+from autospike.run_directory import RunDirectory
+from autospike.searching.archive import Archive
+from autospike.searching.selection import pick_row, with_fitness
 from autospike.statistics import wilson_interval
 
 
-def plot(run: Run, convention: Convention | None = None, out: Path | None = None) -> None:
+def plot(run: RunDirectory, convention: Convention | None = None, out: Path | None = None) -> None:
     """Write figures and tables to RUN/report, or to RUN/report/CONVENTION under another convention than that of the search.
 
     The run itself is only read.
@@ -73,7 +73,7 @@ class SearchReport:
     damage: str | None = None
 
     @classmethod
-    def of(cls, run: Run, convention: Convention) -> SearchReport:
+    def of(cls, run: RunDirectory, convention: Convention) -> SearchReport:
         """Compute the tables from the archive and from the measurement of the reference network.
 
         Args:
@@ -123,7 +123,7 @@ class SearchReport:
         figures.save(genes, self.folder / "genes.png")
 
 
-def _selected(run: Run, archived: pd.DataFrame, protocol_id: str, convention: Convention) -> list[Curve]:
+def _selected(run: RunDirectory, archived: pd.DataFrame, protocol_id: str, convention: Convention) -> list[Curve]:
     """The subnet in RUN/export, or else the one that `export.pick` selects, with inherited and with fine-tuned weights."""
     config, exported = run.experiment.export, _exported_id(run, protocol_id)
     if exported in set(archived["id"]):
@@ -142,7 +142,7 @@ def _selected(run: Run, archived: pd.DataFrame, protocol_id: str, convention: Co
     return [inherited, fine_tuned]
 
 
-def _exported_id(run: Run, protocol_id: str) -> str | None:
+def _exported_id(run: RunDirectory, protocol_id: str) -> str | None:
     """Id of the subnet in RUN/export, if it is one of the archive's newest protocol."""
     try:
         report = files.read_json(run.export / "report.json")
@@ -151,7 +151,7 @@ def _exported_id(run: Run, protocol_id: str) -> str | None:
         return None
 
 
-def _reference(run: Run, convention: Convention) -> list[Curve]:
+def _reference(run: RunDirectory, convention: Convention) -> list[Curve]:
     """The reference network at every T, on the search split; empty if the run has none."""
     if run.experiment.baseline_architecture is None:
         return []

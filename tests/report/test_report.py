@@ -25,9 +25,9 @@ from autospike.report import energy as energy_tables
 from autospike.report import figures, tables
 from autospike.report.figures import Curve, Point
 from autospike.report.record import record
-from autospike.run_directory import Run
-from autospike.search.archive import Archive
-from autospike.search.selection import front
+from autospike.run_directory import RunDirectory
+from autospike.searching.archive import Archive
+from autospike.searching.selection import front
 from autospike.space.architecture import Architecture, Stage
 from autospike.space.block import Block, Neuron, NeuronGroups, NeuronOverride
 from autospike.space.search_space import SearchSpace
@@ -620,11 +620,11 @@ def test_equal_figures_have_equal_files(tmp_path: Path) -> None:
 
 
 @pytest.fixture
-def run(tmp_path: Path) -> Run:
+def run(tmp_path: Path) -> RunDirectory:
     """A run whose baseline is measured and whose archive is empty."""
     written = {"space": SPACE, "data": {"name": "digits", "image_size": 8}, "training": {"epochs": 1}}
     (tmp_path / "experiment.yaml").write_text(yaml.safe_dump(written))
-    started = Run.start(tmp_path / "experiment.yaml", tmp_path / "run", [])
+    started = RunDirectory.start(tmp_path / "experiment.yaml", tmp_path / "run", [])
     started.save()
     started.baseline.mkdir()
     (started.baseline / "measurement.json").write_text(
@@ -633,7 +633,7 @@ def run(tmp_path: Path) -> Run:
     return started
 
 
-def fill(run: Run, evaluations: list[Evaluation], protocol: str = "the newest supernet") -> None:
+def fill(run: RunDirectory, evaluations: list[Evaluation], protocol: str = "the newest supernet") -> None:
     archive = Archive(run.archive, protocol)
     archive.begin("nsga2-1", "{}")
     archive.add(evaluations)
@@ -643,7 +643,7 @@ def fill(run: Run, evaluations: list[Evaluation], protocol: str = "the newest su
     archive.close()
 
 
-def test_plot_writes_the_report(run: Run) -> None:
+def test_plot_writes_the_report(run: RunDirectory) -> None:
     evaluations = evaluated(20)
     fill(run, evaluated(9, seed=5), protocol="an older supernet")
     fill(run, evaluations)
@@ -662,11 +662,11 @@ def test_plot_writes_the_report(run: Run) -> None:
     assert list(best["id"]) == [e.measurement.architecture.id for e in front(evaluations)]
 
 
-def test_plot_of_a_space_without_a_choice(run: Run) -> None:
+def test_plot_of_a_space_without_a_choice(run: RunDirectory) -> None:
     only = Architecture(stages=(Stage(embed_dim=8, blocks=(Block(),)),))
     alone = {"stages": [{"embed_dim": 8, "depth": 1}]}
     fill(run, [evaluation_of(analytic(only), f_aeb=0.5, generation=0)])
-    plot(Run(folder=run.folder, experiment=run.experiment.model_copy(update={"space": alone})))
+    plot(RunDirectory(folder=run.folder, experiment=run.experiment.model_copy(update={"space": alone})))
     assert is_png(run.report / "genes.png")
 
 
@@ -690,7 +690,7 @@ def by_hand(architecture: Architecture) -> dict[str, float]:
     }
 
 
-def searched(run: Run) -> list[Evaluation]:
+def searched(run: RunDirectory) -> list[Evaluation]:
     """An archive of candidates with sums of spikes, as a search under `exact` leaves it."""
     measured = [analytic_with_integer_inputs(e.measurement.architecture) for e in evaluated(20)]
     evaluations = [evaluation_of(m, f_aeb=0.125, generation=i // 4) for i, m in enumerate(measured)]
@@ -710,7 +710,7 @@ def energies_of(evaluations: list[Evaluation], convention: str) -> Any:
     return pytest.approx([by_hand(e.measurement.architecture)[convention] for e in evaluations], rel=1e-12)
 
 
-def test_another_convention_has_its_own_folder(run: Run) -> None:
+def test_another_convention_has_its_own_folder(run: RunDirectory) -> None:
     """The report under the convention of the search and the archive do not change."""
     searched(run)
     plot(run)
@@ -723,7 +723,7 @@ def test_another_convention_has_its_own_folder(run: Run) -> None:
 
 
 @pytest.mark.parametrize(("convention", "folder"), [("binary-only", "binary-only"), ("rate/int8", "rate-int8")])
-def test_energy_and_fitness_follow_from_the_counts(run: Run, convention: str, folder: str) -> None:
+def test_energy_and_fitness_follow_from_the_counts(run: RunDirectory, convention: str, folder: str) -> None:
     """F_AEB is relative to the energy that the largest subnet has under the same convention."""
     evaluations = searched(run)
     found = SearchReport.of(run, convention_of(convention))
@@ -736,7 +736,7 @@ def test_energy_and_fitness_follow_from_the_counts(run: Run, convention: str, fo
     assert table["f_aeb"].tolist() == pytest.approx(expected, rel=1e-12)
 
 
-def test_a_convention_may_change_the_front(run: Run) -> None:
+def test_a_convention_may_change_the_front(run: RunDirectory) -> None:
     """Narrow candidates need little energy for accumulations and much for dense operations."""
     searched(run)
     found = [SearchReport.of(run, convention_of(name)).candidates for name in ("exact", "binary-only")]
@@ -744,16 +744,16 @@ def test_a_convention_may_change_the_front(run: Run) -> None:
     assert fronts[0] != fronts[1]
 
 
-def test_another_name_of_the_convention_of_the_search_gives_the_same_report(run: Run) -> None:
+def test_another_name_of_the_convention_of_the_search_gives_the_same_report(run: RunDirectory) -> None:
     evaluations = searched(run)
     found = SearchReport.of(run, convention_of("exact/fp32/image-once"))
     assert (found.folder, found.convention) == (run.report, "exact")
     assert found.candidates["energy_mj"].tolist() == energies_of(evaluations, "exact")
 
 
-def test_plot_uses_the_convention_of_the_search(run: Run) -> None:
+def test_plot_uses_the_convention_of_the_search(run: RunDirectory) -> None:
     evaluations = searched(run)
-    changed = Run.resume(run.folder, ["search.convention=binary-only"])
+    changed = RunDirectory.resume(run.folder, ["search.convention=binary-only"])
     plot(changed)
     plot(changed, convention_of("exact"))
     assert table_of(run.report)["energy_mj"].tolist() == energies_of(evaluations, "binary-only")
@@ -761,7 +761,7 @@ def test_plot_uses_the_convention_of_the_search(run: Run) -> None:
 
 
 @pytest.mark.parametrize("convention", ["exact", "binary-only"])
-def test_the_reference_network_is_scored_under_the_same_convention(run: Run, convention: str, tmp_path: Path) -> None:
+def test_the_reference_network_is_scored_under_the_same_convention(run: RunDirectory, convention: str, tmp_path: Path) -> None:
     """Its energy is computed from the counts in its measurement, and drawn: equal figures have equal files."""
     searched(run)
     found = SearchReport.of(run, convention_of(convention))
@@ -777,7 +777,7 @@ def test_the_reference_network_is_scored_under_the_same_convention(run: Run, con
     assert (found.folder / "pareto.svg").read_bytes() == (tmp_path / "expected.svg").read_bytes()
 
 
-def test_the_reference_network_is_a_curve_over_time_steps(run: Run) -> None:
+def test_the_reference_network_is_a_curve_over_time_steps(run: RunDirectory) -> None:
     """Counts at T = 1 are the first steps: 200 + 60 MACs, 20 + 100 ACs."""
     searched(run)
     steps = [{"time_steps": t, "search_accuracy": a, "search_accuracy_interval": [0, 1]} for t, a in ((1, 0.25), (2, 0.5))]
@@ -789,7 +789,7 @@ def test_the_reference_network_is_a_curve_over_time_steps(run: Run) -> None:
     assert [point.energy_mj for point in points] == pytest.approx(expected, rel=1e-12)
 
 
-def test_the_subnet_in_the_export_folder_is_marked(run: Run) -> None:
+def test_the_subnet_in_the_export_folder_is_marked(run: RunDirectory) -> None:
     """Without an export, it is the one that the selection rule selects; an export of another supernet does not count."""
     evaluations = searched(run)
     assert SearchReport.of(run, EXACT).curves[0].label == "selected subnet (cheapest-within-noise)"
@@ -811,7 +811,7 @@ def test_the_subnet_in_the_export_folder_is_marked(run: Run) -> None:
     assert found.points[0].interval[0] == pytest.approx(0.76948, abs=1e-5)
 
 
-def test_a_reference_network_without_counts_is_an_error_naming_the_command(run: Run) -> None:
+def test_a_reference_network_without_counts_is_an_error_naming_the_command(run: RunDirectory) -> None:
     """An older version did not write counts."""
     searched(run)
     (run.baseline / "measurement.json").write_text(json.dumps({"accuracy": 0.5, "energy_mj": 0.001}))
@@ -821,12 +821,12 @@ def test_a_reference_network_without_counts_is_an_error_naming_the_command(run: 
         assert "autospike search" in message
 
 
-def test_plot_before_a_search_is_an_error_naming_the_command(run: Run) -> None:
+def test_plot_before_a_search_is_an_error_naming_the_command(run: RunDirectory) -> None:
     message = one_line_error(lambda: plot(run))
     assert message.startswith(f"{run.folder}: ")
     assert "autospike search" in message
 
 
-def test_plot_of_an_empty_archive_is_an_error_naming_the_command(run: Run) -> None:
+def test_plot_of_an_empty_archive_is_an_error_naming_the_command(run: RunDirectory) -> None:
     Archive(run.archive, "p").close()
     assert "autospike search" in one_line_error(lambda: plot(run))
