@@ -40,7 +40,8 @@ def at_every_time_step(measured: dict[str, Any], convention: Convention, split: 
         KeyError: A field is missing.
     """
     counts = from_rows(measured["layers"])
-    steps = measured.get("by_time_steps", [measured])
+    last = {**measured, "time_steps": max(count.time_steps for count in counts)}
+    steps = measured.get("by_time_steps", [last])
     energies = [energy([count.first(at["time_steps"]) for count in counts], convention).energy_mj for at in steps]
     return tuple(_point(at, mj, split, f"T = {at['time_steps']}") for at, mj in zip(steps, energies, strict=True))
 
