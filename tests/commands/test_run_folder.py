@@ -167,6 +167,7 @@ def test_a_damaged_row_is_named_and_measured_again(run: Path, capsys: Capsys) ->
     assert "row 3" not in autospike(capsys, "plot", run).out
 
 
+@pytest.mark.slow
 def test_a_read_only_run_is_plotted_and_exported(run: Path, tmp_path: Path) -> None:
     before = contents(run)
     command = [sys.executable, "-m", "autospike"]
@@ -201,7 +202,7 @@ def test_a_refused_search_leaves_the_run_as_it_was(run: Path, capsys: Capsys) ->
 
 # A command whose work takes a minute, in a process of its own. It prints a line when the work has begun.
 SLOW = """
-import sys, time
+import signal, sys, time
 from autospike import cli
 from autospike.{module} import {name} as _
 import autospike.{module} as module
@@ -209,6 +210,7 @@ def wait(*_args, **_kwargs):
     print("ready", flush=True)
     time.sleep(60)
 module.{name} = wait
+signal.signal(signal.SIGINT, signal.default_int_handler)  # it is ignored if the tests run in the background
 cli.main()
 """
 SLOW_WORK = {"plot": ("commands.plot", "with_fitness"), "export": ("commands.export", "calibrated_subnet")}
@@ -216,7 +218,11 @@ SLOW_WORK = {"plot": ("commands.plot", "with_fitness"), "export": ("commands.exp
 
 @pytest.mark.parametrize(
     ("command", "number"),
-    [("plot", signal.SIGINT), ("plot", signal.SIGTERM), ("export", signal.SIGHUP)],
+    [
+        ("plot", signal.SIGINT),
+        pytest.param("plot", signal.SIGTERM, marks=pytest.mark.slow),
+        pytest.param("export", signal.SIGHUP, marks=pytest.mark.slow),
+    ],
 )
 def test_a_signal_ends_a_command_with_one_line(run: Path, command: str, number: signal.Signals) -> None:
     module, name = SLOW_WORK[command]
@@ -233,6 +239,7 @@ def test_a_signal_ends_a_command_with_one_line(run: Path, command: str, number: 
     assert contents(run) == before
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_workers_are_gone_before_an_interrupted_search_is(run: Path, number: signal.Signals) -> None:
     """The signal goes to the whole group, as Ctrl-C does."""
