@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import json
 from collections import Counter
 from collections.abc import Iterator
@@ -24,7 +25,7 @@ from autospike.report import tables
 from autospike.searching.algorithms import GenerationContext, Individual
 from autospike.space.architecture import Architecture
 
-SECTIONS = {name: TINY_EXPERIMENT[name] for name in ("training", "evaluation", "space", "seed")}
+SECTIONS: dict[str, Any] = {name: TINY_EXPERIMENT[name] for name in ("training", "evaluation", "space", "seed")}
 
 
 class Digits(Dataset[tuple[Image.Image, int]]):
@@ -204,7 +205,7 @@ def test_train_and_test_are_required() -> None:
 def test_an_experiment_from_a_dict_from_a_file_and_from_keyword_arguments_is_the_same(tmp_path: Path) -> None:
     path = tmp_path / "tiny.yaml"
     path.write_text(yaml.safe_dump(TINY_EXPERIMENT))
-    fields = {name: section for name, section in TINY_EXPERIMENT.items() if name != "search"}
+    fields: dict[str, Any] = {name: section for name, section in TINY_EXPERIMENT.items() if name != "search"}
     runs = [
         autospike.Run("x", TINY_EXPERIMENT),
         autospike.Run("x", path),
