@@ -173,14 +173,35 @@ def export(
     ] = None,
     min_accuracy: MinAccuracy = None,
     out: Annotated[Path | None, typer.Option(help="Folder to write to. Default: RUN/export.")] = None,
+    formats: Annotated[
+        str,
+        typer.Option(
+            "--format",
+            metavar="NAMES",
+            help="timm, torch, pt2, onnx, stateful, spikingjelly or nir, separated by commas. The folder is always one of timm; each "
+            "other format is a folder in it, compared with the model before it is kept.",
+        ),
+    ] = "timm",
+    variants: Annotated[
+        str,
+        typer.Option(
+            "--variant",
+            metavar="NAMES",
+            help="Of the model in these formats: exact, fused (BatchNorm folded) or int8 (weights of 8 bits), separated by commas.",
+        ),
+    ] = "exact",
+    push: Annotated[
+        str | None, typer.Option(metavar="OWNER/NAME", help="Upload the folder to this repository on Hugging Face.")
+    ] = None,
     overrides: Overrides = None,
 ) -> None:
-    """Write the selected subnet as a timm model, and measure it on the test split."""
+    """Write the selected subnet as a timm model and in other formats, and measure it on the test split."""
     from autospike.commands.export import export
+    from autospike.exporting.formats import parse_formats, parse_variants
     from autospike.run_directory import Run
 
     resumed = Run.resume(run, [*(overrides or []), *_overriding("export", pick=pick, min_accuracy=min_accuracy)])
-    export(resumed, out or resumed.export)
+    export(resumed, out or resumed.export, parse_formats(formats), parse_variants(variants), push)
 
 
 @app.command()

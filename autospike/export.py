@@ -117,7 +117,7 @@ class ExportedModel:
 
 
 # Files of an exported model, besides `report.json`.
-MODEL_FILES = ("model.safetensors", "architecture.json", "config.json")
+MODEL_FILES = ("model.safetensors", "config.json", "architecture.json")
 
 
 def check_replaceable(folder: Path) -> None:
@@ -195,9 +195,6 @@ def read_model(folder: Path) -> ExportedModel:
         reason = " ".join(str(error).split())
         raise UserError(f"{folder}: the model is damaged ({type(error).__name__}: {reason[:200]}); export it again") from None
     return ExportedModel(model=model.eval(), input_spec=spec, classes=classes)
-
-
-MODEL_FILES = ("model.safetensors", "config.json", "architecture.json")
 
 
 def write_report(folder: Path, report: Mapping[str, Any]) -> None:
