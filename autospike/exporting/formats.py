@@ -1,8 +1,8 @@
 """The formats of an export, and the comparison of what was written with the model.
 
-An export folder has one folder for each format and variant, such as `torch` or `onnx-int8`, and `export.json`, which lists the files
-with their digests, the result of each comparison, and the versions. `probes.safetensors` has the images of the comparison and the
-logits of each variant of the model.
+An export folder has one folder for each format and variant, such as `torch` or `onnx-int8`, and `export.json`, which lists the
+files with their digests, the result of each comparison, and the versions. `probes.safetensors` has the images of the comparison
+and the logits of each variant of the model.
 """
 
 from __future__ import annotations
@@ -20,8 +20,8 @@ from torch import Tensor
 from autospike import __version__, files
 from autospike.errors import UserError
 from autospike.exporting import nir_graph, onnx_model, plain, program, stateful
-from autospike.model_folder import MODEL_FILES
 from autospike.exporting.variants import Variant, VariantName
+from autospike.model_folder import MODEL_FILES
 from autospike.tensors import write_tensors
 
 MANIFEST, PROBES = "export.json", "probes.safetensors"
@@ -220,7 +220,9 @@ def write_format(folder: Path, name: str, variant: Variant, images: Tensor) -> t
         steps = variant.model.architecture.time_steps
         compared = Comparison.of(chosen.load(part, steps)(images), variant.model(images))
         if not compared.agrees:
-            raise UserError(f"--format {name}: refused, what was written does not compute the model: {compared.text}; please report it")
+            raise UserError(
+                f"--format {name}: refused, what was written does not compute the model: {compared.text}; please report it"
+            )
         shutil.rmtree(target, ignore_errors=True)
         part.rename(target)
     except OSError as error:
@@ -274,5 +276,10 @@ def write_manifest(folder: Path, formats: dict[str, Any], variants: dict[str, An
     own = [name for name in (*MODEL_FILES, "report.json", "README.md", PROBES) if (folder / name).exists()]
     files.write_json(
         folder / MANIFEST,
-        {"versions": versions(), "files": {name: files.sha256(folder / name) for name in own}, "formats": formats, "variants": variants},
+        {
+            "versions": versions(),
+            "files": {name: files.sha256(folder / name) for name in own},
+            "formats": formats,
+            "variants": variants,
+        },
     )

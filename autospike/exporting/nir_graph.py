@@ -25,7 +25,7 @@ from autospike.nn.attention import Gate, SumOfSpikes
 from autospike.nn.attention_product import AttentionProduct
 from autospike.nn.layers import ConvNorm, LinearNorm
 from autospike.nn.max_pool import TimewiseMaxPool
-from autospike.nn.neuron import PUBLISHED, LIF
+from autospike.nn.neuron import LIF, PUBLISHED
 
 FILE = "model.nir"
 # Layers that NIR 1.0 has no node for, and why.
@@ -70,7 +70,9 @@ def _refuse(found: dict[str, str]) -> None:
     by_reason: dict[str, list[str]] = {}
     for name, reason in found.items():
         by_reason.setdefault(reason, []).append(name)
-    listed = "; ".join(f"{names[0]}{f' and {len(names) - 1} more' if len(names) > 1 else ''}: {r}" for r, names in by_reason.items())
+    listed = "; ".join(
+        f"{names[0]}{f' and {len(names) - 1} more' if len(names) > 1 else ''}: {r}" for r, names in by_reason.items()
+    )
     raise Unsupported(f"--format nir: NIR cannot express {listed}")
 
 
@@ -92,7 +94,7 @@ def write(variant: Variant, folder: Path, images: Tensor) -> tuple[str, ...]:
     found = reasons(variant.model)
     if found:
         _refuse(found)
-    graph = _Writer(nir, variant.model, images).graph()
+    graph = _Writer(nir, variant.model, images).built()
     with files.replacing(folder / FILE) as temporary:
         nir.write(str(temporary), graph)
     return (FILE,)
@@ -108,7 +110,7 @@ class _Writer(fx.Interpreter):
         self.nodes: dict[str, Any] = {"input": nir.Input(input_type={"input": _array(self.shape)})}
         self.edges: list[tuple[str, str]] = []
 
-    def graph(self) -> Any:
+    def built(self) -> Any:
         sources, shape = self.run((("input",), self.shape))
         self._add("output", self.nir.Output(output_type={"output": _array(shape)}), sources)
         return self.nir.NIRGraph(nodes=self.nodes, edges=self.edges, metadata={"dt": "1 time step"})

@@ -22,6 +22,7 @@ class LIF(nn.Module):
         self.v_threshold, self.tau = v_threshold, tau
 
     def forward(self, x: Tensor) -> Tensor:
+        """Compute the spikes of `x`, the input current."""
         v, spikes = torch.zeros_like(x[0]), []
         for current in x.unbind(0):
             h = v + (current - v) / self.tau
@@ -35,6 +36,7 @@ class Conv(nn.Conv2d):
     """A convolution of channels-last images; a still image is computed once and repeated `time_steps` times."""
 
     def forward(self, x: Tensor, time_steps: int | None = None) -> Tensor:
+        """Convolve `x`."""
         y = super().forward(x.flatten(0, 1).permute(0, 3, 1, 2)).permute(0, 2, 3, 1).unflatten(0, x.shape[:2])
         return y if time_steps is None else y.expand(time_steps, *y.shape[1:])
 
@@ -43,6 +45,7 @@ class BatchNorm(nn.BatchNorm1d):
     """Batch normalisation of the last dimension."""
 
     def forward(self, x: Tensor) -> Tensor:
+        """Normalise `x`."""
         return super().forward(x.flatten(0, -2)).view(x.shape)
 
 
@@ -54,6 +57,7 @@ class ConvNorm(nn.Module):
         self.conv, self.bn = conv, bn
 
     def forward(self, x: Tensor, time_steps: int | None = None) -> Tensor:
+        """Convolve and normalise `x`."""
         y = self.bn(self.conv(x))
         return y if time_steps is None else y.expand(time_steps, *y.shape[1:])
 
@@ -68,6 +72,7 @@ class RepConv(nn.Module):
         self.last, self.last_bn, self.outer_bn = nn.Linear(channels, channels, bias=False), BatchNorm(channels), BatchNorm(channels)
 
     def forward(self, x: Tensor) -> Tensor:
+        """Apply all layers to `x`."""
         bn = self.first_bn
         border = bn.bias - bn.running_mean * bn.weight / torch.sqrt(bn.running_var + bn.eps)
         padded = F.pad(self.first_bn(self.first(x)) - border, (0, 0, 1, 1, 1, 1)) + border
@@ -78,6 +83,7 @@ class MaxPool(nn.Module):
     """Max-pool 3x3 with stride 2 and padding 1 at every time step."""
 
     def forward(self, x: Tensor) -> Tensor:
+        """Pool `x`."""
         pooled = F.max_pool2d(x.flatten(0, 1).permute(0, 3, 1, 2), kernel_size=3, stride=2, padding=1)
         return pooled.permute(0, 2, 3, 1).unflatten(0, x.shape[:2]).contiguous()
 
@@ -90,6 +96,7 @@ class AttentionProduct(nn.Module):
         self.scale = scale
 
     def forward(self, heads: Sequence[Tensor]) -> Tensor:
+        """Multiply q, k and v."""
         q, k, v = heads
         return q @ (k.transpose(-1, -2) @ v) * self.scale
 

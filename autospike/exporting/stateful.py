@@ -21,7 +21,7 @@ from autospike.errors import UserError
 from autospike.exporting import onnx_model, program
 from autospike.exporting.variants import Variant
 from autospike.models.contract import SpikingModel
-from autospike.nn.neuron import PUBLISHED, LIF
+from autospike.nn.neuron import LIF, PUBLISHED
 
 PROGRAM, ONNX, DESCRIPTION = "step.pt2", "step.onnx", "step.json"
 

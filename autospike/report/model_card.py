@@ -107,10 +107,10 @@ def _search(report: dict[str, Any], version: str) -> str:
     provenance = report.get("provenance", {})
     selected = provenance.get("pick", "a candidate")
     return (
-        f"With [autospike](https://pypi.org/project/autospike/) {version}: a supernet was trained once, its subnets were measured "
-        f"with inherited weights, and `{selected}` selected this one, which the search first measured in generation "
-        f"{report.get('generation', '?')}. Protocol of the measurements: `{provenance.get('protocol_id', '?')}`. The digests of all "
-        "files are in `export.json`; `autospike verify FOLDER` checks them, the logits and the accuracy.\n"
+        f"With autospike {version}: a supernet was trained once, its subnets were "
+        f"measured with inherited weights, and `{selected}` selected this one, which the search first measured in generation "
+        f"{report.get('generation', '?')}. Protocol of the measurements: `{provenance.get('protocol_id', '?')}`. The digests of "
+        "all files are in `export.json`; `autospike verify FOLDER` checks them, the logits and the accuracy.\n"
     )
 
 
