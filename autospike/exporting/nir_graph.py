@@ -129,11 +129,11 @@ class _Writer(fx.Interpreter):
             return self._add(name, neuron, sources), shape
         layer = module.linear if isinstance(module, LinearNorm) else module.conv if isinstance(module, ConvNorm) else module
         if isinstance(layer, nn.Linear) and len(shape) == 1:
-            node, out = self.nir.Affine(weight=_numpy(layer.weight), bias=_bias(layer)), (layer.out_features,)
+            node, out = self.nir.Affine(weight=_numpy(layer.weight), bias=_bias(layer)), [layer.out_features]
         else:
             node = _conv_node(self.nir, layer, shape)
-            out = tuple(int(n) for n in node.output_type["output"])
-        return self._add(name, node, sources), out
+            out = [int(n) for n in node.output_type["output"]]
+        return self._add(name, node, sources), tuple(out)
 
     def call_function(self, target: Any, args: Any, kwargs: Any) -> Any:
         del kwargs

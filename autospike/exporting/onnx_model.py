@@ -75,7 +75,7 @@ def _store_integers(model: Any) -> None:
             continue
         axis, integers, scale = found
         names = [f"{tensor.name}.integers", f"{tensor.name}.scale"]
-        kept += [numpy_helper.from_array(part, name) for part, name in zip((integers, scale), names, strict=True)]
+        kept += [numpy_helper.from_array(integers, names[0]), numpy_helper.from_array(scale, names[1])]
         added.append(helper.make_node("DequantizeLinear", names, [tensor.name], axis=axis))
     del graph.initializer[:]
     graph.initializer.extend(kept)

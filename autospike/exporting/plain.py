@@ -156,7 +156,8 @@ def generate(variant: Variant, *, neurons: Neurons = "plain", title: str) -> tup
     model = variant.model
     graph = record(logits_only(model))
     layers = _simplified(graph, model)
-    lines, renamed = [], {}
+    lines: list[str] = []
+    renamed: dict[str, str] = {}
     for path, flat in layers.items():
         source, names = layer_source(model.get_submodule(path))
         lines.append(f"        self.{flat} = {source}")

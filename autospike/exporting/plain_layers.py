@@ -74,7 +74,7 @@ class RepConv(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """Apply all layers to `x`."""
         bn = self.first_bn
-        border = bn.bias - bn.running_mean * bn.weight / torch.sqrt(bn.running_var + bn.eps)
+        border = bn(torch.zeros(1, bn.num_features, device=x.device))[0]
         padded = F.pad(self.first_bn(self.first(x)) - border, (0, 0, 1, 1, 1, 1)) + border
         return self.outer_bn(self.last_bn(self.last(self.depthwise(padded))))
 

@@ -34,7 +34,7 @@ class _FromInt8(nn.Module):
         self.register_buffer("scale", scale)
 
     def forward(self, integers: Tensor) -> Tensor:
-        return Int8Weight(integers=integers, scale=self.scale).values
+        return Int8Weight(integers=integers, scale=self.get_buffer("scale")).values
 
 
 def with_stored_integers(variant: Variant) -> nn.Module:

@@ -85,7 +85,8 @@ class SingleStep(nn.Module):
         Returns:
             Logits of this step, `[B, classes]`, and the new potentials.
         """
-        self._potentials[:] = potentials or [None] * len(self.names)
+        start: list[Tensor | None] = [*potentials] or [None] * len(self.names)
+        self._potentials[:] = start
         logits = self.model.forward_steps(frame[None], 1)[0]
         found = tuple(v for v in self._potentials if v is not None)
         self._potentials[:] = [None] * len(self.names)
