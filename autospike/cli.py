@@ -279,6 +279,18 @@ def plot(
 
 
 @app.command()
+def serve(
+    run: RunFolder,
+    port: Annotated[int, typer.Option(min=0, max=65_535, help="Port on 127.0.0.1; 0 for any free one.")] = 8008,
+) -> None:
+    """Show the report of a run in a browser while its search goes on; only this machine can open it."""
+    from autospike.commands.serve import serve
+    from autospike.run_directory import RunDirectory
+
+    serve(RunDirectory.resume(run), port)
+
+
+@app.command()
 def energy(
     model: Annotated[
         Path,

@@ -13,6 +13,8 @@ from autospike.energy.conventions import Convention, energy
 from autospike.energy.counts import from_rows
 from autospike.errors import UserError
 from autospike.report import figures, tables
+from autospike.report.html.data import page_data
+from autospike.report.html.page import page
 from autospike.run_directory import RunDirectory
 from autospike.searching.archive import Archive
 from autospike.searching.selection import with_fitness
@@ -36,6 +38,7 @@ def plot(run: RunDirectory, convention: Convention | None = None, out: Path | No
         report = replace(report, folder=out)
     files.check_writable(report.folder, "--out")
     report.write()
+    files.write_text(report.folder / "report.html", page(page_data(run)))
     if report.damage is not None:
         note(f"plot: {report.damage}")
     on_front = int(report.candidates["on_front"].sum())

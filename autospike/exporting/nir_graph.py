@@ -172,7 +172,7 @@ def _conv_node(nir: Any, layer: nn.Module, shape: tuple[int, ...]) -> Any:
     stride, padding = (layer.stride[0], int(layer.padding[0])) if isinstance(layer, nn.Conv2d) else (1, 0)
     return nir.Conv2d(
         input_shape=(shape[1], shape[2]),
-        weight=_numpy(weight),  # type: ignore[arg-type]
+        weight=_numpy(weight),
         stride=stride,
         padding=padding,
         dilation=1,

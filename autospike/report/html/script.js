@@ -267,7 +267,7 @@ function drawSteps(i) {
 function drawSearch() {
   const name = convention().name;
   lines($("#search"), data.searches.filter((s) => s.hypervolume[name]).map((s) => ({ name: `${s.algorithm} ${s.id.slice(-6)}`, points: s.evaluations.map((n, k) => [n, s.hypervolume[name][k]]) })),
-    { x: { label: "proposed candidates" }, y: { label: "hypervolume" }, title: "Hypervolume against evaluations", empty: `No hypervolume under ${name} in this page.` });
+    { x: { label: "candidates, by-products included" }, y: { label: "hypervolume" }, title: "Hypervolume against evaluations", empty: `No hypervolume under ${name} in this page.` });
   const random = data.searches.some((s) => s.algorithm === "random");
   $("#search-note").textContent = (random ? "" : "There is no random search in this archive to compare with; add one: autospike search RUN --set search.algorithm=random. ") +
     "Share of the box between accuracy 0 and 1 and the energy of the largest subnet.";
