@@ -12,19 +12,13 @@ from cli_runner import autospike
 
 
 @pytest.fixture(scope="module")
-def run(tmp_path_factory: pytest.TempPathFactory, tiny_experiment: Path) -> Path:
+def run(searched_run: Path) -> Path:
     """A searched run with an export in plain PyTorch, also in 8 bits."""
     from autospike.cli import app
 
-    folder = tmp_path_factory.mktemp("runs") / "tiny"
-    settings = ["--set", "training.epochs=1", "--set", "search.generations=1"]
-    for command in (
-        ["train", tiny_experiment, "--run", folder, *settings],
-        ["search", folder],
-        ["export", folder, "--pick", "knee", "--format", "timm,torch", "--variant", "exact,int8"],
-    ):
-        app([str(arg) for arg in command], standalone_mode=False)
-    return folder
+    command = ["export", searched_run, "--pick", "knee", "--format", "timm,torch", "--variant", "exact,int8"]
+    app([str(arg) for arg in command], standalone_mode=False)
+    return searched_run
 
 
 def test_files_and_manifest(run: Path) -> None:

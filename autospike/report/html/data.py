@@ -187,9 +187,7 @@ def _searches(
             for name, (table, reference) in by_convention.items()
         }
         counts = np.cumsum([len(generation) for generation in generations]).tolist()
-        found.append(
-            {"id": search_id, "algorithm": algorithms.get(search_id, ""), "evaluations": counts, "hypervolume": volumes}
-        )
+        found.append({"id": search_id, "algorithm": algorithms.get(search_id, ""), "evaluations": counts, "hypervolume": volumes})
     return found
 
 
@@ -212,10 +210,12 @@ def importance(space: SearchSpace, evaluations: Sequence[Evaluation]) -> list[di
             if found.gene.size > 1:
                 level = tables.level(found.gene, found.value)
                 values[_gene(found.path)].append((level, e.measurement.accuracy, math.log(max(e.energy.energy_mj, 1e-300))))
-    rows = []
+    rows: list[dict[str, Any]] = []
     for gene, found_values in values.items():
         levels, accuracies, energies = zip(*found_values, strict=True)
-        rows.append({"gene": gene, "accuracy": correlation_ratio(levels, accuracies), "energy": correlation_ratio(levels, energies)})
+        rows.append(
+            {"gene": gene, "accuracy": correlation_ratio(levels, accuracies), "energy": correlation_ratio(levels, energies)}
+        )
     return sorted(rows, key=lambda row: -row["accuracy"] - row["energy"])[:GENES]
 
 
@@ -229,17 +229,18 @@ def correlation_ratio(levels: Sequence[str], values: Sequence[float]) -> float:
     x, mean = np.array(values), float(np.mean(values))
     total = float(((x - mean) ** 2).sum())
     names = np.array(levels)
-    between = sum(
-        float((names == name).sum()) * (float(x[names == name].mean()) - mean) ** 2 for name in dict.fromkeys(levels)
-    )
+    between = sum(float((names == name).sum()) * (float(x[names == name].mean()) - mean) ** 2 for name in dict.fromkeys(levels))
     return between / total if total else 0.0
 
 
 def _gene(path: Sequence[str | int]) -> str:
-    """Name of a gene with its position, such as `1.0 neuron.tau` for block 0 of stage 1."""
-    words = [str(part) for part in path if not isinstance(part, int) and part not in ("stages", "blocks")]
-    position = ".".join(str(part) for part in path if isinstance(part, int))
-    return " ".join(filter(None, (position, ".".join(words))))
+    """Name of a gene with its position, such as `stage 1 block 2 neuron.tau`, counted from 1."""
+    words, names = [], {"stages": "stage", "blocks": "block"}
+    for part, after in zip(path, (*path[1:], None), strict=True):
+        if isinstance(after, int):
+            words.append(f"{names.get(str(part), part)} {after + 1}")
+    field = ".".join(str(part) for part in path if not isinstance(part, int) and part not in names)
+    return " ".join(filter(None, (*words, field)))
 
 
 def _trainings(run: RunDirectory) -> list[dict[str, Any]]:
@@ -253,10 +254,10 @@ def _trainings(run: RunDirectory) -> list[dict[str, Any]]:
         if '"event": "train"' in line:
             event = json.loads(line)
             curves[event["network"]][event["step"]] = event["loss"]
-    found = []
+    found, names = [], {"hand-made": "reference network"}
     for network, losses in curves.items():
         steps = sorted(losses)[:: max(1, math.ceil(len(losses) / CURVE_POINTS))]
-        found.append({"network": network, "steps": steps, "loss": [float(f"{losses[s]:.5g}") for s in steps]})
+        found.append({"network": names.get(network, network), "steps": steps, "loss": [float(f"{losses[s]:.5g}") for s in steps]})
     return found
 
 
@@ -271,4 +272,3 @@ def _provenance(run: RunDirectory, protocol_id: str, selected: Mapping[str, Any]
     environment = _optional(run.folder / "environment.json")
     parts += [f"\nenvironment.json\n{json.dumps(environment, indent=2)}", f"\nexperiment.yaml\n{run.experiment.to_yaml()}"]
     return "\n".join(parts)
-

@@ -287,7 +287,8 @@ function bars(target, rows, names) {
 function drawRest() {
   bars($("#genes"), data.importance.map((row) => ({ name: row.gene, values: [row.accuracy, row.energy] })), ["accuracy", "log energy"]);
   lines($("#training"), data.trainings.map((t) => ({ name: t.network, points: t.steps.map((s, k) => [s, t.loss[k]]) })), { x: { label: "step" }, y: { label: "training loss" }, title: "Training curves" });
-  table($("#retrained"), ["network", "weights", "test accuracy", "energy", "seeds"], data.retrained.map((r) => [r.architecture_id, r.way, percent(r.test_accuracy_mean) + (r.test_accuracy_deviation === null ? "" : ` ± ${(100 * r.test_accuracy_deviation).toFixed(2)}`), joules(r.energy_mj_mean), r.seeds]));
+  if (!data.retrained.length) $("#retrained").replaceChildren(html("p", { class: "note" }, "Nothing was retrained yet."));
+  else table($("#retrained"), ["network", "weights", "test accuracy", "energy", "seeds"], data.retrained.map((r) => [r.architecture_id, r.way, percent(r.test_accuracy_mean) + (r.test_accuracy_deviation === null ? "" : ` ± ${(100 * r.test_accuracy_deviation).toFixed(2)}`), joules(r.energy_mj_mean), r.seeds]));
   $("#provenance").textContent = data.provenance;
 }
 
