@@ -611,6 +611,7 @@ def test_plot_writes_the_report(run: RunDirectory) -> None:
         "genes.png",
         "pareto.png",
         "pareto.svg",
+        "report.html",
         "search.png",
     }
     assert all(is_png(run.report / f"{name}.png") for name in ("genes", "pareto", "search"))
