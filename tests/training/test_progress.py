@@ -27,18 +27,18 @@ def progress(step: int, loss: float) -> StepEvent:
     )
 
 
-def test_tensorboard_shows_each_step_of_a_resumed_training_once(tmp_path: Path) -> None:
-    """Killed after step 5 and resumed from step 3; read by TensorBoard's own reader."""
-    for start, stop in [(0, 5), (3, 8)]:
+def test_tensorboard_shows_every_tenth_step_of_a_resumed_training_once(tmp_path: Path) -> None:
+    """Killed after step 50 and resumed from step 30; read by TensorBoard's own reader."""
+    for start, stop in [(0, 50), (30, 80)]:
         with TensorBoard(tmp_path, start=start) as tensorboard:
             for step in range(start + 1, stop + 1):
-                tensorboard(progress(step, loss=start + step / 100))
+                tensorboard(progress(step, loss=start + step / 1000))
     events = EventAccumulator(str(tmp_path))
     events.Reload()
     assert set(events.Tags()["scalars"]) == {"loss", "learning_rate", "images_per_second", "memory_mb"}
     losses = events.Scalars("loss")
-    assert [event.step for event in losses] == list(range(1, 9))
-    assert [event.value for event in losses] == pytest.approx([0.01, 0.02, 0.03, 3.04, 3.05, 3.06, 3.07, 3.08])
+    assert [event.step for event in losses] == list(range(10, 81, 10))
+    assert [event.value for event in losses] == pytest.approx([0.01, 0.02, 0.03, 30.04, 30.05, 30.06, 30.07, 30.08])
 
 
 def test_step_timer_measures_speed_and_remaining_time(monkeypatch: pytest.MonkeyPatch) -> None:
