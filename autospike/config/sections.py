@@ -14,6 +14,7 @@ from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Fie
 from autospike.energy.conventions import DEFAULT, Convention, convention_of
 from autospike.errors import UserError, quoted
 from autospike.measurement import OBJECTIVES
+from autospike.space.limits import MAX_TIME_STEPS
 
 # Upper bounds of counts. They are far above every sensible value: a larger number is a mistake, which would otherwise end in a
 # hang or in memory that cannot be allocated.
@@ -78,6 +79,10 @@ class Section(BaseModel):
         return value
 
 
+# Data sets of recordings that are integrated to frames, or rendered as frames.
+RECORDED = ("events", "cifar10_dvs", "dvs_gesture", "har_dvs", "har_dvs_images", "n_caltech101", "n_mnist")
+
+
 class NormalisationConfig(Section):
     """Normalisation of still images: `(pixel - mean) / std` for pixels in 0..1. One value for each channel."""
 
@@ -96,7 +101,21 @@ class NormalisationConfig(Section):
 class DataConfig(Section):
     """Data source and its splits."""
 
-    name: Literal["digits", "glyphs", "motion", "folder", "cifar10", "cifar100", "events"]
+    name: Literal[
+        "digits",
+        "glyphs",
+        "motion",
+        "folder",
+        "cifar10",
+        "cifar100",
+        "events",
+        "cifar10_dvs",
+        "dvs_gesture",
+        "har_dvs",
+        "har_dvs_images",
+        "n_caltech101",
+        "n_mnist",
+    ]
     """Data set; `autospike.data.images` implements each.
 
     Embedded (docs/embedded_data.md): `digits` are scikit-learn's (1797 images of 8x8 pixels), `glyphs` letters in many fonts
@@ -104,7 +123,11 @@ class DataConfig(Section):
 
     `folder` is a folder with one subfolder per class, `cifar10` and `cifar100` are torchvision's. `events` are frames of an event
     camera that a spikingjelly data set (CIFAR10DVS, DVS128Gesture, HARDVS) has prepared with `data_type="frame", frames_number=T`.
-    A network with fewer time steps than frames uses the first frames; more time steps than frames are an error.
+    A network with fewer time steps than frames uses the first frames; more time steps than frames are an error. With `frames`,
+    `events` are your own recordings (`.aedat`, `.bin`, or `.npz` with t, x, y, p), which are integrated.
+
+    `cifar10_dvs`, `dvs_gesture`, `har_dvs`, `n_caltech101` and `n_mnist` are the recordings of these data sets, as their archives
+    contain them; `har_dvs_images` are the rendered grey frames of HAR-DVS (docs/events.md).
     """
     root: DataFolder | None = None
     """Folder of the data. For events: spikingjelly's folder `frames_number_T_split_by_...`. Embedded data need none."""
@@ -136,6 +159,30 @@ class DataConfig(Section):
     """
     background: Colour = (255, 255, 255)
     """Red, green and blue (0 to 255) behind transparent pixels of the images of a folder. Default: white."""
+    frames: Annotated[int, Field(ge=1, le=MAX_TIME_STEPS)] | None = None
+    """Number of frames that each recording is integrated to; required for recordings, and for them only."""
+    frames_by: Literal["number", "time"] = "number"
+    """Whether every frame of a recording has the same number of events, or the same duration."""
+    sensor: tuple[Annotated[int, Field(ge=1, le=MAX_IMAGE_SIZE)], Annotated[int, Field(ge=1, le=MAX_IMAGE_SIZE)]] | None = None
+    """Rows and columns of the sensor of recordings. Default: those of the data set; `events` have none."""
+    split: Literal["stratified", "first", "tebn", "subject", "lists"] | None = None
+    """Rule by which the splits are chosen; `autospike.data.partition` defines each.
+
+    Default: `lists` for HAR-DVS, `subject` for DVS128 Gesture, otherwise `stratified`. `first` and `tebn` are the two splits of
+    CIFAR10-DVS in publications; the published share of `first` is `test_share: 0.1`.
+    """
+    cache: Literal["none"] | FilePath | None = None
+    """Folder in which the frames of recordings are stored when they are first read; `none` to integrate at every access.
+
+    Default: `autospike/frames` in the user's cache folder (`XDG_CACHE_HOME` or `~/.cache`). It may be shared by several processes.
+    """
+
+    @model_validator(mode="after")
+    def _check_recordings(self) -> Self:
+        given = [name for name in ("frames", "sensor", "cache") if getattr(self, name) is not None]
+        if given and self.name not in RECORDED:
+            raise ValueError(f"{given[0]} applies to recordings ({', '.join(RECORDED)}), not to {self.name}; leave it out")
+        return self
 
 
 class AugmentationConfig(Section):

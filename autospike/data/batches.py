@@ -179,7 +179,7 @@ class _AugmentedDataset(Dataset[tuple[Tensor, int]]):
     def _sample(self, position: int, seed: int) -> tuple[Tensor, int]:
         seed_global_random(seed)
         torch.default_generator.manual_seed(seed)  # torch.manual_seed would also seed every CUDA device
-        return self.transform(self.split.image(position)), self.split.labels[position]
+        return self.transform(self.split.training_image(position)), self.split.labels[position]
 
 
 # The images from one position of a split to before another.
