@@ -152,6 +152,7 @@ class Experiment(Section):
             "learning_rate": learning_rate,
             "min_learning_rate": min(self.training.min_learning_rate, learning_rate),
             "warmup_epochs": None,
+            "cooldown_epochs": 0,
         }
         return self.training.model_copy(update=changes)
 

@@ -187,9 +187,10 @@ class DataConfig(Section):
 
 
 class AugmentationConfig(Section):
-    """Augmentation of training images with timm.
+    """Augmentation of training images with timm, and of event frames.
 
-    The defaults disable every augmentation. `color_jitter` and `auto_augment` do not apply to events.
+    The defaults disable every augmentation. `color_jitter` and `auto_augment` do not apply to events; `event_policy`, `roll` and
+    `event_drop` apply to events only.
     """
 
     min_scale: Annotated[float, Field(gt=0, le=1, allow_inf_nan=False)] = 1.0
@@ -208,6 +209,14 @@ class AugmentationConfig(Section):
     """Alpha of cutmix; 0 disables it. If mixup is enabled too, each batch uses one of the two with equal probability."""
     mix_probability: Fraction = 1.0
     """Probability that a batch is mixed, if mixup or cutmix is enabled."""
+    mix_epochs: Epochs | None = None
+    """Epochs at the beginning of the training in which batches are mixed; Spikformer mixes until epoch 75. Default: all."""
+    event_policy: Literal["snn"] | None = None
+    """`snn`: one operation for each sample, the same for all frames (`data.event_augmentation`); of Spikformer and QKFormer."""
+    roll: Annotated[int, Field(ge=0, le=MAX_IMAGE_SIZE)] = 0
+    """Largest shift of event frames in pixels, in both directions. What leaves at one side enters at the other."""
+    event_drop: Fraction = 0.0
+    """Probability of EventDrop (Gu et al., IJCAI 2021): nothing, a time, an area or random events are removed."""
 
 
 class TeacherConfig(Section):
@@ -236,12 +245,17 @@ class TrainingConfig(Section):
     `labels` uses the labels for every subnet. `in-place` uses the labels for the largest subnet and its softmax output for the
     others (in-place distillation); it requires `sampling: sandwich`.
     """
-    loss: Literal["final", "anytime"] = "final"
+    loss: Literal["final", "anytime", "tet"] = "final"
     """Time steps at which the loss is computed.
 
     `final` uses the output at the T of the subnet. `anytime` runs the largest T of the space once and averages the loss over every
-    T of the space; the T of the sampled subnet then has no effect.
+    T of the space; the T of the sampled subnet then has no effect. `tet` is temporal efficient training (ICLR 2022): the mean of
+    the losses of the outputs of single time steps.
     """
+    tet_weight: Fraction = 0.001
+    """`tet`: weight of the squared distance of all outputs from `tet_mean`; the value of Spike-driven Transformer."""
+    tet_mean: Annotated[float, Field(ge=-1000, le=1000, allow_inf_nan=False)] = 1.0
+    """`tet`: the value from which the distance is taken; the value of Spike-driven Transformer."""
     start_from: FilePath | None = None
     """Initial weights: a published checkpoint, an exported or imported folder, or the folder of another run (`train --from`)."""
     initial: Literal["reference", "random"] = "reference"
@@ -271,6 +285,12 @@ class TrainingConfig(Section):
     """Weight decay of the optimizer; Spikformer's value on CIFAR."""
     warmup_epochs: Annotated[int, Field(ge=0, le=MAX_EPOCHS)] | None = None
     """Epochs of linear warm-up, fewer than `epochs`. Default: 20 (Auto-Spikformer), or a fifth of the epochs if that is less."""
+    warmup_learning_rate: Annotated[float, Field(ge=0, le=1000, allow_inf_nan=False)] | None = None
+    """Learning rate at the beginning of the warm-up. Default: `min_learning_rate`."""
+    cooldown_epochs: Annotated[int, Field(ge=0, le=MAX_EPOCHS)] = 0
+    """The last of `epochs`, in which the learning rate stays at `min_learning_rate`; the cosine ends before them."""
+    clip: Annotated[float, Field(gt=0, le=1_000_000, allow_inf_nan=False)] | None = None
+    """Largest norm of the gradient of all parameters; a larger gradient is scaled down. Default: no limit."""
     smoothing: Fraction = 0.1
     """Label smoothing."""
     surrogate: Literal["sigmoid", "arctan"] = "sigmoid"

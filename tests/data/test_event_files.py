@@ -8,13 +8,13 @@ from typing import Any
 
 import numpy as np
 import pytest
+from event_recordings import Columns, random_events, write_aedat2, write_aedat3, write_atis, write_npz
 from spikingjelly.datasets import utils as peer
 from spikingjelly.datasets.cifar10_dvs import _load_origin_data
 
 from autospike.data.event_files import Events, read_events
 from autospike.data.integration import integrate
 from autospike.errors import UserError
-from tests.event_recordings import Columns, random_events, write_aedat2, write_aedat3, write_atis, write_npz
 
 WRITERS: dict[str, tuple[str, Callable[[Path, Columns], Path], Callable[[Path], Any]]] = {
     "AEDAT 2.0": ("a.aedat", write_aedat2, _load_origin_data),

@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from event_recordings import gesture_tree, har_lists, random_events, write_aedat2, write_atis, write_npz
 from PIL import Image
 from spikingjelly.datasets.dvs128_gesture import _split_aedat_files_to_np
 from spikingjelly.datasets.utils import integrate_events_by_fixed_frames_number, load_ATIS_bin
@@ -18,7 +19,6 @@ from spikingjelly.datasets.utils import integrate_events_by_fixed_frames_number,
 from autospike.config import DataConfig
 from autospike.data.images import Images, load_images
 from autospike.errors import UserError
-from tests.event_recordings import gesture_tree, har_lists, random_events, write_aedat2, write_atis, write_npz
 
 CLASSES = ("airplane", "cat")
 
