@@ -56,7 +56,8 @@ def write_atis(path: Path, events: Columns) -> Path:
 def write_npz(path: Path, events: Columns) -> Path:
     """Arrays t, x, y, p as spikingjelly writes them."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    np.savez(path, **dict(zip("txyp", events, strict=True)))
+    t, x, y, p = events
+    np.savez(path, t=t, x=x, y=y, p=p)
     return path
 
 

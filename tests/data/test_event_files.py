@@ -100,6 +100,11 @@ def text(path: Path, content: bytes) -> Path:
     return path
 
 
+def frames_of(path: Path) -> Path:
+    np.savez(path, frames=np.ones(3))
+    return path
+
+
 EVENTS = random_events(200)
 BAD: dict[str, tuple[Callable[[Path], Path], str]] = {
     "AEDAT 2.0 cut off": (lambda d: cut(write_aedat2(d / "a.aedat", EVENTS), 3), "cut off .*not a multiple of 8"),
@@ -112,7 +117,7 @@ BAD: dict[str, tuple[Callable[[Path], Path], str]] = {
     "ATIS cut off": (lambda d: cut(write_atis(d / "a.bin", EVENTS), 1), "999 bytes, not a multiple of 5"),
     "no archive": (lambda d: text(d / "a.npz", b"events"), "events cannot be read"),
     "NumPy cut off": (lambda d: cut(write_npz(d / "a.npz", EVENTS), 100), "events cannot be read"),
-    "other arrays": (lambda d: (np.savez(d / "a.npz", frames=np.ones(3)), d / "a.npz")[1], "only frames; .*leave data.frames out"),
+    "other arrays": (lambda d: frames_of(d / "a.npz"), "only frames; .*leave data.frames out"),
     "arrays of other lengths": (lambda d: write_npz(d / "a.npz", (*EVENTS[:3], EVENTS[3][:9])), "one of each for every event"),
     "another ending": (lambda d: text(d / "a.dat", b""), "no format of event recordings; use .aedat, .bin, .npz"),
     "no file": (lambda d: d / "a.bin", "cannot be read .No such file"),

@@ -241,6 +241,11 @@ def test_two_processes_share_a_cache(tmp_path: Path) -> None:
     assert not list((tmp_path / "cache").rglob("*.part"))
 
 
+def empty_folder(root: Path) -> Path:
+    root.mkdir()
+    return root
+
+
 def broken_gestures(root: Path, name: str, content: str | None) -> Path:
     gesture_tree(root, users=(2, 1))
     path = root / "DvsGesture" / name
@@ -260,7 +265,7 @@ def broken_har(root: Path, line: str) -> Path:
 
 SAMPLE = "action_001/dvSave-2021_10_15_19_01_00"
 BROKEN: dict[str, tuple[str, Callable[[Path], Path], str]] = {
-    "no lists": ("dvs_gesture", lambda r: (r.mkdir(), r)[1], "no trials_to_train.txt in"),
+    "no lists": ("dvs_gesture", empty_folder, "no trials_to_train.txt in"),
     "no test list": ("dvs_gesture", lambda r: broken_gestures(r, "trials_to_test.txt", None), "trials_to_test.txt: cannot be read"),
     "no recording": ("dvs_gesture", lambda r: broken_gestures(r, "user03_led.aedat", None), "listed in trials_to_test.txt, but"),
     "no labels": ("dvs_gesture", lambda r: broken_gestures(r, "user01_led_labels.csv", None), "user01_led_labels.csv: cannot be"),
@@ -273,7 +278,7 @@ BROKEN: dict[str, tuple[str, Callable[[Path], Path], str]] = {
         lambda r: broken_har(r, f"{SAMPLE} 36 1"),
         "label 1 for action_001, which is the label of action_002",
     ),
-    "no class folders": ("cifar10_dvs", lambda r: (r.mkdir(), r)[1], r"not a valid folder of event recordings"),
+    "no class folders": ("cifar10_dvs", empty_folder, r"not a valid folder of event recordings"),
 }
 
 

@@ -78,7 +78,7 @@ def test_the_command_resumes_bit_identically_after_sigkill(tmp_path: Path, tiny_
 
 
 def test_each_option_changes_the_result(tmp_path: Path, tiny_space: SearchSpace) -> None:
-    ways = [
+    ways: list[dict[str, Any]] = [
         {"sampling": "single-path"},
         {"sampling": "small-first"},
         {"sampling": "sandwich"},
