@@ -185,6 +185,14 @@ class DataConfig(Section):
             raise ValueError(f"{given[0]} applies to recordings ({', '.join(RECORDED)}), not to {self.name}; leave it out")
         return self
 
+    @property
+    def title(self) -> str:
+        """Name of the data set in titles of figures: of a folder, the name of the folder."""
+        if self.name in ("folder", "events") and self.root is not None:
+            root = self.root.resolve()
+            return root.parent.name if root.name.startswith("frames_number_") else root.name
+        return {"cifar10": "CIFAR-10", "cifar100": "CIFAR-100"}.get(self.name, self.name)
+
 
 class AugmentationConfig(Section):
     """Augmentation of training images with timm, and of event frames.
