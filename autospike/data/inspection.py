@@ -49,6 +49,7 @@ class Reading:
         mode: Of a stored image, as Pillow calls it; `frames` for events.
         low: Smallest value.
         high: Largest value.
+        uniform: Whether all pixels, or all counts of event frames, are equal.
         pages: Number of frames of an animation or pages.
         error: Why it cannot be read.
     """
@@ -59,6 +60,7 @@ class Reading:
     mode: str = ""
     low: float = 0.0
     high: float = 0.0
+    uniform: bool = False
     pages: int = 1
     error: str | None = None
 
@@ -106,7 +108,7 @@ def inspect(images: Images, config: DataConfig) -> Inspection:
     jobs = [(split, position) for split in images.splits.values() for position in range(len(split))]
     with ThreadPoolExecutor(available_cores()) as pool:
         readings = tuple(pool.map(lambda job: _read(*job), jobs))
-    counts = {name: Counter(split.labels) for name, split in images.splits.items()}
+    counts: dict[str, Counter[int]] = {name: Counter(split.labels) for name, split in images.splits.items()}
     problems = [
         *_unreadable(readings),
         *_classes(images, counts),
@@ -130,7 +132,10 @@ def _read(split: Split, position: int) -> Reading:
     values = np.asarray(sample)
     size = (int(values.shape[-2]), int(values.shape[-1])) if split.time_steps else (sample.height, sample.width)
     low, high = float(values.min()), float(values.max())
-    return Reading(name=name, split=split.name, size=size, mode=mode or sample.mode, pages=pages, low=low, high=high)
+    uniform = low == high if split.time_steps or values.ndim == 2 else bool((values == values[0, 0]).all())
+    return Reading(
+        name=name, split=split.name, size=size, mode=mode or sample.mode, pages=pages, low=low, high=high, uniform=uniform
+    )
 
 
 def _header(split: Split, index: int) -> tuple[str, int]:
@@ -264,10 +269,10 @@ def _sizes(readings: Sequence[Reading], image_size: int) -> list[Problem]:
 
 
 def _empty(readings: Sequence[Reading], images: Images) -> list[Problem]:
-    uniform = [reading.name for reading in readings if reading.size is not None and reading.low == reading.high]
+    uniform = [reading.name for reading in readings if reading.uniform]
     if not uniform:
         return []
-    what = "recordings whose frames are all equal" if images.time_steps else "images of a single value"
+    what = "recordings whose frames are all equal" if images.time_steps else "images of a single colour"
     return [Problem(what=_named(uniform, what), consequence="read as they are; they say nothing about their class")]
 
 

@@ -81,7 +81,7 @@ def test_every_problem_of_images_is_found_with_what_happens(tmp_path: Path, caps
         r"2 different sizes of images: the shorter side is resized to 16",
         r"1 images with a side below 16 pixels \(b/wide\.png\): enlarged",
         r"1 images more than twice as long as wide \(b/wide\.png\): half or less",
-        r"1 images of a single value \(b/red\.png\): read as they are",
+        r"1 images of a single colour \(b/red\.png\): read as they are",
         r"1 files or folders that no reader takes: \.txt \(b/notes\.txt\): left out",
     ]
     assert len(found) == len(expected), found
