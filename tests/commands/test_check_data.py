@@ -73,7 +73,7 @@ def test_every_problem_of_images_is_found_with_what_happens(tmp_path: Path, caps
     found = [line.partition(". ")[2] for line in problems]
     expected = [
         r"1 classes with fewer than 10 samples for training \(c\): they are trained as they are",
-        r"\d+ samples for search or test with equal content in another split \(b/.*: the measured accuracy is too high",
+        r"\d+ samples for search or test with equal content in another split \([abc]/.*: the measured accuracy is too high",
         r"1 images in mode CMYK \(a/cmyk\.jpg\): converted to RGB",
         r"1 images in mode RGBA \(a/rgba\.png\): composited on \(255, 255, 255\)",
         r"1 images in mode I;16 \(a/deep\.png\): 16 bits: divided by",
