@@ -465,6 +465,21 @@ def describe(
     describe(path, InputShape.of(path, image_size, channels, classes))
 
 
+@app.command(name="check-data")
+def check_data(
+    experiment: ExperimentPath,
+    out: Annotated[
+        Path, typer.Option(help="PNG file with samples and their classes. Default: data-check.png in the current folder.")
+    ] = Path("data-check.png"),
+    overrides: Overrides = None,
+) -> None:
+    """Read all data of an experiment once; print classes, sizes, modes, values and every problem."""
+    from autospike.commands.check_data import check_data
+    from autospike.config import Experiment
+
+    check_data(Experiment.load(experiment, overrides or []), out)
+
+
 class ListedKind(StrEnum):
     """What has names."""
 

@@ -164,6 +164,7 @@ class Experiment(Section):
             "learning_rate": learning_rate,
             "min_learning_rate": min(self.training.min_learning_rate, learning_rate),
             "warmup_epochs": None,
+            "cooldown_epochs": 0,
         }
         return self.training.model_copy(update=changes)
 
@@ -242,8 +243,8 @@ def with_normalisation(experiment: Experiment, normalisation: NormalisationConfi
 def fixed_part(experiment: Experiment, name: str) -> Any:
     """Return the part of a field on which trained weights depend, as a JSON value.
 
-    The folder of the data, the number of loader processes and the checkpoint interval are left out.
+    The folders of the data and of its frames, the number of loader processes and the checkpoint interval are left out.
     """
     value = experiment.model_dump(mode="json")[name]
-    ignored = {"data": ("root",), "training": ("workers", "checkpoint_epochs", "checkpoint_minutes")}.get(name, ())
+    ignored = {"data": ("root", "cache"), "training": ("workers", "checkpoint_epochs", "checkpoint_minutes")}.get(name, ())
     return {key: v for key, v in value.items() if key not in ignored} if isinstance(value, dict) else value

@@ -20,7 +20,7 @@ from typing import Any
 from timm.optim import create_optimizer_v2
 from timm.scheduler import CosineLRScheduler
 from timm.utils import ModelEmaV3
-from torch.nn.utils import get_total_norm
+from torch.nn.utils import clip_grads_with_norm_, get_total_norm
 from torch.optim import Optimizer
 
 from autospike.config import TrainingConfig
@@ -40,7 +40,7 @@ from autospike.training.initialisation import NetworkOfRun, initialise_from
 from autospike.training.nonfinite import check_finite
 from autospike.training.progress import StepTimer, display_name, reporting
 from autospike.training.setup import Setup, build_supernet, training_batches
-from autospike.training.step import SAMPLING, TARGETS, LabelledBatch, accumulate_gradients
+from autospike.training.step import SAMPLING, TARGETS, LabelledBatch, Tet, accumulate_gradients
 
 
 def train_network(
@@ -133,6 +133,7 @@ def train(
     average = moving_average(supernet, config.ema) if config.ema else None
     state = TrainingState(model=supernet, optimizer=optimizer, average=average)
     network, no_sync = ranks.replica(supernet)
+    tet = Tet(weight=config.tet_weight, mean=config.tet_mean) if config.loss == "tet" else None
     sample, time_steps = SAMPLING[config.sampling], supernet.space.time_steps.values if config.loss == "anytime" else ()
     start = checkpoints.restore(state)
     supernet.train()
@@ -154,12 +155,16 @@ def train(
                 target_transform=TARGETS[config.targets],
                 bfloat16=config.precision == "bfloat16",
                 no_sync=no_sync,
+                tet=tet,
             )
             losses = ranks.mean(losses)
-            gradient_norm = get_total_norm([p.grad for p in supernet.parameters() if p.grad is not None])
+            updated = [p for p in supernet.parameters() if p.grad is not None]
+            gradient_norm = get_total_norm([p.grad for p in updated if p.grad is not None])
             check_finite(
                 losses, gradient_norm, labelled, architectures, step=step, folder=checkpoints.folder / "nonfinite", ranks=ranks
             )
+            if config.clip is not None:
+                clip_grads_with_norm_(updated, config.clip, gradient_norm)
             optimizer.step()
             optimizer.zero_grad()
             done = step + 1
@@ -202,13 +207,14 @@ def moving_average(supernet: Supernet, decay: float) -> ModelEmaV3:
 
 
 def _learning_rate_schedule(optimizer: Optimizer, config: TrainingConfig, steps_per_epoch: int, steps: int) -> Any:
-    """Linear warm-up from the smallest learning rate, then half a cosine down to it."""
+    """Linear warm-up, then half a cosine down to the smallest learning rate, which the cooldown keeps."""
+    initial = config.min_learning_rate if config.warmup_learning_rate is None else config.warmup_learning_rate
     return CosineLRScheduler(
         optimizer,
-        t_initial=steps,
+        t_initial=steps - config.cooldown_epochs * steps_per_epoch,
         lr_min=config.min_learning_rate,
         warmup_t=config.warmup * steps_per_epoch,
-        warmup_lr_init=config.min_learning_rate,
+        warmup_lr_init=initial,
         warmup_prefix=False,
         t_in_epochs=False,
     )
