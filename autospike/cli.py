@@ -140,9 +140,9 @@ def train(
 ) -> None:
     """Train the supernet and the reference network."""
     from autospike.commands.train import train
-    from autospike.run_directory import Run
+    from autospike.run_directory import RunDirectory
 
-    train(Run.start(experiment, run, [*(overrides or []), *_starting(start_from)]))
+    train(RunDirectory.start(experiment, run, [*(overrides or []), *_starting(start_from)]))
 
 
 @app.command()
@@ -156,10 +156,10 @@ def search(
 ) -> None:
     """Search subnets of the trained supernet; every candidate is stored in RUN/archive.sqlite."""
     from autospike.commands.search import search
-    from autospike.run_directory import Run
+    from autospike.run_directory import RunDirectory
 
     where = _executing(executor, workers=workers, address=address, gpus_per_worker=gpus_per_worker)
-    search(Run.resume(run, [*(overrides or []), *where]))
+    search(RunDirectory.resume(run, [*(overrides or []), *where]))
 
 
 @app.command()
@@ -177,9 +177,9 @@ def export(
 ) -> None:
     """Write the selected subnet as a timm model, and measure it on the test split."""
     from autospike.commands.export import export
-    from autospike.run_directory import Run
+    from autospike.run_directory import RunDirectory
 
-    resumed = Run.resume(run, [*(overrides or []), *_overriding("export", pick=pick, min_accuracy=min_accuracy)])
+    resumed = RunDirectory.resume(run, [*(overrides or []), *_overriding("export", pick=pick, min_accuracy=min_accuracy)])
     export(resumed, out or resumed.export)
 
 
@@ -202,10 +202,10 @@ def retrain(
 ) -> None:
     """Train selected subnets separately, from scratch and from inherited weights, and compare them on the test split."""
     from autospike.commands.retrain import retrain
-    from autospike.run_directory import Run
+    from autospike.run_directory import RunDirectory
 
     options = [*_overriding("export", min_accuracy=min_accuracy), *_overriding("retrain", seeds=seeds, epochs=epochs)]
-    resumed = Run.resume(run, [*(overrides or []), *options])
+    resumed = RunDirectory.resume(run, [*(overrides or []), *options])
     retrain(resumed, pick or [resumed.experiment.export.pick])
 
 
@@ -223,9 +223,9 @@ def plot(
     """Write figures of the Pareto front, the search progress and the genes of the front to RUN/report."""
     from autospike.commands.plot import plot
     from autospike.energy.conventions import convention_of
-    from autospike.run_directory import Run
+    from autospike.run_directory import RunDirectory
 
-    plot(Run.resume(run), convention_of(energy) if energy else None, out)
+    plot(RunDirectory.resume(run), convention_of(energy) if energy else None, out)
 
 
 @app.command()
@@ -314,17 +314,17 @@ def run_all(
     from autospike.commands.plot import plot
     from autospike.commands.search import search
     from autospike.commands.train import train
-    from autospike.run_directory import Run
+    from autospike.run_directory import RunDirectory
 
     where = _executing(executor, workers=workers, address=address, gpus_per_worker=gpus_per_worker)
     reference = ["baseline=none"] if no_reference else []
     budget_s = parse_duration(budget) if budget else None
     clock = Clock.read(run, budget_s)
     chosen = [*(overrides or []), *where, *reference, *_starting(start_from)]
-    started = Run.start(experiment, run, [*chosen, *(clock.overrides() if clock else [])])
+    started = RunDirectory.start(experiment, run, [*chosen, *(clock.overrides() if clock else [])])
     if clock is None and budget_s is not None:
         clock = fit(started, budget_s, fine_tune=not no_fine_tune, begun=STARTED)
-        started = Run.start(experiment, run, [*chosen, *clock.overrides()])
+        started = RunDirectory.start(experiment, run, [*chosen, *clock.overrides()])
     elif not started.has_checkpoint:
         estimate(started, fine_tune=not no_fine_tune)
     if dry_run:

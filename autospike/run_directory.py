@@ -55,7 +55,7 @@ DIGEST = "# sha256 of the lines below: "
 
 
 @dataclass(frozen=True, kw_only=True)
-class Run:
+class RunDirectory:
     """An opened run: an experiment, and the folder that its results are written to.
 
     Attributes:
@@ -67,7 +67,7 @@ class Run:
     experiment: Experiment
 
     @classmethod
-    def start(cls, experiment_path: Path, folder: Path, overrides: Sequence[str]) -> Run:
+    def start(cls, experiment_path: Path, folder: Path, overrides: Sequence[str]) -> RunDirectory:
         """Open a new run, or an existing run of the same experiment. Nothing is written before `save`.
 
         Args:
@@ -95,7 +95,7 @@ class Run:
         return cls(folder=folder, experiment=experiment)
 
     @classmethod
-    def resume(cls, folder: Path, overrides: Sequence[str] = ()) -> Run:
+    def resume(cls, folder: Path, overrides: Sequence[str] = ()) -> RunDirectory:
         """Open an existing run. Nothing is written before `save`.
 
         Args:
