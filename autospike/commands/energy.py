@@ -224,7 +224,7 @@ class EnergyReport:
     def of(cls, measured: StepwiseMeasurement, convention: Convention, *, model: str, split: str, curve: bool) -> EnergyReport:
         """Compute the tables; the arguments are the attributes of the same names, `curve` whether to compute one."""
         counts = measured.operations.counts
-        by_steps = [measured.at(steps) for steps in range(1, len(measured.correct) + 1)]
+        by_steps = [measured.at(steps) for steps in range(1, measured.time_steps + 1)]
         return cls(
             measured=measured,
             convention=convention,
@@ -286,7 +286,7 @@ class EnergyReport:
         note(f"energy: see {out}")
 
     def _json(self, data: str, knows_classes: bool) -> dict[str, Any]:
-        operations, steps = self.measured.operations, len(self.measured.correct)
+        operations, steps = self.measured.operations, self.measured.time_steps
         return {
             "model": self.model,
             "data": data,

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 from pydantic import ValidationError
 
 from autospike.config.experiment import Experiment
+from autospike.config.sections import DataConfig
 from autospike.errors import UserError, first_problem, quoted
 from autospike.files import read_yaml
 from autospike.parsing import parse_yaml
@@ -97,6 +98,7 @@ def _check_experiment(experiment: Experiment, source: str) -> None:
     baseline = Architecture.from_dict(given, source=f"{source}: baseline") if isinstance(given, dict) else space.largest()
     if baseline.family != space.family:
         raise UserError(f"{source}: baseline: its family {baseline.family} differs from {space.family}, the family of the space")
+    _check_task(experiment, space, baseline, source)
     if experiment.data.search_share + experiment.data.test_share >= 1:
         raise UserError(
             f"{source}: data: the sum of search_share and test_share must be less than 1, so that training images remain"
@@ -114,6 +116,33 @@ def _check_experiment(experiment: Experiment, source: str) -> None:
             f"{stride} times"
         )
     _check_activations(experiment, [space.largest(), baseline], source)
+
+
+# The task of a decoder, and the data of each task other than classification.
+TASK_OF_DECODER = {"semantic-fpn": "segmentation"}
+DATA_OF_TASK = {"segmentation": ("scenes", "ade20k", "voc")}
+
+
+def _check_task(experiment: Experiment, space: SearchSpace, baseline: Architecture, source: str) -> None:
+    """Check that search space, reference network, data and settings belong to the task."""
+    task, data = experiment.task, experiment.data.name
+    for name, decoder in (("space", space.decoder), ("baseline", baseline.decoder)):
+        own = TASK_OF_DECODER[decoder.kind] if decoder else "classification"
+        if own != task:
+            has = f"a decoder for {own}" if decoder else "no decoder, so it is for classification"
+            raise UserError(f"{source}: {name}: has {has}, but task is {task}; change one of them")
+    fits = DATA_OF_TASK.get(task) or tuple(get_args(DataConfig.model_fields["name"].annotation))
+    if data not in fits or (task == "classification" and any(data in names for names in DATA_OF_TASK.values())):
+        allowed = [name for name in fits if task != "classification" or all(name not in names for names in DATA_OF_TASK.values())]
+        raise UserError(f"{source}: data.name: {data} has no targets for {task}; choose from {', '.join(allowed)}")
+    if task == "classification":
+        if experiment.training.head_learning_rate != 1:
+            raise UserError(f"{source}: training.head_learning_rate: has no effect without a decoder; leave it out")
+        return
+    if experiment.training.targets == "in-place":
+        raise UserError(f"{source}: training.targets: in-place is only for classification; set it to labels")
+    if experiment.evaluation.racing:
+        raise UserError(f"{source}: evaluation.racing: compares accuracies of images, which {task} has none of; set it to 0")
 
 
 def _check_activations(experiment: Experiment, networks: Sequence[Architecture], source: str) -> None:

@@ -29,6 +29,7 @@ OpenFraction = Annotated[float, Field(gt=0, lt=1, allow_inf_nan=False)]
 Fraction = Annotated[float, Field(ge=0, le=1, allow_inf_nan=False)]
 Strength = Annotated[float, Field(ge=0, le=100, allow_inf_nan=False)]
 LearningRate = Annotated[float, Field(gt=0, le=1000, allow_inf_nan=False)]
+ResizeFactor = Annotated[float, Field(gt=0, le=16, allow_inf_nan=False)]
 Epochs = Annotated[int, Field(ge=1, le=MAX_EPOCHS)]
 BatchSize = Annotated[int, Field(ge=1, le=MAX_BATCH)]
 ProcessCount = Annotated[int, Field(ge=1, le=MAX_PROCESSES)]
@@ -96,7 +97,7 @@ class NormalisationConfig(Section):
 class DataConfig(Section):
     """Data source and its splits."""
 
-    name: Literal["digits", "glyphs", "motion", "folder", "cifar10", "cifar100", "events"]
+    name: Literal["digits", "glyphs", "motion", "folder", "cifar10", "cifar100", "events", "scenes", "ade20k", "voc"]
     """Data set; `autospike.data.images` implements each.
 
     Embedded (docs/embedded_data.md): `digits` are scikit-learn's (1797 images of 8x8 pixels), `glyphs` letters in many fonts
@@ -105,6 +106,9 @@ class DataConfig(Section):
     `folder` is a folder with one subfolder per class, `cifar10` and `cifar100` are torchvision's. `events` are frames of an event
     camera that a spikingjelly data set (CIFAR10DVS, DVS128Gesture, HARDVS) has prepared with `data_type="frame", frames_number=T`.
     A network with fewer time steps than frames uses the first frames; more time steps than frames are an error.
+
+    For segmentation (docs/tasks.md): `scenes` are 3,600 embedded drawings of 48x48 pixels, `ade20k` is a folder in the format of
+    ADE20K, `voc` one of PASCAL VOC. Their images are resized so that the longer side is `image_size`, and padded to a square.
     """
     root: DataFolder | None = None
     """Folder of the data. For events: spikingjelly's folder `frames_number_T_split_by_...`. Embedded data need none."""
@@ -139,9 +143,10 @@ class DataConfig(Section):
 
 
 class AugmentationConfig(Section):
-    """Augmentation of training images with timm.
+    """Augmentation of training images with timm; for segmentation, of images with their masks.
 
-    The defaults disable every augmentation. `color_jitter` and `auto_augment` do not apply to events.
+    The defaults disable every augmentation. `color_jitter` and `auto_augment` do not apply to events. For segmentation, `resize`,
+    `category_max_ratio`, `flip` and `color_jitter` (brightness, contrast and saturation) apply.
     """
 
     min_scale: Annotated[float, Field(gt=0, le=1, allow_inf_nan=False)] = 1.0
@@ -160,6 +165,16 @@ class AugmentationConfig(Section):
     """Alpha of cutmix; 0 disables it. If mixup is enabled too, each batch uses one of the two with equal probability."""
     mix_probability: Fraction = 1.0
     """Probability that a batch is mixed, if mixup or cutmix is enabled."""
+    resize: tuple[ResizeFactor, ResizeFactor] = (1.0, 1.0)
+    """Segmentation: range of the random factor by which an image is resized before a part of `image_size` is taken."""
+    category_max_ratio: Annotated[float, Field(gt=0, le=1, allow_inf_nan=False)] = 1.0
+    """Segmentation: largest share of one class in the part of an image that is taken, in up to ten attempts; 1 for any."""
+
+    @model_validator(mode="after")
+    def _check_range(self) -> Self:
+        if self.resize[0] > self.resize[1]:
+            raise ValueError(f"resize is a range from small to large, got {self.resize[0]:g} to {self.resize[1]:g}")
+        return self
 
 
 class TeacherConfig(Section):
@@ -217,8 +232,12 @@ class TrainingConfig(Section):
     """Optimizer, as implemented by torch (AdamW) and timm (LAMB)."""
     learning_rate: LearningRate = 5e-4
     """Learning rate after warm-up, from which a cosine schedule decays; Spikformer's value on CIFAR."""
+    schedule: Literal["cosine", "poly"] = "cosine"
+    """Decay of the learning rate after warm-up: half a cosine, or a straight line (`poly` of power 1, as for segmentation)."""
+    head_learning_rate: LearningRate = 1.0
+    """Factor on the learning rate of the decoder of a dense task; published segmentation networks have 2."""
     min_learning_rate: Annotated[float, Field(ge=0, le=1000, allow_inf_nan=False)] = 1e-5
-    """Learning rate at the end of the cosine schedule; at most `learning_rate`."""
+    """Learning rate at the start of the warm-up and at the end of the schedule; at most `learning_rate`."""
     weight_decay: Strength = 0.06
     """Weight decay of the optimizer; Spikformer's value on CIFAR."""
     warmup_epochs: Annotated[int, Field(ge=0, le=MAX_EPOCHS)] | None = None

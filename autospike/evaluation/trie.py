@@ -89,6 +89,20 @@ class Node:
         return not self.name.endswith(".token") and self.name != HEAD
 
     @property
+    def follows_level(self) -> bool:
+        """Whether its input is the output of a stage that a decoder reads."""
+        decoder = self.architecture.decoder
+        if decoder is None or not (self.name == HEAD or self.name.endswith(".embedding")):
+            return False
+        stages = len(self.architecture.stages)
+        return (stages if self.name == HEAD else int(self.name.split(".")[1])) - 1 in decoder.levels
+
+    @property
+    def reads_levels(self) -> bool:
+        """Whether it is a decoder."""
+        return self.name == HEAD and self.architecture.decoder is not None
+
+    @property
     def module_prefix(self) -> str:
         """Prefix of its parameters' names in the network; empty for a head, whose layers are at the top level."""
         return "" if self.name == HEAD else self.name

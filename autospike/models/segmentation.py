@@ -6,7 +6,6 @@ from collections.abc import Sequence
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from autospike.models.contract import SpikingModel
@@ -45,15 +44,10 @@ class SegmentationReadout(nn.Module):
         super().__init__()
         self.decoder = build_decoder(architecture, num_classes)
 
-    def forward(self, levels: Sequence[Tensor], time_steps: int) -> Tensor:
-        """Return logits at T = `time_steps`; see `SemanticFPN.forward`."""
-        logits: Tensor = self.decoder(levels, time_steps)
-        return logits
-
-
-def logits_of_images(logits: Tensor, size: Sequence[int]) -> Tensor:
-    """Resize logits `[B, num_classes, h, w]` to images `[B, num_classes, H, W]`, bilinearly."""
-    return F.interpolate(logits, size=tuple(size), mode="bilinear", align_corners=False)
+    def forward(self, levels: Sequence[Tensor], time_steps: int, size: Sequence[int]) -> Tensor:
+        """Return the outputs at T = `time_steps` for images of a size; see `SemanticFPN.forward`."""
+        outputs: Tensor = self.decoder(levels, time_steps, size)
+        return outputs
 
 
 class SegmentationModel(SpikingModel):
@@ -95,7 +89,7 @@ class SegmentationModel(SpikingModel):
     def forward_head(self, x: Any, pre_logits: bool = False) -> Tensor:
         """Compute logits from the maps of `levels`, at the size of the finest one; part of timm's interface."""
         del pre_logits
-        logits: Tensor = self.decoder(x, self.architecture.time_steps)
+        logits: Tensor = self.decoder(x, self.architecture.time_steps, x[0].shape[2:4])
         return logits
 
     def forward_steps(self, x: Tensor, time_steps: int | None = None) -> Tensor:
@@ -116,5 +110,5 @@ class SegmentationModel(SpikingModel):
         """
         steps = list(at) or [self.architecture.time_steps]
         levels = self.levels(x, max(steps))
-        logits = [logits_of_images(self.decoder(levels, t), x.shape[-2:]) for t in steps]
+        logits = [self.decoder(levels, t, x.shape[-2:]) for t in steps]
         return torch.stack(logits) if len(at) else logits[0]

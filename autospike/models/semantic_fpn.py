@@ -168,16 +168,17 @@ class SemanticFPN(nn.Module):
         self.neck = FeaturePyramid(widths, channels, neuron)
         self.head = SemanticHead(strides, channels, head_channels, num_classes, neuron)
 
-    def forward(self, levels: Sequence[Tensor], time_steps: int) -> Tensor:
-        """Compute logits at the size of the finest level.
+    def forward(self, levels: Sequence[Tensor], time_steps: int, size: Sequence[int]) -> Tensor:
+        """Compute the logits of every pixel, resized bilinearly from the size of the finest level to that of the image.
 
         Args:
             levels: The maps of the backbone, `[T, B, H, W, width]` each, from fine to coarse.
             time_steps: Number of time steps over which the maps are averaged, at most T.
+            size: Height and width of the image.
 
         Returns:
-            `[B, num_classes, H, W]`.
+            `[B, num_classes, *size]`.
         """
         means = [level[:time_steps].mean(dim=0, keepdim=True) for level in levels]
         logits: Tensor = self.head(self.neck(means))
-        return logits[0].permute(0, 3, 1, 2)
+        return resize(logits, size, "bilinear")[0].permute(0, 3, 1, 2)

@@ -12,12 +12,12 @@ from dataclasses import dataclass, replace
 from typing import Any, Protocol
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from autospike.space.architecture import Architecture
 from autospike.space.search_space import SearchSpace
 from autospike.supernet import Logits
+from autospike.tasks.classification import cross_entropy
 
 # Chooses the architectures of a step from a space, by a random generator of the step and the finished part of the training, 0 to 1.
 # If the largest architecture is among them, it is the first; no architecture comes twice.
@@ -51,11 +51,12 @@ SAMPLING: dict[str, Sampling] = {"single-path": single_path, "sandwich": sandwic
 
 @dataclass(frozen=True, kw_only=True)
 class LabelledBatch:
-    """Images with the targets of both classification heads.
+    """Images with their targets; of a network with two classification heads, those of both.
 
     Attributes:
         images: `[B, C, H, W]`, or event frames `[T, B, C, H, W]`.
-        targets: Of the head, or of the first of two: labels `[B]` or probabilities `[B, num_classes]`.
+        targets: Of the head, or of the first of two: labels `[B]` or probabilities `[B, num_classes]`; classes of pixels
+            `[B, H, W]` for segmentation.
         teacher_targets: Of the distillation head, where there are two heads; as `targets`.
     """
 
@@ -97,6 +98,10 @@ def in_place(batch: LabelledBatch, logits: Logits) -> LabelledBatch:
 TARGETS: dict[str, TargetTransform] = {"labels": labels, "in-place": in_place}
 
 
+# Called with the output of a subnet, the targets, and those of a distillation head; see `autospike.tasks.contract.Task.loss`.
+LossFunction = Callable[[Any, Any, Any], Tensor]
+
+
 class SubnetForward(Protocol):
     """Forward pass of several subnets on one batch: a supernet, or a module that wraps one.
 
@@ -115,6 +120,7 @@ def accumulate_gradients(
     *,
     parts: int = 1,
     at: Sequence[int] = (),
+    loss_function: LossFunction = cross_entropy,
     target_transform: TargetTransform = labels,
     bfloat16: bool = False,
     no_sync: Callable[[], AbstractContextManager[Any]] = nullcontext,
@@ -130,6 +136,7 @@ def accumulate_gradients(
         architectures: The subnets. The logits of the first one are given to `target_transform`.
         parts: Number of parts in which the batch is processed.
         at: Values of T at which the loss is computed; the architecture's own T if empty.
+        loss_function: Compares the output of a subnet with the targets, and with those of a distillation head.
         target_transform: Gives the targets of all architectures but the first.
         bfloat16: Run linear layers, convolutions and products of attention in bfloat16, by autocast. Parameters, their updates,
             normalisation statistics, membrane potentials and the loss stay in float32.
@@ -148,32 +155,12 @@ def accumulate_gradients(
                     (logits,) = network(part.images, [architecture], at=at)
                 if bfloat16:
                     logits = logits.float() if isinstance(logits, Tensor) else (logits[0].float(), logits[1].float())
-                loss = cross_entropy(logits, part) * (len(part) / len(batch) / len(architectures))
+                loss = loss_function(logits, part.targets, part.teacher_targets) * (len(part) / len(batch) / len(architectures))
                 loss.backward()
             losses.append(loss.detach())
             if architecture is architectures[0]:
                 batches[i] = target_transform(part, logits)
     return torch.stack(losses).view(len(architectures), len(batches))
-
-
-def cross_entropy(logits: Logits, batch: LabelledBatch) -> Tensor:
-    """Cross-entropy, as a mean over the batch, over the values of T, and over the heads.
-
-    Args:
-        logits: `[B, num_classes]` or `[S, B, num_classes]` for S values of T; a pair of them if there are two heads.
-        batch: The first head is compared with `targets`, the second one with `teacher_targets`.
-
-    Returns:
-        The loss, a scalar.
-    """
-    if isinstance(logits, Tensor):
-        return _head_loss(logits, batch.targets)
-    first, second = logits
-    return (_head_loss(first, batch.targets) + _head_loss(second, batch.teacher_targets)) / 2
-
-
-def _head_loss(logits: Tensor, targets: Tensor) -> Tensor:
-    return torch.stack([F.cross_entropy(at_one, targets) for at_one in _by_time_steps(logits)]).mean()
 
 
 def _probabilities(logits: Tensor) -> Tensor:
