@@ -139,8 +139,8 @@ def _trained_alone(setup: Setup, architecture: Architecture, folder: Path) -> Sp
 
 
 def _summary(measured: dict[str, Any], *, search_accuracy: float) -> dict[str, Any]:
-    fields = ("test_accuracy", "test_accuracy_interval", "correct_mask", "energy_mj")
-    return {"search_accuracy": search_accuracy, **{name: measured[name] for name in fields}}
+    fields = ("test_accuracy", "test_accuracy_interval", "correct_mask", "score", "energy_mj")
+    return {"search_accuracy": search_accuracy, **{name: measured[name] for name in fields if name in measured}}
 
 
 def _supernet_quality(run: RunDirectory, setup: Setup, protocol: str) -> dict[str, Any] | None:
@@ -152,14 +152,14 @@ def _supernet_quality(run: RunDirectory, setup: Setup, protocol: str) -> dict[st
     finally:
         archive.close()
     reference = read_measurement(setup, run.baseline) if architecture else None
-    if found is None or not found.measurement.correct_mask or reference is None:
+    if found is None or not (found.measurement.correct_mask or found.measurement.score) or reference is None:
         return None
     return comparison.supernet_quality(found.measurement, reference, same_architecture=largest == architecture)
 
 
 def _show(report: dict[str, Any], out: Path) -> None:
     """Print the exported subnet next to the reference network, and in words what the numbers mean."""
-    columns = ["", "test accuracy (95 % interval)", "uJ/image", "parameters", "T"]
+    columns = ["", f"test {comparison.metric(report)} (95 % interval)", "uJ/image", "parameters", "T"]
     table(f"{out}: subnet {report['architecture_id']}", columns, comparison.rows(report), comparison.caption(report))
     for line in comparison.warnings(report):
         note(line)

@@ -250,7 +250,9 @@ def _masked_files(find: Callable[[Path], MaskedFolders], config: DataConfig, see
     )
 
 
-def _with_targets(splits: dict[SplitName, Split], train: Callable[[int], Any], test: Callable[[int], Any]) -> dict[SplitName, Split]:
+def _with_targets(
+    splits: dict[SplitName, Split], train: Callable[[int], Any], test: Callable[[int], Any]
+) -> dict[SplitName, Split]:
     return {name: replace(split, target=test if name == "test" else train) for name, split in splits.items()}
 
 

@@ -95,9 +95,13 @@ def find_voc(root: Path) -> MaskedFolders:
 def _paired(root: Path, images: str, masks: str) -> MaskedFiles:
     for folder in (images, masks):
         if not (root / folder).is_dir():
-            raise UserError(f"data.root: {root} has no folder {folder}; ADE20K has images/ and annotations/ with training/ and validation/")
+            raise UserError(
+                f"data.root: {root} has no folder {folder}; ADE20K has images/ and annotations/ with training/ and validation/"
+            )
     names = sorted(path.name for path in (root / images).iterdir() if path.suffix.lower() in IMAGE_EXTENSIONS)
-    return _files(root, [f"{images}/{name}" for name in names], [f"{masks}/{Path(name).stem}{MASK_EXTENSION}" for name in names], images)
+    return _files(
+        root, [f"{images}/{name}" for name in names], [f"{masks}/{Path(name).stem}{MASK_EXTENSION}" for name in names], images
+    )
 
 
 def _listed(root: Path, path: str) -> MaskedFiles:

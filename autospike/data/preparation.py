@@ -10,9 +10,9 @@ Images with masks are transformed together with them (`MaskedImageTransforms`). 
 its longer side is `image_size`, and padded at the right or at the bottom. For training, the longer side is `image_size` times a
 random factor, and a random part of `image_size` x `image_size` is taken; padding is ignored.
 
-For measurement, the others are resized so that the shorter side is `image_size` (of images: `image_size / crop_pct`), then cropped at the
-centre. `ImagePreparation` has the crop, the interpolation and the normalisation of images. Mixup and cutmix are applied to batches
-(`data.batches`).
+Other samples are resized for measurement so that the shorter side is `image_size` (of images: `image_size / crop_pct`), and then
+cropped at the centre. `ImagePreparation` has the crop, the interpolation and the normalisation of images. Mixup and cutmix are applied to
+batches (`data.batches`).
 """
 
 from __future__ import annotations
@@ -334,7 +334,10 @@ class MaskedImageTransforms:
             return pixels
         means = (*self.preparation.mean, *self.preparation.mean[-1:] * self.channels)[: self.channels]
         return torch.stack(
-            [F.pad(plane, (0, missing[0], 0, missing[1]), value=round(mean * 255)) for plane, mean in zip(pixels, means, strict=True)]
+            [
+                F.pad(plane, (0, missing[0], 0, missing[1]), value=round(mean * 255))
+                for plane, mean in zip(pixels, means, strict=True)
+            ]
         )
 
     def normalise(self, samples: Tensor) -> Tensor:

@@ -14,13 +14,13 @@ from __future__ import annotations
 import hashlib
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import Literal, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-Floats = NDArray[np.float32]
+Floats = NDArray[np.floating[Any]]
 SplitName = Literal["train", "test"]
 
 CLASSES = ("background", "disk", "square", "triangle", "ring", "cross", "star", "half-disk")
@@ -235,7 +235,8 @@ def _shape(x: Floats, y: Floats, kind: NDArray[np.int64], uniform: _Uniforms) ->
     u, v = x - uniform.plane(-edge, edge), y - uniform.plane(-edge, edge)
     u, v = _turned(u, v, uniform.plane(-1, 1))
     radius, stretch = uniform.plane(*RADIUS), uniform.plane(-STRETCH, STRETCH)
-    u, v = u / (radius * (1 + stretch)), v / (radius * (1 - stretch))
+    width, height = radius * (1 + stretch), radius * (1 - stretch)
+    u, v = u / width, v / height
     distance = u * u + v * v
     a, b = abs(u), abs(v)
     larger, smaller = np.maximum(a, b), np.minimum(a, b)

@@ -309,7 +309,7 @@ class DepthFirstPass(Generic[R]):
 
     def _visit(self, node: Node, inputs: Inputs, shared: SharedResults, levels: tuple[Inputs, ...]) -> None:
         """Run a node and those behind it. `levels` are the streams before it that a decoder reads."""
-        output = cache(partial(self._output, node, inputs, shared))
+        output: Inputs = cache(partial(self._output, node, inputs, shared))
         result = self.cache.get(("note", *self.part, node.key))
         if result is None:
             output()
@@ -318,7 +318,7 @@ class DepthFirstPass(Generic[R]):
         shared_by_children = self.share(node)
         for child in node.children.values():
             below = (*levels, output) if child.follows_level else levels
-            reads = partial(_gathered, below) if child.reads_levels else output
+            reads: Inputs = partial(_gathered, below) if child.reads_levels else output
             self._visit(child, reads, shared_by_children, below)
 
     def _output(self, node: Node, inputs: Inputs, shared: SharedResults) -> tuple[Tensor]:

@@ -35,9 +35,7 @@ def build_model(architecture: Architecture, *, num_classes: int, in_chans: int) 
     Returns:
         The model, in training mode.
     """
-    family = _family(architecture)
-    if architecture.decoder is not None:
-        family = _with_decoder(family)
+    family = _family(architecture) if architecture.decoder is None else _with_decoder(architecture.family)
     return family(architecture, num_classes=num_classes, in_chans=in_chans)
 
 
@@ -69,14 +67,19 @@ def build_segment(architecture: Architecture, name: str, *, num_classes: int, in
 
 def _family(architecture: Architecture) -> type[SpikingModel]:
     """The model class of the architecture's family, whose module is imported here."""
-    module, name = rules_of(architecture.family).model.split(":")
+    return _family_class(architecture.family)
+
+
+def _family_class(name: str) -> type[SpikingModel]:
+    module, name = rules_of(name).model.split(":")
     family: type[SpikingModel] = getattr(import_module(module), name)
     return family
 
 
 @cache
-def _with_decoder(family: type[SpikingModel]) -> type[SpikingModel]:
+def _with_decoder(name: str) -> type[SpikingModel]:
     """The class of networks with a decoder whose backbone is of a family."""
+    family = _family_class(name)
     return type(f"{family.__name__}WithDecoder", (SegmentationModel,), {"embedding": staticmethod(family.embedding)})
 
 

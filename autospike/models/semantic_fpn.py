@@ -11,7 +11,8 @@ convolutions of the head that have a normalisation. The neck reads the mean of t
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
+from typing import Any
 
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -131,7 +132,8 @@ class SemanticHead(nn.Module):
             `[T, B, H, W, num_classes]`.
         """
         total = None
-        for level, convolutions, upsamples in zip(pyramid, self.scales, self.upsamples, strict=True):
+        scales: Iterable[Any] = self.scales
+        for level, convolutions, upsamples in zip(pyramid, scales, self.upsamples, strict=True):
             x = level
             for convolution in convolutions:
                 x = convolution(x)

@@ -55,5 +55,5 @@ class Task:
     name: str
     metric: str
     loss: Callable[[Any, Any, Any], Tensor]
-    tally: Callable[[Sequence[Tensor], Any, int], list[Tally]]
+    tally: Callable[[Sequence[Tensor], Any, int], Sequence[Tally]]
     quality: Callable[[Any], Quality]

@@ -42,7 +42,6 @@ from autospike.training.progress import Progress, StepTimer, display_name, repor
 from autospike.training.setup import Setup, build_supernet, training_batches
 from autospike.training.step import SAMPLING, TARGETS, LabelledBatch, accumulate_gradients
 
-
 # Name of the decoder in a network; the factor `training.head_learning_rate` applies to its parameters.
 DECODER = "decoder"
 
