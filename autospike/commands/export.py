@@ -8,6 +8,7 @@ from typing import Any, Literal
 
 from autospike import files
 from autospike.console import note, table, working
+from autospike.data.batches import FixedBatches
 from autospike.evaluation.setup import calibrated_subnet, held_out_batches, open_for_measurement, protocol_id
 from autospike.evaluation.trained_alone import read_measurement
 from autospike.lock import locked
@@ -21,7 +22,11 @@ from autospike.searching.selection import pick_archived
 from autospike.space.architecture import Architecture
 from autospike.space.search_space import SearchSpace
 from autospike.training.retraining import fine_tuned
+from autospike.tasks.pictures import draw_segmentation
 from autospike.training.setup import Setup, load_trained_supernet
+
+# Images of the test split in `predictions.png`.
+PICTURED = 24
 
 Weights = Literal["inherited", "fine-tuned"]
 
@@ -118,6 +123,8 @@ def _write_and_measure(
     _log(run, "test split opened", images=len(setup.images.splits["test"]))
     write_run_model(setup, models[weights], out)
     test = held_out_batches(setup)
+    if setup.images.is_dense:
+        _draw_predictions(models[weights], test, out)
     measured = {way: final_measurement(run, model, test) for way, model in models.items()}
     return {
         "search_accuracy": accuracies[weights],
@@ -128,6 +135,13 @@ def _write_and_measure(
         "by_weights": {way: _summary(measured[way], search_accuracy=accuracies[way]) for way in measured},
         "baseline": final_measurement(run, reference_model, test) if reference_model else None,
     }
+
+
+def _draw_predictions(model: SpikingModel, test: FixedBatches, out: Path) -> None:
+    """Write a picture of the predictions on the first images of the test split."""
+    picture = draw_segmentation(model, test.batch((0, min(PICTURED, len(test)))))
+    with files.replacing(out / "predictions.png") as temporary:
+        picture.save(temporary, format="PNG")
 
 
 def _inherited(run: RunDirectory, setup: Setup, architecture: Architecture) -> SpikingModel:

@@ -11,8 +11,8 @@ its longer side is `image_size`, and padded at the right or at the bottom. For t
 random factor, and a random part of `image_size` x `image_size` is taken; padding is ignored.
 
 Other samples are resized for measurement so that the shorter side is `image_size` (of images: `image_size / crop_pct`), and then
-cropped at the centre. `ImagePreparation` has the crop, the interpolation and the normalisation of images. Mixup and cutmix are applied to
-batches (`data.batches`).
+cropped at the centre. `ImagePreparation` has the crop, the interpolation and the normalisation of images. Mixup and cutmix are
+applied to batches (`data.batches`).
 """
 
 from __future__ import annotations

@@ -232,8 +232,8 @@ def _texture(x: Floats, y: Floats, uniform: _Uniforms) -> Floats:
 def _shape(x: Floats, y: Floats, kind: NDArray[np.int64], uniform: _Uniforms) -> NDArray[np.bool_]:
     """The pixels inside a shape of each class, at a random place."""
     edge = SIZE / 2 - 6
-    u, v = x - uniform.plane(-edge, edge), y - uniform.plane(-edge, edge)
-    u, v = _turned(u, v, uniform.plane(-1, 1))
+    across, down = x - uniform.plane(-edge, edge), y - uniform.plane(-edge, edge)
+    u, v = _turned(across, down, uniform.plane(-1, 1))
     radius, stretch = uniform.plane(*RADIUS), uniform.plane(-STRETCH, STRETCH)
     width, height = radius * (1 + stretch), radius * (1 - stretch)
     u, v = u / width, v / height

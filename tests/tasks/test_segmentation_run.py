@@ -103,3 +103,10 @@ def test_the_exported_model_opens_in_one_line_and_gives_the_reported_score(run: 
     assert report["test_accuracy"] == pytest.approx(np.mean(ious), abs=1e-6)
     assert {layer["layer"].split(".")[0] for layer in report["layers"]} == {"stages", "decoder"}
     assert set(report["energy_mj_by_convention"]) >= {"exact", "rate", "spikformer"}
+
+
+def test_predictions_are_drawn(run: RunDirectory) -> None:
+    """Eight test images of 16 x 16 pixels, each beside two masks, enlarged six times."""
+    with Image.open(run.export / "predictions.png") as picture:
+        assert picture.size[0] * picture.size[1] >= 8 * (16 * 6) * (48 * 6)
+        assert len(np.unique(np.asarray(picture).reshape(-1, 3), axis=0)) > 3
