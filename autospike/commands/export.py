@@ -21,8 +21,8 @@ from autospike.searching.archive import Archive
 from autospike.searching.selection import pick_archived
 from autospike.space.architecture import Architecture
 from autospike.space.search_space import SearchSpace
-from autospike.training.retraining import fine_tuned
 from autospike.tasks.pictures import draw_segmentation
+from autospike.training.retraining import fine_tuned
 from autospike.training.setup import Setup, load_trained_supernet
 
 # Images of the test split in `predictions.png`.
