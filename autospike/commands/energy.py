@@ -29,9 +29,9 @@ from autospike.models.registry import build_model
 from autospike.randomness import keyed
 from autospike.report import figures
 from autospike.report.energy import bar_energies, by_convention, by_layer, by_time_steps, microjoules
-from autospike.report.tables import for_readers, to_csv
+from autospike.report.tables import WITHOUT, for_readers, to_csv
 from autospike.space.published import PUBLISHED, similar_networks
-from autospike.statistics import wilson_interval
+from autospike.statistics import jackknife_interval, wilson_interval
 
 # Images on which an untrained network is calibrated. Its accuracy has no meaning, so a small batch is enough.
 CALIBRATION_IMAGES = 64
@@ -329,7 +329,10 @@ def _total_cells(row: Any) -> list[str]:
 
 
 def _curve_cells(row: Any) -> list[str]:
-    low, high = wilson_interval(round(row["accuracy"] * row["images"]), row["images"])
+    if WITHOUT in row:
+        low, high = jackknife_interval(row["accuracy"], row[WITHOUT])
+    else:
+        low, high = wilson_interval(round(row["accuracy"] * row["images"]), row["images"])
     accuracy = f"{row['accuracy']:.4f} ({low:.3f} to {high:.3f})"
     return [str(row["time_steps"]), accuracy, microjoules(row["energy_mj"], digits=4)]
 

@@ -111,6 +111,18 @@ def score_of(packed: bytes) -> Score:
     return Score(metric=fields["metric"], value=float(fields["value"]), without=without, details=fields["details"])
 
 
+def scores_without_a_group(packed: object) -> tuple[float, ...]:
+    """Return `Score.without` of the column `score`; empty if it is NULL or damaged.
+
+    Args:
+        packed: The column.
+    """
+    try:
+        return score_of(packed).without if isinstance(packed, bytes) else ()
+    except DAMAGE:
+        return ()
+
+
 def evaluation_of(row: Sequence[Any], convention: Convention) -> Evaluation:
     """Build an evaluation from a row.
 

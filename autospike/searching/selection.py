@@ -13,7 +13,7 @@ from autospike.measurement import Evaluation
 from autospike.pareto import knee, on_front
 from autospike.run_directory import RunDirectory
 from autospike.searching.archive import Archive
-from autospike.searching.archived_row import DAMAGE, score_of
+from autospike.searching.archived_row import scores_without_a_group
 from autospike.searching.fitness import f_aeb_of_all
 from autospike.statistics import SIGNIFICANCE, JackknifeComparison, PairedComparison, unpaired_p_value_below
 
@@ -243,17 +243,9 @@ def pick_row(table: pd.DataFrame, rule: str, config: ExportConfig) -> int:
         f_aeb=table["f_aeb"].tolist(),
         images=table["images"].tolist(),
         correct_masks=[mask if isinstance(mask, bytes) else b"" for mask in table["correct_mask"]],
-        without=[_without(score) for score in table["score"]],
+        without=[scores_without_a_group(score) for score in table["score"]],
     )
     return pick_index(choices, rule, min_accuracy=config.min_accuracy, tolerance=config.tolerance)
-
-
-def _without(packed: object) -> tuple[float, ...]:
-    """The scores without one group of images each, from the column `score`; empty if it is damaged or NULL."""
-    try:
-        return score_of(packed).without if isinstance(packed, bytes) else ()
-    except DAMAGE:
-        return ()
 
 
 def front(evaluations: Sequence[Evaluation]) -> list[Evaluation]:
