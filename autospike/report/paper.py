@@ -52,9 +52,10 @@ def plot_data(table: pd.DataFrame) -> str:
 def _cells(table: pd.DataFrame, *, thousands: str, interval: str) -> list[list[str]]:
     """The cells of the table, as text."""
     rows = []
-    for row in table.itertuples(index=False):
-        accuracy = interval.format(100 * row.accuracy, 100 * row.accuracy_low, 100 * row.accuracy_high)
-        rows.append([row.id, accuracy, f"{row.energy_uj:.4g}", f"{row.params:,}".replace(",", thousands), str(row.time_steps)])
+    for row in table.to_dict("records"):
+        percent = [100 * float(row[name]) for name in ("accuracy", "accuracy_low", "accuracy_high")]
+        params = f"{int(row['params']):,}".replace(",", thousands)
+        rows.append([str(row["id"]), interval.format(*percent), f"{float(row['energy_uj']):.4g}", params, str(row["time_steps"])])
     return rows
 
 
