@@ -14,6 +14,7 @@ from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Fie
 
 from autospike.energy.conventions import DEFAULT, Convention, convention_of
 from autospike.errors import UserError, quoted
+from autospike.import_path import is_import_path, name_or_import_path
 from autospike.measurement import OBJECTIVES
 from autospike.space.limits import MAX_TIME_STEPS
 
@@ -23,6 +24,11 @@ MAX_IMAGE_SIZE = 4096  # pixels; published networks read 224
 MAX_BATCH = 65_536  # images
 MAX_EPOCHS = 100_000
 MAX_PROCESSES = 1024  # or threads
+# The data set of a run whose images are objects in Python, and all data sets that have a name.
+DATASETS = "datasets"
+# Data sets of recordings that are integrated to frames, or rendered as frames.
+RECORDED = ("events", "cifar10_dvs", "dvs_gesture", "har_dvs", "har_dvs_images", "n_caltech101", "n_mnist")
+DATA_NAMES = ("digits", "glyphs", "motion", "folder", "cifar10", "cifar100", *RECORDED, DATASETS)
 MAX_PATH = 4096  # characters, PATH_MAX of Linux
 # Folders of Linux whose files are not stored anywhere; reading some of them has no end. /dev/shm may hold data.
 VIRTUAL_FOLDERS = ("/proc", "/sys")
@@ -80,10 +86,6 @@ class Section(BaseModel):
         return value
 
 
-# Data sets of recordings that are integrated to frames, or rendered as frames.
-RECORDED = ("events", "cifar10_dvs", "dvs_gesture", "har_dvs", "har_dvs_images", "n_caltech101", "n_mnist")
-
-
 class NormalisationConfig(Section):
     """Normalisation of still images: `(pixel - mean) / std` for pixels in 0..1. One value for each channel."""
 
@@ -102,22 +104,8 @@ class NormalisationConfig(Section):
 class DataConfig(Section):
     """Data source and its splits."""
 
-    name: Literal[
-        "digits",
-        "glyphs",
-        "motion",
-        "folder",
-        "cifar10",
-        "cifar100",
-        "events",
-        "cifar10_dvs",
-        "dvs_gesture",
-        "har_dvs",
-        "har_dvs_images",
-        "n_caltech101",
-        "n_mnist",
-    ]
-    """Data set; `autospike.data.images` implements each.
+    name: Annotated[str, AfterValidator(name_or_import_path(*DATA_NAMES))]
+    """Data set: one of `DATA_NAMES`, which `autospike.data.images` implements, or an import path.
 
     Embedded (docs/embedded_data.md): `digits` are scikit-learn's (1797 images of 8x8 pixels), `glyphs` letters in many fonts
     (26,000 images of 32x32 pixels), `motion` simulated event recordings of moving shapes (6,400 of 8 frames of 32x32 pixels).
@@ -129,6 +117,10 @@ class DataConfig(Section):
 
     `cifar10_dvs`, `dvs_gesture`, `har_dvs`, `n_caltech101` and `n_mnist` are the recordings of these data sets, as their archives
     contain them; `har_dvs_images` are the rendered grey frames of HAR-DVS (docs/events.md).
+
+    `package.module:function` is the import path of a function that is called with this section and returns the
+    `torch.utils.data.Dataset`s of the splits: a dict with `train`, `test` and optionally `search` (`autospike.data.datasets`).
+    `datasets` are objects that were arguments of `autospike.Run`; only Python can open such a run.
     """
     root: DataFolder | None = None
     """Folder of the data. For events: spikingjelly's folder `frames_number_T_split_by_...`. Embedded data need none."""
@@ -181,7 +173,7 @@ class DataConfig(Section):
     @model_validator(mode="after")
     def _check_recordings(self) -> Self:
         given = [name for name in ("frames", "sensor", "cache") if getattr(self, name) is not None]
-        if given and self.name not in RECORDED:
+        if given and self.name not in RECORDED and ":" not in self.name:
             raise ValueError(f"{given[0]} applies to recordings ({', '.join(RECORDED)}), not to {self.name}; leave it out")
         return self
 
@@ -382,13 +374,18 @@ class FitnessConfig(Section):
 class SearchConfig(Section):
     """Search algorithm and its operators."""
 
-    algorithm: Literal["nsga2", "aeb", "random"] = "nsga2"
+    algorithm: Annotated[str, AfterValidator(name_or_import_path("nsga2", "aeb", "random"))] = "nsga2"
     """`nsga2` is NSGA-II over `objectives`, `aeb` the evolution on F_AEB of Auto-Spikformer, `random` uniform sampling.
 
-    With `aeb`, by-product candidates compete as well.
+    With `aeb`, by-product candidates compete as well. `package.module:Class` is the import path of an own algorithm: a class
+    without arguments whose objects have `ask` and `tell` (`autospike.searching.algorithms.Algorithm`).
     """
     objectives: tuple[Text, ...] = ("accuracy", "energy_mj")
-    """Objectives of NSGA-II: one or more different keys of `autospike.measurement.OBJECTIVES`."""
+    """Objectives of NSGA-II: one or more different keys of `autospike.measurement.OBJECTIVES`, or import paths.
+
+    `package.module:function` is the import path of a function of an `autospike.Evaluation` that returns a number, which is
+    minimised, or of an `autospike.Objective`, which says whether it is maximised.
+    """
     population: Annotated[int, Field(ge=4, le=100_000)] = 50
     """Candidates per generation; Auto-Spikformer's value."""
     generations: Annotated[int, Field(ge=1, le=100_000)] = 20
@@ -438,8 +435,10 @@ class SearchConfig(Section):
     @field_validator("objectives")
     @classmethod
     def _check_objectives(cls, names: tuple[str, ...]) -> tuple[str, ...]:
-        if not names or len(set(names)) < len(names) or not set(names) <= OBJECTIVES.keys():
-            raise ValueError(f"choose different ones from {', '.join(OBJECTIVES)}; got {', '.join(names) or 'none'}")
+        known = all(name in OBJECTIVES or is_import_path(name) for name in names)
+        if not names or len(set(names)) < len(names) or not known:
+            listed = ", ".join(OBJECTIVES)
+            raise ValueError(f"choose different ones from {listed}, or import paths; got {', '.join(names) or 'none'}")
         return names
 
 

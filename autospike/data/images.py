@@ -14,6 +14,7 @@ only. Splits are stratified samples that depend only on the seed, so all command
 | `events`              | `root/CLASS/*.npz` (CIFAR10-DVS by spikingjelly)   | the whole               | drawn from the whole    |
 | `events`              | `root/train/CLASS/*.npz` and test (DVS128 Gesture) | `train`                 | `test`, or else `val`   |
 | event data sets       | raw recordings; see `data.recordings`              | by `data.split`         | published, or drawn     |
+| `package.module:name` | the user's datasets (see `data.datasets`)          | `train`, or `search`    | `test`                  |
 
 `data.partition` has the rules of `data.split`.
 """
@@ -21,7 +22,7 @@ only. Splits are stratified samples that depend only on the seed, so all command
 from __future__ import annotations
 
 import random
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -32,7 +33,9 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
+from autospike import import_path
 from autospike.config import DataConfig
+from autospike.config.sections import DATASETS
 from autospike.data import glyphs, motion
 from autospike.data.contents import Contents, GeneratedSamples, StoredArrays, StoredFiles
 from autospike.data.events import FrameFiles, Frames, check_channels, read_frames
@@ -151,12 +154,13 @@ class Images:
             )
 
 
-def load_images(config: DataConfig, *, seed: int) -> Images:
+def load_images(config: DataConfig, *, seed: int, datasets: Mapping[str, Any] | None = None) -> Images:
     """Open a dataset and sample its splits.
 
     Args:
         config: Which dataset.
         seed: Key of the splits.
+        datasets: The user's own datasets by split, if `config.name` is `datasets`.
 
     Returns:
         The dataset.
@@ -164,10 +168,24 @@ def load_images(config: DataConfig, *, seed: int) -> Images:
     Raises:
         UserError: The folder is missing, has no classes, or too few images for the splits.
     """
-    images = SOURCES[config.name](config, seed)
+    images = SOURCES[config.name](config, seed) if config.name in SOURCES else _own(config, seed, datasets)
     if images.time_steps is None and images.channels not in (1, 3):
         raise UserError(f"data.channels: {images.channels} for still images; choose auto, 1 (grey) or 3 (RGB)")
     return images
+
+
+def _own(config: DataConfig, seed: int, datasets: Mapping[str, Any] | None) -> Images:
+    """The datasets of the user: objects, or those that the function at an import path returns."""
+    from autospike.data.datasets import images_of  # it uses the types of this module
+
+    if config.name != DATASETS:
+        datasets = import_path.load(config.name, source="data.name")(config)
+    if datasets is None:
+        raise UserError(
+            f"data.name: {DATASETS}: the images are objects in Python; open the run there with "
+            "autospike.Run(FOLDER, train=..., test=...), or set data.name to an import path"
+        )
+    return images_of(datasets, config, seed)
 
 
 def _digits(config: DataConfig, seed: int) -> Images:
@@ -189,7 +207,7 @@ def _glyphs(config: DataConfig, seed: int) -> Images:
     return Images(
         classes=glyphs.CLASSES,
         channels=_channels(config, 3),
-        splits=_search_from_train(train, test, config, seed),
+        splits=search_from_train(train, test, config, seed),
         files=(glyphs.fingerprint(),),
         protocol=_protocol(config, 3),
     )
@@ -197,7 +215,7 @@ def _glyphs(config: DataConfig, seed: int) -> Images:
 
 def _motion(config: DataConfig, seed: int) -> Images:
     train, test = ((motion.labels(name), motion.Motion(split=name), _generated(motion, name)) for name in ("train", "test"))
-    splits = _search_from_train(train, test, config, seed)
+    splits = search_from_train(train, test, config, seed)
     return Images(
         classes=motion.CLASSES,
         channels=2,
@@ -225,7 +243,7 @@ def _cifar(config: DataConfig, seed: int) -> Images:
     return Images(
         classes=tuple(train.classes),
         channels=_channels(config, 3),
-        splits=_search_from_train(
+        splits=search_from_train(
             (train.targets, _Pixels(arrays=train.data), stored[0]),
             (test.targets, _Pixels(arrays=test.data), stored[1]),
             config,
@@ -301,7 +319,7 @@ def _from_folders(
     labels, read, stored = first
     if rest:
         _check_rule(config)
-        splits = _search_from_train(first, rest[0], config, seed)
+        splits = search_from_train(first, rest[0], config, seed)
     else:
         splits = _split_all(labels, read, config, seed, stored, found.folders[0].names)
     return Images(
@@ -428,7 +446,7 @@ def _root(config: DataConfig) -> Path:
     return config.root
 
 
-Readable = tuple[Sequence[int], Read, Contents]
+Readable = tuple[Sequence[int], Read, Contents | None]
 
 
 def _split_all(
@@ -440,19 +458,39 @@ def _split_all(
 def _splits(samples: Samples, read: Read, contents: Contents, config: DataConfig, seed: int) -> dict[SplitName, Split]:
     """The splits of samples with one reader, by the rule of the configuration."""
     chosen = partition(samples, config.split, search_share=config.search_share, test_share=config.test_share, seed=seed)
-    return {name: _split(name, indices, samples.labels, read, contents) for name, indices in chosen.items()}
+    return {name: split_of(name, indices, samples.labels, read, contents) for name, indices in chosen.items()}
 
 
-def _search_from_train(train: Readable, test: Readable, config: DataConfig, seed: int) -> dict[SplitName, Split]:
+def search_from_train(train: Readable, test: Readable, config: DataConfig, seed: int) -> dict[SplitName, Split]:
+    """Sample the search split from the training samples.
+
+    Args:
+        train: Labels, reader and contents of the training samples.
+        test: Those of the test samples.
+        config: Size of the search split.
+        seed: Key of the sample.
+
+    Raises:
+        UserError: A class has too few samples.
+    """
     kept, search = stratified_split(range(len(train[0])), train[0], config.search_share, seed=seed, name="search")
     return {
-        "train": _split("train", kept, *train),
-        "search": _split("search", search, *train),
-        "test": _split("test", range(len(test[0])), *test),
+        "train": split_of("train", kept, *train),
+        "search": split_of("search", search, *train),
+        "test": split_of("test", range(len(test[0])), *test),
     }
 
 
-def _split(name: SplitName, indices: Sequence[int], labels: Sequence[int], read: Read, contents: Contents) -> Split:
+def split_of(name: SplitName, indices: Sequence[int], labels: Sequence[int], read: Read, contents: Contents | None = None) -> Split:
+    """Return a split of a dataset.
+
+    Args:
+        name: Of the split.
+        indices: Of its samples in the dataset.
+        labels: Of all samples of the dataset.
+        read: Reads a sample.
+        contents: What the samples are stored as, if it is known.
+    """
     chosen = tuple(int(labels[i]) for i in indices)
     return Split(name=name, indices=tuple(indices), labels=chosen, read=read, contents=contents)
 

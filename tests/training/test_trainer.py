@@ -23,9 +23,9 @@ from torch import Tensor
 from trainings import CONFIG, SHORT, KilledError, bit_identical, forkserver, run, supernet, weights
 
 from autospike.errors import Interrupted
+from autospike.events import StepEvent
 from autospike.space.search_space import SearchSpace
 from autospike.training.checkpoint import Checkpoints
-from autospike.training.progress import Progress
 from autospike.training.trainer import moving_average
 
 WAYS: dict[str, dict[str, Any]] = {
@@ -150,8 +150,8 @@ def test_a_gradient_is_clipped_to_a_norm(tmp_path: Path, tiny_space: SearchSpace
     assert float(moved) == pytest.approx(clip, rel=0.01) if clip < 1 else 0.01 < float(moved) < 1e3
 
 
-def signal_at(step: int, number: signal.Signals) -> Callable[[Progress], None]:
-    def report(now: Progress) -> None:
+def signal_at(step: int, number: signal.Signals) -> Callable[[StepEvent], None]:
+    def report(now: StepEvent) -> None:
         if now.step == step:
             os.kill(os.getpid(), number)
 
@@ -172,7 +172,7 @@ def test_a_signal_ends_a_training_after_a_checkpoint(
 
 
 def test_a_second_signal_interrupts_at_once(tmp_path: Path, tiny_space: SearchSpace) -> None:
-    def report(now: Progress) -> None:
+    def report(now: StepEvent) -> None:
         if now.step == 2:
             signal.raise_signal(signal.SIGINT)
             signal.raise_signal(signal.SIGINT)
