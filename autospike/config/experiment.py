@@ -59,6 +59,8 @@ class Experiment(Section):
     An experiment file may give the name of a published architecture instead (`autospike.space.published`). With `none` no reference
     network is trained, and results are compared with nothing.
     """
+    task: Literal["classification", "segmentation"] = "classification"
+    """What networks are trained for. Segmentation needs a search space with a `decoder` and data with masks (docs/tasks.md)."""
     data: DataConfig
     """Data source and its splits."""
     training: TrainingConfig
@@ -203,7 +205,7 @@ def merged(fields: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, A
 
 
 # Trained weights depend on these fields. Later commands of the same run may change the others.
-FIXED_BY_TRAINING = ("seed", "space", "baseline", "data", "training")
+FIXED_BY_TRAINING = ("seed", "task", "space", "baseline", "data", "training")
 
 
 def continued(trained: Experiment, changed: Experiment, *, source: str) -> Experiment:

@@ -28,7 +28,7 @@ MAX_PROCESSES = 1024  # or threads
 DATASETS = "datasets"
 # Data sets of recordings that are integrated to frames, or rendered as frames.
 RECORDED = ("events", "cifar10_dvs", "dvs_gesture", "har_dvs", "har_dvs_images", "n_caltech101", "n_mnist")
-DATA_NAMES = ("digits", "glyphs", "motion", "folder", "cifar10", "cifar100", *RECORDED, DATASETS)
+DATA_NAMES = ("digits", "glyphs", "motion", "folder", "cifar10", "cifar100", *RECORDED, "scenes", "ade20k", "voc", DATASETS)
 MAX_PATH = 4096  # characters, PATH_MAX of Linux
 # Folders of Linux whose files are not stored anywhere; reading some of them has no end. /dev/shm may hold data.
 VIRTUAL_FOLDERS = ("/proc", "/sys")
@@ -37,6 +37,7 @@ OpenFraction = Annotated[float, Field(gt=0, lt=1, allow_inf_nan=False)]
 Fraction = Annotated[float, Field(ge=0, le=1, allow_inf_nan=False)]
 Strength = Annotated[float, Field(ge=0, le=100, allow_inf_nan=False)]
 LearningRate = Annotated[float, Field(gt=0, le=1000, allow_inf_nan=False)]
+ResizeFactor = Annotated[float, Field(gt=0, le=16, allow_inf_nan=False)]
 Epochs = Annotated[int, Field(ge=1, le=MAX_EPOCHS)]
 BatchSize = Annotated[int, Field(ge=1, le=MAX_BATCH)]
 ProcessCount = Annotated[int, Field(ge=1, le=MAX_PROCESSES)]
@@ -118,6 +119,9 @@ class DataConfig(Section):
     `cifar10_dvs`, `dvs_gesture`, `har_dvs`, `n_caltech101` and `n_mnist` are the recordings of these data sets, as their archives
     contain them; `har_dvs_images` are the rendered grey frames of HAR-DVS (docs/events.md).
 
+    For segmentation (docs/tasks.md): `scenes` are 3,600 embedded drawings of 48x48 pixels, `ade20k` is a folder in the format of
+    ADE20K, `voc` one of PASCAL VOC. Their images are resized so that the longer side is `image_size`, and padded to a square.
+
     `package.module:function` is the import path of a function that is called with this section and returns the
     `torch.utils.data.Dataset`s of the splits: a dict with `train`, `test` and optionally `search` (`autospike.data.datasets`).
     `datasets` are objects that were arguments of `autospike.Run`; only Python can open such a run.
@@ -187,10 +191,11 @@ class DataConfig(Section):
 
 
 class AugmentationConfig(Section):
-    """Augmentation of training images with timm, and of event frames.
+    """Augmentation of training images with timm, of event frames, and of images with their masks.
 
     The defaults disable every augmentation. `color_jitter` and `auto_augment` do not apply to events; `event_policy`, `roll` and
-    `event_drop` apply to events only.
+    `event_drop` apply to events only. For segmentation, `resize`, `category_max_ratio`, `flip` and `color_jitter` (brightness,
+    contrast and saturation) apply.
     """
 
     min_scale: Annotated[float, Field(gt=0, le=1, allow_inf_nan=False)] = 1.0
@@ -217,6 +222,16 @@ class AugmentationConfig(Section):
     """Largest shift of event frames in pixels, in both directions. What leaves at one side enters at the other."""
     event_drop: Fraction = 0.0
     """Probability of EventDrop (Gu et al., IJCAI 2021): nothing, a time, an area or random events are removed."""
+    resize: tuple[ResizeFactor, ResizeFactor] = (1.0, 1.0)
+    """Segmentation: range of the random factor by which an image is resized before a part of `image_size` is taken."""
+    category_max_ratio: Annotated[float, Field(gt=0, le=1, allow_inf_nan=False)] = 1.0
+    """Segmentation: largest share of one class in the part of an image that is taken, in up to ten attempts; 1 for any."""
+
+    @model_validator(mode="after")
+    def _check_range(self) -> Self:
+        if self.resize[0] > self.resize[1]:
+            raise ValueError(f"resize is a range from small to large, got {self.resize[0]:g} to {self.resize[1]:g}")
+        return self
 
 
 class TeacherConfig(Section):
@@ -279,8 +294,12 @@ class TrainingConfig(Section):
     """Optimizer, as implemented by torch (AdamW) and timm (LAMB)."""
     learning_rate: LearningRate = 5e-4
     """Learning rate after warm-up, from which a cosine schedule decays; Spikformer's value on CIFAR."""
+    schedule: Literal["cosine", "poly"] = "cosine"
+    """Decay of the learning rate after warm-up: half a cosine, or a straight line (`poly` of power 1, as for segmentation)."""
+    head_learning_rate: LearningRate = 1.0
+    """Factor on the learning rate of the decoder of a dense task; published segmentation networks have 2."""
     min_learning_rate: Annotated[float, Field(ge=0, le=1000, allow_inf_nan=False)] = 1e-5
-    """Learning rate at the end of the cosine schedule; at most `learning_rate`."""
+    """Learning rate at the start of the warm-up and at the end of the schedule; at most `learning_rate`."""
     weight_decay: Strength = 0.06
     """Weight decay of the optimizer; Spikformer's value on CIFAR."""
     warmup_epochs: Annotated[int, Field(ge=0, le=MAX_EPOCHS)] | None = None

@@ -11,10 +11,12 @@ only. Splits are stratified samples that depend only on the seed, so all command
 | `folder`              | `root/CLASS/*.png` (see `data.folders`)            | the whole               | drawn from the whole    |
 | `folder`              | `root/train/CLASS/*`, `root/test/CLASS/*`          | `train`                 | `test`, or else `val`   |
 | `cifar10`, `cifar100` | torchvision's copy under `root`                    | the training images     | as published            |
+| `scenes`              | 3,600 drawings with masks, by `data.scenes`        | 3,000 training images   | 600 test images         |
+| `ade20k`, `voc`       | images with masks (see `data.masks`)               | the training images     | the validation images   |
 | `events`              | `root/CLASS/*.npz` (CIFAR10-DVS by spikingjelly)   | the whole               | drawn from the whole    |
 | `events`              | `root/train/CLASS/*.npz` and test (DVS128 Gesture) | `train`                 | `test`, or else `val`   |
-| event data sets       | raw recordings; see `data.recordings`              | by `data.split`         | published, or drawn     |
 | `package.module:name` | the user's datasets (see `data.datasets`)          | `train`, or `search`    | `test`                  |
+| event data sets       | raw recordings; see `data.recordings`              | by `data.split`         | published, or drawn     |
 
 `data.partition` has the rules of `data.split`.
 """
@@ -25,6 +27,7 @@ import random
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -36,11 +39,13 @@ from PIL import Image
 from autospike import import_path
 from autospike.config import DataConfig
 from autospike.config.sections import DATASETS
-from autospike.data import glyphs, motion
+from autospike.data import glyphs, motion, scenes
 from autospike.data.contents import Contents, GeneratedSamples, StoredArrays, StoredFiles
 from autospike.data.events import FrameFiles, Frames, check_channels, read_frames
 from autospike.data.folders import ClassFolder, FileKind, FoundFolders, scan
 from autospike.data.frame_cache import Integration, RecordedFrames
+from autospike.data.mask_folders import MaskedFolders, find_ade20k, find_voc
+from autospike.data.masks import MaskFiles
 from autospike.data.partition import Samples, partition, stratified_split
 from autospike.data.partition import SplitName as SplitName  # part of this module's interface
 from autospike.data.pixels import RGB, WHITE, is_grey, read_image
@@ -74,6 +79,8 @@ class Split:
         time_steps: Number of frames of each sample; None for still images.
         contents: What the samples are read from, by index; None if it is not known.
         read_for_training: Reads an image with choices of the global random generators; `read` if None.
+        target: Reads the target of the sample with an index in a dense task, such as a mask; None for classification, whose
+            targets are the labels. In a dense task all labels are 0.
     """
 
     name: SplitName
@@ -83,6 +90,7 @@ class Split:
     time_steps: int | None = None
     contents: Contents | None = None
     read_for_training: Read | None = None
+    target: Callable[[int], Any] | None = None
 
     def __len__(self) -> int:
         return len(self.indices)
@@ -94,6 +102,11 @@ class Split:
     def training_image(self, position: int) -> Any:
         """Read the image at a position of the split for training; a clip may start at a random frame."""
         return (self.read_for_training or self.read)(self.indices[position])
+
+    def target_at(self, position: int) -> Any:
+        """Read the target at a position of the split, in a dense task."""
+        assert self.target is not None
+        return self.target(self.indices[position])
 
     def sample(self, count: int, rng: random.Random) -> Split:
         """Sample images without replacement. Folders are sorted by class, so the first images would be of one class.
@@ -130,6 +143,11 @@ class Images:
     time_steps: int | None = None
     left_out: dict[str, tuple[int, str]] = field(default_factory=dict)
     protocol: dict[str, Any] = field(default_factory=dict)
+
+    @property
+    def is_dense(self) -> bool:
+        """Whether samples have targets of a dense task, such as masks, in place of labels."""
+        return self.splits["train"].target is not None
 
     @property
     def fingerprint(self) -> str:
@@ -223,6 +241,50 @@ def _motion(config: DataConfig, seed: int) -> Images:
         files=(motion.fingerprint(),),
         time_steps=motion.FRAMES,
     )
+
+
+def _scenes(config: DataConfig, seed: int) -> Images:
+    parts: list[Readable] = [
+        ([0] * count, scenes.SceneImages(split=name), _generated(scenes, name)) for name, count in scenes.COUNTS.items()
+    ]
+    masks = [scenes.SceneMasks(split=name) for name in scenes.COUNTS]
+    return Images(
+        classes=scenes.CLASSES,
+        channels=_channels(config, 3),
+        splits=_with_targets(search_from_train(parts[0], parts[1], config, seed), *masks),
+        files=(scenes.fingerprint(),),
+        protocol=_protocol(config, 3),
+    )
+
+
+def _masked_files(find: Callable[[Path], MaskedFolders], config: DataConfig, seed: int) -> Images:
+    root = _root(config)
+    found = find(root)
+    channels, parts, targets = _channels(config, 3), [], []
+    for part in (found.train, found.test):
+        read = ImageFiles(root=str(root), names=part.images, channels=channels, background=config.background)
+        parts.append(([0] * len(part.images), read, StoredFiles(root=str(root), names=part.images, sizes=part.sizes)))
+        targets.append(
+            MaskFiles(
+                paths=tuple(f"{root}/{name}" for name in part.masks),
+                image=read,
+                classes=len(found.classes),
+                zero_is_ignored=found.zero_is_ignored,
+            )
+        )
+    return Images(
+        classes=found.classes,
+        channels=channels,
+        splits=_with_targets(search_from_train(parts[0], parts[1], config, seed), *targets),
+        files=(*found.train.images, *found.test.images),
+        protocol={"masks": config.name, **_protocol(config, 3)},
+    )
+
+
+def _with_targets(
+    splits: dict[SplitName, Split], train: Callable[[int], Any], test: Callable[[int], Any]
+) -> dict[SplitName, Split]:
+    return {name: replace(split, target=test if name == "test" else train) for name, split in splits.items()}
 
 
 def _generated(source: ModuleType, split: str) -> GeneratedSamples:
@@ -505,4 +567,7 @@ SOURCES: dict[str, Callable[[DataConfig, int], Images]] = {
     "events": _events,
     **dict.fromkeys((name for name in EVENT_DATASETS if name != "events"), _recordings),
     "har_dvs_images": _rendered,
+    "scenes": _scenes,
+    "ade20k": partial(_masked_files, find_ade20k),
+    "voc": partial(_masked_files, find_voc),
 }
