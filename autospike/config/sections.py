@@ -14,6 +14,7 @@ from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Fie
 
 from autospike.energy.conventions import DEFAULT, Convention, convention_of
 from autospike.errors import UserError, quoted
+from autospike.import_path import is_import_path, name_or_import_path
 from autospike.measurement import OBJECTIVES
 
 # Upper bounds of counts. They are far above every sensible value: a larger number is a mistake, which would otherwise end in a
@@ -22,6 +23,9 @@ MAX_IMAGE_SIZE = 4096  # pixels; published networks read 224
 MAX_BATCH = 65_536  # images
 MAX_EPOCHS = 100_000
 MAX_PROCESSES = 1024  # or threads
+# The data set of a run whose images are objects in Python, and all data sets that have a name.
+DATASETS = "datasets"
+DATA_NAMES = ("digits", "glyphs", "motion", "folder", "cifar10", "cifar100", "events", DATASETS)
 MAX_PATH = 4096  # characters, PATH_MAX of Linux
 # Folders of Linux whose files are not stored anywhere; reading some of them has no end. /dev/shm may hold data.
 VIRTUAL_FOLDERS = ("/proc", "/sys")
@@ -97,8 +101,8 @@ class NormalisationConfig(Section):
 class DataConfig(Section):
     """Data source and its splits."""
 
-    name: Literal["digits", "glyphs", "motion", "folder", "cifar10", "cifar100", "events"]
-    """Data set; `autospike.data.images` implements each.
+    name: Annotated[str, AfterValidator(name_or_import_path(*DATA_NAMES))]
+    """Data set: one of `DATA_NAMES`, which `autospike.data.images` implements, or an import path.
 
     Embedded (docs/embedded_data.md): `digits` are scikit-learn's (1797 images of 8x8 pixels), `glyphs` letters in many fonts
     (26,000 images of 32x32 pixels), `motion` simulated event recordings of moving shapes (6,400 of 8 frames of 32x32 pixels).
@@ -106,6 +110,10 @@ class DataConfig(Section):
     `folder` is a folder with one subfolder per class, `cifar10` and `cifar100` are torchvision's. `events` are frames of an event
     camera that a spikingjelly data set (CIFAR10DVS, DVS128Gesture, HARDVS) has prepared with `data_type="frame", frames_number=T`.
     A network with fewer time steps than frames uses the first frames; more time steps than frames are an error.
+
+    `package.module:function` is the import path of a function that is called with this section and returns the
+    `torch.utils.data.Dataset`s of the splits: a dict with `train`, `test` and optionally `search` (`autospike.data.datasets`).
+    `datasets` are objects that were arguments of `autospike.Run`; only Python can open such a run.
     """
     root: DataFolder | None = None
     """Folder of the data. For events: spikingjelly's folder `frames_number_T_split_by_...`. Embedded data need none."""
@@ -137,6 +145,14 @@ class DataConfig(Section):
     """
     background: Colour = (255, 255, 255)
     """Red, green and blue (0 to 255) behind transparent pixels of the images of a folder. Default: white."""
+
+    @property
+    def title(self) -> str:
+        """Name of the data set in titles of figures: of a folder, the name of the folder."""
+        if self.name in ("folder", "events") and self.root is not None:
+            root = self.root.resolve()
+            return root.parent.name if root.name.startswith("frames_number_") else root.name
+        return {"cifar10": "CIFAR-10", "cifar100": "CIFAR-100"}.get(self.name, self.name)
 
 
 class AugmentationConfig(Section):
@@ -307,13 +323,18 @@ class FitnessConfig(Section):
 class SearchConfig(Section):
     """Search algorithm and its operators."""
 
-    algorithm: Literal["nsga2", "aeb", "random"] = "nsga2"
+    algorithm: Annotated[str, AfterValidator(name_or_import_path("nsga2", "aeb", "random"))] = "nsga2"
     """`nsga2` is NSGA-II over `objectives`, `aeb` the evolution on F_AEB of Auto-Spikformer, `random` uniform sampling.
 
-    With `aeb`, by-product candidates compete as well.
+    With `aeb`, by-product candidates compete as well. `package.module:Class` is the import path of an own algorithm: a class
+    without arguments whose objects have `ask` and `tell` (`autospike.searching.algorithms.Algorithm`).
     """
     objectives: tuple[Text, ...] = ("accuracy", "energy_mj")
-    """Objectives of NSGA-II: one or more different keys of `autospike.measurement.OBJECTIVES`."""
+    """Objectives of NSGA-II: one or more different keys of `autospike.measurement.OBJECTIVES`, or import paths.
+
+    `package.module:function` is the import path of a function of an `autospike.Evaluation` that returns a number, which is
+    minimised, or of an `autospike.Objective`, which says whether it is maximised.
+    """
     population: Annotated[int, Field(ge=4, le=100_000)] = 50
     """Candidates per generation; Auto-Spikformer's value."""
     generations: Annotated[int, Field(ge=1, le=100_000)] = 20
@@ -363,8 +384,10 @@ class SearchConfig(Section):
     @field_validator("objectives")
     @classmethod
     def _check_objectives(cls, names: tuple[str, ...]) -> tuple[str, ...]:
-        if not names or len(set(names)) < len(names) or not set(names) <= OBJECTIVES.keys():
-            raise ValueError(f"choose different ones from {', '.join(OBJECTIVES)}; got {', '.join(names) or 'none'}")
+        known = all(name in OBJECTIVES or is_import_path(name) for name in names)
+        if not names or len(set(names)) < len(names) or not known:
+            listed = ", ".join(OBJECTIVES)
+            raise ValueError(f"choose different ones from {listed}, or import paths; got {', '.join(names) or 'none'}")
         return names
 
 

@@ -13,12 +13,13 @@ only. Splits are stratified samples that depend only on the seed, so all command
 | `cifar10`, `cifar100` | torchvision's copy under `root`                    | the training images     | as published            |
 | `events`              | `root/CLASS/*.npz` (CIFAR10-DVS by spikingjelly)   | the whole               | drawn from the whole    |
 | `events`              | `root/train/CLASS/*.npz` and test (DVS128 Gesture) | `train`                 | `test`, or else `val`   |
+| `package.module:name` | the user's datasets (see `data.datasets`)          | `train`, or `search`    | `test`                  |
 """
 
 from __future__ import annotations
 
 import random
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -30,7 +31,9 @@ from numpy.typing import NDArray
 from PIL import Image
 from sklearn.model_selection import train_test_split
 
+from autospike import import_path
 from autospike.config import DataConfig
+from autospike.config.sections import DATASETS
 from autospike.data import glyphs, motion
 from autospike.data.contents import Contents, GeneratedSamples, StoredArrays, StoredFiles
 from autospike.data.events import FrameFiles, Frames, check_channels, read_frames
@@ -138,12 +141,13 @@ class Images:
             )
 
 
-def load_images(config: DataConfig, *, seed: int) -> Images:
+def load_images(config: DataConfig, *, seed: int, datasets: Mapping[str, Any] | None = None) -> Images:
     """Open a dataset and sample its splits.
 
     Args:
         config: Which dataset.
         seed: Key of the splits.
+        datasets: The user's own datasets by split, if `config.name` is `datasets`.
 
     Returns:
         The dataset.
@@ -151,10 +155,24 @@ def load_images(config: DataConfig, *, seed: int) -> Images:
     Raises:
         UserError: The folder is missing, has no classes, or too few images for the splits.
     """
-    images = SOURCES[config.name](config, seed)
+    images = SOURCES[config.name](config, seed) if config.name in SOURCES else _own(config, seed, datasets)
     if images.time_steps is None and images.channels not in (1, 3):
         raise UserError(f"data.channels: {images.channels} for still images; choose auto, 1 (grey) or 3 (RGB)")
     return images
+
+
+def _own(config: DataConfig, seed: int, datasets: Mapping[str, Any] | None) -> Images:
+    """The datasets of the user: objects, or those that the function at an import path returns."""
+    from autospike.data.datasets import images_of  # it uses the types of this module
+
+    if config.name != DATASETS:
+        datasets = import_path.load(config.name, source="data.name")(config)
+    if datasets is None:
+        raise UserError(
+            f"data.name: {DATASETS}: the images are objects in Python; open the run there with "
+            "autospike.Run(FOLDER, train=..., test=...), or set data.name to an import path"
+        )
+    return images_of(datasets, config, seed)
 
 
 def _digits(config: DataConfig, seed: int) -> Images:
@@ -176,7 +194,7 @@ def _glyphs(config: DataConfig, seed: int) -> Images:
     return Images(
         classes=glyphs.CLASSES,
         channels=_channels(config, 3),
-        splits=_search_from_train(train, test, config, seed),
+        splits=search_from_train(train, test, config, seed),
         files=(glyphs.fingerprint(),),
         protocol=_protocol(config, 3),
     )
@@ -184,7 +202,7 @@ def _glyphs(config: DataConfig, seed: int) -> Images:
 
 def _motion(config: DataConfig, seed: int) -> Images:
     train, test = ((motion.labels(name), motion.Motion(split=name), _generated(motion, name)) for name in ("train", "test"))
-    splits = _search_from_train(train, test, config, seed)
+    splits = search_from_train(train, test, config, seed)
     return Images(
         classes=motion.CLASSES,
         channels=2,
@@ -212,7 +230,7 @@ def _cifar(config: DataConfig, seed: int) -> Images:
     return Images(
         classes=tuple(train.classes),
         channels=_channels(config, 3),
-        splits=_search_from_train(
+        splits=search_from_train(
             (train.targets, _Pixels(arrays=train.data), stored[0]),
             (test.targets, _Pixels(arrays=test.data), stored[1]),
             config,
@@ -284,7 +302,7 @@ def _from_folders(
     """Splits of one folder, or of one for training and one for testing."""
     first, *rest = [(folder.labels, read, _stored(config, folder)) for folder, read in zip(found.folders, reads, strict=True)]
     labels, read, stored = first
-    splits = _search_from_train(first, rest[0], config, seed) if rest else _split_all(labels, read, config, seed, stored)
+    splits = search_from_train(first, rest[0], config, seed) if rest else _split_all(labels, read, config, seed, stored)
     return Images(
         classes=found.folders[0].classes,
         channels=channels,
@@ -343,25 +361,36 @@ def _root(config: DataConfig) -> Path:
     return config.root
 
 
-Readable = tuple[Sequence[int], Read, Contents]
+Readable = tuple[Sequence[int], Read, Contents | None]
 
 
 def _split_all(labels: Sequence[int], read: Read, config: DataConfig, seed: int, contents: Contents) -> dict[SplitName, Split]:
     rest, test = _stratified_split(range(len(labels)), labels, config.test_share, seed=seed, name="test")
     train, search = _stratified_split(rest, labels, config.search_share / (1 - config.test_share), seed=seed, name="search")
     return {
-        "train": _split("train", train, labels, read, contents),
-        "search": _split("search", search, labels, read, contents),
-        "test": _split("test", test, labels, read, contents),
+        "train": split_of("train", train, labels, read, contents),
+        "search": split_of("search", search, labels, read, contents),
+        "test": split_of("test", test, labels, read, contents),
     }
 
 
-def _search_from_train(train: Readable, test: Readable, config: DataConfig, seed: int) -> dict[SplitName, Split]:
+def search_from_train(train: Readable, test: Readable, config: DataConfig, seed: int) -> dict[SplitName, Split]:
+    """Sample the search split from the training samples.
+
+    Args:
+        train: Labels, reader and contents of the training samples.
+        test: Those of the test samples.
+        config: Size of the search split.
+        seed: Key of the sample.
+
+    Raises:
+        UserError: A class has too few samples.
+    """
     kept, search = _stratified_split(range(len(train[0])), train[0], config.search_share, seed=seed, name="search")
     return {
-        "train": _split("train", kept, *train),
-        "search": _split("search", search, *train),
-        "test": _split("test", range(len(test[0])), *test),
+        "train": split_of("train", kept, *train),
+        "search": split_of("search", search, *train),
+        "test": split_of("test", range(len(test[0])), *test),
     }
 
 
@@ -385,7 +414,16 @@ def _stratified_split(
     return sorted(rest.tolist()), sorted(sampled.tolist())
 
 
-def _split(name: SplitName, indices: Sequence[int], labels: Sequence[int], read: Read, contents: Contents) -> Split:
+def split_of(name: SplitName, indices: Sequence[int], labels: Sequence[int], read: Read, contents: Contents | None = None) -> Split:
+    """Return a split of a dataset.
+
+    Args:
+        name: Of the split.
+        indices: Of its samples in the dataset.
+        labels: Of all samples of the dataset.
+        read: Reads a sample.
+        contents: What the samples are stored as, if it is known.
+    """
     chosen = tuple(int(labels[i]) for i in indices)
     return Split(name=name, indices=tuple(indices), labels=chosen, read=read, contents=contents)
 

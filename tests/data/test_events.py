@@ -17,6 +17,7 @@ from autospike.data.images import Images, Split, load_images
 from autospike.errors import UserError
 from autospike.evaluation.setup import calibrated_subnet, fixed_batches, held_out_batches, population_evaluator, trie_evaluator
 from autospike.evaluation.single import measure
+from autospike.events import Event, StepEvent
 from autospike.execution.executor import Serial
 from autospike.memory.cache import ByteBudgetCache
 from autospike.randomness import keyed
@@ -406,11 +407,11 @@ def open_setup(tmp_path: Path, family: str, image_size: int = 8) -> Setup:
 @pytest.mark.parametrize("family", SHORTCUTS)
 def test_a_supernet_trains_on_events_and_its_subnets_are_measured(tmp_path: Path, family: str) -> None:
     setup = open_setup(tmp_path, family)
-    space, losses = setup.experiment.search_space, []
+    space, received = setup.experiment.search_space, list[Event]()
     folder, config = tmp_path / "run" / "supernet", setup.experiment.training
     batches, network = training_batches(setup), build_supernet(setup, space)
-    train(network, batches, config, Checkpoints(folder=folder), lambda now: losses.append(now.loss), seed=setup.training_seed)
-    assert len(losses) == 2
+    train(network, batches, config, Checkpoints(folder=folder), received.append, seed=setup.training_seed)
+    assert sum(isinstance(event, StepEvent) for event in received) == 2
     supernet = load_trained_supernet(setup, space, tmp_path / "run" / "supernet")
     assert supernet.in_chans == 2
     measured = population_evaluator(setup, Serial(state=trie_evaluator(setup, supernet)))

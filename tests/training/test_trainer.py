@@ -23,9 +23,9 @@ from torch import Tensor
 from trainings import CONFIG, SHORT, KilledError, bit_identical, forkserver, run, supernet, weights
 
 from autospike.errors import Interrupted
+from autospike.events import StepEvent
 from autospike.space.search_space import SearchSpace
 from autospike.training.checkpoint import Checkpoints
-from autospike.training.progress import Progress
 from autospike.training.trainer import moving_average
 
 WAYS: dict[str, dict[str, Any]] = {
@@ -125,8 +125,8 @@ def test_learning_rate_warms_up_linearly_and_decays_as_a_cosine(tmp_path: Path, 
     assert rates[4:] == sorted(rates[4:], reverse=True)
 
 
-def signal_at(step: int, number: signal.Signals) -> Callable[[Progress], None]:
-    def report(now: Progress) -> None:
+def signal_at(step: int, number: signal.Signals) -> Callable[[StepEvent], None]:
+    def report(now: StepEvent) -> None:
         if now.step == step:
             os.kill(os.getpid(), number)
 
@@ -147,7 +147,7 @@ def test_a_signal_ends_a_training_after_a_checkpoint(
 
 
 def test_a_second_signal_interrupts_at_once(tmp_path: Path, tiny_space: SearchSpace) -> None:
-    def report(now: Progress) -> None:
+    def report(now: StepEvent) -> None:
         if now.step == 2:
             signal.raise_signal(signal.SIGINT)
             signal.raise_signal(signal.SIGINT)
