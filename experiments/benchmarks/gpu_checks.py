@@ -29,6 +29,7 @@ from autospike.data.images import SplitName, load_images
 from autospike.evaluation.calibration import calibrate, read_statistics
 from autospike.evaluation.single import StepwiseMeasurement, measure, measure_stepwise
 from autospike.evaluation.trie_evaluator import TrieEvaluator
+from autospike.events import StepEvent
 from autospike.memory.cache import ByteBudgetCache
 from autospike.models.contract import SpikingModel
 from autospike.nn.neuron import LIF
@@ -37,7 +38,6 @@ from autospike.space.block import Neuron
 from autospike.space.search_space import SearchSpace
 from autospike.supernet import Supernet
 from autospike.training.checkpoint import Checkpoints
-from autospike.training.progress import Progress
 from autospike.training.trainer import train
 
 CPU = torch.device("cpu")
@@ -326,7 +326,7 @@ def _train(family: str, device: torch.device, folder: Path, stop: int | None = N
         device=device,
     )
 
-    def report(now: Progress) -> None:
+    def report(now: StepEvent) -> None:
         if now.step == stop:
             raise _StoppedError
 
