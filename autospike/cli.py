@@ -141,9 +141,11 @@ def train(
 ) -> None:
     """Train the supernet and the reference network."""
     from autospike.commands.train import train
+    from autospike.config import Experiment
     from autospike.run_directory import RunDirectory
 
-    train(RunDirectory.start(experiment, run, [*(overrides or []), *_starting(start_from)]))
+    chosen = Experiment.load(experiment, [*(overrides or []), *_starting(start_from)])
+    train(RunDirectory.start(chosen, run))
 
 
 @app.command()
@@ -344,6 +346,23 @@ def energy(
     )
 
 
+@app.command()
+def firing(
+    model: Annotated[Path, typer.Argument(metavar="MODEL", help="An exported or imported model, or a run.")],
+    data: Annotated[
+        str | None,
+        typer.Option(help="A folder of images, event frames or CIFAR; an experiment; a run; or digits. Default: the model's run."),
+    ] = None,
+    split: Annotated[SplitChoice, typer.Option(help="The split to measure on.")] = SplitChoice.search,
+    images: Annotated[int, typer.Option(min=1, max=10_000_000, help="Number of images, sampled at random.")] = 256,
+    out: Annotated[Path | None, typer.Option(help="Folder to write to. Default: MODEL/firing.")] = None,
+) -> None:
+    """Show how a model fires: rates by layer and time step, silent and saturated neurons, attention maps."""
+    from autospike.commands.firing import firing
+
+    firing(model, data, split=split.value, images=images, out=out)
+
+
 @app.command(name="run")
 def run_all(
     experiment: ExperimentPath,
@@ -376,6 +395,7 @@ def run_all(
     from autospike.commands.plot import plot
     from autospike.commands.search import search
     from autospike.commands.train import train
+    from autospike.config import Experiment
     from autospike.run_directory import RunDirectory
 
     where = _executing(executor, workers=workers, address=address, gpus_per_worker=gpus_per_worker)
@@ -383,10 +403,10 @@ def run_all(
     budget_s = parse_duration(budget) if budget else None
     clock = Clock.read(run, budget_s)
     chosen = [*(overrides or []), *where, *reference, *_starting(start_from)]
-    started = RunDirectory.start(experiment, run, [*chosen, *(clock.overrides() if clock else [])])
+    started = RunDirectory.start(Experiment.load(experiment, [*chosen, *(clock.overrides() if clock else [])]), run)
     if clock is None and budget_s is not None:
         clock = fit(started, budget_s, fine_tune=not no_fine_tune, begun=STARTED)
-        started = RunDirectory.start(experiment, run, [*chosen, *clock.overrides()])
+        started = RunDirectory.start(Experiment.load(experiment, [*chosen, *clock.overrides()]), run)
     elif not started.has_checkpoint:
         estimate(started, fine_tune=not no_fine_tune)
     if dry_run:
@@ -460,6 +480,21 @@ def describe(
     from autospike.commands.describe import InputShape, describe
 
     describe(path, InputShape.of(path, image_size, channels, classes))
+
+
+@app.command(name="check-data")
+def check_data(
+    experiment: ExperimentPath,
+    out: Annotated[
+        Path, typer.Option(help="PNG file with samples and their classes. Default: data-check.png in the current folder.")
+    ] = Path("data-check.png"),
+    overrides: Overrides = None,
+) -> None:
+    """Read all data of an experiment once; print classes, sizes, modes, values and every problem."""
+    from autospike.commands.check_data import check_data
+    from autospike.config import Experiment
+
+    check_data(Experiment.load(experiment, overrides or []), out)
 
 
 class ListedKind(StrEnum):

@@ -12,11 +12,14 @@ Three values follow from each other:
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 
+from autospike import import_path
 from autospike.energy.conventions import Convention, Energy, energy
 from autospike.energy.counts import LayerCount
+from autospike.errors import UserError, quoted
 from autospike.space.architecture import Architecture
 from autospike.statistics import Interval, jackknife_interval, wilson_interval
 
@@ -130,3 +133,28 @@ OBJECTIVES: dict[str, Objective] = {
     "acs": Objective(value=lambda e: e.energy.acs),
 }
 """Objectives by the name that the configuration field `search.objectives` uses."""
+
+
+def objective_of(name: str) -> Objective:
+    """Return the objective that a name means.
+
+    Args:
+        name: A key of `OBJECTIVES`, or the import path of an `Objective`, or of a function of an `Evaluation`, which is minimised.
+
+    Raises:
+        UserError: Nothing can be imported from the path, or it is no function.
+    """
+    if name in OBJECTIVES:
+        return OBJECTIVES[name]
+    found = import_path.load(name, source="search.objectives")
+    objective = found if isinstance(found, Objective) else Objective(value=found)
+    if not callable(objective.value):
+        raise UserError(f"search.objectives: {name}: a {type(found).__name__}; write a function of an Evaluation, or an Objective")
+
+    def value(evaluation: Evaluation) -> float:
+        number = objective.value(evaluation)
+        if not isinstance(number, int | float) or not math.isfinite(number):
+            raise UserError(f"search.objectives: {name}: returned {quoted(number)}; an objective returns a finite number")
+        return float(number)
+
+    return Objective(value=value, maximise=objective.maximise)

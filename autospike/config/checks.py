@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
+from autospike.config.sections import RECORDED
 from autospike.errors import UserError
 from autospike.space.architecture import Architecture
 from autospike.space.parameters import check_activation
@@ -31,7 +32,7 @@ def check_experiment(experiment: Experiment) -> None:
     _check_task(experiment, space, baseline)
     if experiment.data.search_share + experiment.data.test_share >= 1:
         raise UserError("data: the sum of search_share and test_share must be less than 1, so that training images remain")
-    if experiment.data.name == "events" and experiment.data.normalisation is not None:
+    if experiment.data.name in (*RECORDED, "motion") and experiment.data.normalisation is not None:
         raise UserError("data.normalisation: event counts are not normalised; leave it out")
     _check_execution(experiment)
     _check_training(experiment)
@@ -102,6 +103,13 @@ def _check_training(experiment: Experiment) -> None:
     training = experiment.training
     if training.warmup >= training.epochs:
         raise UserError(f"training.warmup_epochs: {training.warmup} of {training.epochs} epochs; warm up for fewer")
+    if training.cooldown_epochs and training.warmup + training.cooldown_epochs >= min(
+        training.epochs, experiment.from_scratch.epochs
+    ):
+        raise UserError(
+            f"training.cooldown_epochs: {training.cooldown_epochs}, after {training.warmup} of warm-up, leave none of "
+            f"{min(training.epochs, experiment.from_scratch.epochs)} epochs; cool down for fewer"
+        )
     if training.warmup >= experiment.from_scratch.epochs:
         raise UserError(
             f"retrain.epochs: {experiment.retrain.epochs}, of which training.warmup_epochs takes {training.warmup}; "

@@ -108,21 +108,23 @@ class TrainingBatches:
         dataset = _AugmentedDataset(self.split, transforms.training(self.augmentation))
         keys = (self.sample_keys(step) for step in range(start, stop))
         loader: Any = DataLoader(dataset, batch_sampler=keys, num_workers=self.workers, persistent_workers=False)
-        mixup = self._mixup()
         if self.split.target is not None:
             for images, targets in _load(loader):
                 yield Batch(images=images.to(self.device), targets=targets.to(self.device))
             return
+        mixing, plain = self._mixup(self.augmentation), self._mixup(AugmentationConfig())
+        unmixed_from = float("inf") if self.augmentation.mix_epochs is None else self.augmentation.mix_epochs * self.per_epoch
         for step, (images, labels) in zip(range(start, stop), _load(loader), strict=True):
             channels = images.flatten(1, -3)  # cutmix replaces the same rectangle in all frames
             with global_random(self.seed, "mixup", step):
+                mixup = mixing if step < unmixed_from else plain
                 mixed_images, mixed_labels = mixup(channels.to(self.device), labels.to(self.device))
             yield Batch(images=_time_first(mixed_images.view(images.shape)), targets=mixed_labels)
 
-    def _mixup(self) -> Any:
+    def _mixup(self, augmentation: AugmentationConfig) -> Any:
         """Mixup and cutmix of timm; without either, it only smooths the labels."""
-        mixup, cutmix = self.augmentation.mixup, self.augmentation.cutmix
-        probability = self.augmentation.mix_probability if mixup or cutmix else 0.0
+        mixup, cutmix = augmentation.mixup, augmentation.cutmix
+        probability = augmentation.mix_probability if mixup or cutmix else 0.0
         return Mixup(mixup, cutmix, prob=probability, label_smoothing=self.smoothing, num_classes=self.num_classes)
 
     def sample_keys(self, step: int) -> list[tuple[int, int]]:
@@ -185,8 +187,8 @@ class _AugmentedDataset(Dataset[tuple[Tensor, Any]]):
         seed_global_random(seed)
         torch.default_generator.manual_seed(seed)  # torch.manual_seed would also seed every CUDA device
         if self.split.target is not None:
-            return self.transform(self.split.image(position), self.split.target_at(position))
-        return self.transform(self.split.image(position)), self.split.labels[position]
+            return self.transform(self.split.training_image(position), self.split.target_at(position))
+        return self.transform(self.split.training_image(position)), self.split.labels[position]
 
 
 # The images from one position of a split to before another.

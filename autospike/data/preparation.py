@@ -4,7 +4,8 @@
 |--------------|-----------------|-----------------------------------------------------------------------------|
 | sample       | `[C, H, W]`     | `[T, C, H, W]`                                                              |
 | values       | normalised      | counts, unchanged: integers unless they are resized                         |
-| augmentation | timm's          | `min_scale`, `flip`, `erasing` (to zero events); the same for all frames    |
+| augmentation | timm's          | `min_scale`, `flip`, `erasing` (to zero events); the same for all frames;   |
+|              |                 | those of `data.event_augmentation`                                          |
 
 Images with masks are transformed together with them (`MaskedImageTransforms`). For measurement the whole image is resized so that
 its longer side is `image_size`, and padded at the right or at the bottom. For training, the longer side is `image_size` times a
@@ -31,6 +32,7 @@ from torch import Tensor
 from torchvision.transforms import v2
 
 from autospike.config import AugmentationConfig
+from autospike.data.event_augmentation import EventDrop, Roll, SnnAugment
 from autospike.data.events import Frames
 from autospike.data.images import Split
 from autospike.data.masks import IGNORED, Mask, fitted_size
@@ -171,8 +173,11 @@ class ImageTransforms:
             The transform.
 
         Raises:
-            UserError: timm does not know the augmentation policy.
+            UserError: timm does not know the augmentation policy, or the configuration has an augmentation of event frames.
         """
+        for name in ("event_policy", "roll", "event_drop"):
+            if getattr(augmentation, name):
+                raise UserError(f"training.augmentation.{name}: not available for still images; remove it")
         try:
             return partial(_transform_image, _timm_transform(augmentation, self.image_size, self.preparation), self.channels)
         except (AssertionError, ValueError, KeyError) as error:
@@ -255,11 +260,14 @@ class EventFrameTransforms:
             if getattr(augmentation, name):
                 raise UserError(
                     f"training.augmentation.{name}: not available for event frames; remove it "
-                    "(min_scale, flip, erasing, mixup and cutmix are available)"
+                    "(min_scale, flip, erasing, roll, event_policy, event_drop, mixup and cutmix are available)"
                 )
         steps = [
+            *([EventDrop(probability=augmentation.event_drop)] if augmentation.event_drop else []),
             *self._random_crop(augmentation.min_scale),
             v2.RandomHorizontalFlip(augmentation.flip),
+            *([Roll(pixels=augmentation.roll)] if augmentation.roll else []),
+            *([SnnAugment()] if augmentation.event_policy else []),
             v2.RandomErasing(augmentation.erasing),
         ]
         return partial(_transform_frames, v2.Compose(steps))

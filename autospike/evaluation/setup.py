@@ -202,12 +202,14 @@ class CreateTrieEvaluator:
         weights: The parameters of the supernet, or the folder of its checkpoint.
         fingerprint: Of the images of the search.
         versions: Of the process that searches, as `versions` returns them.
+        datasets: The user's own datasets by split, if the images are such objects.
     """
 
     experiment: Experiment
     weights: Path | Weights
     fingerprint: str
     versions: str
+    datasets: Mapping[str, Any] | None = None
 
     def __call__(self) -> TrieEvaluator:
         """Create the evaluator in this process.
@@ -215,7 +217,7 @@ class CreateTrieEvaluator:
         Raises:
             UserError: The images or the versions of the worker differ from those of the search.
         """
-        setup = open_experiment(self.experiment)
+        setup = open_experiment(self.experiment, self.datasets)
         missing_reason()  # the search has said so
         here = versions()
         if here != self.versions:
@@ -277,6 +279,7 @@ def _worker_state(run: RunDirectory, setup: Setup, weights: Path | Weights) -> C
         weights=weights,
         fingerprint=setup.images.fingerprint,
         versions=versions(),
+        datasets=run.datasets,
     )
 
 

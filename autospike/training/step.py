@@ -12,6 +12,7 @@ from dataclasses import dataclass, replace
 from typing import Any, Protocol
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from autospike.space.architecture import Architecture
@@ -113,6 +114,45 @@ class SubnetForward(Protocol):
         """Return the logits of each architecture."""
 
 
+@dataclass(frozen=True, kw_only=True)
+class Tet:
+    """Loss of temporal efficient training (Deng et al., ICLR 2022), as Spike-driven Transformer computes it.
+
+    `(1 - weight) * mean over t of CE(o_t, y) + weight * mean of (o - mean) ** 2`, with the outputs o_t of the single time steps.
+
+    Attributes:
+        weight: Of the second term.
+        mean: The value that outputs are drawn to.
+    """
+
+    weight: float
+    mean: float
+
+    def __call__(self, logits: Logits, targets: Tensor, teacher_targets: Tensor) -> Tensor:
+        """Compute the loss, as a mean over the heads.
+
+        Args:
+            logits: At T = 1, 2, ..., each the mean over the time steps so far, `[T, B, num_classes]`; a pair of them if there are
+                two heads.
+            targets: Of the first head.
+            teacher_targets: Of the second head, if there is one.
+
+        Returns:
+            The loss, a scalar.
+        """
+        if isinstance(logits, Tensor):
+            return self._head_loss(logits, targets)
+        first, second = logits
+        return (self._head_loss(first, targets) + self._head_loss(second, teacher_targets)) / 2
+
+    def _head_loss(self, means: Tensor, targets: Tensor) -> Tensor:
+        counts = torch.arange(1, len(means) + 1, device=means.device, dtype=means.dtype).view(-1, 1, 1)
+        sums = means * counts
+        outputs = sums.diff(dim=0, prepend=torch.zeros_like(sums[:1]))
+        cross_entropies = torch.stack([F.cross_entropy(output, targets) for output in outputs])
+        return (1 - self.weight) * cross_entropies.mean() + self.weight * (outputs - self.mean).square().mean()
+
+
 def accumulate_gradients(
     network: SubnetForward,
     batch: LabelledBatch,
@@ -124,6 +164,7 @@ def accumulate_gradients(
     target_transform: TargetTransform = labels,
     bfloat16: bool = False,
     no_sync: Callable[[], AbstractContextManager[Any]] = nullcontext,
+    tet: Tet | None = None,
 ) -> Tensor:
     """Add the gradients of the mean loss over some architectures to `.grad` of the parameters.
 
@@ -141,21 +182,24 @@ def accumulate_gradients(
         bfloat16: Run linear layers, convolutions and products of attention in bfloat16, by autocast. Parameters, their updates,
             normalisation statistics, membrane potentials and the loss stay in float32.
         no_sync: Context of all passes but the last one: ranks exchange gradients once a step.
+        tet: Replaces `loss_function` and `at`: every architecture runs for its own T.
 
     Returns:
         Contribution of each architecture and part to the loss, `[len(architectures), parts]`.
     """
     batches = batch.split(parts)
     losses: list[Tensor] = []
+    loss_of: LossFunction = tet or loss_function
     for architecture in architectures:
+        steps = at if tet is None else range(1, architecture.time_steps + 1)
         for i, part in enumerate(batches):
             is_last = len(losses) == len(architectures) * len(batches) - 1
             with nullcontext() if is_last else no_sync():
                 with torch.autocast(part.images.device.type, dtype=torch.bfloat16) if bfloat16 else nullcontext():
-                    (logits,) = network(part.images, [architecture], at=at)
+                    (logits,) = network(part.images, [architecture], at=steps)
                 if bfloat16:
                     logits = logits.float() if isinstance(logits, Tensor) else (logits[0].float(), logits[1].float())
-                loss = loss_function(logits, part.targets, part.teacher_targets) * (len(part) / len(batch) / len(architectures))
+                loss = loss_of(logits, part.targets, part.teacher_targets) * (len(part) / len(batch) / len(architectures))
                 loss.backward()
             losses.append(loss.detach())
             if architecture is architectures[0]:

@@ -23,6 +23,7 @@ def benchmarks() -> dict[tuple[str, ...], Callable[[], list[Result]]]:
     """Every benchmark by the names of its results. Imports torch, which reads its settings from the environment at that time."""
     from archive import archive
     from energy import energy_overhead
+    from event_input import event_reader, input_pipeline
     from generation import generation
     from gpu import gpu
     from kernels import kernels
@@ -34,13 +35,18 @@ def benchmarks() -> dict[tuple[str, ...], Callable[[], list[Result]]]:
         ("lif_forward", "lif_forward_backward", "bn_lif_eval", "bn_lif_train"): kernels,
         ("sparse_forward", "sparse_forward_backward"): sparse,
         ("step_train_128", "step_eval_128", "step_train_384", "step_eval_384", "step_of_peak"): steps,
-        ("gpu_lif_forward_backward", "gpu_step_cifar", "gpu_step_imagenet"): gpu,
+        (
+            *("gpu_step_cifar", "gpu_step_cifar_memory", "gpu_evaluation", "gpu_evaluation_memory"),
+            *("gpu_lif_forward_backward", "gpu_step_imagenet", "gpu_step_imagenet_memory"),
+        ): gpu,
         ("energy_overhead",): energy_overhead,
         ("generation_vs_own", "generation_vs_spikingjelly", "measured_vs_own", "measured_vs_spikingjelly"): generation,
         ("two_workers",): two_workers,
         ("cost_per_candidate",): cost_per_candidate,
         ("evaluation_memory",): evaluation_memory,
         ("archive_plot", "archive_resume"): archive,
+        ("event_reader",): event_reader,
+        ("input_images", "input_recordings", "input_cached_frames", "input_digits", "input_motion"): input_pipeline,
     }
 
 
