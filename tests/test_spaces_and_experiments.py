@@ -49,6 +49,7 @@ WITHOUT_PUBLISHED_MEMBER = {
     "spikformer_motion",
     "spike_driven_digits",
     "meta_spikeformer_digits",
+    "meta_spikeformer_scenes",
     "qkformer_digits",
     "spikformer_32",
     "mixed_32",
