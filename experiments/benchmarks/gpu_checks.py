@@ -29,6 +29,7 @@ from autospike.data.images import SplitName, load_images
 from autospike.evaluation.calibration import calibrate, read_statistics
 from autospike.evaluation.single import StepwiseMeasurement, measure, measure_stepwise
 from autospike.evaluation.trie_evaluator import TrieEvaluator
+from autospike.events import Event, StepEvent
 from autospike.memory.cache import ByteBudgetCache
 from autospike.models.contract import SpikingModel
 from autospike.nn.neuron import LIF
@@ -37,7 +38,6 @@ from autospike.space.block import Neuron
 from autospike.space.search_space import SearchSpace
 from autospike.supernet import Supernet
 from autospike.training.checkpoint import Checkpoints
-from autospike.training.progress import Progress
 from autospike.training.trainer import train
 
 CPU = torch.device("cpu")
@@ -326,8 +326,8 @@ def _train(family: str, device: torch.device, folder: Path, stop: int | None = N
         device=device,
     )
 
-    def report(now: Progress) -> None:
-        if now.step == stop:
+    def callback(event: Event) -> None:
+        if isinstance(event, StepEvent) and event.step == stop:
             raise _StoppedError
 
-    train(supernet(family).to(device), batches, config, Checkpoints(folder=folder), report, seed=0)
+    train(supernet(family).to(device), batches, config, Checkpoints(folder=folder), callback, seed=0)
