@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 UV := 0.13.9
 
-.PHONY: setup demo test test-slow bench bench-gpu fuzz check format clean
+.PHONY: setup demo test test-slow bench bench-gpu fuzz check docs format clean
 
 setup: .venv/ready
 
@@ -42,6 +42,9 @@ check: setup
 	$(BIN)/mypy
 	$(BIN)/mypy --config-file tests/mypy.ini
 	$(BIN)/lint-imports
+
+docs: setup
+	$(BIN)/python -m mkdocs build --strict
 
 format: setup
 	$(BIN)/ruff check --fix .

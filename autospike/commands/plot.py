@@ -13,15 +13,16 @@ from autospike import files
 from autospike.console import note
 from autospike.energy.conventions import Convention
 from autospike.errors import UserError
-from autospike.report import figures, tables
+from autospike.report import figures, paper, tables
 from autospike.report.figures import Curve, Point
 from autospike.report.html.data import page_data
 from autospike.report.html.page import page
 from autospike.report.measured_networks import reference_curve, single
 from autospike.run_directory import RunDirectory
 from autospike.searching.archive import Archive
+from autospike.searching.archived_row import scores_without_a_group
 from autospike.searching.selection import pick_row, with_fitness
-from autospike.statistics import wilson_interval
+from autospike.statistics import jackknife_interval, wilson_interval
 
 
 def plot(run: RunDirectory, convention: Convention | None = None, out: Path | None = None) -> None:
@@ -118,6 +119,11 @@ class SearchReport:
         """
         files.write_text(self.folder / "candidates.csv", tables.to_csv(self.candidates))
         files.write_text(self.folder / "front.csv", tables.to_csv(tables.front(self.candidates)))
+        front = paper.numbers(tables.front(self.candidates))
+        images = int(self.candidates["images"].max())
+        files.write_text(self.folder / "front_plot.csv", paper.plot_data(front))
+        files.write_text(self.folder / "front.tex", paper.latex(front, convention=self.convention, images=images))
+        files.write_text(self.folder / "front.md", paper.markdown(front, convention=self.convention, images=images))
         title = f"{self.data}: accuracy and energy of the subnets"
         pareto = figures.pareto(self.candidates, self.curves, title=title, convention=self.convention)
         figures.save(pareto, self.folder / "pareto.png")
@@ -135,7 +141,8 @@ def _selected(run: RunDirectory, archived: pd.DataFrame, protocol_id: str, conve
         index, label = pick_row(archived, config.pick, config), f"selected subnet ({config.pick})"
     row = archived.iloc[index]
     accuracy, images = float(row["accuracy"]), int(row["images"])
-    interval = wilson_interval(round(accuracy * images), images)
+    without = scores_without_a_group(row["score"])
+    interval = jackknife_interval(accuracy, without) if without else wilson_interval(round(accuracy * images), images)
     point = Point(accuracy=accuracy, interval=interval, energy_mj=float(row["energy_mj"]))
     inherited = Curve(label=label, kind="exported", points=(point,))
     path = run.retrain / str(row["id"]) / "fine-tuned" / "seed-0" / "measurement.json"

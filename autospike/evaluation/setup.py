@@ -184,6 +184,7 @@ def protocol_id(setup: Setup, folder: Path) -> str:
             **({"racing": [config.racing, ROUNDS, setup.experiment.search.convention]} if config.racing else {}),
             "time_steps": max(setup.experiment.search_space.time_steps.values),
             "counting": COUNTING_VERSION,
+            **({} if setup.experiment.task == "classification" else {"task": setup.experiment.task}),
             "device": device,
             "threads": torch.get_num_threads() if device == "cpu" else None,
             # Operations of torch round differently. Absent if all kernels are there, as in archives of earlier versions.

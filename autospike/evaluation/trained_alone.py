@@ -26,7 +26,7 @@ from autospike.training.setup import Setup, load_trained_supernet
 def measure_trained_alone(run: RunDirectory, setup: Setup, architecture: Architecture, folder: Path) -> dict[str, Any]:
     """Measure a network on the search split at every T, unless its folder holds a measurement under the same protocol.
 
-    One pass gives all T: a network is causal in time.
+    One pass gives all T: a network is causal in time. A network with a decoder is measured at its own T only.
 
     Args:
         run: Energy convention.
@@ -45,7 +45,8 @@ def measure_trained_alone(run: RunDirectory, setup: Setup, architecture: Archite
         supernet = load_trained_supernet(setup, SearchSpace.of(architecture), folder)
         evaluator = population_evaluator(setup, Serial(state=trie_evaluator(setup, supernet)))
         evaluator = replace(evaluator, config=evaluator.config.model_copy(update={"racing": 0.0}))  # every T on every image
-        steps = range(1, architecture.time_steps + 1)
+        # A decoder runs once for each T of the space, which is that of the architecture here.
+        steps = range(1, architecture.time_steps + 1) if architecture.decoder is None else [architecture.time_steps]
         measurements = list(evaluator([replace(architecture, time_steps=t) for t in steps]))
         found = {
             **record(measurements[-1], convention, "search"),
@@ -70,7 +71,8 @@ def read_measurement(setup: Setup, folder: Path) -> dict[str, Any] | None:
         found: dict[str, Any] = files.read_json(_path(folder))
         energy(from_rows(found["layers"]))
         mask = bytes.fromhex(found["correct_mask"])
-        sound = isinstance(found["search_accuracy"], float) and len(mask) == (found["search_images"] + 7) // 8
+        measured = "score" in found or len(mask) == (found["search_images"] + 7) // 8
+        sound = isinstance(found["search_accuracy"], float) and measured
     except (UserError, AttributeError, KeyError, TypeError, ValueError):  # missing or damaged
         return None
     return found if sound and found["protocol_id"] == protocol_id(setup, folder) else None

@@ -51,10 +51,15 @@ class Setup:
     @property
     def preparation(self) -> ImagePreparation:
         """How images are prepared: as this package does, with the normalisation of the experiment if it has one."""
-        normalisation = self.experiment.data.normalisation
-        if normalisation is None:
-            return DEFAULT_PREPARATION
-        return replace(DEFAULT_PREPARATION, mean=normalisation.mean, std=normalisation.std)
+        return preparation_of(self.experiment)
+
+
+def preparation_of(experiment: Experiment) -> ImagePreparation:
+    """Return how the images of an experiment are prepared; see `Setup.preparation`."""
+    normalisation = experiment.data.normalisation
+    if normalisation is None:
+        return DEFAULT_PREPARATION
+    return replace(DEFAULT_PREPARATION, mean=normalisation.mean, std=normalisation.std)
 
 
 def open_run(run: RunDirectory) -> Setup:

@@ -18,9 +18,9 @@ from types import FrameType, TracebackType
 from typing import Any
 
 from timm.optim import create_optimizer_v2
-from timm.scheduler import CosineLRScheduler
+from timm.scheduler import CosineLRScheduler, PolyLRScheduler
 from timm.utils import ModelEmaV3
-from torch.nn.utils import get_total_norm
+from torch.nn.utils import clip_grads_with_norm_, get_total_norm
 from torch.optim import Optimizer
 
 from autospike.config import TrainingConfig
@@ -33,6 +33,7 @@ from autospike.randomness import keyed
 from autospike.run_directory import RunDirectory
 from autospike.space.search_space import SearchSpace
 from autospike.supernet import Supernet
+from autospike.tasks.registry import task_of
 from autospike.training.checkpoint import Checkpoints, TrainingState
 from autospike.training.distillation import Teacher, load_teacher
 from autospike.training.distributed import ALONE, Ranks
@@ -40,7 +41,10 @@ from autospike.training.initialisation import NetworkOfRun, initialise_from
 from autospike.training.nonfinite import check_finite
 from autospike.training.progress import StepTimer, display_name, reporting
 from autospike.training.setup import Setup, build_supernet, training_batches
-from autospike.training.step import SAMPLING, TARGETS, LabelledBatch, accumulate_gradients
+from autospike.training.step import SAMPLING, TARGETS, LabelledBatch, Tet, accumulate_gradients
+
+# Name of the decoder in a network; the factor `training.head_learning_rate` applies to its parameters.
+DECODER = "decoder"
 
 
 def train_network(
@@ -128,11 +132,13 @@ def train(
         Interrupted: By a signal, after a step of which there is a checkpoint.
     """
     steps, interval = config.epochs * batches.per_epoch, config.checkpoint_epochs * batches.per_epoch
-    optimizer = create_optimizer_v2(supernet, opt=config.optimizer, lr=config.learning_rate, weight_decay=config.weight_decay)
+    optimizer = create_optimizer(supernet, config)
     schedule = _learning_rate_schedule(optimizer, config, batches.per_epoch, steps)
     average = moving_average(supernet, config.ema) if config.ema else None
     state = TrainingState(model=supernet, optimizer=optimizer, average=average)
     network, no_sync = ranks.replica(supernet)
+    tet = Tet(weight=config.tet_weight, mean=config.tet_mean) if config.loss == "tet" else None
+    loss_function = task_of(supernet.space.decoder).loss
     sample, time_steps = SAMPLING[config.sampling], supernet.space.time_steps.values if config.loss == "anytime" else ()
     start = checkpoints.restore(state)
     supernet.train()
@@ -151,15 +157,20 @@ def train(
                 architectures,
                 parts=config.accumulate,
                 at=time_steps,
+                loss_function=loss_function,
                 target_transform=TARGETS[config.targets],
                 bfloat16=config.precision == "bfloat16",
                 no_sync=no_sync,
+                tet=tet,
             )
             losses = ranks.mean(losses)
-            gradient_norm = get_total_norm([p.grad for p in supernet.parameters() if p.grad is not None])
+            updated = [p for p in supernet.parameters() if p.grad is not None]
+            gradient_norm = get_total_norm([p.grad for p in updated if p.grad is not None])
             check_finite(
                 losses, gradient_norm, labelled, architectures, step=step, folder=checkpoints.folder / "nonfinite", ranks=ranks
             )
+            if config.clip is not None:
+                clip_grads_with_norm_(updated, config.clip, gradient_norm)
             optimizer.step()
             optimizer.zero_grad()
             done = step + 1
@@ -185,6 +196,28 @@ def train(
             raise Interrupted(signal=received, step=steps)
 
 
+def create_optimizer(supernet: Supernet, config: TrainingConfig) -> Optimizer:
+    """Create the optimizer of a supernet.
+
+    Args:
+        supernet: The parameters.
+        config: Kind of optimizer, learning rate, its factor for a decoder, and weight decay.
+
+    Returns:
+        The optimizer. Biases and parameters of normalisations have no weight decay, as in timm.
+    """
+    settings: dict[str, Any] = {"opt": config.optimizer, "lr": config.learning_rate, "weight_decay": config.weight_decay}
+    if config.head_learning_rate == 1:
+        return create_optimizer_v2(supernet, **settings)
+    groups = []
+    for in_head, scale in ((False, 1.0), (True, config.head_learning_rate)):
+        part = [p for name, p in supernet.named_parameters() if name.startswith(f"shared.{DECODER}.") == in_head]
+        for one_dimensional, decay in ((False, config.weight_decay), (True, 0.0)):
+            parameters = [p for p in part if (p.dim() <= 1) == one_dimensional]
+            groups.append({"params": parameters, "weight_decay": decay, "lr_scale": scale})  # timm's schedules read lr_scale
+    return create_optimizer_v2(supernet, param_group_fn=lambda _model: groups, **settings)
+
+
 def moving_average(supernet: Supernet, decay: float) -> ModelEmaV3:
     """Exponential moving average of the parameters of a supernet, by timm.
 
@@ -202,16 +235,18 @@ def moving_average(supernet: Supernet, decay: float) -> ModelEmaV3:
 
 
 def _learning_rate_schedule(optimizer: Optimizer, config: TrainingConfig, steps_per_epoch: int, steps: int) -> Any:
-    """Linear warm-up from the smallest learning rate, then half a cosine down to it."""
-    return CosineLRScheduler(
-        optimizer,
-        t_initial=steps,
-        lr_min=config.min_learning_rate,
-        warmup_t=config.warmup * steps_per_epoch,
-        warmup_lr_init=config.min_learning_rate,
-        warmup_prefix=False,
-        t_in_epochs=False,
-    )
+    """Linear warm-up, then half a cosine or a straight line down to the smallest learning rate, which the cooldown keeps."""
+    shared: dict[str, Any] = {
+        "t_initial": steps - config.cooldown_epochs * steps_per_epoch,
+        "lr_min": config.min_learning_rate,
+        "warmup_t": config.warmup * steps_per_epoch,
+        "warmup_lr_init": config.min_learning_rate if config.warmup_learning_rate is None else config.warmup_learning_rate,
+        "warmup_prefix": False,
+        "t_in_epochs": False,
+    }
+    if config.schedule == "poly":
+        return PolyLRScheduler(optimizer, power=1.0, **shared)
+    return CosineLRScheduler(optimizer, **shared)
 
 
 class SignalCatcher:

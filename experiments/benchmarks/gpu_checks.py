@@ -326,8 +326,8 @@ def _train(family: str, device: torch.device, folder: Path, stop: int | None = N
         device=device,
     )
 
-    def callback(event: Event) -> None:
+    def report(event: Event) -> None:
         if isinstance(event, StepEvent) and event.step == stop:
             raise _StoppedError
 
-    train(supernet(family).to(device), batches, config, Checkpoints(folder=folder), callback, seed=0)
+    train(supernet(family).to(device), batches, config, Checkpoints(folder=folder), report, seed=0)

@@ -263,6 +263,16 @@ def test_mix_probability_is_the_fraction_of_mixed_batches(mix: dict[str, float])
     assert 15 < touched < 45
 
 
+def test_mixing_ends_after_its_epochs() -> None:
+    """Three steps an epoch, two epochs with mixing; then only the labels are smoothed."""
+    frames = [np.full((2, 2, 8, 8), value) for value in range(1, 7)]
+    mixed = batches(split_of(*frames), AugmentationConfig(mixup=1.0, mix_epochs=2), batch_size=2, smoothing=0.2)
+    shown = list(mixed(0, 9))
+    assert [float(batch.images.max()).is_integer() for batch in shown] == [False] * 6 + [True] * 3
+    assert [float(batch.targets.max()) for batch in shown[6:]] == pytest.approx([0.9] * 3)
+    assert [equal_batches(a, b) for a, b in zip(mixed(4, 9), list(mixed(0, 9))[4:], strict=True)] == [True] * 5
+
+
 @pytest.mark.parametrize("policy", [{"auto_augment": "rand-m5-n2-inc1"}, {"color_jitter": 0.4}])
 def test_augmentation_policies_for_images_are_rejected(policy: dict[str, Any]) -> None:
     split = split_of(np.zeros((3, 2, 8, 8)), np.zeros((3, 2, 8, 8)))
