@@ -395,9 +395,9 @@ def describe(
     ] = None,
 ) -> None:
     """Print the size of a search space, and parameters, dense MACs and T of its smallest and largest subnet."""
-    from autospike.commands.describe import InputShape, describe
+    from autospike.commands.describe import describe, input_shape
 
-    describe(path, InputShape.of(path, image_size, channels, classes))
+    describe(path, input_shape(path, image_size, channels, classes))
 
 
 @app.command()

@@ -8,6 +8,7 @@ from autospike.config.experiment import Experiment, continued, fixed_part, with_
 from autospike.config.loading import load_experiment
 from autospike.config.sections import (
     AugmentationConfig,
+    ConstraintsConfig,
     DataConfig,
     EvaluationConfig,
     ExecutionConfig,
@@ -22,6 +23,7 @@ from autospike.config.sections import (
 
 __all__ = [
     "AugmentationConfig",
+    "ConstraintsConfig",
     "DataConfig",
     "EvaluationConfig",
     "ExecutionConfig",

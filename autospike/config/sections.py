@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
-from typing import Annotated, Literal, Self
+from typing import Annotated, Any, Literal, Self
 
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, FiniteFloat, field_validator, model_validator
 
@@ -32,6 +32,8 @@ LearningRate = Annotated[float, Field(gt=0, le=1000, allow_inf_nan=False)]
 Epochs = Annotated[int, Field(ge=1, le=MAX_EPOCHS)]
 BatchSize = Annotated[int, Field(ge=1, le=MAX_BATCH)]
 ProcessCount = Annotated[int, Field(ge=1, le=MAX_PROCESSES)]
+Limit = Annotated[float, Field(gt=0, le=1e12, allow_inf_nan=False)]
+CountLimit = Annotated[int, Field(ge=1, le=10**15)]
 Text = Annotated[str, Field(min_length=1, max_length=1000)]
 
 
@@ -289,6 +291,10 @@ class ExecutionConfig(Section):
     """Ray only: GPUs per worker, for example 0.5 for two workers on one GPU. If positive, candidates are measured on GPUs."""
 
 
+# Settings of `search` that later versions have added. They are not part of the identity of a search unless they are set.
+ADDED_SETTINGS = ("constraints", "space")
+
+
 class FitnessConfig(Section):
     """Accuracy-energy-balanced fitness (F_AEB).
 
@@ -301,6 +307,31 @@ class FitnessConfig(Section):
     """Exponent of `power`: accuracy * (energy / reference) ** -beta."""
     alpha: Fraction = 0.5
     """Weight of accuracy in `weighted`: alpha * accuracy + (1 - alpha) * (1 - energy / reference)."""
+
+
+class ConstraintsConfig(Section):
+    """Hard limits of candidates. None is no limit.
+
+    Parameters, T, MACs, memory and fan-in follow from an architecture: candidates beyond such a limit are not measured. Energy and
+    accuracy are measured: candidates within all limits are preferred in selection, and of the others those that exceed the limits least.
+    """
+
+    max_energy_uj: Limit | None = None
+    """Largest energy per image in uJ, under `search.convention`."""
+    max_params: CountLimit | None = None
+    """Largest number of parameters."""
+    max_time_steps: CountLimit | None = None
+    """Largest T."""
+    max_macs: CountLimit | None = None
+    """Largest number of dense multiply-accumulates of one image and time step, as `autospike describe` prints them."""
+    max_weights_kb: Limit | None = None
+    """Largest memory of the parameters in kB (1,000 bytes), 4 bytes each."""
+    max_activations_kb: Limit | None = None
+    """Largest memory of the activations of one image in kB: input, output and held tensors of a layer, 4 bytes for each value."""
+    max_fan_in: CountLimit | None = None
+    """Largest number of synapses of a neuron, the axon limit of neuromorphic cores."""
+    min_accuracy: Fraction | None = None
+    """Smallest accuracy on the search split."""
 
 
 class SearchConfig(Section):
@@ -345,6 +376,24 @@ class SearchConfig(Section):
     """
     fitness: FitnessConfig = FitnessConfig()
     """Fitness of `aeb`, also reported for the other algorithms."""
+    constraints: ConstraintsConfig = ConstraintsConfig()
+    """Hard limits. They may change over an existing archive; nothing is measured again."""
+    space: dict[str, Any] | None = None
+    """Narrowed search space: genes with fewer choices than in the space that the supernet was trained on. Default: that space.
+
+    `autospike search RUN --set space.time_steps=[1,2]` writes it. F_AEB stays relative to the largest subnet of the trained space.
+    """
+
+    @property
+    def identity(self) -> dict[str, Any]:
+        """The settings that distinguish two searches, as JSON values.
+
+        All except the number of generations. Settings that a later version added are left out where they have their default, so that
+        searches of older versions keep their ids.
+        """
+        settings = self.model_dump(mode="json", exclude={"generations"})
+        default = SearchConfig().model_dump(mode="json")
+        return {name: value for name, value in settings.items() if name not in ADDED_SETTINGS or value != default[name]}
 
     @property
     def energy_convention(self) -> Convention:

@@ -20,6 +20,7 @@ from autospike.randomness import keyed
 from autospike.search.algorithms import ALGORITHMS, GenerationContext, Individual, fitness_of
 from autospike.search.archive import Archive
 from autospike.search.by_products import by_product_candidates
+from autospike.search.constraints import Constraints
 from autospike.search.fitness import f_aeb
 from autospike.space.architecture import Architecture, digest
 from autospike.space.search_space import SearchSpace
@@ -42,6 +43,9 @@ class Search:
         archive: Stores the evaluations and the proposals. It defines the protocol and the energy convention.
         config: The settings of the search.
         seed: Seed of the random generators.
+        constraints: The limits. Candidates beyond a static one are not measured, except the reference of F_AEB.
+        reference: The architecture whose energy is the reference of F_AEB. Default: the largest of the space. It is measured, but
+            selected only if it is in the space and within the static limits.
         on_evaluation: Callback that is called with the evaluation of each proposed candidate, in the order of the proposals.
         should_stop: Called after each generation; the search ends if it returns True.
         on_resume: Callback that is called if finished generations are skipped, with the number of candidates that they proposed
@@ -55,14 +59,15 @@ class Search:
     config: SearchConfig
     seed: int
     on_evaluation: Callable[[Evaluation], None]
+    constraints: Constraints = Constraints()
+    reference: Architecture | None = None
     should_stop: Callable[[], bool] = lambda: False
     on_resume: Callable[[int, float], None] = lambda _proposed, _best: None
 
     @property
     def id(self) -> str:
         """Algorithm and digest of the seed and the settings, except the number of generations."""
-        settings = self.config.model_dump(mode="json", exclude={"generations"})
-        return f"{self.config.algorithm}-{digest({'seed': self.seed, **settings})}"
+        return f"{self.config.algorithm}-{digest({'seed': self.seed, **self.config.identity})}"
 
     def run(self) -> int:
         """Search until the last generation, until no new candidate is found, or until `should_stop` returns True.
@@ -72,9 +77,11 @@ class Search:
 
         Raises:
             RuntimeError: `evaluate` returned the measurements in another order.
+            UserError: No architecture of the space is within the static limits.
         """
+        feasible = self.constraints.check_reachable(self.space) if self.constraints.static else self.space.smallest()
         self.archive.begin(self.id, self.config.model_dump_json())
-        if self.archive.get(self.space.largest()):
+        if self.archive.get(self._reference):
             reference_mj = self._reference_mj(())
             self.archive.rescore(lambda accuracy, mj: f_aeb(accuracy, mj, reference_mj=reference_mj, config=self.config.fitness))
         algorithm = ALGORITHMS[self.config.algorithm]()
@@ -92,18 +99,24 @@ class Search:
             # Ask: new candidates and their by-product candidates.
             proposed = algorithm.ask(population, context) if generation else self._first_generation(context)
             seen_before = frozenset(seen)
-            candidates = list(self._new_candidates(proposed, seen, skipped, context))
+            candidates = list(self._new_candidates(self._within(proposed, feasible, context), seen, skipped, context))
             if not candidates:
                 return generation
             known = seen_before.union(candidates)
             related = chain.from_iterable(by_product_candidates(self.space, candidate) for candidate in candidates)
-            by_products = [a for a in dict.fromkeys(related) if a not in known and not (skipped and a.id in skipped)]
+            by_products = [
+                a
+                for a in dict.fromkeys(related)
+                if a not in known and not (skipped and a.id in skipped) and not self.constraints.static_violation(a)
+            ]
             self.archive.propose(self.id, generation, candidates, by_products)
             # Evaluate what the archive does not contain, and archive it in one transaction.
             found = {architecture: self.archive.get(architecture) for architecture in (*candidates, *by_products)}
-            new = self._evaluate([a for a, e in found.items() if e is None], frozenset(by_products), generation)
+            missing = [a for a, e in found.items() if e is None]
+            extra = [] if self._reference in found or self.archive.get(self._reference) else [self._reference]
+            new = self._evaluate([*missing, *extra], frozenset([*by_products, *extra]), generation)
             self.archive.add(new)
-            found |= {e.measurement.architecture: e for e in new}
+            found |= {e.measurement.architecture: e for e in new[: len(missing)]}
             evaluations = [evaluation for evaluation in found.values() if evaluation is not None]
             for evaluation in evaluations[: len(candidates)]:
                 self.on_evaluation(evaluation)
@@ -115,7 +128,8 @@ class Search:
 
     def _individual(self, evaluation: Evaluation) -> Individual:
         objectives = [OBJECTIVES[name] for name in self.config.objectives]
-        fitness = fitness_of([o.value(evaluation) for o in objectives], [o.maximise for o in objectives])
+        values, directions = [o.value(evaluation) for o in objectives], [o.maximise for o in objectives]
+        fitness = fitness_of(values, directions, violation=self.constraints.violation(evaluation))
         return Individual(architecture=evaluation.measurement.architecture, f_aeb=evaluation.f_aeb, fitness=fitness)
 
     def _resumed(self) -> tuple[int, list[Individual], frozenset[str]]:
@@ -141,6 +155,13 @@ class Search:
         """The largest and the smallest subnet, the anchors, then random samples."""
         anchors = (self.space.largest(), self.space.smallest(), *(a for a in self.anchors if self.space.contains(a)))
         return chain(anchors, ALGORITHMS["random"]().ask([], context))
+
+    def _within(self, proposed: Iterator[Architecture], feasible: Architecture, context: GenerationContext) -> Iterator[Architecture]:
+        """Yield the proposals that are within the static limits, and those that could be repaired."""
+        for candidate in proposed:
+            repaired = self.constraints.repaired(self.space, candidate, feasible, context.rng)
+            if repaired is not None:
+                yield repaired
 
     def _new_candidates(
         self, proposed: Iterator[Architecture], seen: set[Architecture], skipped: frozenset[str], context: GenerationContext
@@ -182,8 +203,11 @@ class Search:
         return evaluations
 
     def _reference_mj(self, measurements: Sequence[Measurement]) -> float:
-        """Energy of the largest subnet, from the archive or, in the first generation, from the measurements."""
-        largest = self.space.largest()
-        archived = self.archive.get(largest)
-        reference = archived.measurement if archived else next(m for m in measurements if m.architecture == largest)
+        """Energy of the reference, from the archive or, in the first generation, from the measurements."""
+        archived = self.archive.get(self._reference)
+        reference = archived.measurement if archived else next(m for m in measurements if m.architecture == self._reference)
         return reference.energy(self.archive.convention).energy_mj
+
+    @property
+    def _reference(self) -> Architecture:
+        return self.reference or self.space.largest()
