@@ -15,6 +15,16 @@ from rich.console import Console
 from rich.text import Text
 
 from autospike.errors import Interrupted, UserError, one_line
+from autospike.limit_options import (
+    MaxActivations,
+    MaxEnergy,
+    MaxFanIn,
+    MaxMacs,
+    MaxParams,
+    MaxTimeSteps,
+    MaxWeights,
+    MinAccuracy,
+)
 from autospike.process import interruptible, prepare_process, world_size
 from autospike.space.limits import MAX_EMBED_DIM, MAX_TIME_STEPS
 
@@ -64,9 +74,6 @@ StartFrom = Annotated[
     Path | None,
     typer.Option("--from", help="Initial parameters: a published checkpoint, an exported or imported model, or a run."),
 ]
-
-
-MinAccuracy = Annotated[float | None, typer.Option(help="Select among candidates with at least this accuracy on the search split.")]
 
 
 class ExecutorName(StrEnum):
@@ -140,9 +147,9 @@ def train(
 ) -> None:
     """Train the supernet and the reference network."""
     from autospike.commands.train import train
-    from autospike.run_directory import Run
+    from autospike.run_directory import RunDirectory
 
-    train(Run.start(experiment, run, [*(overrides or []), *_starting(start_from)]))
+    train(RunDirectory.start(experiment, run, [*(overrides or []), *_starting(start_from)]))
 
 
 @app.command()
@@ -152,14 +159,39 @@ def search(
     workers: Workers = None,
     address: Address = None,
     gpus_per_worker: GpusPerWorker = None,
+    timeout: Annotated[
+        str | None,
+        typer.Option(metavar="TIME", help="Largest duration, for example 30m: no generation is started that would exceed it."),
+    ] = None,
+    max_energy_uj: MaxEnergy = None,
+    max_params: MaxParams = None,
+    max_time_steps: MaxTimeSteps = None,
+    max_macs: MaxMacs = None,
+    max_weights_kb: MaxWeights = None,
+    max_activations_kb: MaxActivations = None,
+    max_fan_in: MaxFanIn = None,
+    min_accuracy: MinAccuracy = None,
     overrides: Overrides = None,
 ) -> None:
     """Search subnets of the trained supernet; every candidate is stored in RUN/archive.sqlite."""
+    from autospike.budget import parse_duration
     from autospike.commands.search import search
-    from autospike.run_directory import Run
+    from autospike.run_directory import RunDirectory
 
     where = _executing(executor, workers=workers, address=address, gpus_per_worker=gpus_per_worker)
-    search(Run.resume(run, [*(overrides or []), *where]))
+    limits = _overriding(
+        "search.constraints",
+        max_energy_uj=max_energy_uj,
+        max_params=max_params,
+        max_time_steps=max_time_steps,
+        max_macs=max_macs,
+        max_weights_kb=max_weights_kb,
+        max_activations_kb=max_activations_kb,
+        max_fan_in=max_fan_in,
+        min_accuracy=min_accuracy,
+    )
+    timeout_s = parse_duration(timeout, option="--timeout") if timeout else None
+    search(RunDirectory.resume(run, [*(overrides or []), *where, *limits]), timeout_s=timeout_s)
 
 
 @app.command()
@@ -171,15 +203,34 @@ def export(
             help="Selection rule (cheapest-within-noise, knee, best-accuracy, least-energy, best-faeb) or the id of a candidate."
         ),
     ] = None,
+    max_energy_uj: MaxEnergy = None,
+    max_params: MaxParams = None,
+    max_time_steps: MaxTimeSteps = None,
+    max_macs: MaxMacs = None,
+    max_weights_kb: MaxWeights = None,
+    max_activations_kb: MaxActivations = None,
+    max_fan_in: MaxFanIn = None,
     min_accuracy: MinAccuracy = None,
     out: Annotated[Path | None, typer.Option(help="Folder to write to. Default: RUN/export.")] = None,
     overrides: Overrides = None,
 ) -> None:
     """Write the selected subnet as a timm model, and measure it on the test split."""
     from autospike.commands.export import export
-    from autospike.run_directory import Run
+    from autospike.run_directory import RunDirectory
 
-    resumed = Run.resume(run, [*(overrides or []), *_overriding("export", pick=pick, min_accuracy=min_accuracy)])
+    limits = _overriding(
+        "search.constraints",
+        max_energy_uj=max_energy_uj,
+        max_params=max_params,
+        max_time_steps=max_time_steps,
+        max_macs=max_macs,
+        max_weights_kb=max_weights_kb,
+        max_activations_kb=max_activations_kb,
+        max_fan_in=max_fan_in,
+        min_accuracy=min_accuracy,
+    )
+    chosen = _overriding("export", pick=pick, min_accuracy=min_accuracy)
+    resumed = RunDirectory.resume(run, [*(overrides or []), *chosen, *limits])
     export(resumed, out or resumed.export)
 
 
@@ -190,6 +241,13 @@ def retrain(
         list[str] | None,
         typer.Option(help="Selection rule or id, as for export. May be repeated for several subnets. Default: export.pick."),
     ] = None,
+    max_energy_uj: MaxEnergy = None,
+    max_params: MaxParams = None,
+    max_time_steps: MaxTimeSteps = None,
+    max_macs: MaxMacs = None,
+    max_weights_kb: MaxWeights = None,
+    max_activations_kb: MaxActivations = None,
+    max_fan_in: MaxFanIn = None,
     min_accuracy: MinAccuracy = None,
     seeds: Annotated[
         int | None, typer.Option(min=1, max=1000, help="Number of trainings of each network. Default: retrain.seeds.")
@@ -202,10 +260,21 @@ def retrain(
 ) -> None:
     """Train selected subnets separately, from scratch and from inherited weights, and compare them on the test split."""
     from autospike.commands.retrain import retrain
-    from autospike.run_directory import Run
+    from autospike.run_directory import RunDirectory
 
     options = [*_overriding("export", min_accuracy=min_accuracy), *_overriding("retrain", seeds=seeds, epochs=epochs)]
-    resumed = Run.resume(run, [*(overrides or []), *options])
+    limits = _overriding(
+        "search.constraints",
+        max_energy_uj=max_energy_uj,
+        max_params=max_params,
+        max_time_steps=max_time_steps,
+        max_macs=max_macs,
+        max_weights_kb=max_weights_kb,
+        max_activations_kb=max_activations_kb,
+        max_fan_in=max_fan_in,
+        min_accuracy=min_accuracy,
+    )
+    resumed = RunDirectory.resume(run, [*(overrides or []), *options, *limits])
     retrain(resumed, pick or [resumed.experiment.export.pick])
 
 
@@ -223,9 +292,9 @@ def plot(
     """Write figures of the Pareto front, the search progress and the genes of the front to RUN/report."""
     from autospike.commands.plot import plot
     from autospike.energy.conventions import convention_of
-    from autospike.run_directory import Run
+    from autospike.run_directory import RunDirectory
 
-    plot(Run.resume(run), convention_of(energy) if energy else None, out)
+    plot(RunDirectory.resume(run), convention_of(energy) if energy else None, out)
 
 
 @app.command()
@@ -314,17 +383,17 @@ def run_all(
     from autospike.commands.plot import plot
     from autospike.commands.search import search
     from autospike.commands.train import train
-    from autospike.run_directory import Run
+    from autospike.run_directory import RunDirectory
 
     where = _executing(executor, workers=workers, address=address, gpus_per_worker=gpus_per_worker)
     reference = ["baseline=none"] if no_reference else []
     budget_s = parse_duration(budget) if budget else None
     clock = Clock.read(run, budget_s)
     chosen = [*(overrides or []), *where, *reference, *_starting(start_from)]
-    started = Run.start(experiment, run, [*chosen, *(clock.overrides() if clock else [])])
+    started = RunDirectory.start(experiment, run, [*chosen, *(clock.overrides() if clock else [])])
     if clock is None and budget_s is not None:
         clock = fit(started, budget_s, fine_tune=not no_fine_tune, begun=STARTED)
-        started = Run.start(experiment, run, [*chosen, *clock.overrides()])
+        started = RunDirectory.start(experiment, run, [*chosen, *clock.overrides()])
     elif not started.has_checkpoint:
         estimate(started, fine_tune=not no_fine_tune)
     if dry_run:

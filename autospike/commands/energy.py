@@ -24,7 +24,7 @@ from autospike.errors import UserError
 from autospike.evaluation.calibration import UncalibratedError, calibrate, require_calibrated
 from autospike.evaluation.class_map import class_indices, relabelled
 from autospike.evaluation.single import StepwiseMeasurement, measure_stepwise
-from autospike.export import ExportedModel, InputSpec, read_model
+from autospike.model_folder import ExportedModel, InputSpec, read_model
 from autospike.models.registry import build_model
 from autospike.randomness import keyed
 from autospike.report import figures

@@ -19,13 +19,15 @@ from autospike.evaluation.setup import (
 from autospike.evaluation.trained_alone import measure_trained_alone
 from autospike.execution.executor import Executor
 from autospike.kernels.build import missing_reason
-from autospike.run_directory import Run
-from autospike.search.archive import Archive
-from autospike.search.evolution import Search
+from autospike.run_directory import RunDirectory
+from autospike.searching.archive import Archive
+from autospike.searching.constraints import Constraints
+from autospike.searching.evolution import Search
+from autospike.searching.selection import nothing_within_limits, within_limits
 from autospike.training.setup import Setup
 
 
-def search(run: Run, *, timeout_s: float | None = None) -> int:
+def search(run: RunDirectory, *, timeout_s: float | None = None) -> int:
     """Search up to the configured number of generations. Candidates in the archive are not measured again.
 
     Args:
@@ -36,9 +38,13 @@ def search(run: Run, *, timeout_s: float | None = None) -> int:
         The number of finished generations.
 
     Raises:
-        UserError: The supernet is not trained, the archive cannot be opened, or the executor cannot be created.
+        UserError: The supernet is not trained, no architecture is within the static limits, the archive cannot be opened, or the
+            executor cannot be created.
     """
     setup, config = open_for_measurement(run), run.experiment.search
+    constraints = Constraints.of(config, setup.input_shape)
+    if constraints.static:
+        constraints.check_reachable(run.experiment.searched_space)
     with ExitStack() as stack:
         stack.enter_context(run.locked("search"))
         _report_missing_kernels(setup)
@@ -50,14 +56,17 @@ def search(run: Run, *, timeout_s: float | None = None) -> int:
         archive = Archive(run.archive, protocol_id(setup, run.supernet), config.energy_convention)
         stack.callback(archive.close)
         run.save()
+        run.save_input_shape(setup.input_shape)
         damage = archive.discard_damaged()
         if damage is not None:
             note(f"search: {damage}")
             run.log("archive damaged", what=damage)
         before = archive.count()
         run.log("search started", algorithm=config.algorithm, archived=before, executor=run.experiment.execution.executor)
-        proposed, generations = _search(run, setup, executor, archive, _TimeLimit(seconds=timeout_s))
+        proposed, generations = _search(run, setup, executor, archive, constraints, _TimeLimit(seconds=timeout_s))
         now = archive.count() - before
+        if constraints.limits and not within_limits(archive.table(), constraints, run.experiment).any():
+            note(f"search: {nothing_within_limits(archive.table(), constraints)}")
     run.log("search finished", algorithm=config.algorithm, candidates=proposed, measured_now=now)
     note(f"search: {proposed} candidates proposed; {now} measured now with by-products, {before} in the archive before")
     return generations
@@ -93,7 +102,14 @@ def _report_missing_kernels(setup: Setup) -> None:
         )
 
 
-def _search(run: Run, setup: Setup, executor: Executor, archive: Archive, should_stop: Callable[[], bool]) -> tuple[int, int]:
+def _search(
+    run: RunDirectory,
+    setup: Setup,
+    executor: Executor,
+    archive: Archive,
+    constraints: Constraints,
+    should_stop: Callable[[], bool],
+) -> tuple[int, int]:
     """Run the search; returns the numbers of proposed candidates and of finished generations."""
     config, reference = run.experiment.search, run.experiment.baseline_architecture
     fitness: list[float] = []  # of each proposed candidate, and of finished generations the greatest for all
@@ -105,7 +121,9 @@ def _search(run: Run, setup: Setup, executor: Executor, archive: Archive, should
             bar(len(fitness) + config.population * done // of, f"gen {len(fitness) // config.population}{best}")
 
         generations = Search(
-            space=run.experiment.search_space,
+            space=run.experiment.searched_space,
+            reference=run.experiment.search_space.largest(),
+            constraints=constraints,
             anchors=() if reference is None else (reference,),
             evaluate=population_evaluator(setup, executor, show),
             archive=archive,

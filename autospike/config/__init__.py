@@ -5,7 +5,7 @@
 """
 
 from autospike.config.experiment import Experiment, continued, fixed_part, with_normalisation, with_start
-from autospike.config.loading import load_experiment
+from autospike.config.loading import load_experiment, narrowing_overrides
 from autospike.config.sections import (
     AugmentationConfig,
     ConstraintsConfig,
@@ -38,6 +38,7 @@ __all__ = [
     "continued",
     "fixed_part",
     "load_experiment",
+    "narrowing_overrides",
     "with_normalisation",
     "with_start",
 ]

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
+from copy import deepcopy
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +15,7 @@ from autospike.errors import UserError, first_problem, quoted
 from autospike.files import read_yaml
 from autospike.parsing import parse_yaml
 from autospike.space.architecture import Architecture
+from autospike.space.narrowing import check_narrower, without_unused
 from autospike.space.parameters import check_activation
 from autospike.space.published import PUBLISHED, similar_networks
 from autospike.space.search_space import SearchSpace
@@ -41,6 +44,26 @@ def load_experiment(path: Path, overrides: Sequence[str] = ()) -> Experiment:
             fields = _resolve_baseline(fields, path)
         _apply_override(fields, override)
     return _validate(_resolve_baseline(_resolve_space(fields, path), path), str(path))
+
+
+def narrowing_overrides(trained: Experiment, overrides: Sequence[str]) -> list[str]:
+    """Return overrides in which those of `space` set `search.space` instead, because the space of a trained supernet is fixed.
+
+    Args:
+        trained: The experiment with which the run was trained.
+        overrides: `--set` overrides.
+
+    Raises:
+        UserError: An override of `space` is invalid.
+    """
+    of_space = [override for override in overrides if override.startswith("space.")]
+    if not of_space:
+        return list(overrides)
+    fields = {"space": deepcopy(trained.space)}
+    for override in of_space:
+        _apply_override(fields, override)
+    others = [override for override in overrides if override not in of_space]
+    return [*others, f"search.space={json.dumps(without_unused(fields['space']))}"]
 
 
 def _resolve_space(fields: dict[str, Any], path: Path) -> dict[str, Any]:
@@ -103,6 +126,9 @@ def _check_experiment(experiment: Experiment, source: str) -> None:
         )
     if experiment.data.name == "events" and experiment.data.normalisation is not None:
         raise UserError(f"{source}: data.normalisation: event counts are not normalised; leave it out")
+    if experiment.search.space is not None:
+        narrowed = SearchSpace.from_dict(experiment.search.space, source=f"{source}: search.space")
+        check_narrower(narrowed, space, source=f"{source}: search")
     _check_execution(experiment, source)
     _check_training(experiment, source)
     if experiment.training.teacher is not None and not (space.distilled and baseline.distilled):

@@ -313,7 +313,7 @@ class ConstraintsConfig(Section):
     """Hard limits of candidates. None is no limit.
 
     Parameters, T, MACs, memory and fan-in follow from an architecture: candidates beyond such a limit are not measured. Energy and
-    accuracy are measured: candidates within all limits are preferred in selection, and of the others those that exceed the limits least.
+    accuracy are measured: candidates within all limits are selected first, then those that violate them least.
     """
 
     max_energy_uj: Limit | None = None
@@ -388,8 +388,8 @@ class SearchConfig(Section):
     def identity(self) -> dict[str, Any]:
         """The settings that distinguish two searches, as JSON values.
 
-        All except the number of generations. Settings that a later version added are left out where they have their default, so that
-        searches of older versions keep their ids.
+        All except the number of generations. Settings that a later version added are left out where they have their default, so
+        that searches of older versions keep their ids.
         """
         settings = self.model_dump(mode="json", exclude={"generations"})
         default = SearchConfig().model_dump(mode="json")

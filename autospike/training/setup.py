@@ -15,7 +15,8 @@ from autospike.data.images import Images, load_images
 from autospike.data.preparation import DEFAULT_PREPARATION, ImagePreparation
 from autospike.errors import UserError
 from autospike.randomness import keyed_seed
-from autospike.run_directory import Run
+from autospike.run_directory import RunDirectory
+from autospike.space.input_shape import InputShape
 from autospike.space.search_space import SearchSpace
 from autospike.supernet import Supernet
 from autospike.training.checkpoint import Checkpoints
@@ -55,8 +56,14 @@ class Setup:
             return DEFAULT_PREPARATION
         return replace(DEFAULT_PREPARATION, mean=normalisation.mean, std=normalisation.std)
 
+    @property
+    def input_shape(self) -> InputShape:
+        """Input and output size of the networks."""
+        size = self.experiment.data.image_size
+        return InputShape(image_size=size, channels=self.images.channels, classes=len(self.images.classes))
 
-def open_run(run: Run) -> Setup:
+
+def open_run(run: RunDirectory) -> Setup:
     """Open the data of a run, and check that they are those that the run was trained on.
 
     Args:

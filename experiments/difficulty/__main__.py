@@ -15,7 +15,7 @@ from spread import by_time_steps, measure, random_subnets, summary
 from autospike.config import load_experiment
 from autospike.evaluation.setup import fixed_batches
 from autospike.process import prepare_process
-from autospike.run_directory import Run
+from autospike.run_directory import RunDirectory
 from autospike.training.setup import open_experiment
 
 EPOCHS = 10
@@ -48,7 +48,7 @@ def main(arguments: list[str]) -> None:
         return
     folder = Path(arguments[0])
     plain(folder / "experiment.yaml")
-    measured = measure(folder, random_subnets(Run.resume(folder).experiment.search_space))
+    measured = measure(folder, random_subnets(RunDirectory.resume(folder).experiment.search_space))
     print(f"{len(measured)} random subnets: {summary([m.accuracy for m in measured])}")
     for steps, accuracies in by_time_steps(measured).items():
         print(f"  T = {steps} ({len(accuracies)}): {summary(accuracies)}")

@@ -20,7 +20,7 @@ from read_only import run_read_only
 from autospike.config import load_experiment
 from autospike.evaluation.setup import open_for_measurement, protocol_id
 from autospike.kernels.build import missing_kernels, use_kernels
-from autospike.run_directory import Run
+from autospike.run_directory import RunDirectory
 from autospike.space.architecture import digest
 
 Capsys = pytest.CaptureFixture[str]
@@ -101,7 +101,7 @@ def test_a_cut_experiment_is_refused(run: Path, capsys: Capsys, command: str) ->
 def test_candidates_without_kernels_have_a_protocol_of_their_own(finished: Path) -> None:
     if missing_kernels():
         pytest.skip("no C compiler here")
-    run = Run.resume(finished)
+    run = RunDirectory.resume(finished)
     setup = open_for_measurement(run)
     with use_kernels("off"):
         without = protocol_id(setup, run.supernet)
@@ -120,7 +120,7 @@ def test_the_protocol_of_all_kernels_is_that_of_earlier_versions(finished: Path)
     from autospike.counting.counter import VERSION as COUNTING_VERSION
     from autospike.evaluation.calibration import VERSION as CALIBRATION_VERSION
 
-    run = Run.resume(finished)
+    run = RunDirectory.resume(finished)
     setup = open_for_measurement(run)
     fields = {
         "weights": json.loads((finished / "supernet" / "checkpoint.json").read_text())["sha256"],

@@ -13,7 +13,7 @@ from builders import edited, one_line_error
 
 from autospike.config import Experiment, continued, load_experiment
 from autospike.energy.conventions import EXACT, INT8, RATE
-from autospike.run_directory import Run
+from autospike.run_directory import RunDirectory
 from autospike.space.architecture import Architecture, Embedding, Stage
 from autospike.space.block import Block
 from autospike.space.search_space import SearchSpace
@@ -341,7 +341,7 @@ def test_other_settings_can_change_after_training(override: str, tmp_path: Path)
 
 def test_a_run_stores_its_experiment(tmp_path: Path) -> None:
     path, folder = write_yaml(tmp_path / "one.yaml"), tmp_path / "runs" / "a"
-    started = Run.start(path, folder, ["seed=5"])
+    started = RunDirectory.start(path, folder, ["seed=5"])
     assert not folder.exists()
     started.save()
     assert started.experiment.seed == 5
@@ -359,39 +359,39 @@ def mark_as_trained(folder: Path) -> None:
 
 def test_a_trained_run_continues_only_with_its_experiment(tmp_path: Path) -> None:
     path, folder = write_yaml(tmp_path / "one.yaml"), tmp_path / "runs" / "a"
-    Run.start(path, folder, []).save()
+    RunDirectory.start(path, folder, []).save()
     environment = (folder / "environment.json").read_text()
     mark_as_trained(folder)
-    assert Run.start(path, folder, ["search.generations=3"]).experiment.search.generations == 3
-    assert "training.epochs differs" in one_line_error(lambda: Run.start(path, folder, ["training.epochs=6"]))
+    assert RunDirectory.start(path, folder, ["search.generations=3"]).experiment.search.generations == 3
+    assert "training.epochs differs" in one_line_error(lambda: RunDirectory.start(path, folder, ["training.epochs=6"]))
     assert load_experiment(folder / "experiment.yaml").training.epochs == 5
     assert (folder / "environment.json").read_text() == environment
 
 
 def test_an_untrained_run_can_start_with_another_experiment(tmp_path: Path) -> None:
     path, folder = write_yaml(tmp_path / "one.yaml"), tmp_path / "runs" / "a"
-    Run.start(path, folder, []).save()
-    Run.start(path, folder, ["training.epochs=6"]).save()
+    RunDirectory.start(path, folder, []).save()
+    RunDirectory.start(path, folder, ["training.epochs=6"]).save()
     assert load_experiment(folder / "experiment.yaml").training.epochs == 6
 
 
 def test_a_run_is_resumed_without_the_original_file(tmp_path: Path) -> None:
     path, folder = write_yaml(tmp_path / "one.yaml"), tmp_path / "runs" / "a"
-    Run.start(path, folder, ["seed=5"]).save()
+    RunDirectory.start(path, folder, ["seed=5"]).save()
     path.unlink()
-    assert Run.resume(folder).experiment.seed == 5
-    assert Run.resume(folder, ["search.algorithm=random"]).experiment.search.algorithm == "random"
-    assert "seed differs" in one_line_error(lambda: Run.resume(folder, ["seed=6"]))
+    assert RunDirectory.resume(folder).experiment.seed == 5
+    assert RunDirectory.resume(folder, ["search.algorithm=random"]).experiment.search.algorithm == "random"
+    assert "seed differs" in one_line_error(lambda: RunDirectory.resume(folder, ["seed=6"]))
 
 
 def test_a_folder_without_a_run_is_named_in_the_error(tmp_path: Path) -> None:
-    message = one_line_error(lambda: Run.resume(tmp_path))
+    message = one_line_error(lambda: RunDirectory.resume(tmp_path))
     assert message.startswith(f"{tmp_path}: ")
     assert "autospike train" in message
 
 
 def test_the_log_has_one_event_per_line(tmp_path: Path) -> None:
-    run = Run.start(write_yaml(tmp_path / "one.yaml"), tmp_path / "a", [])
+    run = RunDirectory.start(write_yaml(tmp_path / "one.yaml"), tmp_path / "a", [])
     run.save()
     run.log("began", step=1)
     run.log("ended")

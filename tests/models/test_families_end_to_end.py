@@ -16,8 +16,8 @@ from torch import Tensor
 
 from autospike.config import TeacherConfig
 from autospike.errors import UserError
-from autospike.export import InputSpec, write_model
 from autospike.files import read_json
+from autospike.model_folder import InputSpec, write_model
 from autospike.models import build_model
 from autospike.space.architecture import Architecture, Embedding, Stage
 from autospike.space.block import Block

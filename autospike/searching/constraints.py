@@ -1,7 +1,7 @@
 """Hard limits of a search: which candidates are feasible, and by how much the others exceed the limits.
 
-Static limits (parameters, T, dense MACs, memory, fan-in) follow from an architecture by arithmetic, so candidates beyond them are not
-measured. Measured limits (energy, accuracy) enter the selection by constrained domination (Deb et al., "A fast and elitist
+Static limits (parameters, T, dense MACs, memory, fan-in) follow from an architecture by arithmetic, so candidates beyond them are
+not measured. Measured limits (energy, accuracy) enter the selection by constrained domination (Deb et al., "A fast and elitist
 multiobjective genetic algorithm: NSGA-II", IEEE TEVC 6(2), 2002): a feasible candidate dominates an infeasible one, and of two
 infeasible ones the one with the smaller violation dominates.
 """
@@ -13,12 +13,11 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-from autospike.config import ConstraintsConfig
-from autospike.config.sections import SearchConfig
+from autospike.config import ConstraintsConfig, SearchConfig
 from autospike.energy.conventions import UJ_PER_MJ
 from autospike.errors import UserError
 from autospike.measurement import Evaluation
-from autospike.search.variation import crossover
+from autospike.searching.variation import crossover
 from autospike.space.architecture import Architecture
 from autospike.space.costs import Costs, costs, minimise
 from autospike.space.input_shape import InputShape
@@ -136,12 +135,12 @@ class Constraints:
         """
         for name, limit in self.static.items():
             kind = STATIC_LIMITS[name]
-            best = minimise(space, lambda a, kind=kind: kind.ordered(self.costs(a)))
+            best = self._smallest(space, kind)
             least = kind.value(self.costs(best))
             if least > limit:
                 raise UserError(
-                    f"search.constraints.{name}: no architecture of the space has at most {limit:,g} {kind.label}; the smallest has "
-                    f"{least:,g}: {summary(space, best)}"
+                    f"search.constraints.{name}: no architecture of the space has at most {limit:,g} {kind.label}; the "
+                    f"smallest has {least:,g}: {summary(space, best)}"
                 )
         best = minimise(space, self.static_violation)
         if self.static_violation(best) > 0:
@@ -150,6 +149,9 @@ class Constraints:
                 f"{summary(space, best)}; loosen {' or '.join(self._exceeded(best))}"
             )
         return best
+
+    def _smallest(self, space: SearchSpace, kind: StaticLimit) -> Architecture:
+        return minimise(space, lambda architecture: kind.ordered(self.costs(architecture)))
 
     def _exceeded(self, architecture: Architecture) -> list[str]:
         found = self.costs(architecture)
@@ -191,4 +193,5 @@ def summary(space: SearchSpace, architecture: Architecture) -> str:
             seen = values.setdefault(str(found.path[-1]), [])
             if text not in seen:
                 seen.append(text)
-    return f"{architecture.id} ({', '.join(f'{name} {"/".join(seen)}' for name, seen in values.items())})"
+    genes = ", ".join(f"{name} {'/'.join(seen)}" for name, seen in values.items())
+    return f"{architecture.id} ({genes})"

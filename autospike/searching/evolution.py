@@ -1,7 +1,7 @@
 """Evolutionary search, one generation after the other: ask, evaluate, archive, tell.
 
-The by-product candidates of a proposed candidate (`autospike.search.by_products`) are evaluated at no extra cost. They compete for
-the next generation like proposed candidates and are not proposed again.
+The by-product candidates of a proposed candidate (`autospike.searching.by_products`) are evaluated at no extra cost. They compete
+for the next generation like proposed candidates and are not proposed again.
 
 To resume an interrupted search, run it again. It continues after the newest generation whose population is in the archive.
 Generations of an older version, which stored no population, are replayed without a forward pass. The random generator of a
@@ -17,11 +17,11 @@ from itertools import chain, islice
 from autospike.config import SearchConfig
 from autospike.measurement import OBJECTIVES, Evaluation, Measurement
 from autospike.randomness import keyed
-from autospike.search.algorithms import ALGORITHMS, GenerationContext, Individual, fitness_of
-from autospike.search.archive import Archive
-from autospike.search.by_products import by_product_candidates
-from autospike.search.constraints import Constraints
-from autospike.search.fitness import f_aeb
+from autospike.searching.algorithms import ALGORITHMS, GenerationContext, Individual, fitness_of
+from autospike.searching.archive import Archive
+from autospike.searching.by_products import by_product_candidates
+from autospike.searching.constraints import Constraints
+from autospike.searching.fitness import f_aeb
 from autospike.space.architecture import Architecture, digest
 from autospike.space.search_space import SearchSpace
 
@@ -99,7 +99,7 @@ class Search:
             # Ask: new candidates and their by-product candidates.
             proposed = algorithm.ask(population, context) if generation else self._first_generation(context)
             seen_before = frozenset(seen)
-            candidates = list(self._new_candidates(self._within(proposed, feasible, context), seen, skipped, context))
+            candidates = list(self._new_candidates(proposed, seen, skipped, context, feasible))
             if not candidates:
                 return generation
             known = seen_before.union(candidates)
@@ -156,17 +156,17 @@ class Search:
         anchors = (self.space.largest(), self.space.smallest(), *(a for a in self.anchors if self.space.contains(a)))
         return chain(anchors, ALGORITHMS["random"]().ask([], context))
 
-    def _within(self, proposed: Iterator[Architecture], feasible: Architecture, context: GenerationContext) -> Iterator[Architecture]:
-        """Yield the proposals that are within the static limits, and those that could be repaired."""
-        for candidate in proposed:
-            repaired = self.constraints.repaired(self.space, candidate, feasible, context.rng)
-            if repaired is not None:
-                yield repaired
-
     def _new_candidates(
-        self, proposed: Iterator[Architecture], seen: set[Architecture], skipped: frozenset[str], context: GenerationContext
+        self,
+        proposed: Iterator[Architecture],
+        seen: set[Architecture],
+        skipped: frozenset[str],
+        context: GenerationContext,
+        feasible: Architecture,
     ) -> Iterator[Architecture]:
         """Yield the first `population` new candidates; random samples if the algorithm proposes too few.
+
+        Proposals beyond a static limit are repaired by crossover with `feasible`, or left out.
 
         A candidate is new if it is not in `seen` and its id not in `skipped`, the candidates of generations that were not replayed.
 
@@ -175,8 +175,9 @@ class Search:
         """
         budget = DRAWS_PER_CANDIDATE * self.config.population
         remaining = self.config.population
-        for candidate in chain(islice(proposed, budget), islice(ALGORITHMS["random"]().ask([], context), budget)):
-            if candidate in seen or (skipped and candidate.id in skipped):
+        for proposal in chain(islice(proposed, budget), islice(ALGORITHMS["random"]().ask([], context), budget)):
+            candidate = self.constraints.repaired(self.space, proposal, feasible, context.rng)
+            if candidate is None or candidate in seen or (skipped and candidate.id in skipped):
                 continue
             seen.update(by_product_candidates(self.space, candidate))
             yield candidate
