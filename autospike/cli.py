@@ -43,7 +43,8 @@ app = typer.Typer(
 )
 
 ExperimentPath = Annotated[
-    Path, typer.Argument(metavar="EXPERIMENT", help="YAML file of the experiment, for example experiments/digits.yaml.")
+    Path,
+    typer.Argument(metavar="EXPERIMENT", help="YAML file of the experiment, or a name that `autospike list experiments` prints."),
 ]
 RunFolder = Annotated[Path, typer.Argument(metavar="RUN", help="Folder of a run that `autospike train` created.")]
 NewRunFolder = Annotated[
@@ -450,7 +451,7 @@ def describe(
         Path,
         typer.Argument(
             metavar="ARCHITECTURE-OR-SPACE",
-            help="A search space (YAML), an architecture (YAML or JSON), or a published name.",
+            help="A search space (YAML), an architecture (YAML or JSON), or the name of a search space or a published network.",
         ),
     ],
     image_size: Annotated[
@@ -467,6 +468,35 @@ def describe(
     from autospike.commands.describe import describe, input_shape
 
     describe(path, input_shape(path, image_size, channels, classes))
+
+
+class ListedKind(StrEnum):
+    """What has names."""
+
+    spaces = "spaces"
+    experiments = "experiments"
+    models = "models"
+    conventions = "conventions"
+
+
+@app.command(name="list")
+def list_names(
+    kind: Annotated[ListedKind, typer.Argument(metavar="KIND", help="spaces, experiments, models or conventions.")],
+) -> None:
+    """List the search spaces, experiments, published networks or energy conventions that have a name."""
+    from autospike.commands.listing import list_names
+
+    list_names(kind.value)
+
+
+@app.command()
+def init(
+    folder: Annotated[Path, typer.Argument(metavar="DIR", help="Folder to write experiment.yaml to; created if missing.")],
+) -> None:
+    """Write a commented experiment to start from."""
+    from autospike.commands.init import init
+
+    init(folder)
 
 
 @app.command()
@@ -493,11 +523,11 @@ def main() -> None:
     prepare_process()
     with interruptible() as received:
         try:
-            code = app(standalone_mode=False)
+            code = app(standalone_mode=False, prog_name="autospike")
         except UserError as error:
             _fail(str(error))
         except Interrupted as interruption:
-            _fail(str(interruption), interruption.exit_code)
+            _end(str(interruption), interruption.exit_code)
         except KeyboardInterrupt:
             code = INTERRUPTED
         except OSError as error:  # a path that cannot be used, where no message of its own says so
@@ -505,12 +535,12 @@ def main() -> None:
             _fail(f"{where}: {error.strerror or error}; check the path and its permissions")
         except Exception as error:
             if received.number:  # an error that the signal has caused
-                _fail(INTERRUPTION, received.exit_code)
+                _end(INTERRUPTION, received.exit_code)
             if _lacks_memory(error):
                 _fail("not enough memory for networks, images and batches of these sizes; reduce them")
             _fail_by_parser(error)
         if code == INTERRUPTED:
-            _fail(INTERRUPTION, received.exit_code if received.number else INTERRUPTED)
+            _end(INTERRUPTION, received.exit_code if received.number else INTERRUPTED)
         sys.exit(code or 0)
 
 
@@ -520,7 +550,9 @@ def _fail_by_parser(error: Exception) -> None:
         raise error
     if not error.format_message():  # no arguments: the parser has printed the help
         sys.exit(2)
-    _fail(f"{error.format_message()} See: autospike --help")
+    context = getattr(error, "ctx", None)
+    command = context.command_path if context is not None and context.parent is not None else "autospike"
+    _fail(f"{error.format_message()} See: {command} --help")
 
 
 def _lacks_memory(error: Exception) -> bool:
@@ -529,7 +561,11 @@ def _lacks_memory(error: Exception) -> bool:
     return isinstance(error, MemoryError) or (isinstance(error, RuntimeError) and any(text in str(error) for text in known))
 
 
-def _fail(message: str, code: int = 2) -> None:
-    text = Text.assemble(("error:", "bold red"), " ", one_line(message))
-    Console(stderr=True, soft_wrap=True, highlight=False).print(text)
+def _fail(message: str) -> None:
+    _end(Text.assemble(("error:", "bold red"), " ", one_line(message)), 2)
+
+
+def _end(message: str | Text, code: int) -> None:
+    """Print the last line on standard error, and exit."""
+    Console(stderr=True, soft_wrap=True, highlight=False).print(message)
     sys.exit(code)

@@ -31,7 +31,7 @@ from importlib.metadata import version
 from pathlib import Path
 
 from autospike import files
-from autospike.config import Experiment, continued, load_experiment, narrowing_overrides, with_normalisation, with_start
+from autospike.config import Experiment, continued, narrowing_overrides, with_normalisation, with_start
 from autospike.errors import UserError
 from autospike.lock import locked
 from autospike.machine import processor_name
@@ -83,10 +83,10 @@ class RunDirectory:
         Raises:
             UserError: The experiment is invalid, or the folder has a run of a different one.
         """
-        experiment = load_experiment(experiment_path, overrides)
+        experiment = Experiment.load(experiment_path, overrides)
         run = cls(folder=folder, experiment=experiment)
         if run.has_checkpoint:
-            experiment = load_experiment(experiment_path, (*_older_settings(folder), *overrides))
+            experiment = Experiment.load(experiment_path, (*_older_settings(folder), *overrides))
             existing = load_stored_experiment(folder, _older_settings(folder))
             if experiment.training.start_from is None:
                 experiment = with_start(experiment, existing.training.start_from)
@@ -114,7 +114,7 @@ class RunDirectory:
         older = _older_settings(folder)
         existing = load_stored_experiment(folder, older)
         if cls(folder=folder, experiment=existing).has_checkpoint:
-            overrides = narrowing_overrides(existing, overrides)
+            overrides = narrowing_overrides(existing.space, overrides)
         changed = load_stored_experiment(folder, (*older, *overrides))
         return cls(folder=folder, experiment=continued(existing, changed, source=str(folder)))
 
@@ -301,7 +301,7 @@ def load_stored_experiment(folder: Path, overrides: Sequence[str] = ()) -> Exper
             f"{path}: cut off or edited, its content does not have the digest of its first line; restore it, or, if it is "
             "complete, delete that line (--set changes a field)"
         )
-    return load_experiment(path, overrides)
+    return Experiment.load(path, overrides, folder=Path.cwd())
 
 
 def _environment(seed: int) -> dict[str, object]:

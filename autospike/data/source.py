@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
-from autospike.config import DataConfig, Experiment, load_experiment
+from autospike.config import DataConfig, Experiment
 from autospike.data.images import FRAME_FILES, IMAGE_FILES, Images, load_images
 from autospike.errors import UserError
 from autospike.run_directory import RunDirectory
@@ -38,7 +38,7 @@ def open_images(source: str, *, image_size: int) -> Images:
             run.check_data(images.fingerprint)
         return images
     if path.suffix in (".yaml", ".yml"):
-        return _open_experiment_data(load_experiment(path), image_size)
+        return _open_experiment_data(Experiment.load(path), image_size)
     if source in EMBEDDED:
         return load_images(DataConfig.model_validate({"name": source, "image_size": image_size}), seed=0)
     if not path.is_dir():

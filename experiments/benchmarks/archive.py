@@ -17,7 +17,7 @@ from pathlib import Path
 
 from measuring import Result
 
-from autospike.config import load_experiment
+from autospike.config import Experiment
 from autospike.energy.conventions import EXACT, MJ_PER_PJ
 from autospike.energy.counts import LayerCount, to_rows
 from autospike.measurement import Measurement
@@ -81,7 +81,7 @@ def synthetic_run(folder: Path, rows: int) -> RunDirectory:
     """
     overrides = [f"search.generations={GENERATIONS}", f"search.population={rows // GENERATIONS // 3}"]
     overrides += ["space.stages.0.depth=[1, 2, 3, 4]"]
-    run = RunDirectory(folder=folder, experiment=load_experiment(EXPERIMENT, overrides))
+    run = RunDirectory(folder=folder, experiment=Experiment.load(EXPERIMENT, overrides))
     run.save()
     counts = _counts()
     reference = {"search_accuracy": 0.9, "layers": to_rows(counts)}
