@@ -12,12 +12,16 @@ Three values follow from each other:
 
 from __future__ import annotations
 
+import importlib
+import math
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
-from autospike.energy.conventions import Convention, Energy, energy
+from autospike.energy.conventions import UJ_PER_MJ, Convention, Energy, convention_of, energy
 from autospike.energy.counts import LayerCount
+from autospike.errors import UserError, quoted
 from autospike.space.architecture import Architecture
+from autospike.space.costs import BYTES_PER_KB, BYTES_PER_VALUE
 from autospike.statistics import Interval, wilson_interval
 
 
@@ -101,11 +105,55 @@ class Objective:
     maximise: bool = False
 
 
+def _dense_macs(evaluation: Evaluation) -> float:
+    """Dense multiply-accumulates of one image over all time steps, with linear layers fused or not as the convention says."""
+    convention = convention_of(evaluation.energy.convention)
+    return sum(count.macs * count.time_steps for count in evaluation.measurement.counts if convention.includes(count))
+
+
 OBJECTIVES: dict[str, Objective] = {
     "accuracy": Objective(value=lambda e: e.measurement.accuracy, maximise=True),
     "energy_mj": Objective(value=lambda e: e.energy.energy_mj),
     "params": Objective(value=lambda e: e.measurement.params),
     "time_steps": Objective(value=lambda e: e.measurement.architecture.time_steps),
     "acs": Objective(value=lambda e: e.energy.acs),
+    "macs": Objective(value=lambda e: e.energy.macs),
+    "dense_macs": Objective(value=lambda e: _dense_macs(e)),
+    "energy_uj": Objective(value=lambda e: e.energy.energy_mj * UJ_PER_MJ),
+    "weights_kb": Objective(value=lambda e: e.measurement.params * BYTES_PER_VALUE / BYTES_PER_KB),
 }
 """Objectives by the name that the configuration field `search.objectives` uses."""
+
+
+def objective_of(name: str) -> Objective:
+    """Return an objective.
+
+    Args:
+        name: A key of `OBJECTIVES`, or `module:function` for a function of an `Evaluation` that is minimised.
+
+    Raises:
+        ValueError: There is no such objective, or the function cannot be imported.
+    """
+    if name in OBJECTIVES:
+        return OBJECTIVES[name]
+    module, colon, function = name.partition(":")
+    if not colon or not module or not function:
+        raise ValueError(f"choose from {', '.join(OBJECTIVES)}, or give your own function as module:function; got {name}")
+    try:
+        value = getattr(importlib.import_module(module), function)
+    except Exception as error:
+        raise ValueError(f"{name} cannot be imported ({type(error).__name__}: {error}); is its folder in PYTHONPATH?") from None
+    if not callable(value):
+        raise ValueError(f"{name} is no function")
+    return Objective(value=lambda evaluation: _number(name, value(evaluation)))
+
+
+def _number(name: str, value: object) -> float:
+    """Return the value of a function of the user.
+
+    Raises:
+        UserError: It is no finite number.
+    """
+    if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
+        raise UserError(f"search.objectives: {name} must return a finite number, got {quoted(value)}")
+    return float(value)

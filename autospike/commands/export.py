@@ -15,6 +15,7 @@ from autospike.measurement import Evaluation
 from autospike.model_folder import check_replaceable, complete_report, final_measurement, write_report, write_run_model
 from autospike.models.contract import SpikingModel
 from autospike.report import comparison
+from autospike.report.test_split import EVENT, HeldOutUses
 from autospike.run_directory import RunDirectory
 from autospike.searching.archive import Archive
 from autospike.searching.selection import pick_archived
@@ -51,10 +52,14 @@ def export(run: RunDirectory, out: Path) -> None:
         files.check_writable(out, "--out")
         with locked(out, "autospike export"), working(f"measure {architecture.id} and the reference network on the test split"):
             report = _write_and_measure(run, setup, selected, fine_tuning, out)
-            report |= {"supernet": _supernet_quality(run, setup, protocol), "provenance": provenance}
+            uses = HeldOutUses.of(run).with_export(architecture.id)
+            report |= {"supernet": _supernet_quality(run, setup, protocol), "test_split": uses.to_json(), "provenance": provenance}
             write_report(out, report)
         _log(run, "exported", architecture_id=architecture.id, folder=str(out))
     _show(report, out)
+    warning = HeldOutUses.of(run).warning()
+    if warning is not None:
+        note(warning)
 
 
 def _log(run: RunDirectory, event: str, **details: object) -> None:
@@ -118,7 +123,8 @@ def _write_and_measure(
     weights = max(accuracies, key=lambda way: accuracies[way])  # the inherited ones if both are equal
     reference_model = _trained_alone(setup, reference, run.baseline) if reference else None
     check_replaceable(out)
-    _log(run, "test split opened", images=len(setup.images.splits["test"]))
+    tested = [architecture.id for architecture in (measurement.architecture, reference) if architecture]
+    _log(run, EVENT, images=len(setup.images.splits["test"]), command="export", architecture_ids=tested)
     write_run_model(setup, models[weights], out)
     test = held_out_batches(setup)
     measured = {way: final_measurement(run, model, test) for way, model in models.items()}

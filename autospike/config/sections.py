@@ -14,7 +14,7 @@ from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Fie
 
 from autospike.energy.conventions import DEFAULT, Convention, convention_of
 from autospike.errors import UserError, quoted
-from autospike.measurement import OBJECTIVES
+from autospike.measurement import OBJECTIVES, objective_of
 
 # Upper bounds of counts. They are far above every sensible value: a larger number is a mistake, which would otherwise end in a
 # hang or in memory that cannot be allocated.
@@ -346,13 +346,16 @@ class ConstraintsConfig(Section):
 class SearchConfig(Section):
     """Search algorithm and its operators."""
 
-    algorithm: Literal["nsga2", "aeb", "random"] = "nsga2"
-    """`nsga2` is NSGA-II over `objectives`, `aeb` the evolution on F_AEB of Auto-Spikformer, `random` uniform sampling.
+    algorithm: Literal["nsga2", "nsga3", "aeb", "random"] = "nsga2"
+    """`nsga2` is NSGA-II over `objectives`, `nsga3` is NSGA-III, which is meant for more than two.
 
-    With `aeb`, by-product candidates compete as well.
+    `aeb` is the evolution on F_AEB of Auto-Spikformer, `random` uniform sampling. With `aeb`, by-product candidates compete as well.
     """
     objectives: tuple[Text, ...] = ("accuracy", "energy_mj")
-    """Objectives of NSGA-II: one or more different keys of `autospike.measurement.OBJECTIVES`."""
+    """Objectives of NSGA-II and NSGA-III: one or more different keys of `autospike.measurement.OBJECTIVES`, or `module:function`.
+
+    A function of your own is called with the `Evaluation` of a candidate and returns a number, of which smaller values are better.
+    """
     population: Annotated[int, Field(ge=4, le=100_000)] = 50
     """Candidates per generation; Auto-Spikformer's value."""
     generations: Annotated[int, Field(ge=1, le=100_000)] = 20
@@ -420,8 +423,10 @@ class SearchConfig(Section):
     @field_validator("objectives")
     @classmethod
     def _check_objectives(cls, names: tuple[str, ...]) -> tuple[str, ...]:
-        if not names or len(set(names)) < len(names) or not set(names) <= OBJECTIVES.keys():
+        if not names or len(set(names)) < len(names):
             raise ValueError(f"choose different ones from {', '.join(OBJECTIVES)}; got {', '.join(names) or 'none'}")
+        for name in names:
+            objective_of(name)
         return names
 
 

@@ -6,6 +6,7 @@ generation depends only on the population and on (seed, generation).
 
 from __future__ import annotations
 
+import math
 import random
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -169,6 +170,48 @@ class NSGA2:
         return survivors
 
 
+class NSGA3(NSGA2):
+    """NSGA-III (Deb and Jain, IEEE TEVC 18(4), 2014) for more than two objectives.
+
+    Survivors of the last front are selected by reference points, at most `population` of them, uniformly on a plane. Parents are
+    selected by tournament on constrained domination alone, ties at random, because there is no crowding distance.
+    """
+
+    def ask(self, population: list[Individual], context: GenerationContext) -> Iterator[Architecture]:
+        """Yield children of pairs of parents by the configured crossover."""
+        cross = CROSSOVERS[context.config.crossover]
+        while True:
+            mother, father = (_winner(population, context.rng) for _ in range(2))
+            yield cross(context.space, mother.architecture, father.architecture, context.rng, context.config)
+
+    def tell(self, population: list[Individual], offspring: list[Individual], context: GenerationContext) -> list[Individual]:
+        """Return `population` individuals by rank and reference points."""
+        together, size = population + offspring, context.config.population
+        if len(together) <= size:
+            return together
+        objectives = len(together[0].fitness.wvalues)
+        with global_random(*context.key, "niching"):
+            points = tools.uniform_reference_points(objectives, _divisions(objectives, size))
+            survivors: list[Individual] = tools.selNSGA3(together, size, points, nd="standard")
+        return survivors
+
+
+def _winner(population: list[Individual], rng: random.Random) -> Individual:
+    """The dominating one of two random individuals; the first if neither dominates."""
+    first, second = rng.choice(population), rng.choice(population)
+    return second if second.fitness.dominates(first.fitness) else first
+
+
+def _divisions(objectives: int, population: int) -> int:
+    """Largest number of divisions of an axis that gives at most `population` reference points, at least 1."""
+    if objectives == 1:
+        return 1
+    divisions = 1
+    while math.comb(objectives + divisions, divisions + 1) <= population:
+        divisions += 1
+    return divisions
+
+
 def _pairs(population: list[Individual], context: GenerationContext) -> list[tuple[Individual, Individual]]:
     """Select pairs of parents by tournament, or at random from fewer than the four individuals that DEAP's tournament needs."""
     if len(population) < 4:
@@ -197,4 +240,4 @@ class AEB:
         return ranked[: context.config.parents]
 
 
-ALGORITHMS: dict[str, Callable[[], Algorithm]] = {"nsga2": NSGA2, "aeb": AEB, "random": RandomSearch}
+ALGORITHMS: dict[str, Callable[[], Algorithm]] = {"nsga2": NSGA2, "nsga3": NSGA3, "aeb": AEB, "random": RandomSearch}

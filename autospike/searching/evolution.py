@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from itertools import chain, islice
 
 from autospike.config import SearchConfig
-from autospike.measurement import OBJECTIVES, Evaluation, Measurement
+from autospike.measurement import Evaluation, Measurement, objective_of
 from autospike.randomness import keyed
 from autospike.searching.algorithms import ALGORITHMS, GenerationContext, Individual, fitness_of
 from autospike.searching.archive import Archive
@@ -127,7 +127,7 @@ class Search:
         return self.config.generations
 
     def _individual(self, evaluation: Evaluation) -> Individual:
-        objectives = [OBJECTIVES[name] for name in self.config.objectives]
+        objectives = [objective_of(name) for name in self.config.objectives]
         values, directions = [o.value(evaluation) for o in objectives], [o.maximise for o in objectives]
         fitness = fitness_of(values, directions, violation=self.constraints.violation(evaluation))
         return Individual(architecture=evaluation.measurement.architecture, f_aeb=evaluation.f_aeb, fitness=fitness)
