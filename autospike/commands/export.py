@@ -1,8 +1,10 @@
-"""`autospike export`: select a candidate, write it as a timm model, and measure it on the test split."""
+"""`autospike export`: select a candidate, write it as a timm model and in other formats, and measure it on the test split."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
@@ -10,6 +12,8 @@ from autospike import files
 from autospike.console import note, table, working
 from autospike.evaluation.setup import calibrated_subnet, held_out_batches, open_for_measurement, protocol_id
 from autospike.evaluation.trained_alone import read_measurement
+from autospike.exporting import completion
+from autospike.exporting.variants import VariantName
 from autospike.lock import locked
 from autospike.measurement import Evaluation
 from autospike.model_folder import check_replaceable, complete_report, final_measurement, write_report, write_run_model
@@ -27,7 +31,13 @@ from autospike.training.setup import Setup, load_trained_supernet
 Weights = Literal["inherited", "fine-tuned"]
 
 
-def export(run: RunDirectory, out: Path) -> None:
+def export(
+    run: RunDirectory,
+    out: Path,
+    formats: Sequence[str] = (),
+    variants: Sequence[VariantName] = ("exact",),
+    push: str | None = None,
+) -> None:
     """Export the candidate that `export.pick` selects, unless the folder holds the same export already.
 
     If `autospike run` has fine-tuned the candidate, the weights with the higher accuracy on the search split are exported.
@@ -35,9 +45,12 @@ def export(run: RunDirectory, out: Path) -> None:
     Args:
         run: The run.
         out: The folder to write to.
+        formats: Names of formats besides timm's, of `autospike.exporting.formats.FORMATS`.
+        variants: The variants of the model that are written in these formats, and measured.
+        push: Name OWNER/NAME of a repository on Hugging Face to upload the folder to; None for no upload.
 
     Raises:
-        UserError: Nothing was trained or searched yet, or no candidate fits `export.pick`.
+        UserError: Nothing was trained or searched yet, no candidate fits `export.pick`, or a format cannot express the model.
     """
     setup, config = open_for_measurement(run), run.experiment.export
     protocol = protocol_id(setup, run.supernet)
@@ -60,6 +73,9 @@ def export(run: RunDirectory, out: Path) -> None:
     warning = HeldOutUses.of(run).warning()
     if warning is not None:
         note(warning)
+    completion.complete(run, setup, out, report, formats, variants, partial(_log, run))
+    if push is not None:
+        completion.push(out, push)
 
 
 def _log(run: RunDirectory, event: str, **details: object) -> None:

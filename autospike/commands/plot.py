@@ -15,6 +15,8 @@ from autospike.energy.conventions import Convention
 from autospike.errors import UserError
 from autospike.report import figures, tables
 from autospike.report.figures import Curve, Point
+from autospike.report.html.data import page_data
+from autospike.report.html.page import page
 from autospike.report.measured_networks import reference_curve, single
 from autospike.run_directory import RunDirectory
 from autospike.searching.archive import Archive
@@ -40,6 +42,7 @@ def plot(run: RunDirectory, convention: Convention | None = None, out: Path | No
         report = replace(report, folder=out)
     files.check_writable(report.folder, "--out")
     report.write()
+    files.write_text(report.folder / "report.html", page(page_data(run)))
     if report.damage is not None:
         note(f"plot: {report.damage}")
     on_front = int(report.candidates["on_front"].sum())

@@ -269,7 +269,7 @@ def _values(
         levels.setdefault(name, {}).update(dict.fromkeys(_levels(found.gene)))
         if found.gene.size > 1:
             position = path[1:4:2] if path[2:3] == ("blocks",) else "time_steps" if path == ("time_steps",) else ""
-            by_position[position].append((name, _level(found.gene, found.value)))
+            by_position[position].append((name, level(found.gene, found.value)))
     return {part: by_position[part[0]] for part in parts}
 
 
@@ -300,8 +300,13 @@ def _text(value: str | float) -> str:
     return value if isinstance(value, str) else f"{value:g}"
 
 
-def _level(gene: Choice | Range, value: Any) -> str:
-    """Name of a value, or of the interval that contains it."""
+def level(gene: Choice | Range, value: Any) -> str:
+    """Return the name of a value, or of the interval that contains it.
+
+    Args:
+        gene: The gene.
+        value: One of its values.
+    """
     if isinstance(gene, Choice):
         return _text(value)
     interval = int((value - gene.low) / (gene.high - gene.low) * BINS)

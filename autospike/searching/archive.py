@@ -15,7 +15,7 @@ import re
 import sqlite3
 import zlib
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
@@ -322,6 +322,15 @@ class Archive:
             while len(generations) <= generation:
                 generations.append([])
             generations[generation].append(architecture_id)
+        return found
+
+    def algorithms(self) -> dict[str, str]:
+        """Return the name of the algorithm of each search of this protocol, by the id of the search."""
+        rows = self._read("SELECT search_id, settings FROM searches WHERE protocol_id = ?", self.protocol_id)
+        found: dict[str, str] = {}
+        for search_id, settings in rows:
+            with suppress(ValueError, AttributeError):
+                found[search_id] = str(json.loads(settings).get("algorithm", ""))
         return found
 
     def store_population(self, search_id: str, generation: int, population: Sequence[tuple[str, float | None]]) -> None:
