@@ -531,6 +531,42 @@ def describe(
     describe(path, input_shape(path, image_size, channels, classes))
 
 
+@app.command()
+def profile(
+    path: Annotated[
+        Path,
+        typer.Argument(metavar="SPACE|EXPERIMENT|RUN", help="A search space or an experiment (YAML or the name of one), or a run."),
+    ],
+    max_params: MaxParams = None,
+    max_time_steps: MaxTimeSteps = None,
+    max_macs: MaxMacs = None,
+    max_weights_kb: MaxWeights = None,
+    max_activations_kb: MaxActivations = None,
+    max_fan_in: MaxFanIn = None,
+    image_size: Annotated[
+        int | None, typer.Option(min=1, max=4096, help="Height and width in pixels. Default: of the experiment, or 32.")
+    ] = None,
+    channels: Annotated[
+        int | None, typer.Option(min=1, max=1024, help="Channels of the images. Default: of the run, or 3.")
+    ] = None,
+    classes: Annotated[
+        int | None, typer.Option(min=1, max=1_000_000, help="Number of classes. Default: of the run, or 10.")
+    ] = None,
+) -> None:
+    """Print the size of a space, costs of its smallest, middle and largest subnet, and the share of the space within limits."""
+    from autospike.commands.profile import profile
+
+    limits = {
+        "max_params": max_params,
+        "max_time_steps": max_time_steps,
+        "max_macs": max_macs,
+        "max_weights_kb": max_weights_kb,
+        "max_activations_kb": max_activations_kb,
+        "max_fan_in": max_fan_in,
+    }
+    profile(path, limits, image_size=image_size, channels=channels, classes=classes)
+
+
 class ListedKind(StrEnum):
     """What has names."""
 

@@ -349,7 +349,9 @@ class SearchConfig(Section):
     algorithm: Literal["nsga2", "nsga3", "aeb", "random"] = "nsga2"
     """`nsga2` is NSGA-II over `objectives`, `nsga3` is NSGA-III, which is meant for more than two.
 
-    `aeb` is the evolution on F_AEB of Auto-Spikformer, `random` uniform sampling. With `aeb`, by-product candidates compete as well.
+    `aeb` is the evolution on F_AEB of Auto-Spikformer, `random` uniform sampling.
+
+    With `aeb`, by-product candidates compete as well.
     """
     objectives: tuple[Text, ...] = ("accuracy", "energy_mj")
     """Objectives of NSGA-II and NSGA-III: one or more different keys of `autospike.measurement.OBJECTIVES`, or `module:function`.
