@@ -148,9 +148,11 @@ def train(
 ) -> None:
     """Train the supernet and the reference network."""
     from autospike.commands.train import train
+    from autospike.config import Experiment
     from autospike.run_directory import RunDirectory
 
-    train(RunDirectory.start(experiment, run, [*(overrides or []), *_starting(start_from)]))
+    chosen = Experiment.load(experiment, [*(overrides or []), *_starting(start_from)])
+    train(RunDirectory.start(chosen, run))
 
 
 @app.command()
@@ -445,6 +447,7 @@ def run_all(
     from autospike.commands.plot import plot
     from autospike.commands.search import search
     from autospike.commands.train import train
+    from autospike.config import Experiment
     from autospike.run_directory import RunDirectory
 
     where = _executing(executor, workers=workers, address=address, gpus_per_worker=gpus_per_worker)
@@ -452,10 +455,10 @@ def run_all(
     budget_s = parse_duration(budget) if budget else None
     clock = Clock.read(run, budget_s)
     chosen = [*(overrides or []), *where, *reference, *_starting(start_from)]
-    started = RunDirectory.start(experiment, run, [*chosen, *(clock.overrides() if clock else [])])
+    started = RunDirectory.start(Experiment.load(experiment, [*chosen, *(clock.overrides() if clock else [])]), run)
     if clock is None and budget_s is not None:
         clock = fit(started, budget_s, fine_tune=not no_fine_tune, begun=STARTED)
-        started = RunDirectory.start(experiment, run, [*chosen, *clock.overrides()])
+        started = RunDirectory.start(Experiment.load(experiment, [*chosen, *clock.overrides()]), run)
     elif not started.has_checkpoint:
         estimate(started, fine_tune=not no_fine_tune)
     if dry_run:
@@ -565,6 +568,21 @@ def profile(
         "max_fan_in": max_fan_in,
     }
     profile(path, limits, image_size=image_size, channels=channels, classes=classes)
+
+
+@app.command(name="check-data")
+def check_data(
+    experiment: ExperimentPath,
+    out: Annotated[
+        Path, typer.Option(help="PNG file with samples and their classes. Default: data-check.png in the current folder.")
+    ] = Path("data-check.png"),
+    overrides: Overrides = None,
+) -> None:
+    """Read all data of an experiment once; print classes, sizes, modes, values and every problem."""
+    from autospike.commands.check_data import check_data
+    from autospike.config import Experiment
+
+    check_data(Experiment.load(experiment, overrides or []), out)
 
 
 class ListedKind(StrEnum):

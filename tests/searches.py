@@ -8,6 +8,7 @@ from typing import Any
 from builders import analytic
 
 from autospike.config import SearchConfig
+from autospike.events import CandidateEvent
 from autospike.measurement import Evaluation, Measurement
 from autospike.searching.archive import Archive
 from autospike.searching.constraints import Constraints
@@ -83,7 +84,7 @@ def make_search(
         archive=archive,
         config=config,
         seed=seed,
-        on_evaluation=on_evaluation,
+        on_event=lambda event: on_evaluation(event.evaluation) if isinstance(event, CandidateEvent) else None,
         on_resume=on_resume,
         constraints=constraints,
         reference=reference,

@@ -49,6 +49,9 @@ STATIC_LIMITS: dict[str, StaticLimit] = {
 }
 """Limits on costs, by the field of `search.constraints`."""
 
+# Limits on costs that do not include the decoder of a dense task.
+WITHOUT_DECODER = ("max_macs", "max_activations_kb", "max_fan_in")
+
 # Crossovers with a feasible architecture before an infeasible candidate is given up. Each halves its distance on average.
 REPAIRS = 8
 
@@ -91,10 +94,15 @@ class Constraints:
         """Return the costs of an architecture.
 
         Raises:
-            UserError: The input size is unknown.
+            UserError: The input size is unknown, or a limited cost is not known for a network with a decoder.
         """
         if self.shape is None:
             raise UserError(f"search.constraints.{next(iter(self.static))}: the run has no input size; run: autospike search RUN")
+        unknown = [name for name in WITHOUT_DECODER if name in self.static] if architecture.decoder is not None else []
+        if unknown:
+            raise UserError(
+                f"search.constraints.{unknown[0]}: not known before measuring for networks with a decoder; leave it out"
+            )
         return costs(architecture, self.shape, fused=self.fused)
 
     def static_violation(self, architecture: Architecture) -> float:

@@ -1,4 +1,7 @@
-"""Costs of an architecture that follow from its genes by arithmetic: nothing is built, trained or measured."""
+"""Costs of an architecture that follow from its genes by arithmetic: nothing is built, trained or measured.
+
+The decoder of a dense task is part of the number of parameters only.
+"""
 
 from __future__ import annotations
 
@@ -113,7 +116,8 @@ def _layers(architecture: Architecture, shape: InputShape) -> Iterator[_Layer]:
         for block in stage.blocks:
             yield from _token_layers(block, positions=size * size, width=width, membrane=membrane)
             yield from _channel_layers(stage, block, positions=size * size, membrane=membrane)
-    for _ in range(2 if architecture.distilled else 1):
+    heads = 0 if architecture.decoder is not None else 2 if architecture.distilled else 1
+    for _ in range(heads):
         yield _dense(1, width, shape.classes, held=0)
 
 

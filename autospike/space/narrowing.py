@@ -56,6 +56,8 @@ def check_narrower(narrowed: SearchSpace, space: SearchSpace, *, source: str) ->
 
 def _difference(part: Any, whole: Any, path: str) -> str | None:
     """The first gene of a part that the whole does not contain, in words; None if there is none."""
+    if part is None or whole is None:
+        return None if part == whole else f"{path.lstrip('.')}: {part}, but the supernet was trained with {whole}"
     if isinstance(whole, Choice | Range):
         return _outside(part, whole, path)
     if isinstance(whole, tuple):

@@ -143,7 +143,6 @@ def _searched(space: SearchSpace, measured: Table, config: SearchConfig, seed: i
         archive=archive,
         config=config,
         seed=seed,
-        on_evaluation=lambda _evaluation: None,
         should_stop=lambda: len(lookup.order) >= enough,
     ).run()
     archive.close()
