@@ -30,6 +30,8 @@ from autospike.randomness import keyed
 from autospike.report import figures
 from autospike.report.energy import bar_energies, by_convention, by_layer, by_time_steps, microjoules
 from autospike.report.tables import WITHOUT, for_readers, to_csv
+from autospike.report.test_split import log_opening
+from autospike.run_directory import RunDirectory
 from autospike.space.published import PUBLISHED, similar_networks
 from autospike.statistics import jackknife_interval, wilson_interval
 
@@ -87,6 +89,8 @@ def energy(request: EnergyRequest) -> None:
     labels = class_indices(exported.classes, images.classes, request.class_map) if trained else None
     _check_data(exported, images, request, trained=trained, knows_classes=labels is not None)
     overview.show(images, exported.input_spec.image_size)
+    if request.split == "test":
+        _log_test_split(source, request, exported)
     with working(f"run {request.images} images through {request.model}"):
         if not trained:
             _calibrate(exported, images)
@@ -103,6 +107,17 @@ def energy(request: EnergyRequest) -> None:
             f"untrained: weights are random, normalisation is calibrated on {CALIBRATION_IMAGES} images; only the dense MACs are "
             f"meaningful, {short(report.dense_macs)} per time step"
         )
+
+
+def _log_test_split(source: str, request: EnergyRequest, exported: ExportedModel) -> None:
+    """Log that the test split of a run is opened, if the data are those of a run that may be written to."""
+    if not (Path(source) / "experiment.yaml").exists():
+        return
+    run = RunDirectory.resume(Path(source))
+    if run.is_writable:
+        log_opening(run, command="energy", images=request.images, architecture_ids=[exported.model.architecture.id])
+    else:
+        note(f"energy: test split opened; not in the log, {run.folder} is read-only")
 
 
 def _find_model(model: Path) -> tuple[Path, bool]:

@@ -17,6 +17,7 @@ from dataclasses import dataclass
 from itertools import pairwise
 from typing import Literal, Protocol
 
+from autospike.space.embedding_layers import EmbeddingLayers, downsampling, one_convolution_layer, patch_embedding, patch_splitting
 from autospike.space.limits import MAX_STAGES, check_at_most
 
 Shortcut = Literal["sew", "membrane", "vanilla"]
@@ -98,6 +99,7 @@ class FamilyRules:
         width_multiple: Every `embed_dim` must be a multiple of this.
         embedding_parameters: Number of parameters of an embedding, so that networks that are too large are rejected before they are
             built.
+        embedding_layers: Convolutions of an embedding, so that costs are known before a network is built.
     """
 
     model: str
@@ -110,6 +112,7 @@ class FamilyRules:
     compact: bool = False
     width_multiple: int = 1
     embedding_parameters: EmbeddingParameters = one_convolution
+    embedding_layers: EmbeddingLayers = one_convolution_layer
 
 
 FAMILIES: dict[str, FamilyRules] = {
@@ -120,6 +123,7 @@ FAMILIES: dict[str, FamilyRules] = {
         first_strides=(1, 2, 4, 8, 16),
         width_multiple=8,
         embedding_parameters=_patch_splitting,
+        embedding_layers=patch_splitting,
     ),
     "spike_driven": FamilyRules(
         model="autospike.models.spike_driven:SpikeDrivenTransformer",
@@ -128,6 +132,7 @@ FAMILIES: dict[str, FamilyRules] = {
         first_strides=(1, 2, 4, 8, 16),
         width_multiple=8,
         embedding_parameters=_patch_splitting,
+        embedding_layers=patch_splitting,
     ),
     "meta_spikeformer": FamilyRules(
         model="autospike.models.meta_spikeformer:MetaSpikeFormer",
@@ -138,6 +143,7 @@ FAMILIES: dict[str, FamilyRules] = {
         neuronless_first_embedding=("membrane",),
         first_feature=1,  # stride 4, the first feature map of the authors' detectors
         embedding_parameters=_downsampling,
+        embedding_layers=downsampling,
     ),
     "qkformer": FamilyRules(
         model="autospike.models.qkformer:QKFormer",
@@ -148,6 +154,7 @@ FAMILIES: dict[str, FamilyRules] = {
         compact=True,
         width_multiple=2,
         embedding_parameters=_patch_embedding,
+        embedding_layers=patch_embedding,
     ),
 }
 
