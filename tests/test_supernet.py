@@ -88,10 +88,34 @@ def all_groups(family: str) -> dict[str, Any]:
     return {"family": family, "time_steps": 3, "shortcut": list(shortcuts), "attention_scale": 0.5, "stages": [stage]}
 
 
+# Integer neurons, with more and fewer levels in every group.
+LEVELS = {
+    "family": "meta_spikeformer",
+    "time_steps": [1, 2],
+    "shortcut": ["membrane", "sew"],
+    "attention_scale": 0.5,
+    "stages": [
+        {
+            "embed_dim": 16,
+            "embedding": {"stride": 2, "neuron": {"levels": [1, 4]} if stage else {}},
+            "depth": 1,
+            "block": {
+                "token_mixer": ["sdsa_3", "sdsa_1"],
+                "num_heads": 2,
+                "mlp_ratio": 1,
+                "neuron": {"levels": [2, 4], "normalised": bool(stage), "v_threshold": 0.5},
+                "groups": {"q": {"levels": [1, 3]}, "attention": {"levels": [2, 4]}, "fc1": {"levels": [1, 5]}},
+            },
+        }
+        for stage in (0, 1)
+    ],
+}
+
 # Small spaces of each family that together vary every gene of the family.
 FREE_SPACES: dict[str, dict[str, Any]] = {
     **{family: all_sizes(family) for family in FAMILIES},
     **{f"{family}, neuron groups": all_groups(family) for family in FAMILIES},
+    "integer neurons": LEVELS,
 }
 
 

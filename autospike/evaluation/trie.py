@@ -49,7 +49,7 @@ def segments(architecture: Architecture) -> Iterator[Segment]:
                 yield Segment(name=f"stages.{i}.blocks.{j}.token", genes=mixing)
             channel = (block.channel_mixer, stage.hidden_features(block), *_neurons(block, [outer, inner]))
             yield Segment(name=f"stages.{i}.blocks.{j}.channel", genes=(*mixing, *channel))
-    yield Segment(name=HEAD, genes=())
+    yield Segment(name=HEAD, genes=(architecture.head_neuron,))
 
 
 def _fields_except(value: Any, *excluded: str) -> tuple[Any, ...]:

@@ -15,10 +15,6 @@ from autospike.nn.blocks import SpikingBlock
 from autospike.nn.neuron import LIF
 from autospike.nn.tracing import is_symbolic
 from autospike.space.architecture import Architecture, Stage
-from autospike.space.block import Neuron
-
-# The neurons before the head, where the stream is a membrane potential. They are not searched, as in all published networks.
-HEAD_NEURON = Neuron()
 
 
 class SpikingStage(nn.Module):
@@ -113,7 +109,7 @@ def mean_over_steps(logits: Tensor, at: Sequence[int]) -> Tensor:
 
 def head_neurons(architecture: Architecture) -> nn.Module:
     """Build the neurons before the head: LIF where the stream is a membrane potential, otherwise `nn.Identity`."""
-    return LIF(HEAD_NEURON) if architecture.shortcut == "membrane" else nn.Identity()
+    return LIF(architecture.head_neuron) if architecture.shortcut == "membrane" else nn.Identity()
 
 
 def untrained_head(architecture: Architecture, num_classes: int) -> nn.Module:

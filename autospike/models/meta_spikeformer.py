@@ -35,7 +35,9 @@ class Downsampling(nn.Module):
         super().__init__()
         membrane, lif = shortcut == "membrane", LIF(stage.embedding.neuron)
         self.before = lif if membrane and not first else nn.Identity()
-        self.conv = ConvNorm(in_channels, stage.embed_dim, kernel_size=7 if first else 3, stride=stage.embedding.stride, bias=True)
+        scale = lif.neuron.output_scale if membrane and not first else 1.0
+        size, stride = 7 if first else 3, stage.embedding.stride
+        self.conv = ConvNorm(in_channels, stage.embed_dim, kernel_size=size, stride=stride, bias=True, input_scale=scale)
         self.after = nn.Identity() if membrane else lif
 
     def forward(self, x: Tensor, time_steps: int | None = None) -> Tensor:

@@ -87,16 +87,18 @@ class SepConv(Mixer):
     Args:
         embed_dim: D.
         block: Parameters of the LIF layer.
+        input_scale: `Neuron.output_scale` of the neurons before the mixer; 1 for a stream.
 
     Shape: `[T, B, H, W, D]` to `[T, B, H, W, D]`.
     """
 
-    def __init__(self, embed_dim: int, block: Block) -> None:
+    def __init__(self, embed_dim: int, block: Block, *, input_scale: float = 1.0) -> None:
         super().__init__()
         hidden = SEPCONV_EXPANSION * embed_dim
-        self.expand = LinearNorm(embed_dim, hidden, bias=False)
+        self.expand = LinearNorm(embed_dim, hidden, bias=False, input_scale=input_scale)
         self.lif = LIF(block.neuron_of("sepconv"))
-        self.separable = SeparableConvNorm(hidden, embed_dim, kernel_size=SEPCONV_KERNEL_SIZE)
+        inner = self.lif.neuron.output_scale
+        self.separable = SeparableConvNorm(hidden, embed_dim, kernel_size=SEPCONV_KERNEL_SIZE, input_scale=inner)
 
     def hidden(self, x: Tensor, shared: SharedResults | None = None) -> Tensor:
         """Compute the spikes between the two layers."""
@@ -120,15 +122,16 @@ class MLP(Mixer):
         embed_dim: D.
         hidden_features: Width inside.
         block: Parameters of the LIF layer.
+        input_scale: `Neuron.output_scale` of the neurons before the mixer; 1 for a stream.
 
     Shape: `[T, B, H, W, D]` to `[T, B, H, W, D]`.
     """
 
-    def __init__(self, embed_dim: int, hidden_features: int, block: Block) -> None:
+    def __init__(self, embed_dim: int, hidden_features: int, block: Block, *, input_scale: float = 1.0) -> None:
         super().__init__()
-        self.fc1 = LinearNorm(embed_dim, hidden_features, bias=True)
+        self.fc1 = LinearNorm(embed_dim, hidden_features, bias=True, input_scale=input_scale)
         self.lif = LIF(block.neuron_of("fc1"))
-        self.fc2 = LinearNorm(hidden_features, embed_dim, bias=True)
+        self.fc2 = LinearNorm(hidden_features, embed_dim, bias=True, input_scale=self.lif.neuron.output_scale)
 
     def hidden(self, x: Tensor, shared: SharedResults | None = None) -> Tensor:
         """Compute the spikes between the two layers."""
@@ -152,15 +155,16 @@ class ChannelConv(Mixer):
         embed_dim: D.
         hidden_features: Width inside.
         block: Parameters of the LIF layer.
+        input_scale: `Neuron.output_scale` of the neurons before the mixer; 1 for a stream.
 
     Shape: `[T, B, H, W, D]` to `[T, B, H, W, D]`.
     """
 
-    def __init__(self, embed_dim: int, hidden_features: int, block: Block) -> None:
+    def __init__(self, embed_dim: int, hidden_features: int, block: Block, *, input_scale: float = 1.0) -> None:
         super().__init__()
-        self.conv1 = ConvNorm(embed_dim, hidden_features)
+        self.conv1 = ConvNorm(embed_dim, hidden_features, input_scale=input_scale)
         self.lif = LIF(block.neuron_of("fc1"))
-        self.conv2 = ConvNorm(hidden_features, embed_dim)
+        self.conv2 = ConvNorm(hidden_features, embed_dim, input_scale=self.lif.neuron.output_scale)
 
     def hidden(self, x: Tensor, shared: SharedResults | None = None) -> Tensor:
         """Compute the spikes between the two layers."""
@@ -204,18 +208,23 @@ def token_branch(architecture: Architecture, embed_dim: int, block: Block) -> nn
     """Return the first half of a block; `nn.Identity` in a block without a token mixer."""
     if block.token_mixer == "none":
         return nn.Identity()
-    neuron = block.neuron_of("token_input" if architecture.shortcut == "membrane" else "projection")
-    return Residual(_token_mixer(architecture, embed_dim, block), architecture.shortcut, neuron)
+    membrane = architecture.shortcut == "membrane"
+    neuron = block.neuron_of("token_input" if membrane else "projection")
+    mixer = _token_mixer(architecture, embed_dim, block, neuron.output_scale if membrane else 1.0)
+    return Residual(mixer, architecture.shortcut, neuron)
 
 
 def channel_branch(architecture: Architecture, embed_dim: int, hidden_features: int, block: Block) -> nn.Module:
     """Return the second half of a block."""
-    mixer: Mixer = {"mlp": MLP, "conv": ChannelConv}[block.channel_mixer](embed_dim, hidden_features, block)
-    neuron = block.neuron_of("channel_input" if architecture.shortcut == "membrane" else "fc2")
+    membrane = architecture.shortcut == "membrane"
+    neuron = block.neuron_of("channel_input" if membrane else "fc2")
+    kind = {"mlp": MLP, "conv": ChannelConv}[block.channel_mixer]
+    mixer: Mixer = kind(embed_dim, hidden_features, block, input_scale=neuron.output_scale if membrane else 1.0)
     return Residual(mixer, architecture.shortcut, neuron)
 
 
-def _token_mixer(architecture: Architecture, embed_dim: int, block: Block) -> Mixer:
+def _token_mixer(architecture: Architecture, embed_dim: int, block: Block, input_scale: float) -> Mixer:
     if block.token_mixer in OPERANDS:
-        return Attention(embed_dim, block, scale=architecture.attention_scale, qkv_bias=architecture.qkv_bias)
-    return SepConv(embed_dim, block)
+        scale, bias = architecture.attention_scale, architecture.qkv_bias
+        return Attention(embed_dim, block, scale=scale, qkv_bias=bias, input_scale=input_scale)
+    return SepConv(embed_dim, block, input_scale=input_scale)

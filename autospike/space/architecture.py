@@ -10,7 +10,7 @@ from __future__ import annotations
 import hashlib
 import json
 import math
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass, fields, is_dataclass, replace
 from functools import cached_property
 from typing import Any
 
@@ -29,6 +29,10 @@ from autospike.space.parameters import count_parameters
 
 # Defaults of the settings, the fields of an architecture that are never genes: those of Spikformer's ImageNet form.
 SETTING_DEFAULTS = {"qkv_bias": False, "attention_scale": 0.125, "compact_embedding": False, "distilled": False}
+
+# Fields that are left out of the JSON form where they have their default value, so that they do not change the ids of architectures
+# that were written before these fields existed.
+OMITTED_DEFAULTS: dict[type, tuple[str, ...]] = {Neuron: ("levels", "leak", "normalised")}
 
 # Fields that have the same value in a space and in all of its architectures.
 SETTINGS = ("family", *SETTING_DEFAULTS)
@@ -138,6 +142,15 @@ class Architecture:
         return sum(len(stage.blocks) for stage in self.stages)
 
     @property
+    def head_neuron(self) -> Neuron:
+        """Neuron before the head with membrane shortcuts: the default one with levels and leak of the last block.
+
+        It is not searched, as in all published networks.
+        """
+        last = self.stages[-1].blocks[-1].neuron_of("fc1")
+        return replace(Neuron(), levels=last.levels, leak=last.leak)
+
+    @property
     def stride(self) -> int:
         """Factor between the image's height or width and the last stage's."""
         return math.prod(stage.embedding.stride for stage in self.stages)
@@ -151,7 +164,7 @@ class Architecture:
         Returns:
             Nested dicts and lists of JSON values.
         """
-        canonical: dict[str, Any] = _without_none(asdict(self))
+        canonical: dict[str, Any] = _canonical(self)
         return {name: value for name, value in canonical.items() if SETTING_DEFAULTS.get(name) != value}
 
     def to_json(self) -> str:
@@ -221,12 +234,15 @@ def digest(value: object) -> str:
     return hashlib.sha256(canonical.encode()).hexdigest()[:12]
 
 
-def _without_none(value: Any) -> Any:
-    """Return nested dicts and lists without None and without dicts that are empty as a result."""
-    if isinstance(value, dict):
-        pruned = {key: _without_none(v) for key, v in value.items() if v is not None}
-        return {key: v for key, v in pruned.items() if v != {}}
-    return [_without_none(v) for v in value] if isinstance(value, tuple) else value
+def _canonical(value: Any) -> Any:
+    """Return a dataclass as nested dicts and lists, without None, `OMITTED_DEFAULTS` and dicts that are empty as a result."""
+    if not is_dataclass(value):
+        return [_canonical(v) for v in value] if isinstance(value, tuple) else value
+    omitted = OMITTED_DEFAULTS.get(type(value), ())
+    written = {f.name: v for f in fields(value) if (v := getattr(value, f.name)) is not None}
+    defaults = {f.name: f.default for f in fields(value) if f.name in omitted}
+    pruned = {name: _canonical(v) for name, v in written.items() if name not in defaults or v != defaults[name]}
+    return {name: v for name, v in pruned.items() if v != {}}
 
 
 def check_scale(attention_scale: float) -> None:

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from typing import Literal
 
 from pydantic import ConfigDict
 
 from autospike.errors import quoted
-from autospike.space.limits import MAX_EMBED_DIM, MAX_MLP_RATIO, MAX_NUMBER, MIN_THRESHOLD, check_at_most
+from autospike.space.limits import MAX_EMBED_DIM, MAX_LEVELS, MAX_MLP_RATIO, MAX_NUMBER, MIN_THRESHOLD, check_at_most
 from autospike.space.mixers import OPERANDS, WITH_HEADS
 
 TokenMixer = Literal["sdsa_1", "sdsa_1_dilated", "sdsa_2", "sdsa_3", "sdsa_4", "token_qk", "channel_qk", "sepconv", "none"]
@@ -22,7 +22,7 @@ CONDITIONAL_GENE_DEFAULTS = {"num_heads": 8, "qkv": "linear", "projection": "lin
 THRESHOLD_FACTORS = {"attention": 0.5}
 
 # Neuron parameters of all published networks. The largest and smallest architecture of a space have the choices nearest to them.
-PUBLISHED_NEURON = {"v_threshold": 1.0, "tau": 2.0}
+PUBLISHED_NEURON = {"v_threshold": 1.0, "tau": 2.0, "levels": 1}
 
 STRICT = ConfigDict(extra="forbid", strict=True)
 
@@ -44,21 +44,38 @@ class Neuron:
     In each time step the membrane potential v integrates the input x: `h = v + (x - v) / tau`. The neuron emits a spike where
     `h >= v_threshold`, and resets to v = 0 there.
 
+    With `levels` D > 1 it is an integer neuron: `h = v - v / tau + x`, it emits `s = round(clip(h / v_threshold, 0, D))`, and
+    `v = h - s * v_threshold`. D virtual time steps of s binary spikes give the same sums.
+
     Attributes:
         v_threshold: Firing threshold, greater than 0.
         tau: Membrane time constant in time steps, greater than 1.
+        levels: Largest value that the neuron emits in a time step, D. 1: spikes.
+        leak: Whether the potential decays. Without a leak `h = v + x`, and tau has no effect.
+        normalised: Whether an emitted s means s / D to the layer that reads it. Spikes that are added to a stream are not divided.
     """
 
     __pydantic_config__ = STRICT
     v_threshold: float = 1.0
     tau: float = 2.0
+    levels: int = 1
+    leak: bool = True
+    normalised: bool = False
 
     def __post_init__(self) -> None:
         as_floats(self, "v_threshold", "tau")
+        if self.levels < 1:
+            raise ValueError(f"levels must be at least 1, got {quoted(self.levels)}")
+        check_at_most("levels", self.levels, MAX_LEVELS)
         if self.v_threshold < MIN_THRESHOLD:
             raise ValueError(f"v_threshold must be greater than 0, at least {MIN_THRESHOLD:g}, got {self.v_threshold:g}")
         if self.tau <= 1:
             raise ValueError(f"tau must be greater than 1 (a neuron with tau 1 does not integrate), got {self.tau:g}")
+
+    @property
+    def output_scale(self) -> float:
+        """What one level of the output means to the layer that reads it: 1 / D if normalised, else 1."""
+        return 1 / self.levels if self.normalised else 1.0
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -68,11 +85,13 @@ class NeuronOverride:
     Attributes:
         v_threshold: Absolute firing threshold, or None to inherit the block's.
         tau: Membrane time constant in time steps, or None to inherit the block's.
+        levels: Largest emitted value, or None to inherit the block's.
     """
 
     __pydantic_config__ = STRICT
     v_threshold: float | None = None
     tau: float | None = None
+    levels: int | None = None
 
     def __post_init__(self) -> None:
         as_floats(self, "v_threshold", "tau")
@@ -87,10 +106,8 @@ class NeuronOverride:
         Returns:
             The resulting parameters.
         """
-        return Neuron(
-            v_threshold=neuron.v_threshold if self.v_threshold is None else self.v_threshold,
-            tau=neuron.tau if self.tau is None else self.tau,
-        )
+        own = {name: value for name in PUBLISHED_NEURON if (value := getattr(self, name)) is not None}
+        return replace(neuron, **own)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -213,7 +230,7 @@ class Block:
         Returns:
             The resulting parameters.
         """
-        scaled = Neuron(v_threshold=self.neuron.v_threshold * THRESHOLD_FACTORS.get(group, 1.0), tau=self.neuron.tau)
+        scaled = replace(self.neuron, v_threshold=self.neuron.v_threshold * THRESHOLD_FACTORS.get(group, 1.0))
         override: NeuronOverride = getattr(self.groups, group)
         return override.applied_to(scaled)
 

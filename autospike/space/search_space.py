@@ -247,7 +247,7 @@ def _singleton_field(name: str, hint: Any, value: Any) -> Any:
         return tuple(_singleton(StageSpace, stage) for stage in value)
     if is_dataclass(hint) and isinstance(hint, type) and hint is not Choice:
         return _singleton(hint, value)
-    return value if name in SETTINGS else fixed(value)
+    return value if name in SETTINGS or hint is bool else fixed(value)
 
 
 def _recorded_value(found: list[GeneValue], gene: Gene, path: GenePath, *values: Any) -> Any:

@@ -11,6 +11,8 @@ from dataclasses import dataclass, fields
 from itertools import product
 from typing import Annotated
 
+from pydantic import StrictBool
+
 from autospike.space.architecture import Embedding
 from autospike.space.block import (
     CONDITIONAL_GENE_DEFAULTS,
@@ -48,12 +50,18 @@ class NeuronSpace:
     Attributes:
         v_threshold: Firing threshold, a choice or a range; 1.0 by default.
         tau: Membrane time constant in time steps, a choice or a range; 2.0 by default.
+        levels: Largest emitted values; 1 by default.
+        leak: As in `Neuron`, for all architectures of the space.
+        normalised: As in `Neuron`, for all architectures of the space.
     """
 
     __pydantic_config__ = STRICT
     builds = Neuron
     v_threshold: NumberGene = fixed(1.0)
     tau: NumberGene = fixed(2.0)
+    levels: IntegerChoice = fixed(1)
+    leak: StrictBool = True
+    normalised: StrictBool = False
 
     def __post_init__(self) -> None:
         _check_neuron_values(self)
@@ -66,12 +74,14 @@ class NeuronOverrideSpace:
     Attributes:
         v_threshold: Absolute firing threshold, a choice or a range.
         tau: Membrane time constant in time steps, a choice or a range.
+        levels: Largest emitted values.
     """
 
     __pydantic_config__ = STRICT
     builds = NeuronOverride
     v_threshold: NumberGene = UNSET
     tau: NumberGene = UNSET
+    levels: IntegerChoice = UNSET
 
     def __post_init__(self) -> None:
         _check_neuron_values(self)

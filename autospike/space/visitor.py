@@ -21,6 +21,10 @@ from autospike.space.subspaces import BlockSpace, StageSpace
 GenePath = tuple[str | int, ...]
 GeneVisitor = Callable[..., Any]
 
+# Genes that are visited only if they have several values, because a visit draws a random number: spaces that were written before
+# these genes existed keep their samples.
+VISITED_IF_SEVERAL = ("levels",)
+
 
 @dataclass(frozen=True, kw_only=True)
 class GeneValue:
@@ -117,6 +121,8 @@ def _visit_block(space: BlockSpace, visitor: GeneVisitor, parents: list[Block], 
         **_visit_fields(space, _block_fields(space, token_mixer), visitor, parents, path),
         neuron=Neuron(
             **without_effect,
+            leak=space.neuron.leak,
+            normalised=space.neuron.normalised,
             **_visit_fields(space.neuron, inherited, visitor, [p.neuron for p in parents], (*path, "neuron")),
         ),
         groups=NeuronGroups(**_visit_fields(space.groups, groups, visitor, [p.groups for p in parents], (*path, "groups"))),
@@ -149,6 +155,9 @@ def _visit_fields(space: Any, names: Iterable[str], visitor: GeneVisitor, parent
     chosen = {}
     for name in names:
         field = getattr(space, name)
+        if isinstance(field, bool) or (name in VISITED_IF_SEVERAL and field.size == 1):
+            chosen[name] = field if isinstance(field, bool) else field.values[0]
+            continue
         visit = _visit if isinstance(field, Choice | Range) else _visit_all_fields
         chosen[name] = visit(field, visitor, [getattr(p, name) for p in parents], (*path, name))
     return chosen
@@ -199,4 +208,6 @@ def _size(space: Any) -> int | float:
     """Return the number of values of a gene, or of combinations of values of a subspace."""
     if isinstance(space, Choice | Range):
         return space.size
+    if isinstance(space, bool):  # the same for all architectures
+        return 1
     return math.prod(_size(getattr(space, f.name)) for f in fields(space))
