@@ -23,7 +23,7 @@ from autospike.errors import UserError
 from autospike.evaluation.setup import calibration_split, trie_evaluator
 from autospike.evaluation.trie_evaluator import CalibratedStatistics
 from autospike.randomness import keyed
-from autospike.search.by_products import by_product_candidates
+from autospike.searching.by_products import by_product_candidates
 from autospike.space.search_space import SearchSpace
 from autospike.training.checkpoint import Checkpoints
 from autospike.training.progress import Progress

@@ -33,7 +33,8 @@ app = typer.Typer(
 )
 
 ExperimentPath = Annotated[
-    Path, typer.Argument(metavar="EXPERIMENT", help="YAML file of the experiment, for example experiments/digits.yaml.")
+    Path,
+    typer.Argument(metavar="EXPERIMENT", help="YAML file of the experiment, or a name that `autospike list experiments` prints."),
 ]
 RunFolder = Annotated[Path, typer.Argument(metavar="RUN", help="Folder of a run that `autospike train` created.")]
 NewRunFolder = Annotated[
@@ -140,9 +141,9 @@ def train(
 ) -> None:
     """Train the supernet and the reference network."""
     from autospike.commands.train import train
-    from autospike.run_directory import Run
+    from autospike.run_directory import RunDirectory
 
-    train(Run.start(experiment, run, [*(overrides or []), *_starting(start_from)]))
+    train(RunDirectory.start(experiment, run, [*(overrides or []), *_starting(start_from)]))
 
 
 @app.command()
@@ -156,10 +157,10 @@ def search(
 ) -> None:
     """Search subnets of the trained supernet; every candidate is stored in RUN/archive.sqlite."""
     from autospike.commands.search import search
-    from autospike.run_directory import Run
+    from autospike.run_directory import RunDirectory
 
     where = _executing(executor, workers=workers, address=address, gpus_per_worker=gpus_per_worker)
-    search(Run.resume(run, [*(overrides or []), *where]))
+    search(RunDirectory.resume(run, [*(overrides or []), *where]))
 
 
 @app.command()
@@ -177,9 +178,9 @@ def export(
 ) -> None:
     """Write the selected subnet as a timm model, and measure it on the test split."""
     from autospike.commands.export import export
-    from autospike.run_directory import Run
+    from autospike.run_directory import RunDirectory
 
-    resumed = Run.resume(run, [*(overrides or []), *_overriding("export", pick=pick, min_accuracy=min_accuracy)])
+    resumed = RunDirectory.resume(run, [*(overrides or []), *_overriding("export", pick=pick, min_accuracy=min_accuracy)])
     export(resumed, out or resumed.export)
 
 
@@ -202,10 +203,10 @@ def retrain(
 ) -> None:
     """Train selected subnets separately, from scratch and from inherited weights, and compare them on the test split."""
     from autospike.commands.retrain import retrain
-    from autospike.run_directory import Run
+    from autospike.run_directory import RunDirectory
 
     options = [*_overriding("export", min_accuracy=min_accuracy), *_overriding("retrain", seeds=seeds, epochs=epochs)]
-    resumed = Run.resume(run, [*(overrides or []), *options])
+    resumed = RunDirectory.resume(run, [*(overrides or []), *options])
     retrain(resumed, pick or [resumed.experiment.export.pick])
 
 
@@ -223,9 +224,9 @@ def plot(
     """Write figures of the Pareto front, the search progress and the genes of the front to RUN/report."""
     from autospike.commands.plot import plot
     from autospike.energy.conventions import convention_of
-    from autospike.run_directory import Run
+    from autospike.run_directory import RunDirectory
 
-    plot(Run.resume(run), convention_of(energy) if energy else None, out)
+    plot(RunDirectory.resume(run), convention_of(energy) if energy else None, out)
 
 
 @app.command()
@@ -314,17 +315,17 @@ def run_all(
     from autospike.commands.plot import plot
     from autospike.commands.search import search
     from autospike.commands.train import train
-    from autospike.run_directory import Run
+    from autospike.run_directory import RunDirectory
 
     where = _executing(executor, workers=workers, address=address, gpus_per_worker=gpus_per_worker)
     reference = ["baseline=none"] if no_reference else []
     budget_s = parse_duration(budget) if budget else None
     clock = Clock.read(run, budget_s)
     chosen = [*(overrides or []), *where, *reference, *_starting(start_from)]
-    started = Run.start(experiment, run, [*chosen, *(clock.overrides() if clock else [])])
+    started = RunDirectory.start(experiment, run, [*chosen, *(clock.overrides() if clock else [])])
     if clock is None and budget_s is not None:
         clock = fit(started, budget_s, fine_tune=not no_fine_tune, begun=STARTED)
-        started = Run.start(experiment, run, [*chosen, *clock.overrides()])
+        started = RunDirectory.start(experiment, run, [*chosen, *clock.overrides()])
     elif not started.has_checkpoint:
         estimate(started, fine_tune=not no_fine_tune)
     if dry_run:
@@ -381,7 +382,7 @@ def describe(
         Path,
         typer.Argument(
             metavar="ARCHITECTURE-OR-SPACE",
-            help="A search space (YAML), an architecture (YAML or JSON), or a published name.",
+            help="A search space (YAML), an architecture (YAML or JSON), or the name of a search space or a published network.",
         ),
     ],
     image_size: Annotated[
@@ -398,6 +399,35 @@ def describe(
     from autospike.commands.describe import InputShape, describe
 
     describe(path, InputShape.of(path, image_size, channels, classes))
+
+
+class ListedKind(StrEnum):
+    """What has names."""
+
+    spaces = "spaces"
+    experiments = "experiments"
+    models = "models"
+    conventions = "conventions"
+
+
+@app.command(name="list")
+def list_names(
+    kind: Annotated[ListedKind, typer.Argument(metavar="KIND", help="spaces, experiments, models or conventions.")],
+) -> None:
+    """List the search spaces, experiments, published networks or energy conventions that have a name."""
+    from autospike.commands.listing import list_names
+
+    list_names(kind.value)
+
+
+@app.command()
+def init(
+    folder: Annotated[Path, typer.Argument(metavar="DIR", help="Folder to write experiment.yaml to; created if missing.")],
+) -> None:
+    """Write a commented experiment to start from."""
+    from autospike.commands.init import init
+
+    init(folder)
 
 
 @app.command()
@@ -424,11 +454,11 @@ def main() -> None:
     prepare_process()
     with interruptible() as received:
         try:
-            code = app(standalone_mode=False)
+            code = app(standalone_mode=False, prog_name="autospike")
         except UserError as error:
             _fail(str(error))
         except Interrupted as interruption:
-            _fail(str(interruption), interruption.exit_code)
+            _end(str(interruption), interruption.exit_code)
         except KeyboardInterrupt:
             code = INTERRUPTED
         except OSError as error:  # a path that cannot be used, where no message of its own says so
@@ -436,12 +466,12 @@ def main() -> None:
             _fail(f"{where}: {error.strerror or error}; check the path and its permissions")
         except Exception as error:
             if received.number:  # an error that the signal has caused
-                _fail(INTERRUPTION, received.exit_code)
+                _end(INTERRUPTION, received.exit_code)
             if _lacks_memory(error):
                 _fail("not enough memory for networks, images and batches of these sizes; reduce them")
             _fail_by_parser(error)
         if code == INTERRUPTED:
-            _fail(INTERRUPTION, received.exit_code if received.number else INTERRUPTED)
+            _end(INTERRUPTION, received.exit_code if received.number else INTERRUPTED)
         sys.exit(code or 0)
 
 
@@ -451,7 +481,9 @@ def _fail_by_parser(error: Exception) -> None:
         raise error
     if not error.format_message():  # no arguments: the parser has printed the help
         sys.exit(2)
-    _fail(f"{error.format_message()} See: autospike --help")
+    context = getattr(error, "ctx", None)
+    command = context.command_path if context is not None and context.parent is not None else "autospike"
+    _fail(f"{error.format_message()} See: {command} --help")
 
 
 def _lacks_memory(error: Exception) -> bool:
@@ -460,7 +492,11 @@ def _lacks_memory(error: Exception) -> bool:
     return isinstance(error, MemoryError) or (isinstance(error, RuntimeError) and any(text in str(error) for text in known))
 
 
-def _fail(message: str, code: int = 2) -> None:
-    text = Text.assemble(("error:", "bold red"), " ", one_line(message))
-    Console(stderr=True, soft_wrap=True, highlight=False).print(text)
+def _fail(message: str) -> None:
+    _end(Text.assemble(("error:", "bold red"), " ", one_line(message)), 2)
+
+
+def _end(message: str | Text, code: int) -> None:
+    """Print the last line on standard error, and exit."""
+    Console(stderr=True, soft_wrap=True, highlight=False).print(message)
     sys.exit(code)

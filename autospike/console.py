@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 
 from rich.console import Console
@@ -63,6 +63,19 @@ def short(number: float) -> str:
 def note(text: str) -> None:
     """Print a line in dim style."""
     console.print(text, style="dim", markup=False, highlight=False, soft_wrap=True)
+
+
+def definitions(descriptions: Mapping[str, str], caption: str) -> None:
+    """Print one line for each name, with its description.
+
+    Args:
+        descriptions: Descriptions by name.
+        caption: Printed below.
+    """
+    width = max(map(len, descriptions), default=0)
+    for name, description in descriptions.items():
+        console.print(f"{name:<{width}}  {description}", markup=False, highlight=False, soft_wrap=True)
+    console.print(caption, style="dim", markup=False, highlight=False, soft_wrap=True)
 
 
 def table(title: str, columns: list[str], rows: list[list[str]], caption: str) -> None:

@@ -5,8 +5,9 @@ Three values follow from each other:
 1. `Measurement` is what a forward pass over a labelled split gave: correct predictions and operation counts. Accuracy and, under
    an energy convention, energy follow from it by arithmetic.
 2. `Evaluation` is a measurement as a search uses it: its energy under one convention, its fitness, and the generation in which it
-   was made. The archive (`autospike.search.archive`) stores one row for each.
-3. `autospike.search.algorithms.Individual` is an evaluation with DEAP's fitness vector. It lives in a population and is not stored.
+   was made. The archive (`autospike.searching.archive`) stores one row for each.
+3. `autospike.searching.algorithms.Individual` is an evaluation with DEAP's fitness vector. It lives in a population and is
+   not stored.
 """
 
 from __future__ import annotations
@@ -74,10 +75,10 @@ class Evaluation:
     Attributes:
         measurement: The measurement.
         energy: Energy under the convention of the search.
-        f_aeb: Accuracy-energy-balanced fitness (`autospike.search.fitness`).
+        f_aeb: Accuracy-energy-balanced fitness (`autospike.searching.fitness`).
         generation: Generation in which the architecture was first measured.
         by_product: True if no algorithm proposed the architecture: it was measured together with a proposed one, without extra
-            cost (`autospike.search.by_products`).
+            cost (`autospike.searching.by_products`).
     """
 
     measurement: Measurement

@@ -31,7 +31,7 @@ from importlib.metadata import version
 from pathlib import Path
 
 from autospike import files
-from autospike.config import Experiment, continued, load_experiment, with_normalisation, with_start
+from autospike.config import Experiment, continued, with_normalisation, with_start
 from autospike.errors import UserError
 from autospike.lock import locked
 from autospike.machine import processor_name
@@ -55,7 +55,7 @@ DIGEST = "# sha256 of the lines below: "
 
 
 @dataclass(frozen=True, kw_only=True)
-class Run:
+class RunDirectory:
     """An opened run: an experiment, and the folder that its results are written to.
 
     Attributes:
@@ -67,7 +67,7 @@ class Run:
     experiment: Experiment
 
     @classmethod
-    def start(cls, experiment_path: Path, folder: Path, overrides: Sequence[str]) -> Run:
+    def start(cls, experiment_path: Path, folder: Path, overrides: Sequence[str]) -> RunDirectory:
         """Open a new run, or an existing run of the same experiment. Nothing is written before `save`.
 
         Args:
@@ -82,10 +82,10 @@ class Run:
         Raises:
             UserError: The experiment is invalid, or the folder has a run of a different one.
         """
-        experiment = load_experiment(experiment_path, overrides)
+        experiment = Experiment.load(experiment_path, overrides)
         run = cls(folder=folder, experiment=experiment)
         if run.has_checkpoint:
-            experiment = load_experiment(experiment_path, (*_older_settings(folder), *overrides))
+            experiment = Experiment.load(experiment_path, (*_older_settings(folder), *overrides))
             existing = load_stored_experiment(folder, _older_settings(folder))
             if experiment.training.start_from is None:
                 experiment = with_start(experiment, existing.training.start_from)
@@ -95,7 +95,7 @@ class Run:
         return cls(folder=folder, experiment=experiment)
 
     @classmethod
-    def resume(cls, folder: Path, overrides: Sequence[str] = ()) -> Run:
+    def resume(cls, folder: Path, overrides: Sequence[str] = ()) -> RunDirectory:
         """Open an existing run. Nothing is written before `save`.
 
         Args:
@@ -268,7 +268,7 @@ def load_stored_experiment(folder: Path, overrides: Sequence[str] = ()) -> Exper
             f"{path}: cut off or edited, its content does not have the digest of its first line; restore it, or, if it is "
             "complete, delete that line (--set changes a field)"
         )
-    return load_experiment(path, overrides)
+    return Experiment.load(path, overrides, folder=Path.cwd())
 
 
 def _environment(seed: int) -> dict[str, object]:

@@ -26,7 +26,7 @@ from autospike.execution.executor import Executor, Serial
 from autospike.measurement import Measurement
 from autospike.memory.cache import ByteBudgetCache
 from autospike.models.contract import SpikingModel
-from autospike.search.by_products import by_product_candidates
+from autospike.searching.by_products import by_product_candidates
 from autospike.space.architecture import Architecture
 from autospike.space.search_space import SearchSpace
 from autospike.supernet import Supernet

@@ -13,7 +13,7 @@ import pytest
 import yaml
 from tiny_experiment import TINY_EXPERIMENT, TINY_SPACE
 
-from autospike.config import load_experiment
+from autospike.config import Experiment
 from autospike.errors import UserError, one_line
 from autospike.files import read_yaml
 from autospike.space.architecture import Architecture
@@ -40,7 +40,7 @@ def check(path: Path, kind: str) -> bool:
     """Read a file as a command does. Return whether it is valid."""
     try:
         if kind == "experiment":
-            load_experiment(path).to_yaml()
+            Experiment.load(path).to_yaml()
         elif kind == "space":
             space = SearchSpace.load(path)
             space.size(), space.largest(), space.smallest(), space.sample(random.Random(0))

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from autospike.config import load_experiment
+from autospike.config import Experiment
 from autospike.space.families import FAMILIES
 from autospike.space.published import PUBLISHED
 from autospike.space.search_space import SearchSpace
@@ -75,15 +75,15 @@ def test_every_family_has_a_space() -> None:
 
 @pytest.mark.parametrize("path", EXPERIMENTS, ids=lambda path: path.stem)
 def test_an_experiment_loads_and_its_reference_network_is_in_its_space(path: Path) -> None:
-    experiment = load_experiment(path)
+    experiment = Experiment.load(path)
     reference = experiment.baseline_architecture
     assert reference is not None
     assert experiment.search_space.contains(reference)
 
 
 def test_every_family_has_recipes_for_images_and_for_digits() -> None:
-    families = {path.stem: load_experiment(path).search_space.family for path in EXPERIMENTS}
-    data = {path.stem: load_experiment(path).data.name for path in EXPERIMENTS}
+    families = {path.stem: Experiment.load(path).search_space.family for path in EXPERIMENTS}
+    data = {path.stem: Experiment.load(path).data.name for path in EXPERIMENTS}
     for family in FAMILIES:
         of_family = {data[name] for name, found in families.items() if found == family}
         assert {"digits", "folder"} <= of_family

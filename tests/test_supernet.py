@@ -22,7 +22,7 @@ import autospike  # noqa: F401  (registers the models with timm)
 from autospike.counting.counter import Counter
 from autospike.energy.counts import LayerCount
 from autospike.evaluation.calibration import calibrate
-from autospike.export import InputSpec, write_model
+from autospike.model_folder import InputSpec, write_model
 from autospike.models import build_model
 from autospike.models.contract import SpikingModel
 from autospike.space.architecture import Architecture

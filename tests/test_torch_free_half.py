@@ -13,7 +13,7 @@ import yaml
 from builders import analytic, evaluation_of
 
 from autospike.energy.counts import to_rows
-from autospike.search.archive import Archive
+from autospike.searching.archive import Archive
 from autospike.space.search_space import SearchSpace
 
 ROOT = Path(__file__).parents[1]

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import torch
 
+from autospike import catalogue
 from autospike.console import table
 from autospike.counting.model import count_operations
 from autospike.energy.conventions import DEFAULT
@@ -56,7 +57,7 @@ def describe(path: Path, shape: InputShape) -> None:
     """Print the size of a search space and the cost of its smallest and largest subnet, or the cost of one architecture.
 
     Args:
-        path: A search space or an architecture (YAML or JSON), or the name of a published network.
+        path: A search space or an architecture (YAML or JSON), or the name of a search space or a published network.
         shape: Input and output size.
 
     Raises:
@@ -66,11 +67,17 @@ def describe(path: Path, shape: InputShape) -> None:
     if published is not None and not path.exists():
         _show(f"{path}: a published architecture", [("it", published.architecture)], shape)
         return
+    path = catalogue.files_of("search_spaces").get(str(path), path) if not path.exists() else path
     if not path.exists():
-        raise UserError(f"{path}: no such file, and no published network of this name; {similar_networks(str(path))}")
+        raise UserError(
+            f"{path}: no such file in {Path.cwd()}, and no search space or published network of this name; "
+            f"{similar_networks(str(path))}"
+        )
     content = read_yaml(path)
     if not isinstance(content, dict) or "stages" not in content:
-        raise UserError(f"{path}: neither a search space nor an architecture (no `stages`); see search_spaces/ for examples")
+        raise UserError(
+            f"{path}: neither a search space nor an architecture (no `stages`); `autospike list spaces` prints examples"
+        )
     first = content["stages"][0] if isinstance(content["stages"], list) and content["stages"] else {}
     if isinstance(first, dict) and "blocks" in first and "depth" not in first:
         architecture = Architecture.from_dict(content, source=str(path))

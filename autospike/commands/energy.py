@@ -11,7 +11,7 @@ import pandas as pd
 import torch
 
 from autospike import files
-from autospike.config import load_experiment
+from autospike.config import Experiment
 from autospike.console import note, short, table, working
 from autospike.data import overview
 from autospike.data.batches import FixedBatches
@@ -24,7 +24,7 @@ from autospike.errors import UserError
 from autospike.evaluation.calibration import UncalibratedError, calibrate, require_calibrated
 from autospike.evaluation.class_map import class_indices, relabelled
 from autospike.evaluation.single import StepwiseMeasurement, measure_stepwise
-from autospike.export import ExportedModel, InputSpec, read_model
+from autospike.model_folder import ExportedModel, InputSpec, read_model
 from autospike.models.registry import build_model
 from autospike.randomness import keyed
 from autospike.report import figures
@@ -193,7 +193,7 @@ def _calibrate(exported: ExportedModel, images: Images) -> None:
 def _convention_of_run(source: str) -> Convention:
     """The convention of the run that the data belong to, or the default if they belong to none."""
     path = Path(source) / "experiment.yaml"
-    return load_experiment(path).search.energy_convention if path.exists() else DEFAULT
+    return Experiment.load(path).search.energy_convention if path.exists() else DEFAULT
 
 
 @dataclass(frozen=True, kw_only=True)

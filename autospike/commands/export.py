@@ -10,14 +10,14 @@ from autospike import files
 from autospike.console import note, table, working
 from autospike.evaluation.setup import calibrated_subnet, held_out_batches, open_for_measurement, protocol_id
 from autospike.evaluation.trained_alone import read_measurement
-from autospike.export import check_replaceable, complete_report, final_measurement, write_report, write_run_model
 from autospike.lock import locked
 from autospike.measurement import Evaluation
+from autospike.model_folder import check_replaceable, complete_report, final_measurement, write_report, write_run_model
 from autospike.models.contract import SpikingModel
 from autospike.report import comparison
-from autospike.run_directory import Run
-from autospike.search.archive import Archive
-from autospike.search.selection import pick_archived
+from autospike.run_directory import RunDirectory
+from autospike.searching.archive import Archive
+from autospike.searching.selection import pick_archived
 from autospike.space.architecture import Architecture
 from autospike.space.search_space import SearchSpace
 from autospike.training.retraining import fine_tuned
@@ -26,7 +26,7 @@ from autospike.training.setup import Setup, load_trained_supernet
 Weights = Literal["inherited", "fine-tuned"]
 
 
-def export(run: Run, out: Path) -> None:
+def export(run: RunDirectory, out: Path) -> None:
     """Export the candidate that `export.pick` selects, unless the folder holds the same export already.
 
     If `autospike run` has fine-tuned the candidate, the weights with the higher accuracy on the search split are exported.
@@ -57,7 +57,7 @@ def export(run: Run, out: Path) -> None:
     _show(report, out)
 
 
-def _log(run: Run, event: str, **details: object) -> None:
+def _log(run: RunDirectory, event: str, **details: object) -> None:
     """Log an event of a run, or print it if the run is only read."""
     if run.is_writable:
         run.log(event, **details)
@@ -78,14 +78,14 @@ class _FineTuning:
     measurement: dict[str, Any]
 
 
-def _fine_tuning(run: Run, setup: Setup, architecture: Architecture) -> _FineTuning | None:
+def _fine_tuning(run: RunDirectory, setup: Setup, architecture: Architecture) -> _FineTuning | None:
     """The fine-tuning of a candidate, if it has finished and was measured."""
     folder = fine_tuned(run, architecture, seed=0).checkpoints
     measurement = read_measurement(setup, folder)
     return _FineTuning(folder=folder, measurement=measurement) if measurement else None
 
 
-def _provenance(run: Run, protocol: str, fine_tuning: _FineTuning | None) -> dict[str, Any]:
+def _provenance(run: RunDirectory, protocol: str, fine_tuning: _FineTuning | None) -> dict[str, Any]:
     """Everything besides the selected architecture on which a report depends."""
     search = run.experiment.search
     return {
@@ -98,7 +98,9 @@ def _provenance(run: Run, protocol: str, fine_tuning: _FineTuning | None) -> dic
     }
 
 
-def _write_and_measure(run: Run, setup: Setup, selected: Evaluation, fine_tuning: _FineTuning | None, out: Path) -> dict[str, Any]:
+def _write_and_measure(
+    run: RunDirectory, setup: Setup, selected: Evaluation, fine_tuning: _FineTuning | None, out: Path
+) -> dict[str, Any]:
     """Write the subnet, then open the test split, and measure the subnet and the reference network.
 
     Returns:
@@ -128,7 +130,7 @@ def _write_and_measure(run: Run, setup: Setup, selected: Evaluation, fine_tuning
     }
 
 
-def _inherited(run: Run, setup: Setup, architecture: Architecture) -> SpikingModel:
+def _inherited(run: RunDirectory, setup: Setup, architecture: Architecture) -> SpikingModel:
     return calibrated_subnet(setup, load_trained_supernet(setup, run.experiment.search_space, run.supernet), architecture)
 
 
@@ -141,7 +143,7 @@ def _summary(measured: dict[str, Any], *, search_accuracy: float) -> dict[str, A
     return {"search_accuracy": search_accuracy, **{name: measured[name] for name in fields}}
 
 
-def _supernet_quality(run: Run, setup: Setup, protocol: str) -> dict[str, Any] | None:
+def _supernet_quality(run: RunDirectory, setup: Setup, protocol: str) -> dict[str, Any] | None:
     """Accuracy of the largest subnet with inherited weights and of the reference network, both on the search split."""
     largest, architecture = run.experiment.search_space.largest(), run.experiment.baseline_architecture
     archive = Archive(run.existing_archive(), protocol, run.experiment.search.energy_convention, read_only=True)

@@ -7,13 +7,13 @@ import torch
 from autospike.console import note
 from autospike.evaluation.setup import open_for_measurement, protocol_id
 from autospike.evaluation.trained_alone import measure_trained_alone
-from autospike.run_directory import Run
-from autospike.search.selection import pick_archived
+from autospike.run_directory import RunDirectory
+from autospike.searching.selection import pick_archived
 from autospike.training.retraining import fine_tuned, train_retrained
 from autospike.training.setup import threads_of_torch
 
 
-def fine_tune(run: Run) -> None:
+def fine_tune(run: RunDirectory) -> None:
     """Fine-tune the subnet that `export.pick` selects, and measure it on the search split.
 
     `export` then writes the more accurate of the two. `retrain` uses the same training as its first seed.

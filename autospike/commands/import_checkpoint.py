@@ -9,7 +9,7 @@ from timm.data import ImageNetInfo
 
 from autospike.console import note
 from autospike.errors import UserError
-from autospike.export import InputSpec, write_model
+from autospike.model_folder import InputSpec, write_model
 from autospike.models.checkpoint_import import load_reference
 from autospike.models.checkpoint_protocol import evaluation_protocol
 from autospike.models.checkpoint_reader import Weights, open_checkpoint

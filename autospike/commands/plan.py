@@ -7,8 +7,8 @@ import time
 from autospike.budget import Clock, Plan, Speed, expected, measure_speed, measured_step, within
 from autospike.console import note, working
 from autospike.evaluation.setup import open_for_measurement, protocol_id
-from autospike.run_directory import Run
-from autospike.search.selection import pick_archived
+from autospike.run_directory import RunDirectory
+from autospike.searching.selection import pick_archived
 from autospike.space.search_space import SearchSpace
 from autospike.training.setup import open_experiment, training_batches
 
@@ -16,7 +16,7 @@ from autospike.training.setup import open_experiment, training_batches
 ALONE = 6.0
 
 
-def estimate(run: Run, *, fine_tune: bool) -> Plan:
+def estimate(run: RunDirectory, *, fine_tune: bool) -> Plan:
     """Print how long a run will take as the experiment configures it.
 
     Args:
@@ -35,7 +35,7 @@ def estimate(run: Run, *, fine_tune: bool) -> Plan:
     return plan
 
 
-def fit(run: Run, budget_s: float, *, fine_tune: bool, begun: float) -> Clock:
+def fit(run: RunDirectory, budget_s: float, *, fine_tune: bool, begun: float) -> Clock:
     """Plan a run within a budget, and print the plan.
 
     Args:
@@ -57,7 +57,7 @@ def fit(run: Run, budget_s: float, *, fine_tune: bool, begun: float) -> Clock:
     return Clock(path=run.folder / "plan.json", budget_s=budget_s, plan=plan, started=begun)
 
 
-def fit_fine_tuning(run: Run, clock: Clock) -> Run:
+def fit_fine_tuning(run: RunDirectory, clock: Clock) -> RunDirectory:
     """Choose the epochs of the fine-tuning by the time that is left, unless an earlier call has chosen them.
 
     Args:
@@ -78,9 +78,9 @@ def fit_fine_tuning(run: Run, clock: Clock) -> Run:
         clock.choose_fine_tuning(step_s * training_batches(setup).per_epoch, measurement_s=measurement_s)
         clock.write()
     retrain = run.experiment.retrain.model_copy(update={"fine_tune_epochs": clock.fine_tune_epochs})
-    return Run(folder=run.folder, experiment=run.experiment.model_copy(update={"retrain": retrain}))
+    return RunDirectory(folder=run.folder, experiment=run.experiment.model_copy(update={"retrain": retrain}))
 
 
-def _measured(run: Run) -> Speed:
+def _measured(run: RunDirectory) -> Speed:
     with working("measure the speed of training and search on this machine"):
         return measure_speed(open_experiment(run.experiment))

@@ -13,12 +13,12 @@ from autospike.energy.conventions import Convention, energy
 from autospike.energy.counts import from_rows
 from autospike.errors import UserError
 from autospike.report import figures, tables
-from autospike.run_directory import Run
-from autospike.search.archive import Archive
-from autospike.search.selection import with_fitness
+from autospike.run_directory import RunDirectory
+from autospike.searching.archive import Archive
+from autospike.searching.selection import with_fitness
 
 
-def plot(run: Run, convention: Convention | None = None, out: Path | None = None) -> None:
+def plot(run: RunDirectory, convention: Convention | None = None, out: Path | None = None) -> None:
     """Write figures and tables to RUN/report, or to RUN/report/CONVENTION under another convention than that of the search.
 
     The run itself is only read.
@@ -69,7 +69,7 @@ class SearchReport:
     damage: str | None = None
 
     @classmethod
-    def of(cls, run: Run, convention: Convention) -> SearchReport:
+    def of(cls, run: RunDirectory, convention: Convention) -> SearchReport:
         """Compute the tables from the archive and from the measurement of the reference network.
 
         Args:
@@ -117,7 +117,7 @@ class SearchReport:
         figures.save(figures.genes(self.all_shares, self.front_shares), self.folder / "genes.png")
 
 
-def _reference(run: Run, convention: Convention) -> tuple[float, float]:
+def _reference(run: RunDirectory, convention: Convention) -> tuple[float, float]:
     """Accuracy and energy in mJ of the reference network, on the search split."""
     path = run.baseline / "measurement.json"
     measured = files.read_json(path)

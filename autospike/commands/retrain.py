@@ -13,17 +13,17 @@ from autospike.console import note, progress, table
 from autospike.data.batches import FixedBatches
 from autospike.energy.conventions import UJ_PER_MJ
 from autospike.evaluation.setup import calibrated_subnet, held_out_batches, open_for_measurement, protocol_id
-from autospike.export import check_replaceable, complete_report, final_measurement, write_report, write_run_model
+from autospike.model_folder import check_replaceable, complete_report, final_measurement, write_report, write_run_model
 from autospike.report import figures, retrained
 from autospike.report.retrained import WAY_LABELS, MeanAndDeviation, RetrainedModel, SeedGroup
-from autospike.run_directory import Run
-from autospike.search.selection import pick_archived
+from autospike.run_directory import RunDirectory
+from autospike.searching.selection import pick_archived
 from autospike.space.architecture import Architecture
 from autospike.training.retraining import RetrainedNetwork, networks, train_retrained
 from autospike.training.setup import Setup, load_trained_supernet, threads_of_torch
 
 
-def retrain(run: Run, picks: Sequence[str]) -> None:
+def retrain(run: RunDirectory, picks: Sequence[str]) -> None:
     """Retrain candidates of a searched run. Finished trainings and measurements are not repeated.
 
     Args:
@@ -48,13 +48,13 @@ def retrain(run: Run, picks: Sequence[str]) -> None:
     _show(run, groups, images=len(setup.images.splits["test"]))
 
 
-def _selected(run: Run, setup: Setup, picks: Sequence[str]) -> dict[str, Architecture]:
+def _selected(run: RunDirectory, setup: Setup, picks: Sequence[str]) -> dict[str, Architecture]:
     load_trained_supernet(setup, run.experiment.search_space, run.supernet)  # raises if the training has not finished
     chosen = pick_archived(run, protocol_id(setup, run.supernet), picks, lambda damage: note(f"retrain: {damage}"))
     return {rule: evaluation.measurement.architecture for rule, evaluation in zip(picks, chosen, strict=True)}
 
 
-def _measured(run: Run, setup: Setup, compared: Sequence[RetrainedNetwork]) -> list[RetrainedModel]:
+def _measured(run: RunDirectory, setup: Setup, compared: Sequence[RetrainedNetwork]) -> list[RetrainedModel]:
     waiting = [network for network in compared if not _is_measured(run, setup, network)]
     if waiting:
         run.log("test split opened", images=len(setup.images.splits["test"]))
@@ -67,7 +67,7 @@ def _measured(run: Run, setup: Setup, compared: Sequence[RetrainedNetwork]) -> l
     return [_read(run, network) for network in compared]
 
 
-def _measure(run: Run, setup: Setup, network: RetrainedNetwork, test: FixedBatches) -> None:
+def _measure(run: RunDirectory, setup: Setup, network: RetrainedNetwork, test: FixedBatches) -> None:
     """Calibrate a network, write it as a timm model, and measure it on the test split."""
     check_replaceable(network.model)
     model = calibrated_subnet(setup, load_trained_supernet(setup, network.space, network.checkpoints), network.architecture)
@@ -75,11 +75,11 @@ def _measure(run: Run, setup: Setup, network: RetrainedNetwork, test: FixedBatch
     write_report(network.model, {**final_measurement(run, model, test), "provenance": _provenance(run, setup, network)})
 
 
-def _is_measured(run: Run, setup: Setup, network: RetrainedNetwork) -> bool:
+def _is_measured(run: RunDirectory, setup: Setup, network: RetrainedNetwork) -> bool:
     return complete_report(network.model, {"provenance": _provenance(run, setup, network)}) is not None
 
 
-def _provenance(run: Run, setup: Setup, network: RetrainedNetwork) -> dict[str, Any]:
+def _provenance(run: RunDirectory, setup: Setup, network: RetrainedNetwork) -> dict[str, Any]:
     return {
         "run": str(run.folder.resolve()),
         "way": network.way,
@@ -89,7 +89,7 @@ def _provenance(run: Run, setup: Setup, network: RetrainedNetwork) -> dict[str, 
     }
 
 
-def _read(run: Run, network: RetrainedNetwork) -> RetrainedModel:
+def _read(run: RunDirectory, network: RetrainedNetwork) -> RetrainedModel:
     found = files.read_json(network.model / "report.json")
     return RetrainedModel(
         architecture_id=network.architecture.id,
@@ -103,7 +103,7 @@ def _read(run: Run, network: RetrainedNetwork) -> RetrainedModel:
     )
 
 
-def _report(run: Run, selected: dict[str, Architecture], groups: Sequence[SeedGroup]) -> None:
+def _report(run: RunDirectory, selected: dict[str, Architecture], groups: Sequence[SeedGroup]) -> None:
     """Write `RUN/retrain/report.json`, and a table and a figure to `RUN/report`."""
     convention = run.experiment.search.energy_convention.name
     found = [{**group.row(), "networks": [asdict(model) for model in group.models]} for group in groups]
@@ -115,7 +115,7 @@ def _report(run: Run, selected: dict[str, Architecture], groups: Sequence[SeedGr
     note(f"retrain: see {run.retrain / 'report.json'} and {run.report / 'retrained.png'}")
 
 
-def _show(run: Run, groups: Sequence[SeedGroup], *, images: int) -> None:
+def _show(run: RunDirectory, groups: Sequence[SeedGroup], *, images: int) -> None:
     """Print a table with one row for each network and way of training."""
     rows = [
         [

@@ -19,13 +19,13 @@ from autospike.evaluation.setup import (
 from autospike.evaluation.trained_alone import measure_trained_alone
 from autospike.execution.executor import Executor
 from autospike.kernels.build import missing_reason
-from autospike.run_directory import Run
-from autospike.search.archive import Archive
-from autospike.search.evolution import Search
+from autospike.run_directory import RunDirectory
+from autospike.searching.archive import Archive
+from autospike.searching.evolution import Search
 from autospike.training.setup import Setup
 
 
-def search(run: Run, *, timeout_s: float | None = None) -> int:
+def search(run: RunDirectory, *, timeout_s: float | None = None) -> int:
     """Search up to the configured number of generations. Candidates in the archive are not measured again.
 
     Args:
@@ -93,7 +93,9 @@ def _report_missing_kernels(setup: Setup) -> None:
         )
 
 
-def _search(run: Run, setup: Setup, executor: Executor, archive: Archive, should_stop: Callable[[], bool]) -> tuple[int, int]:
+def _search(
+    run: RunDirectory, setup: Setup, executor: Executor, archive: Archive, should_stop: Callable[[], bool]
+) -> tuple[int, int]:
     """Run the search; returns the numbers of proposed candidates and of finished generations."""
     config, reference = run.experiment.search, run.experiment.baseline_architecture
     fitness: list[float] = []  # of each proposed candidate, and of finished generations the greatest for all

@@ -10,7 +10,7 @@ from pathlib import Path
 from autospike.config import NormalisationConfig, with_normalisation
 from autospike.console import note
 from autospike.data import overview
-from autospike.run_directory import Run
+from autospike.run_directory import RunDirectory
 from autospike.space.search_space import SearchSpace
 from autospike.training.distillation import load_teacher
 from autospike.training.distributed import ALONE
@@ -19,7 +19,7 @@ from autospike.training.setup import Setup, build_supernet, open_run, training_b
 from autospike.training.trainer import train_network
 
 
-def train(run: Run) -> Run:
+def train(run: RunDirectory) -> RunDirectory:
     """Train both networks of a run from their newest checkpoints, unless they are trained.
 
     Args:
@@ -81,7 +81,7 @@ def _report(setup: Setup, source: SourceNetwork, start_from: Path) -> None:
     note(f"normalisation: mean {mean}, std {std}, {origin}")
 
 
-def _check(run: Run, setup: Setup) -> None:
+def _check(run: RunDirectory, setup: Setup) -> None:
     """Raise what would stop the first step of a new training, before anything is written."""
     config, experiment = run.experiment.training, run.experiment
     training_batches(setup)
@@ -97,7 +97,7 @@ def _check(run: Run, setup: Setup) -> None:
             initialise_from(build_supernet(setup, reference), config.start_from, "baseline")
 
 
-def _save(run: Run, setup: Setup) -> None:
+def _save(run: RunDirectory, setup: Setup) -> None:
     """Print the data, and write the experiment, the list of the samples and a picture of a batch into the folder of the run."""
     run.save_data(setup.images.fingerprint)
     run.save()

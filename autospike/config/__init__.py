@@ -1,11 +1,11 @@
 """An experiment: the complete configuration of a run, in one YAML file.
 
-`sections` documents every field, `experiment` combines the sections, and `loading` reads, overrides and validates a file.
+`sections` documents every field, `experiment` combines the sections, `loading` reads a file and applies overrides, and `checks` has
+the constraints between fields.
 `--set a.b=c` overrides any field. A run stores its resolved experiment, including the search space, as `RUN/experiment.yaml`.
 """
 
 from autospike.config.experiment import Experiment, continued, fixed_part, with_normalisation, with_start
-from autospike.config.loading import load_experiment
 from autospike.config.sections import (
     AugmentationConfig,
     DataConfig,
@@ -35,7 +35,6 @@ __all__ = [
     "TrainingConfig",
     "continued",
     "fixed_part",
-    "load_experiment",
     "with_normalisation",
     "with_start",
 ]

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, Self
 
 import yaml
-from pydantic import Field
+from pydantic import Field, ValidationError, ValidationInfo, model_validator
 
+from autospike import catalogue
+from autospike.config import loading
+from autospike.config.checks import check_experiment
 from autospike.config.sections import (
     DataConfig,
     EvaluationConfig,
@@ -20,13 +24,23 @@ from autospike.config.sections import (
     Section,
     TrainingConfig,
 )
-from autospike.errors import UserError
+from autospike.errors import UserError, first_problem
 from autospike.space.architecture import Architecture
 from autospike.space.search_space import SearchSpace
 
 
 class Experiment(Section):
-    """Complete configuration of a run."""
+    """Complete configuration of a run.
+
+    An experiment comes from a file (`Experiment.load`), from a dict (`Experiment.from_dict`) or from keyword arguments:
+
+        Experiment(
+            space="spikformer_32", data={"name": "folder", "root": "images", "image_size": 32}, training={"epochs": 50}
+        )
+
+    `space` may be a dict, the path of a file, or a name that `autospike list spaces` prints. Keyword arguments have paths relative
+    to the current folder, and an invalid one raises pydantic's `ValidationError`.
+    """
 
     seed: Annotated[int, Field(ge=0, le=2**63 - 1)] = 0
     """Seed of every random number generator: splits, initial weights, sampling of subnets, and search."""
@@ -38,7 +52,7 @@ class Experiment(Section):
     1 is fastest for small networks, because threads that share a busy core wait for each other.
     """
     space: dict[str, Any]
-    """Search space. An experiment file may give the path of a search space instead, relative to the experiment file."""
+    """Search space. An experiment may give a name that `autospike list spaces` prints instead, or the path of a search space."""
     baseline: dict[str, Any] | Literal["none"] | None = None
     """Architecture of the reference network, which is trained separately with the same recipe. Default: the largest of the space.
 
@@ -59,6 +73,70 @@ class Experiment(Section):
     """Selection rule for the candidate that is exported."""
     retrain: RetrainConfig = RetrainConfig()
     """Retraining of selected subnets."""
+
+    @classmethod
+    def load(cls, path: str | Path, overrides: Sequence[str] = (), *, folder: Path | None = None) -> Self:
+        """Read an experiment file, apply overrides and validate the result.
+
+        Args:
+            path: The experiment file, or a name that `autospike list experiments` prints.
+            overrides: `--set` overrides, each `a.b=c` with c in YAML. The last one of a field applies. Paths in overrides are
+                relative to the current folder.
+            folder: The folder that the paths in the file are relative to. Default: that of the file; the current one for a name.
+
+        Returns:
+            The resolved experiment: search space and reference network are written out in full, and paths are absolute.
+
+        Raises:
+            UserError: The file cannot be read, or a field is invalid. The message is one line that names the field.
+        """
+        found = catalogue.find("experiments", str(path), Path())
+        named = found.stem == str(path) and found.is_absolute()
+        relative_to = folder or (Path.cwd() if named else found.parent)
+        return cls._of(loading.read_fields(found, overrides, relative_to), source=str(found), folder=relative_to)
+
+    @classmethod
+    def from_dict(cls, fields: Mapping[str, Any], *, source: str = "experiment", folder: Path | None = None) -> Self:
+        """Validate the fields of an experiment.
+
+        Args:
+            fields: The fields, as in an experiment file.
+            source: Where they are from, for error messages.
+            folder: The folder that paths are relative to. Default: the current one.
+
+        Returns:
+            The resolved experiment.
+
+        Raises:
+            UserError: A field is invalid. The message is one line that names the field.
+        """
+        return cls._of(dict(fields), source=source, folder=folder or Path.cwd())
+
+    @classmethod
+    def _of(cls, fields: dict[str, Any], *, source: str, folder: Path) -> Self:
+        try:
+            return cls.model_validate(fields, context={"source": source, "folder": folder})
+        except ValidationError as error:
+            raise first_problem(error, source) from None
+
+    @model_validator(mode="before")
+    @classmethod
+    def _resolve(cls, fields: Any, info: ValidationInfo) -> Any:
+        """Write out search space and reference network, and make paths absolute."""
+        if not isinstance(fields, dict):
+            return fields
+        context = info.context or {}
+        source, folder = context.get("source", "experiment"), context.get("folder", Path.cwd())
+        fields = loading.with_absolute_paths(fields, folder)
+        return loading.resolve_baseline(loading.resolve_space(fields, source, folder), source)
+
+    @model_validator(mode="after")
+    def _check(self) -> Self:
+        try:
+            check_experiment(self)
+        except UserError as error:
+            raise ValueError(str(error)) from None
+        return self
 
     @property
     def from_scratch(self) -> TrainingConfig:
@@ -92,7 +170,7 @@ class Experiment(Section):
         return Architecture.from_dict(self.baseline, source="baseline")
 
     def to_yaml(self) -> str:
-        """Return the resolved experiment as YAML, which `load_experiment` reads back as an equal experiment."""
+        """Return the resolved experiment as YAML, which `Experiment.load` reads back as an equal experiment."""
         text: str = yaml.safe_dump(self.model_dump(mode="json"), sort_keys=False)
         return text
 

@@ -1,156 +1,132 @@
-"""Reads an experiment file, applies overrides and checks constraints between fields."""
+"""Reads the fields of an experiment from a file: overrides, names of search spaces and networks, and relative paths."""
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from pydantic import ValidationError
-
-from autospike.config.experiment import Experiment
-from autospike.errors import UserError, first_problem, quoted
+from autospike import catalogue
+from autospike.config.sections import MAX_PATH
+from autospike.errors import UserError, quoted
 from autospike.files import read_yaml
 from autospike.parsing import parse_yaml
-from autospike.space.architecture import Architecture
-from autospike.space.parameters import check_activation
 from autospike.space.published import PUBLISHED, similar_networks
 from autospike.space.search_space import SearchSpace
 
+# Fields that are paths. The path after LOCAL_MODEL in the name of a teacher is one as well.
+PATHS = (("data", "root"), ("training", "start_from"), ("training", "teacher", "weights"), ("training", "teacher", "model"))
+LOCAL_MODEL = "local-dir:"
 
-def load_experiment(path: Path, overrides: Sequence[str] = ()) -> Experiment:
-    """Read an experiment file, apply overrides and validate the result.
+
+def read_fields(path: Path, overrides: Sequence[str], folder: Path) -> dict[str, Any]:
+    """Read the fields of an experiment file and apply overrides.
 
     Args:
         path: The experiment file.
-        overrides: `--set` overrides, each `a.b=c` with c in YAML. The last one of a field applies.
+        overrides: Each `a.b=c` with c in YAML. The last one of a field applies. Their paths are relative to the current folder.
+        folder: The folder that the paths in the file are relative to.
 
     Returns:
-        The resolved experiment: search space and reference network are fields out in full.
+        The fields, with absolute paths.
 
     Raises:
-        UserError: The file cannot be read, or a field is invalid. The message is one line that names the field.
+        UserError: The file cannot be read, it is not a mapping, or an override has no such field.
     """
     fields = read_yaml(path)
     if not isinstance(fields, dict):
         raise UserError(f"{path}: an experiment is a mapping of fields, got {type(fields).__name__}")
+    fields = with_absolute_paths(fields, folder)
     for override in overrides:
         if override.startswith("space."):
-            fields = _resolve_space(fields, path)
+            fields = resolve_space(fields, str(path), folder)
         if override.startswith("baseline."):
-            fields = _resolve_baseline(fields, path)
+            fields = resolve_baseline(fields, str(path))
         _apply_override(fields, override)
-    return _validate(_resolve_baseline(_resolve_space(fields, path), path), str(path))
+        if override.startswith("space="):
+            fields = resolve_space(fields, f"--set {override}", Path.cwd())
+    return with_absolute_paths(fields, Path.cwd())
 
 
-def _resolve_space(fields: dict[str, Any], path: Path) -> dict[str, Any]:
-    """Replace the path of a search space, relative to the experiment file, by its content."""
-    if isinstance(fields.get("space"), str):
-        space_path = path.parent / fields["space"]
-        SearchSpace.load(space_path)  # so that an error names the file of the space
-        return {**fields, "space": read_yaml(space_path)}
+def with_absolute_paths(fields: dict[str, Any], folder: Path) -> dict[str, Any]:
+    """Return fields of an experiment with relative paths replaced by absolute ones.
+
+    Args:
+        fields: The fields. Values that are no paths are left as they are.
+        folder: The folder that the paths are relative to.
+    """
+    for keys in PATHS:
+        fields = _with_absolute(fields, keys, folder)
     return fields
 
 
-def _resolve_baseline(fields: dict[str, Any], path: Path) -> dict[str, Any]:
-    """Replace the name of a published architecture by its fields."""
+def _with_absolute(fields: dict[str, Any], keys: tuple[str, ...], folder: Path) -> dict[str, Any]:
+    """Copy the mappings on the way to one path, and make it absolute."""
+    name, *inner = keys
+    value = fields.get(name)
+    if inner:
+        return {**fields, name: _with_absolute(value, tuple(inner), folder)} if isinstance(value, dict) else fields
+    if isinstance(value, Path):
+        return {**fields, name: _absolute(str(value), folder)}
+    if not isinstance(value, str) or not value or len(value) > MAX_PATH or not value.isprintable():
+        return fields
+    if name != "model":
+        return {**fields, name: _absolute(value, folder)}
+    local = value.startswith(LOCAL_MODEL)
+    return {**fields, name: f"{LOCAL_MODEL}{_absolute(value.removeprefix(LOCAL_MODEL), folder)}"} if local else fields
+
+
+def _absolute(path: str, folder: Path) -> str:
+    return os.path.normpath(folder.resolve() / path)
+
+
+def resolve_space(fields: dict[str, Any], source: str, folder: Path) -> dict[str, Any]:
+    """Replace the path or the name of a search space by its content.
+
+    Args:
+        fields: The fields of an experiment.
+        source: Where they are from, for error messages.
+        folder: The folder that the path is relative to.
+
+    Returns:
+        The fields, unchanged if the space is written out.
+
+    Raises:
+        UserError: There is no such search space, or it is invalid. The message names its file.
+    """
+    given = fields.get("space")
+    if not isinstance(given, str | Path):
+        return fields
+    try:
+        path = catalogue.find("search_spaces", str(given), folder)
+    except UserError as error:
+        raise UserError(f"{source}: space: {error}") from None
+    if not path.exists():
+        raise UserError(f"{path}: no such file; it is the space of {source}, whose paths are relative to {folder.absolute()}")
+    SearchSpace.load(path)  # so that an error names the file of the space
+    return {**fields, "space": read_yaml(path)}
+
+
+def resolve_baseline(fields: dict[str, Any], source: str) -> dict[str, Any]:
+    """Replace the name of a published architecture by its fields.
+
+    Args:
+        fields: The fields of an experiment.
+        source: Where they are from, for error messages.
+
+    Raises:
+        UserError: No published architecture has this name.
+    """
     name = fields.get("baseline")
     if not isinstance(name, str) or name == "none":
         return fields
     if name not in PUBLISHED:
         raise UserError(
-            f"{path}: baseline: no published architecture is called {quoted(name)}; choose none (no reference network), or "
+            f"{source}: baseline: no published architecture is called {quoted(name)}; choose none (no reference network), or "
             f"{similar_networks(name)}"
         )
     return {**fields, "baseline": PUBLISHED[name].architecture.to_dict()}
-
-
-def _validate(fields: dict[str, Any], source: str) -> Experiment:
-    try:
-        experiment = Experiment.model_validate(fields)
-    except ValidationError as error:
-        raise first_problem(error, source) from None
-    _check_experiment(experiment, source)
-    return experiment
-
-
-def _check_execution(experiment: Experiment, source: str) -> None:
-    """Reject settings that have no effect."""
-    if experiment.evaluation.racing and not set(experiment.search.objectives) <= {"accuracy", "energy_mj"}:
-        raise UserError(
-            f"{source}: evaluation.racing: compares accuracy and energy only, but search.objectives has others; set it to 0"
-        )
-    execution = experiment.execution
-    needs = {"workers": ("processes", "ray"), "address": ("ray",), "gpus_per_worker": ("ray",)}
-    for name, executors in needs.items():
-        if getattr(execution, name) and execution.executor not in executors:
-            raise UserError(
-                f"{source}: execution.{name}: has no effect with executor {execution.executor}; "
-                f"set execution.executor to {' or '.join(executors)}, or leave it out"
-            )
-
-
-def _check_experiment(experiment: Experiment, source: str) -> None:
-    """Check the constraints between sections."""
-    space = SearchSpace.from_dict(experiment.space, source=f"{source}: space")
-    given = experiment.baseline
-    baseline = Architecture.from_dict(given, source=f"{source}: baseline") if isinstance(given, dict) else space.largest()
-    if baseline.family != space.family:
-        raise UserError(f"{source}: baseline: its family {baseline.family} differs from {space.family}, the family of the space")
-    if experiment.data.search_share + experiment.data.test_share >= 1:
-        raise UserError(
-            f"{source}: data: the sum of search_share and test_share must be less than 1, so that training images remain"
-        )
-    if experiment.data.name == "events" and experiment.data.normalisation is not None:
-        raise UserError(f"{source}: data.normalisation: event counts are not normalised; leave it out")
-    _check_execution(experiment, source)
-    _check_training(experiment, source)
-    if experiment.training.teacher is not None and not (space.distilled and baseline.distilled):
-        raise UserError(f"{source}: training.teacher: only a network with distilled: true has the head that a teacher trains")
-    stride = max(space.smallest().stride, baseline.stride)
-    if experiment.data.image_size < stride:
-        raise UserError(
-            f"{source}: data.image_size: {experiment.data.image_size} pixels are too few for embeddings that downsample "
-            f"{stride} times"
-        )
-    _check_activations(experiment, [space.largest(), baseline], source)
-
-
-def _check_activations(experiment: Experiment, networks: Sequence[Architecture], source: str) -> None:
-    """Reject batches whose activations cannot be stored."""
-    batches = {
-        "training.batch_size": experiment.training.batch_size // experiment.training.accumulate,
-        "evaluation.batch_size": experiment.evaluation.batch_size,
-        "evaluation.calibration_batch_size": experiment.evaluation.calibration_batch_size,
-    }
-    for name, images in batches.items():
-        for network in networks:
-            check_activation(network, image_size=experiment.data.image_size, images=images, source=f"{source}: {name}")
-
-
-def _check_training(experiment: Experiment, source: str) -> None:
-    training = experiment.training
-    if training.warmup >= training.epochs:
-        raise UserError(f"{source}: training.warmup_epochs: {training.warmup} of {training.epochs} epochs; warm up for fewer")
-    if training.warmup >= experiment.from_scratch.epochs:
-        raise UserError(
-            f"{source}: retrain.epochs: {experiment.retrain.epochs}, of which training.warmup_epochs takes {training.warmup}; "
-            "retrain for more"
-        )
-    if training.batch_size % training.accumulate or training.batch_size // training.accumulate < 2:
-        raise UserError(
-            f"{source}: training.accumulate: {training.accumulate} parts of batch_size {training.batch_size}; "
-            "choose a divisor that leaves parts of 2 images or more"
-        )
-    if training.targets == "in-place" and training.sampling != "sandwich":
-        raise UserError(
-            f"{source}: training.targets: in-place needs the largest subnet in every step, which {training.sampling} does not run; "
-            "set training.sampling to sandwich, or targets to labels"
-        )
-    if training.teacher is not None and experiment.data.name == "events":
-        raise UserError(f"{source}: training.teacher: a teacher cannot be used with events; leave it out")
-    if training.min_learning_rate > training.learning_rate:
-        raise UserError(f"{source}: training.min_learning_rate: {training.min_learning_rate:g} is more than learning_rate")
 
 
 def _apply_override(fields: dict[str, Any], override: str) -> None:

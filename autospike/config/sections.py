@@ -1,6 +1,7 @@
 """The sections of an experiment: every field with its meaning, unit, allowed values and default.
 
-Paths are relative to the working directory of the command. A field that is None has the default that its documentation names.
+Paths are relative to the folder of the experiment file; those of `--set` to the current folder. A field that is None has the
+default that its documentation names.
 """
 
 from __future__ import annotations

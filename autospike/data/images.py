@@ -339,7 +339,7 @@ def _root(config: DataConfig) -> Path:
     if config.root is None:
         raise UserError(f"data.root: required for data.name {config.name}; set it to the folder of the images")
     if not config.root.is_dir():
-        raise UserError(f"data.root: {config.root} is not a folder; check the path")
+        raise UserError(f"data.root: {config.root} is not a folder; check the path (in an experiment it is relative to its file)")
     return config.root
 
 

@@ -5,10 +5,10 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
-from autospike.config import DataConfig, Experiment, load_experiment
+from autospike.config import DataConfig, Experiment
 from autospike.data.images import FRAME_FILES, IMAGE_FILES, Images, load_images
 from autospike.errors import UserError
-from autospike.run_directory import Run
+from autospike.run_directory import RunDirectory
 
 # Subfolders by which torchvision's copies of CIFAR are recognised.
 CIFAR_FOLDERS = {"cifar-10-batches-py": "cifar10", "cifar-100-python": "cifar100"}
@@ -32,13 +32,13 @@ def open_images(source: str, *, image_size: int) -> Images:
     """
     path = Path(source)
     if (path / "experiment.yaml").exists():
-        run = Run.resume(path)
+        run = RunDirectory.resume(path)
         images = _open_experiment_data(run.experiment, image_size)
         if run.has_checkpoint:
             run.check_data(images.fingerprint)
         return images
     if path.suffix in (".yaml", ".yml"):
-        return _open_experiment_data(load_experiment(path), image_size)
+        return _open_experiment_data(Experiment.load(path), image_size)
     if source in EMBEDDED:
         return load_images(DataConfig.model_validate({"name": source, "image_size": image_size}), seed=0)
     if not path.is_dir():

@@ -29,7 +29,7 @@ from autospike.memory.cache import MIB, ByteBudgetCache
 from autospike.models.contract import SpikingModel
 from autospike.process import available_cores
 from autospike.randomness import keyed
-from autospike.run_directory import Run
+from autospike.run_directory import RunDirectory
 from autospike.space.architecture import Architecture, digest
 from autospike.supernet import Supernet
 from autospike.training.checkpoint import Checkpoints
@@ -38,7 +38,7 @@ from autospike.training.setup import Setup, build_supernet, load_trained_superne
 Weights = Mapping[str, NDArray[Any]]
 
 
-def open_for_measurement(run: Run) -> Setup:
+def open_for_measurement(run: RunDirectory) -> Setup:
     """Open a run as `open_run` does, with the number of threads with which candidates are measured.
 
     The last bits of a result depend on the number of threads, so it must be the same in every worker. Workers that share the
@@ -232,7 +232,7 @@ class CreateTrieEvaluator:
         return supernet
 
 
-def create_executor(run: Run, setup: Setup) -> Executor:
+def create_executor(run: RunDirectory, setup: Setup) -> Executor:
     """Create the configured executor, with workers that measure subnets of the supernet of a run. The caller closes it.
 
     Args:
@@ -262,7 +262,7 @@ def create_executor(run: Run, setup: Setup) -> Executor:
     return Cluster(create_state=_worker_state(run, setup, weights), config=config, threads=torch.get_num_threads())
 
 
-def _worker_state(run: Run, setup: Setup, weights: Path | Weights) -> CreateTrieEvaluator:
+def _worker_state(run: RunDirectory, setup: Setup, weights: Path | Weights) -> CreateTrieEvaluator:
     """Creates the state of workers, with the number of threads, the device and the data folder made explicit."""
     data = run.experiment.data
     root = data.root and data.root.resolve()

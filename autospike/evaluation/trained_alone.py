@@ -16,13 +16,13 @@ from autospike.errors import UserError
 from autospike.evaluation.setup import population_evaluator, protocol_id, trie_evaluator
 from autospike.execution.executor import Serial
 from autospike.report.record import record
-from autospike.run_directory import Run
+from autospike.run_directory import RunDirectory
 from autospike.space.architecture import Architecture
 from autospike.space.search_space import SearchSpace
 from autospike.training.setup import Setup, load_trained_supernet
 
 
-def measure_trained_alone(run: Run, setup: Setup, architecture: Architecture, folder: Path) -> dict[str, Any]:
+def measure_trained_alone(run: RunDirectory, setup: Setup, architecture: Architecture, folder: Path) -> dict[str, Any]:
     """Measure a network on the search split, unless its folder holds a measurement under the same protocol.
 
     Args:

@@ -66,7 +66,7 @@ def candidates_of(archived: pd.DataFrame) -> pd.DataFrame:
     """Return the table of the candidates of an archive.
 
     Args:
-        archived: As `autospike.search.archive.Archive.table` returns it.
+        archived: As `autospike.searching.archive.Archive.table` returns it.
 
     Returns:
         As `candidates`.

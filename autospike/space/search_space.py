@@ -19,6 +19,7 @@ from typing import Annotated, Any, get_type_hints
 
 from pydantic import AfterValidator, StrictBool, TypeAdapter, ValidationError
 
+from autospike import catalogue
 from autospike.errors import UserError, first_problem
 from autospike.files import read_yaml
 from autospike.space.architecture import SETTINGS, Architecture, check_scale, check_time_steps
@@ -100,7 +101,7 @@ class SearchSpace:
         """Read a search space from a YAML file.
 
         Args:
-            path: The file.
+            path: The file, or a name that `autospike list spaces` prints.
 
         Returns:
             The search space.
@@ -108,7 +109,8 @@ class SearchSpace:
         Raises:
             UserError: The file is missing or is not YAML, or as in `from_dict`.
         """
-        return cls.from_dict(read_yaml(path), source=str(path))
+        found = catalogue.find("search_spaces", str(path), Path())
+        return cls.from_dict(read_yaml(found), source=str(found))
 
     @classmethod
     def from_dict(cls, value: object, *, source: str = "search space") -> SearchSpace:

@@ -17,7 +17,7 @@ import torch
 from autospike.console import progress, short
 from autospike.errors import Interrupted, UserError
 from autospike.kernels.lif import LIBRARY
-from autospike.run_directory import Run
+from autospike.run_directory import RunDirectory
 
 MB = 1e6
 
@@ -108,7 +108,7 @@ def _peak_memory_mb(device: torch.device) -> float:
 
 @contextmanager
 def reporting(
-    run: Run, name: str, *, start: int, steps: int, device: torch.device, ranks: int
+    run: RunDirectory, name: str, *, start: int, steps: int, device: torch.device, ranks: int
 ) -> Iterator[Callable[[Progress], None]]:
     """Report a training as a progress bar, and every ten steps in `log.jsonl` and to TensorBoard.
 

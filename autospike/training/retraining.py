@@ -18,7 +18,7 @@ from pydantic import ValidationError
 from autospike import files
 from autospike.config import Experiment, TrainingConfig, fixed_part
 from autospike.errors import UserError
-from autospike.run_directory import Run
+from autospike.run_directory import RunDirectory
 from autospike.space.architecture import Architecture
 from autospike.space.search_space import SearchSpace
 from autospike.training.checkpoint import Checkpoints
@@ -114,7 +114,7 @@ def _fixed(experiment: Experiment, training: TrainingConfig) -> dict[str, Any]:
     return {name: value for name, value in fixed.items() if name != "start_from"}
 
 
-def train_retrained(run: Run, setup: Setup, network: RetrainedNetwork) -> None:
+def train_retrained(run: RunDirectory, setup: Setup, network: RetrainedNetwork) -> None:
     """Train a network of the comparison, unless its training has finished.
 
     Args:
@@ -131,7 +131,7 @@ def train_retrained(run: Run, setup: Setup, network: RetrainedNetwork) -> None:
     train_network(run, repeated, network.space, network.checkpoints, name=network.name, source=network.starts_from)
 
 
-def networks(run: Run, architectures: Iterable[Architecture]) -> list[RetrainedNetwork]:
+def networks(run: RunDirectory, architectures: Iterable[Architecture]) -> list[RetrainedNetwork]:
     """List the networks of a comparison.
 
     Args:
@@ -151,7 +151,7 @@ def networks(run: Run, architectures: Iterable[Architecture]) -> list[RetrainedN
     return found if reference is None else found + [_reference(run, reference, seed) for seed in seeds]
 
 
-def _inherited(run: Run, architecture: Architecture) -> RetrainedNetwork:
+def _inherited(run: RunDirectory, architecture: Architecture) -> RetrainedNetwork:
     return RetrainedNetwork(
         architecture=architecture,
         way="inherited",
@@ -162,7 +162,7 @@ def _inherited(run: Run, architecture: Architecture) -> RetrainedNetwork:
     )
 
 
-def fine_tuned(run: Run, architecture: Architecture, *, seed: int) -> RetrainedNetwork:
+def fine_tuned(run: RunDirectory, architecture: Architecture, *, seed: int) -> RetrainedNetwork:
     """Describe the fine-tuning of a subnet from its inherited weights.
 
     Args:
@@ -174,19 +174,19 @@ def fine_tuned(run: Run, architecture: Architecture, *, seed: int) -> RetrainedN
     return _retrained(run, architecture, "fine-tuned", seed, training)
 
 
-def _from_scratch(run: Run, architecture: Architecture, seed: int) -> RetrainedNetwork:
+def _from_scratch(run: RunDirectory, architecture: Architecture, seed: int) -> RetrainedNetwork:
     training = run.experiment.from_scratch.model_copy(update={"start_from": None})
     return _retrained(run, architecture, "scratch", seed, training)
 
 
-def _retrained(run: Run, architecture: Architecture, way: Way, seed: int, training: TrainingConfig) -> RetrainedNetwork:
+def _retrained(run: RunDirectory, architecture: Architecture, way: Way, seed: int, training: TrainingConfig) -> RetrainedNetwork:
     folder = run.retrain / architecture.id / way / f"seed-{seed}"
     return RetrainedNetwork(
         architecture=architecture, way=way, seed=seed, experiment=_with(run.experiment, training), folder=folder, checkpoints=folder
     )
 
 
-def _reference(run: Run, architecture: Architecture, seed: int) -> RetrainedNetwork:
+def _reference(run: RunDirectory, architecture: Architecture, seed: int) -> RetrainedNetwork:
     """Trained by the recipe of the run. The first one is that of the run, if it was trained for as many epochs."""
     folder, training = run.retrain / "hand-made" / f"seed-{seed}", run.experiment.from_scratch
     own = seed == 0 and training == run.experiment.training

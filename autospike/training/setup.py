@@ -15,7 +15,7 @@ from autospike.data.images import Images, load_images
 from autospike.data.preparation import DEFAULT_PREPARATION, ImagePreparation
 from autospike.errors import UserError
 from autospike.randomness import keyed_seed
-from autospike.run_directory import Run
+from autospike.run_directory import RunDirectory
 from autospike.space.search_space import SearchSpace
 from autospike.supernet import Supernet
 from autospike.training.checkpoint import Checkpoints
@@ -56,7 +56,7 @@ class Setup:
         return replace(DEFAULT_PREPARATION, mean=normalisation.mean, std=normalisation.std)
 
 
-def open_run(run: Run) -> Setup:
+def open_run(run: RunDirectory) -> Setup:
     """Open the data of a run, and check that they are those that the run was trained on.
 
     Args:

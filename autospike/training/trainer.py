@@ -29,7 +29,7 @@ from autospike.data.batches import TrainingBatches
 from autospike.errors import Interrupted
 from autospike.memory.allocator import retain_large_allocations
 from autospike.randomness import keyed
-from autospike.run_directory import Run
+from autospike.run_directory import RunDirectory
 from autospike.space.search_space import SearchSpace
 from autospike.supernet import Supernet
 from autospike.training.checkpoint import Checkpoints, TrainingState
@@ -43,7 +43,7 @@ from autospike.training.step import SAMPLING, TARGETS, LabelledBatch, accumulate
 
 
 def train_network(
-    run: Run,
+    run: RunDirectory,
     setup: Setup,
     space: SearchSpace,
     folder: Path,
@@ -234,7 +234,7 @@ class SignalCatcher:
             signal.signal(number, handler)
 
 
-def _recover(run: Run, checkpoints: Checkpoints, name: str, steps: int) -> None:
+def _recover(run: RunDirectory, checkpoints: Checkpoints, name: str, steps: int) -> None:
     """Rebuild a lost record, or return to the previous checkpoint if the newest one is damaged, and log it."""
     damage = checkpoints.recover(steps)
     if damage is not None:

@@ -17,14 +17,14 @@ from pathlib import Path
 
 from measuring import Result
 
-from autospike.config import load_experiment
+from autospike.config import Experiment
 from autospike.energy.conventions import EXACT, MJ_PER_PJ
 from autospike.energy.counts import LayerCount, to_rows
 from autospike.measurement import Measurement
-from autospike.run_directory import Run
-from autospike.search.archive import Archive
-from autospike.search.evolution import Search
-from autospike.search.fitness import f_aeb
+from autospike.run_directory import RunDirectory
+from autospike.searching.archive import Archive
+from autospike.searching.evolution import Search
+from autospike.searching.fitness import f_aeb
 from autospike.space.architecture import Architecture
 from autospike.space.search_space import SearchSpace
 
@@ -69,7 +69,7 @@ def archive() -> list[Result]:
     ]
 
 
-def synthetic_run(folder: Path, rows: int) -> Run:
+def synthetic_run(folder: Path, rows: int) -> RunDirectory:
     """Write a run with an archive of made-up candidates, in the form that a search leaves it in.
 
     Args:
@@ -81,7 +81,7 @@ def synthetic_run(folder: Path, rows: int) -> Run:
     """
     overrides = [f"search.generations={GENERATIONS}", f"search.population={rows // GENERATIONS // 3}"]
     overrides += ["space.stages.0.depth=[1, 2, 3, 4]"]
-    run = Run(folder=folder, experiment=load_experiment(EXPERIMENT, overrides))
+    run = RunDirectory(folder=folder, experiment=Experiment.load(EXPERIMENT, overrides))
     run.save()
     counts = _counts()
     reference = {"search_accuracy": 0.9, "layers": to_rows(counts)}
@@ -119,7 +119,7 @@ def _candidates(space: SearchSpace, count: int) -> Iterator[Architecture]:
         sampled = space.sample(rng)
 
 
-def _fill(run: Run, candidates: Iterable[Architecture], counts: bytes) -> None:
+def _fill(run: RunDirectory, candidates: Iterable[Architecture], counts: bytes) -> None:
     """Write rows, proposals and the last population."""
     search, rng = _search(run), random.Random(1)
     config, largest = run.experiment.search, run.experiment.search_space.largest()
@@ -149,7 +149,7 @@ def _fill(run: Run, candidates: Iterable[Architecture], counts: bytes) -> None:
     archive.close()
 
 
-def _search(run: Run) -> Search:
+def _search(run: RunDirectory) -> Search:
     """The search of a run, which must not measure anything."""
     return Search(
         space=run.experiment.search_space,
@@ -168,7 +168,7 @@ def _nothing(architectures: Iterable[Architecture]) -> Iterator[Measurement]:
     return iter(())
 
 
-def resume(run: Run) -> None:
+def resume(run: RunDirectory) -> None:
     """Run a finished search again: open the archive, verify it, compute the fitness again, restore the population."""
     search = _search(run)
     search.archive.discard_damaged()
@@ -177,7 +177,7 @@ def resume(run: Run) -> None:
     search.archive.close()
 
 
-def _plot(run: Run) -> tuple[float, float]:
+def _plot(run: RunDirectory) -> tuple[float, float]:
     """Wall-clock and CPU seconds of the command."""
     before, started = resource.getrusage(resource.RUSAGE_CHILDREN), time.perf_counter()
     subprocess.run([sys.executable, "-m", "autospike", "plot", str(run.folder)], check=True, stdout=subprocess.DEVNULL)

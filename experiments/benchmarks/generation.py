@@ -30,8 +30,8 @@ from autospike.evaluation.single import measure
 from autospike.evaluation.trie_evaluator import TrieEvaluator
 from autospike.measurement import Measurement
 from autospike.memory.allocator import retain_large_allocations
-from autospike.search.archive import Archive
-from autospike.search.evolution import Search
+from autospike.searching.archive import Archive
+from autospike.searching.evolution import Search
 from autospike.space.architecture import Architecture
 
 POPULATION = 48

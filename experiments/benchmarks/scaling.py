@@ -19,7 +19,7 @@ from autospike.evaluation.population import PopulationEvaluator
 from autospike.evaluation.trie_evaluator import TrieEvaluator
 from autospike.execution.processes import Processes
 from autospike.process import prepare_process
-from autospike.search.by_products import by_product_candidates
+from autospike.searching.by_products import by_product_candidates
 from autospike.space.architecture import Architecture
 from autospike.supernet import Supernet
 

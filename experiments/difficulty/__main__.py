@@ -12,10 +12,10 @@ from pathlib import Path
 from plain import EVENT_VIEWS, PLAIN, STILL_VIEWS, Labelled, accuracy, read
 from spread import by_time_steps, measure, random_subnets, summary
 
-from autospike.config import load_experiment
+from autospike.config import Experiment
 from autospike.evaluation.setup import fixed_batches
 from autospike.process import prepare_process
-from autospike.run_directory import Run
+from autospike.run_directory import RunDirectory
 from autospike.training.setup import open_experiment
 
 EPOCHS = 10
@@ -23,7 +23,7 @@ EPOCHS = 10
 
 def plain(experiment_path: Path) -> None:
     """Print the accuracy of plain classifiers."""
-    setup = open_experiment(load_experiment(experiment_path))
+    setup = open_experiment(Experiment.load(experiment_path))
     classes = len(setup.images.classes)
     for view, function in (STILL_VIEWS if setup.images.time_steps is None else EVENT_VIEWS).items():
         train, test = (read(fixed_batches(setup, setup.images.splits[name]), function) for name in ("train", "test"))
@@ -48,7 +48,7 @@ def main(arguments: list[str]) -> None:
         return
     folder = Path(arguments[0])
     plain(folder / "experiment.yaml")
-    measured = measure(folder, random_subnets(Run.resume(folder).experiment.search_space))
+    measured = measure(folder, random_subnets(RunDirectory.resume(folder).experiment.search_space))
     print(f"{len(measured)} random subnets: {summary([m.accuracy for m in measured])}")
     for steps, accuracies in by_time_steps(measured).items():
         print(f"  T = {steps} ({len(accuracies)}): {summary(accuracies)}")

@@ -11,7 +11,7 @@ from autospike.evaluation.setup import open_for_measurement, population_evaluato
 from autospike.execution.executor import Serial
 from autospike.measurement import Measurement
 from autospike.randomness import keyed
-from autospike.run_directory import Run
+from autospike.run_directory import RunDirectory
 from autospike.space.architecture import Architecture
 from autospike.space.search_space import SearchSpace
 from autospike.training.setup import load_trained_supernet
@@ -27,7 +27,7 @@ def random_subnets(space: SearchSpace) -> list[Architecture]:
 
 def measure(folder: Path, subnets: Sequence[Architecture]) -> list[Measurement]:
     """Measure subnets of the trained supernet of a run on its search split."""
-    run = Run.resume(folder)
+    run = RunDirectory.resume(folder)
     setup = open_for_measurement(run)
     supernet = load_trained_supernet(setup, run.experiment.search_space, run.supernet)
     by_architecture = {

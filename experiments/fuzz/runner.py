@@ -21,7 +21,8 @@ from typing import NoReturn
 from kind import Command, Make
 
 MAX_LINE = 500  # characters
-MAX_SECONDS = 60.0  # for a command; a busy machine is slow
+MAX_CPU_SECONDS = 60  # of a command
+MAX_SECONDS = 900.0  # of wall time, for a command that waits for ever; a busy machine is slow
 MAX_MEMORY = 12 * 2**30  # bytes of address space of a command, of which torch alone reserves several GB
 
 Snapshot = dict[str, tuple[int, int, int]]
@@ -100,6 +101,7 @@ def _child(command: Command, folder: Path, errors: Path) -> NoReturn:
         sys.stdout, sys.stderr = (os.fdopen(os.dup(i), "w", buffering=1) for i in (1, 2))
         sys.stderr.reconfigure(errors="backslashreplace")
         resource.setrlimit(resource.RLIMIT_AS, (MAX_MEMORY, MAX_MEMORY))
+        resource.setrlimit(resource.RLIMIT_CPU, (MAX_CPU_SECONDS, MAX_CPU_SECONDS))
         sys.argv = ["autospike", *command.arguments]
         from autospike import cli
 

@@ -12,7 +12,7 @@ from rich.console import Console
 from rich.table import Table
 from ways import WAYS, configured
 
-from autospike.config import TrainingConfig, load_experiment
+from autospike.config import Experiment, TrainingConfig
 from autospike.files import replacing
 from autospike.process import prepare_process
 from autospike.randomness import keyed
@@ -39,7 +39,7 @@ FIGURES = ("mean_accuracy", "worst_accuracy", "kendall_tau")
 def main(folder: Path) -> None:
     """Train what `folder` does not contain yet, measure, write the tables and print a summary."""
     prepare_process()
-    setup = open_experiment(load_experiment(HERE.parent / "digits.yaml", SETTING))
+    setup = open_experiment(Experiment.load(HERE.parent / "digits.yaml", SETTING))
     subnets = sample_subnets(setup.experiment.search_space)
     study = Study(setup=setup, subnets=subnets, folder=folder)
     configs, alone, rows = configured(setup, folder), study.alone(subnets[:SUBNETS_ALONE]), []

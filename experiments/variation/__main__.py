@@ -24,9 +24,9 @@ from autospike.execution.executor import Serial
 from autospike.measurement import Measurement
 from autospike.pareto import hypervolume
 from autospike.process import prepare_process
-from autospike.run_directory import Run
-from autospike.search.archive import Archive
-from autospike.search.evolution import Search
+from autospike.run_directory import RunDirectory
+from autospike.searching.archive import Archive
+from autospike.searching.evolution import Search
 from autospike.space.architecture import Architecture
 from autospike.space.search_space import SearchSpace
 from autospike.training.setup import load_trained_supernet
@@ -100,7 +100,7 @@ def run_search(shared: Shared, space: SearchSpace, settings: dict[str, float | s
 def main(folder: Path, seeds: int) -> None:
     """Search in every way with every seed, and write `variation.csv`."""
     prepare_process()
-    run = Run.resume(folder)
+    run = RunDirectory.resume(folder)
     setup, space = open_for_measurement(run), run.experiment.search_space
     evaluator = trie_evaluator(setup, load_trained_supernet(setup, space, run.supernet))
     shared = Shared(evaluator=population_evaluator(setup, Serial(state=evaluator)))

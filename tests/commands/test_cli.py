@@ -136,7 +136,7 @@ def test_an_interrupt_is_a_one_line_error_that_says_how_to_resume(tmp_path: Path
     finally:
         signal.setitimer(signal.ITIMER_REAL, 0)
         signal.signal(signal.SIGALRM, handler)
-    assert (outcome.code, outcome.err) == (130, "error: interrupted; run the same command again to resume\n")
+    assert (outcome.code, outcome.err) == (130, "interrupted; run the same command again to resume\n")
 
 
 @pytest.mark.parametrize("stages", [[1], 3, [], [{"blocks": 2}], [{"embed_dim": 16, "blocks": []}]])

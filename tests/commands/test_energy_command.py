@@ -23,7 +23,7 @@ from autospike.data.batches import FixedBatches
 from autospike.data.images import load_images
 from autospike.data.source import open_images
 from autospike.evaluation.calibration import calibrate
-from autospike.export import InputSpec, read_model, write_model
+from autospike.model_folder import InputSpec, read_model, write_model
 from autospike.models import build_model
 from autospike.space.architecture import Architecture, Embedding, Stage
 from autospike.space.block import Block, Neuron

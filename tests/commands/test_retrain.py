@@ -22,7 +22,7 @@ from safetensors.torch import load_file
 from tiny_experiment import TINY_EXPERIMENT
 from torch import Tensor
 
-from autospike.config import Experiment, load_experiment
+from autospike.config import Experiment
 from autospike.data.batches import TrainingBatches
 from autospike.data.images import load_images
 from autospike.evaluation.setup import calibration_split
@@ -64,7 +64,7 @@ def call(*args: object) -> None:
 
 
 def reference(run: Path) -> str:
-    return load_experiment(run / "experiment.yaml").search_space.largest().id
+    return Experiment.load(run / "experiment.yaml").search_space.largest().id
 
 
 def cheapest(run: Path) -> str:
@@ -193,7 +193,7 @@ def test_training_from_scratch_is_bit_identical_to_that_of_the_reference_network
 
 def test_another_seed_changes_weights_batches_and_samples_but_not_the_splits(run: Path, tmp_path: Path) -> None:
     """Compared with a direct call of the trainer on the splits of the run's seed."""
-    experiment, seed = load_experiment(run / "experiment.yaml"), keyed_seed(SEED, "repetition", 1)
+    experiment, seed = Experiment.load(run / "experiment.yaml"), keyed_seed(SEED, "repetition", 1)
     with torch.random.fork_rng():
         torch.manual_seed(keyed_seed(seed, "initial parameters"))
         supernet = Supernet(SearchSpace.of(experiment.search_space.largest()), num_classes=10, in_chans=1)
@@ -254,6 +254,7 @@ def has_checkpoints(folder: Path, count: int) -> bool:
     return len(list(folder.rglob("checkpoint.json"))) >= count
 
 
+@pytest.mark.slow
 def test_a_killed_retraining_resumes_bit_identically(searched: Path, run: Path, tmp_path: Path) -> None:
     """Finished trainings are not repeated."""
     folder = tmp_path / "run"
@@ -299,7 +300,7 @@ def test_timm_opens_a_retrained_network_with_the_reported_accuracy(run: Path) ->
     """The accuracy is computed without the package's evaluation."""
     folder = run / "retrain" / cheapest(run) / "scratch" / "seed-1" / "model"
     model = timm.create_model(f"local-dir:{folder}", pretrained=True).eval()
-    experiment = load_experiment(run / "experiment.yaml")
+    experiment = Experiment.load(run / "experiment.yaml")
     test = load_images(experiment.data, seed=experiment.seed).splits["test"]
     pixels = [torch.tensor(list(test.image(i).tobytes())).view(1, 8, 8) / 127.5 - 1 for i in range(len(test))]
     with torch.no_grad():

@@ -22,7 +22,7 @@ import yaml
 from cli_runner import autospike
 from processes import kill_command
 
-from autospike.config import Experiment, load_experiment
+from autospike.config import Experiment
 from autospike.data.images import load_images
 from autospike.pareto import on_front
 from autospike.space.architecture import Architecture
@@ -86,7 +86,7 @@ def test_the_run_folder_has_the_documented_files(run: Path) -> None:
 
 
 def test_the_resolved_experiment_contains_its_space(run: Path, tiny_experiment: Path) -> None:
-    assert load_experiment(run / "experiment.yaml") == load_experiment(tiny_experiment)
+    assert Experiment.load(run / "experiment.yaml") == Experiment.load(tiny_experiment)
     assert isinstance(yaml.safe_load((run / "experiment.yaml").read_text())["space"], dict)
 
 
@@ -158,7 +158,7 @@ def test_timm_opens_the_export_with_the_reported_accuracy(run: Path) -> None:
     """Compute the accuracy of the exported model on the test split without the package's evaluation."""
     report = json.loads((run / "export" / "report.json").read_text())
     model = timm.create_model(f"local-dir:{run / 'export'}", pretrained=True).eval()
-    experiment = load_experiment(run / "experiment.yaml")
+    experiment = Experiment.load(run / "experiment.yaml")
     test = load_images(experiment.data, seed=experiment.seed).splits["test"]
     pixels = [torch.tensor(list(test.image(i).tobytes())).view(1, 8, 8) / 127.5 - 1 for i in range(len(test))]
     with torch.no_grad():
@@ -171,7 +171,7 @@ def test_timm_opens_the_export_with_the_reported_accuracy(run: Path) -> None:
 
 def test_the_report_compares_with_the_reference_network(run: Path) -> None:
     report = json.loads((run / "export" / "report.json").read_text())
-    experiment = load_experiment(run / "experiment.yaml")
+    experiment = Experiment.load(run / "experiment.yaml")
     assert Architecture.from_dict(report["baseline"]["architecture"]) == experiment.search_space.largest()
     for part in (report, report["baseline"]):
         assert part["energy_mj"] == pytest.approx((4.6 * part["macs"] + 0.9 * part["acs"]) * 1e-9)
@@ -202,7 +202,7 @@ SHORT = {
 
 def digit_images(folder: Path) -> list[str]:
     """Write sixty digits as a folder of images of two classes; return settings for a short run of the folder experiment."""
-    train = load_images(load_experiment(EXPERIMENTS / "digits.yaml").data, seed=0).splits["train"]
+    train = load_images(Experiment.load(EXPERIMENTS / "digits.yaml").data, seed=0).splits["train"]
     for i in range(60):
         path = folder / f"digit {train.labels[i] % 2}" / f"{i}.png"
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -228,7 +228,7 @@ def folder_run(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
     """A folder of images, and a run that was trained, searched and plotted while its test images were unreadable."""
     images, run = tmp_path_factory.mktemp("folder") / "images", tmp_path_factory.mktemp("runs") / "folder"
     settings = [*digit_images(images), "--set", "data.channels=1"]  # otherwise all images are searched for colours
-    with unreadable_test_images(images, load_experiment(EXPERIMENTS / "folder.yaml", settings[1::2])):
+    with unreadable_test_images(images, Experiment.load(EXPERIMENTS / "folder.yaml", settings[1::2])):
         call("train", EXPERIMENTS / "folder.yaml", "--run", run, *settings)
         call("search", run)
         call("plot", run)
@@ -250,7 +250,7 @@ def test_an_interrupted_export_is_repeated(
     assert autospike(capsys, *command, largest_of(run)).code == 0
     model = (tmp_path / "out" / "model.safetensors").read_bytes()
     (other, *_) = [row["architecture_id"] for row in rows(run) if row["architecture_id"] != largest_of(run)]
-    with unreadable_test_images(images, load_experiment(run / "experiment.yaml")):
+    with unreadable_test_images(images, Experiment.load(run / "experiment.yaml")):
         failed = autospike(capsys, *command, other)
     assert (failed.code, failed.err.count("\n")) == (2, 1)
     assert (tmp_path / "out" / "model.safetensors").read_bytes() != model
@@ -454,7 +454,7 @@ def by_f_aeb(energies: dict[str, float], accuracies: dict[str, float], largest: 
 
 
 def largest_of(run: Path) -> str:
-    return load_experiment(run / "experiment.yaml").search_space.largest().id
+    return Experiment.load(run / "experiment.yaml").search_space.largest().id
 
 
 def test_a_plot_under_another_convention_uses_the_counts_in_the_archive(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -533,7 +533,7 @@ def test_an_archive_has_the_energies_of_the_latest_search(random_searches: tuple
 
 def test_an_export_uses_the_convention_of_the_latest_search(random_searches: tuple[Path, Path], tmp_path: Path) -> None:
     reused, _ = random_searches
-    assert load_experiment(reused / "experiment.yaml").search.convention == "binary-only"
+    assert Experiment.load(reused / "experiment.yaml").search.convention == "binary-only"
     call("export", reused, "--pick", "least-energy", "--out", tmp_path / "out")
     report = json.loads((tmp_path / "out" / "report.json").read_text())
     assert report["architecture_id"] == min(rows(reused), key=binary_only_mj)["architecture_id"]

@@ -17,10 +17,10 @@ import pytest
 from cli_runner import autospike
 from read_only import run_read_only
 
-from autospike.config import load_experiment
+from autospike.config import Experiment
 from autospike.evaluation.setup import open_for_measurement, protocol_id
 from autospike.kernels.build import missing_kernels, use_kernels
-from autospike.run_directory import Run
+from autospike.run_directory import RunDirectory
 from autospike.space.architecture import digest
 
 Capsys = pytest.CaptureFixture[str]
@@ -88,7 +88,7 @@ def test_a_cut_experiment_is_refused(run: Path, capsys: Capsys, command: str) ->
     path = run / "experiment.yaml"
     lines = path.read_text().splitlines(keepends=True)
     path.write_text("".join(lines[: next(i for i, line in enumerate(lines) if line.startswith("search:"))]))
-    assert load_experiment(path).search.population != 6  # valid, with defaults
+    assert Experiment.load(path).search.population != 6  # valid, with defaults
     before = contents(run)
     outcome = autospike(capsys, command, run)
     assert (outcome.code, outcome.err.count("\n")) == (2, 1)
@@ -101,7 +101,7 @@ def test_a_cut_experiment_is_refused(run: Path, capsys: Capsys, command: str) ->
 def test_candidates_without_kernels_have_a_protocol_of_their_own(finished: Path) -> None:
     if missing_kernels():
         pytest.skip("no C compiler here")
-    run = Run.resume(finished)
+    run = RunDirectory.resume(finished)
     setup = open_for_measurement(run)
     with use_kernels("off"):
         without = protocol_id(setup, run.supernet)
@@ -120,7 +120,7 @@ def test_the_protocol_of_all_kernels_is_that_of_earlier_versions(finished: Path)
     from autospike.counting.counter import VERSION as COUNTING_VERSION
     from autospike.evaluation.calibration import VERSION as CALIBRATION_VERSION
 
-    run = Run.resume(finished)
+    run = RunDirectory.resume(finished)
     setup = open_for_measurement(run)
     fields = {
         "weights": json.loads((finished / "supernet" / "checkpoint.json").read_text())["sha256"],
@@ -167,6 +167,7 @@ def test_a_damaged_row_is_named_and_measured_again(run: Path, capsys: Capsys) ->
     assert "row 3" not in autospike(capsys, "plot", run).out
 
 
+@pytest.mark.slow
 def test_a_read_only_run_is_plotted_and_exported(run: Path, tmp_path: Path) -> None:
     before = contents(run)
     command = [sys.executable, "-m", "autospike"]
@@ -201,7 +202,7 @@ def test_a_refused_search_leaves_the_run_as_it_was(run: Path, capsys: Capsys) ->
 
 # A command whose work takes a minute, in a process of its own. It prints a line when the work has begun.
 SLOW = """
-import sys, time
+import signal, sys, time
 from autospike import cli
 from autospike.{module} import {name} as _
 import autospike.{module} as module
@@ -209,6 +210,7 @@ def wait(*_args, **_kwargs):
     print("ready", flush=True)
     time.sleep(60)
 module.{name} = wait
+signal.signal(signal.SIGINT, signal.default_int_handler)  # it is ignored if the tests run in the background
 cli.main()
 """
 SLOW_WORK = {"plot": ("commands.plot", "with_fitness"), "export": ("commands.export", "calibrated_subnet")}
@@ -216,7 +218,11 @@ SLOW_WORK = {"plot": ("commands.plot", "with_fitness"), "export": ("commands.exp
 
 @pytest.mark.parametrize(
     ("command", "number"),
-    [("plot", signal.SIGINT), ("plot", signal.SIGTERM), ("export", signal.SIGHUP)],
+    [
+        ("plot", signal.SIGINT),
+        pytest.param("plot", signal.SIGTERM, marks=pytest.mark.slow),
+        pytest.param("export", signal.SIGHUP, marks=pytest.mark.slow),
+    ],
 )
 def test_a_signal_ends_a_command_with_one_line(run: Path, command: str, number: signal.Signals) -> None:
     module, name = SLOW_WORK[command]
@@ -229,10 +235,11 @@ def test_a_signal_ends_a_command_with_one_line(run: Path, command: str, number: 
     assert any("ready" in line for line in iter(process.stdout.readline, ""))
     process.send_signal(number)
     _, err = process.communicate(timeout=60)
-    assert (process.returncode, err) == (128 + number, "error: interrupted; run the same command again to resume\n")
+    assert (process.returncode, err) == (128 + number, "interrupted; run the same command again to resume\n")
     assert contents(run) == before
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_workers_are_gone_before_an_interrupted_search_is(run: Path, number: signal.Signals) -> None:
     """The signal goes to the whole group, as Ctrl-C does."""
@@ -244,7 +251,7 @@ def test_workers_are_gone_before_an_interrupted_search_is(run: Path, number: sig
     assert len(workers) == 2
     os.killpg(process.pid, number)
     _, err = process.communicate(timeout=120)
-    assert (process.returncode, err) == (128 + number, "error: interrupted; run the same command again to resume\n")
+    assert (process.returncode, err) == (128 + number, "interrupted; run the same command again to resume\n")
     assert [pid for pid in workers if Path(f"/proc/{pid}").exists()] == []
     assert not (run / ".lock").exists()
 

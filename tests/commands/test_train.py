@@ -47,7 +47,7 @@ def test_a_signal_ends_the_command_with_its_exit_code(
 
     monkeypatch.setattr(SummaryWriter, "add_scalar", add_scalar)
     outcome = autospike(capsys, "train", tiny_experiment, "--run", tmp_path, "--set", "training.batch_size=512")
-    assert (outcome.code, outcome.err) == (143, "error: interrupted at step 4; run the same command again to resume\n")
+    assert (outcome.code, outcome.err) == (143, "interrupted at step 4; run the same command again to resume\n")
     assert not (tmp_path / "supernet").exists()
     events = [json.loads(text)["event"] for text in (tmp_path / "log.jsonl").read_text().splitlines()]
     assert events == ["train started", "train", "train interrupted"]

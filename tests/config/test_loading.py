@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import pytest
 import yaml
 from builders import edited, one_line_error
+from pydantic import BaseModel
 
-from autospike.config import Experiment, continued, load_experiment
+from autospike.config import Experiment, continued
+from autospike.config.loading import PATHS
 from autospike.energy.conventions import EXACT, INT8, RATE
-from autospike.run_directory import Run
+from autospike.run_directory import RunDirectory
 from autospike.space.architecture import Architecture, Embedding, Stage
 from autospike.space.block import Block
 from autospike.space.search_space import SearchSpace
@@ -40,7 +43,7 @@ def write_yaml(path: Path, experiment_dict: object = EXPERIMENT) -> Path:
 
 
 def load(tmp_path: Path, *overrides: str, experiment_dict: object = EXPERIMENT) -> Experiment:
-    return load_experiment(write_yaml(tmp_path / "experiment.yaml", experiment_dict), overrides)
+    return Experiment.load(write_yaml(tmp_path / "experiment.yaml", experiment_dict), overrides)
 
 
 def test_defaults_are_the_published_settings(tmp_path: Path) -> None:
@@ -94,10 +97,10 @@ def test_a_teacher_needs_a_head_in_the_space_and_in_the_baseline(tmp_path: Path)
 def test_paths_of_spaces_are_relative_to_the_experiment(tmp_path: Path) -> None:
     write_yaml(tmp_path / "spaces" / "small.yaml", SPACE)
     path = write_yaml(tmp_path / "experiments" / "one.yaml", {**EXPERIMENT, "space": "../spaces/small.yaml"})
-    experiment = load_experiment(path)
+    experiment = Experiment.load(path)
     assert experiment.search_space == SearchSpace.from_dict(SPACE)
     assert experiment.space == SPACE
-    changed = load_experiment(path, ["seed=2", "space.stages.0.depth=1", "space.time_steps.1=5"])
+    changed = Experiment.load(path, ["seed=2", "space.stages.0.depth=1", "space.time_steps.1=5"])
     assert (changed.seed, changed.space) == (2, edited(edited(SPACE, "stages.0.depth", 1), "time_steps", [2, 5]))
 
 
@@ -114,7 +117,7 @@ def test_paths_of_spaces_are_relative_to_the_experiment(tmp_path: Path) -> None:
         ("search.convention=binary-only", "search.convention", "binary-only"),
         ("search.convention=spikformer/image-once/int8", "search.convention", "spikformer/int8/image-once"),
         ("search.convention=exact/fp32/head-once", "search.convention", "exact"),
-        ("data.root=some/folder", "data.root", "some/folder"),
+        ("data.root=some/folder", "data.root", str(Path.cwd() / "some/folder")),
         ("data.root=null", "data.root", None),
         ("space.time_steps=[1, 4]", "space.time_steps", [1, 4]),
         ("space.stages.0.depth=3", "space.stages.0.depth", 3),
@@ -258,7 +261,7 @@ def test_an_invalid_override_is_a_one_line_error_that_quotes_it(override: str, t
 
 def test_the_error_of_an_invalid_file_names_the_file(tmp_path: Path) -> None:
     path = write_yaml(tmp_path / "one.yaml", {**EXPERIMENT, "trainig": {}})
-    assert one_line_error(lambda: load_experiment(path)).startswith(f"{path}: trainig: ")
+    assert one_line_error(lambda: Experiment.load(path)).startswith(f"{path}: trainig: ")
 
 
 @pytest.mark.parametrize("missing", ["space", "data", "training"])
@@ -271,13 +274,14 @@ def test_missing_sections_are_named(missing: str, tmp_path: Path) -> None:
 def test_a_file_without_an_experiment_is_a_one_line_error(content: str, tmp_path: Path) -> None:
     path = tmp_path / "one.yaml"
     path.write_text(content)
-    assert one_line_error(lambda: load_experiment(path)).startswith(f"{path}: ")
+    assert one_line_error(lambda: Experiment.load(path)).startswith(f"{path}: ")
 
 
 def test_missing_files_are_named_in_the_error(tmp_path: Path) -> None:
-    assert one_line_error(lambda: load_experiment(tmp_path / "gone.yaml")).startswith(f"{tmp_path / 'gone.yaml'}: ")
+    assert one_line_error(lambda: Experiment.load(tmp_path / "gone.yaml")).startswith(f"{tmp_path / 'gone.yaml'}: ")
     message = one_line_error(lambda: load(tmp_path, experiment_dict={**EXPERIMENT, "space": "gone.yaml"}))
     assert message.startswith(f"{tmp_path / 'gone.yaml'}: ")
+    assert f"relative to {tmp_path}" in message
 
 
 def test_the_error_of_an_invalid_space_names_the_file_of_the_space(tmp_path: Path) -> None:
@@ -296,8 +300,8 @@ def test_the_resolved_experiment_round_trips(overrides: tuple[str, ...], tmp_pat
     resolved = tmp_path / "other" / "resolved.yaml"
     resolved.parent.mkdir()
     resolved.write_text(experiment.to_yaml())
-    assert load_experiment(resolved) == experiment
-    assert load_experiment(resolved).to_yaml() == experiment.to_yaml()
+    assert Experiment.load(resolved) == experiment
+    assert Experiment.load(resolved).to_yaml() == experiment.to_yaml()
     assert yaml.safe_load(experiment.to_yaml())["space"] == SPACE
 
 
@@ -341,11 +345,11 @@ def test_other_settings_can_change_after_training(override: str, tmp_path: Path)
 
 def test_a_run_stores_its_experiment(tmp_path: Path) -> None:
     path, folder = write_yaml(tmp_path / "one.yaml"), tmp_path / "runs" / "a"
-    started = Run.start(path, folder, ["seed=5"])
+    started = RunDirectory.start(path, folder, ["seed=5"])
     assert not folder.exists()
     started.save()
     assert started.experiment.seed == 5
-    assert load_experiment(folder / "experiment.yaml") == started.experiment
+    assert Experiment.load(folder / "experiment.yaml") == started.experiment
     environment = json.loads((folder / "environment.json").read_text())
     assert environment["seed"] == 5
     assert {"torch", "timm", "spikingjelly", "autospike"} <= set(environment["packages"])
@@ -359,39 +363,39 @@ def mark_as_trained(folder: Path) -> None:
 
 def test_a_trained_run_continues_only_with_its_experiment(tmp_path: Path) -> None:
     path, folder = write_yaml(tmp_path / "one.yaml"), tmp_path / "runs" / "a"
-    Run.start(path, folder, []).save()
+    RunDirectory.start(path, folder, []).save()
     environment = (folder / "environment.json").read_text()
     mark_as_trained(folder)
-    assert Run.start(path, folder, ["search.generations=3"]).experiment.search.generations == 3
-    assert "training.epochs differs" in one_line_error(lambda: Run.start(path, folder, ["training.epochs=6"]))
-    assert load_experiment(folder / "experiment.yaml").training.epochs == 5
+    assert RunDirectory.start(path, folder, ["search.generations=3"]).experiment.search.generations == 3
+    assert "training.epochs differs" in one_line_error(lambda: RunDirectory.start(path, folder, ["training.epochs=6"]))
+    assert Experiment.load(folder / "experiment.yaml").training.epochs == 5
     assert (folder / "environment.json").read_text() == environment
 
 
 def test_an_untrained_run_can_start_with_another_experiment(tmp_path: Path) -> None:
     path, folder = write_yaml(tmp_path / "one.yaml"), tmp_path / "runs" / "a"
-    Run.start(path, folder, []).save()
-    Run.start(path, folder, ["training.epochs=6"]).save()
-    assert load_experiment(folder / "experiment.yaml").training.epochs == 6
+    RunDirectory.start(path, folder, []).save()
+    RunDirectory.start(path, folder, ["training.epochs=6"]).save()
+    assert Experiment.load(folder / "experiment.yaml").training.epochs == 6
 
 
 def test_a_run_is_resumed_without_the_original_file(tmp_path: Path) -> None:
     path, folder = write_yaml(tmp_path / "one.yaml"), tmp_path / "runs" / "a"
-    Run.start(path, folder, ["seed=5"]).save()
+    RunDirectory.start(path, folder, ["seed=5"]).save()
     path.unlink()
-    assert Run.resume(folder).experiment.seed == 5
-    assert Run.resume(folder, ["search.algorithm=random"]).experiment.search.algorithm == "random"
-    assert "seed differs" in one_line_error(lambda: Run.resume(folder, ["seed=6"]))
+    assert RunDirectory.resume(folder).experiment.seed == 5
+    assert RunDirectory.resume(folder, ["search.algorithm=random"]).experiment.search.algorithm == "random"
+    assert "seed differs" in one_line_error(lambda: RunDirectory.resume(folder, ["seed=6"]))
 
 
 def test_a_folder_without_a_run_is_named_in_the_error(tmp_path: Path) -> None:
-    message = one_line_error(lambda: Run.resume(tmp_path))
+    message = one_line_error(lambda: RunDirectory.resume(tmp_path))
     assert message.startswith(f"{tmp_path}: ")
     assert "autospike train" in message
 
 
 def test_the_log_has_one_event_per_line(tmp_path: Path) -> None:
-    run = Run.start(write_yaml(tmp_path / "one.yaml"), tmp_path / "a", [])
+    run = RunDirectory.start(write_yaml(tmp_path / "one.yaml"), tmp_path / "a", [])
     run.save()
     run.log("began", step=1)
     run.log("ended")
@@ -403,5 +407,77 @@ def test_the_log_has_one_event_per_line(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("path", sorted(Path(__file__).parents[1].glob("experiments/*.yaml")), ids=lambda path: path.stem)
 def test_the_experiments_of_the_repository_are_valid(path: Path) -> None:
-    experiment = load_experiment(path)
+    experiment = Experiment.load(path)
     assert experiment.search_space.contains(experiment.search_space.largest())
+
+
+def test_an_experiment_from_keyword_arguments_equals_one_from_a_dict_and_from_a_file(tmp_path: Path) -> None:
+    from_file = load(tmp_path)
+    assert Experiment(**EXPERIMENT) == from_file
+    assert Experiment.from_dict(EXPERIMENT) == from_file
+    message = one_line_error(lambda: Experiment.from_dict({**EXPERIMENT, "data": {"name": "digits", "image_size": 1}}))
+    assert message.startswith("experiment: data.image_size: 1 pixels are too few")
+
+
+def test_a_space_by_its_name() -> None:
+    experiment = Experiment.from_dict({**EXPERIMENT, "space": "spikformer_digits"})
+    expected = SearchSpace.load(Path(__file__).parents[2] / "search_spaces" / "spikformer_digits.yaml")
+    assert experiment.search_space == expected
+    message = one_line_error(lambda: Experiment.from_dict({**EXPERIMENT, "space": "spikformer_digit"}))
+    assert "experiment: space: spikformer_digit: no file of this name in " in message
+    assert "similar names: spikformer_digits" in message
+
+
+def test_a_file_has_precedence_over_a_name(tmp_path: Path) -> None:
+    write_yaml(tmp_path / "spikformer_digits", SPACE)
+    assert load(tmp_path, experiment_dict={**EXPERIMENT, "space": "spikformer_digits"}).space == SPACE
+
+
+def test_an_experiment_by_its_name_has_paths_relative_to_the_current_folder(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert Experiment.load("digits").data.name == "digits"
+    assert Experiment.load("folder").data.root == tmp_path / "data" / "my_images"
+    assert "no file of this name in " in one_line_error(lambda: Experiment.load("digitz"))
+
+
+def test_paths_in_a_file_are_relative_to_it_and_those_of_overrides_to_the_current_folder(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    teacher = {"model": "local-dir:../teacher", "weights": "t.pth"}
+    training = {"epochs": 5, "start_from": "runs/first", "teacher": teacher}
+    written = {**EXPERIMENT, "data": {"name": "folder", "root": "../images", "image_size": 8}, "training": training}
+    path = write_yaml(tmp_path / "a" / "one.yaml", edited(written, "space.distilled", True))
+    found = Experiment.load(path)
+    assert found.data.root == tmp_path / "images"
+    assert found.training.start_from == tmp_path / "a" / "runs" / "first"
+    assert found.training.teacher is not None
+    assert found.training.teacher.weights == tmp_path / "a" / "t.pth"
+    assert found.training.teacher.model == f"local-dir:{tmp_path / 'teacher'}"
+    assert Experiment.load(path, ["data.root=images", "training.teacher.model=resnet18"]).data.root == tmp_path / "images"
+
+
+def test_a_relative_path_in_a_run_of_an_older_version_is_relative_to_the_current_folder(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    written = {**EXPERIMENT, "data": {"name": "folder", "root": "images", "image_size": 8}}
+    write_yaml(tmp_path / "runs" / "a" / "experiment.yaml", written)
+    assert RunDirectory.resume(Path("runs/a")).experiment.data.root == tmp_path / "images"
+
+
+def test_every_path_of_an_experiment_is_made_absolute() -> None:
+    """A field whose type is `FilePath` or `DataFolder` is in `PATHS`."""
+
+    def found(model: type[BaseModel], above: tuple[str, ...]) -> Iterator[tuple[str, ...]]:
+        for name, field in model.model_fields.items():
+            types = [field.annotation, *get_args(field.annotation)]
+            if any(kind is Path or Path in get_args(kind) for kind in types):
+                yield (*above, name)
+            for inner in types:
+                if isinstance(inner, type) and issubclass(inner, BaseModel):
+                    yield from found(inner, (*above, name))
+
+    assert set(found(Experiment, ())) == set(PATHS) - {("training", "teacher", "model")}

@@ -14,7 +14,7 @@ from builders import edited, one_line_error
 from pydantic.fields import FieldInfo
 from tiny_experiment import TINY_EXPERIMENT, TINY_SPACE
 
-from autospike.config import Experiment, load_experiment
+from autospike.config import Experiment
 from autospike.config.sections import Section
 
 
@@ -77,7 +77,7 @@ def load(tmp_path: Path, field: str, value: object) -> Experiment:
     target[name] = value
     path = tmp_path / "experiment.yaml"
     path.write_text(yaml.safe_dump(written))
-    return load_experiment(path)
+    return Experiment.load(path)
 
 
 @pytest.mark.parametrize(
@@ -115,7 +115,7 @@ def test_activations_that_cannot_be_stored(tmp_path: Path) -> None:
     path = tmp_path / "experiment.yaml"
     written = edited(edited(TINY_EXPERIMENT, "space", space), "evaluation.batch_size", 65_536)
     path.write_text(yaml.safe_dump(written))
-    assert load_experiment(path).evaluation.batch_size == 65_536
-    message = one_line_error(lambda: load_experiment(path, ["data.image_size=24"]))
+    assert Experiment.load(path).evaluation.batch_size == 65_536
+    message = one_line_error(lambda: Experiment.load(path, ["data.image_size=24"]))
     # By hand: 24 / 4 = 6 positions in both directions, 1024 * 65536 * 36 * 16.
     assert "evaluation.batch_size: 65536 x 1024 frames of 24 x 24 pixels give activations of 38,654,705,664 values" in message

@@ -20,7 +20,7 @@ from autospike.evaluation.single import measure
 from autospike.execution.executor import Serial
 from autospike.memory.cache import ByteBudgetCache
 from autospike.randomness import keyed
-from autospike.run_directory import Run
+from autospike.run_directory import RunDirectory
 from autospike.training.checkpoint import Checkpoints
 from autospike.training.setup import Setup, build_supernet, load_trained_supernet, open_run, training_batches
 from autospike.training.trainer import train
@@ -400,7 +400,7 @@ def open_setup(tmp_path: Path, family: str, image_size: int = 8) -> Setup:
         }
     )
     (tmp_path / "run").mkdir()
-    return open_run(Run(folder=tmp_path / "run", experiment=experiment))
+    return open_run(RunDirectory(folder=tmp_path / "run", experiment=experiment))
 
 
 @pytest.mark.parametrize("family", SHORTCUTS)

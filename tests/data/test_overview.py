@@ -18,7 +18,7 @@ from autospike.data import overview
 from autospike.data.batches import Batch, TrainingBatches
 from autospike.data.images import Images, load_images
 from autospike.data.picture import GAP, LABEL, TILE, draw_batch, label_of, visible_pixels
-from autospike.run_directory import Run
+from autospike.run_directory import RunDirectory
 from autospike.training.setup import open_run, training_batches
 
 Capsys = pytest.CaptureFixture[str]
@@ -158,7 +158,7 @@ def test_recording_data_draws_no_random_number(tmp_path: Path, capsys: Capsys) -
     experiment = Experiment.model_validate(
         {**TINY_EXPERIMENT, "data": {"name": "folder", "root": folder(tmp_path / "i"), "image_size": 8}}
     )
-    run = Run(folder=tmp_path / "run", experiment=experiment)
+    run = RunDirectory(folder=tmp_path / "run", experiment=experiment)
     state = torch.get_rng_state()
     setup = open_run(run)
     overview.record(setup.images, training_batches(setup), run.folder / "data")

@@ -31,7 +31,7 @@ from autospike.energy.counts import InputKind, LayerCount, from_rows, to_rows
 from autospike.energy.operations import Operations
 from autospike.errors import UserError
 from autospike.measurement import OBJECTIVES, Evaluation
-from autospike.search.fitness import f_aeb, refitted
+from autospike.searching.fitness import f_aeb, refitted
 
 
 def real(layer: str, macs: int, *, form: str = "always", reads: str = "stream", steps: int = 4) -> LayerCount:

@@ -22,9 +22,9 @@ from autospike.evaluation.population import PopulationEvaluator
 from autospike.evaluation.single import measure, measure_stepwise
 from autospike.evaluation.trie_evaluator import TrieEvaluator
 from autospike.execution.executor import Serial
-from autospike.export import InputSpec, read_model, write_model
 from autospike.measurement import Measurement
 from autospike.memory.cache import ByteBudgetCache
+from autospike.model_folder import InputSpec, read_model, write_model
 from autospike.models import build_model
 from autospike.models.contract import SpikingModel
 from autospike.space.architecture import Architecture, Embedding, Stage

@@ -13,7 +13,7 @@ import yaml
 from tiny_experiment import TINY_EXPERIMENT
 
 from autospike.cli import ExecutorName, _executing
-from autospike.config import Experiment, load_experiment
+from autospike.config import Experiment
 from autospike.errors import UserError
 from autospike.evaluation.setup import CreateTrieEvaluator, versions
 from autospike.supernet import Supernet
@@ -24,7 +24,7 @@ def experiment(folder: Path, *overrides: str, **sections: dict[str, Any]) -> Exp
     written = deepcopy(TINY_EXPERIMENT) | sections
     path = folder / "experiment.yaml"
     path.write_text(yaml.safe_dump(written))
-    return load_experiment(path, overrides)
+    return Experiment.load(path, overrides)
 
 
 def test_another_executor_resets_the_settings_of_the_previous_one(tmp_path: Path) -> None:

@@ -140,6 +140,7 @@ def test_a_damaged_library_is_built_again(tmp_path: Path, monkeypatch: pytest.Mo
     assert sorted(path.name for path in built.parent.iterdir()) == [built.name, digest.name]
 
 
+@pytest.mark.slow
 @needs_compiler
 def test_a_command_runs_after_its_cached_library_was_truncated(tmp_path: Path) -> None:
     assert run(FIRES, XDG_CACHE_HOME=str(tmp_path)).returncode == 0

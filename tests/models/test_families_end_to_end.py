@@ -16,8 +16,8 @@ from torch import Tensor
 
 from autospike.config import TeacherConfig
 from autospike.errors import UserError
-from autospike.export import InputSpec, write_model
 from autospike.files import read_json
+from autospike.model_folder import InputSpec, write_model
 from autospike.models import build_model
 from autospike.space.architecture import Architecture, Embedding, Stage
 from autospike.space.block import Block
@@ -42,7 +42,14 @@ def short_settings(*more: str) -> list[str]:
     return [part for override in (*SHORT_SETTINGS, *more) for part in ("--set", override)]
 
 
-@pytest.mark.parametrize("name", ["digits_spike_driven", "digits_meta_spikeformer", "digits_qkformer"])
+@pytest.mark.parametrize(
+    "name",
+    [
+        "digits_meta_spikeformer",
+        pytest.param("digits_spike_driven", marks=pytest.mark.slow),
+        pytest.param("digits_qkformer", marks=pytest.mark.slow),
+    ],
+)
 def test_the_digits_experiment_of_a_family_runs(name: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     outcome = autospike(capsys, "run", ROOT / "experiments" / f"{name}.yaml", "--run", tmp_path, *short_settings())
     assert (outcome.code, outcome.err) == (0, "")
@@ -53,6 +60,7 @@ def test_the_digits_experiment_of_a_family_runs(name: str, tmp_path: Path, capsy
     assert model(torch.rand(2, 1, 8, 8)).shape == (2, 10)
 
 
+@pytest.mark.slow
 def test_a_mixed_space_runs(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """Convolutional and attention stages with a different mixer in each block; narrow, so that the test is fast."""
     space = yaml.safe_load((ROOT / "search_spaces" / "mixed_32.yaml").read_text())

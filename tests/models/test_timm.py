@@ -17,7 +17,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 import autospike  # noqa: F401  (registers the models with timm)
 from autospike.evaluation.calibration import calibrate
-from autospike.export import InputSpec, write_model
+from autospike.model_folder import InputSpec, write_model
 from autospike.models.contract import SpikingModel
 from autospike.models.registry import build_model
 from autospike.nn.fusion import fuse

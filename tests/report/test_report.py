@@ -24,9 +24,9 @@ from autospike.measurement import Evaluation, Measurement
 from autospike.report import energy as energy_tables
 from autospike.report import figures, tables
 from autospike.report.record import record
-from autospike.run_directory import Run
-from autospike.search.archive import Archive
-from autospike.search.selection import front
+from autospike.run_directory import RunDirectory
+from autospike.searching.archive import Archive
+from autospike.searching.selection import front
 from autospike.space.architecture import Architecture, Stage
 from autospike.space.block import Block, Neuron, NeuronGroups, NeuronOverride
 from autospike.space.search_space import SearchSpace
@@ -579,18 +579,18 @@ def test_equal_figures_have_equal_files(tmp_path: Path) -> None:
 
 
 @pytest.fixture
-def run(tmp_path: Path) -> Run:
+def run(tmp_path: Path) -> RunDirectory:
     """A run whose baseline is measured and whose archive is empty."""
     written = {"space": SPACE, "data": {"name": "digits", "image_size": 8}, "training": {"epochs": 1}}
     (tmp_path / "experiment.yaml").write_text(yaml.safe_dump(written))
-    started = Run.start(tmp_path / "experiment.yaml", tmp_path / "run", [])
+    started = RunDirectory.start(tmp_path / "experiment.yaml", tmp_path / "run", [])
     started.save()
     started.baseline.mkdir()
     (started.baseline / "measurement.json").write_text(json.dumps({"search_accuracy": 0.5, "layers": to_rows(COUNTS)}))
     return started
 
 
-def fill(run: Run, evaluations: list[Evaluation], protocol: str = "the newest supernet") -> None:
+def fill(run: RunDirectory, evaluations: list[Evaluation], protocol: str = "the newest supernet") -> None:
     archive = Archive(run.archive, protocol)
     archive.begin("nsga2-1", "{}")
     archive.add(evaluations)
@@ -600,7 +600,7 @@ def fill(run: Run, evaluations: list[Evaluation], protocol: str = "the newest su
     archive.close()
 
 
-def test_plot_writes_the_report(run: Run) -> None:
+def test_plot_writes_the_report(run: RunDirectory) -> None:
     evaluations = evaluated(20)
     fill(run, evaluated(9, seed=5), protocol="an older supernet")
     fill(run, evaluations)
@@ -621,11 +621,11 @@ def test_plot_writes_the_report(run: Run) -> None:
     assert list(best["id"]) == [e.measurement.architecture.id for e in front(evaluations)]
 
 
-def test_plot_of_a_space_without_a_choice(run: Run) -> None:
+def test_plot_of_a_space_without_a_choice(run: RunDirectory) -> None:
     only = Architecture(stages=(Stage(embed_dim=8, blocks=(Block(),)),))
     alone = {"stages": [{"embed_dim": 8, "depth": 1}]}
     fill(run, [evaluation_of(analytic(only), f_aeb=0.5, generation=0)])
-    plot(Run(folder=run.folder, experiment=run.experiment.model_copy(update={"space": alone})))
+    plot(RunDirectory(folder=run.folder, experiment=run.experiment.model_copy(update={"space": alone})))
     assert is_png(run.report / "genes.png")
 
 
@@ -649,7 +649,7 @@ def by_hand(architecture: Architecture) -> dict[str, float]:
     }
 
 
-def searched(run: Run) -> list[Evaluation]:
+def searched(run: RunDirectory) -> list[Evaluation]:
     """An archive of candidates with sums of spikes, as a search under `exact` leaves it."""
     measured = [analytic_with_integer_inputs(e.measurement.architecture) for e in evaluated(20)]
     evaluations = [evaluation_of(m, f_aeb=0.125, generation=i // 4) for i, m in enumerate(measured)]
@@ -669,7 +669,7 @@ def energies_of(evaluations: list[Evaluation], convention: str) -> Any:
     return pytest.approx([by_hand(e.measurement.architecture)[convention] for e in evaluations], rel=1e-12)
 
 
-def test_another_convention_has_its_own_folder(run: Run) -> None:
+def test_another_convention_has_its_own_folder(run: RunDirectory) -> None:
     """The report under the convention of the search and the archive do not change."""
     searched(run)
     plot(run)
@@ -682,7 +682,7 @@ def test_another_convention_has_its_own_folder(run: Run) -> None:
 
 
 @pytest.mark.parametrize(("convention", "folder"), [("binary-only", "binary-only"), ("rate/int8", "rate-int8")])
-def test_energy_and_fitness_follow_from_the_counts(run: Run, convention: str, folder: str) -> None:
+def test_energy_and_fitness_follow_from_the_counts(run: RunDirectory, convention: str, folder: str) -> None:
     """F_AEB is relative to the energy that the largest subnet has under the same convention."""
     evaluations = searched(run)
     found = SearchReport.of(run, convention_of(convention))
@@ -695,7 +695,7 @@ def test_energy_and_fitness_follow_from_the_counts(run: Run, convention: str, fo
     assert table["f_aeb"].tolist() == pytest.approx(expected, rel=1e-12)
 
 
-def test_a_convention_may_change_the_front(run: Run) -> None:
+def test_a_convention_may_change_the_front(run: RunDirectory) -> None:
     """Narrow candidates need little energy for accumulations and much for dense operations."""
     searched(run)
     found = [SearchReport.of(run, convention_of(name)).candidates for name in ("exact", "binary-only")]
@@ -703,16 +703,16 @@ def test_a_convention_may_change_the_front(run: Run) -> None:
     assert fronts[0] != fronts[1]
 
 
-def test_another_name_of_the_convention_of_the_search_gives_the_same_report(run: Run) -> None:
+def test_another_name_of_the_convention_of_the_search_gives_the_same_report(run: RunDirectory) -> None:
     evaluations = searched(run)
     found = SearchReport.of(run, convention_of("exact/fp32/image-once"))
     assert (found.folder, found.convention) == (run.report, "exact")
     assert found.candidates["energy_mj"].tolist() == energies_of(evaluations, "exact")
 
 
-def test_plot_uses_the_convention_of_the_search(run: Run) -> None:
+def test_plot_uses_the_convention_of_the_search(run: RunDirectory) -> None:
     evaluations = searched(run)
-    changed = Run.resume(run.folder, ["search.convention=binary-only"])
+    changed = RunDirectory.resume(run.folder, ["search.convention=binary-only"])
     plot(changed)
     plot(changed, convention_of("exact"))
     assert table_of(run.report)["energy_mj"].tolist() == energies_of(evaluations, "binary-only")
@@ -720,7 +720,7 @@ def test_plot_uses_the_convention_of_the_search(run: Run) -> None:
 
 
 @pytest.mark.parametrize("convention", ["exact", "binary-only"])
-def test_the_reference_network_is_scored_under_the_same_convention(run: Run, convention: str, tmp_path: Path) -> None:
+def test_the_reference_network_is_scored_under_the_same_convention(run: RunDirectory, convention: str, tmp_path: Path) -> None:
     """Its energy is computed from the counts in its measurement, and drawn: equal figures have equal files."""
     searched(run)
     found, reference = SearchReport.of(run, convention_of(convention)), (0.5, TOTALS[convention][2] * 1e-9)
@@ -730,7 +730,7 @@ def test_the_reference_network_is_scored_under_the_same_convention(run: Run, con
     assert (found.folder / "pareto.svg").read_bytes() == (tmp_path / "expected.svg").read_bytes()
 
 
-def test_a_reference_network_without_counts_is_an_error_naming_the_command(run: Run) -> None:
+def test_a_reference_network_without_counts_is_an_error_naming_the_command(run: RunDirectory) -> None:
     """An older version did not write counts."""
     searched(run)
     (run.baseline / "measurement.json").write_text(json.dumps({"accuracy": 0.5, "energy_mj": 0.001}))
@@ -740,12 +740,12 @@ def test_a_reference_network_without_counts_is_an_error_naming_the_command(run: 
         assert "autospike search" in message
 
 
-def test_plot_before_a_search_is_an_error_naming_the_command(run: Run) -> None:
+def test_plot_before_a_search_is_an_error_naming_the_command(run: RunDirectory) -> None:
     message = one_line_error(lambda: plot(run))
     assert message.startswith(f"{run.folder}: ")
     assert "autospike search" in message
 
 
-def test_plot_of_an_empty_archive_is_an_error_naming_the_command(run: Run) -> None:
+def test_plot_of_an_empty_archive_is_an_error_naming_the_command(run: RunDirectory) -> None:
     Archive(run.archive, "p").close()
     assert "autospike search" in one_line_error(lambda: plot(run))

@@ -17,8 +17,8 @@ from published_states import spikformer_cifar
 from safetensors.torch import load_file, save_file
 
 from autospike.evaluation.setup import held_out_batches
-from autospike.export import read_model
-from autospike.run_directory import Run
+from autospike.model_folder import read_model
+from autospike.run_directory import RunDirectory
 from autospike.training.initialisation import read_network
 from autospike.training.setup import open_run, training_batches
 
@@ -76,7 +76,7 @@ def recorded(run: Path) -> Any:
 
 def by_hand(run: Path, split: str) -> torch.Tensor:
     """The images of a split, normalised in float64."""
-    setup = open_run(Run.resume(run))
+    setup = open_run(RunDirectory.resume(run))
     images = setup.images.splits[split]  # type: ignore[index]
     pixels = np.stack([np.asarray(images.image(i), dtype=np.float64).transpose(2, 0, 1) / 255 for i in range(len(images))])
     return torch.from_numpy((pixels - np.array(CIFAR_MEAN)[:, None, None]) / np.array(CIFAR_STD)[:, None, None]).float()
@@ -91,7 +91,7 @@ def test_a_training_keeps_the_normalisation_of_its_source(
     said = " ".join(outcome.out.split())
     assert "normalisation: mean 0.4914, 0.4822, 0.4465, std 0.247, 0.2435, 0.2616, as in " in said
     assert recorded(tmp_path / "run") == {"mean": list(CIFAR_MEAN), "std": list(CIFAR_STD)}
-    setup = open_run(Run.resume(tmp_path / "run"))
+    setup = open_run(RunDirectory.resume(tmp_path / "run"))
     (test,) = held_out_batches(setup)(100)
     torch.testing.assert_close(test.images, by_hand(tmp_path / "run", "test"), rtol=1e-5, atol=1e-5)
     batches = training_batches(setup)
@@ -146,7 +146,7 @@ def test_without_a_source_nothing_changes(experiment: Path, tmp_path: Path, caps
     outcome = trained(capsys, experiment, tmp_path)
     assert recorded(tmp_path / "run") is None
     assert "normalisation:" not in outcome.out
-    setup = open_run(Run.resume(tmp_path / "run"))
+    setup = open_run(RunDirectory.resume(tmp_path / "run"))
     (batch,) = held_out_batches(setup)(100)
     pixels = torch.from_numpy(np.stack([np.asarray(setup.images.splits["test"].image(i)) for i in range(len(batch.targets))]))
     assert torch.equal(batch.images, (pixels.permute(0, 3, 1, 2).float() / 255 - 0.5) / 0.5)

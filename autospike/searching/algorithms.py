@@ -16,7 +16,7 @@ from deap import base, tools
 
 from autospike.config import SearchConfig
 from autospike.randomness import global_random
-from autospike.search.variation import CROSSOVERS, crossover, mutate
+from autospike.searching.variation import CROSSOVERS, crossover, mutate
 from autospike.space.architecture import Architecture
 from autospike.space.search_space import SearchSpace
 

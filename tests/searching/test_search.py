@@ -30,10 +30,10 @@ from autospike.energy.counts import LayerCount
 from autospike.measurement import Evaluation, Measurement
 from autospike.pareto import hypervolume
 from autospike.randomness import global_random, keyed
-from autospike.search.algorithms import ALGORITHMS, GenerationContext, Individual, fitness_of
-from autospike.search.archive import Archive
-from autospike.search.evolution import Evaluate, Search
-from autospike.search.selection import front, pick
+from autospike.searching.algorithms import ALGORITHMS, GenerationContext, Individual, fitness_of
+from autospike.searching.archive import Archive
+from autospike.searching.evolution import Evaluate, Search
+from autospike.searching.selection import front, pick
 from autospike.space.architecture import Architecture
 from autospike.space.search_space import SearchSpace
 from autospike.statistics import pack_mask

@@ -29,8 +29,8 @@ from autospike.energy.conventions import DEFAULT, MJ_PER_PJ, Convention, Energy
 from autospike.energy.counts import to_rows
 from autospike.errors import UserError
 from autospike.measurement import Evaluation
-from autospike.search import archive_file
-from autospike.search.archived_row import ADDED_COLUMNS, DAMAGE, EVALUATION, PROBLEM, energy_of, evaluation_of, is_named_by
+from autospike.searching import archive_file
+from autospike.searching.archived_row import ADDED_COLUMNS, DAMAGE, EVALUATION, PROBLEM, energy_of, evaluation_of, is_named_by
 from autospike.space.architecture import Architecture
 
 # The columns of `Archive.table`, besides `id`, `architecture`, `accuracy` and `free`.

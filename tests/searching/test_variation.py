@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 
 from autospike.config import SearchConfig
 from autospike.evaluation.trie import segments
-from autospike.search.variation import crossover, mutate, one_point
+from autospike.searching.variation import crossover, mutate, one_point
 from autospike.space.architecture import Architecture
 from autospike.space.genes import Range
 from autospike.space.search_space import SearchSpace

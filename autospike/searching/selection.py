@@ -11,9 +11,9 @@ from autospike.config import ExportConfig
 from autospike.errors import UserError
 from autospike.measurement import Evaluation
 from autospike.pareto import knee, on_front
-from autospike.run_directory import Run
-from autospike.search.archive import Archive
-from autospike.search.fitness import f_aeb_of_all
+from autospike.run_directory import RunDirectory
+from autospike.searching.archive import Archive
+from autospike.searching.fitness import f_aeb_of_all
 from autospike.statistics import SIGNIFICANCE, PairedComparison, unpaired_p_value_below
 
 Points = list[tuple[float, float]]
@@ -150,7 +150,7 @@ def pick_index(choices: Choices, rule: str, *, min_accuracy: float = 0.0, tolera
     return enough[RULES[rule](choices.at(enough))]
 
 
-def pick_archived(run: Run, protocol_id: str, rules: Sequence[str], on_damage: Callable[[str], None]) -> list[Evaluation]:
+def pick_archived(run: RunDirectory, protocol_id: str, rules: Sequence[str], on_damage: Callable[[str], None]) -> list[Evaluation]:
     """Select candidates among what was measured under a protocol, with energy convention and fitness of the run's search.
 
     Args:
@@ -178,7 +178,7 @@ def pick_archived(run: Run, protocol_id: str, rules: Sequence[str], on_damage: C
     return selected
 
 
-def with_fitness(archive: Archive, run: Run) -> pd.DataFrame:
+def with_fitness(archive: Archive, run: RunDirectory) -> pd.DataFrame:
     """Return the table of an archive with F_AEB as the run's search defines it.
 
     Args:

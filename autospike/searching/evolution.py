@@ -1,7 +1,7 @@
 """Evolutionary search, one generation after the other: ask, evaluate, archive, tell.
 
-The by-product candidates of a proposed candidate (`autospike.search.by_products`) are evaluated at no extra cost. They compete for
-the next generation like proposed candidates and are not proposed again.
+The by-product candidates of a proposed candidate (`autospike.searching.by_products`) are evaluated at no extra cost. They compete
+for the next generation like proposed candidates and are not proposed again.
 
 To resume an interrupted search, run it again. It continues after the newest generation whose population is in the archive.
 Generations of an older version, which stored no population, are replayed without a forward pass. The random generator of a
@@ -17,10 +17,10 @@ from itertools import chain, islice
 from autospike.config import SearchConfig
 from autospike.measurement import OBJECTIVES, Evaluation, Measurement
 from autospike.randomness import keyed
-from autospike.search.algorithms import ALGORITHMS, GenerationContext, Individual, fitness_of
-from autospike.search.archive import Archive
-from autospike.search.by_products import by_product_candidates
-from autospike.search.fitness import f_aeb
+from autospike.searching.algorithms import ALGORITHMS, GenerationContext, Individual, fitness_of
+from autospike.searching.archive import Archive
+from autospike.searching.by_products import by_product_candidates
+from autospike.searching.fitness import f_aeb
 from autospike.space.architecture import Architecture, digest
 from autospike.space.search_space import SearchSpace
 

@@ -31,7 +31,7 @@ from autospike.evaluation.single import measure_stepwise
 from autospike.models.contract import SpikingModel
 from autospike.models.registry import ENTRY_POINT, build_model, classifiers, first_conv
 from autospike.report.record import record
-from autospike.run_directory import Run
+from autospike.run_directory import RunDirectory
 from autospike.space.architecture import Architecture
 from autospike.tensors import write_tensors
 from autospike.training.setup import Setup
@@ -240,7 +240,7 @@ def _report_digest(report: Mapping[str, Any]) -> str:
     return hashlib.sha256(json.dumps(report, sort_keys=True).encode()).hexdigest()
 
 
-def final_measurement(run: Run, model: SpikingModel, test: FixedBatches) -> dict[str, Any]:
+def final_measurement(run: RunDirectory, model: SpikingModel, test: FixedBatches) -> dict[str, Any]:
     """Measure a calibrated model on the test split.
 
     Args:

@@ -21,7 +21,7 @@ from read_only import run_read_only
 from autospike.energy.conventions import CONVENTIONS, Convention, energy
 from autospike.errors import UserError
 from autospike.measurement import Evaluation, Measurement
-from autospike.search.archive import Archive
+from autospike.searching.archive import Archive
 from autospike.space.architecture import Architecture
 from autospike.space.block import Block
 
@@ -581,7 +581,7 @@ def test_reading_changes_nothing(path: Path) -> None:
 READ = """
 import sys
 from pathlib import Path
-from autospike.search.archive import Archive
+from autospike.searching.archive import Archive
 archive = Archive.newest(Path(sys.argv[1]))
 print(len(archive.all()), archive.proposals())
 """

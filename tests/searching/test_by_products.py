@@ -8,7 +8,7 @@ import pytest
 from populations import WRITTEN, sample
 
 from autospike.evaluation.trie import HEAD, Trie
-from autospike.search.by_products import by_product_candidates
+from autospike.searching.by_products import by_product_candidates
 from autospike.space.architecture import Architecture, Embedding, Stage
 from autospike.space.block import Block
 from autospike.space.search_space import SearchSpace

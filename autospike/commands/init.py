@@ -1,0 +1,58 @@
+"""`autospike init`: a commented experiment to start from. Does not import torch."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from autospike import files
+from autospike.console import note
+from autospike.errors import UserError
+
+EXPERIMENT = """\
+# An experiment of autospike. Run it:    autospike run {path} --run {folder}/run
+# Another run: the same command with another --run. If a run is stopped, the same command resumes it.
+# Paths are relative to this file. `--set a.b=c` replaces any field; docs/training.md explains more of them.
+
+seed: 0                       # splits, initial weights, sampling and search depend on it
+space: spikformer_32          # a name from `autospike list spaces`, or the path of a file
+
+data:
+  name: glyphs                # 26,000 images of letters that need no download, to see that everything works
+  # name: folder              # your own images: images/CLASS/*.png, or images/train/CLASS/*.png and images/test/CLASS/*.png
+  # root: images
+  image_size: 32              # images are resized to 32x32 pixels
+
+training:
+  epochs: 20                  # with 1,000 images, take 100 or more; --budget 30m plans them by time
+  batch_size: 128
+  learning_rate: 1.0e-3
+  augmentation:
+    min_scale: 0.5            # a random crop covers at least half of the image
+    # flip: 0.5               # mirror images; not for letters or digits
+    # mixup: 0.2
+
+search:
+  objectives: [accuracy, energy_mj]
+  population: 24              # candidates in each generation
+  generations: 10
+
+export:
+  pick: cheapest-within-noise # least energy among the candidates that are not significantly less accurate than the best
+"""
+
+
+def init(folder: Path) -> None:
+    """Write a commented experiment.
+
+    Args:
+        folder: The folder to write `experiment.yaml` to. It is created if it does not exist.
+
+    Raises:
+        UserError: There is such a file, or it cannot be written.
+    """
+    path = folder / "experiment.yaml"
+    if path.exists():
+        raise UserError(f"{path}: exists already; choose another folder")
+    files.check_writable(folder, "DIR")
+    files.write_text(path, EXPERIMENT.format(path=path, folder=folder))
+    note(f"init: wrote {path}; edit it, then run: autospike run {path} --run {folder / 'run'}")

@@ -1,0 +1,95 @@
+"""The constraints between fields of an experiment."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+from autospike.errors import UserError
+from autospike.space.architecture import Architecture
+from autospike.space.parameters import check_activation
+from autospike.space.search_space import SearchSpace
+
+if TYPE_CHECKING:
+    from autospike.config.experiment import Experiment
+
+
+def check_experiment(experiment: Experiment) -> None:
+    """Check the constraints between sections.
+
+    Args:
+        experiment: Its fields are valid one by one.
+
+    Raises:
+        UserError: Two fields contradict each other.
+    """
+    space = SearchSpace.from_dict(experiment.space, source="space")
+    given = experiment.baseline
+    baseline = Architecture.from_dict(given, source="baseline") if isinstance(given, dict) else space.largest()
+    if baseline.family != space.family:
+        raise UserError(f"baseline: its family {baseline.family} differs from {space.family}, the family of the space")
+    if experiment.data.search_share + experiment.data.test_share >= 1:
+        raise UserError("data: the sum of search_share and test_share must be less than 1, so that training images remain")
+    if experiment.data.name == "events" and experiment.data.normalisation is not None:
+        raise UserError("data.normalisation: event counts are not normalised; leave it out")
+    _check_execution(experiment)
+    _check_training(experiment)
+    if experiment.training.teacher is not None and not (space.distilled and baseline.distilled):
+        raise UserError("training.teacher: only a network with distilled: true has the head that a teacher trains")
+    stride = max(space.smallest().stride, baseline.stride)
+    if experiment.data.image_size < stride:
+        raise UserError(
+            f"data.image_size: {experiment.data.image_size} pixels are too few for embeddings that downsample {stride} times"
+        )
+    _check_activations(experiment, [space.largest(), baseline])
+
+
+def _check_execution(experiment: Experiment) -> None:
+    """Reject settings that have no effect."""
+    if experiment.evaluation.racing and not set(experiment.search.objectives) <= {"accuracy", "energy_mj"}:
+        raise UserError("evaluation.racing: compares accuracy and energy only, but search.objectives has others; set it to 0")
+    execution = experiment.execution
+    needs = {"workers": ("processes", "ray"), "address": ("ray",), "gpus_per_worker": ("ray",)}
+    for name, executors in needs.items():
+        if getattr(execution, name) and execution.executor not in executors:
+            raise UserError(
+                f"execution.{name}: has no effect with executor {execution.executor}; "
+                f"set execution.executor to {' or '.join(executors)}, or leave it out"
+            )
+
+
+def _check_activations(experiment: Experiment, networks: Sequence[Architecture]) -> None:
+    """Reject batches whose activations cannot be stored."""
+    batches = {
+        "training.batch_size": experiment.training.batch_size // experiment.training.accumulate,
+        "evaluation.batch_size": experiment.evaluation.batch_size,
+        "evaluation.calibration_batch_size": experiment.evaluation.calibration_batch_size,
+    }
+    for name, images in batches.items():
+        for network in networks:
+            check_activation(network, image_size=experiment.data.image_size, images=images, source=name)
+
+
+def _check_training(experiment: Experiment) -> None:
+    training = experiment.training
+    if training.warmup >= training.epochs:
+        raise UserError(f"training.warmup_epochs: {training.warmup} of {training.epochs} epochs; warm up for fewer")
+    if training.warmup >= experiment.from_scratch.epochs:
+        raise UserError(
+            f"retrain.epochs: {experiment.retrain.epochs}, of which training.warmup_epochs takes {training.warmup}; "
+            "retrain for more"
+        )
+    if training.batch_size % training.accumulate or training.batch_size // training.accumulate < 2:
+        raise UserError(
+            f"training.accumulate: {training.accumulate} parts of batch_size {training.batch_size}; "
+            "choose a divisor that leaves parts of 2 images or more"
+        )
+    if training.targets == "in-place" and training.sampling != "sandwich":
+        raise UserError(
+            f"training.targets: in-place needs the largest subnet in every step, which {training.sampling} does not run; "
+            "set training.sampling to sandwich, or targets to labels"
+        )
+    if training.teacher is not None and experiment.data.name == "events":
+        raise UserError("training.teacher: a teacher cannot be used with events; leave it out")
+    if training.min_learning_rate > training.learning_rate:
+        raise UserError(f"training.min_learning_rate: {training.min_learning_rate:g} is more than learning_rate")
