@@ -235,7 +235,14 @@ def effective_genes(architecture: Architecture) -> dict[str, Any]:
                 f"groups.{name}.{leaf}" for name in absent for leaf in ("v_threshold", "tau")
             }
             without_effect |= {f"stages.{i}.blocks.{j}.{name}" for name in names}
-    return {path: value for path, value in leaves(architecture).items() if path not in without_effect}
+    found = {path: value for path, value in leaves(architecture).items() if path not in without_effect}
+    return {path: value for path, value in found.items() if not is_unvisited(path, value)}
+
+
+def is_unvisited(path: str, value: Any) -> bool:
+    """Return whether a scalar is no gene, or a gene that spaces with a single value of it do not visit."""
+    name = path.rpartition(".")[2]
+    return name in ("leak", "normalised") or (name == "levels" and value in (1, None)) or (name == "kind" and value == "family")
 
 
 def one_line_error(call: Callable[[], object]) -> str:

@@ -12,6 +12,7 @@ from timm.models._features import feature_take_indices
 from torch import Tensor, nn
 
 from autospike.nn.blocks import SpikingBlock
+from autospike.nn.embeddings import EMBEDDING_KINDS
 from autospike.nn.neuron import LIF
 from autospike.nn.tracing import is_symbolic
 from autospike.space.architecture import Architecture, Stage
@@ -173,7 +174,7 @@ class SpikingModel(nn.Module):
         self.num_classes = 0
         widths = [in_chans, *(stage.embed_dim for stage in architecture.stages)]
         self.stages = nn.ModuleList(
-            SpikingStage(self.embedding(architecture, i, widths[i]), architecture, stage)
+            SpikingStage(stage_embedding(type(self), architecture, i, widths[i]), architecture, stage)
             for i, stage in enumerate(architecture.stages)
         )
         self.head_lif = head_neurons(architecture)
@@ -360,6 +361,22 @@ class SpikingModel(nn.Module):
     @property
     def _heads(self) -> list[nn.Module]:
         return [self.head, self.head_dist] if self.architecture.distilled else [self.head]
+
+
+def stage_embedding(family: type[SpikingModel], architecture: Architecture, index: int, in_channels: int) -> nn.Module:
+    """Build the embedding of a stage: that of the family, or of the kind that the architecture names.
+
+    Args:
+        family: Class of the model.
+        architecture: The architecture of the model.
+        index: Number of the stage, from 0.
+        in_channels: Width of the stage before it, or channels of the image.
+
+    Returns:
+        The module; see `SpikingModel.embedding`.
+    """
+    kind = architecture.stages[index].embedding.kind
+    return (family.embedding if kind == "family" else EMBEDDING_KINDS[kind])(architecture, index, in_channels)
 
 
 @torch.fx.wrap

@@ -1,9 +1,10 @@
-"""Spiking attention without softmax: queries, keys and values are spikes. Seven operators with one LIF layer (SN) each.
+"""Spiking attention without softmax: queries, keys and values are spikes. Eight operators with one LIF layer (SN) each.
 
 | token mixer      | operator                           | source                                        | operations       |
 |------------------|------------------------------------|-----------------------------------------------|------------------|
 | `sdsa_3`         | `SN(q (k^T v) s)`                  | SSA of Spikformer; SDSA-3 of Meta-SpikeFormer | O(N D^2 / heads) |
 | `sdsa_4`         | as 3, with a learnable threshold   | SDSA-4 of Meta-SpikeFormer                    | as 3             |
+| `e_sdsa`         | as 3, v four times as wide         | E-SDSA of E-SpikeFormer; s = head ** -0.5     | as 3, times 2.5  |
 | `sdsa_1`         | `q * SN(sum over tokens of k * v)` | Spike-driven Transformer; SDSA-1              | O(N D)           |
 | `sdsa_1_dilated` | as 1, with max-pools 3x3           | Spike-driven Transformer, event form          | O(N D)           |
 | `sdsa_2`         | `SN(sum over tokens of q) * v`     | SDSA-2 of Meta-SpikeFormer                    | O(N D)           |
@@ -21,10 +22,10 @@ from torch import Tensor, nn
 
 from autospike.kernels.attention import merge_heads, split_heads
 from autospike.nn.attention_product import AttentionProduct, Heads
-from autospike.nn.layers import Mixer, SharedResults, Synapse, fire, synapse
+from autospike.nn.layers import LinearNorm, Mixer, SharedResults, Synapse, fire, synapse
 from autospike.nn.neuron import LIF
 from autospike.space.block import Block, Neuron
-from autospike.space.mixers import OPERANDS
+from autospike.space.mixers import E_SDSA_EXPANSION, OPERANDS
 
 # Keeps a learnable threshold positive in training.
 SMALLEST_THRESHOLD_SCALE = 0.01
@@ -66,7 +67,7 @@ class MatrixAttention(nn.Module):
         scale: s.
         learnable: Whether the threshold is learnable (SDSA-4).
 
-    Shape: q, k, v `[T, B, H, W, D]` to spikes `[T, B, H, W, D]`.
+    Shape: q, k `[T, B, H, W, D]` and v `[T, B, H, W, V]` to spikes `[T, B, H, W, V]`.
     """
 
     def __init__(self, neuron: Neuron, num_heads: int, scale: float, *, learnable: bool) -> None:
@@ -82,7 +83,7 @@ class MatrixAttention(nn.Module):
         y = self.product(Heads(*(by_head(x, self.num_heads) for x in (q, k, v))))
         if self.threshold_scale is not None:
             y = y / self.threshold_scale.clamp(min=SMALLEST_THRESHOLD_SCALE)
-        return self.lif(merge_heads(y).view(q.shape))
+        return self.lif(merge_heads(y).view(v.shape))
 
 
 class QueryGate(nn.Module):
@@ -211,7 +212,7 @@ def operator_output_scale(block: Block) -> float:
     """
     scale = block.neuron_of("attention").output_scale
     match block.token_mixer:
-        case "sdsa_3" | "sdsa_4":
+        case "sdsa_3" | "sdsa_4" | "e_sdsa":
             return scale
         case "sdsa_1" | "sdsa_1_dilated":
             return scale * block.neuron_of("q").output_scale
@@ -236,10 +237,18 @@ class Attention(Mixer):
         super().__init__()
         self.operands = OPERANDS[block.token_mixer]
         for name in self.operands:
-            self.add_module(name, synapse(block.qkv or "linear", embed_dim, bias=qkv_bias, input_scale=input_scale))
+            bias = qkv_bias and block.token_mixer != "e_sdsa"
+            self.add_module(name, synapse(block.qkv or "linear", embed_dim, bias=bias, input_scale=input_scale))
             self.add_module(f"{name}_lif", LIF(block.neuron_of(name)))
-        self.operator = operator(block, scale)
+        # E-SDSA scales by the size of its heads. The published form has twice that scale and threshold: the same.
+        by_head_size = (embed_dim / (block.num_heads or 1)) ** -0.5
+        self.operator = operator(block, by_head_size if block.token_mixer == "e_sdsa" else scale)
         of_operator = operator_output_scale(block)
+        if block.token_mixer == "e_sdsa":
+            values = E_SDSA_EXPANSION * embed_dim
+            self.v: nn.Module = LinearNorm(embed_dim, values, bias=False, input_scale=input_scale)
+            self.projection: Synapse = LinearNorm(values, embed_dim, bias=False, input_scale=of_operator)
+            return
         self.projection = synapse(block.projection or "linear", embed_dim, bias=True, input_scale=of_operator)
 
     def hidden(self, x: Tensor, shared: SharedResults | None = None) -> Tensor:

@@ -18,7 +18,15 @@ from pydantic import TypeAdapter, ValidationError
 
 from autospike.errors import UserError, first_problem, quoted
 from autospike.space.block import STRICT, Block, Neuron, as_floats, check_block, check_groups
-from autospike.space.families import Shortcut, check_compact, check_shortcut, check_stage, check_stages, has_embedding_neurons
+from autospike.space.families import (
+    EmbeddingKind,
+    Shortcut,
+    check_compact,
+    check_shortcut,
+    check_stage,
+    check_stages,
+    has_embedding_neurons,
+)
 from autospike.space.limits import (
     MAX_DEPTH,
     MAX_TIME_STEPS,
@@ -29,10 +37,6 @@ from autospike.space.parameters import count_parameters
 
 # Defaults of the settings, the fields of an architecture that are never genes: those of Spikformer's ImageNet form.
 SETTING_DEFAULTS = {"qkv_bias": False, "attention_scale": 0.125, "compact_embedding": False, "distilled": False}
-
-# Fields that are left out of the JSON form where they have their default value, so that they do not change the ids of architectures
-# that were written before these fields existed.
-OMITTED_DEFAULTS: dict[type, tuple[str, ...]] = {Neuron: ("levels", "leak", "normalised")}
 
 # Fields that have the same value in a space and in all of its architectures.
 SETTINGS = ("family", *SETTING_DEFAULTS)
@@ -45,11 +49,15 @@ class Embedding:
     Attributes:
         stride: Factor by which the embedding reduces height and width.
         neuron: Parameters of the embedding's neurons.
+        kind: The layers: those of the network's `family`, or an embedding of Max-Former, which any family may use: `embed_orig`
+            (strided convolutions), `embed_max` (convolutions with a max-pool) or `embed_max_plus` (four convolutions, three
+            max-pools).
     """
 
     __pydantic_config__ = STRICT
     stride: int = 1
     neuron: Neuron = Neuron()
+    kind: EmbeddingKind = "family"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -75,7 +83,7 @@ class Stage:
             check_block(self.embed_dim, block.num_heads, block.mlp_ratio)
 
     def hidden_features(self, block: Block) -> int:
-        """Return the hidden width of a block's channel mixer: `round(embed_dim * mlp_ratio)`.
+        """Return the hidden width of a block's channel mixer: `round(embed_dim * mlp_ratio)`, or `embed_dim` without a ratio.
 
         Args:
             block: A block of this stage.
@@ -83,7 +91,7 @@ class Stage:
         Returns:
             Number of channels.
         """
-        return round(self.embed_dim * block.mlp_ratio)
+        return self.embed_dim if block.mlp_ratio is None else round(self.embed_dim * block.mlp_ratio)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -123,8 +131,9 @@ class Architecture:
         check_compact(self.family, self.compact_embedding)
         check_stages(self.family, len(self.stages))
         for i, stage in enumerate(self.stages):
-            check_stage(self.family, i, stage.embed_dim, stage.embedding.stride)
-            if stage.embedding.neuron != Neuron() and not has_embedding_neurons(self.family, i, self.shortcut):
+            kind = stage.embedding.kind
+            check_stage(self.family, i, stage.embed_dim, stage.embedding.stride, kind)
+            if stage.embedding.neuron != Neuron() and not has_embedding_neurons(self.family, i, self.shortcut, kind):
                 raise ValueError(
                     f"stages[{i}].embedding.neuron: this embedding has no neurons with {self.shortcut} shortcuts; leave it out"
                 )
@@ -232,6 +241,11 @@ def digest(value: object) -> str:
     """
     canonical = json.dumps(value, sort_keys=True, separators=(",", ":"))
     return hashlib.sha256(canonical.encode()).hexdigest()[:12]
+
+
+# Fields that are left out of the JSON form where they have their default value, so that they do not change the ids of architectures
+# that were written before these fields existed.
+OMITTED_DEFAULTS: dict[type, tuple[str, ...]] = {Neuron: ("levels", "leak", "normalised"), Embedding: ("kind",)}
 
 
 def _canonical(value: Any) -> Any:
