@@ -30,7 +30,7 @@ from autospike.errors import UserError
 from autospike.evaluation.single import measure_stepwise
 from autospike.models.contract import SpikingModel
 from autospike.models.registry import ENTRY_POINT, build_model, classifiers, first_conv
-from autospike.report.record import record
+from autospike.report.record import record, record_at_every_time_step
 from autospike.run_directory import RunDirectory
 from autospike.space.architecture import Architecture
 from autospike.tensors import write_tensors
@@ -197,9 +197,6 @@ def read_model(folder: Path) -> ExportedModel:
     return ExportedModel(model=model.eval(), input_spec=spec, classes=classes)
 
 
-MODEL_FILES = ("model.safetensors", "config.json", "architecture.json")
-
-
 def write_report(folder: Path, report: Mapping[str, Any]) -> None:
     """Write the report of a model with the digests of all files of its folder. It is written last.
 
@@ -249,13 +246,17 @@ def final_measurement(run: RunDirectory, model: SpikingModel, test: FixedBatches
         test: The test split.
 
     Returns:
-        The measurement as `report.record.record` writes it, with the firing rate of each neuron layer.
+        The measurement as `report.record.record` writes it, with the firing rate of each neuron layer, and with the measurements at
+        every T under `by_time_steps`.
     """
-    firing = FiringRates()
-    measurement = measure_stepwise(model, test, batch_size=run.experiment.evaluation.batch_size, firing=firing).at(
-        model.architecture.time_steps
-    )
-    return {**record(measurement, run.experiment.search.energy_convention, "test"), "firing_rates": firing.rates()}
+    firing, convention = FiringRates(), run.experiment.search.energy_convention
+    measured = measure_stepwise(model, test, batch_size=run.experiment.evaluation.batch_size, firing=firing)
+    by_time_steps = [measured.at(steps) for steps in range(1, model.architecture.time_steps + 1)]
+    return {
+        **record(by_time_steps[-1], convention, "test"),
+        "by_time_steps": record_at_every_time_step(by_time_steps, convention, "test"),
+        "firing_rates": firing.rates(),
+    }
 
 
 def _input_spec(cfg: Mapping[str, Any]) -> InputSpec:

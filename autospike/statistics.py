@@ -10,12 +10,14 @@ import math
 from dataclasses import dataclass
 
 import numpy as np
+from numpy.typing import ArrayLike, NDArray
 from scipy.special import bdtr, ndtr
 
 Z_95 = 1.959963984540054  # 97.5 % quantile of the standard normal distribution
 SIGNIFICANCE = 0.05
 
 Interval = tuple[float, float]
+Floats = NDArray[np.float64]
 
 
 def wilson_interval(correct: int, images: int) -> Interval:
@@ -30,11 +32,26 @@ def wilson_interval(correct: int, images: int) -> Interval:
     Returns:
         Lower and upper end, fractions between 0 and 1.
     """
-    p, z2 = correct / images, Z_95**2
-    centre = p + z2 / (2 * images)
-    half = Z_95 * math.sqrt(p * (1 - p) / images + z2 / (4 * images**2))
-    scale = 1 + z2 / images
-    return max(0.0, (centre - half) / scale), min(1.0, (centre + half) / scale)
+    low, high = wilson_intervals(correct, images)
+    return float(low), float(high)
+
+
+def wilson_intervals(correct: ArrayLike, images: ArrayLike) -> tuple[Floats, Floats]:
+    """Return the 95 % Wilson score interval of several accuracies; see `wilson_interval`.
+
+    Args:
+        correct: Numbers of images that are classified correctly, `[N]`.
+        images: Numbers of images, `[N]`.
+
+    Returns:
+        Lower and upper ends, `[N]`.
+    """
+    n = np.asarray(images, dtype=float)
+    p, z2 = np.asarray(correct, dtype=float) / n, Z_95**2
+    centre = p + z2 / (2 * n)
+    half = Z_95 * np.sqrt(p * (1 - p) / n + z2 / (4 * n**2))
+    scale = 1 + z2 / n
+    return np.maximum(0.0, (centre - half) / scale), np.minimum(1.0, (centre + half) / scale)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -28,8 +28,10 @@ from autospike.model_folder import ExportedModel, InputSpec, read_model
 from autospike.models.registry import build_model
 from autospike.randomness import keyed
 from autospike.report import figures
-from autospike.report.energy import bar_energies, by_convention, by_layer, by_time_steps
+from autospike.report.energy import bar_energies, by_convention, by_layer, by_time_steps, microjoules
+from autospike.report.tables import for_readers, to_csv
 from autospike.space.published import PUBLISHED, similar_networks
+from autospike.statistics import wilson_interval
 
 # Images on which an untrained network is calibrated. Its accuracy has no meaning, so a small batch is enough.
 CALIBRATION_IMAGES = 64
@@ -244,25 +246,25 @@ class EnergyReport:
     def show(self) -> None:
         """Print the tables."""
         operations = self.measured.operations
-        scale, unit = (1, "mJ") if self.totals["energy_mj"][0] >= 1 else (1000, "uJ")
         by_count = zip(self.layers.to_dict("records"), operations.counts, strict=True)
         counted = [row for row, count in by_count if self.convention.includes(count)]
         table(
             f"{self.model}: one image, mean over {operations.images} of the {self.split} split",
-            ["layer", "input", "rate", "dense/step", "ACs", unit, "share"],
-            [_layer_cells(row, scale) for row in counted],
+            ["layer", "input", "rate", "dense/step", "ACs", "uJ", "share"],
+            [_layer_cells(row) for row in counted],
             f"under `{self.convention.name}`: {self.convention.source}",
         )
         table(
             "Totals under every convention",
-            ["convention", "MACs", "ACs", unit, "ratio"],
-            [_total_cells(row, scale) for row in self.totals.to_dict("records")],
+            ["convention", "MACs", "ACs", "uJ", "ratio"],
+            [_total_cells(row) for row in self.totals.to_dict("records")],
             "not counted by any: " + "; ".join(f"{n} x {reason}" for reason, n in operations.free.items()),
         )
         note(_break_even_sentence(self.break_even))
         if self.curve is not None:
-            rows = [_curve_cells(row, scale) for row in self.curve.to_dict("records")]
-            table("Accuracy and energy over T", ["T", "accuracy", unit], rows, "from one run: a network is causal in time")
+            rows = [_curve_cells(row) for row in self.curve.to_dict("records")]
+            columns = ["T", "accuracy (95 % interval)", "uJ/image"]
+            table("Accuracy and energy over T", columns, rows, "from one run: a network is causal in time")
 
     def write(self, out: Path, *, data: str, knows_classes: bool) -> None:
         """Write tables, figures and `energy.json`, and delete the curve of an earlier report if this one has none.
@@ -272,17 +274,19 @@ class EnergyReport:
             data: The data as the user named them.
             knows_classes: Whether the model knows the classes of the data, so that its accuracy is meaningful.
         """
-        title = f"{self.model}, `{self.convention.name}`"
-        files.write_text(out / "layers.csv", self.layers.to_csv(index=False))
-        files.write_text(out / "totals.csv", self.totals.to_csv(index=False))
+        name = self.convention.name
+        files.write_text(out / "layers.csv", to_csv(self.layers))
+        files.write_text(out / "totals.csv", to_csv(self.totals))
         files.write_json(out / "energy.json", self._json(data, knows_classes))
-        figures.save(figures.energy_by_layer(bar_energies(self.layers), title), out / "layers.png")
+        title = f"{_data_title(data)}: energy of {self.model} by layer"
+        figures.save(figures.energy_by_layer(bar_energies(self.layers), title=title, convention=name), out / "layers.png")
         if self.curve is None:
-            for name in ("curve.csv", "curve.png"):
-                (out / name).unlink(missing_ok=True)
+            for path in (out / "curve.csv", *figures.paths(out / "curve.png")):
+                path.unlink(missing_ok=True)
         else:
-            files.write_text(out / "curve.csv", self.curve.to_csv(index=False))
-            figures.save(figures.energy_curve(self.curve, title), out / "curve.png")
+            files.write_text(out / "curve.csv", to_csv(self.curve))
+            title = f"{_data_title(data)}: {self.model} at every T"
+            figures.save(figures.energy_curve(self.curve, title=title, convention=name), out / "curve.png")
         note(f"energy: see {out}")
 
     def _json(self, data: str, knows_classes: bool) -> dict[str, Any]:
@@ -297,7 +301,7 @@ class EnergyReport:
             "convention": self.convention.name,
             "pj_per_mac": self.convention.costs.pj_per_mac,
             "pj_per_ac": self.convention.costs.pj_per_ac,
-            "totals": self.totals.to_dict("records"),
+            "totals": for_readers(self.totals).to_dict("records"),
             "break_even": asdict(self.break_even) if self.break_even else None,
             "free": dict(operations.free),
             "unknown": dict(operations.unknown),
@@ -305,20 +309,29 @@ class EnergyReport:
         }
 
 
-def _layer_cells(row: Any, scale: float) -> list[str]:
+def _data_title(source: str) -> str:
+    """Name of the data in titles: that of an experiment or a run, otherwise the last part of the path."""
+    path = Path(source)
+    found = next((p for p in (path / "experiment.yaml", path) if p.is_file() and p.suffix in (".yaml", ".yml")), None)
+    return Experiment.load(found).data.title if found else path.name
+
+
+def _layer_cells(row: Any) -> list[str]:
     name = ".".join(word for word in row["layer"].split(".") if word not in OMITTED_WORDS)
     rate = "real" if row["input"] == "real" else f"{row['rate']:.4f}"
-    energy_cell = f"{row['energy_mj'] * scale:.3g}"
-    return [name, row["input"], rate, short(row["dense_macs"]), short(row["acs"]), energy_cell, f"{row['share']:.1%}"]
+    energy_cell, macs, acs = microjoules(row["energy_mj"], digits=3), short(row["dense_macs"]), short(row["acs"])
+    return [name, row["input"], rate, macs, acs, energy_cell, f"{row['share']:.1%}"]
 
 
-def _total_cells(row: Any, scale: float) -> list[str]:
+def _total_cells(row: Any) -> list[str]:
     ratio = f"{row['ratio']:.3f}" if row["ratio"] is not None else ""
-    return [row["convention"], short(row["macs"]), short(row["acs"]), f"{row['energy_mj'] * scale:.4g}", ratio]
+    return [row["convention"], short(row["macs"]), short(row["acs"]), microjoules(row["energy_mj"], digits=4), ratio]
 
 
-def _curve_cells(row: Any, scale: float) -> list[str]:
-    return [str(row["time_steps"]), f"{row['accuracy']:.4f}", f"{row['energy_mj'] * scale:.4g}"]
+def _curve_cells(row: Any) -> list[str]:
+    low, high = wilson_interval(round(row["accuracy"] * row["images"]), row["images"])
+    accuracy = f"{row['accuracy']:.4f} ({low:.3f} to {high:.3f})"
+    return [str(row["time_steps"]), accuracy, microjoules(row["energy_mj"], digits=4)]
 
 
 def _break_even_sentence(found: BreakEven | None) -> str:

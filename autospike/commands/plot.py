@@ -2,20 +2,24 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 
 from autospike import files
 from autospike.console import note
-from autospike.energy.conventions import Convention, energy
-from autospike.energy.counts import from_rows
+from autospike.energy.conventions import Convention
 from autospike.errors import UserError
 from autospike.report import figures, tables
+from autospike.report.figures import Curve, Point
+from autospike.report.measured_networks import reference_curve, single
 from autospike.run_directory import RunDirectory
 from autospike.searching.archive import Archive
-from autospike.searching.selection import with_fitness
+from autospike.searching.selection import pick_row, with_fitness
+from autospike.statistics import wilson_interval
 
 
 def plot(run: RunDirectory, convention: Convention | None = None, out: Path | None = None) -> None:
@@ -49,23 +53,23 @@ class SearchReport:
     Attributes:
         folder: The folder to write to.
         convention: Name of the energy convention.
-        title: Title of the Pareto figure.
+        data: Name of the data set, for titles.
         candidates: All candidates; see `report.tables.candidates`.
         histories: Progress of each search of the archive; see `report.tables.search_history`.
         all_shares: How often each value of a gene occurs among all candidates; see `report.tables.gene_shares`.
         front_shares: The same on the Pareto front.
-        reference: Accuracy and energy in mJ of the reference network, on the search split; None if the run has none.
+        curves: The selected subnet and the reference network at every T, on the search split.
         damage: A line on rows of the archive that are damaged and left out, or None.
     """
 
     folder: Path
     convention: str
-    title: str
+    data: str
     candidates: pd.DataFrame
     histories: list[tables.SearchHistory]
     all_shares: dict[str, dict[str, float]]
     front_shares: dict[str, dict[str, float]]
-    reference: tuple[float, float] | None
+    curves: list[Curve]
     damage: str | None = None
 
     @classmethod
@@ -94,12 +98,12 @@ class SearchReport:
         return cls(
             folder=run.report if convention == search.energy_convention else run.report / convention.name.replace("/", "-"),
             convention=convention.name,
-            title=f"{run.experiment.data.name}, `{convention.name}`",
+            data=run.experiment.data.title,
             candidates=table,
             histories=[tables.search_history(name, ids, table, reference_mj=largest_mj) for name, ids in proposals.items()],
             all_shares=all_shares,
             front_shares=front_shares,
-            reference=_reference(run, convention) if run.experiment.baseline_architecture else None,
+            curves=[*_selected(run, archived, archive.protocol_id, convention), *_reference(run, convention)],
             damage=damage,
         )
 
@@ -109,21 +113,58 @@ class SearchReport:
         Raises:
             UserError: A file cannot be written.
         """
-        files.write_text(self.folder / "candidates.csv", self.candidates.to_csv(index=False))
-        files.write_text(self.folder / "front.csv", tables.front(self.candidates).to_csv(index=False))
-        pareto = figures.pareto(self.candidates, self.reference, self.title)
-        figures.save(pareto, self.folder / "pareto.png", self.folder / "pareto.svg")
-        figures.save(figures.search(self.histories), self.folder / "search.png")
-        figures.save(figures.genes(self.all_shares, self.front_shares), self.folder / "genes.png")
+        files.write_text(self.folder / "candidates.csv", tables.to_csv(self.candidates))
+        files.write_text(self.folder / "front.csv", tables.to_csv(tables.front(self.candidates)))
+        title = f"{self.data}: accuracy and energy of the subnets"
+        pareto = figures.pareto(self.candidates, self.curves, title=title, convention=self.convention)
+        figures.save(pareto, self.folder / "pareto.png")
+        figures.save(figures.search(self.histories, title=f"{self.data}: progress of the search"), self.folder / "search.png")
+        genes = figures.genes(self.all_shares, self.front_shares, title=f"{self.data}: values of the genes")
+        figures.save(genes, self.folder / "genes.png")
 
 
-def _reference(run: RunDirectory, convention: Convention) -> tuple[float, float]:
-    """Accuracy and energy in mJ of the reference network, on the search split."""
+def _selected(run: RunDirectory, archived: pd.DataFrame, protocol_id: str, convention: Convention) -> list[Curve]:
+    """The subnet in RUN/export, or else the one that `export.pick` selects, with inherited and with fine-tuned weights."""
+    config, exported = run.experiment.export, _exported_id(run, protocol_id)
+    if exported in set(archived["id"]):
+        index, label = archived["id"].tolist().index(exported), "exported subnet"
+    else:
+        index, label = pick_row(archived, config.pick, config), f"selected subnet ({config.pick})"
+    row = archived.iloc[index]
+    accuracy, images = float(row["accuracy"]), int(row["images"])
+    interval = wilson_interval(round(accuracy * images), images)
+    point = Point(accuracy=accuracy, interval=interval, energy_mj=float(row["energy_mj"]))
+    inherited = Curve(label=label, kind="exported", points=(point,))
+    path = run.retrain / str(row["id"]) / "fine-tuned" / "seed-0" / "measurement.json"
+    if not path.exists():
+        return [inherited]
+    fine_tuned = _measured(path, lambda found: single(found, convention, "search", label="the same, fine-tuned", kind="fine-tuned"))
+    return [inherited, fine_tuned]
+
+
+def _exported_id(run: RunDirectory, protocol_id: str) -> str | None:
+    """Id of the subnet in RUN/export, if it is one of the archive's newest protocol."""
+    try:
+        report = files.read_json(run.export / "report.json")
+        return str(report["architecture_id"]) if report["provenance"]["protocol_id"] == protocol_id else None
+    except (UserError, KeyError, TypeError):  # there is none, or it is damaged: `export` writes it again
+        return None
+
+
+def _reference(run: RunDirectory, convention: Convention) -> list[Curve]:
+    """The reference network at every T, on the search split; empty if the run has none."""
+    if run.experiment.baseline_architecture is None:
+        return []
     path = run.baseline / "measurement.json"
     measured = files.read_json(path)
     if isinstance(measured, dict) and "layers" not in measured:
         raise UserError(f"{run.baseline}: measured by an older version; run: autospike search {run.folder}")
+    return [_measured(path, lambda found: reference_curve(found, convention, "search"))]
+
+
+def _measured(path: Path, curve: Callable[[Any], Curve]) -> Curve:
+    """Read a measurement and convert it to a curve."""
     try:
-        return float(measured["search_accuracy"]), energy(from_rows(measured["layers"]), convention).energy_mj
+        return curve(files.read_json(path))
     except (AttributeError, KeyError, TypeError, ValueError) as error:
-        raise UserError(f"{path}: damaged ({error!r}); delete it, then run: autospike search {run.folder}") from None
+        raise UserError(f"{path}: damaged ({error!r}); delete it, then run the command again that wrote it") from None

@@ -16,6 +16,7 @@ from autospike.evaluation.setup import calibrated_subnet, held_out_batches, open
 from autospike.model_folder import check_replaceable, complete_report, final_measurement, write_report, write_run_model
 from autospike.report import figures, retrained
 from autospike.report.retrained import WAY_LABELS, MeanAndDeviation, RetrainedModel, SeedGroup
+from autospike.report.tables import to_csv
 from autospike.run_directory import RunDirectory
 from autospike.searching.selection import pick_archived
 from autospike.space.architecture import Architecture
@@ -100,6 +101,7 @@ def _read(run: RunDirectory, network: RetrainedNetwork) -> RetrainedModel:
         params=found["params"],
         time_steps=found["time_steps"],
         model=str(network.model.relative_to(run.folder)),
+        test_accuracy_interval=tuple(found["test_accuracy_interval"]) if "test_accuracy_interval" in found else None,
     )
 
 
@@ -109,9 +111,10 @@ def _report(run: RunDirectory, selected: dict[str, Architecture], groups: Sequen
     found = [{**group.row(), "networks": [asdict(model) for model in group.models]} for group in groups]
     picks = {rule: architecture.id for rule, architecture in selected.items()}
     files.write_json(run.retrain / "report.json", {"picks": picks, "convention": convention, "ways": found})
-    files.write_text(run.report / "retrained.csv", retrained.table(groups).to_csv(index=False))
-    drawn = figures.retrained(groups, f"{run.experiment.data.name}, `{convention}`")
-    figures.save(drawn, run.report / "retrained.png", run.report / "retrained.svg")
+    files.write_text(run.report / "retrained.csv", to_csv(retrained.table(groups)))
+    rules = {name: ", ".join(rule for rule, found in picks.items() if found == name) for name in picks.values()}
+    title = f"{run.experiment.data.title}: retrained networks"
+    figures.save(figures.retrained(groups, title=title, convention=convention, names=rules), run.report / "retrained.png")
     note(f"retrain: see {run.retrain / 'report.json'} and {run.report / 'retrained.png'}")
 
 

@@ -138,6 +138,14 @@ class DataConfig(Section):
     background: Colour = (255, 255, 255)
     """Red, green and blue (0 to 255) behind transparent pixels of the images of a folder. Default: white."""
 
+    @property
+    def title(self) -> str:
+        """Name of the data set in titles of figures: of a folder, the name of the folder."""
+        if self.name in ("folder", "events") and self.root is not None:
+            root = self.root.resolve()
+            return root.parent.name if root.name.startswith("frames_number_") else root.name
+        return {"cifar10": "CIFAR-10", "cifar100": "CIFAR-100"}.get(self.name, self.name)
+
 
 class AugmentationConfig(Section):
     """Augmentation of training images with timm.

@@ -6,6 +6,7 @@ beside the checkpoints of the network.
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,7 @@ from autospike.energy.counts import from_rows
 from autospike.errors import UserError
 from autospike.evaluation.setup import population_evaluator, protocol_id, trie_evaluator
 from autospike.execution.executor import Serial
-from autospike.report.record import record
+from autospike.report.record import record, record_at_every_time_step
 from autospike.run_directory import RunDirectory
 from autospike.space.architecture import Architecture
 from autospike.space.search_space import SearchSpace
@@ -23,7 +24,9 @@ from autospike.training.setup import Setup, load_trained_supernet
 
 
 def measure_trained_alone(run: RunDirectory, setup: Setup, architecture: Architecture, folder: Path) -> dict[str, Any]:
-    """Measure a network on the search split, unless its folder holds a measurement under the same protocol.
+    """Measure a network on the search split at every T, unless its folder holds a measurement under the same protocol.
+
+    One pass gives all T: a network is causal in time.
 
     Args:
         run: Energy convention.
@@ -32,17 +35,23 @@ def measure_trained_alone(run: RunDirectory, setup: Setup, architecture: Archite
         folder: The folder of its checkpoints, to which `measurement.json` is written.
 
     Returns:
-        The measurement as `report.record.record` returns it, with the key `protocol_id`.
+        The measurement as `report.record.record` returns it, with the keys `protocol_id` and `by_time_steps`.
 
     Raises:
         UserError: The training of the network has not finished.
     """
-    found = read_measurement(setup, folder)
-    if found is None:
+    found, convention = read_measurement(setup, folder), run.experiment.search.energy_convention
+    if found is None or "by_time_steps" not in found:  # older versions measured the last T only
         supernet = load_trained_supernet(setup, SearchSpace.of(architecture), folder)
-        (measurement,) = population_evaluator(setup, Serial(state=trie_evaluator(setup, supernet)))([architecture])
-        measured = record(measurement, run.experiment.search.energy_convention, "search")
-        found = {**measured, "protocol_id": protocol_id(setup, folder)}
+        evaluator = population_evaluator(setup, Serial(state=trie_evaluator(setup, supernet)))
+        evaluator = replace(evaluator, config=evaluator.config.model_copy(update={"racing": 0.0}))  # every T on every image
+        steps = range(1, architecture.time_steps + 1)
+        measurements = list(evaluator([replace(architecture, time_steps=t) for t in steps]))
+        found = {
+            **record(measurements[-1], convention, "search"),
+            "by_time_steps": record_at_every_time_step(measurements, convention, "search"),
+            "protocol_id": protocol_id(setup, folder),
+        }
         files.write_json(_path(folder), found)
     return found
 

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 import pandas as pd
 
-from autospike.energy.conventions import CONVENTIONS, Convention, energy
+from autospike.energy.conventions import CONVENTIONS, UJ_PER_MJ, Convention, energy
 from autospike.energy.counts import LayerCount
 from autospike.measurement import Measurement
 
@@ -89,19 +89,31 @@ def by_time_steps(measurements: Sequence[Measurement], convention: Convention) -
         convention: Convention of the column `energy_mj`.
 
     Returns:
-        One row for each T, with the columns `time_steps`, `accuracy`, `energy_mj` and, for every convention, `energy_mj_NAME`.
-        Energies are in mJ.
+        One row for each T, with the columns `time_steps`, `accuracy`, `images`, `energy_mj` and, for every convention,
+        `energy_mj_NAME`. Energies are in mJ.
     """
     rows = [
         {
             "time_steps": steps,
             "accuracy": measurement.accuracy,
+            "images": measurement.images,
             "energy_mj": measurement.energy(convention).energy_mj,
             **{f"energy_mj_{name}": measurement.energy(other).energy_mj for name, other in CONVENTIONS.items()},
         }
         for steps, measurement in enumerate(measurements, start=1)
     ]
     return pd.DataFrame(rows)
+
+
+def microjoules(energy_mj: float, *, digits: int) -> str:
+    """Format an energy in uJ.
+
+    Args:
+        energy_mj: Energy in mJ.
+        digits: Significant digits of numbers below 10^`digits`; larger ones have all digits before the point.
+    """
+    energy_uj = energy_mj * UJ_PER_MJ
+    return f"{energy_uj:,.0f}" if energy_uj >= 10**digits else f"{energy_uj:.{digits}g}"
 
 
 # Above this number of bars, their labels would overlap. The energies of layers are then added up by part of a block.

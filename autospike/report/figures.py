@@ -1,15 +1,17 @@
 """Figures of the report, drawn with matplotlib from the tables of this package.
 
-Energies are passed in mJ and drawn in mJ or uJ. Every figure is drawn in the same style (`STYLE`).
+Energies are passed in mJ and drawn in µJ. Every figure is drawn in the same style (`STYLE`).
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import matplotlib as mpl
+import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
@@ -19,10 +21,13 @@ from autospike import files
 from autospike.energy.conventions import UJ_PER_MJ
 from autospike.pareto import knee
 from autospike.report.retrained import WAY_LABELS, SeedGroup
-from autospike.report.tables import SearchHistory, front
+from autospike.report.tables import SearchHistory, accuracy_intervals, front
+from autospike.statistics import Interval
 
 # More points than this are one image in an SVG file, which would otherwise have tens of megabytes.
 MANY_POINTS = 10_000
+# Above this ratio of the ends of a logarithmic axis, only powers of ten have a label.
+WIDE = 200
 
 INK, MUTED, ACCENT, CONTRAST = "#1f2933", "#9aa5b1", "#0b69a3", "#d64545"
 STYLE: dict[Any, Any] = {
@@ -43,16 +48,65 @@ STYLE: dict[Any, Any] = {
 }
 
 
-def pareto(table: pd.DataFrame, reference: tuple[float, float] | None, title: str) -> Figure:
-    """Draw accuracy over energy of every candidate, the Pareto front with its knee, and the reference network.
+ENERGY_LABEL = "energy per image (µJ, counted, `{convention}`)"
+
+Kind = Literal["exported", "fine-tuned", "reference", "cnn", "vit", "random"]
+
+# Colour, marker and size of each kind of network. The exported subnet is the one that stands out.
+KINDS: dict[Kind, tuple[str, str, float]] = {
+    "exported": (CONTRAST, "D", 7),
+    "fine-tuned": (CONTRAST, "s", 7),
+    "reference": (INK, "*", 12),
+    "cnn": ("#c47f00", "^", 8),
+    "vit": ("#7a3e9d", "v", 8),
+    "random": ("#3f8f4f", "o", 6),
+}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Point:
+    """A measured network in a figure of accuracy over energy.
+
+    Attributes:
+        accuracy: A fraction between 0 and 1.
+        interval: The 95 % Wilson interval of the accuracy.
+        energy_mj: Energy of one image in mJ.
+        note: Text beside the point, such as T; none if empty.
+    """
+
+    accuracy: float
+    interval: Interval
+    energy_mj: float
+    note: str = ""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Curve:
+    """Networks that a figure connects by a line, such as the reference network at every T; or a single one.
+
+    Attributes:
+        label: Text of the legend.
+        kind: What the networks are, which decides colour and marker.
+        points: At least one, in the order of the line.
+    """
+
+    label: str
+    kind: Kind
+    points: tuple[Point, ...]
+
+
+def pareto(table: pd.DataFrame, curves: Sequence[Curve], *, title: str, convention: str) -> Figure:
+    """Draw accuracy over energy of every candidate, the Pareto front with its knee, and other networks.
 
     Args:
         table: Candidates, from `tables.candidates`; at least one.
-        reference: Accuracy and energy in mJ of the reference network, trained alone; None if there is none.
+        curves: The exported subnet, the reference network, and others.
         title: Title of the figure.
+        convention: Name of the energy convention.
 
     Returns:
-        The figure. Energy is in uJ on a logarithmic axis.
+        The figure. Energy is in µJ on a logarithmic axis. Between its points, the front is a staircase: at that energy, no more
+        accurate subnet was found. The front and the other networks have 95 % Wilson intervals.
     """
     best = front(table)
     at_knee = best.iloc[knee(list(zip(best["accuracy"], best["energy_mj"], strict=True)))]
@@ -65,41 +119,74 @@ def pareto(table: pd.DataFrame, reference: tuple[float, float] | None, title: st
             s=14,
             color=MUTED,
             alpha=0.6,
-            label=f"{len(table)} subnets, measured",
+            label=f"{len(table):,} subnets, measured",
             rasterized=len(table) > MANY_POINTS,
         )
-        ax.plot(best["energy_mj"] * UJ_PER_MJ, best["accuracy"], "o-", color=ACCENT, ms=5, lw=1.5, label="Pareto front")
-        ax.plot(
-            at_knee["energy_mj"] * UJ_PER_MJ,
-            at_knee["accuracy"],
-            "o",
-            ms=11,
-            mfc="none",
-            mec=ACCENT,
-            mew=1.8,
-            label=f"knee, {at_knee['id']}",
-        )
-        if reference is not None:
-            accuracy, reference_mj = reference
-            ax.plot(reference_mj * UJ_PER_MJ, accuracy, "*", color=CONTRAST, ms=14, label="reference network, trained alone")
-        ax.set(
-            xscale="log",
-            xlabel="energy per image (uJ, counted)",
-            ylabel="accuracy on the search split",
-        )
-        ax.set_title(title, loc="left")
-        ax.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
-        ax.xaxis.set_major_formatter("{x:g}")
-        ax.xaxis.set_minor_formatter(NullFormatter())
-        ax.legend(loc="lower right")
+        _draw_front(ax, best)
+        ax.plot(at_knee["energy_mj"] * UJ_PER_MJ, at_knee["accuracy"], "o", ms=11, mfc="none", mec=ACCENT, mew=1.2, label="knee")
+        for curve in curves:
+            _draw_curve(ax, curve)
+        ax.set(ylabel="accuracy on the search split")
+        _finish(ax, title, convention)
     return figure
 
 
-def search(histories: Sequence[SearchHistory]) -> Figure:
+def _draw_front(ax: Axes, best: pd.DataFrame) -> None:
+    """Draw a front, sorted by energy, as a staircase with an interval at each point."""
+    energy_uj, accuracy = (best["energy_mj"] * UJ_PER_MJ).to_numpy(), best["accuracy"].to_numpy()
+    low, high = accuracy_intervals(best)
+    spread = np.maximum(0, [accuracy - low, high - accuracy])
+    ax.errorbar(energy_uj, accuracy, spread, fmt="none", ecolor=ACCENT, elinewidth=0.8, alpha=0.5)
+    ax.plot(
+        energy_uj, accuracy, "o", color=ACCENT, ms=4, drawstyle="steps-post", ls="-", lw=1.5, label="Pareto front (95 % intervals)"
+    )
+
+
+def _draw_curve(ax: Axes, curve: Curve) -> None:
+    """Draw networks with their intervals and notes, connected by a line."""
+    colour, marker, size = KINDS[curve.kind]
+    energies = [point.energy_mj * UJ_PER_MJ for point in curve.points]
+    accuracies = [point.accuracy for point in curve.points]
+    ends = [(max(0.0, p.accuracy - p.interval[0]), max(0.0, p.interval[1] - p.accuracy)) for p in curve.points]
+    ax.errorbar(energies, accuracies, np.array(ends).T, fmt="none", ecolor=colour, elinewidth=1, capsize=2)
+    ax.plot(energies, accuracies, marker, ls="--", lw=1, color=colour, ms=size, mec="white", label=curve.label)
+    for point, energy_uj in zip(curve.points, energies, strict=True):
+        place = {"textcoords": "offset points", "xytext": (7, -11), "fontsize": 8}
+        ax.annotate(point.note, (energy_uj, point.accuracy), color=colour, **place)  # type: ignore[arg-type]
+
+
+def _finish(ax: Axes, title: str, convention: str) -> None:
+    """Give a figure of accuracy over energy its title, legend and logarithmic axis."""
+    ax.set(xscale="log", xlabel=ENERGY_LABEL.format(convention=convention))
+    ax.set_title(title, loc="left")
+    low, high = ax.get_xlim()
+    ax.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5) if high / low < WIDE else (1,)))
+    ax.xaxis.set_major_formatter("{x:g}")
+    ax.xaxis.set_minor_formatter(NullFormatter())
+    ax.legend(loc="lower right", fontsize=8)
+
+
+# Names of the search algorithms in legends.
+ALGORITHMS = {"nsga2": "NSGA-II", "aeb": "evolution on F_AEB", "random": "random search"}
+
+
+def search_names(search_ids: Sequence[str]) -> list[str]:
+    """Return readable names of searches: the algorithm, with a number if it was run with several settings.
+
+    Args:
+        search_ids: Ids of the searches, an algorithm and a digest.
+    """
+    algorithms = [ALGORITHMS.get(name.rpartition("-")[0], name) for name in search_ids]
+    numbered = [f"{name} ({algorithms[: i + 1].count(name)})" for i, name in enumerate(algorithms)]
+    return [name if algorithms.count(name) == 1 else number for name, number in zip(algorithms, numbered, strict=True)]
+
+
+def search(histories: Sequence[SearchHistory], *, title: str) -> Figure:
     """Draw hypervolume and best F_AEB over the generations, with one line for each search of the archive.
 
     Args:
         histories: The searches, from `tables.search_history`.
+        title: Title of the figure.
 
     Returns:
         The figure, with one panel for each of the two quantities.
@@ -107,21 +194,23 @@ def search(histories: Sequence[SearchHistory]) -> Figure:
     with mpl.rc_context(STYLE):
         figure = Figure(figsize=(9, 3.6), layout="constrained")
         left, right = figure.subplots(1, 2)
-        for history in histories:
-            left.plot(history.hypervolume, "o-", ms=3, label=history.search_id)
-            right.plot(history.best_f_aeb, "o-", ms=3, label=history.search_id)
+        for name, history in zip(search_names([history.search_id for history in histories]), histories, strict=True):
+            left.plot(history.hypervolume, "o-", ms=3, label=name)
+            right.plot(history.best_f_aeb, "o-", ms=3, label=name)
         left.set(xlabel="generation", ylabel="hypervolume (share of accuracy x energy box)")
         right.set(xlabel="generation", ylabel="best F_AEB (our form)")
         left.legend(loc="lower right")
+        figure.suptitle(title, x=0.01, ha="left")
     return figure
 
 
-def genes(all_shares: Mapping[str, Mapping[str, float]], front_shares: Mapping[str, Mapping[str, float]]) -> Figure:
+def genes(all_shares: Mapping[str, Mapping[str, float]], front_shares: Mapping[str, Mapping[str, float]], *, title: str) -> Figure:
     """Draw how often each value of a gene occurs on the front and among all candidates.
 
     Args:
         all_shares: Share of each value among all candidates, by the name of the gene, from `tables.gene_shares`.
         front_shares: The same on the front; it has the same genes and values.
+        title: Title of the figure.
 
     Returns:
         The figure, with one panel for each gene.
@@ -145,25 +234,26 @@ def genes(all_shares: Mapping[str, Mapping[str, float]], front_shares: Mapping[s
         if front_shares:
             figure.axes[0].set_ylabel("share")
             figure.axes[0].legend(fontsize=8)
+        figure.suptitle(title, x=0.01, ha="left")
     return figure
 
 
-def energy_by_layer(energies: pd.Series[float], title: str) -> Figure:
+def energy_by_layer(energies: pd.Series[float], *, title: str, convention: str) -> Figure:
     """Draw a bar for the energy of each layer.
 
     Args:
         energies: Energy in mJ, indexed by layer, from `autospike.report.energy.bar_energies`.
         title: Title of the figure.
+        convention: Name of the energy convention.
 
     Returns:
-        The figure. Its unit is uJ if the energies sum to less than 1 mJ, otherwise mJ.
+        The figure, in µJ.
     """
-    scale, unit = _unit(float(energies.sum()))
     with mpl.rc_context(STYLE):
         figure = Figure(figsize=(7.2, 1.2 + 0.2 * len(energies)))
         ax = figure.add_subplot()
-        ax.barh(list(energies.index), list(energies * scale), color=ACCENT, height=0.7)
-        ax.set(xlabel=f"energy per image ({unit}, counted)")
+        ax.barh(list(energies.index), list(energies * UJ_PER_MJ), color=ACCENT, height=0.7)
+        ax.set(xlabel=ENERGY_LABEL.format(convention=convention))
         ax.set_title(title, loc="left")
         ax.tick_params(axis="y", labelsize=7)
         ax.grid(axis="y", visible=False)
@@ -172,24 +262,28 @@ def energy_by_layer(energies: pd.Series[float], title: str) -> Figure:
     return figure
 
 
-def energy_curve(table: pd.DataFrame, title: str) -> Figure:
+def energy_curve(table: pd.DataFrame, *, title: str, convention: str) -> Figure:
     """Draw accuracy over energy, with one point for each T.
 
     Args:
-        table: Accuracy and energy by T, from `autospike.report.energy.by_time_steps`.
+        table: Accuracy, number of images and energy by T, from `autospike.report.energy.by_time_steps`.
         title: Title of the figure.
+        convention: Name of the energy convention.
 
     Returns:
-        The figure. Its unit is uJ if all energies are less than 1 mJ, otherwise mJ.
+        The figure, in µJ, with 95 % Wilson intervals.
     """
-    scale, unit = _unit(float(table["energy_mj"].max()))
+    low, high = accuracy_intervals(table)
+    spread = np.maximum(0, [table["accuracy"] - low, high - table["accuracy"]])
     with mpl.rc_context(STYLE):
         figure = Figure(figsize=(5.6, 3.8))
         ax = figure.add_subplot()
-        ax.plot(table["energy_mj"] * scale, table["accuracy"], "o-", color=ACCENT, ms=5, lw=1.5)
-        for steps, energy_mj, accuracy in zip(table["time_steps"], table["energy_mj"], table["accuracy"], strict=True):
-            ax.annotate(f"T = {steps}", (energy_mj * scale, accuracy), textcoords="offset points", xytext=(0, 8), ha="center")
-        ax.set(xlabel=f"energy per image ({unit}, counted)", ylabel="accuracy")
+        energies_uj = table["energy_mj"] * UJ_PER_MJ
+        ax.errorbar(energies_uj, table["accuracy"], spread, fmt="none", ecolor=ACCENT, elinewidth=1, capsize=2)
+        ax.plot(energies_uj, table["accuracy"], "o-", color=ACCENT, ms=5, lw=1.5)
+        for steps, energy_uj, accuracy in zip(table["time_steps"], energies_uj, table["accuracy"], strict=True):
+            ax.annotate(f"T = {steps}", (energy_uj, accuracy), textcoords="offset points", xytext=(8, 6), ha="left")
+        ax.set(xlabel=ENERGY_LABEL.format(convention=convention), ylabel="accuracy (95 % interval)")
         ax.set_title(title, loc="left")
         ax.margins(0.15)
     return figure
@@ -199,68 +293,81 @@ def energy_curve(table: pd.DataFrame, title: str) -> Figure:
 MARKERS = {"inherited": (MUTED, "o"), "fine-tuned": (ACCENT, "s"), "scratch": (INK, "^"), "hand-made": (CONTRAST, "*")}
 
 
-def retrained(groups: Sequence[SeedGroup], title: str) -> Figure:
+def retrained(groups: Sequence[SeedGroup], *, title: str, convention: str, names: Mapping[str, str]) -> Figure:
     """Draw accuracy over energy on the test split for each architecture and way of training.
 
     Args:
         groups: The retrained models, grouped by seed; at least one group.
         title: Title of the figure.
+        convention: Name of the energy convention.
+        names: Readable name of each subnet, by its id.
 
     Returns:
-        The figure. It has the mean of each group with its standard deviation, a dot for each seed, and a line that connects the
-        groups of one subnet.
+        The figure, in µJ. It has the mean of each group with its standard deviation over the seeds, or with the 95 % Wilson
+        interval of a single model, a dot for each seed, and a line that connects the groups of one subnet.
     """
-    scale, unit = _unit(max(group.energy_mj.mean for group in groups))
     with mpl.rc_context(STYLE):
         figure = Figure(figsize=(7.2, 4.5))
         ax = figure.add_subplot()
         for group in groups:
-            _draw_group(ax, group, scale)
+            _draw_group(ax, group)
         subnets = [group for group in groups if group.way != "hand-made"]
         for name in dict.fromkeys(group.architecture_id for group in subnets):
             ways = [group for group in subnets if group.architecture_id == name]
-            energies, accuracies = [group.energy_mj.mean * scale for group in ways], [group.test_accuracy.mean for group in ways]
+            energies, accuracies = (
+                [group.energy_mj.mean * UJ_PER_MJ for group in ways],
+                [group.test_accuracy.mean for group in ways],
+            )
             ax.plot(energies, accuracies, color=MUTED, lw=0.8, zorder=0)
-            ax.annotate(name, (energies[0], accuracies[0]), textcoords="offset points", xytext=(8, -12), fontsize=8)
+            place = {"textcoords": "offset points", "xytext": (8, -12), "fontsize": 8}
+            ax.annotate(names.get(name, name), (energies[0], accuracies[0]), **place)  # type: ignore[arg-type]
         for way, (color, marker) in MARKERS.items():
             ax.plot([], [], marker, color=color, label=WAY_LABELS[way])
-        ax.set(xlabel=f"energy per image ({unit}, counted)", ylabel="accuracy on the test split")
+        ax.set(xlabel=ENERGY_LABEL.format(convention=convention), ylabel="accuracy on the test split")
         ax.set_title(title, loc="left")
         ax.margins(0.1)
         ax.legend()
     return figure
 
 
-def _draw_group(ax: Axes, group: SeedGroup, scale: float) -> None:
+def _draw_group(ax: Axes, group: SeedGroup) -> None:
     """Draw mean and deviation of a group, and a dot for each of its models."""
     (color, marker), accuracy, energy_mj = MARKERS[group.way], group.test_accuracy, group.energy_mj
-    energy_deviation = None if energy_mj.deviation is None else energy_mj.deviation * scale
-    ax.errorbar(
-        energy_mj.mean * scale, accuracy.mean, accuracy.deviation, energy_deviation, fmt=marker, color=color, ms=8, capsize=3
-    )
-    energies, accuracies = [model.energy_mj * scale for model in group.models], [model.test_accuracy for model in group.models]
+    energy_deviation = None if energy_mj.deviation is None else energy_mj.deviation * UJ_PER_MJ
+    spread: Any = accuracy.deviation
+    if spread is None and group.models[0].test_accuracy_interval is not None:
+        low, high = group.models[0].test_accuracy_interval
+        spread = [[max(0.0, accuracy.mean - low)], [max(0.0, high - accuracy.mean)]]
+    ax.errorbar(energy_mj.mean * UJ_PER_MJ, accuracy.mean, spread, energy_deviation, fmt=marker, color=color, ms=8, capsize=3)
+    energies, accuracies = [model.energy_mj * UJ_PER_MJ for model in group.models], [model.test_accuracy for model in group.models]
     ax.plot(energies, accuracies, ".", color=color, alpha=0.5)
 
 
-def _unit(energy_mj: float) -> tuple[float, str]:
-    """Factor from mJ to the unit in which an energy is shown, and the name of that unit."""
-    return (1.0, "mJ") if energy_mj >= 1 else (UJ_PER_MJ, "uJ")
+# Formats in which each figure is written, with what keeps equal figures identical.
+FORMATS: dict[str, dict[str, None] | None] = {"png": None, "svg": {"Date": None}, "pdf": {"CreationDate": None, "ModDate": None}}
 
 
-def save(figure: Figure, *paths: Path) -> None:
-    """Write a figure to each path, in the format of its file name extension.
+def save(figure: Figure, path: Path) -> None:
+    """Write a figure as PNG, SVG and PDF.
 
-    The files of equal figures are identical: SVG files contain no date, and their element ids use a fixed salt.
+    The files of equal figures are identical: they contain no date, and the ids of SVG elements use a fixed salt.
 
     Args:
         figure: The figure.
-        paths: Files ending in `.png` or `.svg`. Existing files are replaced.
+        path: The PNG file; the other two are beside it. Existing files are replaced.
 
     Raises:
         UserError: A file cannot be written.
     """
-    for path in paths:
-        with files.replacing(path) as temporary, mpl.rc_context(STYLE):
-            figure.savefig(
-                temporary, format=path.suffix.removeprefix("."), dpi=150, metadata={"Date": None} if path.suffix == ".svg" else None
-            )
+    for name, metadata in FORMATS.items():
+        with files.replacing(path.with_suffix(f".{name}")) as temporary, mpl.rc_context(STYLE):
+            figure.savefig(temporary, format=name, dpi=150, metadata=metadata)
+
+
+def paths(path: Path) -> list[Path]:
+    """Return the files that `save` writes.
+
+    Args:
+        path: The PNG file.
+    """
+    return [path.with_suffix(f".{name}") for name in FORMATS]

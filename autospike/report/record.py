@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any, Literal
 
-from autospike.energy.conventions import Convention, energies_mj
+from autospike.energy.conventions import UJ_PER_MJ, Convention, energies_mj
 from autospike.energy.counts import to_rows
 from autospike.measurement import Measurement
 
+Split = Literal["search", "test"]
 
-def record(measurement: Measurement, convention: Convention, split: Literal["search", "test"]) -> dict[str, Any]:
+
+def record(measurement: Measurement, convention: Convention, split: Split) -> dict[str, Any]:
     """Convert a measurement to a value for JSON.
 
     Args:
@@ -19,8 +22,8 @@ def record(measurement: Measurement, convention: Convention, split: Literal["sea
 
     Returns:
         Architecture, accuracy with its 95 % Wilson interval, correct predictions (one bit for each image, as hexadecimal digits of
-        `numpy.packbits`), energy in mJ under the convention and under all others, cost of an operation in pJ, size, and
-        the operation counts of each layer, from which the energy under any convention can be computed again.
+        `numpy.packbits`), energy in mJ (and uJ) under the convention and in mJ under all others, cost of an operation in pJ, size,
+        and the operation counts of each layer, from which the energy under any convention can be computed again.
     """
     architecture, total = measurement.architecture, measurement.energy(convention)
     return {
@@ -32,6 +35,7 @@ def record(measurement: Measurement, convention: Convention, split: Literal["sea
         f"{split}_accuracy_interval": list(measurement.accuracy_interval),
         "correct_mask": measurement.correct_mask.hex(),
         "energy_mj": total.energy_mj,
+        "energy_uj": total.energy_mj * UJ_PER_MJ,
         "energy_mj_by_convention": energies_mj(measurement.counts),
         "convention": total.convention,
         "macs": total.macs,
@@ -42,3 +46,20 @@ def record(measurement: Measurement, convention: Convention, split: Literal["sea
         "time_steps": architecture.time_steps,
         "layers": to_rows(measurement.counts),
     }
+
+
+def record_at_every_time_step(measurements: Sequence[Measurement], convention: Convention, split: Split) -> list[dict[str, Any]]:
+    """Convert the measurements of one network at several T to values for JSON.
+
+    Args:
+        measurements: The measurements.
+        convention: The energy convention.
+        split: The split that was measured.
+
+    Returns:
+        For each T the accuracy with its interval, the correct predictions and the energy, with the keys of `record`. The operation
+        counts at a smaller T are the first steps of those at the largest (`LayerCount.first`).
+    """
+    left_out = ("architecture_id", "architecture", "layers", "pj_per_mac", "pj_per_ac", "convention", "params", f"{split}_images")
+    records = [record(measurement, convention, split) for measurement in measurements]
+    return [{name: value for name, value in found.items() if name not in left_out} for found in records]

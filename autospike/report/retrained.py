@@ -9,6 +9,8 @@ from typing import Any
 
 import pandas as pd
 
+from autospike.statistics import Interval
+
 WAY_LABELS = {
     "inherited": "inherited",
     "fine-tuned": "fine-tuned",
@@ -53,6 +55,7 @@ class RetrainedModel:
         params: Number of parameters.
         time_steps: T of the architecture.
         model: Folder of the timm model, relative to the folder of the run.
+        test_accuracy_interval: The 95 % Wilson interval of the accuracy; None if an older version has measured the model.
     """
 
     architecture_id: str
@@ -63,6 +66,7 @@ class RetrainedModel:
     params: int
     time_steps: int
     model: str
+    test_accuracy_interval: Interval | None = None
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -12,12 +12,14 @@ from typing import Any
 
 import pandas as pd
 
+from autospike.energy.conventions import UJ_PER_MJ
 from autospike.measurement import Evaluation
 from autospike.pareto import hypervolume, on_front
 from autospike.space.architecture import Architecture
 from autospike.space.genes import Choice, Range
 from autospike.space.search_space import SearchSpace
 from autospike.space.visitor import GenePath
+from autospike.statistics import Floats, wilson_intervals
 
 COLUMNS = [
     "id",
@@ -32,6 +34,9 @@ COLUMNS = [
     "on_front",
     "architecture",
 ]
+
+# Energies in mJ have this in their column names, energies in uJ the other.
+MILLI, MICRO = "energy_mj", "energy_uj"
 
 
 def candidates(evaluations: Sequence[Evaluation]) -> pd.DataFrame:
@@ -82,6 +87,45 @@ def front(table: pd.DataFrame) -> pd.DataFrame:
         table: Candidates, from `candidates`.
     """
     return table[table["on_front"]].sort_values("energy_mj")
+
+
+def to_csv(table: pd.DataFrame) -> str:
+    """Return a table as CSV, with the columns that `for_readers` adds.
+
+    Args:
+        table: Any table of this package.
+    """
+    return for_readers(table).to_csv(index=False)
+
+
+def for_readers(table: pd.DataFrame) -> pd.DataFrame:
+    """Return a table with the energies in uJ beside those in mJ, and with the intervals of accuracies.
+
+    Args:
+        table: Any table of this package.
+
+    Returns:
+        The table, with a column `energy_uj...` after each column `energy_mj...`. If it has the columns `accuracy` and `images`, the
+        columns `accuracy_low` and `accuracy_high` follow `accuracy`: the ends of its 95 % Wilson interval.
+    """
+    columns: dict[str, Any] = {}
+    for name in map(str, table.columns):
+        columns[name] = table[name]
+        if name.startswith(MILLI):
+            columns[name.replace(MILLI, MICRO)] = table[name] * UJ_PER_MJ
+        if name == "accuracy" and "images" in table:
+            columns["accuracy_low"], columns["accuracy_high"] = accuracy_intervals(table)
+    return pd.DataFrame(columns)
+
+
+def accuracy_intervals(table: pd.DataFrame) -> tuple[Floats, Floats]:
+    """Return the ends of the 95 % Wilson intervals of the accuracies of a table.
+
+    Args:
+        table: Rows with `accuracy` and `images`.
+    """
+    images = table["images"].to_numpy(dtype=float)
+    return wilson_intervals((table["accuracy"].to_numpy(dtype=float) * images).round(), images)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -205,19 +205,36 @@ def with_fitness(archive: Archive, run: RunDirectory) -> pd.DataFrame:
 def _archived(archive: Archive, table: pd.DataFrame, rule: str, config: ExportConfig) -> Evaluation:
     """The candidate of one rule. One whose counts turn out to be damaged is left out."""
     while True:
-        points = list(zip(table["accuracy"].tolist(), table["energy_mj"].tolist(), strict=True))
-        choices = Choices(
-            ids=table["id"].tolist(),
-            points=points,
-            f_aeb=table["f_aeb"].tolist(),
-            images=table["images"].tolist(),
-            correct_masks=[mask if isinstance(mask, bytes) else b"" for mask in table["correct_mask"]],
-        )
-        index = pick_index(choices, rule, min_accuracy=config.min_accuracy, tolerance=config.tolerance)
-        evaluation = archive.get_by_id(choices.ids[index])
+        index = pick_row(table, rule, config)
+        row = table.iloc[index]
+        evaluation = archive.get_by_id(str(row["id"]))
         if evaluation is not None:
-            return replace(evaluation, f_aeb=choices.f_aeb[index])
+            return replace(evaluation, f_aeb=float(row["f_aeb"]))
         table = table.drop(index=table.index[index])
+
+
+def pick_row(table: pd.DataFrame, rule: str, config: ExportConfig) -> int:
+    """Select a candidate of an archive as `pick` does.
+
+    Args:
+        table: As `with_fitness` returns it.
+        rule: A selection rule or an id.
+        config: Smallest accuracy and tolerance.
+
+    Returns:
+        The position of its row.
+
+    Raises:
+        UserError: No candidate is selected.
+    """
+    choices = Choices(
+        ids=table["id"].tolist(),
+        points=list(zip(table["accuracy"].tolist(), table["energy_mj"].tolist(), strict=True)),
+        f_aeb=table["f_aeb"].tolist(),
+        images=table["images"].tolist(),
+        correct_masks=[mask if isinstance(mask, bytes) else b"" for mask in table["correct_mask"]],
+    )
+    return pick_index(choices, rule, min_accuracy=config.min_accuracy, tolerance=config.tolerance)
 
 
 def front(evaluations: Sequence[Evaluation]) -> list[Evaluation]:

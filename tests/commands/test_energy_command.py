@@ -45,6 +45,9 @@ def run(tmp_path_factory: pytest.TempPathFactory, tiny_experiment: Path) -> Path
     return folder
 
 
+LAYERS = ("layers.png", "layers.svg", "layers.pdf")
+
+
 @pytest.fixture(autouse=True)
 def without_figures(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
     """Replace matplotlib's `savefig`, which takes most of the time of a command, unless a test uses `with_figures`."""
@@ -166,8 +169,8 @@ def test_all_documented_files_are_written(run: Path, tmp_path: Path, capsys: Cap
     out = tmp_path / "out"
     outcome = run_energy(capsys, run, "--images", 24, "--split", "train", "--curve", "--out", out)
     assert {path.name for path in out.iterdir()} == {
-        *("layers.csv", "totals.csv", "energy.json", "layers.png"),
-        *("curve.csv", "curve.png"),
+        *("layers.csv", "totals.csv", "energy.json", *LAYERS),
+        *("curve.csv", "curve.png", "curve.svg", "curve.pdf"),
     }
     assert all((out / name).read_bytes().startswith(b"\x89PNG") for name in ("layers.png", "curve.png"))
     written = report(out)
@@ -238,7 +241,7 @@ def test_the_curve_of_an_earlier_command_is_deleted(run: Path, tmp_path: Path, c
     run_energy(capsys, run, "--images", 8, "--curve", "--out", out)
     (out / "curve.png").write_bytes(b"")
     run_energy(capsys, run, "--images", 4, "--out", out)
-    assert {path.name for path in out.iterdir()} == {"layers.csv", "totals.csv", "energy.json", "layers.png"}
+    assert {path.name for path in out.iterdir()} == {"layers.csv", "totals.csv", "energy.json", *LAYERS}
 
 
 def test_a_source_of_images_is_not_changed(run: Path, tmp_path: Path, capsys: Capsys) -> None:

@@ -136,7 +136,10 @@ def test_tables_have_the_documented_columns(run: Path) -> None:
     columns = [
         "id",
         "accuracy",
+        "accuracy_low",
+        "accuracy_high",
         "energy_mj",
+        "energy_uj",
         "params",
         "time_steps",
         "f_aeb",

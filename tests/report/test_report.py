@@ -23,6 +23,7 @@ from autospike.energy.counts import LayerCount, from_rows, to_rows
 from autospike.measurement import Evaluation, Measurement
 from autospike.report import energy as energy_tables
 from autospike.report import figures, tables
+from autospike.report.figures import Curve, Point
 from autospike.report.record import record
 from autospike.run_directory import RunDirectory
 from autospike.searching.archive import Archive
@@ -45,6 +46,7 @@ COLUMNS = [
     "on_front",
     "architecture",
 ]
+WRITTEN = ["id", "accuracy", "accuracy_low", "accuracy_high", "energy_mj", "energy_uj", *COLUMNS[3:]]
 
 SPACE: dict[str, Any] = {
     "time_steps": [1, 2],
@@ -292,7 +294,7 @@ def test_gene_figure_of_a_front_that_lacks_a_gene() -> None:
     best = [staged("membrane", 8, None, "mlp", None)]
     evaluations = [*best, staged("sew", 8, 1, "mlp", 3)]
     shares = tables.gene_shares(space, evaluations, best)
-    panels = {axes.get_title(loc="left") for axes in figures.genes(*shares).axes if axes.axison}
+    panels = {axes.get_title(loc="left") for axes in figures.genes(*shares, title="digits").axes if axes.axison}
     assert panels == set(shares[0]) == set(shares[1])
     assert shares[0]["stage 0 num_heads"] == {"1": 1.0, "2": 0.0}
     assert shares[1]["stage 0 num_heads"] == {"1": 0.0, "2": 0.0}
@@ -309,7 +311,7 @@ def test_gene_shares_of_all_groups_have_the_same_values() -> None:
     ]
     uninterrupted, part = tables.gene_shares(space, evaluations, evaluations[:1])
     assert {name: set(shares) for name, shares in uninterrupted.items()} == {name: set(shares) for name, shares in part.items()}
-    figures.genes(uninterrupted, part)
+    figures.genes(uninterrupted, part, title="digits")
 
 
 def replaced_mixer(architecture: Architecture, mixer: Literal["none", "sdsa_3"]) -> Architecture:
@@ -324,28 +326,60 @@ def only_axes(figure: Figure) -> Any:
     return axes
 
 
+REFERENCE = Curve(
+    label="reference network",
+    kind="reference",
+    points=(
+        Point(accuracy=0.25, interval=(0.125, 0.5), energy_mj=0.0005, note="T = 1"),
+        Point(accuracy=0.5, interval=(0.25, 0.75), energy_mj=0.001, note="T = 2"),
+    ),
+)
+EXPORTED = Curve(label="exported subnet", kind="exported", points=(Point(accuracy=0.75, interval=(0.5, 1.0), energy_mj=0.002),))
+
+
 @pytest.mark.parametrize("number", [1, 2, 40])
 def test_pareto_figure_shows_every_candidate_and_the_front(number: int) -> None:
     evaluations = evaluated(number)
     table = tables.candidates(evaluations)
-    axes = only_axes(figures.pareto(table, (0.5, 0.001), "digits"))
+    axes = only_axes(figures.pareto(table, [REFERENCE, EXPORTED], title="digits", convention="exact"))
     shown = sorted(axes.collections[0].get_offsets().tolist())
     assert shown == sorted(
         [energy * 1000, accuracy] for energy, accuracy in zip(table["energy_mj"], table["accuracy"], strict=True)
     )
-    line, _knee, baseline = axes.lines
+    by_label = {line.get_label(): line for line in axes.lines if not line.get_label().startswith("_")}
     expected = sorted([energy * 1000, correct / 1_000_000] for correct, energy in undominated(evaluations))
+    line = by_label["Pareto front (95 % intervals)"]
     assert line.get_xydata().tolist() == [pytest.approx(point, rel=1e-12) for point in expected]
-    assert baseline.get_xydata().tolist() == [[1.0, 0.5]]
+    assert line.get_drawstyle() == "steps-post"
+    assert by_label["reference network"].get_xydata().tolist() == [[0.5, 0.25], [1.0, 0.5]]
+    assert by_label["exported subnet"].get_xydata().tolist() == [[2.0, 0.75]]
     assert axes.get_xscale() == "log"
 
 
+def test_points_have_their_intervals_as_bars_and_their_notes() -> None:
+    axes = only_axes(figures.pareto(tables.candidates(evaluated(3)), [REFERENCE], title="digits", convention="exact"))
+    bars = axes.collections[-1].get_segments()
+    assert [bar.tolist() for bar in bars] == [[[0.5, 0.125], [0.5, 0.5]], [[1.0, 0.25], [1.0, 0.75]]]
+    assert [text.get_text() for text in axes.texts] == ["T = 1", "T = 2"]
+
+
+def test_the_front_has_wilson_intervals() -> None:
+    """36 of 40, by hand: (0.94802 -+ 0.10464) / 1.09604."""
+    table = tables.candidates([evaluation_of(measurement(small(), correct=36, images=40, acs=10.0), f_aeb=0.1, generation=0)])
+    axes = only_axes(figures.pareto(table, [], title="digits", convention="exact"))
+    ((low, high),) = axes.collections[1].get_segments()
+    assert [low[1], high[1]] == pytest.approx([0.76948, 0.96042], abs=1e-5)
+
+
 def test_pareto_figure_has_a_title_and_a_legend() -> None:
-    axes = only_axes(figures.pareto(tables.candidates(evaluated(3)), (0.5, 0.001), "digits, `exact`"))
-    assert axes.get_title(loc="left") == "digits, `exact`"
-    assert [text.get_text() for text in axes.get_legend().get_texts()][0::3] == [
+    axes = only_axes(figures.pareto(tables.candidates(evaluated(3)), [REFERENCE], title="digits", convention="exact"))
+    assert axes.get_title(loc="left") == "digits"
+    assert axes.get_xlabel() == "energy per image (µJ, counted, `exact`)"
+    assert [text.get_text() for text in axes.get_legend().get_texts()] == [
         "3 subnets, measured",
-        "reference network, trained alone",
+        "Pareto front (95 % intervals)",
+        "knee",
+        "reference network",
     ]
 
 
@@ -354,17 +388,22 @@ def test_search_figure_has_a_line_for_each_search() -> None:
         tables.SearchHistory(search_id=name, hypervolume=[0.1, offset], best_f_aeb=[0.3, offset + 0.1])
         for name, offset in [("nsga2-1", 0.2), ("aeb-2", 0.4)]
     ]
-    panels: list[Any] = figures.search(histories).axes
+    panels: list[Any] = figures.search(histories, title="digits").axes
     left, right = panels
     assert [line.get_ydata().tolist() for line in left.lines] == [[0.1, 0.2], [0.1, 0.4]]
     assert [line.get_ydata().tolist() for line in right.lines] == [[0.3, pytest.approx(0.3)], [0.3, 0.5]]
-    assert [text.get_text() for text in left.get_legend().get_texts()] == ["nsga2-1", "aeb-2"]
+    assert [text.get_text() for text in left.get_legend().get_texts()] == ["NSGA-II", "evolution on F_AEB"]
+
+
+def test_searches_of_one_algorithm_are_numbered() -> None:
+    names = figures.search_names(["nsga2-0f1e2d3c4b5a", "random-1", "nsga2-ffffffffffff"])
+    assert names == ["NSGA-II (1)", "random search", "NSGA-II (2)"]
 
 
 def test_gene_figure_has_a_panel_for_each_gene() -> None:
     space, evaluations = SearchSpace.from_dict(SPACE), evaluated(20)
     all_shares, front_shares = tables.gene_shares(space, evaluations, front(evaluations))
-    figure = figures.genes(all_shares, front_shares)
+    figure = figures.genes(all_shares, front_shares, title="digits")
     panels = {axes.get_title(loc="left"): axes for axes in figure.axes if axes.axison}
     assert set(panels) == {"time_steps", "embed_dim", "depth", "num_heads", "neuron.v_threshold"}
     for name, axes in panels.items():
@@ -468,7 +507,7 @@ def test_each_number_of_time_steps_is_a_row() -> None:
     two = Measurement(architecture=small(time_steps=2), correct=2, images=4, counts=COUNTS, params=7, seconds=0.5)
     one_step = replace(two, architecture=small(time_steps=1), correct=3, counts=tuple(c.first(1) for c in COUNTS))
     table = energy_tables.by_time_steps([one_step, two], CONVENTIONS["binary-only"])
-    assert list(table.columns) == ["time_steps", "accuracy", "energy_mj", *(f"energy_mj_{name}" for name in TOTALS)]
+    assert list(table.columns) == ["time_steps", "accuracy", "images", "energy_mj", *(f"energy_mj_{name}" for name in TOTALS)]
     assert (table["time_steps"].tolist(), table["accuracy"].tolist()) == ([1, 2], [0.75, 0.5])
     assert table["energy_mj"].tolist() == table["energy_mj_binary-only"].tolist()
     one = {"exact": 4.6 * 260 + 0.9 * 120, "binary-only": 4.6 * 510 + 0.9 * 25}
@@ -505,28 +544,29 @@ def test_many_layers_are_summed_by_part_of_a_block() -> None:
     assert bars.tolist() == pytest.approx([4.6e-9, *[9.2e-9] * 24, 4.6e-9], rel=1e-12)
 
 
-@pytest.mark.parametrize(("scale", "unit", "shown"), [(1e-6, "uJ", 1000), (0.16, "uJ", 1000), (0.17, "mJ", 1), (9.0, "mJ", 1)])
-def test_energy_figure_has_a_bar_for_each_layer(scale: float, unit: str, shown: float) -> None:
-    """From the top, in mJ unless all together are less than one."""
+@pytest.mark.parametrize("scale", [1e-6, 9.0])
+def test_energy_figure_has_a_bar_for_each_layer(scale: float) -> None:
+    """From the top, in microjoules."""
     energies = pd.Series([2.0, 1.0, 3.0], index=["first", "second", "last"]) * scale
-    axes = only_axes(figures.energy_by_layer(energies, "a network, `exact`"))
-    assert [bar.get_width() for bar in axes.patches] == pytest.approx([2 * scale * shown, scale * shown, 3 * scale * shown])
+    axes = only_axes(figures.energy_by_layer(energies, title="a network", convention="exact"))
+    assert [bar.get_width() for bar in axes.patches] == pytest.approx([2000 * scale, 1000 * scale, 3000 * scale])
     assert [label.get_text() for label in axes.get_yticklabels()] == ["first", "second", "last"]
     assert axes.yaxis_inverted()
-    assert axes.get_title(loc="left") == "a network, `exact`"
-    assert f"({unit}, counted)" in axes.get_xlabel()
+    assert axes.get_title(loc="left") == "a network"
+    assert axes.get_xlabel() == "energy per image (µJ, counted, `exact`)"
 
 
-@pytest.mark.parametrize(("scale", "unit", "shown"), [(1e-6, "uJ", 1000), (2.0, "mJ", 1)])
-def test_energy_curve_has_a_point_for_each_number_of_steps(scale: float, unit: str, shown: float) -> None:
+@pytest.mark.parametrize("scale", [1e-6, 2.0])
+def test_energy_curve_has_a_point_for_each_number_of_steps(scale: float) -> None:
     table = pd.DataFrame({"time_steps": [1, 2, 3], "accuracy": [0.25, 0.75, 0.5], "energy_mj": [scale, 2 * scale, 4 * scale]})
-    axes = only_axes(figures.energy_curve(table, "a network"))
-    (line,) = axes.lines
-    points = [[scale * shown, 0.25], [2 * scale * shown, 0.75], [4 * scale * shown, 0.5]]
+    axes = only_axes(figures.energy_curve(table.assign(images=40), title="a network", convention="exact"))
+    line = axes.lines[-1]
+    points = [[scale * 1000, 0.25], [2000 * scale, 0.75], [4000 * scale, 0.5]]
     assert line.get_xydata().tolist() == [pytest.approx(point, rel=1e-12) for point in points]
     assert [note.get_text() for note in axes.texts] == ["T = 1", "T = 2", "T = 3"]
     assert [list(note.xy) for note in axes.texts] == [pytest.approx(point, rel=1e-12) for point in points]
-    assert f"({unit}, counted)" in axes.get_xlabel()
+    ends = [[low[1], high[1]] for low, high in axes.collections[0].get_segments()]
+    assert ends[2] == pytest.approx([0.35200, 0.64800], abs=1e-5)  # 20 of 40, by hand
 
 
 def test_a_record_has_the_fields_of_a_measurement() -> None:
@@ -547,6 +587,7 @@ def test_a_record_has_the_fields_of_a_measurement() -> None:
         "search_accuracy_interval": [pytest.approx(0.30064, abs=1e-5), pytest.approx(0.95441, abs=1e-5)],  # Wilson, by R
         "correct_mask": "",
         "energy_mj": pytest.approx((1.5 * 960 + 0.4 * 75) * 1e-9, rel=1e-12),
+        "energy_uj": pytest.approx((1.5 * 960 + 0.4 * 75) * 1e-6, rel=1e-12),
         "convention": "binary-only/fp16",
         "macs": 960,
         "acs": 75,
@@ -569,13 +610,13 @@ def is_svg(path: Path) -> bool:
 def test_equal_figures_have_equal_files(tmp_path: Path) -> None:
     table = tables.candidates(evaluated(8))
     for name in ("one", "two"):
-        figure = figures.pareto(table, (0.5, 0.001), "digits")
-        figures.save(figure, tmp_path / f"{name}.png", tmp_path / f"{name}.svg")
+        figures.save(figures.pareto(table, [REFERENCE], title="digits", convention="exact"), tmp_path / f"{name}.png")
     assert is_png(tmp_path / "one.png")
     assert is_svg(tmp_path / "one.svg")
-    for ending in ("png", "svg"):
+    assert (tmp_path / "one.pdf").read_bytes().startswith(b"%PDF")
+    for ending in ("png", "svg", "pdf"):
         assert (tmp_path / f"one.{ending}").read_bytes() == (tmp_path / f"two.{ending}").read_bytes()
-    assert len(list(tmp_path.iterdir())) == 4
+    assert set(tmp_path.iterdir()) == {*figures.paths(tmp_path / "one.png"), *figures.paths(tmp_path / "two.png")}
 
 
 @pytest.fixture
@@ -586,7 +627,9 @@ def run(tmp_path: Path) -> RunDirectory:
     started = RunDirectory.start(tmp_path / "experiment.yaml", tmp_path / "run", [])
     started.save()
     started.baseline.mkdir()
-    (started.baseline / "measurement.json").write_text(json.dumps({"search_accuracy": 0.5, "layers": to_rows(COUNTS)}))
+    (started.baseline / "measurement.json").write_text(
+        json.dumps({"search_accuracy": 0.5, "time_steps": 2, "layers": to_rows(COUNTS)})
+    )
     return started
 
 
@@ -608,15 +651,13 @@ def test_plot_writes_the_report(run: RunDirectory) -> None:
     assert {path.name for path in run.report.iterdir()} == {
         "candidates.csv",
         "front.csv",
-        "genes.png",
-        "pareto.png",
-        "pareto.svg",
-        "search.png",
+        *(f"{name}.{ending}" for name in ("genes", "pareto", "search") for ending in ("png", "svg", "pdf")),
     }
     assert all(is_png(run.report / f"{name}.png") for name in ("genes", "pareto", "search"))
     assert is_svg(run.report / "pareto.svg")
     candidates, best = (pd.read_csv(run.report / name, dtype={"id": str}) for name in ("candidates.csv", "front.csv"))
-    assert list(candidates.columns) == list(best.columns) == COLUMNS
+    assert list(candidates.columns) == list(best.columns) == WRITTEN
+    assert candidates["energy_uj"].tolist() == pytest.approx((candidates["energy_mj"] * 1000).tolist(), rel=1e-12)
     assert list(candidates["id"]) == [e.measurement.architecture.id for e in evaluations]
     assert list(best["id"]) == [e.measurement.architecture.id for e in front(evaluations)]
 
@@ -723,11 +764,51 @@ def test_plot_uses_the_convention_of_the_search(run: RunDirectory) -> None:
 def test_the_reference_network_is_scored_under_the_same_convention(run: RunDirectory, convention: str, tmp_path: Path) -> None:
     """Its energy is computed from the counts in its measurement, and drawn: equal figures have equal files."""
     searched(run)
-    found, reference = SearchReport.of(run, convention_of(convention)), (0.5, TOTALS[convention][2] * 1e-9)
-    assert found.reference == pytest.approx(reference, rel=1e-12)
+    found = SearchReport.of(run, convention_of(convention))
+    selected, reference = found.curves
+    (point,) = reference.points
+    assert (point.accuracy, point.note) == (0.5, "T = 2")
+    assert point.energy_mj == pytest.approx(TOTALS[convention][2] * 1e-9, rel=1e-12)
     found.write()
-    figures.save(figures.pareto(found.candidates, reference, f"digits, `{convention}`"), tmp_path / "expected.svg")
+    title = "digits: accuracy and energy of the subnets"
+    figures.save(
+        figures.pareto(found.candidates, [selected, reference], title=title, convention=convention), tmp_path / "expected.png"
+    )
     assert (found.folder / "pareto.svg").read_bytes() == (tmp_path / "expected.svg").read_bytes()
+
+
+def test_the_reference_network_is_a_curve_over_time_steps(run: RunDirectory) -> None:
+    """Counts at T = 1 are the first steps: 200 + 60 MACs, 20 + 100 ACs."""
+    searched(run)
+    steps = [{"time_steps": t, "search_accuracy": a, "search_accuracy_interval": [0, 1]} for t, a in ((1, 0.25), (2, 0.5))]
+    measured = {"search_accuracy": 0.5, "layers": to_rows(COUNTS), "by_time_steps": steps}
+    (run.baseline / "measurement.json").write_text(json.dumps(measured))
+    points = SearchReport.of(run, EXACT).curves[-1].points
+    assert [(point.accuracy, point.note) for point in points] == [(0.25, "T = 1"), (0.5, "T = 2")]
+    expected = [(4.6 * 260 + 0.9 * 120) * 1e-9, TOTALS["exact"][2] * 1e-9]
+    assert [point.energy_mj for point in points] == pytest.approx(expected, rel=1e-12)
+
+
+def test_the_subnet_in_the_export_folder_is_marked(run: RunDirectory) -> None:
+    """Without an export, it is the one that the selection rule selects; an export of another supernet does not count."""
+    evaluations = searched(run)
+    assert SearchReport.of(run, EXACT).curves[0].label == "selected subnet (cheapest-within-noise)"
+    chosen = evaluations[7].measurement
+    for protocol, label in (("another", "selected subnet (cheapest-within-noise)"), ("the newest supernet", "exported subnet")):
+        run.export.mkdir(exist_ok=True)
+        report = {"architecture_id": chosen.architecture.id, "provenance": {"protocol_id": protocol}}
+        (run.export / "report.json").write_text(json.dumps(report))
+        assert SearchReport.of(run, EXACT).curves[0].label == label
+    (point,) = SearchReport.of(run, EXACT).curves[0].points
+    assert (point.accuracy, point.energy_mj) == (chosen.accuracy, chosen.energy(EXACT).energy_mj)
+    tuned = run.retrain / chosen.architecture.id / "fine-tuned" / "seed-0"
+    tuned.mkdir(parents=True)
+    measured = {"search_accuracy": 0.9, "search_images": 40, "layers": to_rows(COUNTS)}
+    (tuned / "measurement.json").write_text(json.dumps(measured))
+    found = SearchReport.of(run, EXACT).curves[1]
+    assert found.kind == "fine-tuned"
+    assert found.points[0].accuracy == 0.9
+    assert found.points[0].interval[0] == pytest.approx(0.76948, abs=1e-5)
 
 
 def test_a_reference_network_without_counts_is_an_error_naming_the_command(run: RunDirectory) -> None:
