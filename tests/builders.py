@@ -344,8 +344,8 @@ def analytic(architecture: Architecture) -> Measurement:
             1 / (1 + (math.log2(b.num_heads or 2) - 1) ** 2 + 8 * (b.neuron.v_threshold - 1) ** 2 + (b.neuron.tau - 2) ** 2)
             for b in stage.blocks
         ]
-        capacity += stage.embed_dim * sum(s * b.mlp_ratio for s, b in zip(suitability, stage.blocks, strict=True))
-        work += stage.embed_dim**2 * sum((4 + 2 * b.mlp_ratio) / b.neuron.v_threshold for b in stage.blocks)
+        capacity += stage.embed_dim * sum(s * (b.mlp_ratio or 1) for s, b in zip(suitability, stage.blocks, strict=True))
+        work += stage.embed_dim**2 * sum((4 + 2 * (b.mlp_ratio or 1)) / b.neuron.v_threshold for b in stage.blocks)
     return measurement(
         architecture,
         correct=round(1_000_000 * (1 - 0.9 * math.exp(-architecture.time_steps * capacity / 1000))),

@@ -10,6 +10,7 @@ import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from functools import partial
+from typing import Any
 
 from torch import Tensor
 
@@ -209,7 +210,7 @@ def _max_former_block(state: StateDict, name: str, heads: int) -> Block:
     if f"{name}.attn.q_conv.weight" in state:
         return replace(block, num_heads=heads)
     kernel = next((key for key in (f"{name}.mixer.conv.weight", f"{name}.mixer.conv5.weight") if key in state), None)
-    mixer = "none" if kernel is None else f"dwc_{_size(state, kernel, 2)}"
+    mixer: Any = "none" if kernel is None else f"dwc_{_size(state, kernel, 2)}"
     if mixer not in ("none", *DEPTHWISE):
         raise ValueError(f"key {kernel!r} has shape {tuple(state[str(kernel)].shape)}: kernels of 3, 5 or 7 are supported")
     return replace(block, token_mixer=mixer, num_heads=None, qkv=None, projection=None)
@@ -396,18 +397,17 @@ def _max_former_stage(stage: int, embedding: Mapping[str, str]) -> NameRules:
 _EMBED_MAX = {"max1": "max_embed1", "max2": "embed1", "max_residual": "max_embed2"}
 
 
-def _max_former_format(name: str, signature: str, first: Mapping[str, str], stages: int) -> CheckpointFormat:
+def _max_former_format(signature: str, first: Mapping[str, str], stages: int) -> CheckpointFormat:
     """A form of Max-Former.
 
     Args:
-        name: The name of the network.
         signature: Pattern of keys by which the form is recognised.
         first: Published convolutions of the first embedding, by our names.
         stages: Number of stages.
     """
     later = (rule for stage in range(1, stages) for rule in _max_former_stage(stage, _EMBED_MAX))
     rules = (*_max_former_stage(0, first), *later, *_HEAD)
-    return CheckpointFormat(name=name, signature=signature, name_rules=rules, unused=r"(?!)", architecture=_max_former)
+    return CheckpointFormat(name="Max-Former", signature=signature, name_rules=rules, unused=r"(?!)", architecture=_max_former)
 
 
 def _qkformer_stage(stage: int) -> NameRules:
@@ -483,25 +483,22 @@ FORMATS = (
         architecture=_meta_spikeformer,
     ),
     _max_former_format(
-        "Max-Former",
         r"patch_embed1\.embed4\..*",
         {"orig1": "embed1", "orig2": "embed2", "orig3": "embed3", "orig_residual": "embed4"},
         stages=3,
     ),
     _max_former_format(
-        "Max-Former, event form",
         r"patch_embed1\.max_embed\d\..*",
         {"plus1": "proj", "plus2": "max_embed1", "plus3": "max_embed2", "plus4": "max_embed3", "plus_residual": "embed1"},
         stages=2,
     ),
     _max_former_format(
-        "Max-Former, CIFAR form",
         r"patch_embed\d\.(max_)?embed\d\..*",
         {"orig1": "proj", "orig2": "embed1", "orig_residual": "embed2"},
         stages=3,
     ),
     CheckpointFormat(
-        name="QKFormer, event form",
+        name="QKFormer",
         signature=r"patch_embed1\.proj3_.*",
         name_rules=(*_QKFORMER_EVENT_EMBEDDINGS, *_qkformer_stage(0), *_qkformer_stage(1), *_HEAD),
         unused=r"(?!)",

@@ -265,10 +265,14 @@ class ResidualMLP(nn.Module):
 
     def __init__(self, embed_dim: int, block: Block, shortcut: str) -> None:
         super().__init__()
-        names = channel_groups(block.channel_mixer, shortcut)
-        for layer, neuron in zip(("fc1", "fc2"), map(block.neuron_of, names), strict=True):
-            scale = neuron.output_scale if shortcut == "membrane" else 1.0
-            self.add_module(layer, Residual(LinearNorm(embed_dim, embed_dim, bias=True, input_scale=scale), shortcut, neuron))
+        first, second = map(block.neuron_of, channel_groups(block.channel_mixer, shortcut))
+        self.fc1 = self._branch(embed_dim, first, shortcut)
+        self.fc2 = self._branch(embed_dim, second, shortcut)
+
+    @staticmethod
+    def _branch(embed_dim: int, neuron: Neuron, shortcut: str) -> Residual:
+        scale = neuron.output_scale if shortcut == "membrane" else 1.0
+        return Residual(LinearNorm(embed_dim, embed_dim, bias=True, input_scale=scale), shortcut, neuron)
 
     def forward(self, x: Tensor) -> Tensor:
         """Compute the stream behind both branches."""

@@ -345,7 +345,7 @@ INVALID = {
     "an unknown shortcut": ("shortcut", "resnet", "shortcut"),
     "a shortcut of another family": ("shortcut", "membrane", "shortcut"),
     "an unknown token mixer": (f"{BLOCK}.token_mixer", "softmax", "stages[0].blocks[1].token_mixer"),
-    "an unknown channel mixer": (f"{BLOCK}.channel_mixer", "none", "stages[0].blocks[1].channel_mixer"),
+    "an unknown channel mixer": (f"{BLOCK}.channel_mixer", "attention", "stages[0].blocks[1].channel_mixer"),
     "an unknown synapse": (f"{BLOCK}.qkv", "conv", "stages[0].blocks[1].qkv"),
     "text for a boolean": ("qkv_bias", "yes", "qkv_bias"),
     "number for a boolean": ("distilled", 1, "distilled"),
