@@ -22,11 +22,11 @@ from autospike.data.batches import spans
 from autospike.errors import UserError
 from autospike.evaluation.setup import calibration_split, trie_evaluator
 from autospike.evaluation.trie_evaluator import CalibratedStatistics
+from autospike.events import Event, StepEvent
 from autospike.randomness import keyed
 from autospike.searching.by_products import by_product_candidates
 from autospike.space.search_space import SearchSpace
 from autospike.training.checkpoint import Checkpoints
-from autospike.training.progress import Progress
 from autospike.training.setup import Setup, build_supernet, training_batches
 from autospike.training.trainer import train
 
@@ -91,7 +91,9 @@ def measured_step(setup: Setup, space: SearchSpace) -> float:
     config = setup.experiment.training.model_copy(update={"start_from": None, "teacher": None})
     ends: list[float] = []
 
-    def report(_now: Progress) -> None:
+    def report(event: Event) -> None:
+        if not isinstance(event, StepEvent):
+            return
         ends.append(time.perf_counter())
         if len(ends) > FIRST_STEPS + 1 and ends[-1] - ends[FIRST_STEPS - 1] >= MEASURED_SECONDS:
             raise _Enough

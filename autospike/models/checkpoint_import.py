@@ -150,9 +150,8 @@ def recognise_format(state: StateDict) -> CheckpointFormat:
         raise UserError(
             "state dict: these are names of this package; open the exported folder that contains it with timm, or with --from"
         )
-    raise UserError(
-        f"state dict: no known published network has the key {first!r}; known are {', '.join(dict.fromkeys(f.name for f in FORMATS))}"
-    )
+    known = ", ".join(dict.fromkeys(f.name for f in FORMATS))
+    raise UserError(f"state dict: no known published network has the key {first!r}; known are {known}")
 
 
 def _reshape(key: str, tensor: Tensor, shape: torch.Size) -> Tensor:

@@ -317,6 +317,7 @@ class ConvNorm(Synapse):
         bias: Whether there is a bias.
         groups: As of `torch.nn.Conv2d`; as many as channels for a depthwise convolution.
         input_scale: As of `Linear`.
+        norm: Whether there is a normalisation.
 
     Shape: `[T, B, H, W, in_channels]` to `[T, B, ceil(H / stride), ceil(W / stride), out_channels]`.
     """
@@ -331,13 +332,14 @@ class ConvNorm(Synapse):
         bias: bool = False,
         groups: int = 1,
         input_scale: float = 1.0,
+        norm: bool = True,
     ) -> None:
         super().__init__()
         padding = kernel_size // 2
         self.conv = Conv(
             in_channels, out_channels, kernel_size, stride, padding=padding, groups=groups, bias=bias, input_scale=input_scale
         )
-        self.bn: nn.Module = Norm(out_channels)
+        self.bn: nn.Module = Norm(out_channels) if norm else nn.Identity()
 
     def pre_norm(self, x: Tensor) -> Tensor:
         """Apply the convolution."""

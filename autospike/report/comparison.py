@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+from dataclasses import asdict
 from typing import Any
 
 from autospike.energy.conventions import UJ_PER_MJ
 from autospike.measurement import Measurement
-from autospike.statistics import PairedComparison
+from autospike.statistics import Comparison, JackknifeComparison, PairedComparison
 
 # The largest subnet counts as far below the reference network if it is significantly less accurate by more than this. Our choice.
 UNDER_TRAINED = 0.01
@@ -33,14 +34,41 @@ def _row(name: str, measured: dict[str, Any], params: int, time_steps: int) -> l
     return [name, f"{measured['test_accuracy']:.4f} ({low:.3f} to {high:.3f})", energy, f"{params:,}", str(time_steps)]
 
 
-def against_reference(report: dict[str, Any]) -> PairedComparison:
+def against_reference(report: dict[str, Any]) -> Comparison:
     """Compare the exported subnet with the reference network on the test images.
 
     Args:
         report: The content of `report.json` of a run with a reference network.
     """
-    masks = [bytes.fromhex(part["correct_mask"]) for part in (report, report["baseline"])]
-    return PairedComparison.of(masks[0], masks[1], report["test_images"])
+    return compared(report, report["baseline"], report["test_images"])
+
+
+def compared(first: dict[str, Any], second: dict[str, Any], images: int) -> Comparison:
+    """Compare two networks on the same images.
+
+    Args:
+        first: The measurement of the first one, as `report.record.record` returns it.
+        second: That of the second one.
+        images: Number of images.
+
+    Returns:
+        A paired comparison of correct predictions, or for scores of a dense task one by the jackknife.
+    """
+    if "score" in first:
+        one, other = first["score"], second["score"]
+        without = tuple(a - b for a, b in zip(one["without"], other["without"], strict=True))
+        return JackknifeComparison(difference=one["value"] - other["value"], without=without)
+    return PairedComparison.of(bytes.fromhex(first["correct_mask"]), bytes.fromhex(second["correct_mask"]), images)
+
+
+def metric(report: dict[str, Any]) -> str:
+    """Return the name of the metric of a report: "accuracy" for classification.
+
+    Args:
+        report: The content of `report.json`.
+    """
+    score = report.get("score")
+    return str(score["metric"]) if isinstance(score, dict) else "accuracy"
 
 
 def caption(report: dict[str, Any]) -> str:
@@ -54,12 +82,12 @@ def caption(report: dict[str, Any]) -> str:
         return images
     ratio = report["energy_mj"] / report["baseline"]["energy_mj"]
     return (
-        f"{images} The subnet needs {ratio:.0%} of the energy of the reference network; its accuracy is "
+        f"{images} The subnet needs {ratio:.0%} of the energy of the reference network; its {metric(report)} is "
         f"{points(against_reference(report))}."
     )
 
 
-def points(compared: PairedComparison) -> str:
+def points(compared: Comparison) -> str:
     """Return an accuracy difference in words, in points of a percent with its 95 % interval.
 
     Args:
@@ -81,11 +109,12 @@ def warnings(report: dict[str, Any]) -> list[str]:
     """
     if not report["baseline"]:
         return []
-    found, compared, supernet = [], against_reference(report), report.get("supernet")
-    if compared.significantly_below:
+    found, difference, supernet = [], against_reference(report), report.get("supernet")
+    if difference.significantly_below:
+        test = "McNemar test" if metric(report) == "accuracy" else f"{metric(report)}, jackknife"
         found.append(
-            f"warning: the subnet is significantly less accurate than the reference network (McNemar test, p = "
-            f"{compared.p_value_below:.2g}). Train longer, or select with --pick best-accuracy."
+            f"warning: the subnet is significantly less accurate than the reference network ({test}, p = "
+            f"{difference.p_value_below:.2g}). Train longer, or select with --pick best-accuracy."
         )
     if supernet and supernet["under_trained"]:
         found.append(
@@ -107,12 +136,13 @@ def supernet_quality(largest: Measurement, reference: dict[str, Any], *, same_ar
     Returns:
         Both accuracies, the difference with its 95 % interval, and whether the supernet looks under-trained.
     """
-    compared = PairedComparison.of(largest.correct_mask, bytes.fromhex(reference["correct_mask"]), largest.images)
+    first = {"correct_mask": largest.correct_mask.hex(), **({"score": asdict(largest.score)} if largest.score else {})}
+    difference = compared(first, reference, largest.images)
     return {
         "largest_accuracy": largest.accuracy,
         "reference_accuracy": reference["search_accuracy"],
         "same_architecture": same_architecture,
-        "difference": compared.difference,
-        "difference_interval": list(compared.interval),
-        "under_trained": compared.significantly_below and compared.difference < -UNDER_TRAINED,
+        "difference": difference.difference,
+        "difference_interval": list(difference.interval),
+        "under_trained": difference.significantly_below and difference.difference < -UNDER_TRAINED,
     }

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import asdict
 from typing import Any, Literal
 
 from autospike.energy.conventions import UJ_PER_MJ, Convention, energies_mj
@@ -23,9 +24,10 @@ def record(measurement: Measurement, convention: Convention, split: Split) -> di
     Returns:
         Architecture, accuracy with its 95 % Wilson interval, correct predictions (one bit for each image, as hexadecimal digits of
         `numpy.packbits`), energy in mJ (and uJ) under the convention and in mJ under all others, cost of an operation in pJ, size,
-        and the operation counts of each layer, from which the energy under any convention can be computed again.
+        and the operation counts of each layer, from which the energy under any convention can be computed again. For a dense
+        task the accuracy is the value of its `score`, which is added.
     """
-    architecture, total = measurement.architecture, measurement.energy(convention)
+    architecture, total, score = measurement.architecture, measurement.energy(convention), measurement.score
     return {
         "architecture_id": architecture.id,
         "architecture": architecture.to_dict(),
@@ -34,6 +36,7 @@ def record(measurement: Measurement, convention: Convention, split: Split) -> di
         f"{split}_correct": measurement.correct,
         f"{split}_accuracy_interval": list(measurement.accuracy_interval),
         "correct_mask": measurement.correct_mask.hex(),
+        **({} if score is None else {"score": asdict(score)}),
         "energy_mj": total.energy_mj,
         "energy_uj": total.energy_mj * UJ_PER_MJ,
         "energy_mj_by_convention": energies_mj(measurement.counts),
