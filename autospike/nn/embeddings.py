@@ -75,6 +75,12 @@ class _Embedding(nn.Module):
         spikes: Tensor = lif(pool(conv(x, time_steps)))
         return spikes if stream is None else stream + spikes
 
+    def add_residual(self, name: str, in_channels: int, width: int, *, stride: int) -> None:
+        """Add the convolution of size 1 in parallel; with membrane shortcuts it reads spikes that exist already."""
+        self.add(name, in_channels, width, stride=stride, size=1, start=False)
+        if self.membrane:
+            setattr(self, f"{name}_lif", nn.Identity())
+
 
 class EmbedOrig(_Embedding):
     """`embed_orig`: see the table of this module.
@@ -101,12 +107,6 @@ class EmbedOrig(_Embedding):
             self.add("orig3", width, width, start=False)
         self.add_residual("orig_residual", width // 2, width, stride=second)
 
-    def add_residual(self, name: str, in_channels: int, width: int, *, stride: int) -> None:
-        """Add the convolution of size 1 in parallel; with membrane shortcuts it reads spikes that exist already."""
-        self.add(name, in_channels, width, stride=stride, size=1, start=False)
-        if self.membrane:
-            setattr(self, f"{name}_lif", nn.Identity())
-
     def forward(self, x: Tensor, time_steps: int | None = None) -> Tensor:
         """Compute the stream before the first block."""
         half = self.spikes("orig2", self.convolve("orig1", self.spikes("orig1", x), time_steps))
@@ -116,11 +116,11 @@ class EmbedOrig(_Embedding):
         return self.convolve("orig_residual", half, stream=y)
 
 
-class EmbedMax(EmbedOrig):
+class EmbedMax(_Embedding):
     """`embed_max`: see the table of this module. Arguments and shape are those of `EmbedOrig`, without `compact`."""
 
     def __init__(self, stage: Stage, in_channels: int, shortcut: str, *, first: bool) -> None:
-        _Embedding.__init__(self, stage, shortcut, first=first)
+        super().__init__(stage, shortcut, first=first)
         width, pool = stage.embed_dim, stage.embedding.stride == 2
         self.add("max1", in_channels, width, pool=pool, start=True)
         self.add("max2", width, width, start=False)
@@ -135,11 +135,11 @@ class EmbedMax(EmbedOrig):
         return self.convolve("max_residual", read, time_steps, stream=y)
 
 
-class EmbedMaxPlus(EmbedOrig):
+class EmbedMaxPlus(_Embedding):
     """`embed_max_plus`: see the table of this module. Arguments and shape are those of `EmbedOrig`, without `compact`."""
 
     def __init__(self, stage: Stage, in_channels: int, shortcut: str, *, first: bool) -> None:
-        _Embedding.__init__(self, stage, shortcut, first=first)
+        super().__init__(stage, shortcut, first=first)
         width, pools = stage.embed_dim, stage.embedding.stride.bit_length() - 1  # of the last convolutions
         widths = (in_channels, width // 8, width // 4, width // 2, width)
         for i in range(4):
