@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 import yaml
-from builders import (
+from builders import (, is_unvisited
     CHOICES,
     CONDITIONAL,
     POSITIONS,
@@ -412,9 +412,10 @@ CATEGORICAL = {
     f"{BLOCK}.token_mixer": (
         ["token_qk", "none", "sdsa_3"],
         "ssa",
-        "sdsa_1, sdsa_1_dilated, sdsa_2, sdsa_3, sdsa_4, token_qk, channel_qk, sepconv, none",
+        "sdsa_1, sdsa_1_dilated, sdsa_2, sdsa_3, sdsa_4, token_qk, channel_qk, e_sdsa, "
+        "sepconv, spiking_sepconv_3, spiking_sepconv_7, dwc_3, dwc_5, dwc_7, none",
     ),
-    f"{BLOCK}.channel_mixer": (["mlp", "conv"], "gmlp", "mlp, conv"),
+    f"{BLOCK}.channel_mixer": (["mlp", "conv"], "gmlp", "mlp, conv, mlp_residual, none"),
     f"{BLOCK}.qkv": (["repconv", "linear"], "conv", "linear, repconv"),
     f"{BLOCK}.projection": (["repconv", "linear"], "", "linear, repconv"),
 }
@@ -557,7 +558,7 @@ def test_exactly_the_genes_with_an_effect_are_visited(name: str, seed: int) -> N
     )
     assert {".".join(map(str, found.path)) for found in space.genes(built)} == set(visited)
     without_effect = leaves(built).items() - effective_genes(built).items()
-    assert {value for path, value in without_effect if "neuron" not in path.split(".")} <= {None}
+    assert {value for path, value in without_effect if "neuron" not in path.split(".") and not is_unvisited(path, value)} <= {None}
 
 
 @few_examples
