@@ -374,8 +374,8 @@ def energy(
     convention: Annotated[
         str | None,
         typer.Option(
-            help="exact, rate, spikformer, binary-only, fused or memory; with a cost table: spikformer/int8 (see docs/energy.md). "
-            "Totals are given for all. Default: that of the run."
+            help="exact, rate, spikformer, binary-only, fused, integer or memory; with a cost table: spikformer/int8 "
+            "(see docs/energy.md). Totals are given for all. Default: that of the run."
         ),
     ] = None,
     curve: Annotated[bool, typer.Option("--curve", help="Also report accuracy and energy at every T.")] = False,
@@ -430,6 +430,49 @@ def firing(
     from autospike.commands.firing import firing
 
     firing(model, data, split=split.value, images=images, out=out)
+
+
+@app.command()
+def evaluate(
+    model: Annotated[Path, typer.Argument(metavar="MODEL", help="An exported or imported model, or a run.")],
+    data: Annotated[str, typer.Option(help="A folder of images, event frames or CIFAR; an experiment; a run; or digits.")],
+    time_steps: Annotated[
+        list[int] | None,
+        typer.Option(min=1, max=MAX_TIME_STEPS, help="A value of T; several are measured in one pass. Default: that of the model."),
+    ] = None,
+    split: Annotated[SplitChoice, typer.Option(help="The split to measure on.")] = SplitChoice.test,
+    images: Annotated[
+        int | None, typer.Option(min=1, max=10_000_000, help="Number of images, sampled at random. Default: the whole split.")
+    ] = None,
+    batch_size: Annotated[int, typer.Option(min=1, max=65_536, help="Images per forward pass; does not change results.")] = 32,
+    convention: Annotated[str, typer.Option(help="Energy convention of the table; the file has all of them.")] = "exact",
+    class_map: Annotated[
+        str | None,
+        typer.Option(
+            metavar="FILE|order",
+            help="Class of the data for each class of the model: JSON {CLASS: FOLDER} or CSV CLASS,FOLDER; or order, if both are "
+            "in the same order. Default: by name.",
+        ),
+    ] = None,
+    out: Annotated[Path | None, typer.Option(help="Folder to write to. Default: MODEL/evaluation.")] = None,
+) -> None:
+    """Measure top-1 and top-5 accuracy and energy by the model's own evaluation protocol; continues if it was stopped."""
+    from autospike.commands.evaluate import EvaluationRequest, evaluate
+    from autospike.energy.conventions import convention_of
+
+    evaluate(
+        EvaluationRequest(
+            model=model,
+            data=data,
+            split=split.value,
+            images=images,
+            batch_size=batch_size,
+            time_steps=time_steps or (),
+            convention=convention_of(convention),
+            out=out,
+            class_map=class_map,
+        )
+    )
 
 
 @app.command(name="run")

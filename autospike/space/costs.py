@@ -12,11 +12,18 @@ from typing import Any
 from autospike.space.architecture import Architecture, Stage
 from autospike.space.block import Block
 from autospike.space.embedding_layers import Convolution
-from autospike.space.families import rules_of
+from autospike.space.families import embedding_layers
 from autospike.space.genes import Gene, Range
 from autospike.space.input_shape import InputShape
-from autospike.space.mixers import OPERANDS
-from autospike.space.parameters import SEPCONV_EXPANSION, SEPCONV_KERNEL_SIZE, count_parameters
+from autospike.space.mixers import (
+    DEPTHWISE,
+    E_SDSA_EXPANSION,
+    OPERANDS,
+    SEPCONV_EXPANSION,
+    SEPCONV_KERNEL_SIZE,
+    SPIKING_SEPCONVS,
+)
+from autospike.space.parameters import count_parameters
 from autospike.space.search_space import SearchSpace
 from autospike.space.visitor import GenePath, visit_genes
 
@@ -102,7 +109,7 @@ def _layers(architecture: Architecture, shape: InputShape) -> Iterator[_Layer]:
     """Yield the layers in the order of computation."""
     size, width, membrane = shape.image_size, shape.channels, architecture.shortcut == "membrane"
     for i, stage in enumerate(architecture.stages):
-        convolutions, size = rules_of(architecture.family).embedding_layers(
+        convolutions, size = embedding_layers(architecture.family, stage.embedding.kind)(
             width,
             stage.embed_dim,
             size=size,
@@ -140,6 +147,18 @@ def _token_layers(block: Block, *, positions: int, width: int, membrane: bool) -
     copy = stream if membrane else 0
     if block.token_mixer == "none":
         return
+    if block.token_mixer in DEPTHWISE:
+        yield _depthwise(positions, width, DEPTHWISE[block.token_mixer], held=copy)
+        return
+    if block.token_mixer in SPIKING_SEPCONVS:
+        hidden = SEPCONV_EXPANSION * width
+        yield _dense(positions, width, hidden, held=copy)
+        yield _depthwise(positions, hidden, SPIKING_SEPCONVS[block.token_mixer], held=stream)
+        yield _dense(positions, hidden, width, held=stream)
+        return
+    if block.token_mixer == "e_sdsa":
+        yield from _e_sdsa(block, positions=positions, width=width, copy=copy)
+        return
     if block.token_mixer not in OPERANDS:
         hidden = SEPCONV_EXPANSION * width
         yield _dense(positions, width, hidden, held=copy)
@@ -157,6 +176,24 @@ def _token_layers(block: Block, *, positions: int, width: int, membrane: bool) -
     macs, fan_in = _attention(block, positions=positions, width=width)
     yield _Layer(macs=macs, separate_macs=macs, fan_in=fan_in, values=(operands + 2) * stream)
     yield _projection(block.projection, positions, width, held=stream)
+
+
+def _depthwise(positions: int, channels: int, kernel_size: int, *, held: int) -> _Layer:
+    """A depthwise convolution that keeps the size."""
+    macs = positions * channels * kernel_size**2
+    return _Layer(macs=macs, separate_macs=macs, fan_in=kernel_size**2, values=2 * positions * channels + held)
+
+
+def _e_sdsa(block: Block, *, positions: int, width: int, copy: int) -> Iterator[_Layer]:
+    """Yield the layers of E-SDSA, whose values are wider than its queries and keys."""
+    stream, values = positions * width, E_SDSA_EXPANSION * width
+    yield _dense(positions, width, width, held=copy)
+    yield _dense(positions, width, width, held=copy + stream)
+    yield _dense(positions, width, values, held=copy + 2 * stream)
+    macs = 2 * positions * values * (width // (block.num_heads or 1))
+    held = 3 * stream + 2 * positions * values  # the stream, queries, keys, values and the result
+    yield _Layer(macs=macs, separate_macs=macs, fan_in=0, values=held)
+    yield _dense(positions, values, width, held=stream)
 
 
 def _projection(kind: str | None, positions: int, width: int, *, held: int) -> _Layer:
@@ -185,6 +222,8 @@ def _attention(block: Block, *, positions: int, width: int) -> tuple[int, int]:
 
 
 def _channel_layers(stage: Stage, block: Block, *, positions: int, membrane: bool) -> Iterator[_Layer]:
+    if block.channel_mixer == "none":
+        return
     hidden, stream = stage.hidden_features(block), positions * stage.embed_dim
     taps = 9 if block.channel_mixer == "conv" else 1
     yield _dense(positions, stage.embed_dim, hidden, held=stream if membrane else 0, taps=taps)

@@ -104,3 +104,60 @@ def patch_embedding(
         in_channels=in_channels, out_channels=width, kernel_size=1, in_size=entered, out_size=size, held=size * size * width
     )
     return [*layers, parallel], size
+
+
+def embed_orig(
+    in_channels: int, width: int, *, size: int, stride: int, first: bool, compact: bool, membrane: bool
+) -> tuple[list[Convolution], int]:
+    """Return the convolutions of `EmbedOrig`; see `EmbeddingLayers`."""
+    del first, membrane
+    half, inside = width // 2, -(-size // (2 if stride == 4 else 1))
+    out = -(-inside // min(stride, 2))
+    layers = [
+        Convolution(in_channels=in_channels, out_channels=half, in_size=size, out_size=inside),
+        Convolution(in_channels=half, out_channels=width, in_size=inside, out_size=out),
+    ]
+    if not compact:
+        held = inside * inside * half  # the parallel convolution reads the input of the second one
+        layers.append(Convolution(in_channels=width, out_channels=width, in_size=out, out_size=out, held=held))
+    return [*layers, _parallel(half, width, in_size=inside, out_size=out, stream_size=out)], out
+
+
+def embed_max(
+    in_channels: int, width: int, *, size: int, stride: int, first: bool, compact: bool, membrane: bool
+) -> tuple[list[Convolution], int]:
+    """Return the convolutions of `EmbedMax`; see `EmbeddingLayers`."""
+    del first, compact, membrane
+    out = _halved(size) if stride == 2 else size
+    layers = [
+        Convolution(in_channels=in_channels, out_channels=width, in_size=size, out_size=size),
+        Convolution(in_channels=width, out_channels=width, in_size=out, out_size=out, held=size * size * in_channels),
+    ]
+    return [*layers, _parallel(in_channels, width, in_size=size, out_size=size, stream_size=out)], out
+
+
+def embed_max_plus(
+    in_channels: int, width: int, *, size: int, stride: int, first: bool, compact: bool, membrane: bool
+) -> tuple[list[Convolution], int]:
+    """Return the convolutions of `EmbedMaxPlus`; see `EmbeddingLayers`."""
+    del first, compact, membrane
+    pools, sizes, layers = stride.bit_length() - 1, [size], []
+    for i, (before, after) in enumerate(pairwise((in_channels, width // 8, width // 4, width // 2, width))):
+        held = sizes[2] ** 2 * (width // 4) if i == 3 else 0  # the parallel convolution reads the input of the third one
+        layers.append(Convolution(in_channels=before, out_channels=after, in_size=sizes[i], out_size=sizes[i], held=held))
+        sizes.append(_halved(sizes[i]) if i >= 4 - pools else sizes[i])
+    return [*layers, _parallel(width // 4, width, in_size=sizes[2], out_size=sizes[4], stream_size=sizes[4])], sizes[4]
+
+
+def _parallel(in_channels: int, width: int, *, in_size: int, out_size: int, stream_size: int) -> Convolution:
+    """A convolution of size 1 whose result is added to a stream of height and width `stream_size`."""
+    held = stream_size * stream_size * width
+    return Convolution(in_channels=in_channels, out_channels=width, kernel_size=1, in_size=in_size, out_size=out_size, held=held)
+
+
+def max_former_embedding(
+    in_channels: int, width: int, *, size: int, stride: int, first: bool, compact: bool, membrane: bool
+) -> tuple[list[Convolution], int]:
+    """Return the convolutions of an `EmbedOrig` in the first stage, otherwise of an `EmbedMax`; see `EmbeddingLayers`."""
+    embedding = embed_orig if first else embed_max
+    return embedding(in_channels, width, size=size, stride=stride, first=first, compact=compact, membrane=membrane)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from copy import deepcopy
 from dataclasses import fields
+from itertools import product
 from typing import Any
 
 from autospike.errors import UserError
@@ -31,11 +32,17 @@ def without_unused(written: dict[str, Any]) -> dict[str, Any]:
             stage["blocks"] = stage["blocks"][:largest]
         for block in (stage.get("block"), *(stage.get("blocks") or ())):
             if isinstance(block, dict):
-                mixers = block.get("token_mixer", "sdsa_3")
+                pairs = list(product(_choices(block, "token_mixer", "sdsa_3"), _choices(block, "channel_mixer", "mlp")))
                 for name in CONDITIONAL_GENE_DEFAULTS:
-                    if not any(has_gene(name, mixer) for mixer in (mixers if isinstance(mixers, list) else [mixers])):
+                    if not any(has_gene(name, *pair) for pair in pairs):
                         block.pop(name, None)
     return space
+
+
+def _choices(block: dict[str, Any], name: str, default: str) -> list[Any]:
+    """The values of a written gene, with one value as a list."""
+    written = block.get(name, default)
+    return written if isinstance(written, list) else [written]
 
 
 def check_narrower(narrowed: SearchSpace, space: SearchSpace, *, source: str) -> None:

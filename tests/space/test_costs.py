@@ -67,6 +67,21 @@ def test_costs_equal_those_of_the_network_that_is_built(architecture: Architectu
     assert found.weights_kb == found.params * 4 / 1000
 
 
+@pytest.mark.parametrize("kind", ["family", "embed_orig", "embed_max", "embed_max_plus"])
+@pytest.mark.parametrize("mixer", ["e_sdsa", "spiking_sepconv_3", "dwc_5", "none"])
+@pytest.mark.parametrize("channel_mixer", ["mlp", "mlp_residual", "none"])
+def test_costs_of_every_mixer_and_embedding_of_max_former(kind: str, mixer: str, channel_mixer: str) -> None:
+    if (mixer, channel_mixer) == ("none", "none"):
+        return  # not a block
+    block = {"token_mixer": mixer, "channel_mixer": channel_mixer, **({"num_heads": 2} if mixer == "e_sdsa" else {})}
+    stage = {"embed_dim": 16, "embedding": {"stride": 2, "kind": kind}, "blocks": [block]}
+    written = {"family": "max_former", "shortcut": "membrane", "time_steps": 2, "stages": [stage]}
+    architecture = Architecture.from_dict(written)
+    found, separate = costs(architecture, SHAPE), costs(architecture, SHAPE, fused=False)
+    assert [found.macs, separate.macs] == counted_macs(architecture, EXACT, SPIKFORMER)
+    assert found.fan_in == built_fan_in(architecture)
+
+
 def test_the_peak_of_the_activations_is_by_hand() -> None:
     """8 pixels, stride 2, width 16, ratio 4, T 3.
 
