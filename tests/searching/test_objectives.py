@@ -42,9 +42,9 @@ def test_objectives_by_hand() -> None:
 def test_a_function_must_exist_and_return_a_number() -> None:
     evaluation = evaluation_of(analytic(small()), f_aeb=0.0, generation=0)
     assert "finite number" in one_line_error(lambda: objective_of(f"{__name__}:wrong").value(evaluation))
-    for name in ("nothing", "no.such.module:f", f"{__name__}:missing", ":f", "math:pi"):
-        with pytest.raises(ValidationError):
-            SearchConfig.model_validate({"objectives": ["accuracy", name]})
+    assert "missing" in one_line_error(lambda: objective_of(f"{__name__}:missing"))
+    with pytest.raises(ValidationError):
+        SearchConfig.model_validate({"objectives": ["accuracy", "nothing"]})
 
 
 def hypervolume_of(algorithm: str) -> float:
