@@ -87,10 +87,11 @@ class SearchSpace:
         check_compact(self.family, self.compact_embedding)
         check_stages(self.family, len(self.stages))
         for i, stage in enumerate(self.stages):
-            for embed_dim, stride in product(stage.embed_dim.values, stage.embedding.stride.values):
-                check_stage(self.family, i, embed_dim, stride)
+            kinds = stage.embedding.kind.values
+            for embed_dim, stride, kind in product(stage.embed_dim.values, stage.embedding.stride.values, kinds):
+                check_stage(self.family, i, embed_dim, stride, kind)
             if stage.embedding.neuron != NeuronSpace() and not any(
-                has_embedding_neurons(self.family, i, shortcut) for shortcut in self.shortcut.values
+                has_embedding_neurons(self.family, i, *pair) for pair in product(self.shortcut.values, kinds)
             ):
                 raise ValueError(
                     f"stages[{i}].embedding.neuron: this embedding has no neurons with {self.shortcut.values[0]} shortcuts; "
@@ -232,6 +233,7 @@ class SearchSpace:
         blocks = [block for stage in self.stages for _, block in stage.block_spaces()]
         mixers = max(block.token_mixer.size for block in blocks)
         others = max(gene.size for block in blocks for gene in (block.channel_mixer, block.qkv, block.projection))
+        others = max(others, *(stage.embedding.kind.size for stage in self.stages), 1)
         pairs = product(range(int(mixers)), range(int(others)))
         found = (visit_genes(self, partial(_covering_value, mixer, other)) for mixer, other in pairs)
         return list(dict.fromkeys(found))
@@ -258,7 +260,7 @@ def _singleton_field(name: str, hint: Any, value: Any) -> Any:
         return tuple(_singleton(StageSpace, stage) for stage in value)
     if is_dataclass(hint) and isinstance(hint, type) and hint is not Choice:
         return _singleton(hint, value)
-    return value if name in SETTINGS else fixed(value)
+    return value if name in SETTINGS or hint is bool else fixed(value)
 
 
 def _recorded_value(found: list[GeneValue], gene: Gene, path: GenePath, *values: Any) -> Any:
