@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 import yaml
-from builders import (, is_unvisited
+from builders import (
     CHOICES,
     CONDITIONAL,
     POSITIONS,
@@ -22,6 +22,7 @@ from builders import (, is_unvisited
     effective_genes,
     few_examples,
     fields_without_effect,
+    is_unvisited,
     leaves,
     one_line_error,
     permits,
