@@ -65,7 +65,7 @@ class InputStatisticsCache:
             sums: Their sum by step and position, `[T, positions]` float64.
             integers: Whether the neurons may emit values above 1.
         """
-        kinds = torch.zeros(len(spikes), dtype=torch.int64)
+        kinds = torch.zeros(len(spikes), dtype=torch.int64, device=sums.device)
         if integers:
             kinds = torch.where((spikes.flatten(1) > 1).any(dim=1), INTEGERS, SPIKES).to(kinds)
         self._store(spikes, InputStatistics(sums=sums, kinds=kinds))
