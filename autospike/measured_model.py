@@ -4,10 +4,13 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from autospike.console import note
 from autospike.data.images import Images
 from autospike.errors import UserError
 from autospike.evaluation.calibration import UncalibratedError, require_calibrated
 from autospike.model_folder import ExportedModel, read_model
+from autospike.report.test_split import log_opening
+from autospike.run_directory import RunDirectory
 from autospike.space.published import PUBLISHED, similar_networks
 
 
@@ -60,6 +63,27 @@ def read_calibrated(folder: Path) -> ExportedModel:
     except UncalibratedError as error:
         raise UserError(f"{folder}: cannot measure a model whose normalisation was not calibrated ({error})") from None
     return exported
+
+
+def log_test_split(source: str, command: str, exported: ExportedModel, images: int) -> None:
+    """Log that the test split of a run is opened. Without a folder that may be written to, a line is printed instead.
+
+    Args:
+        source: The data. If it is no run, nothing is logged.
+        command: Name of the command.
+        exported: The model that is measured.
+        images: Number of images that are measured.
+
+    Raises:
+        UserError: The run cannot be opened, or its log cannot be written.
+    """
+    if not (Path(source) / "experiment.yaml").exists():
+        return
+    run = RunDirectory.resume(Path(source))
+    if run.is_writable:
+        log_opening(run, command=command, images=images, architecture_ids=[exported.model.architecture.id])
+    else:
+        note(f"{command}: test split opened; not in the log, {run.folder} is read-only")
 
 
 def other_classes(exported: ExportedModel, images: Images) -> str:

@@ -57,6 +57,7 @@ WITHOUT_PUBLISHED_MEMBER = {
     "spikformer_motion",
     "spike_driven_digits",
     "meta_spikeformer_digits",
+    "meta_spikeformer_scenes",
     "qkformer_digits",
     "e_spikeformer_digits",
     "e_spikeformer_cifar",

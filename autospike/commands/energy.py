@@ -24,7 +24,7 @@ from autospike.errors import UserError
 from autospike.evaluation.calibration import calibrate
 from autospike.evaluation.class_map import class_indices, relabelled
 from autospike.evaluation.single import StepwiseMeasurement, measure_stepwise
-from autospike.measured_model import check_writable, find_model, other_classes, read_calibrated
+from autospike.measured_model import check_writable, find_model, log_test_split, other_classes, read_calibrated
 from autospike.model_folder import ExportedModel, InputSpec
 from autospike.models.registry import build_model
 from autospike.randomness import keyed
@@ -88,6 +88,8 @@ def energy(request: EnergyRequest) -> None:
     labels = class_indices(exported.classes, images.classes, request.class_map) if trained else None
     _check_data(exported, images, request, trained=trained, knows_classes=labels is not None)
     overview.show(images, exported.input_spec.image_size)
+    if request.split == "test":
+        log_test_split(source, "energy", exported, request.images)
     with working(f"run {request.images} images through {request.model}"):
         if not trained:
             _calibrate(exported, images)

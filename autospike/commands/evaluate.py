@@ -19,7 +19,7 @@ from autospike.energy.conventions import energy as energy_of
 from autospike.errors import UserError
 from autospike.evaluation.class_map import class_indices, relabelled
 from autospike.evaluation.resumable import Part, measure_in_parts
-from autospike.measured_model import check_writable, find_model, other_classes, read_calibrated
+from autospike.measured_model import check_writable, find_model, log_test_split, other_classes, read_calibrated
 from autospike.model_folder import ExportedModel
 from autospike.randomness import keyed
 from autospike.report.energy import microjoules
@@ -87,6 +87,8 @@ def evaluate(request: EvaluationRequest) -> dict[str, Any]:
     if request.images is not None:
         split = split.sample(request.images, keyed(0, "evaluate"))
     overview.show(images, exported.input_spec.image_size)
+    if request.split == "test":
+        log_test_split(request.data, "evaluate", exported, len(split))
     note(f"evaluated with {exported.input_spec.description}")
     spec = exported.input_spec
     batches = FixedBatches(

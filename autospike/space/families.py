@@ -19,6 +19,17 @@ from dataclasses import dataclass
 from itertools import pairwise
 from typing import Literal, Protocol
 
+from autospike.space.embedding_layers import (
+    EmbeddingLayers,
+    downsampling,
+    embed_max,
+    embed_max_plus,
+    embed_orig,
+    max_former_embedding,
+    one_convolution_layer,
+    patch_embedding,
+    patch_splitting,
+)
 from autospike.space.limits import MAX_STAGES, check_at_most
 
 Shortcut = Literal["sew", "membrane", "vanilla"]
@@ -120,19 +131,25 @@ class EmbeddingRules:
         width_multiple: `embed_dim` of its stage must be a multiple of this.
         first_conv: Path, inside the embedding, of the convolution that reads its input.
         parameters: Number of parameters.
+        layers: Convolutions of the embedding, so that costs are known before a network is built.
     """
 
     strides: tuple[int, ...]
     width_multiple: int
     first_conv: str
     parameters: EmbeddingParameters
+    layers: EmbeddingLayers
 
 
 # Embeddings of Max-Former's published code, by kind.
 EMBEDDINGS: dict[str, EmbeddingRules] = {
-    "embed_orig": EmbeddingRules(strides=(1, 2, 4), width_multiple=2, first_conv="orig1.conv", parameters=_embed_orig),
-    "embed_max": EmbeddingRules(strides=(1, 2), width_multiple=1, first_conv="max1.conv", parameters=_embed_max),
-    "embed_max_plus": EmbeddingRules(strides=(1, 2, 4, 8), width_multiple=8, first_conv="plus1.conv", parameters=_embed_max_plus),
+    "embed_orig": EmbeddingRules(
+        strides=(1, 2, 4), width_multiple=2, first_conv="orig1.conv", parameters=_embed_orig, layers=embed_orig
+    ),
+    "embed_max": EmbeddingRules(strides=(1, 2), width_multiple=1, first_conv="max1.conv", parameters=_embed_max, layers=embed_max),
+    "embed_max_plus": EmbeddingRules(
+        strides=(1, 2, 4, 8), width_multiple=8, first_conv="plus1.conv", parameters=_embed_max_plus, layers=embed_max_plus
+    ),
 }
 
 
@@ -154,6 +171,7 @@ class FamilyRules:
         width_multiple: Every `embed_dim` must be a multiple of this.
         embedding_parameters: Number of parameters of an embedding, so that networks that are too large are rejected before they are
             built.
+        embedding_layers: Convolutions of an embedding, so that costs are known before a network is built.
     """
 
     model: str
@@ -166,6 +184,7 @@ class FamilyRules:
     compact: bool = False
     width_multiple: int = 1
     embedding_parameters: EmbeddingParameters = one_convolution
+    embedding_layers: EmbeddingLayers = one_convolution_layer
 
 
 FAMILIES: dict[str, FamilyRules] = {
@@ -176,6 +195,7 @@ FAMILIES: dict[str, FamilyRules] = {
         first_strides=(1, 2, 4, 8, 16),
         width_multiple=8,
         embedding_parameters=_patch_splitting,
+        embedding_layers=patch_splitting,
     ),
     "spike_driven": FamilyRules(
         model="autospike.models.spike_driven:SpikeDrivenTransformer",
@@ -184,6 +204,7 @@ FAMILIES: dict[str, FamilyRules] = {
         first_strides=(1, 2, 4, 8, 16),
         width_multiple=8,
         embedding_parameters=_patch_splitting,
+        embedding_layers=patch_splitting,
     ),
     "meta_spikeformer": FamilyRules(
         model="autospike.models.meta_spikeformer:MetaSpikeFormer",
@@ -194,6 +215,7 @@ FAMILIES: dict[str, FamilyRules] = {
         neuronless_first_embedding=("membrane",),
         first_feature=1,  # stride 4, the first feature map of the authors' detectors
         embedding_parameters=_downsampling,
+        embedding_layers=downsampling,
     ),
     "qkformer": FamilyRules(
         model="autospike.models.qkformer:QKFormer",
@@ -204,6 +226,7 @@ FAMILIES: dict[str, FamilyRules] = {
         compact=True,
         width_multiple=2,
         embedding_parameters=_patch_embedding,
+        embedding_layers=patch_embedding,
     ),
     "e_spikeformer": FamilyRules(
         model="autospike.models.meta_spikeformer:ESpikeFormer",
@@ -214,6 +237,7 @@ FAMILIES: dict[str, FamilyRules] = {
         neuronless_first_embedding=("membrane",),
         first_feature=1,
         embedding_parameters=_downsampling,
+        embedding_layers=downsampling,
     ),
     "max_former": FamilyRules(
         model="autospike.models.max_former:MaxFormer",
@@ -224,6 +248,7 @@ FAMILIES: dict[str, FamilyRules] = {
         compact=True,
         width_multiple=2,
         embedding_parameters=_max_former_embedding,
+        embedding_layers=max_former_embedding,
     ),
 }
 
@@ -314,6 +339,16 @@ def embedding_parameters(family: str, kind: str) -> EmbeddingParameters:
         kind: Kind of the embedding.
     """
     return rules_of(family).embedding_parameters if kind == "family" else EMBEDDINGS[kind].parameters
+
+
+def embedding_layers(family: str, kind: str) -> EmbeddingLayers:
+    """Return the function that lists the convolutions of an embedding.
+
+    Args:
+        family: Key of `FAMILIES`.
+        kind: Kind of the embedding.
+    """
+    return rules_of(family).embedding_layers if kind == "family" else EMBEDDINGS[kind].layers
 
 
 def check_stage(family: str, index: int, embed_dim: int, stride: int, kind: str) -> None:

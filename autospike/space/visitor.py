@@ -8,7 +8,7 @@ that it uses, and the shortcut before the neurons that exist with it. Every arch
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, fields
 from typing import Any, NamedTuple, Protocol
 
@@ -97,6 +97,36 @@ def visit_genes(space: Genes, visitor: GeneVisitor, *parents: Architecture) -> A
     decoder = _visit_decoder(space.decoder, visitor, [p.decoder for p in parents if p.decoder is not None])
     settings = {name: getattr(space, name) for name in SETTINGS}
     return Architecture(**settings, time_steps=time_steps, shortcut=shortcut, stages=stages, decoder=decoder)
+
+
+def enumerate_architectures(space: Genes) -> Iterator[Architecture]:
+    """Yield every architecture of a space once, in the order of the genes; those that differ in the last genes follow each other.
+
+    Args:
+        space: The genes, none of which is continuous.
+
+    Raises:
+        ValueError: A gene is continuous.
+    """
+    indices: list[int] = []  # of the value of each gene, in the order of the visit
+    while True:
+        sizes: list[int] = []
+
+        def visit(gene: Gene, path: GenePath, sizes: list[int] = sizes) -> Any:
+            if isinstance(gene, Range):
+                raise ValueError(f"{'.'.join(map(str, path))} is continuous, so the space cannot be enumerated")
+            if len(sizes) == len(indices):
+                indices.append(0)
+            sizes.append(gene.size)
+            return gene.values[indices[len(sizes) - 1]]
+
+        yield visit_genes(space, visit)
+        del indices[len(sizes) :]
+        while indices and indices[-1] + 1 == sizes[len(indices) - 1]:
+            indices.pop()
+        if not indices:
+            return
+        indices[-1] += 1
 
 
 def _visit(gene: Gene, visitor: GeneVisitor, values: list[Any], path: GenePath) -> Any:
