@@ -15,7 +15,7 @@ from autospike.budget import FIXED_SECONDS, Clock, Plan, Speed, duration, expect
 from autospike.config import Experiment
 
 EXPERIMENT = Experiment.model_validate(TINY_EXPERIMENT)
-SPEED = Speed(supernet_step=0.1, reference_step=0.15, generation=3.0, steps_per_epoch=4, memory_bytes=10**9)
+SPEED = Speed(supernet_step=0.1, reference_step=0.15, rival_step=0.0, generation=3.0, steps_per_epoch=4, memory_bytes=10**9)
 
 
 @pytest.mark.parametrize(("text", "seconds"), [("90s", 90), ("30m", 1800), ("1h30m", 5400), ("1.5h", 5400), ("1h1m1s", 3661)])

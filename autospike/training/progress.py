@@ -58,6 +58,10 @@ class Progress:
     memory_mb: float
 
 
+# Called after each step of a training.
+ReportProgress = Callable[[Progress], None]
+
+
 @dataclass(frozen=True, kw_only=True)
 class StepTimer:
     """Measures the speed of a training over its last 50 steps.
