@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 UV := 0.13.9
 
-.PHONY: setup demo test test-slow bench fuzz check format clean
+.PHONY: setup demo test test-slow bench headline fuzz check format clean
 
 setup: .venv/ready
 
@@ -31,6 +31,10 @@ bench: setup
 fuzz: setup
 	OMP_NUM_THREADS=1 $(BIN)/python experiments/fuzz $(if $(SECONDS),--seconds $(SECONDS)) $(if $(SEED),--seed $(SEED)) \
 	  $(if $(KIND),--kind $(KIND)) $(if $(COUNT),--count $(COUNT))
+
+# make headline [SEEDS=5] [EXPERIMENT=experiments/digits.yaml]
+headline: setup
+	OMP_NUM_THREADS=1 $(BIN)/python experiments/headline $(or $(EXPERIMENT),experiments/digits.yaml) $(or $(SEEDS),5)
 
 check: setup
 	$(BIN)/ruff check .

@@ -185,11 +185,12 @@ class Plan:
         fine_tuning = (
             f"fine-tuning {self.fine_tune_epochs} epochs ({duration(self.fine_tuning_s)}), " if self.fine_tune_epochs else ""
         )
-        rivals = f"networks without spikes {self.rival_epochs} epochs ({duration(self.rivals_s)}), " if self.rival_epochs else ""
+        rivals = f"networks without spikes ({duration(self.rivals_s)}), " if self.rival_epochs else ""
         return (
-            f"plan: training {self.epochs} epochs ({duration(self.training_s)}), {rivals}search at most {self.generations} generations "
-            f"({duration(self.search_s)}), {fine_tuning}measurement and figures ({duration(self.fixed_s)}): about "
-            f"{duration(self.total_s)} and {self.memory_bytes / 1e9:.1f} GB of memory"
+            f"plan: training {self.epochs} epochs ({duration(self.training_s)}), {rivals}"
+            f"search at most {self.generations} generations ({duration(self.search_s)}), {fine_tuning}"
+            f"measurement and figures ({duration(self.fixed_s)}): about {duration(self.total_s)} and "
+            f"{self.memory_bytes / 1e9:.1f} GB of memory"
         )
 
 

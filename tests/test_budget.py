@@ -38,6 +38,16 @@ def test_a_plan_within_a_budget_by_hand() -> None:
     assert plan.total_s == pytest.approx(101 + FIXED_SECONDS)
 
 
+def test_networks_without_spikes_are_part_of_the_plan_by_hand() -> None:
+    """101 s are available. An epoch takes 4 * (0.25 + 0.04) s = 1.16 s: 50 epochs, of which the rivals take 50 * 0.16 s."""
+    plan = within(EXPERIMENT, replace(SPEED, rival_step=0.04), 101 + FIXED_SECONDS, fine_tune=True)
+    assert (plan.epochs, plan.rival_epochs) == (50, 50)
+    assert [plan.training_s, plan.rivals_s] == pytest.approx([50, 8])
+    assert plan.total_s == pytest.approx(101 + FIXED_SECONDS)
+    assert "networks without spikes (8 s)" in plan.text()
+    assert within(EXPERIMENT, SPEED, 101 + FIXED_SECONDS, fine_tune=True).rival_epochs == 0
+
+
 def test_a_plan_without_fine_tuning_trains_longer() -> None:
     plan = within(EXPERIMENT, SPEED, 100 + FIXED_SECONDS, fine_tune=False)
     assert plan.fine_tune_epochs == 0

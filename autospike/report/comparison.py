@@ -14,6 +14,7 @@ import pandas as pd
 
 from autospike.energy.conventions import UJ_PER_MJ
 from autospike.measurement import Measurement
+from autospike.report.energy import microjoules
 from autospike.report.equal_accuracy import EqualAccuracy, Masks, energy_at_equal_accuracy
 from autospike.report.figures import Kind
 from autospike.report.tables import for_readers
@@ -191,7 +192,7 @@ def rows(report: dict[str, Any]) -> list[list[str]]:
 def _row(network: Compared) -> list[str]:
     low, high = network.interval
     accuracy = f"{network.accuracy:.4f} ({low:.3f} to {high:.3f})"
-    energy, int8 = ("-" if mj is None else f"{mj * UJ_PER_MJ:.3f}" for mj in network.energies_mj)
+    energy, int8 = ("-" if mj is None else microjoules(mj, digits=3) for mj in network.energies_mj)
     return [network.name, accuracy, energy, int8, f"{network.params:,}", str(network.time_steps)]
 
 
