@@ -22,11 +22,11 @@ from autospike.data.batches import spans
 from autospike.errors import UserError
 from autospike.evaluation.setup import calibration_split, trie_evaluator
 from autospike.evaluation.trie_evaluator import CalibratedStatistics
+from autospike.events import Callback, Event, StepEvent
 from autospike.randomness import keyed
 from autospike.searching.by_products import by_product_candidates
 from autospike.space.search_space import SearchSpace
 from autospike.training.checkpoint import Checkpoints
-from autospike.training.progress import Progress, ReportProgress
 from autospike.training.rivals import fit_rival, rival_recipe, untrained_rival
 from autospike.training.setup import Setup, build_supernet, training_batches
 from autospike.training.trainer import train
@@ -79,7 +79,7 @@ def measure_speed(setup: Setup) -> Speed:
     return Speed(
         supernet_step=measured_step(setup, experiment.search_space),
         reference_step=measured_step(setup, SearchSpace.of(reference)) if reference else 0.0,
-        rival_step=sum(measured_rival_step(setup, name) for name in experiment.rivals.networks),
+        rival_step=sum(measured_rival_step(setup, name) for name in _rivals(experiment)),
         generation=_seconds_per_generation(setup),
         steps_per_epoch=training_batches(setup).per_epoch,
         memory_bytes=resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024,
@@ -102,6 +102,11 @@ def measured_step(setup: Setup, space: SearchSpace) -> float:
     return _mean_step(lambda checkpoints, report: train(supernet, batches, config, checkpoints, report, seed=seed))
 
 
+def _rivals(experiment: Experiment) -> tuple[RivalName, ...]:
+    """The networks without spikes that a run trains."""
+    return experiment.rivals.networks if experiment.task == "classification" else ()
+
+
 def measured_rival_step(setup: Setup, name: RivalName) -> float:
     """Train a network without spikes for some seconds, and return the mean duration of a step in seconds.
 
@@ -113,11 +118,13 @@ def measured_rival_step(setup: Setup, name: RivalName) -> float:
     return _mean_step(lambda checkpoints, report: fit_rival(rival, batches, config, checkpoints, report))
 
 
-def _mean_step(training: Callable[[Checkpoints, ReportProgress], None]) -> float:
+def _mean_step(training: Callable[[Checkpoints, Callback], None]) -> float:
     """Run a training until enough steps were timed, and return the mean duration of a step."""
     ends: list[float] = []
 
-    def report(_now: Progress) -> None:
+    def report(event: Event) -> None:
+        if not isinstance(event, StepEvent):
+            return
         ends.append(time.perf_counter())
         if len(ends) > FIRST_STEPS + 1 and ends[-1] - ends[FIRST_STEPS - 1] >= MEASURED_SECONDS:
             raise _Enough

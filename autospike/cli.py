@@ -141,9 +141,11 @@ def train(
 ) -> None:
     """Train the supernet and the reference network."""
     from autospike.commands.train import train
+    from autospike.config import Experiment
     from autospike.run_directory import RunDirectory
 
-    train(RunDirectory.start(experiment, run, [*(overrides or []), *_starting(start_from)]))
+    chosen = Experiment.load(experiment, [*(overrides or []), *_starting(start_from)])
+    train(RunDirectory.start(chosen, run))
 
 
 @app.command()
@@ -174,14 +176,63 @@ def export(
     ] = None,
     min_accuracy: MinAccuracy = None,
     out: Annotated[Path | None, typer.Option(help="Folder to write to. Default: RUN/export.")] = None,
+    formats: Annotated[
+        str,
+        typer.Option(
+            "--format",
+            metavar="NAMES",
+            help="timm, torch, pt2, onnx, stateful, spikingjelly or nir, separated by commas. timm is always written; each other "
+            "format is a folder beside it, compared with the model before it is kept.",
+        ),
+    ] = "timm",
+    variants: Annotated[
+        str,
+        typer.Option(
+            "--variant",
+            metavar="NAMES",
+            help="Of the model in these formats: exact, fused (BatchNorm folded) or int8 (weights of 8 bits), separated by commas.",
+        ),
+    ] = "exact",
+    push: Annotated[
+        str | None, typer.Option(metavar="OWNER/NAME", help="Upload the folder to this repository on Hugging Face.")
+    ] = None,
     overrides: Overrides = None,
 ) -> None:
-    """Write the selected subnet as a timm model, and measure it on the test split."""
+    """Write the selected subnet as a timm model and in other formats, and measure it on the test split."""
     from autospike.commands.export import export
+    from autospike.exporting.formats import parse_formats, parse_variants
     from autospike.run_directory import RunDirectory
 
     resumed = RunDirectory.resume(run, [*(overrides or []), *_overriding("export", pick=pick, min_accuracy=min_accuracy)])
-    export(resumed, out or resumed.export)
+    export(resumed, out or resumed.export, parse_formats(formats), parse_variants(variants), push)
+
+
+@app.command()
+def verify(
+    folder: Annotated[Path, typer.Argument(metavar="EXPORT", help="Folder that `autospike export` wrote.")],
+    data: Annotated[
+        str | None,
+        typer.Option(help="A folder of images, event frames or CIFAR; an experiment; a run; or digits. Default: the model's run."),
+    ] = None,
+    batch_size: Annotated[int, typer.Option(min=1, max=65_536, help="Images per forward pass; does not change results.")] = 64,
+) -> None:
+    """Check an export: digests, architecture, logits, accuracy, energy, versions. Exit code 1 if anything differs."""
+    from autospike.commands.verify import exit_code, verify
+
+    raise typer.Exit(exit_code(verify(folder, data, batch_size=batch_size)))
+
+
+@app.command()
+def pack(
+    run: RunFolder,
+    out: Annotated[Path | None, typer.Option(help="File to write. Default: RUN.zip.")] = None,
+    weights: Annotated[bool, typer.Option("--weights", help="Include the checkpoints.")] = False,
+) -> None:
+    """Write one archive of a run with everything that the appendix of a paper needs."""
+    from autospike.commands.pack import pack
+    from autospike.run_directory import RunDirectory
+
+    pack(RunDirectory.resume(run), out, weights=weights)
 
 
 @app.command()
@@ -236,6 +287,18 @@ def plot(
     from autospike.run_directory import RunDirectory
 
     plot(RunDirectory.resume(run), convention_of(energy) if energy else None, out)
+
+
+@app.command()
+def serve(
+    run: RunFolder,
+    port: Annotated[int, typer.Option(min=0, max=65_535, help="Port on 127.0.0.1; 0 for any free one.")] = 8008,
+) -> None:
+    """Show the report of a run in a browser while its search goes on; only this machine can open it."""
+    from autospike.commands.serve import serve
+    from autospike.run_directory import RunDirectory
+
+    serve(RunDirectory.resume(run), port)
 
 
 @app.command()
@@ -328,6 +391,7 @@ def run_all(
     from autospike.commands.rivals import rivals
     from autospike.commands.search import search
     from autospike.commands.train import train
+    from autospike.config import Experiment
     from autospike.run_directory import RunDirectory
 
     where = _executing(executor, workers=workers, address=address, gpus_per_worker=gpus_per_worker)
@@ -338,10 +402,10 @@ def run_all(
     budget_s = parse_duration(budget) if budget else None
     clock = Clock.read(run, budget_s)
     chosen = [*(overrides or []), *where, *left_out, *_starting(start_from)]
-    started = RunDirectory.start(experiment, run, [*chosen, *(clock.overrides() if clock else [])])
+    started = RunDirectory.start(Experiment.load(experiment, [*chosen, *(clock.overrides() if clock else [])]), run)
     if clock is None and budget_s is not None:
         clock = fit(started, budget_s, fine_tune=not no_fine_tune, begun=STARTED)
-        started = RunDirectory.start(experiment, run, [*chosen, *clock.overrides()])
+        started = RunDirectory.start(Experiment.load(experiment, [*chosen, *clock.overrides()]), run)
     elif not started.has_checkpoint:
         estimate(started, fine_tune=not no_fine_tune)
     if dry_run:
@@ -417,6 +481,21 @@ def describe(
     from autospike.commands.describe import InputShape, describe
 
     describe(path, InputShape.of(path, image_size, channels, classes))
+
+
+@app.command(name="check-data")
+def check_data(
+    experiment: ExperimentPath,
+    out: Annotated[
+        Path, typer.Option(help="PNG file with samples and their classes. Default: data-check.png in the current folder.")
+    ] = Path("data-check.png"),
+    overrides: Overrides = None,
+) -> None:
+    """Read all data of an experiment once; print classes, sizes, modes, values and every problem."""
+    from autospike.commands.check_data import check_data
+    from autospike.config import Experiment
+
+    check_data(Experiment.load(experiment, overrides or []), out)
 
 
 class ListedKind(StrEnum):

@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import dataclass, field
+from importlib.util import find_spec
+from threading import Event, Thread
 
 from rich.console import Console
 from rich.markup import escape
@@ -16,17 +20,28 @@ console = Console()
 Bar = Callable[[int, str], None]
 
 
+# Seconds between two lines of progress where the output is a file or a pipe, such as the log of a job scheduler.
+LINE_SECONDS = 30.0
+
+
 @contextmanager
 def progress(title: str, *, total: int) -> Iterator[Bar]:
-    """Show a progress bar with elapsed and remaining time, in 80 columns.
+    """Show progress with elapsed and remaining time.
+
+    In a terminal or a notebook, it is a bar in 80 columns. Elsewhere it is a line at the end and every 30 seconds,
+    also while nothing is updated.
 
     Args:
         title: Shown before the bar.
         total: Amount of work.
 
     Yields:
-        The function that updates the bar.
+        The function that updates it.
     """
+    if not _is_animated():
+        with _lines(ProgressLine(title=title, total=total)) as line:
+            yield line.update
+        return
     columns = (
         TextColumn("[bold]{task.description:<15}"),
         BarColumn(bar_width=10),
@@ -41,13 +56,82 @@ def progress(title: str, *, total: int) -> Iterator[Bar]:
         yield lambda completed, state: bars.update(task, completed=completed, state=state)
 
 
+def _is_animated() -> bool:
+    """Whether a bar can be redrawn: in a terminal, and in a notebook with ipywidgets."""
+    return console.is_terminal or (console.is_jupyter and find_spec("ipywidgets") is not None)
+
+
+@dataclass(kw_only=True)
+class ProgressLine:
+    """State of some work, as a line of text.
+
+    Attributes:
+        title: Name of the work.
+        total: Amount of work; 0 if it is not known.
+        completed: Finished amount of work.
+        state: A short text on its state.
+        started: When the work began, by `time.monotonic`.
+        before: Amount of work that an earlier command finished: that of the first update.
+    """
+
+    title: str
+    total: int
+    completed: int = 0
+    state: str = ""
+    started: float = field(default_factory=time.monotonic)
+    before: int | None = None
+
+    def update(self, completed: int, state: str) -> None:
+        """Replace the finished amount of work and the text on its state."""
+        self.before = completed if self.before is None else self.before
+        self.completed, self.state = completed, state
+
+    def text(self) -> str:
+        """Return the line, with elapsed time, and remaining time by the speed since the first update."""
+        elapsed = time.monotonic() - self.started
+        done = self.completed - (self.before or 0)
+        parts = [f"{self.title}: {self.completed}/{self.total}" if self.total else self.title, _duration(elapsed)]
+        if done > 0 and self.completed < self.total:
+            parts.append(f"{_duration(elapsed * (self.total - self.completed) / done)} left")
+        return ", ".join(filter(None, (*parts, self.state)))
+
+
+def _duration(seconds: float) -> str:
+    minutes, rest = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}:{minutes:02}:{rest:02}"
+
+
+@contextmanager
+def _lines(line: ProgressLine) -> Iterator[ProgressLine]:
+    """Print a line of progress every `LINE_SECONDS`, by a thread of its own, and at the end."""
+    finished = Event()
+
+    def print_lines() -> None:
+        while not finished.wait(LINE_SECONDS):
+            note(line.text())
+
+    thread = Thread(target=print_lines, daemon=True)
+    thread.start()
+    try:
+        yield line
+    finally:
+        finished.set()
+        thread.join()
+        note(line.text())
+
+
 @contextmanager
 def working(what: str) -> Iterator[None]:
-    """Show a spinner for work of some seconds.
+    """Show a spinner for work of some seconds, or lines as `progress` does.
 
     Args:
         what: Description of the work.
     """
+    if not _is_animated():
+        with _lines(ProgressLine(title=what, total=0)):
+            yield
+        return
     with console.status(escape(what)):
         yield
 

@@ -78,6 +78,11 @@ def remove_empty(folders: Iterable[Path]) -> None:
             folder.rmdir()
 
 
+def cache_folder() -> Path:
+    """Return the folder for files that can be computed again: `autospike` in `XDG_CACHE_HOME`, or else in `~/.cache`."""
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "autospike"
+
+
 def check_writable(folder: Path, option: str) -> None:
     """Check that files can be written to a folder, which may not exist yet.
 

@@ -117,7 +117,7 @@ class ExportedModel:
 
 
 # Files of an exported model, besides `report.json`.
-MODEL_FILES = ("model.safetensors", "architecture.json", "config.json")
+MODEL_FILES = ("model.safetensors", "config.json", "architecture.json")
 
 
 def check_replaceable(folder: Path) -> None:

@@ -24,12 +24,13 @@ import hashlib
 import os
 import platform
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from importlib.metadata import version
 from pathlib import Path
+from typing import Any
 
 from autospike import files
 from autospike.config import Experiment, continued, with_normalisation, with_start
@@ -62,46 +63,50 @@ class RunDirectory:
     Attributes:
         folder: The folder; `start` does not create it.
         experiment: The configuration.
+        datasets: The user's own datasets by split, if `data.name` is `datasets`; they are not stored.
     """
 
     folder: Path
     experiment: Experiment
+    datasets: Mapping[str, Any] | None = None
 
     @classmethod
-    def start(cls, experiment_path: Path, folder: Path, overrides: Sequence[str]) -> RunDirectory:
+    def start(cls, experiment: Experiment, folder: Path, *, datasets: Mapping[str, Any] | None = None) -> RunDirectory:
         """Open a new run, or an existing run of the same experiment. Nothing is written before `save`.
 
         Args:
-            experiment_path: The YAML file of the experiment.
+            experiment: The experiment.
             folder: The folder of the run.
-            overrides: Fields that replace those of the file, as `NAME=VALUE`.
+            datasets: The user's own datasets, by split.
 
         Returns:
             The run. If the folder has a checkpoint and the experiment names no initial weights or no normalisation, those of the
             existing run are used.
 
         Raises:
-            UserError: The experiment is invalid, or the folder has a run of a different one.
+            UserError: The folder has a run of a different experiment.
         """
-        experiment = Experiment.load(experiment_path, overrides)
-        run = cls(folder=folder, experiment=experiment)
-        if run.has_checkpoint:
-            experiment = Experiment.load(experiment_path, (*_older_settings(folder), *overrides))
-            existing = load_stored_experiment(folder, _older_settings(folder))
-            if experiment.training.start_from is None:
-                experiment = with_start(experiment, existing.training.start_from)
-            if experiment.data.normalisation is None:
-                experiment = with_normalisation(experiment, existing.data.normalisation)
-            continued(existing, experiment, source=str(folder))
-        return cls(folder=folder, experiment=experiment)
+        run = cls(folder=folder, experiment=experiment, datasets=datasets)
+        if not run.has_checkpoint:
+            return run
+        older = _older_settings(folder)
+        existing = load_stored_experiment(folder, older)
+        if older and experiment.data.channels == "auto":
+            experiment = experiment.model_copy(update={"data": experiment.data.model_copy(update={"channels": 3})})
+        if experiment.training.start_from is None:
+            experiment = with_start(experiment, existing.training.start_from)
+        if experiment.data.normalisation is None:
+            experiment = with_normalisation(experiment, existing.data.normalisation)
+        return replace(run, experiment=continued(existing, experiment, source=str(folder)))
 
     @classmethod
-    def resume(cls, folder: Path, overrides: Sequence[str] = ()) -> RunDirectory:
+    def resume(cls, folder: Path, overrides: Sequence[str] = (), *, datasets: Mapping[str, Any] | None = None) -> RunDirectory:
         """Open an existing run. Nothing is written before `save`.
 
         Args:
             folder: The folder of the run.
             overrides: Fields to change, as `NAME=VALUE`. Fields on which the training depends cannot be changed.
+            datasets: The user's own datasets, by split.
 
         Raises:
             UserError: The folder has no run, or an override is invalid.
@@ -112,7 +117,19 @@ class RunDirectory:
             )
         older = _older_settings(folder)
         existing, changed = load_stored_experiment(folder, older), load_stored_experiment(folder, (*older, *overrides))
-        return cls(folder=folder, experiment=continued(existing, changed, source=str(folder)))
+        return cls(folder=folder, experiment=continued(existing, changed, source=str(folder)), datasets=datasets)
+
+    def changed(self, **sections: Mapping[str, Any]) -> RunDirectory:
+        """Return the run with other settings. Nothing is written before `save`.
+
+        Args:
+            **sections: Fields to change, by section, for example `search={"generations": 3}`.
+
+        Raises:
+            UserError: A field does not exist or is invalid, or the training depends on it.
+        """
+        experiment = self.experiment.changed(sections, source=str(self.folder))
+        return replace(self, experiment=continued(self.experiment, experiment, source=str(self.folder)))
 
     def save(self) -> None:
         """Write the experiment, and the environment if it was not written before.

@@ -7,11 +7,13 @@ that one network classifies correctly and the other does not, so that its interv
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Protocol
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
-from scipy.special import bdtr, ndtr
+from scipy.special import bdtr, ndtr, stdtr, stdtrit
 
 Z_95 = 1.959963984540054  # 97.5 % quantile of the standard normal distribution
 SIGNIFICANCE = 0.05
@@ -52,6 +54,81 @@ def wilson_intervals(correct: ArrayLike, images: ArrayLike) -> tuple[Floats, Flo
     half = Z_95 * np.sqrt(p * (1 - p) / n + z2 / (4 * n**2))
     scale = 1 + z2 / n
     return np.maximum(0.0, (centre - half) / scale), np.minimum(1.0, (centre + half) / scale)
+
+
+def jackknife_deviation(without: Sequence[float]) -> float:
+    """Return the standard deviation of an estimate by the delete-a-group jackknife (B. Efron, The Jackknife, 1982).
+
+    With G groups and the estimate e_g without group g it is sqrt((G - 1) / G sum (e_g - mean)^2).
+
+    Args:
+        without: The estimate without each group, at least two.
+    """
+    values = np.asarray(without)
+    return math.sqrt((len(values) - 1) / len(values) * float(((values - values.mean()) ** 2).sum()))
+
+
+def jackknife_interval(value: float, without: Sequence[float]) -> Interval:
+    """Return the 95 % interval of a fraction: the value plus or minus deviation times the quantile of Student's t.
+
+    Args:
+        value: The estimate.
+        without: The estimate without each of G groups; t has G - 1 degrees of freedom.
+    """
+    half = float(stdtrit(len(without) - 1, 0.975)) * jackknife_deviation(without)
+    return max(0.0, value - half), min(1.0, value + half)
+
+
+class Comparison(Protocol):
+    """Two networks on the same images."""
+
+    @property
+    def difference(self) -> float:
+        """Accuracy of the first network minus that of the second, a fraction."""
+
+    @property
+    def interval(self) -> Interval:
+        """The 95 % interval of the difference."""
+
+    @property
+    def p_value_below(self) -> float:
+        """One-sided p-value that the first network is less accurate than the second."""
+
+    @property
+    def significantly_below(self) -> bool:
+        """Whether the first network is less accurate than the second at the 5 % level."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class JackknifeComparison:
+    """Two networks on the same images, by a score that is no mean over images; see `Comparison`.
+
+    Attributes:
+        difference: Score of the first network minus that of the second.
+        without: The same without each group of images, in the same groups for both networks.
+    """
+
+    difference: float
+    without: tuple[float, ...]
+
+    @property
+    def interval(self) -> Interval:
+        """The 95 % interval of the difference."""
+        half = float(stdtrit(len(self.without) - 1, 0.975)) * jackknife_deviation(self.without)
+        return max(-1.0, self.difference - half), min(1.0, self.difference + half)
+
+    @property
+    def p_value_below(self) -> float:
+        """One-sided p-value of a t-test with G - 1 degrees of freedom."""
+        deviation = jackknife_deviation(self.without)
+        if not deviation:
+            return 1.0 if self.difference >= 0 else 0.0
+        return float(stdtr(len(self.without) - 1, self.difference / deviation))
+
+    @property
+    def significantly_below(self) -> bool:
+        """Whether the first network is less accurate than the second at the 5 % level."""
+        return self.p_value_below < SIGNIFICANCE
 
 
 @dataclass(frozen=True, kw_only=True)

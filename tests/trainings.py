@@ -15,11 +15,11 @@ from torch import Tensor
 from autospike.config import AugmentationConfig, DataConfig, TrainingConfig
 from autospike.data.batches import TrainingBatches
 from autospike.data.images import load_images
+from autospike.events import Event, StepEvent
 from autospike.space.search_space import SearchSpace
 from autospike.supernet import Supernet
 from autospike.training.checkpoint import Checkpoints
 from autospike.training.distributed import ALONE, Ranks
-from autospike.training.progress import Progress
 from autospike.training.trainer import train
 
 CONFIG = TrainingConfig(epochs=4, batch_size=32, learning_rate=0.01, warmup_epochs=1, checkpoint_epochs=1)
@@ -64,12 +64,14 @@ def run(
     folder: Path,
     config: TrainingConfig = CONFIG,
     kill_at: int | None = None,
-    report: Callable[[Progress], None] = lambda _now: None,
-) -> list[Progress]:
+    report: Callable[[StepEvent], None] = lambda _now: None,
+) -> list[StepEvent]:
     """Train in `folder`; raise KilledError after step `kill_at`."""
-    steps: list[Progress] = []
+    steps: list[StepEvent] = []
 
-    def record(now: Progress) -> None:
+    def record(now: Event) -> None:
+        if not isinstance(now, StepEvent):
+            return
         steps.append(now)
         report(now)
         if now.step == kill_at:

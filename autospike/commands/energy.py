@@ -29,9 +29,9 @@ from autospike.models.registry import build_model
 from autospike.randomness import keyed
 from autospike.report import figures
 from autospike.report.energy import bar_energies, by_convention, by_layer, by_time_steps, microjoules
-from autospike.report.tables import for_readers, to_csv
+from autospike.report.tables import WITHOUT, for_readers, to_csv
 from autospike.space.published import PUBLISHED, similar_networks
-from autospike.statistics import wilson_interval
+from autospike.statistics import jackknife_interval, wilson_interval
 
 # Images on which an untrained network is calibrated. Its accuracy has no meaning, so a small batch is enough.
 CALIBRATION_IMAGES = 64
@@ -226,7 +226,7 @@ class EnergyReport:
     def of(cls, measured: StepwiseMeasurement, convention: Convention, *, model: str, split: str, curve: bool) -> EnergyReport:
         """Compute the tables; the arguments are the attributes of the same names, `curve` whether to compute one."""
         counts = measured.operations.counts
-        by_steps = [measured.at(steps) for steps in range(1, len(measured.correct) + 1)]
+        by_steps = [measured.at(steps) for steps in range(1, measured.time_steps + 1)]
         return cls(
             measured=measured,
             convention=convention,
@@ -290,7 +290,7 @@ class EnergyReport:
         note(f"energy: see {out}")
 
     def _json(self, data: str, knows_classes: bool) -> dict[str, Any]:
-        operations, steps = self.measured.operations, len(self.measured.correct)
+        operations, steps = self.measured.operations, self.measured.time_steps
         return {
             "model": self.model,
             "data": data,
@@ -329,7 +329,10 @@ def _total_cells(row: Any) -> list[str]:
 
 
 def _curve_cells(row: Any) -> list[str]:
-    low, high = wilson_interval(round(row["accuracy"] * row["images"]), row["images"])
+    if WITHOUT in row:
+        low, high = jackknife_interval(row["accuracy"], row[WITHOUT])
+    else:
+        low, high = wilson_interval(round(row["accuracy"] * row["images"]), row["images"])
     accuracy = f"{row['accuracy']:.4f} ({low:.3f} to {high:.3f})"
     return [str(row["time_steps"]), accuracy, microjoules(row["energy_mj"], digits=4)]
 

@@ -1,14 +1,16 @@
-"""`autospike export`: select a candidate, write it as a timm model, and measure it on the test split."""
+"""`autospike export`: select a candidate, write it as a timm model and in other formats, and measure it on the test split."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
 from autospike import files
 from autospike.console import note, table, working
+from autospike.data.batches import FixedBatches
 from autospike.evaluation.front import measured_front, searched_front
 from autospike.evaluation.rivals import measure_rival, rival_digest, trained_rivals
 from autospike.evaluation.setup import (
@@ -18,6 +20,8 @@ from autospike.evaluation.setup import (
     protocol_id,
 )
 from autospike.evaluation.trained_alone import read_measurement
+from autospike.exporting import completion
+from autospike.exporting.variants import VariantName
 from autospike.lock import locked
 from autospike.measurement import Evaluation
 from autospike.model_folder import check_replaceable, complete_report, final_measurement, write_report, write_run_model
@@ -28,13 +32,23 @@ from autospike.searching.archive import Archive
 from autospike.searching.selection import pick_archived
 from autospike.space.architecture import Architecture, digest
 from autospike.space.search_space import SearchSpace
+from autospike.tasks.pictures import draw_segmentation
 from autospike.training.retraining import fine_tuned
 from autospike.training.setup import Setup, load_trained_supernet
+
+# Images of the test split in `predictions.png`.
+PICTURED = 24
 
 Weights = Literal["inherited", "fine-tuned"]
 
 
-def export(run: RunDirectory, out: Path) -> None:
+def export(
+    run: RunDirectory,
+    out: Path,
+    formats: Sequence[str] = (),
+    variants: Sequence[VariantName] = ("exact",),
+    push: str | None = None,
+) -> None:
     """Export the candidate that `export.pick` selects, unless the folder holds the same export already.
 
     If `autospike run` has fine-tuned the candidate, the weights with the higher accuracy on the search split are exported.
@@ -42,9 +56,12 @@ def export(run: RunDirectory, out: Path) -> None:
     Args:
         run: The run.
         out: The folder to write to.
+        formats: Names of formats besides timm's, of `autospike.exporting.formats.FORMATS`.
+        variants: The variants of the model that are written in these formats, and measured.
+        push: Name OWNER/NAME of a repository on Hugging Face to upload the folder to; None for no upload.
 
     Raises:
-        UserError: Nothing was trained or searched yet, or no candidate fits `export.pick`.
+        UserError: Nothing was trained or searched yet, no candidate fits `export.pick`, or a format cannot express the model.
     """
     setup, config = open_for_measurement(run), run.experiment.export
     protocol = protocol_id(setup, run.supernet)
@@ -64,6 +81,9 @@ def export(run: RunDirectory, out: Path) -> None:
             write_report(out, report)
         _log(run, "exported", architecture_id=architecture.id, folder=str(out))
     _show(report, out)
+    completion.complete(run, setup, out, report, formats, variants, partial(_log, run))
+    if push is not None:
+        completion.push(out, push)
 
 
 def _log(run: RunDirectory, event: str, **details: object) -> None:
@@ -132,6 +152,8 @@ def _write_and_measure(
     _log(run, "test split opened", images=len(setup.images.splits["test"]))
     write_run_model(setup, models[weights], out)
     test = held_out_batches(setup)
+    if setup.images.is_dense:
+        _draw_predictions(models[weights], test, out)
     measured = {way: final_measurement(run, model, test) for way, model in models.items()}
     return {
         "search_accuracy": accuracies[weights],
@@ -146,6 +168,13 @@ def _write_and_measure(
     }
 
 
+def _draw_predictions(model: SpikingModel, test: FixedBatches, out: Path) -> None:
+    """Write a picture of the predictions on the first images of the test split."""
+    picture = draw_segmentation(model, test.batch((0, min(PICTURED, len(test)))))
+    with files.replacing(out / "predictions.png") as temporary:
+        picture.save(temporary, format="PNG")
+
+
 def _inherited(run: RunDirectory, setup: Setup, architecture: Architecture) -> SpikingModel:
     return calibrated_subnet(setup, load_trained_supernet(setup, run.experiment.search_space, run.supernet), architecture)
 
@@ -155,8 +184,8 @@ def _trained_alone(setup: Setup, architecture: Architecture, folder: Path) -> Sp
 
 
 def _summary(measured: dict[str, Any], *, search_accuracy: float) -> dict[str, Any]:
-    fields = ("test_accuracy", "test_accuracy_interval", "correct_mask", "energy_mj", "energy_uj", "energy_mj_int8")
-    return {"search_accuracy": search_accuracy, **{name: measured[name] for name in fields}}
+    fields = ("test_accuracy", "test_accuracy_interval", "correct_mask", "score", "energy_mj", "energy_uj", "energy_mj_int8")
+    return {"search_accuracy": search_accuracy, **{name: measured[name] for name in fields if name in measured}}
 
 
 def _supernet_quality(run: RunDirectory, setup: Setup, protocol: str) -> dict[str, Any] | None:
@@ -168,7 +197,7 @@ def _supernet_quality(run: RunDirectory, setup: Setup, protocol: str) -> dict[st
     finally:
         archive.close()
     reference = read_measurement(setup, run.baseline) if architecture else None
-    if found is None or not found.measurement.correct_mask or reference is None:
+    if found is None or not (found.measurement.correct_mask or found.measurement.score) or reference is None:
         return None
     return comparison.supernet_quality(found.measurement, reference, same_architecture=largest == architecture)
 
@@ -176,6 +205,6 @@ def _supernet_quality(run: RunDirectory, setup: Setup, protocol: str) -> dict[st
 def _show(report: dict[str, Any], out: Path) -> None:
     """Print the exported subnet next to the reference network, and in words what the numbers mean."""
     title = f"{out}: subnet {report['architecture_id']}"
-    table(title, comparison.COLUMNS, comparison.rows(report), comparison.caption(report))
+    table(title, comparison.columns(report), comparison.rows(report), comparison.caption(report))
     for line in comparison.warnings(report):
         note(line)

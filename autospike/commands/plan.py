@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from dataclasses import replace
 
 from autospike.budget import Clock, Plan, Speed, expected, measure_speed, measured_step, within
 from autospike.console import note, working
@@ -79,9 +80,9 @@ def fit_fine_tuning(run: RunDirectory, clock: Clock) -> RunDirectory:
         clock.choose_fine_tuning(step_s * training_batches(setup).per_epoch, measurement_s=measurement_s)
         clock.write()
     retrain = run.experiment.retrain.model_copy(update={"fine_tune_epochs": clock.fine_tune_epochs})
-    return RunDirectory(folder=run.folder, experiment=run.experiment.model_copy(update={"retrain": retrain}))
+    return replace(run, experiment=run.experiment.model_copy(update={"retrain": retrain}))
 
 
 def _measured(run: RunDirectory) -> Speed:
     with working("measure the speed of training and search on this machine"):
-        return measure_speed(open_experiment(run.experiment))
+        return measure_speed(open_experiment(run.experiment, run.datasets))

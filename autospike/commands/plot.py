@@ -17,11 +17,14 @@ from autospike.errors import UserError
 from autospike.report import comparison, comparison_figure, figures, tables
 from autospike.report.comparison import RIVAL_NAMES, kind_of
 from autospike.report.figures import Curve, Point
+from autospike.report.html.data import page_data
+from autospike.report.html.page import page
 from autospike.report.measured_networks import reference_curve, single
 from autospike.run_directory import RunDirectory
 from autospike.searching.archive import Archive
+from autospike.searching.archived_row import scores_without_a_group
 from autospike.searching.selection import pick_row, with_fitness
-from autospike.statistics import wilson_interval
+from autospike.statistics import jackknife_interval, wilson_interval
 
 
 def plot(run: RunDirectory, convention: Convention | None = None, out: Path | None = None) -> None:
@@ -42,6 +45,7 @@ def plot(run: RunDirectory, convention: Convention | None = None, out: Path | No
         report = replace(report, folder=out)
     files.check_writable(report.folder, "--out")
     report.write()
+    files.write_text(report.folder / "report.html", page(page_data(run)))
     if report.damage is not None:
         note(f"plot: {report.damage}")
     on_front = int(report.candidates["on_front"].sum())
@@ -145,7 +149,8 @@ def _selected(run: RunDirectory, archived: pd.DataFrame, protocol_id: str, conve
         index, label = pick_row(archived, config.pick, config), f"selected subnet ({config.pick})"
     row = archived.iloc[index]
     accuracy, images = float(row["accuracy"]), int(row["images"])
-    interval = wilson_interval(round(accuracy * images), images)
+    without = scores_without_a_group(row["score"])
+    interval = jackknife_interval(accuracy, without) if without else wilson_interval(round(accuracy * images), images)
     point = Point(accuracy=accuracy, interval=interval, energy_mj=float(row["energy_mj"]))
     inherited = Curve(label=label, kind="exported", points=(point,))
     path = run.retrain / str(row["id"]) / "fine-tuned" / "seed-0" / "measurement.json"

@@ -13,6 +13,7 @@ from autospike.console import note, progress, table
 from autospike.data.batches import FixedBatches
 from autospike.energy.conventions import UJ_PER_MJ
 from autospike.evaluation.setup import calibrated_subnet, held_out_batches, open_for_measurement, protocol_id
+from autospike.events import Callback
 from autospike.model_folder import check_replaceable, complete_report, final_measurement, write_report, write_run_model
 from autospike.report import figures, retrained
 from autospike.report.retrained import WAY_LABELS, MeanAndDeviation, RetrainedModel, SeedGroup
@@ -24,12 +25,13 @@ from autospike.training.retraining import RetrainedNetwork, networks, train_retr
 from autospike.training.setup import Setup, load_trained_supernet, threads_of_torch
 
 
-def retrain(run: RunDirectory, picks: Sequence[str]) -> None:
+def retrain(run: RunDirectory, picks: Sequence[str], callbacks: Sequence[Callback] = ()) -> None:
     """Retrain candidates of a searched run. Finished trainings and measurements are not repeated.
 
     Args:
         run: A searched run.
         picks: Selection rules or ids of candidates.
+        callbacks: Receive the events of the trainings.
 
     Raises:
         UserError: Nothing was trained or searched yet, no candidate is selected, or a folder has a training by another recipe.
@@ -43,7 +45,7 @@ def retrain(run: RunDirectory, picks: Sequence[str]) -> None:
     with run.locked("retrain"), threads_of_torch(run.experiment.threads or threads):
         for network in compared:
             if network.way != "inherited":
-                train_retrained(run, setup, network)
+                train_retrained(run, setup, network, callbacks)
     groups = retrained.group_by_seed(_measured(run, setup, compared))
     _report(run, selected, groups)
     _show(run, groups, images=len(setup.images.splits["test"]))

@@ -27,6 +27,9 @@ def rivals(run: RunDirectory) -> None:
         Interrupted: By a signal, after a checkpoint.
     """
     names = run.experiment.rivals.networks
+    if run.experiment.task != "classification":
+        note(f"rivals: there are none for {run.experiment.task}, only for classification")
+        return
     if not names:
         note("rivals: none are configured (rivals.networks is empty)")
         return

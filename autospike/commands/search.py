@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field
+from functools import partial
 from itertools import pairwise
 
-from autospike.console import note, progress
+from autospike.console import Bar, note, progress
 from autospike.evaluation.setup import (
     create_executor,
     measuring_device_type,
@@ -17,20 +18,26 @@ from autospike.evaluation.setup import (
     protocol_id,
 )
 from autospike.evaluation.trained_alone import measure_trained_alone
+from autospike.events import Callback, CandidateEvent, Event, GenerationEvent
 from autospike.execution.executor import Executor
 from autospike.kernels.build import missing_reason
 from autospike.run_directory import RunDirectory
+from autospike.searching.algorithms import Algorithm
 from autospike.searching.archive import Archive
 from autospike.searching.evolution import Search
 from autospike.training.setup import Setup
 
 
-def search(run: RunDirectory, *, timeout_s: float | None = None) -> int:
+def search(
+    run: RunDirectory, *, timeout_s: float | None = None, algorithm: Algorithm | None = None, callbacks: Sequence[Callback] = ()
+) -> int:
     """Search up to the configured number of generations. Candidates in the archive are not measured again.
 
     Args:
         run: A trained run.
         timeout_s: Largest duration in seconds. No generation is started that would probably exceed it, except the first one.
+        algorithm: The search algorithm; None for the one that `search.algorithm` names.
+        callbacks: Receive the events of the search, in addition to the progress bar and the log.
 
     Returns:
         The number of finished generations.
@@ -56,7 +63,7 @@ def search(run: RunDirectory, *, timeout_s: float | None = None) -> int:
             run.log("archive damaged", what=damage)
         before = archive.count()
         run.log("search started", algorithm=config.algorithm, archived=before, executor=run.experiment.execution.executor)
-        proposed, generations = _search(run, setup, executor, archive, _TimeLimit(seconds=timeout_s))
+        proposed, generations = _search(run, setup, executor, archive, _TimeLimit(seconds=timeout_s), algorithm, callbacks)
         now = archive.count() - before
     run.log("search finished", algorithm=config.algorithm, candidates=proposed, measured_now=now)
     note(f"search: {proposed} candidates proposed; {now} measured now with by-products, {before} in the archive before")
@@ -94,28 +101,74 @@ def _report_missing_kernels(setup: Setup) -> None:
 
 
 def _search(
-    run: RunDirectory, setup: Setup, executor: Executor, archive: Archive, should_stop: Callable[[], bool]
+    run: RunDirectory,
+    setup: Setup,
+    executor: Executor,
+    archive: Archive,
+    should_stop: Callable[[], bool],
+    algorithm: Algorithm | None,
+    callbacks: Sequence[Callback],
 ) -> tuple[int, int]:
     """Run the search; returns the numbers of proposed candidates and of finished generations."""
     config, reference = run.experiment.search, run.experiment.baseline_architecture
-    fitness: list[float] = []  # of each proposed candidate, and of finished generations the greatest for all
     with progress(f"search {config.algorithm}", total=config.population * config.generations) as bar:
+        shown = _SearchProgress(bar=bar, population=config.population)
+        every: tuple[Callback, ...] = (shown, partial(_log_generation, run), *callbacks)
 
-        def show(done: int, of: int) -> None:
-            """Update the bar by the finished shards of a generation."""
-            best = f", F_AEB {max(fitness):.3f}" if fitness else ""
-            bar(len(fitness) + config.population * done // of, f"gen {len(fitness) // config.population}{best}")
+        def report(event: Event) -> None:
+            for callback in every:
+                callback(event)
 
         generations = Search(
             space=run.experiment.search_space,
             anchors=() if reference is None else (reference,),
-            evaluate=population_evaluator(setup, executor, show),
+            evaluate=population_evaluator(setup, executor, shown.shards),
             archive=archive,
             config=config,
             seed=run.experiment.seed,
-            on_evaluation=lambda evaluation: fitness.append(evaluation.f_aeb),
+            on_event=report,
+            algorithm=algorithm,
             should_stop=should_stop,
-            on_resume=lambda proposed, best: fitness.extend([best] * proposed),
+            on_resume=shown.resumed,
         ).run()
-        show(0, 1)  # candidates from the archive have no shards
-    return len(fitness), generations
+    return shown.proposed, generations
+
+
+@dataclass(kw_only=True)
+class _SearchProgress:
+    """Callback that shows finished shards and candidates, and the greatest F_AEB, in a progress bar.
+
+    Attributes:
+        bar: The function that updates the bar.
+        population: Candidates of a generation.
+        proposed: Number of proposed candidates that are evaluated.
+        best: Greatest F_AEB of a candidate; None before the first one.
+    """
+
+    bar: Bar
+    population: int
+    proposed: int = 0
+    best: float | None = None
+
+    def __call__(self, event: Event) -> None:
+        if isinstance(event, CandidateEvent):
+            self.proposed += 1
+            self.best = event.evaluation.f_aeb if self.best is None else max(self.best, event.evaluation.f_aeb)
+        if isinstance(event, GenerationEvent):
+            self.shards(0, 1)
+
+    def resumed(self, proposed: int, best: float) -> None:
+        """Count the candidates of generations that were finished before."""
+        self.proposed, self.best = proposed, best
+
+    def shards(self, done: int, of: int) -> None:
+        """Show the finished shards of a generation."""
+        best = "" if self.best is None else f", F_AEB {self.best:.3f}"
+        self.bar(self.proposed + self.population * done // of, f"gen {self.proposed // self.population}{best}")
+
+
+def _log_generation(run: RunDirectory, event: Event) -> None:
+    """Callback that writes each generation to `log.jsonl`."""
+    if isinstance(event, GenerationEvent):
+        best = max(evaluation.f_aeb for evaluation in event.evaluations)
+        run.log("search", generation=event.generation, candidates=len(event.evaluations), measured=event.measured, best_f_aeb=best)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from contextlib import nullcontext
 from dataclasses import replace
 from functools import partial
@@ -10,6 +11,7 @@ from pathlib import Path
 from autospike.config import NormalisationConfig, with_normalisation
 from autospike.console import note
 from autospike.data import overview
+from autospike.events import Callback
 from autospike.run_directory import RunDirectory
 from autospike.space.search_space import SearchSpace
 from autospike.training.distillation import load_teacher
@@ -19,11 +21,12 @@ from autospike.training.setup import Setup, build_supernet, open_run, training_b
 from autospike.training.trainer import train_network
 
 
-def train(run: RunDirectory) -> RunDirectory:
+def train(run: RunDirectory, callbacks: Sequence[Callback] = ()) -> RunDirectory:
     """Train both networks of a run from their newest checkpoints, unless they are trained.
 
     Args:
         run: The run.
+        callbacks: Receive the events of both trainings, in addition to the progress bar and the logs.
 
     Returns:
         The run with its resolved experiment: a new training uses the normalisation of the network that it starts from.
@@ -46,11 +49,21 @@ def train(run: RunDirectory) -> RunDirectory:
         setup.ranks.first_alone(partial(_save, run, setup))
         reference = run.experiment.baseline_architecture
         if reference is not None:
-            train_network(run, setup, SearchSpace.of(reference), run.baseline, name="hand-made", source="baseline")
+            space = SearchSpace.of(reference)
+            train_network(run, setup, space, run.baseline, name="hand-made", source="baseline", callbacks=callbacks)
         initial: NetworkOfRun | None = (
             "baseline" if reference is not None and run.experiment.training.initial == "reference" else None
         )
-        train_network(run, setup, run.experiment.search_space, run.supernet, name="supernet", source="supernet", initial=initial)
+        train_network(
+            run,
+            setup,
+            run.experiment.search_space,
+            run.supernet,
+            name="supernet",
+            source="supernet",
+            initial=initial,
+            callbacks=callbacks,
+        )
     return run
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
+from autospike.config.sections import RECORDED
 from autospike.errors import UserError
 from autospike.space.architecture import Architecture
 from autospike.space.parameters import check_activation
@@ -28,9 +29,10 @@ def check_experiment(experiment: Experiment) -> None:
     baseline = Architecture.from_dict(given, source="baseline") if isinstance(given, dict) else space.largest()
     if baseline.family != space.family:
         raise UserError(f"baseline: its family {baseline.family} differs from {space.family}, the family of the space")
+    _check_task(experiment, space, baseline)
     if experiment.data.search_share + experiment.data.test_share >= 1:
         raise UserError("data: the sum of search_share and test_share must be less than 1, so that training images remain")
-    if experiment.data.name == "events" and experiment.data.normalisation is not None:
+    if experiment.data.name in (*RECORDED, "motion") and experiment.data.normalisation is not None:
         raise UserError("data.normalisation: event counts are not normalised; leave it out")
     _check_execution(experiment)
     _check_training(experiment)
@@ -58,6 +60,33 @@ def _check_execution(experiment: Experiment) -> None:
             )
 
 
+# The task of a decoder, and the data with targets of each task other than classification.
+TASK_OF_DECODER = {"semantic-fpn": "segmentation"}
+DATA_OF_TASK = {"segmentation": ("scenes", "ade20k", "voc")}
+
+
+def _check_task(experiment: Experiment, space: SearchSpace, baseline: Architecture) -> None:
+    """Check that search space, reference network, data and settings belong to the task."""
+    task, data = experiment.task, experiment.data.name
+    for name, decoder in (("space", space.decoder), ("baseline", baseline.decoder)):
+        own = TASK_OF_DECODER[decoder.kind] if decoder else "classification"
+        if own != task:
+            has = f"a decoder for {own}" if decoder else "no decoder, so it is for classification"
+            raise UserError(f"{name}: has {has}, but task is {task}; change one of them")
+    of_data = next((name for name, names in DATA_OF_TASK.items() if data in names), "classification")
+    if of_data != task:
+        fitting = f"choose from {', '.join(DATA_OF_TASK[task])}" if task in DATA_OF_TASK else "choose other data"
+        raise UserError(f"data.name: {data} is for {of_data}, but task is {task}; {fitting}")
+    if task == "classification":
+        if experiment.training.head_learning_rate != 1:
+            raise UserError("training.head_learning_rate: has no effect without a decoder; leave it out")
+        return
+    if experiment.training.targets == "in-place":
+        raise UserError("training.targets: in-place is only for classification; set it to labels")
+    if experiment.evaluation.racing:
+        raise UserError(f"evaluation.racing: compares accuracies of images, which {task} has none of; set it to 0")
+
+
 def _check_activations(experiment: Experiment, networks: Sequence[Architecture]) -> None:
     """Reject batches whose activations cannot be stored."""
     batches = {
@@ -74,6 +103,13 @@ def _check_training(experiment: Experiment) -> None:
     training = experiment.training
     if training.warmup >= training.epochs:
         raise UserError(f"training.warmup_epochs: {training.warmup} of {training.epochs} epochs; warm up for fewer")
+    if training.cooldown_epochs and training.warmup + training.cooldown_epochs >= min(
+        training.epochs, experiment.from_scratch.epochs
+    ):
+        raise UserError(
+            f"training.cooldown_epochs: {training.cooldown_epochs}, after {training.warmup} of warm-up, leave none of "
+            f"{min(training.epochs, experiment.from_scratch.epochs)} epochs; cool down for fewer"
+        )
     if training.warmup >= experiment.from_scratch.epochs:
         raise UserError(
             f"retrain.epochs: {experiment.retrain.epochs}, of which training.warmup_epochs takes {training.warmup}; "

@@ -60,6 +60,8 @@ class Experiment(Section):
     An experiment file may give the name of a published architecture instead (`autospike.space.published`). With `none` no reference
     network is trained, and results are compared with nothing.
     """
+    task: Literal["classification", "segmentation"] = "classification"
+    """What networks are trained for. Segmentation needs a search space with a `decoder` and data with masks (docs/tasks.md)."""
     data: DataConfig
     """Data source and its splits."""
     training: TrainingConfig
@@ -115,6 +117,18 @@ class Experiment(Section):
         """
         return cls._of(dict(fields), source=source, folder=folder or Path.cwd())
 
+    def changed(self, sections: Mapping[str, Any], *, source: str = "experiment") -> Self:
+        """Return an experiment with other values of some fields.
+
+        Args:
+            sections: The fields, nested as in an experiment file.
+            source: Where they are from, for error messages.
+
+        Raises:
+            UserError: A field does not exist or is invalid.
+        """
+        return self.from_dict(merged(self.model_dump(mode="json"), sections), source=source)
+
     @classmethod
     def _of(cls, fields: dict[str, Any], *, source: str, folder: Path) -> Self:
         try:
@@ -155,6 +169,7 @@ class Experiment(Section):
             "learning_rate": learning_rate,
             "min_learning_rate": min(self.training.min_learning_rate, learning_rate),
             "warmup_epochs": None,
+            "cooldown_epochs": 0,
         }
         return self.training.model_copy(update=changes)
 
@@ -183,8 +198,22 @@ class Experiment(Section):
         return text
 
 
+def merged(fields: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, Any]:
+    """Return nested fields with other values of some of them.
+
+    Args:
+        fields: The fields.
+        changes: The other values. A search space, a reference network and a value that is no mapping replace the old one.
+    """
+    result = dict(fields)
+    for name, value in changes.items():
+        nested = isinstance(value, Mapping) and isinstance(result.get(name), Mapping) and name not in ("space", "baseline")
+        result[name] = merged(result[name], value) if nested else value
+    return result
+
+
 # Trained weights depend on these fields. Later commands of the same run may change the others.
-FIXED_BY_TRAINING = ("seed", "space", "baseline", "data", "training")
+FIXED_BY_TRAINING = ("seed", "task", "space", "baseline", "data", "training")
 
 
 def continued(trained: Experiment, changed: Experiment, *, source: str) -> Experiment:
@@ -224,8 +253,8 @@ def with_normalisation(experiment: Experiment, normalisation: NormalisationConfi
 def fixed_part(experiment: Experiment, name: str) -> Any:
     """Return the part of a field on which trained weights depend, as a JSON value.
 
-    The folder of the data, the number of loader processes and the checkpoint interval are left out.
+    The folders of the data and of its frames, the number of loader processes and the checkpoint interval are left out.
     """
     value = experiment.model_dump(mode="json")[name]
-    ignored = {"data": ("root",), "training": ("workers", "checkpoint_epochs", "checkpoint_minutes")}.get(name, ())
+    ignored = {"data": ("root", "cache"), "training": ("workers", "checkpoint_epochs", "checkpoint_minutes")}.get(name, ())
     return {key: v for key, v in value.items() if key not in ignored} if isinstance(value, dict) else value

@@ -16,7 +16,13 @@ from autospike.space.published import PUBLISHED, similar_networks
 from autospike.space.search_space import SearchSpace
 
 # Fields that are paths. The path after LOCAL_MODEL in the name of a teacher is one as well.
-PATHS = (("data", "root"), ("training", "start_from"), ("training", "teacher", "weights"), ("training", "teacher", "model"))
+PATHS = (
+    ("data", "root"),
+    ("data", "cache"),
+    ("training", "start_from"),
+    ("training", "teacher", "weights"),
+    ("training", "teacher", "model"),
+)
 LOCAL_MODEL = "local-dir:"
 
 
@@ -69,6 +75,8 @@ def _with_absolute(fields: dict[str, Any], keys: tuple[str, ...], folder: Path) 
         return {**fields, name: _with_absolute(value, tuple(inner), folder)} if isinstance(value, dict) else fields
     if isinstance(value, Path):
         return {**fields, name: _absolute(str(value), folder)}
+    if name == "cache" and value == "none":
+        return fields
     if not isinstance(value, str) or not value or len(value) > MAX_PATH or not value.isprintable():
         return fields
     if name != "model":

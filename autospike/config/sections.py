@@ -14,7 +14,9 @@ from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Fie
 
 from autospike.energy.conventions import DEFAULT, Convention, convention_of
 from autospike.errors import UserError, quoted
+from autospike.import_path import is_import_path, name_or_import_path
 from autospike.measurement import OBJECTIVES
+from autospike.space.limits import MAX_TIME_STEPS
 
 # Upper bounds of counts. They are far above every sensible value: a larger number is a mistake, which would otherwise end in a
 # hang or in memory that cannot be allocated.
@@ -22,6 +24,14 @@ MAX_IMAGE_SIZE = 4096  # pixels; published networks read 224
 MAX_BATCH = 65_536  # images
 MAX_EPOCHS = 100_000
 MAX_PROCESSES = 1024  # or threads
+# The data set of a run whose images are objects in Python, and all data sets that have a name.
+DATASETS = "datasets"
+DATA_NAMES = (
+    *("digits", "glyphs", "motion", "folder", "cifar10", "cifar100"),
+    *("events", "cifar10_dvs", "dvs_gesture", "har_dvs", "har_dvs_images", "n_caltech101", "n_mnist"),
+    *("scenes", "ade20k", "voc"),
+    DATASETS,
+)
 MAX_PATH = 4096  # characters, PATH_MAX of Linux
 # Folders of Linux whose files are not stored anywhere; reading some of them has no end. /dev/shm may hold data.
 VIRTUAL_FOLDERS = ("/proc", "/sys")
@@ -30,6 +40,7 @@ OpenFraction = Annotated[float, Field(gt=0, lt=1, allow_inf_nan=False)]
 Fraction = Annotated[float, Field(ge=0, le=1, allow_inf_nan=False)]
 Strength = Annotated[float, Field(ge=0, le=100, allow_inf_nan=False)]
 LearningRate = Annotated[float, Field(gt=0, le=1000, allow_inf_nan=False)]
+ResizeFactor = Annotated[float, Field(gt=0, le=16, allow_inf_nan=False)]
 Epochs = Annotated[int, Field(ge=1, le=MAX_EPOCHS)]
 BatchSize = Annotated[int, Field(ge=1, le=MAX_BATCH)]
 ProcessCount = Annotated[int, Field(ge=1, le=MAX_PROCESSES)]
@@ -79,6 +90,10 @@ class Section(BaseModel):
         return value
 
 
+# Data sets of recordings that are integrated to frames, or rendered as frames.
+RECORDED = ("events", "cifar10_dvs", "dvs_gesture", "har_dvs", "har_dvs_images", "n_caltech101", "n_mnist")
+
+
 class NormalisationConfig(Section):
     """Normalisation of still images: `(pixel - mean) / std` for pixels in 0..1. One value for each channel."""
 
@@ -97,15 +112,26 @@ class NormalisationConfig(Section):
 class DataConfig(Section):
     """Data source and its splits."""
 
-    name: Literal["digits", "glyphs", "motion", "folder", "cifar10", "cifar100", "events"]
-    """Data set; `autospike.data.images` implements each.
+    name: Annotated[str, AfterValidator(name_or_import_path(*DATA_NAMES))]
+    """Data set: one of `DATA_NAMES`, which `autospike.data.images` implements, or an import path.
 
     Embedded (docs/embedded_data.md): `digits` are scikit-learn's (1797 images of 8x8 pixels), `glyphs` letters in many fonts
     (26,000 images of 32x32 pixels), `motion` simulated event recordings of moving shapes (6,400 of 8 frames of 32x32 pixels).
 
     `folder` is a folder with one subfolder per class, `cifar10` and `cifar100` are torchvision's. `events` are frames of an event
     camera that a spikingjelly data set (CIFAR10DVS, DVS128Gesture, HARDVS) has prepared with `data_type="frame", frames_number=T`.
-    A network with fewer time steps than frames uses the first frames; more time steps than frames are an error.
+    A network with fewer time steps than frames uses the first frames; more time steps than frames are an error. With `frames`,
+    `events` are your own recordings (`.aedat`, `.bin`, or `.npz` with t, x, y, p), which are integrated.
+
+    `cifar10_dvs`, `dvs_gesture`, `har_dvs`, `n_caltech101` and `n_mnist` are the recordings of these data sets, as their archives
+    contain them; `har_dvs_images` are the rendered grey frames of HAR-DVS (docs/events.md).
+
+    For segmentation (docs/tasks.md): `scenes` are 3,600 embedded drawings of 48x48 pixels, `ade20k` is a folder in the format of
+    ADE20K, `voc` one of PASCAL VOC. Their images are resized so that the longer side is `image_size`, and padded to a square.
+
+    `package.module:function` is the import path of a function that is called with this section and returns the
+    `torch.utils.data.Dataset`s of the splits: a dict with `train`, `test` and optionally `search` (`autospike.data.datasets`).
+    `datasets` are objects that were arguments of `autospike.Run`; only Python can open such a run.
     """
     root: DataFolder | None = None
     """Folder of the data. For events: spikingjelly's folder `frames_number_T_split_by_...`. Embedded data need none."""
@@ -137,6 +163,30 @@ class DataConfig(Section):
     """
     background: Colour = (255, 255, 255)
     """Red, green and blue (0 to 255) behind transparent pixels of the images of a folder. Default: white."""
+    frames: Annotated[int, Field(ge=1, le=MAX_TIME_STEPS)] | None = None
+    """Number of frames that each recording is integrated to; required for recordings, and for them only."""
+    frames_by: Literal["number", "time"] = "number"
+    """Whether every frame of a recording has the same number of events, or the same duration."""
+    sensor: tuple[Annotated[int, Field(ge=1, le=MAX_IMAGE_SIZE)], Annotated[int, Field(ge=1, le=MAX_IMAGE_SIZE)]] | None = None
+    """Rows and columns of the sensor of recordings. Default: those of the data set; `events` have none."""
+    split: Literal["stratified", "first", "tebn", "subject", "lists"] | None = None
+    """Rule by which the splits are chosen; `autospike.data.partition` defines each.
+
+    Default: `lists` for HAR-DVS, `subject` for DVS128 Gesture, otherwise `stratified`. `first` and `tebn` are the two splits of
+    CIFAR10-DVS in publications; the published share of `first` is `test_share: 0.1`.
+    """
+    cache: Literal["none"] | FilePath | None = None
+    """Folder in which the frames of recordings are stored when they are first read; `none` to integrate at every access.
+
+    Default: `autospike/frames` in the user's cache folder (`XDG_CACHE_HOME` or `~/.cache`). It may be shared by several processes.
+    """
+
+    @model_validator(mode="after")
+    def _check_recordings(self) -> Self:
+        given = [name for name in ("frames", "sensor", "cache") if getattr(self, name) is not None]
+        if given and self.name not in RECORDED:
+            raise ValueError(f"{given[0]} applies to recordings ({', '.join(RECORDED)}), not to {self.name}; leave it out")
+        return self
 
     @property
     def title(self) -> str:
@@ -148,9 +198,11 @@ class DataConfig(Section):
 
 
 class AugmentationConfig(Section):
-    """Augmentation of training images with timm.
+    """Augmentation of training images with timm, of event frames, and of images with their masks.
 
-    The defaults disable every augmentation. `color_jitter` and `auto_augment` do not apply to events.
+    The defaults disable every augmentation. `color_jitter` and `auto_augment` do not apply to events; `event_policy`, `roll` and
+    `event_drop` apply to events only. For segmentation, `resize`, `category_max_ratio`, `flip` and `color_jitter` (brightness,
+    contrast and saturation) apply.
     """
 
     min_scale: Annotated[float, Field(gt=0, le=1, allow_inf_nan=False)] = 1.0
@@ -169,6 +221,24 @@ class AugmentationConfig(Section):
     """Alpha of cutmix; 0 disables it. If mixup is enabled too, each batch uses one of the two with equal probability."""
     mix_probability: Fraction = 1.0
     """Probability that a batch is mixed, if mixup or cutmix is enabled."""
+    mix_epochs: Epochs | None = None
+    """Epochs at the beginning of the training in which batches are mixed; Spikformer mixes until epoch 75. Default: all."""
+    event_policy: Literal["snn"] | None = None
+    """`snn`: one operation for each sample, the same for all frames (`data.event_augmentation`); of Spikformer and QKFormer."""
+    roll: Annotated[int, Field(ge=0, le=MAX_IMAGE_SIZE)] = 0
+    """Largest shift of event frames in pixels, in both directions. What leaves at one side enters at the other."""
+    event_drop: Fraction = 0.0
+    """Probability of EventDrop (Gu et al., IJCAI 2021): nothing, a time, an area or random events are removed."""
+    resize: tuple[ResizeFactor, ResizeFactor] = (1.0, 1.0)
+    """Segmentation: range of the random factor by which an image is resized before a part of `image_size` is taken."""
+    category_max_ratio: Annotated[float, Field(gt=0, le=1, allow_inf_nan=False)] = 1.0
+    """Segmentation: largest share of one class in the part of an image that is taken, in up to ten attempts; 1 for any."""
+
+    @model_validator(mode="after")
+    def _check_range(self) -> Self:
+        if self.resize[0] > self.resize[1]:
+            raise ValueError(f"resize is a range from small to large, got {self.resize[0]:g} to {self.resize[1]:g}")
+        return self
 
 
 class TeacherConfig(Section):
@@ -197,12 +267,17 @@ class TrainingConfig(Section):
     `labels` uses the labels for every subnet. `in-place` uses the labels for the largest subnet and its softmax output for the
     others (in-place distillation); it requires `sampling: sandwich`.
     """
-    loss: Literal["final", "anytime"] = "final"
+    loss: Literal["final", "anytime", "tet"] = "final"
     """Time steps at which the loss is computed.
 
     `final` uses the output at the T of the subnet. `anytime` runs the largest T of the space once and averages the loss over every
-    T of the space; the T of the sampled subnet then has no effect.
+    T of the space; the T of the sampled subnet then has no effect. `tet` is temporal efficient training (ICLR 2022): the mean of
+    the losses of the outputs of single time steps.
     """
+    tet_weight: Fraction = 0.001
+    """`tet`: weight of the squared distance of all outputs from `tet_mean`; the value of Spike-driven Transformer."""
+    tet_mean: Annotated[float, Field(ge=-1000, le=1000, allow_inf_nan=False)] = 1.0
+    """`tet`: the value from which the distance is taken; the value of Spike-driven Transformer."""
     start_from: FilePath | None = None
     """Initial weights: a published checkpoint, an exported or imported folder, or the folder of another run (`train --from`)."""
     initial: Literal["reference", "random"] = "reference"
@@ -226,12 +301,22 @@ class TrainingConfig(Section):
     """Optimizer, as implemented by torch (AdamW) and timm (LAMB)."""
     learning_rate: LearningRate = 5e-4
     """Learning rate after warm-up, from which a cosine schedule decays; Spikformer's value on CIFAR."""
+    schedule: Literal["cosine", "poly"] = "cosine"
+    """Decay of the learning rate after warm-up: half a cosine, or a straight line (`poly` of power 1, as for segmentation)."""
+    head_learning_rate: LearningRate = 1.0
+    """Factor on the learning rate of the decoder of a dense task; published segmentation networks have 2."""
     min_learning_rate: Annotated[float, Field(ge=0, le=1000, allow_inf_nan=False)] = 1e-5
-    """Learning rate at the end of the cosine schedule; at most `learning_rate`."""
+    """Learning rate at the start of the warm-up and at the end of the schedule; at most `learning_rate`."""
     weight_decay: Strength = 0.06
     """Weight decay of the optimizer; Spikformer's value on CIFAR."""
     warmup_epochs: Annotated[int, Field(ge=0, le=MAX_EPOCHS)] | None = None
     """Epochs of linear warm-up, fewer than `epochs`. Default: 20 (Auto-Spikformer), or a fifth of the epochs if that is less."""
+    warmup_learning_rate: Annotated[float, Field(ge=0, le=1000, allow_inf_nan=False)] | None = None
+    """Learning rate at the beginning of the warm-up. Default: `min_learning_rate`."""
+    cooldown_epochs: Annotated[int, Field(ge=0, le=MAX_EPOCHS)] = 0
+    """The last of `epochs`, in which the learning rate stays at `min_learning_rate`; the cosine ends before them."""
+    clip: Annotated[float, Field(gt=0, le=1_000_000, allow_inf_nan=False)] | None = None
+    """Largest norm of the gradient of all parameters; a larger gradient is scaled down. Default: no limit."""
     smoothing: Fraction = 0.1
     """Label smoothing."""
     surrogate: Literal["sigmoid", "arctan"] = "sigmoid"
@@ -315,13 +400,18 @@ class FitnessConfig(Section):
 class SearchConfig(Section):
     """Search algorithm and its operators."""
 
-    algorithm: Literal["nsga2", "aeb", "random"] = "nsga2"
+    algorithm: Annotated[str, AfterValidator(name_or_import_path("nsga2", "aeb", "random"))] = "nsga2"
     """`nsga2` is NSGA-II over `objectives`, `aeb` the evolution on F_AEB of Auto-Spikformer, `random` uniform sampling.
 
-    With `aeb`, by-product candidates compete as well.
+    With `aeb`, by-product candidates compete as well. `package.module:Class` is the import path of an own algorithm: a class
+    without arguments whose objects have `ask` and `tell` (`autospike.searching.algorithms.Algorithm`).
     """
     objectives: tuple[Text, ...] = ("accuracy", "energy_mj")
-    """Objectives of NSGA-II: one or more different keys of `autospike.measurement.OBJECTIVES`."""
+    """Objectives of NSGA-II: one or more different keys of `autospike.measurement.OBJECTIVES`, or import paths.
+
+    `package.module:function` is the import path of a function of an `autospike.Evaluation` that returns a number, which is
+    minimised, or of an `autospike.Objective`, which says whether it is maximised.
+    """
     population: Annotated[int, Field(ge=4, le=100_000)] = 50
     """Candidates per generation; Auto-Spikformer's value."""
     generations: Annotated[int, Field(ge=1, le=100_000)] = 20
@@ -371,8 +461,10 @@ class SearchConfig(Section):
     @field_validator("objectives")
     @classmethod
     def _check_objectives(cls, names: tuple[str, ...]) -> tuple[str, ...]:
-        if not names or len(set(names)) < len(names) or not set(names) <= OBJECTIVES.keys():
-            raise ValueError(f"choose different ones from {', '.join(OBJECTIVES)}; got {', '.join(names) or 'none'}")
+        known = all(name in OBJECTIVES or is_import_path(name) for name in names)
+        if not names or len(set(names)) < len(names) or not known:
+            listed = ", ".join(OBJECTIVES)
+            raise ValueError(f"choose different ones from {listed}, or import paths; got {', '.join(names) or 'none'}")
         return names
 
 

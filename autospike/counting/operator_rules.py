@@ -282,6 +282,7 @@ FREE_OPERATORS = {
     "means, and sums of real values": "mean sum avg_pool1d avg_pool2d avg_pool3d _adaptive_avg_pool2d _adaptive_avg_pool3d",
     "additions of residuals and biases": "add sub rsub",
     "scaling by a number or a weight": "mul div neg",
+    "interpolation of maps": "upsample_nearest1d upsample_nearest2d upsample_nearest3d upsample_bilinear2d",
     "comparisons": "eq ne lt le gt ge where clamp clamp_min clamp_max relu",
     "moving and making data": "view _unsafe_view reshape expand permute transpose t clone copy _to_copy detach alias slice select "
     "unbind split split_with_sizes cat stack squeeze unsqueeze repeat as_strided index index_select gather roll flip unfold "

@@ -36,11 +36,12 @@ class Batch:
 
     Attributes:
         images: `[B, C, H, W]`, or event frames `[T, B, C, H, W]`, in float32.
-        targets: Labels `[B]`, or smoothed and mixed probabilities `[B, num_classes]`.
+        targets: Labels `[B]`, or smoothed and mixed probabilities `[B, num_classes]`. For segmentation classes of pixels
+            `[B, H, W]`, or for measurement a list of masks in their own sizes.
     """
 
     images: Tensor
-    targets: Tensor
+    targets: Any
 
 
 # Iterates over a split in batches of a given size.
@@ -107,17 +108,23 @@ class TrainingBatches:
         dataset = _AugmentedDataset(self.split, transforms.training(self.augmentation))
         keys = (self.sample_keys(step) for step in range(start, stop))
         loader: Any = DataLoader(dataset, batch_sampler=keys, num_workers=self.workers, persistent_workers=False)
-        mixup = self._mixup()
+        if self.split.target is not None:
+            for images, targets in _load(loader):
+                yield Batch(images=images.to(self.device), targets=targets.to(self.device))
+            return
+        mixing, plain = self._mixup(self.augmentation), self._mixup(AugmentationConfig())
+        unmixed_from = float("inf") if self.augmentation.mix_epochs is None else self.augmentation.mix_epochs * self.per_epoch
         for step, (images, labels) in zip(range(start, stop), _load(loader), strict=True):
             channels = images.flatten(1, -3)  # cutmix replaces the same rectangle in all frames
             with global_random(self.seed, "mixup", step):
+                mixup = mixing if step < unmixed_from else plain
                 mixed_images, mixed_labels = mixup(channels.to(self.device), labels.to(self.device))
             yield Batch(images=_time_first(mixed_images.view(images.shape)), targets=mixed_labels)
 
-    def _mixup(self) -> Any:
+    def _mixup(self, augmentation: AugmentationConfig) -> Any:
         """Mixup and cutmix of timm; without either, it only smooths the labels."""
-        mixup, cutmix = self.augmentation.mixup, self.augmentation.cutmix
-        probability = self.augmentation.mix_probability if mixup or cutmix else 0.0
+        mixup, cutmix = augmentation.mixup, augmentation.cutmix
+        probability = augmentation.mix_probability if mixup or cutmix else 0.0
         return Mixup(mixup, cutmix, prob=probability, label_smoothing=self.smoothing, num_classes=self.num_classes)
 
     def sample_keys(self, step: int) -> list[tuple[int, int]]:
@@ -162,24 +169,26 @@ def _time_first(batch: Tensor) -> Tensor:
     return batch.transpose(0, 1) if batch.dim() == 5 else batch
 
 
-class _AugmentedDataset(Dataset[tuple[Tensor, int]]):
+class _AugmentedDataset(Dataset[tuple[Tensor, Any]]):
     """A dataset indexed by (position, seed): the same pair gives the same pixels in every worker."""
 
     def __init__(self, split: Split, transform: TrainingTransform) -> None:
         self.split, self.transform = split, transform
 
-    def __getitem__(self, key: tuple[int, int]) -> tuple[Tensor, int]:
+    def __getitem__(self, key: tuple[int, int]) -> tuple[Tensor, Any]:
         return self.__getitems__([key])[0]
 
-    def __getitems__(self, keys: Sequence[tuple[int, int]]) -> list[tuple[Tensor, int]]:
+    def __getitems__(self, keys: Sequence[tuple[int, int]]) -> list[tuple[Tensor, Any]]:
         """The samples of a batch, as a DataLoader asks for them. The states of the generators are saved once for all of them."""
         with global_random(0), torch.random.fork_rng(devices=[]):
             return [self._sample(*key) for key in keys]
 
-    def _sample(self, position: int, seed: int) -> tuple[Tensor, int]:
+    def _sample(self, position: int, seed: int) -> tuple[Tensor, Any]:
         seed_global_random(seed)
         torch.default_generator.manual_seed(seed)  # torch.manual_seed would also seed every CUDA device
-        return self.transform(self.split.image(position)), self.split.labels[position]
+        if self.split.target is not None:
+            return self.transform(self.split.training_image(position), self.split.target_at(position))
+        return self.transform(self.split.training_image(position)), self.split.labels[position]
 
 
 # The images from one position of a split to before another.
@@ -247,9 +256,24 @@ class FixedBatches:
         images = transforms.normalise(torch.stack([self._sample(transforms, i) for i in range(*span)]).to(self.device))
         return Batch(images=_time_first(images), targets=self.targets(span))
 
-    def targets(self, span: Span) -> Tensor:
-        """Return the labels `[B]` of the images of a span, on the device."""
+    @property
+    def size(self) -> tuple[int, int]:
+        """Height and width of the images of a batch."""
+        return self.image_size, self.image_size
+
+    def targets(self, span: Span) -> Any:
+        """Return the labels `[B]` of the images of a span, on the device; in a dense task a list of their targets."""
+        if self.split.target is not None:
+            return [self._target(position) for position in range(*span)]
         return torch.tensor(self.split.labels[slice(*span)], device=self.device)
+
+    def _target(self, position: int) -> Tensor:
+        key = ("target", self.split.name, self.split.indices[position])
+        target: MmapTensor | None = self.cache.get(key)
+        if target is None:
+            target = MmapTensor.of(torch.from_numpy(self.split.target_at(position)))
+            self.cache.put(key, target, target.nbytes)
+        return target.tensor()
 
     def _sample(self, transforms: SampleTransforms, position: int) -> Tensor:
         resizing = (self.image_size, self.preparation.crop_pct, self.preparation.interpolation)

@@ -11,37 +11,52 @@ only. Splits are stratified samples that depend only on the seed, so all command
 | `folder`              | `root/CLASS/*.png` (see `data.folders`)            | the whole               | drawn from the whole    |
 | `folder`              | `root/train/CLASS/*`, `root/test/CLASS/*`          | `train`                 | `test`, or else `val`   |
 | `cifar10`, `cifar100` | torchvision's copy under `root`                    | the training images     | as published            |
+| `scenes`              | 3,600 drawings with masks, by `data.scenes`        | 3,000 training images   | 600 test images         |
+| `ade20k`, `voc`       | images with masks (see `data.masks`)               | the training images     | the validation images   |
 | `events`              | `root/CLASS/*.npz` (CIFAR10-DVS by spikingjelly)   | the whole               | drawn from the whole    |
 | `events`              | `root/train/CLASS/*.npz` and test (DVS128 Gesture) | `train`                 | `test`, or else `val`   |
+| `package.module:name` | the user's datasets (see `data.datasets`)          | `train`, or `search`    | `test`                  |
+| event data sets       | raw recordings; see `data.recordings`              | by `data.split`         | published, or drawn     |
+
+`data.partition` has the rules of `data.split`.
 """
 
 from __future__ import annotations
 
 import random
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from types import ModuleType
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
-from sklearn.model_selection import train_test_split
 
+from autospike import import_path
 from autospike.config import DataConfig
-from autospike.data import glyphs, motion
+from autospike.config.sections import DATASETS
+from autospike.data import glyphs, motion, scenes
 from autospike.data.contents import Contents, GeneratedSamples, StoredArrays, StoredFiles
 from autospike.data.events import FrameFiles, Frames, check_channels, read_frames
 from autospike.data.folders import ClassFolder, FileKind, FoundFolders, scan
+from autospike.data.frame_cache import Integration, RecordedFrames
+from autospike.data.mask_folders import MaskedFolders, find_ade20k, find_voc
+from autospike.data.masks import MaskFiles
+from autospike.data.partition import Samples, partition, stratified_split
+from autospike.data.partition import SplitName as SplitName  # part of this module's interface
 from autospike.data.pixels import RGB, WHITE, is_grey, read_image
+from autospike.data.recordings import EVENT_DATASETS, Recordings, StoredRecordings
+from autospike.data.rendered_frames import RenderedFrames, StoredFolders, find_rendered
 from autospike.errors import UserError
+from autospike.files import cache_folder
 from autospike.process import available_cores
-from autospike.randomness import keyed, keyed_seed
+from autospike.randomness import keyed
 from autospike.space.architecture import digest
 
-SplitName = Literal["train", "search", "test"]
 Read = Callable[[int], Image.Image | Frames]
 
 # The files of an image folder; torchvision's IMG_EXTENSIONS.
@@ -63,6 +78,9 @@ class Split:
         read: Reads the image with an index.
         time_steps: Number of frames of each sample; None for still images.
         contents: What the samples are read from, by index; None if it is not known.
+        read_for_training: Reads an image with choices of the global random generators; `read` if None.
+        target: Reads the target of the sample with an index in a dense task, such as a mask; None for classification, whose
+            targets are the labels. In a dense task all labels are 0.
     """
 
     name: SplitName
@@ -71,6 +89,8 @@ class Split:
     read: Read
     time_steps: int | None = None
     contents: Contents | None = None
+    read_for_training: Read | None = None
+    target: Callable[[int], Any] | None = None
 
     def __len__(self) -> int:
         return len(self.indices)
@@ -78,6 +98,15 @@ class Split:
     def image(self, position: int) -> Any:
         """Read the image at a position of the split: a PIL image, or event frames `[T, C, H, W]`."""
         return self.read(self.indices[position])
+
+    def training_image(self, position: int) -> Any:
+        """Read the image at a position of the split for training; a clip may start at a random frame."""
+        return (self.read_for_training or self.read)(self.indices[position])
+
+    def target_at(self, position: int) -> Any:
+        """Read the target at a position of the split, in a dense task."""
+        assert self.target is not None
+        return self.target(self.indices[position])
 
     def sample(self, count: int, rng: random.Random) -> Split:
         """Sample images without replacement. Folders are sorted by class, so the first images would be of one class.
@@ -116,6 +145,11 @@ class Images:
     protocol: dict[str, Any] = field(default_factory=dict)
 
     @property
+    def is_dense(self) -> bool:
+        """Whether samples have targets of a dense task, such as masks, in place of labels."""
+        return self.splits["train"].target is not None
+
+    @property
     def fingerprint(self) -> str:
         """Digest of the images in each split; it changes if files are added to or removed from a folder."""
         splits = {name: [split.indices, split.labels] for name, split in self.splits.items()}
@@ -138,12 +172,13 @@ class Images:
             )
 
 
-def load_images(config: DataConfig, *, seed: int) -> Images:
+def load_images(config: DataConfig, *, seed: int, datasets: Mapping[str, Any] | None = None) -> Images:
     """Open a dataset and sample its splits.
 
     Args:
         config: Which dataset.
         seed: Key of the splits.
+        datasets: The user's own datasets by split, if `config.name` is `datasets`.
 
     Returns:
         The dataset.
@@ -151,10 +186,24 @@ def load_images(config: DataConfig, *, seed: int) -> Images:
     Raises:
         UserError: The folder is missing, has no classes, or too few images for the splits.
     """
-    images = SOURCES[config.name](config, seed)
+    images = SOURCES[config.name](config, seed) if config.name in SOURCES else _own(config, seed, datasets)
     if images.time_steps is None and images.channels not in (1, 3):
         raise UserError(f"data.channels: {images.channels} for still images; choose auto, 1 (grey) or 3 (RGB)")
     return images
+
+
+def _own(config: DataConfig, seed: int, datasets: Mapping[str, Any] | None) -> Images:
+    """The datasets of the user: objects, or those that the function at an import path returns."""
+    from autospike.data.datasets import images_of  # it uses the types of this module
+
+    if config.name != DATASETS:
+        datasets = import_path.load(config.name, source="data.name")(config)
+    if datasets is None:
+        raise UserError(
+            f"data.name: {DATASETS}: the images are objects in Python; open the run there with "
+            "autospike.Run(FOLDER, train=..., test=...), or set data.name to an import path"
+        )
+    return images_of(datasets, config, seed)
 
 
 def _digits(config: DataConfig, seed: int) -> Images:
@@ -176,7 +225,7 @@ def _glyphs(config: DataConfig, seed: int) -> Images:
     return Images(
         classes=glyphs.CLASSES,
         channels=_channels(config, 3),
-        splits=_search_from_train(train, test, config, seed),
+        splits=search_from_train(train, test, config, seed),
         files=(glyphs.fingerprint(),),
         protocol=_protocol(config, 3),
     )
@@ -184,7 +233,7 @@ def _glyphs(config: DataConfig, seed: int) -> Images:
 
 def _motion(config: DataConfig, seed: int) -> Images:
     train, test = ((motion.labels(name), motion.Motion(split=name), _generated(motion, name)) for name in ("train", "test"))
-    splits = _search_from_train(train, test, config, seed)
+    splits = search_from_train(train, test, config, seed)
     return Images(
         classes=motion.CLASSES,
         channels=2,
@@ -192,6 +241,50 @@ def _motion(config: DataConfig, seed: int) -> Images:
         files=(motion.fingerprint(),),
         time_steps=motion.FRAMES,
     )
+
+
+def _scenes(config: DataConfig, seed: int) -> Images:
+    parts: list[Readable] = [
+        ([0] * count, scenes.SceneImages(split=name), _generated(scenes, name)) for name, count in scenes.COUNTS.items()
+    ]
+    masks = [scenes.SceneMasks(split=name) for name in scenes.COUNTS]
+    return Images(
+        classes=scenes.CLASSES,
+        channels=_channels(config, 3),
+        splits=_with_targets(search_from_train(parts[0], parts[1], config, seed), *masks),
+        files=(scenes.fingerprint(),),
+        protocol=_protocol(config, 3),
+    )
+
+
+def _masked_files(find: Callable[[Path], MaskedFolders], config: DataConfig, seed: int) -> Images:
+    root = _root(config)
+    found = find(root)
+    channels, parts, targets = _channels(config, 3), [], []
+    for part in (found.train, found.test):
+        read = ImageFiles(root=str(root), names=part.images, channels=channels, background=config.background)
+        parts.append(([0] * len(part.images), read, StoredFiles(root=str(root), names=part.images, sizes=part.sizes)))
+        targets.append(
+            MaskFiles(
+                paths=tuple(f"{root}/{name}" for name in part.masks),
+                image=read,
+                classes=len(found.classes),
+                zero_is_ignored=found.zero_is_ignored,
+            )
+        )
+    return Images(
+        classes=found.classes,
+        channels=channels,
+        splits=_with_targets(search_from_train(parts[0], parts[1], config, seed), *targets),
+        files=(*found.train.images, *found.test.images),
+        protocol={"masks": config.name, **_protocol(config, 3)},
+    )
+
+
+def _with_targets(
+    splits: dict[SplitName, Split], train: Callable[[int], Any], test: Callable[[int], Any]
+) -> dict[SplitName, Split]:
+    return {name: replace(split, target=test if name == "test" else train) for name, split in splits.items()}
 
 
 def _generated(source: ModuleType, split: str) -> GeneratedSamples:
@@ -212,7 +305,7 @@ def _cifar(config: DataConfig, seed: int) -> Images:
     return Images(
         classes=tuple(train.classes),
         channels=_channels(config, 3),
-        splits=_search_from_train(
+        splits=search_from_train(
             (train.targets, _Pixels(arrays=train.data), stored[0]),
             (test.targets, _Pixels(arrays=test.data), stored[1]),
             config,
@@ -259,6 +352,8 @@ def _folder_channels(root: Path, found: FoundFolders, background: RGB) -> int:
 
 
 def _events(config: DataConfig, seed: int) -> Images:
+    if config.frames is not None:
+        return _recordings(config, seed)
     root, found = _root(config), scan(_root(config), FRAME_FILES)
     first = root / found.folders[0].names[0]
     shape = read_frames(first).shape
@@ -284,7 +379,11 @@ def _from_folders(
     """Splits of one folder, or of one for training and one for testing."""
     first, *rest = [(folder.labels, read, _stored(config, folder)) for folder, read in zip(found.folders, reads, strict=True)]
     labels, read, stored = first
-    splits = _search_from_train(first, rest[0], config, seed) if rest else _split_all(labels, read, config, seed, stored)
+    if rest:
+        _check_rule(config)
+        splits = search_from_train(first, rest[0], config, seed)
+    else:
+        splits = _split_all(labels, read, config, seed, stored, found.folders[0].names)
     return Images(
         classes=found.folders[0].classes,
         channels=channels,
@@ -294,6 +393,72 @@ def _from_folders(
         left_out=found.left_out,
         protocol=protocol or {},
     )
+
+
+def _check_rule(config: DataConfig) -> None:
+    """Raise a UserError for a rule that does not apply to data in folders for training and testing."""
+    if config.split not in (None, "stratified"):
+        raise UserError(f"data.split: {config.split} does not apply to data with a test split of their own; choose stratified")
+
+
+def _recordings(config: DataConfig, seed: int) -> Images:
+    """Recordings that are integrated to frames."""
+    root, dataset, frames = _root(config), EVENT_DATASETS[config.name], _frames(config)
+    sensor = config.sensor or dataset.sensor
+    if sensor is None:
+        raise UserError(
+            "data.sensor: required for recordings; set it to the rows and columns of the sensor, for example [128, 128]"
+        )
+    found = dataset.find(root)
+    integration = Integration(frames=frames, by=config.frames_by, height=sensor[0], width=sensor[1])
+    read = RecordedFrames.of(found.samples, integration, _frame_cache(config))
+    contents = StoredRecordings(names=found.names, samples=found.samples)
+    protocol = {"frames": frames, "by": config.frames_by, "sensor": sensor}
+    return _from_recordings(found, _from_samples(found, read, contents, config, seed), time_steps=frames, protocol=protocol)
+
+
+def _rendered(config: DataConfig, seed: int) -> Images:
+    """HAR-DVS as grey frames."""
+    found, frames = find_rendered(_root(config)), _frames(config)
+    measured, training = (
+        RenderedFrames(samples=found.samples, frames=frames, image_size=config.image_size, random_start=random_start)
+        for random_start in (False, True)
+    )
+    contents = StoredFolders(names=found.names, samples=found.samples)
+    splits = _from_samples(found, measured, contents, config, seed)
+    splits["train"] = replace(splits["train"], read_for_training=training)
+    return _from_recordings(found, splits, time_steps=frames, protocol={"frames": frames})
+
+
+def _from_samples(found: Recordings, read: Read, contents: Contents, config: DataConfig, seed: int) -> dict[SplitName, Split]:
+    samples = Samples(labels=found.labels, names=found.names, parts=found.parts, subjects=found.subjects)
+    return _splits(samples, read, contents, config, seed)
+
+
+def _from_recordings(found: Recordings, splits: dict[SplitName, Split], *, time_steps: int, protocol: dict[str, Any]) -> Images:
+    return Images(
+        classes=found.classes,
+        channels=2,
+        splits={name: replace(split, time_steps=time_steps) for name, split in splits.items()},
+        files=found.names,
+        time_steps=time_steps,
+        left_out=found.left_out,
+        protocol={"recordings": protocol},
+    )
+
+
+def _frames(config: DataConfig) -> int:
+    if config.frames is None:
+        raise UserError(
+            f"data.frames: required for data.name {config.name}; set it to the number of frames of a sample, for example 16"
+        )
+    return config.frames
+
+
+def _frame_cache(config: DataConfig) -> Path | None:
+    if config.cache == "none":
+        return None
+    return cache_folder() / "frames" if config.cache is None else Path(config.cache)
 
 
 def _stored(config: DataConfig, folder: ClassFolder) -> StoredFiles:
@@ -343,49 +508,51 @@ def _root(config: DataConfig) -> Path:
     return config.root
 
 
-Readable = tuple[Sequence[int], Read, Contents]
+Readable = tuple[Sequence[int], Read, Contents | None]
 
 
-def _split_all(labels: Sequence[int], read: Read, config: DataConfig, seed: int, contents: Contents) -> dict[SplitName, Split]:
-    rest, test = _stratified_split(range(len(labels)), labels, config.test_share, seed=seed, name="test")
-    train, search = _stratified_split(rest, labels, config.search_share / (1 - config.test_share), seed=seed, name="search")
-    return {
-        "train": _split("train", train, labels, read, contents),
-        "search": _split("search", search, labels, read, contents),
-        "test": _split("test", test, labels, read, contents),
-    }
+def _split_all(
+    labels: Sequence[int], read: Read, config: DataConfig, seed: int, contents: Contents, names: Sequence[str] = ()
+) -> dict[SplitName, Split]:
+    return _splits(Samples(labels=labels, names=names), read, contents, config, seed)
 
 
-def _search_from_train(train: Readable, test: Readable, config: DataConfig, seed: int) -> dict[SplitName, Split]:
-    kept, search = _stratified_split(range(len(train[0])), train[0], config.search_share, seed=seed, name="search")
-    return {
-        "train": _split("train", kept, *train),
-        "search": _split("search", search, *train),
-        "test": _split("test", range(len(test[0])), *test),
-    }
+def _splits(samples: Samples, read: Read, contents: Contents, config: DataConfig, seed: int) -> dict[SplitName, Split]:
+    """The splits of samples with one reader, by the rule of the configuration."""
+    chosen = partition(samples, config.split, search_share=config.search_share, test_share=config.test_share, seed=seed)
+    return {name: split_of(name, indices, samples.labels, read, contents) for name, indices in chosen.items()}
 
 
-def _stratified_split(
-    indices: Sequence[int], labels: Sequence[int], share: float, *, seed: int, name: SplitName
-) -> tuple[list[int], list[int]]:
-    """Divide indices into the remaining ones and a stratified sample, both sorted.
+def search_from_train(train: Readable, test: Readable, config: DataConfig, seed: int) -> dict[SplitName, Split]:
+    """Sample the search split from the training samples.
+
+    Args:
+        train: Labels, reader and contents of the training samples.
+        test: Those of the test samples.
+        config: Size of the search split.
+        seed: Key of the sample.
 
     Raises:
-        UserError: A class has too few images to be in both.
+        UserError: A class has too few samples.
     """
-    try:
-        rest, sampled = train_test_split(
-            np.asarray(indices),
-            test_size=share,
-            random_state=keyed_seed(seed, "split", name),
-            stratify=np.asarray(labels)[list(indices)],
-        )
-    except ValueError as error:
-        raise UserError(f"data: the {name} split of {share:g} cannot be sampled from {len(indices)} images: {error}") from None
-    return sorted(rest.tolist()), sorted(sampled.tolist())
+    kept, search = stratified_split(range(len(train[0])), train[0], config.search_share, seed=seed, name="search")
+    return {
+        "train": split_of("train", kept, *train),
+        "search": split_of("search", search, *train),
+        "test": split_of("test", range(len(test[0])), *test),
+    }
 
 
-def _split(name: SplitName, indices: Sequence[int], labels: Sequence[int], read: Read, contents: Contents) -> Split:
+def split_of(name: SplitName, indices: Sequence[int], labels: Sequence[int], read: Read, contents: Contents | None = None) -> Split:
+    """Return a split of a dataset.
+
+    Args:
+        name: Of the split.
+        indices: Of its samples in the dataset.
+        labels: Of all samples of the dataset.
+        read: Reads a sample.
+        contents: What the samples are stored as, if it is known.
+    """
     chosen = tuple(int(labels[i]) for i in indices)
     return Split(name=name, indices=tuple(indices), labels=chosen, read=read, contents=contents)
 
@@ -398,4 +565,9 @@ SOURCES: dict[str, Callable[[DataConfig, int], Images]] = {
     "cifar10": _cifar,
     "cifar100": _cifar,
     "events": _events,
+    **dict.fromkeys((name for name in EVENT_DATASETS if name != "events"), _recordings),
+    "har_dvs_images": _rendered,
+    "scenes": _scenes,
+    "ade20k": partial(_masked_files, find_ade20k),
+    "voc": partial(_masked_files, find_voc),
 }

@@ -21,7 +21,7 @@ from autospike.data.batches import TrainingBatches
 from autospike.data.contents import Sample, copies_across_splits, digests
 from autospike.data.folders import describe
 from autospike.data.images import Images
-from autospike.data.picture import draw_batch
+from autospike.data.picture import draw_batch, draw_masks
 from autospike.data.pixels import printable
 from autospike.data.rank_slice import WHOLE
 
@@ -118,7 +118,7 @@ def _rows(images: Images, samples: Sequence[Sample]) -> list[list[str]]:
     """The columns of files.csv before the digest."""
     labels = [label for split in images.splits.values() if split.contents is not None for label in split.labels]
     return [
-        [_text(sample.name), _text(images.classes[label]), sample.split, str(sample.size)]
+        [_text(sample.name), "" if images.is_dense else _text(images.classes[label]), sample.split, str(sample.size)]
         for sample, label in zip(samples, labels, strict=True)
     ]
 
@@ -175,4 +175,5 @@ def _draw(images: Images, batches: TrainingBatches, path: Path) -> None:
     with torch.random.fork_rng(devices=[]):  # a DataLoader draws from the global generator
         batch = next(iter(first(0, 1)))
     with files.replacing(path) as temporary:
-        draw_batch(batch, images.classes, smoothing=batches.smoothing).save(temporary, format="PNG")
+        picture = draw_masks(batch) if images.is_dense else draw_batch(batch, images.classes, smoothing=batches.smoothing)
+        picture.save(temporary, format="PNG")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 import torch
@@ -12,6 +13,7 @@ from PIL import Image, ImageDraw, ImageFont
 from torch import Tensor
 
 from autospike.data.batches import Batch
+from autospike.data.masks import IGNORED
 from autospike.data.preparation import MEAN, STD
 
 # Side of a tile, height of its label, and space between tiles, in pixels.
@@ -44,6 +46,46 @@ def draw_batch(batch: Batch, classes: Sequence[str], *, smoothing: float) -> Ima
         sheet.paste(tile, (left, top))
         draw.text((left, top + TILE), label, fill="black", font=font)
     return sheet
+
+
+def draw_masks(batch: Batch) -> Image.Image:
+    """Draw the images of a training batch with masks, each beside the classes of its pixels.
+
+    Args:
+        batch: Normalised as `data.preparation` does.
+
+    Returns:
+        An RGB image.
+    """
+    pairs = zip(visible_pixels(batch.images), batch.targets.numpy(), strict=True)
+    return sheet_of([np.concatenate([pixels, coloured(mask)], axis=1) for pixels, mask in pairs])
+
+
+def sheet_of(tiles: Sequence[NDArray[np.uint8]]) -> Image.Image:
+    """Arrange tiles of equal size `[H, W, 3]` in a sheet about as wide as high; small ones are enlarged."""
+    height, width = tiles[0].shape[:2]
+    scale = max(1, TILE // height)
+    columns = max(1, round(math.sqrt(len(tiles) * height / width)))
+    rows = math.ceil(len(tiles) / columns)
+    size = (columns * (width * scale + GAP) + GAP, rows * (height * scale + GAP) + GAP)
+    sheet = Image.new("RGB", size, "white")
+    for i, tile in enumerate(tiles):
+        corner = (GAP + i % columns * (width * scale + GAP), GAP + i // columns * (height * scale + GAP))
+        sheet.paste(Image.fromarray(tile).resize((width * scale, height * scale), Image.Resampling.NEAREST), corner)
+    return sheet
+
+
+def coloured(mask: NDArray[Any]) -> NDArray[np.uint8]:
+    """Return a colour for each class of a mask `[H, W]`: class 0 is black, ignored pixels are white; `[H, W, 3]`.
+
+    The colours are those of PASCAL VOC: the bits of the class, spread over red, green and blue from the highest bit on.
+    """
+    values = mask.astype(np.int64)
+    colours = np.zeros((*mask.shape, 3), dtype=np.int64)
+    for bit in range(8):
+        for channel in range(3):
+            colours[..., channel] |= ((values >> (channel + 3 * bit)) & 1) << (7 - bit)
+    return np.where((values == IGNORED)[..., None], 255, colours).astype(np.uint8)
 
 
 def visible_pixels(images: Tensor) -> NDArray[np.uint8]:

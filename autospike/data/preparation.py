@@ -4,29 +4,38 @@
 |--------------|-----------------|-----------------------------------------------------------------------------|
 | sample       | `[C, H, W]`     | `[T, C, H, W]`                                                              |
 | values       | normalised      | counts, unchanged: integers unless they are resized                         |
-| augmentation | timm's          | `min_scale`, `flip`, `erasing` (to zero events); the same for all frames    |
+| augmentation | timm's          | `min_scale`, `flip`, `erasing` (to zero events); the same for all frames;   |
+|              |                 | those of `data.event_augmentation`                                          |
 
-For measurement, both are resized so that the shorter side is `image_size` (of images: `image_size / crop_pct`), then cropped at the
-centre. `ImagePreparation` has the crop, the interpolation and the normalisation of images. Mixup and cutmix are applied to batches
-(`data.batches`).
+Images with masks are transformed together with them (`MaskedImageTransforms`). For measurement the whole image is resized so that
+its longer side is `image_size`, and padded at the right or at the bottom. For training, the longer side is `image_size` times a
+random factor, and a random part of `image_size` x `image_size` is taken; padding is ignored.
+
+Other samples are resized for measurement so that the shorter side is `image_size` (of images: `image_size / crop_pct`), and then
+cropped at the centre. `ImagePreparation` has the crop, the interpolation and the normalisation of images. Mixup and cutmix are
+applied to batches (`data.batches`).
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import lru_cache, partial
 from typing import Any, Protocol
 
+import numpy as np
 import torch
+import torch.nn.functional as F
 from PIL import Image
 from timm.data import create_transform
 from torch import Tensor
 from torchvision.transforms import v2
 
 from autospike.config import AugmentationConfig
+from autospike.data.event_augmentation import EventDrop, Roll, SnnAugment
 from autospike.data.events import Frames
 from autospike.data.images import Split
+from autospike.data.masks import IGNORED, Mask, fitted_size
 from autospike.errors import UserError
 
 # Maps pixels 0..1 to -1..1 on every channel, unless a network was trained otherwise: the first BatchNorm learns the rest.
@@ -35,7 +44,11 @@ MEAN = STD = 0.5
 # Types in which event frames are cached, from small to large. Interpolated counts are not integers and need the last one.
 CACHED_TYPES = (torch.uint8, torch.int16, torch.float32)
 
-TrainingTransform = Callable[[Any], Tensor]
+# Attempts to find a part of an image in which no class covers more than `category_max_ratio`, as in mmsegmentation.
+ATTEMPTS = 10
+
+# Called with a sample, and in a dense task with its target; returns the input, and then the target as well.
+TrainingTransform = Callable[..., Any]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -129,6 +142,8 @@ def sample_transforms(
     Returns:
         The transforms.
     """
+    if split.target is not None:
+        return MaskedImageTransforms(channels=channels, image_size=image_size, preparation=preparation)
     if split.time_steps is None:
         return ImageTransforms(channels=channels, image_size=image_size, preparation=preparation)
     return EventFrameTransforms(image_size=image_size)
@@ -158,8 +173,11 @@ class ImageTransforms:
             The transform.
 
         Raises:
-            UserError: timm does not know the augmentation policy.
+            UserError: timm does not know the augmentation policy, or the configuration has an augmentation of event frames.
         """
+        for name in ("event_policy", "roll", "event_drop"):
+            if getattr(augmentation, name):
+                raise UserError(f"training.augmentation.{name}: not available for still images; remove it")
         try:
             return partial(_transform_image, _timm_transform(augmentation, self.image_size, self.preparation), self.channels)
         except (AssertionError, ValueError, KeyError) as error:
@@ -242,11 +260,14 @@ class EventFrameTransforms:
             if getattr(augmentation, name):
                 raise UserError(
                     f"training.augmentation.{name}: not available for event frames; remove it "
-                    "(min_scale, flip, erasing, mixup and cutmix are available)"
+                    "(min_scale, flip, erasing, roll, event_policy, event_drop, mixup and cutmix are available)"
                 )
         steps = [
+            *([EventDrop(probability=augmentation.event_drop)] if augmentation.event_drop else []),
             *self._random_crop(augmentation.min_scale),
             v2.RandomHorizontalFlip(augmentation.flip),
+            *([Roll(pixels=augmentation.roll)] if augmentation.roll else []),
+            *([SnnAugment()] if augmentation.event_policy else []),
             v2.RandomErasing(augmentation.erasing),
         ]
         return partial(_transform_frames, v2.Compose(steps))
@@ -269,3 +290,131 @@ class EventFrameTransforms:
 def _transform_frames(transform: Any, sample: Frames) -> Tensor:
     frames: Tensor = transform(torch.from_numpy(sample))
     return frames
+
+
+@dataclass(frozen=True, kw_only=True)
+class MaskedImageTransforms:
+    """Transforms of PIL images, and for training of their masks, to `image_size` x `image_size`; see `SampleTransforms`.
+
+    Attributes:
+        channels: 1 for luma, 3 for RGB.
+        image_size: Height and width of the result.
+        preparation: Normalisation.
+    """
+
+    channels: int
+    image_size: int
+    preparation: ImagePreparation = DEFAULT_PREPARATION
+
+    def training(self, augmentation: AugmentationConfig) -> MaskedTrainingTransform:
+        """Build the transform for training, which uses the global random generator of torch.
+
+        Args:
+            augmentation: The configuration.
+
+        Returns:
+            The transform.
+
+        Raises:
+            UserError: The configuration has an augmentation that does not exist for masks.
+        """
+        check_augmentation(augmentation)
+        jitter = v2.ColorJitter(*[augmentation.color_jitter] * 3) if augmentation.color_jitter else v2.Identity()
+        return MaskedTrainingTransform(transforms=self, augmentation=augmentation, jitter=jitter)
+
+    def pixels(self, image: Image.Image, size: Sequence[int]) -> Tensor:
+        """Resize an image to height and width `size`; `[C, *size]` of 8-bit integers."""
+        converted = image.convert("L" if self.channels == 1 else "RGB")
+        if converted.size != (size[1], size[0]):
+            converted = converted.resize((size[1], size[0]), Image.Resampling.BILINEAR)
+        values = torch.from_numpy(np.array(converted))
+        return values[None] if values.dim() == 2 else values.permute(2, 0, 1).contiguous()
+
+    def resize(self, sample: Image.Image) -> Tensor:
+        """Resize the whole image and pad it, to 8-bit integers."""
+        pixels = self.pixels(sample, fitted_size((sample.height, sample.width), self.image_size))
+        return self.padded(pixels)
+
+    def padded(self, pixels: Tensor) -> Tensor:
+        """Pad an image `[C, H, W]` at the right and at the bottom, with the mean of the normalisation."""
+        missing = (self.image_size - pixels.shape[2], self.image_size - pixels.shape[1])
+        if not any(missing):
+            return pixels
+        means = (*self.preparation.mean, *self.preparation.mean[-1:] * self.channels)[: self.channels]
+        return torch.stack(
+            [
+                F.pad(plane, (0, missing[0], 0, missing[1]), value=round(mean * 255))
+                for plane, mean in zip(pixels, means, strict=True)
+            ]
+        )
+
+    def normalise(self, samples: Tensor) -> Tensor:
+        """Normalise values in 0..255."""
+        return self.preparation.normalise(samples.float() / 255)
+
+
+def check_augmentation(augmentation: AugmentationConfig) -> None:
+    """Check that an augmentation exists for images with masks or boxes.
+
+    Args:
+        augmentation: The configuration.
+
+    Raises:
+        UserError: It has one that only exists for classification.
+    """
+    default = AugmentationConfig()
+    for name in ("min_scale", "auto_augment", "erasing", "mixup", "cutmix"):
+        if getattr(augmentation, name) != getattr(default, name):
+            raise UserError(
+                f"training.augmentation.{name}: only for classification; remove it (resize, category_max_ratio, flip and "
+                "color_jitter are available)"
+            )
+
+
+@dataclass(frozen=True, kw_only=True)
+class MaskedTrainingTransform:
+    """Random resizing, cropping, flipping and colours of an image with its mask; see `MaskedImageTransforms.training`.
+
+    Attributes:
+        transforms: Size and normalisation.
+        augmentation: The configuration.
+        jitter: Changes brightness, contrast and saturation.
+    """
+
+    transforms: MaskedImageTransforms
+    augmentation: AugmentationConfig
+    jitter: Any
+
+    def __call__(self, image: Image.Image, mask: Mask) -> tuple[Tensor, Tensor]:
+        """Return the image `[C, S, S]` in float32, normalised, and the classes `[S, S]` int64."""
+        side = self.transforms.image_size
+        low, high = self.augmentation.resize
+        factor = low + (high - low) * float(torch.rand(()))
+        size = fitted_size(mask.shape, max(1, round(side * factor)))
+        pixels, classes = self.transforms.pixels(image, size), _resized_mask(mask, size)
+        top, left = self._corner(classes)
+        pixels, classes = (x[..., top : top + side, left : left + side] for x in (pixels, classes))
+        classes = F.pad(classes, (0, side - classes.shape[1], 0, side - classes.shape[0]), value=IGNORED)
+        pixels = self.transforms.padded(self.jitter(pixels))
+        if float(torch.rand(())) < self.augmentation.flip:
+            pixels, classes = pixels.flip(-1), classes.flip(-1)
+        return self.transforms.normalise(pixels), classes.long()
+
+    def _corner(self, classes: Tensor) -> tuple[int, int]:
+        """A random corner of the part that is taken, where possible without one class almost everywhere."""
+        side, limit = self.transforms.image_size, self.augmentation.category_max_ratio
+        free = [max(0, length - side) for length in classes.shape]
+        for _ in range(ATTEMPTS):
+            top, left = (int(torch.randint(length + 1, ())) for length in free)
+            part = classes[top : top + side, left : left + side]
+            counts = torch.bincount(part[part != IGNORED].long())
+            if limit == 1 or not any(free) or (len(counts.nonzero()) > 1 and counts.max() < limit * counts.sum()):
+                break
+        return top, left
+
+
+def _resized_mask(mask: Mask, size: Sequence[int]) -> Tensor:
+    if mask.shape == tuple(size):
+        return torch.from_numpy(np.array(mask))
+    resized = Image.fromarray(mask).resize((size[1], size[0]), Image.Resampling.NEAREST)
+    return torch.from_numpy(np.array(resized))

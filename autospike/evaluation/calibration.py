@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from autospike.models.contract import SpikingModel
+from autospike.models.segmentation import SegmentationModel
 from autospike.supernet import batch_norms
 
 # Part of the protocol id: increase it when the statistics of the same batches change.
@@ -39,7 +40,10 @@ def calibrate(model: SpikingModel, batches: Iterable[Tensor], *, time_steps: int
     record_batch_statistics(model)
     found = []
     for images in batches:
-        model.forward_features(images, time_steps)
+        if isinstance(model, SegmentationModel):  # its decoder has normalisations too
+            model(images, at=[time_steps])
+        else:
+            model.forward_features(images, time_steps)
         found.append(read_statistics(model))
     write_statistics(model, average(found), batches=len(found))
 

@@ -49,8 +49,11 @@ def measured_front(run: RunDirectory, setup: Setup, subnets: Sequence[Architectu
         test: The test split.
 
     Returns:
-        For each subnet its measurement, as `report.record.record_point` returns it, with the key `architecture_id`.
+        For each subnet its measurement, as `report.record.record_point` returns it, with the key `architecture_id`; none
+        for a dense task.
     """
+    if run.experiment.task != "classification":  # energy at equal accuracy needs correct predictions
+        return []
     evaluator = trie_evaluator(setup, load_trained_supernet(setup, run.experiment.search_space, run.supernet))
     population = replace(
         population_evaluator(setup, Serial(state=replace(evaluator, search=test))),

@@ -25,7 +25,7 @@ from autospike.execution.executor import Executor, Job
 from autospike.measurement import Measurement
 from autospike.memory.allocator import gc_disabled
 from autospike.space.architecture import Architecture
-from autospike.statistics import pack_mask
+from autospike.tasks.registry import task_of
 
 # Called with the number of finished shards and the number of all shards of a population.
 ProgressCallback = Callable[[int, int], None]
@@ -180,19 +180,20 @@ class _Totals:
         path, steps = self.trie.paths[architecture], architecture.time_steps
         if any(self.results[key].images != images for key in path):
             raise RuntimeError(f"{architecture.id}: a part of it was not measured on all of {images} images")
-        correct = self.results[path[-1]].correct_at(steps)
+        quality = task_of(architecture.decoder).quality(self.results[path[-1]].tallies[steps])
         return Measurement(
             architecture=architecture,
-            correct=correct.count(1),
+            correct=quality.correct,
             images=images,
             counts=tuple(chain.from_iterable(self._count(key, steps, images) for key in path)),
             params=sum(self.results[key].params for key in path),
             seconds=0.0,
-            correct_mask=pack_mask(correct),
+            correct_mask=quality.correct_mask,
+            score=quality.score,
         )
 
     def _count(self, key: str, steps: int, images: int) -> tuple[LayerCount, ...]:
         cached = (key, steps, images)
         if cached not in self._counts:
-            self._counts[cached] = tuple(layer.count(images).first(steps) for layer in self.results[key].layers)
+            self._counts[cached] = self.results[key].counts_at(steps, images)
         return self._counts[cached]

@@ -83,11 +83,13 @@ def rival_digest(setup: Setup, training: RivalTraining) -> str:
 
 
 def trained_rivals(run: RunDirectory, setup: Setup) -> list[RivalTraining]:
-    """Return the configured rivals of a run that are trained.
+    """Return the configured rivals of a run that are trained; none for a dense task.
 
     Args:
         run: The run.
         setup: Its data.
     """
+    if run.experiment.task != "classification":
+        return []
     trainings = [RivalTraining.of(run, setup, name) for name in run.experiment.rivals.networks]
     return [training for training in trainings if training.is_finished]

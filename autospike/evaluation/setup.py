@@ -184,6 +184,7 @@ def protocol_id(setup: Setup, folder: Path) -> str:
             **({"racing": [config.racing, ROUNDS, setup.experiment.search.convention]} if config.racing else {}),
             "time_steps": max(setup.experiment.search_space.time_steps.values),
             "counting": COUNTING_VERSION,
+            **({} if setup.experiment.task == "classification" else {"task": setup.experiment.task}),
             "device": device,
             "threads": torch.get_num_threads() if device == "cpu" else None,
             # Operations of torch round differently. Absent if all kernels are there, as in archives of earlier versions.
@@ -201,12 +202,14 @@ class CreateTrieEvaluator:
         weights: The parameters of the supernet, or the folder of its checkpoint.
         fingerprint: Of the images of the search.
         versions: Of the process that searches, as `versions` returns them.
+        datasets: The user's own datasets by split, if the images are such objects.
     """
 
     experiment: Experiment
     weights: Path | Weights
     fingerprint: str
     versions: str
+    datasets: Mapping[str, Any] | None = None
 
     def __call__(self) -> TrieEvaluator:
         """Create the evaluator in this process.
@@ -214,7 +217,7 @@ class CreateTrieEvaluator:
         Raises:
             UserError: The images or the versions of the worker differ from those of the search.
         """
-        setup = open_experiment(self.experiment)
+        setup = open_experiment(self.experiment, self.datasets)
         missing_reason()  # the search has said so
         here = versions()
         if here != self.versions:
@@ -276,6 +279,7 @@ def _worker_state(run: RunDirectory, setup: Setup, weights: Path | Weights) -> C
         weights=weights,
         fingerprint=setup.images.fingerprint,
         versions=versions(),
+        datasets=run.datasets,
     )
 
 

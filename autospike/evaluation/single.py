@@ -8,22 +8,27 @@ ways run the same modules, counter and prediction count; `tests/evaluation/test_
 from __future__ import annotations
 
 import time
-from contextlib import nullcontext
+from collections import Counter as Frequencies
+from collections.abc import Mapping
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field, replace
+from itertools import chain
 
 import torch
 
-from autospike.counting.counter import Counter
+from autospike.counting.counter import Counter, SegmentContext
 from autospike.counting.firing import FiringRates
-from autospike.data.batches import Batches
+from autospike.data.batches import Batch, Batches
 from autospike.energy.operations import Operations
-from autospike.evaluation.accuracy import correct_predictions
 from autospike.evaluation.calibration import require_calibrated
 from autospike.measurement import Measurement
 from autospike.memory.allocator import retain_large_allocations
 from autospike.models.contract import SpikingModel
+from autospike.models.segmentation import SegmentationModel
 from autospike.space.architecture import Architecture
-from autospike.statistics import pack_mask
+from autospike.tasks.classification import CorrectPredictions, classified_at_every_step
+from autospike.tasks.contract import Tally
+from autospike.tasks.registry import task_of
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -32,31 +37,57 @@ class StepwiseMeasurement:
 
     Attributes:
         architecture: The architecture of the model.
-        correct: At T = 1, 2, ..., one byte for each image in order: 1 if it is classified correctly, else 0.
-        operations: Operations at the last T.
+        tallies: Predictions at T = 1, 2, ..., compared with the targets.
+        shared: Operations at the last T, without those of a decoder.
+        decoder: Operations of a decoder at T = 1, 2, ...; empty for a model without one.
         params: Number of parameters of the model.
         seconds: Wall-clock time of the pass.
     """
 
     architecture: Architecture
-    correct: tuple[bytes, ...]
-    operations: Operations
+    tallies: tuple[Tally, ...]
+    shared: Operations
+    decoder: tuple[Operations, ...] = ()
     params: int
     seconds: float = field(compare=False)
+
+    @property
+    def time_steps(self) -> int:
+        """The last T."""
+        return len(self.tallies)
+
+    @property
+    def correct(self) -> tuple[bytes, ...]:
+        """Of a classifier, at T = 1, 2, ..., one byte for each image in order: 1 if it is classified correctly, else 0."""
+        return tuple(tally.mask for tally in self.tallies if isinstance(tally, CorrectPredictions))
+
+    @property
+    def operations(self) -> Operations:
+        """Operations at the last T."""
+        parts = (self.shared, *self.decoder[-1:])
+        return replace(
+            self.shared,
+            counts=tuple(chain.from_iterable(part.counts for part in parts)),
+            free=dict(sum((Frequencies(part.free) for part in parts), Frequencies())),
+            unknown=dict(sum((Frequencies(part.unknown) for part in parts), Frequencies())),
+        )
 
     def at(self, steps: int) -> Measurement:
         """Return the measurement at T = `steps`.
 
         A network is causal in time: its first steps do not depend on how many follow.
         """
+        quality = task_of(self.architecture.decoder).quality(self.tallies[steps - 1])
+        counts = tuple(count.first(steps) for count in self.shared.counts)
         return Measurement(
             architecture=replace(self.architecture, time_steps=steps),
-            correct=self.correct[steps - 1].count(1),
-            images=self.operations.images,
-            counts=tuple(count.first(steps) for count in self.operations.counts),
+            correct=quality.correct,
+            images=self.shared.images,
+            counts=counts + (self.decoder[steps - 1].counts if self.decoder else ()),
             params=self.params,
             seconds=self.seconds,
-            correct_mask=pack_mask(self.correct[steps - 1]),
+            correct_mask=quality.correct_mask,
+            score=quality.score,
         )
 
 
@@ -73,7 +104,7 @@ def measure_stepwise(
         batches: The labelled split.
         batch_size: Images in a forward pass.
         time_steps: The largest T; that of the architecture by default.
-        firing: Collects the firing rate of every neuron layer, if given.
+        firing: Collects the firing rate of every neuron layer, if given; those of a decoder at the largest T.
 
     Returns:
         The measurement at every T up to the largest.
@@ -85,19 +116,69 @@ def measure_stepwise(
     require_calibrated(model)
     started = time.perf_counter()
     steps = time_steps or model.architecture.time_steps
-    counter, correct = Counter(), [b""] * steps
-    with firing.watch(model) if firing else nullcontext(), retain_large_allocations():
+    measured = _Pass(model=model, steps=steps, firing=firing)
+    with retain_large_allocations():
         for batch in batches(batch_size):
-            with counter.watch(model, images=len(batch.targets), time_steps=steps):
-                logits = model.forward_steps(batch.images, steps)
-            correct = [before + now for before, now in zip(correct, correct_predictions(logits, batch.targets), strict=True)]
+            measured.add(batch)
     return StepwiseMeasurement(
         architecture=model.architecture,
-        correct=tuple(correct),
-        operations=counter.operations(),
+        tallies=tuple(measured.tallies[t] for t in range(1, steps + 1)),
+        shared=measured.shared.operations(),
+        decoder=tuple(counter.operations() for counter in measured.decoder.values()),
         params=sum(parameter.numel() for parameter in model.parameters()),
         seconds=time.perf_counter() - started,
     )
+
+
+@dataclass(kw_only=True)
+class _Pass:
+    """Running totals of a pass over a split.
+
+    Attributes:
+        model: The model.
+        steps: The largest T.
+        firing: Collects firing rates, if given.
+        shared: Counts the operations of a classifier, or those before a decoder.
+        decoder: Counts those of the decoder, by T.
+        tallies: By T.
+        images: Number of images so far.
+    """
+
+    model: SpikingModel
+    steps: int
+    firing: FiringRates | None
+    shared: Counter = field(default_factory=Counter)
+    decoder: dict[int, Counter] = field(default_factory=dict)
+    tallies: dict[int, Tally] = field(default_factory=dict)
+    images: int = 0
+
+    def add(self, batch: Batch) -> None:
+        """Run a batch."""
+        if isinstance(self.model, SegmentationModel):
+            found = self._decode(self.model, batch)
+        else:
+            with self._watched(), self.shared.watch(self.model, images=len(batch.targets), time_steps=self.steps):
+                logits = self.model.forward_steps(batch.images, self.steps)
+            found = classified_at_every_step(logits, batch.targets, self.images)
+        self.tallies = {t: self.tallies[t] + tally if t in self.tallies else tally for t, tally in found.items()}
+        self.images += len(batch.targets)
+
+    def _decode(self, model: SegmentationModel, batch: Batch) -> Mapping[int, Tally]:
+        """Run the backbone once, then the decoder for each T."""
+        images, outputs = len(batch.targets), {}
+        with self._watched(), self.shared.watch(model, images=images, time_steps=self.steps):
+            levels = model.levels(batch.images, self.steps)
+        for steps in range(1, self.steps + 1):
+            counter = self.decoder.setdefault(steps, Counter())
+            segment = SegmentContext(name="decoder", after_neurons=True)
+            watched = self._watched() if steps == self.steps else nullcontext()
+            with watched, counter.watch(model.decoder, images=images, time_steps=steps, segment=segment):
+                outputs[steps] = model.decoder(levels, steps, batch.images.shape[-2:])
+        tallies = task_of(model.architecture.decoder).tally(list(outputs.values()), batch.targets, self.images)
+        return dict(zip(outputs, tallies, strict=True))
+
+    def _watched(self) -> AbstractContextManager[None]:
+        return self.firing.watch(self.model) if self.firing else nullcontext()
 
 
 def measure(model: SpikingModel, batches: Batches, *, batch_size: int) -> Measurement:

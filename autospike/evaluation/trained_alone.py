@@ -70,7 +70,8 @@ def read_measurement(setup: Setup, folder: Path) -> dict[str, Any] | None:
         found: dict[str, Any] = files.read_json(_path(folder))
         energy(from_rows(found["layers"]))
         mask = bytes.fromhex(found["correct_mask"])
-        sound = isinstance(found["search_accuracy"], float) and len(mask) == (found["search_images"] + 7) // 8
+        measured = "score" in found or len(mask) == (found["search_images"] + 7) // 8
+        sound = isinstance(found["search_accuracy"], float) and measured
     except (UserError, AttributeError, KeyError, TypeError, ValueError):  # missing or damaged
         return None
     return found if sound and found["protocol_id"] == protocol_id(setup, folder) else None

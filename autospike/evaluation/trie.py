@@ -39,7 +39,7 @@ class Segment:
 
 def segments(architecture: Architecture) -> Iterator[Segment]:
     """Yield the segments of an architecture, from embedding to head."""
-    settings = _fields_except(architecture, "time_steps", "stages")
+    settings = _fields_except(architecture, "time_steps", "stages", "decoder")
     for i, stage in enumerate(architecture.stages):
         yield Segment(name=f"stages.{i}.embedding", genes=(*settings, *_fields_except(stage, "blocks")))
         for j, block in enumerate(stage.blocks):
@@ -49,7 +49,7 @@ def segments(architecture: Architecture) -> Iterator[Segment]:
                 yield Segment(name=f"stages.{i}.blocks.{j}.token", genes=mixing)
             channel = (block.channel_mixer, stage.hidden_features(block), *_neurons(block, [outer, inner]))
             yield Segment(name=f"stages.{i}.blocks.{j}.channel", genes=(*mixing, *channel))
-    yield Segment(name=HEAD, genes=())
+    yield Segment(name=HEAD, genes=() if architecture.decoder is None else (architecture.decoder,))
 
 
 def _fields_except(value: Any, *excluded: str) -> tuple[Any, ...]:
@@ -87,6 +87,20 @@ class Node:
     def ends_block(self) -> bool:
         """Whether its output is the input of a block, a stage or a head."""
         return not self.name.endswith(".token") and self.name != HEAD
+
+    @property
+    def follows_level(self) -> bool:
+        """Whether its input is the output of a stage that a decoder reads."""
+        decoder = self.architecture.decoder
+        if decoder is None or not (self.name == HEAD or self.name.endswith(".embedding")):
+            return False
+        stages = len(self.architecture.stages)
+        return (stages if self.name == HEAD else int(self.name.split(".")[1])) - 1 in decoder.levels
+
+    @property
+    def reads_levels(self) -> bool:
+        """Whether it is a decoder."""
+        return self.name == HEAD and self.architecture.decoder is not None
 
     @property
     def module_prefix(self) -> str:

@@ -24,8 +24,8 @@ from torch import Tensor, nn
 from autospike.counting.counter import Counter, SegmentContext
 from autospike.counting.input_values import InputStatisticsCache
 from autospike.data.batches import FixedBatches, Span
+from autospike.energy.counts import LayerCount
 from autospike.energy.totals import LayerTotal
-from autospike.evaluation.accuracy import correct_predictions
 from autospike.evaluation.calibration import average, read_statistics, record_batch_statistics, write_statistics
 from autospike.evaluation.node_modules import NodeModules
 from autospike.evaluation.packing import Packed
@@ -38,6 +38,9 @@ from autospike.nn.blocks import Residual
 from autospike.nn.layers import SharedResults
 from autospike.space.architecture import Architecture
 from autospike.supernet import Supernet
+from autospike.tasks.classification import classified_at_every_step
+from autospike.tasks.contract import Tally
+from autospike.tasks.registry import task_of
 
 BYTES_PER_LAYER = 1000  # of a `NodeResult`: about twenty Python objects of 50 bytes
 NO_STATISTICS = MmapTensor.of(torch.empty(0))
@@ -79,14 +82,16 @@ class NodeResult:
         layers: Operations of each layer.
         params: Number of parameters.
         images: Number of images.
-        correct: For a head, by the position of the first image of each shard: at T = 1, 2, ..., one byte for each image of the
-            shard, 1 if it is classified correctly, else 0.
+        tallies: Predictions of a head, compared with the targets, by T.
+        decoder_layers: Operations of each layer of a decoder by T: it runs anew for each T, so that its operations at a smaller T
+            are not the first ones of those at a larger T.
     """
 
     layers: tuple[LayerTotal, ...]
     params: int
     images: int
-    correct: Mapping[int, tuple[bytes, ...]] = field(default_factory=dict)
+    tallies: Mapping[int, Tally] = field(default_factory=dict)
+    decoder_layers: Mapping[int, tuple[LayerTotal, ...]] = field(default_factory=dict)
 
     @property
     def nbytes(self) -> int:
@@ -94,13 +99,23 @@ class NodeResult:
         return BYTES_PER_LAYER * len(self.layers)
 
     def __add__(self, other: NodeResult) -> NodeResult:
-        layers = tuple(a + b for a, b in zip(self.layers, other.layers, strict=True))
-        correct = {**self.correct, **other.correct}
-        return NodeResult(layers=layers, params=self.params, images=self.images + other.images, correct=correct)
+        return NodeResult(
+            layers=_added(self.layers, other.layers),
+            params=self.params,
+            images=self.images + other.images,
+            tallies={t: tally + other.tallies[t] for t, tally in self.tallies.items()},
+            decoder_layers={t: _added(layers, other.decoder_layers[t]) for t, layers in self.decoder_layers.items()},
+        )
 
-    def correct_at(self, steps: int) -> bytes:
-        """Return one byte for each image, in the order of the images: 1 if it is classified correctly at T = `steps`."""
-        return b"".join(self.correct[start][steps - 1] for start in sorted(self.correct))
+    def counts_at(self, steps: int, images: int) -> tuple[LayerCount, ...]:
+        """Return the operation counts at T = `steps`, as means over the images."""
+        if self.decoder_layers:
+            return tuple(layer.count(images) for layer in self.decoder_layers[steps])
+        return tuple(layer.count(images).first(steps) for layer in self.layers)
+
+
+def _added(one: Sequence[LayerTotal], other: Sequence[LayerTotal]) -> tuple[LayerTotal, ...]:
+    return tuple(a + b for a, b in zip(one, other, strict=True))
 
 
 @dataclass(kw_only=True)
@@ -140,11 +155,13 @@ class TrieEvaluator:
         """
 
         def run(node: Node, inputs: tuple[Any, ...], shared: SharedResults) -> tuple[Tensor, MmapTensor]:
-            if node.name == HEAD:  # has no BatchNorm, and nothing follows
+            if node.name == HEAD and node.architecture.decoder is None:  # has no BatchNorm, and nothing follows
                 return inputs[0], NO_STATISTICS
             module = prepared.modules.of(node)
             record_batch_statistics(module)
-            if isinstance(module, Residual):
+            if node.name == HEAD:
+                stream = module(inputs[0], self.time_steps, self.calibration.size)
+            elif isinstance(module, Residual):
                 stream = module(inputs[0], shared) if node.is_inner else module.update_statistics(inputs[0], shared)
             else:
                 stream = module(*inputs)
@@ -173,6 +190,8 @@ class TrieEvaluator:
         def run(node: Node, inputs: tuple[Any, ...], shared: SharedResults) -> tuple[Tensor, NodeResult]:
             module, structure = prepared.modules.of(node), prepared.structure(node)
             prepared.calibrate(node, calibrated)
+            if node.name == HEAD and node.architecture.decoder is not None:
+                return self._score_decoder(node, structure, module, inputs[0], targets, start=span[0])
             counter = Counter(fully_covered=structure.kind in self._fully_covered)
             segment = SegmentContext(
                 name=node.module_prefix, after_neurons=bool(node.parent), inputs=input_statistics, modules=structure.modules
@@ -185,7 +204,7 @@ class TrieEvaluator:
                 layers=counter.totals(),
                 params=structure.params,
                 images=len(targets),
-                correct={span[0]: correct_predictions(output, targets)} if node.name == HEAD else {},
+                tallies=classified_at_every_step(output, targets, span[0]) if node.name == HEAD else {},
             )
 
         with gc_disabled():
@@ -193,6 +212,29 @@ class TrieEvaluator:
             prepared, targets = self._prepare(population, part), self.search.targets(span)
             input_statistics = InputStatisticsCache()
             return self._pass(prepared, part, run, lambda: self.search.batch(span).images)
+
+    def _score_decoder(
+        self, node: Node, structure: _Structure, module: nn.Module, levels: Sequence[Tensor], targets: Any, *, start: int
+    ) -> tuple[Tensor, NodeResult]:
+        """Run a decoder for each T of the space."""
+        outputs, layers = {}, {}
+        for steps in self.supernet.space.time_steps.values:
+            counter = Counter(fully_covered=structure.kind in self._fully_covered)
+            segment = SegmentContext(name=node.module_prefix, after_neurons=True, modules=structure.modules)
+            with counter.watch(module, images=len(targets), time_steps=steps, segment=segment):
+                outputs[steps] = module(levels, steps, self.search.size)
+            if counter.fully_covered:
+                self._fully_covered.add(structure.kind)
+            layers[steps] = counter.totals()
+        tallies = task_of(node.architecture.decoder).tally(list(outputs.values()), targets, start)
+        result = NodeResult(
+            layers=(),
+            params=structure.params,
+            images=len(targets),
+            tallies=dict(zip(outputs, tallies, strict=True)),
+            decoder_layers=layers,
+        )
+        return next(iter(outputs.values())), result
 
     def _prepare(self, population: Population, part: tuple[Any, ...]) -> _PreparedTrie:
         """The trie of a population with its modules; that of the last population is reused.
@@ -262,11 +304,12 @@ class DepthFirstPass(Generic[R]):
         """
         once = cache(inputs)
         for root in roots:
-            self._visit(root, once, SharedResults(()))
+            self._visit(root, once, SharedResults(()), ())
         return self.results
 
-    def _visit(self, node: Node, inputs: Inputs, shared: SharedResults) -> None:
-        output = cache(partial(self._output, node, inputs, shared))
+    def _visit(self, node: Node, inputs: Inputs, shared: SharedResults, levels: tuple[Inputs, ...]) -> None:
+        """Run a node and those behind it. `levels` are the streams before it that a decoder reads."""
+        output: Inputs = cache(partial(self._output, node, inputs, shared))
         result = self.cache.get(("note", *self.part, node.key))
         if result is None:
             output()
@@ -274,7 +317,9 @@ class DepthFirstPass(Generic[R]):
             self.results[node.key] = result
         shared_by_children = self.share(node)
         for child in node.children.values():
-            self._visit(child, output, shared_by_children)
+            below = (*levels, output) if child.follows_level else levels
+            reads: Inputs = partial(_gathered, below) if child.reads_levels else output
+            self._visit(child, reads, shared_by_children, below)
 
     def _output(self, node: Node, inputs: Inputs, shared: SharedResults) -> tuple[Tensor]:
         """The stream behind a node, from the cache or computed. A cached stream is of no use without the node's result."""
@@ -289,6 +334,11 @@ class DepthFirstPass(Generic[R]):
                 packed = Packed.of(stream)
                 self.cache.put(("stream", *self.part, node.key), packed, packed.nbytes)
         return (stream,)
+
+
+def _gathered(levels: Sequence[Inputs]) -> tuple[list[Tensor]]:
+    """The inputs of a decoder: the streams of all levels."""
+    return ([level()[0] for level in levels],)
 
 
 @dataclass(frozen=True, kw_only=True)

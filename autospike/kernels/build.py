@@ -34,6 +34,7 @@ from functools import cache
 from pathlib import Path
 
 from autospike.errors import UserError
+from autospike.files import cache_folder
 
 SOURCES = Path(__file__).parent
 LIBRARIES = ("attention", "batch_norm", "input_values", "lif", "max_pool", "packing", "sparse_conv")
@@ -263,7 +264,7 @@ def compiled(source: Path, flags: tuple[str, ...]) -> Path:
     processor = " ".join(sorted(processor_features()))
     texts = [path.read_bytes() for path in (source, *sorted(source.parent.glob("*.h")))]
     key = hashlib.sha256(b"\0".join([*texts, version, platform.machine().encode(), processor.encode(), repr(flags).encode()]))
-    built = _cache_folder() / f"{source.stem}-{key.hexdigest()[:16]}.so"
+    built = cache_folder() / f"{source.stem}-{key.hexdigest()[:16]}.so"
     if not _is_intact(built):
         built.parent.mkdir(parents=True, exist_ok=True)
         part = built.with_suffix(f".{os.getpid()}.{threading.get_ident()}.part")
@@ -299,7 +300,3 @@ def _move(part: Path, target: Path) -> None:
     with part.open("rb+") as file:
         os.fsync(file.fileno())
     part.replace(target)
-
-
-def _cache_folder() -> Path:
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "autospike"

@@ -180,10 +180,9 @@ class SpikingModel(nn.Module):
             SpikingStage(self.embedding(architecture, i, widths[i]), architecture, stage)
             for i, stage in enumerate(architecture.stages)
         )
-        self.head_lif = head_neurons(architecture)
         self.feature_info = _feature_info(architecture)
         self.distilled_training = False
-        self.reset_classifier(num_classes)
+        self.add_head(num_classes)
         self.apply(initialise)
 
     @staticmethod
@@ -200,6 +199,15 @@ class SpikingModel(nn.Module):
             `[T, B, H, W, C]`, or with a still image `[1, B, H, W, C]` and T.
         """
         raise NotImplementedError
+
+    def add_head(self, num_classes: int) -> None:
+        """Add everything behind the stages.
+
+        Args:
+            num_classes: Number of classes; 0 for a model without a head.
+        """
+        self.head_lif = head_neurons(self.architecture)
+        self.reset_classifier(num_classes)
 
     def forward_stages(self, x: Tensor, time_steps: int | None = None, *, stages: int | None = None) -> list[Tensor]:
         """Compute the stream after each stage.

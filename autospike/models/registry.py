@@ -6,6 +6,7 @@ timm's registry gets one entry for any architecture (`autospike_subnet`), and on
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import cache
 from importlib import import_module
 from typing import Any
 
@@ -14,6 +15,7 @@ from torch import nn
 
 from autospike.errors import UserError
 from autospike.models.contract import Readout, SpikingModel
+from autospike.models.segmentation import SegmentationModel, SegmentationReadout
 from autospike.nn.blocks import channel_branch, token_branch
 from autospike.space.architecture import Architecture
 from autospike.space.families import rules_of
@@ -33,7 +35,8 @@ def build_model(architecture: Architecture, *, num_classes: int, in_chans: int) 
     Returns:
         The model, in training mode.
     """
-    return _family(architecture)(architecture, num_classes=num_classes, in_chans=in_chans)
+    family = _family(architecture) if architecture.decoder is None else _with_decoder(architecture.family)
+    return family(architecture, num_classes=num_classes, in_chans=in_chans)
 
 
 def build_segment(architecture: Architecture, name: str, *, num_classes: int, in_chans: int) -> nn.Module:
@@ -49,7 +52,7 @@ def build_segment(architecture: Architecture, name: str, *, num_classes: int, in
         A module with the parameter names of the segment.
     """
     if name == "head":
-        return Readout(architecture, num_classes)
+        return (SegmentationReadout if architecture.decoder else Readout)(architecture, num_classes)
     _, index, kind, *within = name.split(".")
     stage = architecture.stages[int(index)]
     if kind == "embedding":
@@ -64,13 +67,26 @@ def build_segment(architecture: Architecture, name: str, *, num_classes: int, in
 
 def _family(architecture: Architecture) -> type[SpikingModel]:
     """The model class of the architecture's family, whose module is imported here."""
-    module, name = rules_of(architecture.family).model.split(":")
+    return _family_class(architecture.family)
+
+
+def _family_class(name: str) -> type[SpikingModel]:
+    module, name = rules_of(name).model.split(":")
     family: type[SpikingModel] = getattr(import_module(module), name)
     return family
 
 
+@cache
+def _with_decoder(name: str) -> type[SpikingModel]:
+    """The class of networks with a decoder whose backbone is of a family."""
+    family = _family_class(name)
+    return type(f"{family.__name__}WithDecoder", (SegmentationModel,), {"embedding": staticmethod(family.embedding)})
+
+
 def classifiers(architecture: Architecture) -> str | tuple[str, ...]:
     """Return the names of the heads. timm does not load their weights if the number of classes differs."""
+    if architecture.decoder is not None:
+        return "decoder.head.classifier.conv.conv"
     return ("head", "head_dist") if architecture.distilled else "head"
 
 

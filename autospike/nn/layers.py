@@ -278,14 +278,24 @@ class ConvNorm(Synapse):
         kernel_size: Height and width of the kernel, odd.
         stride: Stride in both directions.
         bias: Whether there is a bias.
+        norm: Whether there is a normalisation.
 
     Shape: `[T, B, H, W, in_channels]` to `[T, B, ceil(H / stride), ceil(W / stride), out_channels]`.
     """
 
-    def __init__(self, in_channels: int, out_channels: int, *, kernel_size: int = 3, stride: int = 1, bias: bool = False) -> None:
+    def __init__(
+        self,
+        in_channels: int,
+        out_channels: int,
+        *,
+        kernel_size: int = 3,
+        stride: int = 1,
+        bias: bool = False,
+        norm: bool = True,
+    ) -> None:
         super().__init__()
         self.conv = Conv(in_channels, out_channels, kernel_size, stride, padding=kernel_size // 2, bias=bias)
-        self.bn: nn.Module = Norm(out_channels)
+        self.bn: nn.Module = Norm(out_channels) if norm else nn.Identity()
 
     def pre_norm(self, x: Tensor) -> Tensor:
         """Apply the convolution."""

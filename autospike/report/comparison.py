@@ -6,7 +6,7 @@ Others are the subnet with its other weights, the reference network at every T, 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Any
 
 import numpy as np
@@ -18,7 +18,7 @@ from autospike.report.energy import microjoules
 from autospike.report.equal_accuracy import EqualAccuracy, Masks, energy_at_equal_accuracy
 from autospike.report.figures import Kind
 from autospike.report.tables import for_readers
-from autospike.statistics import Interval, PairedComparison
+from autospike.statistics import Comparison, Interval, JackknifeComparison, PairedComparison
 
 # The largest subnet counts as far below the reference network if it is significantly less accurate by more than this. Our choice.
 UNDER_TRAINED = 0.01
@@ -136,10 +136,10 @@ def at_equal_accuracy(report: dict[str, Any], other: Compared) -> EqualAccuracy 
         other: The network.
 
     Returns:
-        The comparison, or None if the report has no front.
+        The comparison, or None if the report has no front, or is of a dense task.
     """
     subnets = front(report)
-    if not subnets or not other.energy_mj:
+    if not subnets or not other.energy_mj or not other.correct_mask:
         return None
     masks = np.stack([subnet.correct for subnet in subnets])
     return energy_at_equal_accuracy(masks, [subnet.energy_mj for subnet in subnets], other.correct, other.energy_mj)
@@ -177,11 +177,17 @@ def table(report: dict[str, Any]) -> pd.DataFrame:
     return for_readers(pd.DataFrame(rows).astype(dict.fromkeys(numbers, float)))
 
 
-COLUMNS = ["", "test accuracy (95 %)", "uJ", "int8 uJ", "parameters", "T"]
+def columns(report: dict[str, Any]) -> list[str]:
+    """Return the columns of the closing table.
+
+    Args:
+        report: The content of `report.json`.
+    """
+    return ["", f"test {metric(report)} (95 %)", "uJ", "int8 uJ", "parameters", "T"]
 
 
 def rows(report: dict[str, Any]) -> list[list[str]]:
-    """Return the rows of the closing table; its columns are `COLUMNS`.
+    """Return the rows of the closing table; its columns are those of `columns`.
 
     Args:
         report: The content of `report.json`.
@@ -196,14 +202,41 @@ def _row(network: Compared) -> list[str]:
     return [network.name, accuracy, energy, int8, f"{network.params:,}", str(network.time_steps)]
 
 
-def against_reference(report: dict[str, Any]) -> PairedComparison:
+def against_reference(report: dict[str, Any]) -> Comparison:
     """Compare the exported subnet with the reference network on the test images.
 
     Args:
         report: The content of `report.json` of a run with a reference network.
     """
-    masks = [bytes.fromhex(part["correct_mask"]) for part in (report, report["baseline"])]
-    return PairedComparison.of(masks[0], masks[1], report["test_images"])
+    return compared(report, report["baseline"], report["test_images"])
+
+
+def compared(first: dict[str, Any], second: dict[str, Any], images: int) -> Comparison:
+    """Compare two networks on the same images.
+
+    Args:
+        first: The measurement of the first one, as `report.record.record` returns it.
+        second: That of the second one.
+        images: Number of images.
+
+    Returns:
+        A paired comparison of correct predictions, or for scores of a dense task one by the jackknife.
+    """
+    if "score" in first:
+        one, other = first["score"], second["score"]
+        without = tuple(a - b for a, b in zip(one["without"], other["without"], strict=True))
+        return JackknifeComparison(difference=one["value"] - other["value"], without=without)
+    return PairedComparison.of(bytes.fromhex(first["correct_mask"]), bytes.fromhex(second["correct_mask"]), images)
+
+
+def metric(report: dict[str, Any]) -> str:
+    """Return the name of the metric of a report: "accuracy" for classification.
+
+    Args:
+        report: The content of `report.json`.
+    """
+    score = report.get("score")
+    return str(score["metric"]) if isinstance(score, dict) else "accuracy"
 
 
 def caption(report: dict[str, Any]) -> str:
@@ -217,7 +250,7 @@ def caption(report: dict[str, Any]) -> str:
     if reference:
         ratio = report["energy_mj"] / reference["energy_mj"]
         found += (
-            f" The subnet needs {ratio:.0%} of the energy of the reference network; its accuracy is "
+            f" The subnet needs {ratio:.0%} of the energy of the reference network; its {metric(report)} is "
             f"{points(against_reference(report))}."
         )
     if any(network.int8_mj is not None for network in networks(report)):
@@ -246,7 +279,7 @@ def _equal_accuracy(report: dict[str, Any], network: Compared) -> str:
     return f"{beginning}, the front needs {at_most}{equal.ratio:.2f} of its energy (95 % interval {equal.low:.2f} to {high})."
 
 
-def points(compared: PairedComparison) -> str:
+def points(compared: Comparison) -> str:
     """Return an accuracy difference in words, in points of a percent with its 95 % interval.
 
     Args:
@@ -272,11 +305,12 @@ def warnings(report: dict[str, Any]) -> list[str]:
 def _below_reference(report: dict[str, Any]) -> list[str]:
     if not report["baseline"]:
         return []
-    found, compared, supernet = [], against_reference(report), report.get("supernet")
-    if compared.significantly_below:
+    found, difference, supernet = [], against_reference(report), report.get("supernet")
+    if difference.significantly_below:
+        test = "McNemar test" if metric(report) == "accuracy" else f"{metric(report)}, jackknife"
         found.append(
-            f"warning: the subnet is significantly less accurate than the reference network (McNemar test, p = "
-            f"{compared.p_value_below:.2g}). Train longer, or select with --pick best-accuracy."
+            f"warning: the subnet is significantly less accurate than the reference network ({test}, p = "
+            f"{difference.p_value_below:.2g}). Train longer, or select with --pick best-accuracy."
         )
     if supernet and supernet["under_trained"]:
         found.append(
@@ -320,12 +354,13 @@ def supernet_quality(largest: Measurement, reference: dict[str, Any], *, same_ar
     Returns:
         Both accuracies, the difference with its 95 % interval, and whether the supernet looks under-trained.
     """
-    compared = PairedComparison.of(largest.correct_mask, bytes.fromhex(reference["correct_mask"]), largest.images)
+    first = {"correct_mask": largest.correct_mask.hex(), **({"score": asdict(largest.score)} if largest.score else {})}
+    difference = compared(first, reference, largest.images)
     return {
         "largest_accuracy": largest.accuracy,
         "reference_accuracy": reference["search_accuracy"],
         "same_architecture": same_architecture,
-        "difference": compared.difference,
-        "difference_interval": list(compared.interval),
-        "under_trained": compared.significantly_below and compared.difference < -UNDER_TRAINED,
+        "difference": difference.difference,
+        "difference_interval": list(difference.interval),
+        "under_trained": difference.significantly_below and difference.difference < -UNDER_TRAINED,
     }

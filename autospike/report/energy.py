@@ -9,6 +9,7 @@ import pandas as pd
 from autospike.energy.conventions import CONVENTIONS, UJ_PER_MJ, Convention, energy
 from autospike.energy.counts import LayerCount
 from autospike.measurement import Measurement
+from autospike.report.tables import WITHOUT
 
 COLUMNS = ["layer", "input", "reads", "form", "time_steps", "dense_macs", "rate", "macs", "acs", "energy_mj", "share"]
 
@@ -90,13 +91,14 @@ def by_time_steps(measurements: Sequence[Measurement], convention: Convention) -
 
     Returns:
         One row for each T, with the columns `time_steps`, `accuracy`, `images`, `energy_mj` and, for every convention,
-        `energy_mj_NAME`. Energies are in mJ.
+        `energy_mj_NAME`. Energies are in mJ. In a dense task the table has the column `report.tables.WITHOUT`.
     """
     rows = [
         {
             "time_steps": steps,
             "accuracy": measurement.accuracy,
             "images": measurement.images,
+            **({} if measurement.score is None else {WITHOUT: measurement.score.without}),
             "energy_mj": measurement.energy(convention).energy_mj,
             **{f"energy_mj_{name}": measurement.energy(other).energy_mj for name, other in CONVENTIONS.items()},
         }

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import asdict
 from typing import Any, Literal
 
 from autospike.energy.conventions import UJ_PER_MJ, Convention, energies_mj, energy, with_int8_costs
@@ -24,13 +25,19 @@ def record(measurement: Measurement, convention: Convention, split: Split) -> di
     Returns:
         Architecture, accuracy with its 95 % Wilson interval, correct predictions (one bit for each image, as hexadecimal digits of
         `numpy.packbits`), energy in mJ (and uJ) under the convention, with 8-bit costs and under all others, cost of an operation
-        in pJ, size, and the operation counts of each layer, from which the energy under any convention can be computed again.
+        in pJ, size, and the operation counts of each layer, from which the energy under any convention can be computed again. For a
+        dense task the accuracy is the value of its `score`, which is added.
     """
-    architecture = measurement.architecture
+    architecture, score = measurement.architecture, measurement.score
     return {
         "architecture_id": architecture.id,
         "architecture": architecture.to_dict(),
-        **_predictions(measurement.correct, measurement.images, measurement.correct_mask, split),
+        f"{split}_accuracy": measurement.accuracy,
+        f"{split}_images": measurement.images,
+        f"{split}_correct": measurement.correct,
+        f"{split}_accuracy_interval": list(measurement.accuracy_interval),
+        "correct_mask": measurement.correct_mask.hex(),
+        **({} if score is None else {"score": asdict(score)}),
         **_operations(measurement.counts, convention),
         "params": measurement.params,
         "time_steps": architecture.time_steps,
@@ -53,21 +60,15 @@ def record_rival(
     """
     return {
         "name": name,
-        **_predictions(correct.count(1), len(correct), pack_mask(correct), split),
+        f"{split}_accuracy": correct.count(1) / len(correct),
+        f"{split}_images": len(correct),
+        f"{split}_correct": correct.count(1),
+        f"{split}_accuracy_interval": list(wilson_interval(correct.count(1), len(correct))),
+        "correct_mask": pack_mask(correct).hex(),
         **_operations(counts, convention),
         "params": params,
         "time_steps": 1,
         "layers": to_rows(counts),
-    }
-
-
-def _predictions(correct: int, images: int, mask: bytes, split: Split) -> dict[str, Any]:
-    return {
-        f"{split}_accuracy": correct / images,
-        f"{split}_images": images,
-        f"{split}_correct": correct,
-        f"{split}_accuracy_interval": list(wilson_interval(correct, images)),
-        "correct_mask": mask.hex(),
     }
 
 

@@ -10,16 +10,21 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 import pandas as pd
 
 from autospike.energy.conventions import UJ_PER_MJ
 from autospike.measurement import Evaluation
 from autospike.pareto import hypervolume, on_front
+from autospike.searching.archived_row import scores_without_a_group
 from autospike.space.architecture import Architecture
 from autospike.space.genes import Choice, Range
 from autospike.space.search_space import SearchSpace
 from autospike.space.visitor import GenePath
-from autospike.statistics import Floats, wilson_intervals
+from autospike.statistics import Floats, jackknife_interval, wilson_intervals
+
+# Column of the scores of a dense task without one group of images each (`autospike.measurement.Score.without`).
+WITHOUT = "without"
 
 COLUMNS = [
     "id",
@@ -77,7 +82,10 @@ def candidates_of(archived: pd.DataFrame) -> pd.DataFrame:
         As `candidates`.
     """
     points = list(zip(archived["accuracy"].tolist(), archived["energy_mj"].tolist(), strict=True))
-    return archived.assign(on_front=on_front(points))[COLUMNS].reset_index(drop=True)
+    found = archived.assign(on_front=on_front(points))[COLUMNS].reset_index(drop=True)
+    if "score" in archived and archived["score"].notna().any():
+        found[WITHOUT] = [scores_without_a_group(score) for score in archived["score"]]
+    return found
 
 
 def front(table: pd.DataFrame) -> pd.DataFrame:
@@ -106,10 +114,10 @@ def for_readers(table: pd.DataFrame) -> pd.DataFrame:
 
     Returns:
         The table, with a column `energy_uj...` after each column `energy_mj...`. If it has the columns `accuracy` and `images`, the
-        columns `accuracy_low` and `accuracy_high` follow `accuracy`: the ends of its 95 % Wilson interval.
+        columns `accuracy_low` and `accuracy_high` follow `accuracy`: the ends of its 95 % interval.
     """
     columns: dict[str, Any] = {}
-    for name in map(str, table.columns):
+    for name in map(str, table.columns.drop(WITHOUT, errors="ignore")):
         columns[name] = table[name]
         if name.startswith(MILLI):
             columns[name.replace(MILLI, MICRO)] = table[name] * UJ_PER_MJ
@@ -119,11 +127,15 @@ def for_readers(table: pd.DataFrame) -> pd.DataFrame:
 
 
 def accuracy_intervals(table: pd.DataFrame) -> tuple[Floats, Floats]:
-    """Return the ends of the 95 % Wilson intervals of the accuracies of a table.
+    """Return the ends of the 95 % intervals of the accuracies of a table: Wilson's, or for scores of a dense task the jackknife's.
 
     Args:
-        table: Rows with `accuracy` and `images`.
+        table: Rows with `accuracy` and `images`; in a dense task also with the column `WITHOUT`.
     """
+    if WITHOUT in table:
+        pairs = zip(table["accuracy"].tolist(), table[WITHOUT].tolist(), strict=True)
+        low, high = zip(*(jackknife_interval(value, without) for value, without in pairs), strict=True)
+        return np.array(low), np.array(high)
     images = table["images"].to_numpy(dtype=float)
     return wilson_intervals((table["accuracy"].to_numpy(dtype=float) * images).round(), images)
 
@@ -269,7 +281,7 @@ def _values(
         levels.setdefault(name, {}).update(dict.fromkeys(_levels(found.gene)))
         if found.gene.size > 1:
             position = path[1:4:2] if path[2:3] == ("blocks",) else "time_steps" if path == ("time_steps",) else ""
-            by_position[position].append((name, _level(found.gene, found.value)))
+            by_position[position].append((name, level(found.gene, found.value)))
     return {part: by_position[part[0]] for part in parts}
 
 
@@ -300,8 +312,13 @@ def _text(value: str | float) -> str:
     return value if isinstance(value, str) else f"{value:g}"
 
 
-def _level(gene: Choice | Range, value: Any) -> str:
-    """Name of a value, or of the interval that contains it."""
+def level(gene: Choice | Range, value: Any) -> str:
+    """Return the name of a value, or of the interval that contains it.
+
+    Args:
+        gene: The gene.
+        value: One of its values.
+    """
     if isinstance(gene, Choice):
         return _text(value)
     interval = int((value - gene.low) / (gene.high - gene.low) * BINS)

@@ -14,7 +14,9 @@ from typing import Protocol
 
 from deap import base, tools
 
+from autospike import import_path
 from autospike.config import SearchConfig
+from autospike.errors import UserError
 from autospike.randomness import global_random
 from autospike.searching.variation import CROSSOVERS, crossover, mutate
 from autospike.space.architecture import Architecture
@@ -165,3 +167,22 @@ class AEB:
 
 
 ALGORITHMS: dict[str, Callable[[], Algorithm]] = {"nsga2": NSGA2, "aeb": AEB, "random": RandomSearch}
+
+
+def algorithm_of(name: str) -> Algorithm:
+    """Return the algorithm that a name means.
+
+    Args:
+        name: A key of `ALGORITHMS`, or the import path of a class without arguments.
+
+    Raises:
+        UserError: Nothing can be imported from the path, or it has no `ask` and `tell`.
+    """
+    create = ALGORITHMS.get(name) or import_path.load(name, source="search.algorithm")
+    try:
+        algorithm: Algorithm = create()
+    except TypeError as error:
+        raise UserError(f"search.algorithm: {name}: {error}; write a class that is created without arguments") from None
+    if not (callable(getattr(algorithm, "ask", None)) and callable(getattr(algorithm, "tell", None))):
+        raise UserError(f"search.algorithm: {name}: has no methods ask and tell")
+    return algorithm

@@ -15,7 +15,7 @@ import re
 import sqlite3
 import zlib
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
@@ -30,10 +30,19 @@ from autospike.energy.counts import to_rows
 from autospike.errors import UserError
 from autospike.measurement import Evaluation
 from autospike.searching import archive_file
-from autospike.searching.archived_row import ADDED_COLUMNS, DAMAGE, EVALUATION, PROBLEM, energy_of, evaluation_of, is_named_by
+from autospike.searching.archived_row import (
+    ADDED_COLUMNS,
+    DAMAGE,
+    EVALUATION,
+    PROBLEM,
+    energy_of,
+    evaluation_of,
+    is_named_by,
+    packed_score,
+)
 from autospike.space.architecture import Architecture
 
-# The columns of `Archive.table`, besides `id`, `architecture`, `accuracy` and `free`.
+# The columns of `Archive.table`, besides `id`, `architecture` and `free`.
 TABLE = (
     "correct",
     "correct_mask",
@@ -46,6 +55,8 @@ TABLE = (
     "time_steps",
     "f_aeb",
     "generation",
+    "accuracy",
+    "score",
 )
 
 
@@ -135,7 +146,7 @@ class Archive:
         Counts are unpacked only where a row has its energy under another convention than that of this archive.
 
         Returns:
-            The columns `TABLE`, the id and the canonical JSON of the `architecture`, `accuracy` as a fraction, and whether a
+            The columns `TABLE`, with `accuracy` as a fraction, the id and the canonical JSON of the `architecture`, and whether a
             candidate is `free`; `energy_mj`, `macs` and `acs` under the convention of this archive. The index is the row id.
         """
         return self._table()[0]
@@ -147,7 +158,8 @@ class Archive:
         names = ("rowid", "architecture", "id", *TABLE, "free")
         frame = pd.DataFrame(dict(zip(names, columns, strict=True))).set_index("rowid")
         numbers = {name: pd.to_numeric(frame[name], errors="coerce").astype(float) for name in ("macs", "acs", "energy_mj")}
-        frame = frame.assign(**numbers, accuracy=frame["correct"].astype(float) / frame["images"].astype(float))
+        fraction = frame["correct"].astype(float) / frame["images"].astype(float)
+        frame = frame.assign(**numbers, accuracy=fraction.where(frame["score"].isna(), frame["accuracy"].astype(float)))
         frame["free"] = frame["free"].astype(bool)
         costs = self.convention.costs
         by_columns = (costs.pj_per_mac * frame["macs"] + costs.pj_per_ac * frame["acs"]) * MJ_PER_PJ
@@ -253,6 +265,7 @@ class Archive:
             "measured_at": datetime.now(UTC).isoformat(timespec="seconds"),
             "counts": zlib.compress(json.dumps(to_rows(m.counts)).encode()),
             "correct_mask": m.correct_mask or None,
+            "score": None if m.score is None else packed_score(m.score),
         }
 
     def rescore(self, fitness: Callable[[float, float], float]) -> None:
@@ -322,6 +335,15 @@ class Archive:
             while len(generations) <= generation:
                 generations.append([])
             generations[generation].append(architecture_id)
+        return found
+
+    def algorithms(self) -> dict[str, str]:
+        """Return the name of the algorithm of each search of this protocol, by the id of the search."""
+        rows = self._read("SELECT search_id, settings FROM searches WHERE protocol_id = ?", self.protocol_id)
+        found: dict[str, str] = {}
+        for search_id, settings in rows:
+            with suppress(ValueError, AttributeError):
+                found[search_id] = str(json.loads(settings).get("algorithm", ""))
         return found
 
     def store_population(self, search_id: str, generation: int, population: Sequence[tuple[str, float | None]]) -> None:

@@ -35,6 +35,7 @@ CREATE TABLE IF NOT EXISTS evaluations (
     measured_at     TEXT NOT NULL,   -- UTC
     counts          BLOB NOT NULL,   -- per layer and time step: zlib of JSON (autospike.energy.counts.LayerCount)
     correct_mask    BLOB,            -- one bit for each image: 1 if classified correctly; NULL in rows of older versions
+    score           BLOB,            -- of a dense task: zlib of JSON (autospike.measurement.Score); NULL for classification
     PRIMARY KEY (architecture_id, protocol_id)
 );
 CREATE TABLE IF NOT EXISTS searches (
@@ -94,6 +95,8 @@ def open_to_write(path: Path) -> sqlite3.Connection:
                     db.execute(f"ALTER TABLE {table} ADD COLUMN free INTEGER NOT NULL DEFAULT 0")
             if not has_column(db, "evaluations", "correct_mask"):  # added in version 0.3
                 db.execute("ALTER TABLE evaluations ADD COLUMN correct_mask BLOB")
+            if not has_column(db, "evaluations", "score"):  # added in version 0.4
+                db.execute("ALTER TABLE evaluations ADD COLUMN score BLOB")
     except sqlite3.OperationalError as error:  # also if the file system is read-only
         raise UserError(f"{path}: cannot be opened to write ({error}); check that you may write to it and to its folder") from None
     except sqlite3.DatabaseError as error:

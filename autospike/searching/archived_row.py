@@ -6,17 +6,18 @@ import hashlib
 import json
 import zlib
 from collections.abc import Sequence
+from dataclasses import asdict
 from types import SimpleNamespace
 from typing import Any, cast
 
 from autospike.energy.conventions import Convention, Energy, energy
 from autospike.energy.counts import LayerCount, from_rows
 from autospike.errors import UserError
-from autospike.measurement import Evaluation, Measurement
+from autospike.measurement import Evaluation, Measurement, Score
 from autospike.space.architecture import Architecture
 
 # Columns that archives of older versions lack, and the value that their rows have.
-ADDED_COLUMNS = {"free": "0", "correct_mask": "NULL"}
+ADDED_COLUMNS = {"free": "0", "correct_mask": "NULL", "score": "NULL"}
 
 # What SQLite finds wrong with a row, as text, or NULL. It stores a value of any type in any column.
 PROBLEM = """
@@ -24,7 +25,9 @@ CASE
     WHEN typeof(architecture_id) <> 'text' OR typeof(architecture) <> 'text' THEN 'its architecture is not text'
     WHEN typeof(images) <> 'integer' OR images < 1 THEN 'images is not a positive whole number'
     WHEN typeof(correct) <> 'integer' OR correct NOT BETWEEN 0 AND images THEN 'correct is not between 0 and images'
-    WHEN typeof(accuracy) <> 'real' OR abs(accuracy - correct * 1.0 / images) > 1e-9 THEN 'accuracy is not correct / images'
+    WHEN typeof(accuracy) <> 'real' THEN 'accuracy is not a number'
+    WHEN score IS NULL AND abs(accuracy - correct * 1.0 / images) > 1e-9 THEN 'accuracy is not correct / images'
+    WHEN score IS NOT NULL AND (typeof(score) <> 'blob' OR accuracy NOT BETWEEN 0 AND 1) THEN 'its value is not between 0 and 1'
     WHEN typeof(params) <> 'integer' OR params < 0 THEN 'params is not a whole number'
     WHEN typeof(time_steps) <> 'integer' OR time_steps < 1 THEN 'time_steps is not a positive whole number'
     WHEN typeof(f_aeb) <> 'real' OR abs(f_aeb) > 1e300 THEN 'f_aeb is not a number'
@@ -70,7 +73,54 @@ def energy_of(counts: bytes, convention: Convention) -> Energy:
 
 
 # The columns that `evaluation_of` reads.
-EVALUATION = ("architecture", "correct", "images", "counts", "params", "seconds", "f_aeb", "generation", "free", "correct_mask")
+EVALUATION = (
+    "architecture",
+    "correct",
+    "images",
+    "counts",
+    "params",
+    "seconds",
+    "f_aeb",
+    "generation",
+    "free",
+    "correct_mask",
+    "score",
+)
+
+
+def packed_score(score: Score) -> bytes:
+    """Return the column `score`: zlib of JSON.
+
+    Args:
+        score: The score of a dense task.
+    """
+    return zlib.compress(json.dumps(asdict(score)).encode())
+
+
+def score_of(packed: bytes) -> Score:
+    """Read the column `score`.
+
+    Args:
+        packed: As `packed_score` returns it.
+
+    Raises:
+        DAMAGE: It is damaged.
+    """
+    fields = json.loads(zlib.decompress(packed))
+    without = tuple(map(float, fields["without"]))
+    return Score(metric=fields["metric"], value=float(fields["value"]), without=without, details=fields["details"])
+
+
+def scores_without_a_group(packed: object) -> tuple[float, ...]:
+    """Return `Score.without` of the column `score`; empty if it is NULL or damaged.
+
+    Args:
+        packed: The column.
+    """
+    try:
+        return score_of(packed).without if isinstance(packed, bytes) else ()
+    except DAMAGE:
+        return ()
 
 
 def evaluation_of(row: Sequence[Any], convention: Convention) -> Evaluation:
@@ -83,7 +133,7 @@ def evaluation_of(row: Sequence[Any], convention: Convention) -> Evaluation:
     Raises:
         DAMAGE: The row is damaged.
     """
-    architecture, correct, images, counts, params, seconds, f_aeb, generation, free, correct_mask = row
+    architecture, correct, images, counts, params, seconds, f_aeb, generation, free, correct_mask, score = row
     measurement = Measurement(
         architecture=Architecture.from_json(architecture),
         correct=correct,
@@ -92,6 +142,7 @@ def evaluation_of(row: Sequence[Any], convention: Convention) -> Evaluation:
         params=params,
         seconds=seconds,
         correct_mask=correct_mask or b"",
+        score=None if score is None else score_of(score),
     )
     energy = measurement.energy(convention)
     return Evaluation(measurement=measurement, energy=energy, f_aeb=f_aeb, generation=generation, by_product=bool(free))

@@ -15,9 +15,10 @@ from dataclasses import dataclass
 from itertools import chain, islice
 
 from autospike.config import SearchConfig
-from autospike.measurement import OBJECTIVES, Evaluation, Measurement
+from autospike.events import Callback, CandidateEvent, GenerationEvent, ignore
+from autospike.measurement import Evaluation, Measurement, Objective, objective_of
 from autospike.randomness import keyed
-from autospike.searching.algorithms import ALGORITHMS, GenerationContext, Individual, fitness_of
+from autospike.searching.algorithms import ALGORITHMS, Algorithm, GenerationContext, Individual, algorithm_of, fitness_of
 from autospike.searching.archive import Archive
 from autospike.searching.by_products import by_product_candidates
 from autospike.searching.fitness import f_aeb
@@ -42,7 +43,9 @@ class Search:
         archive: Stores the evaluations and the proposals. It defines the protocol and the energy convention.
         config: The settings of the search.
         seed: Seed of the random generators.
-        on_evaluation: Callback that is called with the evaluation of each proposed candidate, in the order of the proposals.
+        on_event: Callback that receives an event for each proposed candidate, in the order of the proposals, and one for each
+            finished generation.
+        algorithm: The algorithm; None for the one that `config.algorithm` names.
         should_stop: Called after each generation; the search ends if it returns True.
         on_resume: Callback that is called if finished generations are skipped, with the number of candidates that they proposed
             and their greatest F_AEB.
@@ -54,7 +57,8 @@ class Search:
     archive: Archive
     config: SearchConfig
     seed: int
-    on_evaluation: Callable[[Evaluation], None]
+    on_event: Callback = ignore
+    algorithm: Algorithm | None = None
     should_stop: Callable[[], bool] = lambda: False
     on_resume: Callable[[int, float], None] = lambda _proposed, _best: None
 
@@ -77,8 +81,9 @@ class Search:
         if self.archive.get(self.space.largest()):
             reference_mj = self._reference_mj(())
             self.archive.rescore(lambda accuracy, mj: f_aeb(accuracy, mj, reference_mj=reference_mj, config=self.config.fitness))
-        algorithm = ALGORITHMS[self.config.algorithm]()
-        first, population, skipped = self._resumed()
+        algorithm = self.algorithm or algorithm_of(self.config.algorithm)
+        objectives = [objective_of(name) for name in self.config.objectives]
+        first, population, skipped = self._resumed(objectives)
         seen: set[Architecture] = set()
         for generation in range(first, self.config.generations):
             if generation > first and self.should_stop():
@@ -106,19 +111,23 @@ class Search:
             found |= {e.measurement.architecture: e for e in new}
             evaluations = [evaluation for evaluation in found.values() if evaluation is not None]
             for evaluation in evaluations[: len(candidates)]:
-                self.on_evaluation(evaluation)
+                self.on_event(CandidateEvent(evaluation=evaluation, generation=generation))
             # Tell: the algorithm selects the next population.
-            population = algorithm.tell(population, [self._individual(e) for e in evaluations], context)
+            population = algorithm.tell(population, [_individual(e, objectives) for e in evaluations], context)
             survivors = [(i.architecture.id, getattr(i.fitness, "crowding_dist", None)) for i in population]
             self.archive.store_population(self.id, generation, survivors)
+            self.on_event(
+                GenerationEvent(
+                    generation=generation,
+                    generations=self.config.generations,
+                    evaluations=evaluations[: len(candidates)],
+                    by_products=evaluations[len(candidates) :],
+                    measured=len(new),
+                )
+            )
         return self.config.generations
 
-    def _individual(self, evaluation: Evaluation) -> Individual:
-        objectives = [OBJECTIVES[name] for name in self.config.objectives]
-        fitness = fitness_of([o.value(evaluation) for o in objectives], [o.maximise for o in objectives])
-        return Individual(architecture=evaluation.measurement.architecture, f_aeb=evaluation.f_aeb, fitness=fitness)
-
-    def _resumed(self) -> tuple[int, list[Individual], frozenset[str]]:
+    def _resumed(self, objectives: Sequence[Objective]) -> tuple[int, list[Individual], frozenset[str]]:
         """The first generation to run, the population before it, and the ids of all candidates of earlier generations."""
         stored = self.archive.population(self.id)
         if stored is None:
@@ -129,7 +138,7 @@ class Search:
             evaluation = self.archive.get_by_id(architecture_id)
             if evaluation is None:  # its row is damaged
                 return 0, [], frozenset()
-            individual = self._individual(evaluation)
+            individual = _individual(evaluation, objectives)
             if crowding is not None:
                 individual.fitness.crowding_dist = crowding
             population.append(individual)
@@ -187,3 +196,8 @@ class Search:
         archived = self.archive.get(largest)
         reference = archived.measurement if archived else next(m for m in measurements if m.architecture == largest)
         return reference.energy(self.archive.convention).energy_mj
+
+
+def _individual(evaluation: Evaluation, objectives: Sequence[Objective]) -> Individual:
+    fitness = fitness_of([o.value(evaluation) for o in objectives], [o.maximise for o in objectives])
+    return Individual(architecture=evaluation.measurement.architecture, f_aeb=evaluation.f_aeb, fitness=fitness)

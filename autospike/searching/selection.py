@@ -13,8 +13,9 @@ from autospike.measurement import Evaluation
 from autospike.pareto import knee, on_front
 from autospike.run_directory import RunDirectory
 from autospike.searching.archive import Archive
+from autospike.searching.archived_row import scores_without_a_group
 from autospike.searching.fitness import f_aeb_of_all
-from autospike.statistics import SIGNIFICANCE, PairedComparison, unpaired_p_value_below
+from autospike.statistics import SIGNIFICANCE, JackknifeComparison, PairedComparison, unpaired_p_value_below
 
 Points = list[tuple[float, float]]
 
@@ -34,6 +35,7 @@ class Choices:
         f_aeb: Fitness.
         images: Number of images on which each was measured.
         correct_masks: Which images each classifies correctly, as `autospike.statistics.pack_mask` returns it; empty if unknown.
+        without: The accuracy of each without one group of images (`autospike.measurement.Score.without`); empty for classification.
     """
 
     ids: Sequence[str]
@@ -41,6 +43,7 @@ class Choices:
     f_aeb: Sequence[float]
     images: Sequence[int]
     correct_masks: Sequence[bytes]
+    without: Sequence[tuple[float, ...]] = ()
 
     def at(self, indices: Sequence[int]) -> Choices:
         """Return the candidates at some positions."""
@@ -50,6 +53,7 @@ class Choices:
             f_aeb=[self.f_aeb[i] for i in indices],
             images=[self.images[i] for i in indices],
             correct_masks=[self.correct_masks[i] for i in indices],
+            without=[self.without[i] for i in indices] if self.without else (),
         )
 
 
@@ -70,7 +74,8 @@ def _best_faeb(choices: Choices) -> int:
 def _cheapest_within_noise(choices: Choices) -> int:
     """The candidate of least energy whose accuracy is not significantly below that of the most accurate one.
 
-    The test is McNemar's, one-sided at the 5 % level, on the images of the search split. Candidates that successive halving has
+    The test is McNemar's, one-sided at the 5 % level, on the images of the search split; for a dense task a t-test with the
+    deviation of the jackknife. Candidates that successive halving has
     stopped early are not considered.
     """
     images = max(choices.images)
@@ -90,8 +95,12 @@ def significantly_below(choices: Choices, first: int, second: int) -> bool:
 
     Returns:
         The result of a paired test, or of an unpaired one if a candidate has no mask of correct predictions because its archive was
-        written by an older version.
+        written by an older version. Scores of dense tasks are compared by the jackknife.
     """
+    if choices.without and all(choices.without[i] for i in (first, second)):
+        difference = choices.points[first][0] - choices.points[second][0]
+        without = tuple(a - b for a, b in zip(choices.without[first], choices.without[second], strict=True))
+        return JackknifeComparison(difference=difference, without=without).significantly_below
     masks, images = (choices.correct_masks[first], choices.correct_masks[second]), choices.images[second]
     if all(masks):
         return PairedComparison.of(*masks, images).significantly_below
@@ -133,6 +142,7 @@ def pick(evaluations: Sequence[Evaluation], rule: str, *, min_accuracy: float = 
         f_aeb=[e.f_aeb for e in evaluations],
         images=[e.measurement.images for e in evaluations],
         correct_masks=[e.measurement.correct_mask for e in evaluations],
+        without=[() if e.measurement.score is None else e.measurement.score.without for e in evaluations],
     )
     return evaluations[pick_index(choices, rule, min_accuracy=min_accuracy, tolerance=tolerance)]
 
@@ -233,6 +243,7 @@ def pick_row(table: pd.DataFrame, rule: str, config: ExportConfig) -> int:
         f_aeb=table["f_aeb"].tolist(),
         images=table["images"].tolist(),
         correct_masks=[mask if isinstance(mask, bytes) else b"" for mask in table["correct_mask"]],
+        without=[scores_without_a_group(score) for score in table["score"]],
     )
     return pick_index(choices, rule, min_accuracy=config.min_accuracy, tolerance=config.tolerance)
 

@@ -131,6 +131,8 @@ def _position(architecture: Architecture, path: GenePath) -> int:
     match path:
         case ("time_steps",):
             return _count_positions(architecture, len(architecture.stages))  # none: one trie evaluation gives every T
+        case ("decoder", *_):
+            return _count_positions(architecture, len(architecture.stages))  # after the last block
         case ("stages", int(stage), "depth"):
             return _count_positions(architecture, stage + 1) - 1  # the last block: a larger depth adds blocks after it
         case ("stages", int(stage), "blocks", int(block), *_):

@@ -10,14 +10,18 @@ from __future__ import annotations
 import hashlib
 import json
 import math
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from functools import cached_property
+from itertools import accumulate
+from operator import mul
 from typing import Any
 
 from pydantic import TypeAdapter, ValidationError
 
 from autospike.errors import UserError, first_problem, quoted
 from autospike.space.block import STRICT, Block, Neuron, as_floats, check_block, check_groups
+from autospike.space.decoder import Decoder, check_stages_of
 from autospike.space.families import Shortcut, check_compact, check_shortcut, check_stage, check_stages, has_embedding_neurons
 from autospike.space.limits import (
     MAX_DEPTH,
@@ -99,6 +103,7 @@ class Architecture:
         compact_embedding: Patch embedding of QKFormer's CIFAR form, which has one convolution less.
         distilled: A second head, which is trained on a teacher's predictions and averaged with the first (Meta-SpikeFormer).
         stages: The stages in the order of computation, at least one.
+        decoder: Neck and heads of a dense task, in place of the classification head; None for classification.
     """
 
     __pydantic_config__ = STRICT
@@ -110,6 +115,7 @@ class Architecture:
     compact_embedding: bool = False
     distilled: bool = False
     stages: tuple[Stage, ...]
+    decoder: Decoder | None = None
 
     def __post_init__(self) -> None:
         as_floats(self, "attention_scale")
@@ -126,6 +132,8 @@ class Architecture:
                 )
             for j, block in enumerate(stage.blocks):
                 check_groups(f"stages[{i}].blocks[{j}]", block, self.shortcut)
+        if self.decoder is not None:
+            check_decoder(self.decoder.levels, stages=len(self.stages), distilled=self.distilled)
 
     @cached_property
     def id(self) -> str:
@@ -141,6 +149,11 @@ class Architecture:
     def stride(self) -> int:
         """Factor between the image's height or width and the last stage's."""
         return math.prod(stage.embedding.stride for stage in self.stages)
+
+    @property
+    def strides(self) -> tuple[int, ...]:
+        """Factor between the image's height or width and that of each stage."""
+        return tuple(accumulate((stage.embedding.stride for stage in self.stages), mul))
 
     def to_dict(self) -> dict[str, Any]:
         """Return the canonical form, which `from_dict` reads.
@@ -240,6 +253,22 @@ def check_scale(attention_scale: float) -> None:
     """
     if attention_scale <= 0:
         raise ValueError(f"attention_scale must be greater than 0, got {attention_scale:g}")
+
+
+def check_decoder(levels: Sequence[int], *, stages: int, distilled: bool) -> None:
+    """Check that a network can have a decoder.
+
+    Args:
+        levels: Indices of the stages that the decoder reads.
+        stages: Number of stages of the network.
+        distilled: Whether the network has a second classification head.
+
+    Raises:
+        ValueError: It cannot.
+    """
+    check_stages_of(levels, stages)
+    if distilled:
+        raise ValueError("distilled: a network with a decoder has no classification heads; leave it out")
 
 
 def check_time_steps(time_steps: int) -> None:

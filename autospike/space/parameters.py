@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from itertools import product
+from itertools import accumulate, product
+from operator import mul
 from typing import TYPE_CHECKING
 
 from autospike.errors import UserError
+from autospike.space.decoder import decoder_parameters
 from autospike.space.families import batch_norm_parameters, conv_norm_parameters, rules_of
 from autospike.space.limits import MAX_ACTIVATION
 from autospike.space.mixers import OPERANDS
@@ -31,8 +33,7 @@ def count_parameters(architecture: Architecture, *, in_chans: int = IMAGE_CHANNE
     Returns:
         The exact number.
     """
-    heads = (2 if architecture.distilled else 1) * num_classes * (architecture.stages[-1].embed_dim + 1)
-    total, width = heads, in_chans
+    total, width = _head_parameters(architecture, num_classes), in_chans
     for i, stage in enumerate(architecture.stages):
         embedding = rules_of(architecture.family).embedding_parameters
         total += embedding(width, stage.embed_dim, first=i == 0, compact=architecture.compact_embedding)
@@ -42,6 +43,20 @@ def count_parameters(architecture: Architecture, *, in_chans: int = IMAGE_CHANNE
             total += token_parameters(width, block.token_mixer, projections, qkv_bias=architecture.qkv_bias)
             total += channel_parameters(width, stage.hidden_features(block), block.channel_mixer)
     return total
+
+
+def _head_parameters(architecture: Architecture, num_classes: int) -> int:
+    decoder = architecture.decoder
+    if decoder is None:
+        return (2 if architecture.distilled else 1) * num_classes * (architecture.stages[-1].embed_dim + 1)
+    return decoder_parameters(
+        decoder.kind,
+        decoder.channels,
+        decoder.head_channels,
+        widths=[architecture.stages[level].embed_dim for level in decoder.levels],
+        strides=[architecture.strides[level] for level in decoder.levels],
+        num_classes=num_classes,
+    )
 
 
 def largest_parameters(space: Genes, *, compact: bool, qkv_bias: bool) -> int:
@@ -55,13 +70,29 @@ def largest_parameters(space: Genes, *, compact: bool, qkv_bias: bool) -> int:
     Returns:
         The exact number.
     """
-    total, width = 0, IMAGE_CHANNELS
+    total, width = _largest_decoder(space), IMAGE_CHANNELS
     for i, stage in enumerate(space.stages):
         embed_dim = max(stage.embed_dim.values)
         total += rules_of(space.family).embedding_parameters(width, embed_dim, first=i == 0, compact=compact)
         width = embed_dim
         total += sum(count * _largest_block(block, width, qkv_bias=qkv_bias) for block, count in _blocks(stage))
     return total
+
+
+def _largest_decoder(space: Genes) -> int:
+    """Parameters of the widest decoder, without its last layer; the coarsest levels have most convolutions."""
+    decoder = space.decoder
+    if decoder is None:
+        return 0
+    strides = list(accumulate((max(stage.embedding.stride.values) for stage in space.stages), mul))
+    return decoder_parameters(
+        decoder.kind,
+        max(decoder.channels.values),
+        max(decoder.head_channels.values),
+        widths=[max(space.stages[level].embed_dim.values) for level in decoder.levels],
+        strides=[1, *(strides[level] for level in decoder.levels[1:])],
+        num_classes=0,
+    )
 
 
 def _blocks(stage: StageSpace) -> Iterable[tuple[BlockSpace, int]]:

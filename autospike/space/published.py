@@ -9,12 +9,13 @@ The number of heads does not change the number of parameters.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from difflib import get_close_matches
 from functools import partial
 
 from autospike.space.architecture import Architecture, Embedding, Stage
 from autospike.space.block import Block
+from autospike.space.decoder import Decoder
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -128,6 +129,20 @@ def meta_spikeformer(
     return Architecture(family="meta_spikeformer", shortcut="membrane", time_steps=time_steps, distilled=distilled, stages=stages)
 
 
+def meta_spikeformer_segmentation(embed_dims: tuple[int, int, int, int], channels: int) -> Architecture:
+    """Return a Meta-SpikeFormer with Semantic FPN on its maps of strides 2, 4, 8 and 16.
+
+    Args:
+        embed_dims: Widths of the last four stages of the backbone.
+        channels: Width of the feature pyramid. The head has 128 channels.
+
+    Returns:
+        The architecture.
+    """
+    decoder = Decoder(levels=(0, 1, 2, 4), channels=channels, head_channels=128)
+    return replace(meta_spikeformer(embed_dims), decoder=decoder)
+
+
 def qkformer(depth: int, embed_dim: int) -> Architecture:
     """Return an ImageNet form of QKFormer: token attention in the first two stages, SSA in the last, equally many heads in all.
 
@@ -189,6 +204,7 @@ def _one_stage(
 
 
 _cifar = partial(Published, num_classes=10, image_size=32)
+_ade20k = partial(Published, num_classes=150, image_size=512)
 
 PUBLISHED: dict[str, Published] = {
     "spikformer_8_384": Published(architecture=spikformer(8, 384)),
@@ -214,6 +230,8 @@ PUBLISHED: dict[str, Published] = {
     "meta_spikeformer_hardvs": Published(
         architecture=meta_spikeformer((80, 160, 320, 400), (4, 2), time_steps=8), num_classes=300, in_chans=2
     ),
+    "meta_spikeformer_15m_semantic_fpn": _ade20k(architecture=meta_spikeformer_segmentation((64, 128, 256, 360), 128)),
+    "meta_spikeformer_55m_semantic_fpn": _ade20k(architecture=meta_spikeformer_segmentation((128, 256, 512, 640), 256)),
     "qkformer_10_384": Published(architecture=qkformer(10, 384)),
     "qkformer_10_512": Published(architecture=qkformer(10, 512)),
     "qkformer_10_768": Published(architecture=qkformer(10, 768)),

@@ -22,8 +22,9 @@ from pydantic import AfterValidator, StrictBool, TypeAdapter, ValidationError
 from autospike import catalogue
 from autospike.errors import UserError, first_problem
 from autospike.files import read_yaml
-from autospike.space.architecture import SETTINGS, Architecture, check_scale, check_time_steps
+from autospike.space.architecture import SETTINGS, Architecture, check_decoder, check_scale, check_time_steps
 from autospike.space.block import PUBLISHED_NEURON, THRESHOLD_FACTORS
+from autospike.space.decoder import DECODER_SETTINGS
 from autospike.space.families import (
     Shortcut,
     check_compact,
@@ -36,7 +37,7 @@ from autospike.space.families import (
 from autospike.space.genes import STRICT, UNSET, Choice, Finite, Gene, IntegerChoice, fixed, names_of
 from autospike.space.limits import check_parameters
 from autospike.space.parameters import largest_parameters
-from autospike.space.subspaces import BlockSpace, EmbeddingSpace, NeuronSpace, StageSpace
+from autospike.space.subspaces import BlockSpace, DecoderSpace, EmbeddingSpace, NeuronSpace, StageSpace
 from autospike.space.visitor import GenePath, GeneValue, count_architectures, visit_genes
 
 ShortcutChoice = Annotated[Choice, names_of(Shortcut)]
@@ -63,6 +64,7 @@ class SearchSpace:
         compact_embedding: As in `Architecture`.
         distilled: As in `Architecture`.
         stages: Genes of the stages, in the order of computation. The number of stages is fixed.
+        decoder: Genes of neck and heads of a dense task; None for classification.
     """
 
     __pydantic_config__ = STRICT
@@ -74,6 +76,7 @@ class SearchSpace:
     compact_embedding: StrictBool = False
     distilled: StrictBool = False
     stages: tuple[StageSpace, ...]
+    decoder: DecoderSpace | None = None
 
     def __post_init__(self) -> None:
         for time_steps in self.time_steps.values:
@@ -95,6 +98,8 @@ class SearchSpace:
                 )
             for where, block in stage.block_spaces():
                 block.check_neurons(f"stages[{i}].{where}", self.shortcut.values)
+        if self.decoder is not None:
+            check_decoder(self.decoder.levels, stages=len(self.stages), distilled=self.distilled)
 
     @classmethod
     def load(cls, path: str | Path) -> SearchSpace:
@@ -245,6 +250,10 @@ def _singleton(space: type, value: Any) -> Any:
 
 
 def _singleton_field(name: str, hint: Any, value: Any) -> Any:
+    if name in DECODER_SETTINGS:
+        return value
+    if name == "decoder":
+        return None if value is None else _singleton(DecoderSpace, value)
     if isinstance(value, tuple):
         return tuple(_singleton(StageSpace, stage) for stage in value)
     if is_dataclass(hint) and isinstance(hint, type) and hint is not Choice:

@@ -11,6 +11,8 @@ from dataclasses import dataclass, fields
 from itertools import product
 from typing import Annotated
 
+from pydantic import StrictBool, StrictInt
+
 from autospike.space.architecture import Embedding
 from autospike.space.block import (
     CONDITIONAL_GENE_DEFAULTS,
@@ -26,6 +28,7 @@ from autospike.space.block import (
     has_gene,
     neuron_groups,
 )
+from autospike.space.decoder import Decoder, DecoderKind, check_channels, check_levels
 from autospike.space.genes import STRICT, UNSET, Choice, IntegerChoice, NumberChoice, NumberGene, fixed, names_of
 from autospike.space.limits import MAX_DEPTH, check_at_most
 
@@ -227,3 +230,39 @@ class StageSpace:
             The space from which the block at this position is chosen.
         """
         return self.blocks[index] if self.blocks else self.block
+
+
+@dataclass(frozen=True, kw_only=True)
+class DecoderSpace:
+    """Genes of `Decoder`.
+
+    Attributes:
+        kind: As in `Decoder`, for all architectures of the space; likewise the next two.
+        spiking: As in `Decoder`.
+        levels: As in `Decoder`.
+        channels: Widths of the feature pyramid.
+        head_channels: Widths of the head.
+        neuron: Genes of the decoder's neurons.
+    """
+
+    __pydantic_config__ = STRICT
+    builds = Decoder
+    kind: DecoderKind = "semantic-fpn"
+    spiking: StrictBool = True
+    levels: tuple[StrictInt, ...]
+    channels: IntegerChoice
+    head_channels: IntegerChoice
+    neuron: NeuronSpace = NeuronSpace()
+
+    def __post_init__(self) -> None:
+        check_levels(self.levels)
+        for name in ("channels", "head_channels"):
+            for channels in getattr(self, name).values:
+                check_channels(name, channels)
+        if not self.spiking and self.neuron != NeuronSpace():
+            raise ValueError("decoder.neuron: a decoder with spiking: false has no neurons; leave it out")
+
+    @property
+    def genes(self) -> tuple[str, ...]:
+        """Names of the fields that are genes and have an effect."""
+        return ("channels", "head_channels", "neuron") if self.spiking else ("channels", "head_channels")

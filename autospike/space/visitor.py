@@ -14,9 +14,10 @@ from typing import Any, NamedTuple, Protocol
 
 from autospike.space.architecture import SETTINGS, Architecture, Embedding, Stage
 from autospike.space.block import PUBLISHED_NEURON, Block, Neuron, NeuronGroups, has_gene, neuron_groups
+from autospike.space.decoder import DECODER_SETTINGS, Decoder
 from autospike.space.families import has_embedding_neurons
 from autospike.space.genes import UNSET, Choice, Gene, Range
-from autospike.space.subspaces import BlockSpace, StageSpace
+from autospike.space.subspaces import BlockSpace, DecoderSpace, StageSpace
 
 GenePath = tuple[str | int, ...]
 GeneVisitor = Callable[..., Any]
@@ -57,6 +58,10 @@ class Genes(Protocol):
     def stages(self) -> tuple[StageSpace, ...]:
         """Genes of the stages."""
 
+    @property
+    def decoder(self) -> DecoderSpace | None:
+        """Genes of neck and heads of a dense task."""
+
 
 class _Context(NamedTuple):
     """What determines, besides a stage itself, which genes the stage has."""
@@ -82,11 +87,12 @@ def visit_genes(space: Genes, visitor: GeneVisitor, *parents: Architecture) -> A
     time_steps = _visit(space.time_steps, visitor, [p.time_steps for p in parents], ("time_steps",))
     shortcut = _visit(space.shortcut, visitor, [p.shortcut for p in parents], ("shortcut",))
     context = _Context(space.family, shortcut)
-    stages = (
+    stages = tuple(
         _visit_stage(stage, visitor, [p.stages[i] for p in parents], ("stages", i), context) for i, stage in enumerate(space.stages)
     )
+    decoder = _visit_decoder(space.decoder, visitor, [p.decoder for p in parents if p.decoder is not None])
     settings = {name: getattr(space, name) for name in SETTINGS}
-    return Architecture(**settings, time_steps=time_steps, shortcut=shortcut, stages=tuple(stages))
+    return Architecture(**settings, time_steps=time_steps, shortcut=shortcut, stages=stages, decoder=decoder)
 
 
 def _visit(gene: Gene, visitor: GeneVisitor, values: list[Any], path: GenePath) -> Any:
@@ -103,6 +109,13 @@ def _visit_stage(space: StageSpace, visitor: GeneVisitor, parents: list[Stage], 
         parent_blocks = [p.blocks[i] for p in parents if i < len(p.blocks)]
         blocks.append(_visit_block(space.block_at(i), visitor, parent_blocks, (*path, "blocks", i), context.shortcut))
     return Stage(embed_dim=embed_dim, embedding=embedding, blocks=tuple(blocks))
+
+
+def _visit_decoder(space: DecoderSpace | None, visitor: GeneVisitor, parents: list[Decoder]) -> Decoder | None:
+    if space is None:
+        return None
+    settings = {name: getattr(space, name) for name in DECODER_SETTINGS}
+    return Decoder(**settings, **_visit_fields(space, space.genes, visitor, parents, ("decoder",)))
 
 
 def _visit_block(space: BlockSpace, visitor: GeneVisitor, parents: list[Block], path: GenePath, shortcut: str) -> Block:
@@ -165,8 +178,9 @@ def count_architectures(space: Genes) -> int | float:
     """
     contexts = [_Context(space.family, shortcut) for shortcut in space.shortcut.values]
     per_shortcut = (math.prod(_stage_size(stage, i, context) for i, stage in enumerate(space.stages)) for context in contexts)
+    decoders = math.prod(_size(getattr(space.decoder, name)) for name in space.decoder.genes) if space.decoder else 1
     try:
-        return space.time_steps.size * sum(per_shortcut)
+        return space.time_steps.size * decoders * sum(per_shortcut)
     except OverflowError:  # a whole number of more than 308 digits times infinity
         return math.inf
 

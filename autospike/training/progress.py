@@ -1,4 +1,4 @@
-"""Progress of a training: measured after each step, shown as a progress bar, written to `log.jsonl` and to TensorBoard."""
+"""Callbacks of a training: a progress bar, `log.jsonl` and TensorBoard."""
 
 from __future__ import annotations
 
@@ -6,16 +6,18 @@ import resource
 import sys
 import time
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from types import TracebackType
 
 import torch
 
-from autospike.console import progress, short
+from autospike.console import Bar, progress, short
 from autospike.errors import Interrupted, UserError
+from autospike.events import Callback, Event, StepEvent
 from autospike.kernels.lif import LIBRARY
 from autospike.run_directory import RunDirectory
 
@@ -34,51 +36,24 @@ def display_name(name: str) -> str:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Progress:
-    """State of a training after a step.
-
-    Attributes:
-        step: Number of finished steps.
-        steps: Number of steps of the whole training.
-        loss: Mean over the architectures of the step.
-        learning_rate: Of the step.
-        seconds: Duration of the step, with loading its batch.
-        images_per_second: Of all ranks, as a mean over the last 50 steps.
-        seconds_left: Estimated from the last 50 steps.
-        memory_mb: Peak memory of this process in 10^6 bytes: allocated CUDA memory on CUDA, else resident memory.
-    """
-
-    step: int
-    steps: int
-    loss: float
-    learning_rate: float
-    seconds: float
-    images_per_second: float
-    seconds_left: float
-    memory_mb: float
-
-
-# Called after each step of a training.
-ReportProgress = Callable[[Progress], None]
-
-
-@dataclass(frozen=True, kw_only=True)
 class StepTimer:
     """Measures the speed of a training over its last 50 steps.
 
     Attributes:
+        network: Name of the network.
         images: Batch size, over all ranks.
         steps: Number of steps of the whole training.
         device: The device whose memory is reported.
         moments: Times at which the last steps ended, in seconds.
     """
 
+    network: str
     images: int
     steps: int
     device: torch.device
     moments: deque[float] = field(default_factory=lambda: deque([time.perf_counter()], maxlen=51))
 
-    def step_finished(self, step: int, *, loss: float, learning_rate: float) -> Progress:
+    def step_finished(self, step: int, *, loss: float, learning_rate: float) -> StepEvent:
         """Record the end of a step.
 
         Args:
@@ -87,11 +62,12 @@ class StepTimer:
             learning_rate: Of the step.
 
         Returns:
-            The progress after the step.
+            The event of the step.
         """
         self.moments.append(time.perf_counter())
         mean_seconds = (self.moments[-1] - self.moments[0]) / (len(self.moments) - 1)
-        return Progress(
+        return StepEvent(
+            network=self.network,
             step=step,
             steps=self.steps,
             loss=loss,
@@ -112,9 +88,9 @@ def _peak_memory_mb(device: torch.device) -> float:
 
 @contextmanager
 def reporting(
-    run: RunDirectory, name: str, *, start: int, steps: int, device: torch.device, ranks: int
-) -> Iterator[Callable[[Progress], None]]:
-    """Report a training as a progress bar, and every ten steps in `log.jsonl` and to TensorBoard.
+    run: RunDirectory, name: str, *, start: int, steps: int, device: torch.device, ranks: int, callbacks: Sequence[Callback] = ()
+) -> Iterator[Callback]:
+    """Report a training to callbacks: a progress bar, `log.jsonl`, TensorBoard, and those of the user.
 
     Args:
         run: The run that is written to.
@@ -123,9 +99,10 @@ def reporting(
         steps: Number of steps of the whole training.
         device: For the log.
         ranks: Number of ranks, for the log.
+        callbacks: Of the user; they are called after the others.
 
     Yields:
-        The function to call after each step.
+        The callback that calls all of them.
     """
     neuron = "compiled" if LIBRARY.functions else "reference"
     run.log("train started", network=name, from_step=start, device=str(device), ranks=ranks, neuron=neuron)
@@ -133,12 +110,11 @@ def reporting(
         TensorBoard(run.folder / "tensorboard" / name, start=start) as tensorboard,
         progress(f"train {display_name(name)}", total=steps) as update_bar,
     ):
+        every: tuple[Callback, ...] = (partial(show_step, update_bar), partial(log_step, run), tensorboard, *callbacks)
 
-        def report(now: Progress) -> None:
-            update_bar(now.step, f"loss {now.loss:.2f} {short(now.images_per_second)}/s {short(now.memory_mb * MB)}B")
-            if now.step % LOG_EVERY_STEPS == 0 or now.step == now.steps:
-                run.log("train", network=name, **_logged(now))
-                tensorboard.write(now)
+        def report(event: Event) -> None:
+            for callback in every:
+                callback(event)
 
         try:
             yield report
@@ -148,20 +124,44 @@ def reporting(
     run.log("train finished", network=name)
 
 
-def _logged(now: Progress) -> dict[str, float]:
-    return {
-        "step": now.step,
-        "loss": now.loss,
-        "learning_rate": now.learning_rate,
-        "seconds": now.seconds,
-        "images_per_second": round(now.images_per_second, 1),
-        "memory_mb": round(now.memory_mb, 1),
-        "seconds_left": round(now.seconds_left, 1),
-    }
+def show_step(update_bar: Bar, event: Event) -> None:
+    """Callback that shows each step in a progress bar.
+
+    Args:
+        update_bar: The function that updates the bar.
+        event: Any event.
+    """
+    if isinstance(event, StepEvent):
+        update_bar(event.step, f"loss {event.loss:.2f} {short(event.images_per_second)}/s {short(event.memory_mb * MB)}B")
+
+
+def log_step(run: RunDirectory, event: Event) -> None:
+    """Callback that writes every tenth step and the last one to `log.jsonl`.
+
+    Args:
+        run: The run that is written to.
+        event: Any event.
+    """
+    if isinstance(event, StepEvent) and _is_logged(event):
+        run.log(
+            "train",
+            network=event.network,
+            step=event.step,
+            loss=event.loss,
+            learning_rate=event.learning_rate,
+            seconds=event.seconds,
+            images_per_second=round(event.images_per_second, 1),
+            memory_mb=round(event.memory_mb, 1),
+            seconds_left=round(event.seconds_left, 1),
+        )
+
+
+def _is_logged(event: StepEvent) -> bool:
+    return event.step % LOG_EVERY_STEPS == 0 or event.step == event.steps
 
 
 class TensorBoard:
-    """Context manager that writes scalars of a training to a TensorBoard folder.
+    """Callback and context manager that writes scalars of every tenth step and the last one to a TensorBoard folder.
 
     Args:
         folder: Folder of the event files.
@@ -181,18 +181,20 @@ class TensorBoard:
         except OSError as error:
             raise self._write_error(error) from None
 
-    def write(self, now: Progress) -> None:
+    def __call__(self, event: Event) -> None:
         """Write the scalars of a step.
 
         Args:
-            now: The progress after the step.
+            event: Any event.
 
         Raises:
             UserError: The disk is full.
         """
+        if not isinstance(event, StepEvent) or not _is_logged(event):
+            return
         try:
             for name in self.SCALARS:
-                self._writer.add_scalar(name, getattr(now, name), now.step)
+                self._writer.add_scalar(name, getattr(event, name), event.step)
         except OSError as error:
             raise self._write_error(error) from None
 

@@ -8,7 +8,7 @@ A retrained network is a supernet of a space with one architecture, so the super
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
@@ -18,6 +18,7 @@ from pydantic import ValidationError
 from autospike import files
 from autospike.config import Experiment, TrainingConfig, fixed_part
 from autospike.errors import UserError
+from autospike.events import Callback
 from autospike.run_directory import RunDirectory
 from autospike.space.architecture import Architecture
 from autospike.space.search_space import SearchSpace
@@ -114,13 +115,14 @@ def _fixed(experiment: Experiment, training: TrainingConfig) -> dict[str, Any]:
     return {name: value for name, value in fixed.items() if name != "start_from"}
 
 
-def train_retrained(run: RunDirectory, setup: Setup, network: RetrainedNetwork) -> None:
+def train_retrained(run: RunDirectory, setup: Setup, network: RetrainedNetwork, callbacks: Sequence[Callback] = ()) -> None:
     """Train a network of the comparison, unless its training has finished.
 
     Args:
         run: Where progress is logged.
         setup: The setup of the run.
         network: The network; not an inherited one.
+        callbacks: Receive the events of the training.
 
     Raises:
         UserError: A checkpoint or the initial parameters cannot be read, or the loss is not finite.
@@ -128,7 +130,9 @@ def train_retrained(run: RunDirectory, setup: Setup, network: RetrainedNetwork) 
     """
     network.write_recipe()
     repeated = replace(setup, experiment=network.experiment, repetition=network.seed)
-    train_network(run, repeated, network.space, network.checkpoints, name=network.name, source=network.starts_from)
+    train_network(
+        run, repeated, network.space, network.checkpoints, name=network.name, source=network.starts_from, callbacks=callbacks
+    )
 
 
 def networks(run: RunDirectory, architectures: Iterable[Architecture]) -> list[RetrainedNetwork]:

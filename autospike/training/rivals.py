@@ -20,11 +20,12 @@ from autospike.config import RivalName, TrainingConfig
 from autospike.console import note
 from autospike.data.batches import Batch, TrainingBatches
 from autospike.errors import Interrupted, UserError
+from autospike.events import Callback
 from autospike.models.rivals import Rival, RivalInput, build_rival
 from autospike.randomness import keyed_seed
 from autospike.run_directory import RunDirectory
 from autospike.training.checkpoint import Checkpoints, TrainingState
-from autospike.training.progress import ReportProgress, StepTimer, reporting
+from autospike.training.progress import StepTimer, reporting
 from autospike.training.setup import Setup, training_batches
 from autospike.training.trainer import SignalCatcher, learning_rate_schedule, moving_average, recover
 
@@ -146,11 +147,17 @@ def train_rival(run: RunDirectory, setup: Setup, training: RivalTraining) -> Non
         return
     rival = untrained_rival(setup, training.name)
     with reporting(run, name, start=record.step if record else 0, steps=steps, device=setup.device, ranks=1) as report:
-        fit_rival(rival, batches, training.config, checkpoints, report)
+        fit_rival(rival, batches, training.config, checkpoints, report, name=name)
 
 
 def fit_rival(
-    rival: Rival, batches: TrainingBatches, config: TrainingConfig, checkpoints: Checkpoints, report: ReportProgress
+    rival: Rival,
+    batches: TrainingBatches,
+    config: TrainingConfig,
+    checkpoints: Checkpoints,
+    callback: Callback,
+    *,
+    name: str = "rival",
 ) -> None:
     """Train from the newest checkpoint, if there is one, to the last step. A step depends on (seed, step) and the parameters only.
 
@@ -160,7 +167,8 @@ def fit_rival(
         config: Optimizer and schedule.
         checkpoints: Written every `config.checkpoint_epochs` epochs and `config.checkpoint_minutes` minutes, after the last step,
             and on a signal.
-        report: Called after each step.
+        callback: Called after each step.
+        name: Of the rival, in events.
 
     Raises:
         UserError: A checkpoint cannot be read or written, or the loss is not finite.
@@ -172,7 +180,7 @@ def fit_rival(
     average = moving_average(rival, config.ema) if config.ema else None
     state = TrainingState(model=rival, optimizer=optimizer, average=average)
     start, saved = checkpoints.restore(state), time.monotonic()
-    timer = StepTimer(images=min(batches.batch_size, len(batches.split)), steps=steps, device=batches.device)
+    timer = StepTimer(network=name, images=min(batches.batch_size, len(batches.split)), steps=steps, device=batches.device)
     rival.train()
     with SignalCatcher() as caught:
         for step, batch in zip(range(start, steps), batches(start, steps), strict=True):
@@ -190,7 +198,7 @@ def fit_rival(
             if done % interval == 0 or done == steps or caught.signal or due:
                 saved = time.monotonic()
                 checkpoints.save(done, state, finished=done == steps)
-            report(timer.step_finished(done, loss=loss.item(), learning_rate=optimizer.param_groups[0]["lr"]))
+            callback(timer.step_finished(done, loss=loss.item(), learning_rate=optimizer.param_groups[0]["lr"]))
             if caught.signal:
                 raise Interrupted(signal=caught.signal, step=done)
 

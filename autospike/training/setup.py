@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -50,10 +51,15 @@ class Setup:
     @property
     def preparation(self) -> ImagePreparation:
         """How images are prepared: as this package does, with the normalisation of the experiment if it has one."""
-        normalisation = self.experiment.data.normalisation
-        if normalisation is None:
-            return DEFAULT_PREPARATION
-        return replace(DEFAULT_PREPARATION, mean=normalisation.mean, std=normalisation.std)
+        return preparation_of(self.experiment)
+
+
+def preparation_of(experiment: Experiment) -> ImagePreparation:
+    """Return how the images of an experiment are prepared; see `Setup.preparation`."""
+    normalisation = experiment.data.normalisation
+    if normalisation is None:
+        return DEFAULT_PREPARATION
+    return replace(DEFAULT_PREPARATION, mean=normalisation.mean, std=normalisation.std)
 
 
 def open_run(run: RunDirectory) -> Setup:
@@ -68,18 +74,19 @@ def open_run(run: RunDirectory) -> Setup:
     Raises:
         UserError: The data cannot be opened or have changed, or the device does not exist.
     """
-    setup = open_experiment(run.experiment)
+    setup = open_experiment(run.experiment, run.datasets)
     run.check_data(setup.images.fingerprint)
     return setup
 
 
-def open_experiment(experiment: Experiment) -> Setup:
+def open_experiment(experiment: Experiment, datasets: Mapping[str, Any] | None = None) -> Setup:
     """Open the data of an experiment, choose the device, and set the number of threads of this process.
 
     Also disables TF32 in cuDNN: its rounding changes spikes.
 
     Args:
         experiment: The configuration.
+        datasets: The user's own datasets by split, if `data.name` is `datasets`.
 
     Returns:
         The setup.
@@ -90,7 +97,7 @@ def open_experiment(experiment: Experiment) -> Setup:
     if experiment.threads is not None:
         torch.set_num_threads(experiment.threads)
     torch.backends.cudnn.allow_tf32 = False
-    images, ranks = load_images(experiment.data, seed=experiment.seed), Ranks.of_environment()
+    images, ranks = load_images(experiment.data, seed=experiment.seed, datasets=datasets), Ranks.of_environment()
     reference = experiment.baseline_architecture
     images.check_time_steps(max(*experiment.search_space.time_steps.values, reference.time_steps if reference else 1))
     normalisation = experiment.data.normalisation

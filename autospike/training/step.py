@@ -18,6 +18,7 @@ from torch import Tensor
 from autospike.space.architecture import Architecture
 from autospike.space.search_space import SearchSpace
 from autospike.supernet import Logits
+from autospike.tasks.classification import cross_entropy
 
 # Chooses the architectures of a step from a space, by a random generator of the step and the finished part of the training, 0 to 1.
 # If the largest architecture is among them, it is the first; no architecture comes twice.
@@ -51,11 +52,12 @@ SAMPLING: dict[str, Sampling] = {"single-path": single_path, "sandwich": sandwic
 
 @dataclass(frozen=True, kw_only=True)
 class LabelledBatch:
-    """Images with the targets of both classification heads.
+    """Images with their targets; of a network with two classification heads, those of both.
 
     Attributes:
         images: `[B, C, H, W]`, or event frames `[T, B, C, H, W]`.
-        targets: Of the head, or of the first of two: labels `[B]` or probabilities `[B, num_classes]`.
+        targets: Of the head, or of the first of two: labels `[B]` or probabilities `[B, num_classes]`; classes of pixels
+            `[B, H, W]` for segmentation.
         teacher_targets: Of the distillation head, where there are two heads; as `targets`.
     """
 
@@ -97,6 +99,10 @@ def in_place(batch: LabelledBatch, logits: Logits) -> LabelledBatch:
 TARGETS: dict[str, TargetTransform] = {"labels": labels, "in-place": in_place}
 
 
+# Called with the output of a subnet, the targets, and those of a distillation head; see `autospike.tasks.contract.Task.loss`.
+LossFunction = Callable[[Any, Any, Any], Tensor]
+
+
 class SubnetForward(Protocol):
     """Forward pass of several subnets on one batch: a supernet, or a module that wraps one.
 
@@ -108,6 +114,45 @@ class SubnetForward(Protocol):
         """Return the logits of each architecture."""
 
 
+@dataclass(frozen=True, kw_only=True)
+class Tet:
+    """Loss of temporal efficient training (Deng et al., ICLR 2022), as Spike-driven Transformer computes it.
+
+    `(1 - weight) * mean over t of CE(o_t, y) + weight * mean of (o - mean) ** 2`, with the outputs o_t of the single time steps.
+
+    Attributes:
+        weight: Of the second term.
+        mean: The value that outputs are drawn to.
+    """
+
+    weight: float
+    mean: float
+
+    def __call__(self, logits: Logits, targets: Tensor, teacher_targets: Tensor) -> Tensor:
+        """Compute the loss, as a mean over the heads.
+
+        Args:
+            logits: At T = 1, 2, ..., each the mean over the time steps so far, `[T, B, num_classes]`; a pair of them if there are
+                two heads.
+            targets: Of the first head.
+            teacher_targets: Of the second head, if there is one.
+
+        Returns:
+            The loss, a scalar.
+        """
+        if isinstance(logits, Tensor):
+            return self._head_loss(logits, targets)
+        first, second = logits
+        return (self._head_loss(first, targets) + self._head_loss(second, teacher_targets)) / 2
+
+    def _head_loss(self, means: Tensor, targets: Tensor) -> Tensor:
+        counts = torch.arange(1, len(means) + 1, device=means.device, dtype=means.dtype).view(-1, 1, 1)
+        sums = means * counts
+        outputs = sums.diff(dim=0, prepend=torch.zeros_like(sums[:1]))
+        cross_entropies = torch.stack([F.cross_entropy(output, targets) for output in outputs])
+        return (1 - self.weight) * cross_entropies.mean() + self.weight * (outputs - self.mean).square().mean()
+
+
 def accumulate_gradients(
     network: SubnetForward,
     batch: LabelledBatch,
@@ -115,9 +160,11 @@ def accumulate_gradients(
     *,
     parts: int = 1,
     at: Sequence[int] = (),
+    loss_function: LossFunction = cross_entropy,
     target_transform: TargetTransform = labels,
     bfloat16: bool = False,
     no_sync: Callable[[], AbstractContextManager[Any]] = nullcontext,
+    tet: Tet | None = None,
 ) -> Tensor:
     """Add the gradients of the mean loss over some architectures to `.grad` of the parameters.
 
@@ -130,50 +177,34 @@ def accumulate_gradients(
         architectures: The subnets. The logits of the first one are given to `target_transform`.
         parts: Number of parts in which the batch is processed.
         at: Values of T at which the loss is computed; the architecture's own T if empty.
+        loss_function: Compares the output of a subnet with the targets, and with those of a distillation head.
         target_transform: Gives the targets of all architectures but the first.
         bfloat16: Run linear layers, convolutions and products of attention in bfloat16, by autocast. Parameters, their updates,
             normalisation statistics, membrane potentials and the loss stay in float32.
         no_sync: Context of all passes but the last one: ranks exchange gradients once a step.
+        tet: Replaces `loss_function` and `at`: every architecture runs for its own T.
 
     Returns:
         Contribution of each architecture and part to the loss, `[len(architectures), parts]`.
     """
     batches = batch.split(parts)
     losses: list[Tensor] = []
+    loss_of: LossFunction = tet or loss_function
     for architecture in architectures:
+        steps = at if tet is None else range(1, architecture.time_steps + 1)
         for i, part in enumerate(batches):
             is_last = len(losses) == len(architectures) * len(batches) - 1
             with nullcontext() if is_last else no_sync():
                 with torch.autocast(part.images.device.type, dtype=torch.bfloat16) if bfloat16 else nullcontext():
-                    (logits,) = network(part.images, [architecture], at=at)
+                    (logits,) = network(part.images, [architecture], at=steps)
                 if bfloat16:
                     logits = logits.float() if isinstance(logits, Tensor) else (logits[0].float(), logits[1].float())
-                loss = cross_entropy(logits, part) * (len(part) / len(batch) / len(architectures))
+                loss = loss_of(logits, part.targets, part.teacher_targets) * (len(part) / len(batch) / len(architectures))
                 loss.backward()
             losses.append(loss.detach())
             if architecture is architectures[0]:
                 batches[i] = target_transform(part, logits)
     return torch.stack(losses).view(len(architectures), len(batches))
-
-
-def cross_entropy(logits: Logits, batch: LabelledBatch) -> Tensor:
-    """Cross-entropy, as a mean over the batch, over the values of T, and over the heads.
-
-    Args:
-        logits: `[B, num_classes]` or `[S, B, num_classes]` for S values of T; a pair of them if there are two heads.
-        batch: The first head is compared with `targets`, the second one with `teacher_targets`.
-
-    Returns:
-        The loss, a scalar.
-    """
-    if isinstance(logits, Tensor):
-        return _head_loss(logits, batch.targets)
-    first, second = logits
-    return (_head_loss(first, batch.targets) + _head_loss(second, batch.teacher_targets)) / 2
-
-
-def _head_loss(logits: Tensor, targets: Tensor) -> Tensor:
-    return torch.stack([F.cross_entropy(at_one, targets) for at_one in _by_time_steps(logits)]).mean()
 
 
 def _probabilities(logits: Tensor) -> Tensor:

@@ -10,7 +10,7 @@ from __future__ import annotations
 import math
 import signal
 import time
-from collections.abc import Callable
+from collections.abc import Sequence
 from contextlib import nullcontext
 from functools import partial
 from pathlib import Path
@@ -18,29 +18,34 @@ from types import FrameType, TracebackType
 from typing import Any
 
 from timm.optim import create_optimizer_v2
-from timm.scheduler import CosineLRScheduler
+from timm.scheduler import CosineLRScheduler, PolyLRScheduler
 from timm.utils import ModelEmaV3
 from torch import nn
-from torch.nn.utils import get_total_norm
+from torch.nn.utils import clip_grads_with_norm_, get_total_norm
 from torch.optim import Optimizer
 
 from autospike.config import TrainingConfig
 from autospike.console import note
 from autospike.data.batches import TrainingBatches
 from autospike.errors import Interrupted
+from autospike.events import Callback, CheckpointEvent, EpochEvent, ignore
 from autospike.memory.allocator import retain_large_allocations
 from autospike.randomness import keyed
 from autospike.run_directory import RunDirectory
 from autospike.space.search_space import SearchSpace
 from autospike.supernet import Supernet
+from autospike.tasks.registry import task_of
 from autospike.training.checkpoint import Checkpoints, TrainingState
 from autospike.training.distillation import Teacher, load_teacher
 from autospike.training.distributed import ALONE, Ranks
 from autospike.training.initialisation import NetworkOfRun, initialise_from
 from autospike.training.nonfinite import check_finite
-from autospike.training.progress import Progress, StepTimer, display_name, reporting
+from autospike.training.progress import StepTimer, display_name, reporting
 from autospike.training.setup import Setup, build_supernet, training_batches
-from autospike.training.step import SAMPLING, TARGETS, LabelledBatch, accumulate_gradients
+from autospike.training.step import SAMPLING, TARGETS, LabelledBatch, Tet, accumulate_gradients
+
+# Name of the decoder in a network; the factor `training.head_learning_rate` applies to its parameters.
+DECODER = "decoder"
 
 
 def train_network(
@@ -52,6 +57,7 @@ def train_network(
     name: str,
     source: NetworkOfRun,
     initial: NetworkOfRun | None = None,
+    callbacks: Sequence[Callback] = (),
 ) -> None:
     """Train the supernet of a space from its newest checkpoint to the last step, unless the training has finished.
 
@@ -63,6 +69,7 @@ def train_network(
         name: Of the network, in logs and folders.
         source: Which network of a run initialises the parameters, if `training.start_from` is a run.
         initial: The trained network of this run that initialises the parameters, if `training.start_from` is None.
+        callbacks: Receive the events of the training, in addition to the progress bar and the logs.
 
     Raises:
         UserError: A checkpoint or the initial parameters cannot be read, or the loss is not finite.
@@ -90,9 +97,9 @@ def train_network(
             origin = "the reference network" if config.start_from is None else start_from
             note(f"{display_name(name)}: starts from {origin}, {copied:,} of {total:,} parameters")
     start = record.step if record else 0
-    reports = reporting(run, name, start=start, steps=steps, device=setup.device, ranks=ranks.size)
-    with reports if ranks.first else nullcontext(_ignore) as report:
-        train(supernet, batches, config, checkpoints, report, seed=setup.training_seed, teacher=teacher, ranks=ranks)
+    reports = reporting(run, name, start=start, steps=steps, device=setup.device, ranks=ranks.size, callbacks=callbacks)
+    with reports if ranks.first else nullcontext(ignore) as report:
+        train(supernet, batches, config, checkpoints, report, seed=setup.training_seed, name=name, teacher=teacher, ranks=ranks)
 
 
 def train(
@@ -100,9 +107,10 @@ def train(
     batches: TrainingBatches,
     config: TrainingConfig,
     checkpoints: Checkpoints,
-    report: Callable[[Progress], None],
+    callback: Callback,
     *,
     seed: int,
+    name: str = "supernet",
     teacher: Teacher | None = None,
     ranks: Ranks = ALONE,
 ) -> None:
@@ -114,8 +122,9 @@ def train(
         config: Optimizer, schedule, sampling, targets and loss.
         checkpoints: Written every `config.checkpoint_epochs` epochs and `config.checkpoint_minutes` minutes, after the last step,
             and on a signal.
-        report: Called after each step.
+        callback: Called after each step, each epoch and each checkpoint.
         seed: Key of the sampled architectures.
+        name: Of the network, in events.
         teacher: Gives the targets of the distillation head; the labels do if None.
         ranks: The ranks of a distributed training.
 
@@ -124,16 +133,19 @@ def train(
         Interrupted: By a signal, after a step of which there is a checkpoint.
     """
     steps, interval = config.epochs * batches.per_epoch, config.checkpoint_epochs * batches.per_epoch
-    optimizer = create_optimizer_v2(supernet, opt=config.optimizer, lr=config.learning_rate, weight_decay=config.weight_decay)
+    optimizer = create_optimizer(supernet, config)
     schedule = learning_rate_schedule(optimizer, config, batches.per_epoch, steps)
     average = moving_average(supernet, config.ema) if config.ema else None
     state = TrainingState(model=supernet, optimizer=optimizer, average=average)
     network, no_sync = ranks.replica(supernet)
+    tet = Tet(weight=config.tet_weight, mean=config.tet_mean) if config.loss == "tet" else None
+    loss_function = task_of(supernet.space.decoder).loss
     sample, time_steps = SAMPLING[config.sampling], supernet.space.time_steps.values if config.loss == "anytime" else ()
     start = checkpoints.restore(state)
     supernet.train()
     saved = time.monotonic()
-    timer = StepTimer(images=min(batches.batch_size, len(batches.split)), steps=steps, device=batches.device)
+    epoch_losses: list[float] = []
+    timer = StepTimer(network=name, images=min(batches.batch_size, len(batches.split)), steps=steps, device=batches.device)
     with retain_large_allocations(), SignalCatcher() as caught:
         for step, batch in zip(range(start, steps), batches(start, steps), strict=True):
             schedule.step_update(step)
@@ -146,15 +158,20 @@ def train(
                 architectures,
                 parts=config.accumulate,
                 at=time_steps,
+                loss_function=loss_function,
                 target_transform=TARGETS[config.targets],
                 bfloat16=config.precision == "bfloat16",
                 no_sync=no_sync,
+                tet=tet,
             )
             losses = ranks.mean(losses)
-            gradient_norm = get_total_norm([p.grad for p in supernet.parameters() if p.grad is not None])
+            updated = [p for p in supernet.parameters() if p.grad is not None]
+            gradient_norm = get_total_norm([p.grad for p in updated if p.grad is not None])
             check_finite(
                 losses, gradient_norm, labelled, architectures, step=step, folder=checkpoints.folder / "nonfinite", ranks=ranks
             )
+            if config.clip is not None:
+                clip_grads_with_norm_(updated, config.clip, gradient_norm)
             optimizer.step()
             optimizer.zero_grad()
             done = step + 1
@@ -165,13 +182,41 @@ def train(
             if done % interval == 0 or done == steps or received or due:
                 saved = time.monotonic()
                 ranks.first_alone(partial(checkpoints.save, done, state, finished=done == steps))
+                callback(CheckpointEvent(network=name, step=done, folder=checkpoints.folder, finished=done == steps))
             loss = math.fsum(losses.flatten().tolist())
-            report(timer.step_finished(done, loss=loss, learning_rate=optimizer.param_groups[0]["lr"]))
+            callback(timer.step_finished(done, loss=loss, learning_rate=optimizer.param_groups[0]["lr"]))
+            epoch_losses.append(loss)
+            if done % batches.per_epoch == 0:
+                epoch, mean = done // batches.per_epoch, math.fsum(epoch_losses) / len(epoch_losses)
+                callback(EpochEvent(network=name, epoch=epoch, epochs=config.epochs, step=done, loss=mean))
+                epoch_losses.clear()
             if received:
                 raise Interrupted(signal=received, step=done)
         received = ranks.largest(caught.signal)  # a signal that came after the last check
         if received:
             raise Interrupted(signal=received, step=steps)
+
+
+def create_optimizer(supernet: Supernet, config: TrainingConfig) -> Optimizer:
+    """Create the optimizer of a supernet.
+
+    Args:
+        supernet: The parameters.
+        config: Kind of optimizer, learning rate, its factor for a decoder, and weight decay.
+
+    Returns:
+        The optimizer. Biases and parameters of normalisations have no weight decay, as in timm.
+    """
+    settings: dict[str, Any] = {"opt": config.optimizer, "lr": config.learning_rate, "weight_decay": config.weight_decay}
+    if config.head_learning_rate == 1:
+        return create_optimizer_v2(supernet, **settings)
+    groups = []
+    for in_head, scale in ((False, 1.0), (True, config.head_learning_rate)):
+        part = [p for name, p in supernet.named_parameters() if name.startswith(f"shared.{DECODER}.") == in_head]
+        for one_dimensional, decay in ((False, config.weight_decay), (True, 0.0)):
+            parameters = [p for p in part if (p.dim() <= 1) == one_dimensional]
+            groups.append({"params": parameters, "weight_decay": decay, "lr_scale": scale})  # timm's schedules read lr_scale
+    return create_optimizer_v2(supernet, param_group_fn=lambda _model: groups, **settings)
 
 
 def moving_average(network: nn.Module, decay: float) -> ModelEmaV3:
@@ -191,26 +236,28 @@ def moving_average(network: nn.Module, decay: float) -> ModelEmaV3:
 
 
 def learning_rate_schedule(optimizer: Optimizer, config: TrainingConfig, steps_per_epoch: int, steps: int) -> Any:
-    """Linear warm-up from the smallest learning rate, then half a cosine down to it.
+    """Linear warm-up, then half a cosine or a straight line down to the smallest learning rate, which the cooldown keeps.
 
     Args:
         optimizer: The optimizer.
-        config: Learning rates and warm-up.
+        config: Learning rates, warm-up and cooldown.
         steps_per_epoch: Steps in an epoch.
         steps: Steps of the whole training.
 
     Returns:
         timm's scheduler. Call `step_update(step)` before each step.
     """
-    return CosineLRScheduler(
-        optimizer,
-        t_initial=steps,
-        lr_min=config.min_learning_rate,
-        warmup_t=config.warmup * steps_per_epoch,
-        warmup_lr_init=config.min_learning_rate,
-        warmup_prefix=False,
-        t_in_epochs=False,
-    )
+    shared: dict[str, Any] = {
+        "t_initial": steps - config.cooldown_epochs * steps_per_epoch,
+        "lr_min": config.min_learning_rate,
+        "warmup_t": config.warmup * steps_per_epoch,
+        "warmup_lr_init": config.min_learning_rate if config.warmup_learning_rate is None else config.warmup_learning_rate,
+        "warmup_prefix": False,
+        "t_in_epochs": False,
+    }
+    if config.schedule == "poly":
+        return PolyLRScheduler(optimizer, power=1.0, **shared)
+    return CosineLRScheduler(optimizer, **shared)
 
 
 class SignalCatcher:
@@ -261,7 +308,3 @@ def recover(run: RunDirectory, checkpoints: Checkpoints, name: str, steps: int) 
     if damage is not None:
         note(f"{display_name(name)}: {damage}")
         run.log("checkpoint damaged", network=name, what=damage)
-
-
-def _ignore(_progress: Progress) -> None:
-    """Report of all ranks but the first."""

@@ -23,6 +23,7 @@ def benchmarks() -> dict[tuple[str, ...], Callable[[], list[Result]]]:
     """Every benchmark by the names of its results. Imports torch, which reads its settings from the environment at that time."""
     from archive import archive
     from energy import energy_overhead
+    from event_input import event_reader, input_pipeline
     from generation import generation
     from gpu import gpu
     from kernels import kernels
@@ -41,6 +42,8 @@ def benchmarks() -> dict[tuple[str, ...], Callable[[], list[Result]]]:
         ("cost_per_candidate",): cost_per_candidate,
         ("evaluation_memory",): evaluation_memory,
         ("archive_plot", "archive_resume"): archive,
+        ("event_reader",): event_reader,
+        ("input_images", "input_recordings", "input_cached_frames", "input_digits", "input_motion"): input_pipeline,
     }
 
 

@@ -158,7 +158,6 @@ def _search(run: RunDirectory) -> Search:
         archive=Archive(run.archive, PROTOCOL, run.experiment.search.energy_convention),
         config=run.experiment.search,
         seed=run.experiment.seed,
-        on_evaluation=lambda _evaluation: None,
     )
 
 

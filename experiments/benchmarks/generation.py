@@ -176,7 +176,6 @@ def generation() -> list[Result]:
             archive=Archive(Path(folder) / "archive.sqlite", "bench"),
             config=SearchConfig(population=POPULATION, generations=GENERATIONS),
             seed=0,
-            on_evaluation=lambda _evaluation: None,
         ).run()
     return results(timed.generations, timed.sample)
 

@@ -47,6 +47,11 @@ def steps() -> list[Result]:
     return [*results, *_of_peak()]
 
 
+def training_step() -> Work:
+    """A training step of ours at 128 wide, with inputs of its own."""
+    return _training(_ours(128))
+
+
 def _steps(width: int, threads: int) -> list[Result]:
     torch.set_num_threads(threads)
     ours, theirs = _ours(width), _spikingjelly(width)

@@ -90,7 +90,6 @@ def run_search(shared: Shared, space: SearchSpace, settings: dict[str, float | s
             archive=Archive(Path(folder) / "archive.sqlite", "variation", shared.evaluator.convention),
             config=config,
             seed=seed,
-            on_evaluation=lambda _evaluation: None,
         ).run()
     reference = shared.measured[space.largest()].energy(shared.evaluator.convention).energy_mj
     volume = hypervolume(shared.energies, energy_reference=reference)

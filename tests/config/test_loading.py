@@ -345,7 +345,7 @@ def test_other_settings_can_change_after_training(override: str, tmp_path: Path)
 
 def test_a_run_stores_its_experiment(tmp_path: Path) -> None:
     path, folder = write_yaml(tmp_path / "one.yaml"), tmp_path / "runs" / "a"
-    started = RunDirectory.start(path, folder, ["seed=5"])
+    started = RunDirectory.start(Experiment.load(path, ["seed=5"]), folder)
     assert not folder.exists()
     started.save()
     assert started.experiment.seed == 5
@@ -363,25 +363,27 @@ def mark_as_trained(folder: Path) -> None:
 
 def test_a_trained_run_continues_only_with_its_experiment(tmp_path: Path) -> None:
     path, folder = write_yaml(tmp_path / "one.yaml"), tmp_path / "runs" / "a"
-    RunDirectory.start(path, folder, []).save()
+    RunDirectory.start(Experiment.load(path, []), folder).save()
     environment = (folder / "environment.json").read_text()
     mark_as_trained(folder)
-    assert RunDirectory.start(path, folder, ["search.generations=3"]).experiment.search.generations == 3
-    assert "training.epochs differs" in one_line_error(lambda: RunDirectory.start(path, folder, ["training.epochs=6"]))
+    assert RunDirectory.start(Experiment.load(path, ["search.generations=3"]), folder).experiment.search.generations == 3
+    assert "training.epochs differs" in one_line_error(
+        lambda: RunDirectory.start(Experiment.load(path, ["training.epochs=6"]), folder)
+    )
     assert Experiment.load(folder / "experiment.yaml").training.epochs == 5
     assert (folder / "environment.json").read_text() == environment
 
 
 def test_an_untrained_run_can_start_with_another_experiment(tmp_path: Path) -> None:
     path, folder = write_yaml(tmp_path / "one.yaml"), tmp_path / "runs" / "a"
-    RunDirectory.start(path, folder, []).save()
-    RunDirectory.start(path, folder, ["training.epochs=6"]).save()
+    RunDirectory.start(Experiment.load(path, []), folder).save()
+    RunDirectory.start(Experiment.load(path, ["training.epochs=6"]), folder).save()
     assert Experiment.load(folder / "experiment.yaml").training.epochs == 6
 
 
 def test_a_run_is_resumed_without_the_original_file(tmp_path: Path) -> None:
     path, folder = write_yaml(tmp_path / "one.yaml"), tmp_path / "runs" / "a"
-    RunDirectory.start(path, folder, ["seed=5"]).save()
+    RunDirectory.start(Experiment.load(path, ["seed=5"]), folder).save()
     path.unlink()
     assert RunDirectory.resume(folder).experiment.seed == 5
     assert RunDirectory.resume(folder, ["search.algorithm=random"]).experiment.search.algorithm == "random"
@@ -395,7 +397,7 @@ def test_a_folder_without_a_run_is_named_in_the_error(tmp_path: Path) -> None:
 
 
 def test_the_log_has_one_event_per_line(tmp_path: Path) -> None:
-    run = RunDirectory.start(write_yaml(tmp_path / "one.yaml"), tmp_path / "a", [])
+    run = RunDirectory.start(Experiment.load(write_yaml(tmp_path / "one.yaml")), tmp_path / "a")
     run.save()
     run.log("began", step=1)
     run.log("ended")

@@ -17,6 +17,7 @@ from autospike.data.images import Images, Split, load_images
 from autospike.errors import UserError
 from autospike.evaluation.setup import calibrated_subnet, fixed_batches, held_out_batches, population_evaluator, trie_evaluator
 from autospike.evaluation.single import measure
+from autospike.events import Event, StepEvent
 from autospike.execution.executor import Serial
 from autospike.memory.cache import ByteBudgetCache
 from autospike.randomness import keyed
@@ -262,6 +263,16 @@ def test_mix_probability_is_the_fraction_of_mixed_batches(mix: dict[str, float])
     assert 15 < touched < 45
 
 
+def test_mixing_ends_after_its_epochs() -> None:
+    """Three steps an epoch, two epochs with mixing; then only the labels are smoothed."""
+    frames = [np.full((2, 2, 8, 8), value) for value in range(1, 7)]
+    mixed = batches(split_of(*frames), AugmentationConfig(mixup=1.0, mix_epochs=2), batch_size=2, smoothing=0.2)
+    shown = list(mixed(0, 9))
+    assert [float(batch.images.max()).is_integer() for batch in shown] == [False] * 6 + [True] * 3
+    assert [float(batch.targets.max()) for batch in shown[6:]] == pytest.approx([0.9] * 3)
+    assert [equal_batches(a, b) for a, b in zip(mixed(4, 9), list(mixed(0, 9))[4:], strict=True)] == [True] * 5
+
+
 @pytest.mark.parametrize("policy", [{"auto_augment": "rand-m5-n2-inc1"}, {"color_jitter": 0.4}])
 def test_augmentation_policies_for_images_are_rejected(policy: dict[str, Any]) -> None:
     split = split_of(np.zeros((3, 2, 8, 8)), np.zeros((3, 2, 8, 8)))
@@ -406,11 +417,11 @@ def open_setup(tmp_path: Path, family: str, image_size: int = 8) -> Setup:
 @pytest.mark.parametrize("family", SHORTCUTS)
 def test_a_supernet_trains_on_events_and_its_subnets_are_measured(tmp_path: Path, family: str) -> None:
     setup = open_setup(tmp_path, family)
-    space, losses = setup.experiment.search_space, []
+    space, received = setup.experiment.search_space, list[Event]()
     folder, config = tmp_path / "run" / "supernet", setup.experiment.training
     batches, network = training_batches(setup), build_supernet(setup, space)
-    train(network, batches, config, Checkpoints(folder=folder), lambda now: losses.append(now.loss), seed=setup.training_seed)
-    assert len(losses) == 2
+    train(network, batches, config, Checkpoints(folder=folder), received.append, seed=setup.training_seed)
+    assert sum(isinstance(event, StepEvent) for event in received) == 2
     supernet = load_trained_supernet(setup, space, tmp_path / "run" / "supernet")
     assert supernet.in_chans == 2
     measured = population_evaluator(setup, Serial(state=trie_evaluator(setup, supernet)))

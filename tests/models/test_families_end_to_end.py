@@ -24,7 +24,6 @@ from autospike.space.block import Block
 from autospike.space.search_space import SearchSpace
 from autospike.supernet import Supernet
 from autospike.training.distillation import load_teacher
-from autospike.training.step import LabelledBatch, cross_entropy
 
 ROOT = Path(__file__).parents[2]
 
@@ -181,14 +180,6 @@ def test_starting_from_a_path_without_a_network_is_an_error(
     outcome = autospike(capsys, "train", experiment, "--run", tmp_path / "run", "--from", tmp_path / source, *short_settings())
     assert (outcome.code, len(outcome.err.splitlines())) == (2, 1)
     assert str(tmp_path / source) in outcome.err
-
-
-def test_distillation_loss_of_two_heads() -> None:
-    """The mean of two cross-entropies, with the label and with the class of the teacher."""
-    first, second = torch.tensor([[2.0, 0.0]]), torch.tensor([[0.0, 1.0]])
-    expected = (-torch.log_softmax(first, 1)[0, 0] - torch.log_softmax(second, 1)[0, 1]) / 2
-    batch = LabelledBatch(images=torch.empty(1, 1, 8, 8), targets=torch.tensor([0]), teacher_targets=torch.tensor([1]))
-    torch.testing.assert_close(cross_entropy((first, second), batch), expected)
 
 
 def test_a_distilled_supernet_returns_the_logits_of_both_heads() -> None:

@@ -37,7 +37,7 @@ def test_a_network_on_the_front_has_a_ratio_without_uncertainty() -> None:
     front = np.stack([first(100), first(160), first(190)])
     found = energy_at_equal_accuracy(front, [1.0, 4.0, 16.0], first(160), 8.0)
     assert found.ratio == pytest.approx(0.5, rel=1e-6)
-    assert (found.low, found.high) == (pytest.approx(0.5, rel=1e-6), pytest.approx(0.5, rel=1e-6))
+    assert [found.low, found.high] == pytest.approx([0.5, 0.5], rel=1e-6)
     assert found.energy_mj == pytest.approx(4.0, rel=1e-6)
     assert not found.is_bound
 

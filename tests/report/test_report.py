@@ -18,6 +18,7 @@ from hypothesis import strategies as st
 from matplotlib.figure import Figure
 
 from autospike.commands.plot import SearchReport, plot
+from autospike.config import Experiment
 from autospike.energy.conventions import CONVENTIONS, DEFAULT, EXACT, convention_of
 from autospike.energy.counts import LayerCount, from_rows, to_rows
 from autospike.measurement import Evaluation, Measurement
@@ -626,7 +627,7 @@ def run(tmp_path: Path) -> RunDirectory:
     """A run whose baseline is measured and whose archive is empty."""
     written = {"space": SPACE, "data": {"name": "digits", "image_size": 8}, "training": {"epochs": 1}}
     (tmp_path / "experiment.yaml").write_text(yaml.safe_dump(written))
-    started = RunDirectory.start(tmp_path / "experiment.yaml", tmp_path / "run", [])
+    started = RunDirectory.start(Experiment.load(tmp_path / "experiment.yaml"), tmp_path / "run")
     started.save()
     started.baseline.mkdir()
     (started.baseline / "measurement.json").write_text(
@@ -653,6 +654,7 @@ def test_plot_writes_the_report(run: RunDirectory) -> None:
     assert {path.name for path in run.report.iterdir()} == {
         "candidates.csv",
         "front.csv",
+        "report.html",
         *(f"{name}.{ending}" for name in ("genes", "pareto", "search") for ending in ("png", "svg", "pdf")),
     }
     assert all(is_png(run.report / f"{name}.png") for name in ("genes", "pareto", "search"))

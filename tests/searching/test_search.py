@@ -27,6 +27,7 @@ from hypothesis import strategies as st
 from autospike.config import SearchConfig
 from autospike.energy.conventions import DEFAULT
 from autospike.energy.counts import LayerCount
+from autospike.events import CandidateEvent, Event, GenerationEvent
 from autospike.measurement import Evaluation, Measurement
 from autospike.pareto import hypervolume
 from autospike.randomness import global_random, keyed
@@ -113,7 +114,7 @@ def make_search(
         archive=archive,
         config=config,
         seed=seed,
-        on_evaluation=on_evaluation,
+        on_event=lambda event: on_evaluation(event.evaluation) if isinstance(event, CandidateEvent) else None,
         on_resume=on_resume,
     )
 
@@ -413,6 +414,20 @@ class TestAlgorithm:
         run_search(archive, settings_of(algorithm), recording([]), on_evaluation=received.append)
         assert received == proposed(archive.all())
         assert len(received) == 24
+
+    def test_each_generation_has_an_event_after_those_of_its_candidates(self, algorithm: str) -> None:
+        archive, received = Archive(Path(":memory:"), "p"), list[Event]()
+        search = replace(make_search(archive, settings_of(algorithm), recording([])), on_event=received.append)
+        search.run()
+        assert [type(event) for event in received] == [*[CandidateEvent] * 6, GenerationEvent] * 4
+        generations = [event for event in received if isinstance(event, GenerationEvent)]
+        assert [event.generation for event in generations] == [0, 1, 2, 3]
+        assert [list(event.evaluations) for event in generations] == [
+            [event.evaluation for event in received if isinstance(event, CandidateEvent) and event.generation == i]
+            for i in range(4)
+        ]
+        assert sum(event.measured for event in generations) == len(archive.all())
+        assert [e for event in generations for e in event.by_products] == [e for e in archive.all() if e.by_product]
 
     def test_finished_generations_are_reported_instead_of_repeated(self, algorithm: str) -> None:
         archive, resumed, received = Archive(Path(":memory:"), "p"), list[tuple[int, float]](), list[Evaluation]()

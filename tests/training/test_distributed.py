@@ -20,12 +20,12 @@ from trainings import batches, forkserver, supernet
 from autospike.config import TrainingConfig
 from autospike.data.batches import Batch, TrainingBatches
 from autospike.errors import Interrupted, UserError
+from autospike.events import Event, StepEvent
 from autospike.nn.norm import Norm
 from autospike.nn.synchronised import SynchronisedNorm
 from autospike.space.search_space import SearchSpace
 from autospike.training.checkpoint import Checkpoints
 from autospike.training.distributed import ALONE, Ranks
-from autospike.training.progress import Progress
 from autospike.training.trainer import train
 
 REPCONV_SPACE = {
@@ -105,8 +105,8 @@ def stopped(folder: Path, ranks: Ranks, kind: type[TrainingBatches], report: Any
 
 
 def signal_on_the_second_rank(ranks: Ranks) -> Any:
-    def report(now: Progress) -> None:
-        if ranks.rank == 1 and now.step == 2:
+    def report(now: Event) -> None:
+        if isinstance(now, StepEvent) and ranks.rank == 1 and now.step == 2:
             os.kill(os.getpid(), signal.SIGTERM)
 
     return report

@@ -9,9 +9,9 @@ import torch
 from tiny_experiment import TINY_EXPERIMENT
 
 from autospike.config import Experiment
+from autospike.events import Event, StepEvent
 from autospike.models.rivals import Rival
 from autospike.training.checkpoint import Checkpoints
-from autospike.training.progress import Progress
 from autospike.training.rivals import LARGEST_VIT_LEARNING_RATE, fit_rival, rival_recipe, untrained_rival
 from autospike.training.setup import Setup, open_experiment, training_batches
 
@@ -26,8 +26,8 @@ class _Stop(Exception):  # noqa: N818 - not an error
 
 
 def fit(setup: Setup, folder: Path, *, until: int = 100) -> Rival:
-    def report(now: Progress) -> None:
-        if now.step == until:
+    def report(event: Event) -> None:
+        if isinstance(event, StepEvent) and event.step == until:
             raise _Stop
 
     rival = untrained_rival(setup, "cnn-small")

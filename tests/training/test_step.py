@@ -18,7 +18,7 @@ from autospike.space.architecture import Architecture, Stage
 from autospike.space.block import Block
 from autospike.space.search_space import SearchSpace
 from autospike.supernet import Logits, Supernet
-from autospike.training.step import LabelledBatch, accumulate_gradients, in_place, sandwich, single_path, small_first
+from autospike.training.step import LabelledBatch, Tet, accumulate_gradients, in_place, sandwich, single_path, small_first
 
 # Three strides, of which the largest makes the smallest network; token mixers and neurons are not sizes.
 THREE_SIZES = {
@@ -172,6 +172,30 @@ def test_loss_is_the_mean_over_t_and_in_place_targets_are_of_the_last_t(tiny_spa
     for t in range(4):
         torch.testing.assert_close(first.grad[t], cross_entropy_gradient(first[t], ONE_HOT) / 4 / 2)
         torch.testing.assert_close(second.grad[t], cross_entropy_gradient(second[t], first[-1].softmax(-1)) / 4 / 2)
+
+
+def test_temporal_efficient_training_by_hand(tiny_space: SearchSpace) -> None:
+    """Each subnet runs for its own T; the outputs of single steps are the differences of the sums."""
+    outputs = torch.randn(3, 2, 3, generator=torch.Generator().manual_seed(0))
+    asked: list[list[int]] = []
+
+    def network(_images: Tensor, architectures: Sequence[Architecture], /, *, at: Sequence[int]) -> list[Logits]:
+        asked.append(list(at))
+        return [torch.stack([outputs[:steps].mean(dim=0) for steps in at]).requires_grad_() for _ in architectures]
+
+    architecture = replace(tiny_space.largest(), time_steps=3)
+    loss = accumulate_gradients(network, BATCH, [architecture], tet=Tet(weight=0.25, mean=1.0))
+    entropies = [-(ONE_HOT * output.log_softmax(-1)).sum(-1).mean() for output in outputs]
+    expected = 0.75 * sum(entropies) / 3 + 0.25 * sum((output - 1).pow(2).mean() for output in outputs) / 3
+    torch.testing.assert_close(loss.sum(), expected)
+    assert asked == [[1, 2, 3]]
+
+
+def test_temporal_efficient_training_of_two_heads_is_the_mean_over_heads() -> None:
+    first, second = (torch.randn(2, 2, 3, generator=torch.Generator().manual_seed(seed)) for seed in (0, 1))
+    tet, targets, other = Tet(weight=0.1, mean=0.0), BATCH.targets, torch.tensor([1, 1])
+    expected = (tet(first, targets, targets) + tet(second, other, other)) / 2
+    torch.testing.assert_close(tet((first, second), targets, other), expected)
 
 
 def test_in_place_targets_of_each_part_are_from_the_same_part(tiny_space: SearchSpace) -> None:

@@ -23,9 +23,9 @@ from torch import Tensor
 from trainings import CONFIG, SHORT, KilledError, bit_identical, forkserver, run, supernet, weights
 
 from autospike.errors import Interrupted
+from autospike.events import StepEvent
 from autospike.space.search_space import SearchSpace
 from autospike.training.checkpoint import Checkpoints
-from autospike.training.progress import Progress
 from autospike.training.trainer import moving_average
 
 WAYS: dict[str, dict[str, Any]] = {
@@ -78,13 +78,16 @@ def test_the_command_resumes_bit_identically_after_sigkill(tmp_path: Path, tiny_
 
 
 def test_each_option_changes_the_result(tmp_path: Path, tiny_space: SearchSpace) -> None:
-    ways = [
+    ways: list[dict[str, Any]] = [
         {"sampling": "single-path"},
         {"sampling": "small-first"},
         {"sampling": "sandwich"},
         {"sampling": "sandwich", "targets": "in-place"},
         {"sampling": "sandwich", "loss": "anytime"},
         {"sampling": "sandwich", "targets": "in-place", "loss": "anytime"},
+        {"sampling": "sandwich", "loss": "tet"},
+        {"sampling": "sandwich", "clip": 0.01, "weight_decay": 0.0, "optimizer": "lamb"},
+        {"sampling": "sandwich", "weight_decay": 0.0, "optimizer": "lamb"},
     ]
     for i, way in enumerate(ways):
         run(tiny_space, tmp_path / str(i), CONFIG.model_copy(update={"epochs": 1, "warmup_epochs": 0, **way}))
@@ -125,8 +128,30 @@ def test_learning_rate_warms_up_linearly_and_decays_as_a_cosine(tmp_path: Path, 
     assert rates[4:] == sorted(rates[4:], reverse=True)
 
 
-def signal_at(step: int, number: signal.Signals) -> Callable[[Progress], None]:
-    def report(now: Progress) -> None:
+def test_a_cooldown_keeps_the_smallest_learning_rate_and_the_warm_up_has_its_own_start(
+    tmp_path: Path, tiny_space: SearchSpace
+) -> None:
+    """Of four epochs of four steps, one of warm-up and one of cooldown: the cosine ends after step 12."""
+    config = CONFIG.model_copy(update={"cooldown_epochs": 1, "warmup_learning_rate": 0.002})
+    rates = [now.learning_rate for now in run(tiny_space, tmp_path, config)]
+    assert rates[0] == pytest.approx(0.002)
+    assert rates[6] == pytest.approx((1e-5 + 0.01) / 2, rel=1e-3)  # halfway through the twelve
+    assert rates[11] > 1.5e-5
+    assert rates[12:] == pytest.approx([1e-5] * 4)
+
+
+@pytest.mark.parametrize("clip", [1e-3, 1e6])
+def test_a_gradient_is_clipped_to_a_norm(tmp_path: Path, tiny_space: SearchSpace, clip: float) -> None:
+    """The first step of gradient descent moves the parameters by the learning rate times the gradient."""
+    changes = {"optimizer": "momentum", "weight_decay": 0.0, "batch_size": 128, "epochs": 1, "warmup_epochs": 0}
+    run(tiny_space, tmp_path, CONFIG.model_copy(update={**changes, "clip": clip}))
+    trained, before = weights(tmp_path), supernet(tiny_space).state_dict()
+    moved = torch.cat([(trained[f"model.{name}"] - value).flatten() for name, value in before.items()]).norm() / 0.01
+    assert float(moved) == pytest.approx(clip, rel=0.01) if clip < 1 else 0.01 < float(moved) < 1e3
+
+
+def signal_at(step: int, number: signal.Signals) -> Callable[[StepEvent], None]:
+    def report(now: StepEvent) -> None:
         if now.step == step:
             os.kill(os.getpid(), number)
 
@@ -147,7 +172,7 @@ def test_a_signal_ends_a_training_after_a_checkpoint(
 
 
 def test_a_second_signal_interrupts_at_once(tmp_path: Path, tiny_space: SearchSpace) -> None:
-    def report(now: Progress) -> None:
+    def report(now: StepEvent) -> None:
         if now.step == 2:
             signal.raise_signal(signal.SIGINT)
             signal.raise_signal(signal.SIGINT)

@@ -1,0 +1,120 @@
+"""Layers of exported code in plain PyTorch. Their source is copied into the generated file, so they use nothing but torch.
+
+All tensors are `[T, B, H, W, C]`, channels last: T time steps, B images.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import torch
+import torch.nn.functional as F
+from safetensors.torch import load_file
+from torch import Tensor, nn
+
+
+class LIF(nn.Module):
+    """Leaky integrate-and-fire neurons: `h = v + (x - v) / tau`, a spike where `h >= v_threshold`, then `v = 0` there."""
+
+    def __init__(self, v_threshold: float, tau: float) -> None:
+        super().__init__()
+        self.v_threshold, self.tau = v_threshold, tau
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Compute the spikes of `x`, the input current."""
+        v, spikes = torch.zeros_like(x[0]), []
+        for current in x.unbind(0):
+            h = v + (current - v) / self.tau
+            s = (h >= self.v_threshold).to(h.dtype)
+            v = (1 - s) * h
+            spikes.append(s)
+        return torch.stack(spikes)
+
+
+class Conv(nn.Conv2d):
+    """A convolution of channels-last images; a still image is computed once and repeated `time_steps` times."""
+
+    def forward(self, x: Tensor, time_steps: int | None = None) -> Tensor:
+        """Convolve `x`."""
+        y = super().forward(x.flatten(0, 1).permute(0, 3, 1, 2)).permute(0, 2, 3, 1).unflatten(0, x.shape[:2])
+        return y if time_steps is None else y.expand(time_steps, *y.shape[1:])
+
+
+class BatchNorm(nn.BatchNorm1d):
+    """Batch normalisation of the last dimension."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Normalise `x`."""
+        return super().forward(x.flatten(0, -2)).view(x.shape)
+
+
+class ConvNorm(nn.Module):
+    """A convolution and its normalisation."""
+
+    def __init__(self, conv: Conv, bn: BatchNorm) -> None:
+        super().__init__()
+        self.conv, self.bn = conv, bn
+
+    def forward(self, x: Tensor, time_steps: int | None = None) -> Tensor:
+        """Convolve and normalise `x`."""
+        y = self.bn(self.conv(x))
+        return y if time_steps is None else y.expand(time_steps, *y.shape[1:])
+
+
+class RepConv(nn.Module):
+    """1x1, BN, border of BN(0), depthwise 3x3 without padding, 1x1, BN, BN: one zero-padded 3x3 convolution."""
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.first, self.first_bn = nn.Linear(channels, channels, bias=False), BatchNorm(channels)
+        self.depthwise = Conv(channels, channels, 3, groups=channels, bias=False)
+        self.last, self.last_bn, self.outer_bn = nn.Linear(channels, channels, bias=False), BatchNorm(channels), BatchNorm(channels)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Apply all layers to `x`."""
+        bn = self.first_bn
+        border = bn(torch.zeros(1, bn.num_features, device=x.device))[0]
+        padded = F.pad(self.first_bn(self.first(x)) - border, (0, 0, 1, 1, 1, 1)) + border
+        return self.outer_bn(self.last_bn(self.last(self.depthwise(padded))))
+
+
+class MaxPool(nn.Module):
+    """Max-pool 3x3 with stride 2 and padding 1 at every time step."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Pool `x`."""
+        pooled = F.max_pool2d(x.flatten(0, 1).permute(0, 3, 1, 2), kernel_size=3, stride=2, padding=1)
+        return pooled.permute(0, 2, 3, 1).unflatten(0, x.shape[:2]).contiguous()
+
+
+class AttentionProduct(nn.Module):
+    """`q (k^T v) * scale` of each head; all are `[T, B, heads, tokens, head_dim]`."""
+
+    def __init__(self, scale: float) -> None:
+        super().__init__()
+        self.scale = scale
+
+    def forward(self, heads: Sequence[Tensor]) -> Tensor:
+        """Multiply q, k and v."""
+        q, k, v = heads
+        return q @ (k.transpose(-1, -2) @ v) * self.scale
+
+
+def as_stream(x: Tensor, time_steps: int) -> tuple[Tensor, int | None]:
+    """Images `[B, C, H, W]` or frames `[T, B, C, H, W]` as channels-last; T, if they are repeated at every time step."""
+    still = x.dim() == 4
+    stream = (x.unsqueeze(0) if still else x[:time_steps]).permute(0, 1, 3, 4, 2).contiguous()
+    return stream, time_steps if still else None
+
+
+def load_weights(model: nn.Module, path: str | Path) -> nn.Module:
+    """Load a safetensors file. A weight of 8-bit integers has one scale for each output channel, in `NAME.scale`."""
+    stored = load_file(path)
+    tensors = {name: tensor for name, tensor in stored.items() if not name.endswith(".scale")}
+    for name, tensor in tensors.items():
+        if tensor.dtype == torch.int8:
+            scale = stored[f"{name}.scale"]
+            tensors[name] = tensor.float() * scale.view(-1, *(1 for _ in tensor.shape[1:]))
+    model.load_state_dict(tensors)
+    return model.eval()

@@ -1,0 +1,274 @@
+"""The data of the HTML report: candidates with their operation counts, searches, trainings, retrained networks, provenance.
+
+The page computes energies itself, from totals under each way of counting and, for candidates on a front, from the counts of each
+layer. So any convention can be chosen in it.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from autospike import __version__, files
+from autospike.energy.conventions import CONVENTIONS, COSTS, MEMORY, Convention, energy
+from autospike.energy.counts import LayerCount
+from autospike.errors import UserError
+from autospike.measurement import Evaluation
+from autospike.pareto import on_front
+from autospike.report import tables
+from autospike.run_directory import RunDirectory
+from autospike.searching.archive import Archive
+from autospike.searching.selection import with_fitness
+from autospike.space.search_space import SearchSpace
+
+# Candidates in a page. An archive with more is thinned: the front stays, and every nth of the others.
+MAX_CANDIDATES = 3000
+# Points of a training curve, and genes of the figure on importance.
+CURVE_POINTS, GENES = 200, 12
+
+
+def page_data(run: RunDirectory, *, limit: int = MAX_CANDIDATES) -> dict[str, Any]:
+    """Collect the data of a searched run, which is only read.
+
+    Args:
+        run: The run. Its search may be running.
+        limit: Largest number of candidates.
+
+    Returns:
+        A value for JSON.
+
+    Raises:
+        UserError: Nothing was searched yet.
+    """
+    search = run.experiment.search
+    archive = Archive.newest(run.existing_archive(), search.energy_convention)
+    try:
+        table, proposals, algorithms = with_fitness(archive, run), archive.proposals(), archive.algorithms()
+        if table.empty:
+            raise UserError(f"{run.archive}: no candidates yet; run: autospike search {run.folder}")
+        table = tables.candidates_of(table)
+        kept = _kept(table["on_front"].tolist(), limit)
+        found = [archive.get_by_id(name) for name in table["id"].iloc[kept].tolist()]
+    finally:
+        archive.close()
+    evaluations = [evaluation for evaluation in found if evaluation is not None]
+    space = run.experiment.search_space
+    selected = _optional(run.export / "report.json")
+    return {
+        "title": f"Search on {run.experiment.data.name}",
+        "subtitle": f"{run.folder.resolve().name}: {space.family}, {len(table)} measured candidates, autospike {__version__}",
+        "measured": len(table),
+        "convention": search.energy_convention.name.partition("/")[0],
+        "conventions": [_convention(convention) for convention in CONVENTIONS.values()],
+        "costs": [_costs(costs) for costs in COSTS.values()],
+        **_candidates(evaluations),
+        "reference": _reference(run),
+        "selected": selected.get("architecture_id"),
+        "searches": _searches(proposals, algorithms, evaluations, space),
+        "importance": importance(space, evaluations),
+        "trainings": _trainings(run),
+        "retrained": _optional(run.retrain / "report.json").get("ways", []),
+        "provenance": _provenance(run, archive.protocol_id, selected),
+    }
+
+
+def _kept(flags: Sequence[bool], limit: int) -> list[int]:
+    """Positions of the candidates of a page: all on the front, and every nth of the others."""
+    others = [i for i, flag in enumerate(flags) if not flag]
+    room = max(0, limit - (len(flags) - len(others)))
+    step = max(1, math.ceil(len(others) / max(1, room)))
+    return sorted([i for i, flag in enumerate(flags) if flag] + others[::step])
+
+
+def _optional(path: Path) -> dict[str, Any]:
+    """A JSON object, or nothing where there is no such file or it is damaged."""
+    try:
+        found = files.read_json(path)
+    except UserError:
+        return {}
+    return found if isinstance(found, dict) else {}
+
+
+# The memory convention counts as exact does, at other costs.
+COUNTED_AS = {MEMORY.name: "exact"}
+
+
+def _convention(convention: Convention) -> dict[str, Any]:
+    return {
+        **{name: getattr(convention, name) for name in ("name", "source", "fused", "integers", "accumulations", "image", "head")},
+        "costs": _costs(convention.costs),
+        "counts": COUNTED_AS.get(convention.name, convention.name),
+    }
+
+
+def _costs(costs: Any) -> dict[str, Any]:
+    return asdict(costs)
+
+
+def _rounded(values: Sequence[float], digits: int = 7) -> list[float]:
+    return [float(f"{value:.{digits}g}") for value in values]
+
+
+def _candidates(evaluations: Sequence[Evaluation]) -> dict[str, Any]:
+    """Columns of the candidates, their architectures without T, and the counts by layer of those on a front."""
+    measurements = [e.measurement for e in evaluations]
+    architectures: dict[str, int] = {}
+    numbers = []
+    for m in measurements:
+        value = {name: part for name, part in m.architecture.to_dict().items() if name != "time_steps"}
+        numbers.append(architectures.setdefault(json.dumps(value, sort_keys=True), len(architectures)))
+    counted = {name: c for name, c in CONVENTIONS.items() if name not in COUNTED_AS}
+    totals = {name: [energy(m.counts, convention) for m in measurements] for name, convention in counted.items()}
+    fronts = set[int]()
+    for name in counted:
+        points = [(m.accuracy, t.energy_mj) for m, t in zip(measurements, totals[name], strict=True)]
+        fronts |= {i for i, flag in enumerate(on_front(points)) if flag}
+    return {
+        "candidates": {
+            "id": [m.architecture.id for m in measurements],
+            "correct": [m.correct for m in measurements],
+            "images": [m.images for m in measurements],
+            "params": [m.params for m in measurements],
+            "time_steps": [m.architecture.time_steps for m in measurements],
+            "architecture": numbers,
+            "operations": {name: [_rounded([t.macs for t in of]), _rounded([t.acs for t in of])] for name, of in totals.items()},
+        },
+        "architectures": [json.loads(text) for text in architectures],
+        "layers": {measurements[i].architecture.id: _layers(measurements[i].counts) for i in sorted(fronts)},
+    }
+
+
+def _layers(counts: Sequence[LayerCount]) -> list[dict[str, Any]]:
+    return [
+        {
+            **{name: getattr(count, name) for name in ("layer", "input", "form", "reads", "time_steps", "macs")},
+            "acs": _rounded(count.acs),
+            "rate": _rounded(count.rate, 6),
+        }
+        for count in counts
+    ]
+
+
+def _reference(run: RunDirectory) -> dict[str, Any] | None:
+    """Accuracy and counts of the reference network on the search split."""
+    found = _optional(run.baseline / "measurement.json") if run.experiment.baseline_architecture else {}
+    if "layers" not in found or "search_accuracy" not in found:
+        return None
+    return {"accuracy": found["search_accuracy"], "layers": found["layers"]}
+
+
+def _searches(
+    proposals: Mapping[str, list[list[str]]],
+    algorithms: Mapping[str, str],
+    evaluations: Sequence[Evaluation],
+    space: SearchSpace,
+) -> list[dict[str, Any]]:
+    """Number of proposed candidates and hypervolume after each generation of each search, under each way of counting.
+
+    In a thinned page the hypervolume is that of the candidates in it.
+    """
+    largest = space.largest().id
+    by_convention = {}
+    for name, convention in CONVENTIONS.items():
+        energies = {e.measurement.architecture.id: e.measurement.energy(convention).energy_mj for e in evaluations}
+        if largest in energies:
+            by_convention[name] = tables.candidates(evaluations).assign(energy_mj=list(energies.values())), energies[largest]
+    found = []
+    for search_id, generations in proposals.items():
+        volumes = {
+            name: _rounded(tables.search_history(search_id, generations, table, reference_mj=reference).hypervolume)
+            for name, (table, reference) in by_convention.items()
+        }
+        counts = np.cumsum([len(generation) for generation in generations]).tolist()
+        found.append({"id": search_id, "algorithm": algorithms.get(search_id, ""), "evaluations": counts, "hypervolume": volumes})
+    return found
+
+
+def importance(space: SearchSpace, evaluations: Sequence[Evaluation]) -> list[dict[str, Any]]:
+    """Compute how much of the variance among candidates the values of each gene explain by themselves.
+
+    The correlation ratio `sum over values n (mean of the value - mean)^2 / sum (x - mean)^2`, over the candidates that have the
+    gene (Fisher 1925). A range is divided into five intervals.
+
+    Args:
+        space: The search space of the candidates.
+        evaluations: The candidates.
+
+    Returns:
+        For each of the most important genes its name and the shares for accuracy and for the logarithm of energy.
+    """
+    values: dict[str, list[tuple[str, float, float]]] = defaultdict(list)
+    for e in evaluations:
+        for found in space.genes(e.measurement.architecture):
+            if found.gene.size > 1:
+                level = tables.level(found.gene, found.value)
+                values[_gene(found.path)].append((level, e.measurement.accuracy, math.log(max(e.energy.energy_mj, 1e-300))))
+    rows: list[dict[str, Any]] = []
+    for gene, found_values in values.items():
+        levels, accuracies, energies = zip(*found_values, strict=True)
+        rows.append(
+            {"gene": gene, "accuracy": correlation_ratio(levels, accuracies), "energy": correlation_ratio(levels, energies)}
+        )
+    return sorted(rows, key=lambda row: -row["accuracy"] - row["energy"])[:GENES]
+
+
+def correlation_ratio(levels: Sequence[str], values: Sequence[float]) -> float:
+    """Return the share of the variance of values that lies between groups, 0 if all values are equal.
+
+    Args:
+        levels: The group of each value.
+        values: The values.
+    """
+    x, mean = np.array(values), float(np.mean(values))
+    total = float(((x - mean) ** 2).sum())
+    names = np.array(levels)
+    between = sum(float((names == name).sum()) * (float(x[names == name].mean()) - mean) ** 2 for name in dict.fromkeys(levels))
+    return between / total if total else 0.0
+
+
+def _gene(path: Sequence[str | int]) -> str:
+    """Name of a gene with its position, such as `stage 1 block 2 neuron.tau`, counted from 1."""
+    words, names = [], {"stages": "stage", "blocks": "block"}
+    for part, after in zip(path, (*path[1:], None), strict=True):
+        if isinstance(after, int):
+            words.append(f"{names.get(str(part), part)} {after + 1}")
+    field = ".".join(str(part) for part in path if not isinstance(part, int) and part not in names)
+    return " ".join(filter(None, (*words, field)))
+
+
+def _trainings(run: RunDirectory) -> list[dict[str, Any]]:
+    """Loss by step of every network, from the log."""
+    curves: dict[str, dict[int, float]] = defaultdict(dict)
+    try:
+        lines = files.read_text(run.folder / "log.jsonl").splitlines()
+    except UserError:
+        return []
+    for line in lines:
+        if '"event": "train"' in line:
+            event = json.loads(line)
+            curves[event["network"]][event["step"]] = event["loss"]
+    found, names = [], {"hand-made": "reference network"}
+    for network, losses in curves.items():
+        steps = sorted(losses)[:: max(1, math.ceil(len(losses) / CURVE_POINTS))]
+        found.append({"network": names.get(network, network), "steps": steps, "loss": [float(f"{losses[s]:.5g}") for s in steps]})
+    return found
+
+
+def _provenance(run: RunDirectory, protocol_id: str, selected: Mapping[str, Any]) -> str:
+    """Everything on which the figures depend, as text."""
+    parts = [f"protocol of the measurements: {protocol_id}"]
+    if selected:
+        low, high = selected["test_accuracy_interval"]
+        parts.append(
+            f"exported: {selected['architecture_id']}, test accuracy {selected['test_accuracy']:.4f} ({low:.4f} to {high:.4f})"
+        )
+    environment = _optional(run.folder / "environment.json")
+    parts += [f"\nenvironment.json\n{json.dumps(environment, indent=2)}", f"\nexperiment.yaml\n{run.experiment.to_yaml()}"]
+    return "\n".join(parts)

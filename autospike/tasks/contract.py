@@ -1,0 +1,59 @@
+"""What training, evaluation and export know of a task.
+
+A task is a loss, a tally of predictions that adds up over shards of a split, and the numbers that follow from a tally. Its data are
+a split whose samples have the targets of the task (`autospike.data`); its head is part of the network: the classification head, or
+the decoder of the architecture (`autospike.space.decoder`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol, Self
+
+from torch import Tensor
+
+from autospike.measurement import Score
+
+
+class Tally(Protocol):
+    """Predictions on some images, compared with their targets. Tallies of disjoint images add up, in any order."""
+
+    def __add__(self, other: Self) -> Self:
+        """Return the tally of the images of both."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Quality:
+    """What a measurement states about the predictions on a split; see `autospike.measurement.Measurement`.
+
+    Attributes:
+        correct: Number of images that are classified correctly; 0 for a task with a score.
+        correct_mask: One bit for each image: 1 if it is classified correctly; empty for a task with a score.
+        score: The value of the metric; None for classification, whose metric is the accuracy.
+    """
+
+    correct: int = 0
+    correct_mask: bytes = b""
+    score: Score | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Task:
+    """One kind of prediction.
+
+    Attributes:
+        name: "classification" or "segmentation"; the field `task` of an experiment.
+        metric: Name of the metric, a fraction between 0 and 1.
+        loss: Compares the training output of a network with the targets of a batch; called with the output, the targets of the
+            (first) head, and those of a distillation head.
+        tally: Compares the outputs at several T with targets; called with the outputs, the targets and the position of the first
+            image in the split. Returns one tally for each T.
+        quality: Computes the numbers of a measurement from the tally of a split.
+    """
+
+    name: str
+    metric: str
+    loss: Callable[[Any, Any, Any], Tensor]
+    tally: Callable[[Sequence[Tensor], Any, int], Sequence[Tally]]
+    quality: Callable[[Any], Quality]

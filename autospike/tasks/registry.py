@@ -1,0 +1,17 @@
+"""The task of a network."""
+
+from __future__ import annotations
+
+from autospike.space.decoder import Decoder
+from autospike.space.subspaces import DecoderSpace
+from autospike.tasks.classification import CLASSIFICATION
+from autospike.tasks.contract import Task
+from autospike.tasks.segmentation import SEGMENTATION
+
+# By the kind of the decoder.
+TASKS: dict[str, Task] = {"semantic-fpn": SEGMENTATION}
+
+
+def task_of(decoder: Decoder | DecoderSpace | None) -> Task:
+    """Return the task of networks with a decoder; classification for those without."""
+    return CLASSIFICATION if decoder is None else TASKS[decoder.kind]

@@ -1,0 +1,149 @@
+"""Readers of event recordings against spikingjelly's, and the input pipeline of each source against a training step."""
+
+from __future__ import annotations
+
+import tempfile
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from statistics import median
+
+import numpy as np
+import torch
+from measuring import Result, interleaved
+from numpy.typing import NDArray
+from PIL import Image
+from spikingjelly.datasets.utils import load_aedat_v3
+from steps import training_step
+
+from autospike.config import AugmentationConfig, DataConfig
+from autospike.data.batches import TrainingBatches
+from autospike.data.event_files import PACKET, read_events
+from autospike.data.images import load_images
+
+EVENTS, PER_PACKET = 300_000, 4096
+ROUNDS = 5
+BATCH_SIZE, BATCHES, WORKERS = 32, 12, 2
+
+
+def event_reader() -> list[Result]:
+    """Time of spikingjelly's AEDAT 3.1 reader, divided by that of ours."""
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "a.aedat"
+        path.write_bytes(aedat3(EVENTS, seed=0))
+        own, peer = interleaved(lambda: read_events(path), lambda: load_aedat_v3(path), rounds=ROUNDS)
+    ratio = median(slow / fast for fast, slow in zip(own, peer, strict=True))
+    rate = EVENTS / median(own) / 1e6
+    return [
+        Result(
+            name="event_reader",
+            value=ratio,
+            unit="times faster",
+            peer="spikingjelly's load_aedat_v3",
+            goal=">= 20",
+            threads=1,
+            note=f"AEDAT 3.1, {EVENTS:,} events in packets of {PER_PACKET:,}: {rate:.0f} million events a second",
+        )
+    ]
+
+
+def input_pipeline() -> list[Result]:
+    """Time that a training step waits for its batch, as a fraction of the step, with two workers."""
+    torch.set_num_threads(1)
+    step = training_step()
+    step()
+    started = time.perf_counter()
+    for _ in range(3):
+        step()
+    step_s = (time.perf_counter() - started) / 3
+    found = []
+    with sources() as configs:
+        for name, config in configs.items():
+            alone, waited = _samples_per_second(config), _waiting(config, step_s)
+            found.append(
+                Result(
+                    name=f"input_{name}",
+                    value=waited / step_s,
+                    unit="of a training step spent waiting for its batch",
+                    peer="a training step of Spikformer 4-128 at 32x32, T 4",
+                    goal="<= 0.1",
+                    threads=1,
+                    note=f"{alone:.0f} samples/s from this process alone; the step takes {BATCH_SIZE / step_s:.0f} a second; "
+                    f"{WORKERS} workers, batch {BATCH_SIZE}",
+                )
+            )
+    return found
+
+
+@contextmanager
+def sources() -> Iterator[dict[str, DataConfig]]:
+    """A small data set of each kind, with the augmentation that its experiments use."""
+    rng = np.random.default_rng(0)
+    with tempfile.TemporaryDirectory() as folder:
+        root = Path(folder)
+        for label in "ab":
+            for kind in ("images", "aedat"):
+                (root / kind / label).mkdir(parents=True)
+            for i in range(48):
+                Image.fromarray(rng.integers(0, 256, (64, 64, 3), dtype=np.uint8)).save(root / "images" / label / f"{i}.jpg")
+                (root / "aedat" / label / f"{i}.aedat").write_bytes(aedat3(50_000, seed=i))
+        recordings = {"name": "events", "root": root / "aedat", "sensor": [128, 128], "frames": 4, "image_size": 32}
+        yield {
+            "images": DataConfig.model_validate({"name": "folder", "root": root / "images", "image_size": 32}),
+            "recordings": DataConfig.model_validate({**recordings, "cache": "none"}),
+            "cached_frames": DataConfig.model_validate({**recordings, "cache": root / "cache"}),
+            "digits": DataConfig.model_validate({"name": "digits", "image_size": 32}),
+            "motion": DataConfig.model_validate({"name": "motion", "image_size": 32}),
+        }
+
+
+def _batches(config: DataConfig, workers: int) -> TrainingBatches:
+    images = load_images(config, seed=0)
+    return TrainingBatches(
+        split=images.splits["train"],
+        num_classes=len(images.classes),
+        channels=images.channels,
+        image_size=config.image_size,
+        batch_size=BATCH_SIZE,
+        augmentation=AugmentationConfig(min_scale=0.8, flip=0.5),
+        smoothing=0.1,
+        workers=workers,
+        seed=0,
+    )
+
+
+def _samples_per_second(config: DataConfig) -> float:
+    """Of one process, after every sample was read once."""
+    batches = _batches(config, 0)
+    for _ in batches(0, batches.per_epoch):
+        pass
+    started = time.perf_counter()
+    for _ in batches(0, BATCHES):
+        pass
+    return BATCHES * BATCH_SIZE / (time.perf_counter() - started)
+
+
+def _waiting(config: DataConfig, step_s: float) -> float:
+    """Median time in which a step waits for its batch. The step itself sleeps, as if it ran on another device."""
+    waits, loader = [], _batches(config, WORKERS)(0, BATCHES)
+    for _ in range(BATCHES):
+        started = time.perf_counter()
+        next(loader)
+        waits.append(time.perf_counter() - started)
+        time.sleep(step_s)
+    return median(waits[2:])
+
+
+def aedat3(count: int, *, seed: int) -> bytes:
+    """Random events of a sensor of 128x128 pixels in a file of AEDAT 3.1."""
+    rng = np.random.default_rng(seed)
+    x, y, p = (rng.integers(0, limit, count, dtype=np.uint32) for limit in (128, 128, 2))
+    t = np.sort(rng.integers(0, 5_000_000, count)).astype(np.uint32)
+    data: NDArray[np.uint32] = np.stack([(x << 17) | (y << 2) | (p << 1) | 1, t], axis=1)
+    parts = [b"#!AER-DAT3.1\r\n#!END-HEADER\r\n"]
+    for start in range(0, count, PER_PACKET):
+        part = data[start : start + PER_PACKET]
+        header = np.array([(1, 1, 8, 4, 0, len(part), len(part), len(part))], dtype=PACKET)
+        parts += [header.tobytes(), part.astype("<u4").tobytes()]
+    return b"".join(parts)
