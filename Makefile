@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 UV := 0.13.9
 
-.PHONY: setup demo test test-slow bench headline fuzz check format clean
+.PHONY: setup demo test test-slow bench bench-gpu headline fuzz check docs format clean
 
 setup: .venv/ready
 
@@ -27,6 +27,10 @@ test-slow: setup
 bench: setup
 	OMP_NUM_THREADS=1 $(BIN)/python experiments/benchmarks $(ONLY)
 
+# Exits with code 2 where there is no GPU.
+bench-gpu: setup
+	$(BIN)/python experiments/benchmarks/bench_gpu.py
+
 # make fuzz [SECONDS=600] [SEED=7] [KIND=spaces] [COUNT=10000]
 fuzz: setup
 	OMP_NUM_THREADS=1 $(BIN)/python experiments/fuzz $(if $(SECONDS),--seconds $(SECONDS)) $(if $(SEED),--seed $(SEED)) \
@@ -42,6 +46,9 @@ check: setup
 	$(BIN)/mypy
 	$(BIN)/mypy --config-file tests/mypy.ini
 	$(BIN)/lint-imports
+
+docs: setup
+	$(BIN)/python -m mkdocs build --strict
 
 format: setup
 	$(BIN)/ruff check --fix .

@@ -355,6 +355,23 @@ def energy(
     )
 
 
+@app.command()
+def firing(
+    model: Annotated[Path, typer.Argument(metavar="MODEL", help="An exported or imported model, or a run.")],
+    data: Annotated[
+        str | None,
+        typer.Option(help="A folder of images, event frames or CIFAR; an experiment; a run; or digits. Default: the model's run."),
+    ] = None,
+    split: Annotated[SplitChoice, typer.Option(help="The split to measure on.")] = SplitChoice.search,
+    images: Annotated[int, typer.Option(min=1, max=10_000_000, help="Number of images, sampled at random.")] = 256,
+    out: Annotated[Path | None, typer.Option(help="Folder to write to. Default: MODEL/firing.")] = None,
+) -> None:
+    """Show how a model fires: rates by layer and time step, silent and saturated neurons, attention maps."""
+    from autospike.commands.firing import firing
+
+    firing(model, data, split=split.value, images=images, out=out)
+
+
 @app.command(name="run")
 def run_all(
     experiment: ExperimentPath,

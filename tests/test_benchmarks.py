@@ -1,29 +1,47 @@
-"""The benchmarks' time budget, sampling and extrapolation."""
+"""The benchmarks' time budget, sampling and extrapolation; the checks for a GPU, run on the CPU."""
 
 from __future__ import annotations
 
 import random
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from functools import partial
+from importlib import import_module
 from pathlib import Path
 from statistics import mean, pstdev
 from types import ModuleType
 
 import pytest
+import torch
+from rich.console import Console
 
+from autospike.space.families import FAMILIES
+from autospike.supernet import Supernet
+
+CPU = torch.device("cpu")
 BENCHMARKS = Path(__file__).parents[1] / "experiments" / "benchmarks"
 
 
 @pytest.fixture(scope="module")
-def budget() -> Iterator[ModuleType]:
-    """Return `experiments/benchmarks/budget.py`, a module that is in no package."""
+def load() -> Iterator[Callable[[str], ModuleType]]:
+    """Import a file of `experiments/benchmarks`, a module that is in no package."""
     sys.path.insert(0, str(BENCHMARKS))
     try:
-        import budget
-
-        yield budget
+        yield import_module
     finally:
         sys.path.remove(str(BENCHMARKS))
+
+
+@pytest.fixture(scope="module")
+def budget(load: Callable[[str], ModuleType]) -> ModuleType:
+    """Return `experiments/benchmarks/budget.py`."""
+    return load("budget")
+
+
+@pytest.fixture(scope="module")
+def gpu_checks(load: Callable[[str], ModuleType]) -> ModuleType:
+    """Return `experiments/benchmarks/gpu_checks.py`."""
+    return load("gpu_checks")
 
 
 class Clock:
@@ -100,3 +118,103 @@ def test_the_standard_error_is_similar_to_the_deviation_of_totals(budget: Module
         totals.append(found.total - sum(times))
         errors.append(found.error)
     assert mean(errors) == pytest.approx(pstdev(totals), rel=0.15)
+
+
+def test_every_family_is_checked_on_a_gpu(gpu_checks: ModuleType) -> None:
+    assert set(gpu_checks.SPACES) == set(FAMILIES)
+
+
+@pytest.mark.parametrize("name", ["forward", "backward", "calibration", "counting", "trie evaluation", "resume"])
+def test_a_device_passes_the_checks_against_itself(gpu_checks: ModuleType, name: str) -> None:
+    check = gpu_checks.run_check(name, partial(gpu_checks.OF_FAMILY[name], "qkformer", CPU))
+    assert check.passed, check.note
+    assert check.value == 0
+
+
+@pytest.mark.slow
+def test_all_checks_pass_on_the_cpu(gpu_checks: ModuleType) -> None:
+    """Also neurons in both surrogates, and all families."""
+    found = list(gpu_checks.checks(CPU))
+    assert [check.name for check in found if not check.passed] == []
+    assert len(found) == 2 + 6 * len(FAMILIES)
+
+
+@pytest.mark.parametrize("name", ["forward", "backward", "calibration", "counting"])
+def test_a_device_that_computes_other_values_fails(gpu_checks: ModuleType, name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The second network, that of the device, has one other weight in its first layer."""
+    build = gpu_checks.supernet
+    built: list[Supernet] = []
+
+    def differing(family: str) -> Supernet:
+        network: Supernet = build(family)
+        if built:
+            next(network.parameters()).data.view(-1)[0] += 0.5
+        built.append(network)
+        return network
+
+    monkeypatch.setattr(gpu_checks, "supernet", differing)
+    check = gpu_checks.run_check(name, partial(gpu_checks.OF_FAMILY[name], "qkformer", CPU))
+    assert not check.passed
+    assert check.value is not None
+
+
+def test_an_error_and_a_value_that_is_not_a_number_are_failed_checks(gpu_checks: ModuleType) -> None:
+    def broken() -> None:
+        raise RuntimeError("no kernel image is available")
+
+    failed = gpu_checks.run_check("broken", broken)
+    assert (failed.passed, failed.value, failed.note) == (False, None, "RuntimeError: no kernel image is available")
+    undefined = gpu_checks.Difference(value=float("nan"), bound=1.0, note="")
+    assert not gpu_checks.run_check("undefined", lambda: undefined).passed
+
+
+def test_bench_gpu_collects_results_within_its_budget(load: Callable[[str], ModuleType], gpu_checks: ModuleType) -> None:
+    """Each part takes 100 simulated seconds of 250, and none begins in the last 60: two parts run."""
+    bench_gpu, budget, clock = load("bench_gpu"), load("budget"), Clock()
+
+    def checks(number: int) -> Iterator[object]:
+        for _ in range(number):
+            clock.now += 100
+            yield gpu_checks.Check(name="a check", passed=True, value=0.0, bound=0.0, note="", seconds=100.0)
+
+    def figure() -> list[object]:
+        clock.now += 100
+        return [load("measuring").Result(name="speed", value=2.0, unit="ms", peer="", goal="", threads=0, note="")]
+
+    def run(number: int, *figures: Callable[[], object]) -> dict[str, object]:
+        found: dict[str, object] = bench_gpu.run(checks(number), figures, budget.Budget(250, clock), Console(quiet=True))
+        return found
+
+    whole = run(1, figure)
+    assert (whole["passed"], whole["skipped"], whole["seconds"]) == (True, 0, 200)
+    assert [result["name"] for result in whole["results"]] == ["speed"]  # type: ignore[attr-defined]
+    short = run(2, figure)
+    assert (short["passed"], short["skipped"], short["results"]) == (False, 2, [])
+    broken = run(1, lambda: 1 / 0)
+    assert (broken["passed"], broken["errors"]) == (False, ["ZeroDivisionError: division by zero"])
+
+
+def test_bench_gpu_without_a_gpu_ends_with_one_line(
+    load: Callable[[str], ModuleType], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    bench_gpu = load("bench_gpu")
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    monkeypatch.setattr(bench_gpu, "prepare_process", lambda: None)
+    with pytest.raises(SystemExit) as ended:
+        bench_gpu.main()
+    assert ended.value.code == 2
+    assert capsys.readouterr().err == "error: bench-gpu: no CUDA device on this machine; nothing was checked\n"
+
+
+@pytest.mark.slow
+def test_figures_of_a_gpu_run_on_the_cpu(load: Callable[[str], ModuleType]) -> None:
+    gpu = load("gpu")
+    tiny = gpu.Scale(width=32, depth=1, stride=4, size=16, batch=2, classes=3)
+    found = [
+        *gpu.neurons(CPU, (2, 2, 3, 3, 4)),
+        *gpu.training_step("tiny", tiny, CPU),
+        *gpu.evaluation(CPU, candidates=2, count=8),
+    ]
+    names = ["gpu_lif_forward_backward", "gpu_step_tiny", "gpu_step_tiny_memory", "gpu_evaluation", "gpu_evaluation_memory"]
+    assert [result.name for result in found] == names
+    assert all(result.value > 0 for result in found)

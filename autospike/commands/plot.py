@@ -14,7 +14,7 @@ from autospike import files
 from autospike.console import note
 from autospike.energy.conventions import Convention
 from autospike.errors import UserError
-from autospike.report import comparison, comparison_figure, figures, tables
+from autospike.report import comparison, comparison_figure, figures, paper, tables
 from autospike.report.comparison import RIVAL_NAMES, kind_of
 from autospike.report.figures import Curve, Point
 from autospike.report.html.data import page_data
@@ -128,6 +128,11 @@ class SearchReport:
         """
         files.write_text(self.folder / "candidates.csv", tables.to_csv(self.candidates))
         files.write_text(self.folder / "front.csv", tables.to_csv(tables.front(self.candidates)))
+        front = paper.numbers(tables.front(self.candidates))
+        images = int(self.candidates["images"].max())
+        files.write_text(self.folder / "front_plot.csv", paper.plot_data(front))
+        files.write_text(self.folder / "front.tex", paper.latex(front, convention=self.convention, images=images))
+        files.write_text(self.folder / "front.md", paper.markdown(front, convention=self.convention, images=images))
         title = f"{self.data}: accuracy and energy of the subnets"
         pareto = figures.pareto(self.candidates, self.curves, title=title, convention=self.convention)
         figures.save(pareto, self.folder / "pareto.png")

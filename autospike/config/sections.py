@@ -26,12 +26,9 @@ MAX_EPOCHS = 100_000
 MAX_PROCESSES = 1024  # or threads
 # The data set of a run whose images are objects in Python, and all data sets that have a name.
 DATASETS = "datasets"
-DATA_NAMES = (
-    *("digits", "glyphs", "motion", "folder", "cifar10", "cifar100"),
-    *("events", "cifar10_dvs", "dvs_gesture", "har_dvs", "har_dvs_images", "n_caltech101", "n_mnist"),
-    *("scenes", "ade20k", "voc"),
-    DATASETS,
-)
+# Data sets of recordings that are integrated to frames, or rendered as frames.
+RECORDED = ("events", "cifar10_dvs", "dvs_gesture", "har_dvs", "har_dvs_images", "n_caltech101", "n_mnist")
+DATA_NAMES = ("digits", "glyphs", "motion", "folder", "cifar10", "cifar100", *RECORDED, "scenes", "ade20k", "voc", DATASETS)
 MAX_PATH = 4096  # characters, PATH_MAX of Linux
 # Folders of Linux whose files are not stored anywhere; reading some of them has no end. /dev/shm may hold data.
 VIRTUAL_FOLDERS = ("/proc", "/sys")
@@ -88,10 +85,6 @@ class Section(BaseModel):
         if isinstance(value, bool):
             raise ValueError(f"booleans are not accepted here, got {str(value).lower()}")
         return value
-
-
-# Data sets of recordings that are integrated to frames, or rendered as frames.
-RECORDED = ("events", "cifar10_dvs", "dvs_gesture", "har_dvs", "har_dvs_images", "n_caltech101", "n_mnist")
 
 
 class NormalisationConfig(Section):
@@ -184,7 +177,7 @@ class DataConfig(Section):
     @model_validator(mode="after")
     def _check_recordings(self) -> Self:
         given = [name for name in ("frames", "sensor", "cache") if getattr(self, name) is not None]
-        if given and self.name not in RECORDED:
+        if given and self.name not in RECORDED and ":" not in self.name:
             raise ValueError(f"{given[0]} applies to recordings ({', '.join(RECORDED)}), not to {self.name}; leave it out")
         return self
 

@@ -64,7 +64,8 @@ class InputStatisticsCache:
             spikes: The spikes, `[T, B, ..., C]`.
             sums: Their number by step and position, `[T, positions]` float64.
         """
-        self._store(spikes, InputStatistics(sums=sums, kinds=torch.zeros(len(spikes), dtype=torch.int64)))
+        kinds = torch.zeros(len(spikes), dtype=torch.int64, device=sums.device)
+        self._store(spikes, InputStatistics(sums=sums, kinds=kinds))
 
     def _cached(self, x: Tensor) -> InputStatistics | None:
         version, statistics = (None, None) if x.is_inference() else self._statistics.get(x, (None, None))

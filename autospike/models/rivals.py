@@ -30,7 +30,7 @@ from autospike.space.parameters import count_parameters
 
 # Side of the map behind the last convolution of a CNN.
 LAST_MAP = 2
-# Widths are between these, multiples of `WIDTH_STEP`. A head of the ViT has at most `HEAD_WIDTH` channels.
+# The width of a ViT is a multiple of `WIDTH_STEP`, and a head has at most `HEAD_WIDTH` channels.
 WIDTH_STEP, LARGEST_WIDTH, HEAD_WIDTH = 4, 4096, 32
 MLP_RATIO = 2
 # Parameters of `cnn-small` over those of the reference network.
@@ -100,24 +100,24 @@ def build_rival(name: RivalName, reads: RivalInput, reference: Architecture) -> 
     """
     target = count_parameters(reference, in_chans=reads.channels, num_classes=reads.classes)
     if name == "vit":
-        build = _vit_builder(reads, reference)
+        build, step = _vit_builder(reads, reference), WIDTH_STEP
     else:
-        build, target = _cnn_builder(reads), round(target * (SMALL if name == "cnn-small" else 1))
-    return build(_closest_width(build, target))
+        build, step, target = _cnn_builder(reads), 1, round(target * (SMALL if name == "cnn-small" else 1))
+    return build(_closest_width(build, target, step))
 
 
-def _closest_width(build: Callable[[int], Rival], target: int) -> int:
-    """The width of the network with the closest number of parameters, by bisection."""
+def _closest_width(build: Callable[[int], Rival], target: int, step: int) -> int:
+    """The width, a multiple of `step`, of the network with the closest number of parameters, by bisection."""
 
     def parameters(width: int) -> int:
         with torch.device("meta"):
             return sum(p.numel() for p in build(width).parameters())
 
-    low, high = 1, LARGEST_WIDTH // WIDTH_STEP
+    low, high = 1, LARGEST_WIDTH // step
     while high - low > 1:
         middle = (low + high) // 2
-        low, high = (middle, high) if parameters(middle * WIDTH_STEP) <= target else (low, middle)
-    return min((low * WIDTH_STEP, high * WIDTH_STEP), key=lambda width: abs(parameters(width) - target))
+        low, high = (middle, high) if parameters(middle * step) <= target else (low, middle)
+    return min((low * step, high * step), key=lambda width: abs(parameters(width) - target))
 
 
 def _cnn_builder(reads: RivalInput) -> Callable[[int], Rival]:

@@ -35,7 +35,10 @@ def benchmarks() -> dict[tuple[str, ...], Callable[[], list[Result]]]:
         ("lif_forward", "lif_forward_backward", "bn_lif_eval", "bn_lif_train"): kernels,
         ("sparse_forward", "sparse_forward_backward"): sparse,
         ("step_train_128", "step_eval_128", "step_train_384", "step_eval_384", "step_of_peak"): steps,
-        ("gpu_lif_forward_backward", "gpu_step_cifar", "gpu_step_imagenet"): gpu,
+        (
+            *("gpu_step_cifar", "gpu_step_cifar_memory", "gpu_evaluation", "gpu_evaluation_memory"),
+            *("gpu_lif_forward_backward", "gpu_step_imagenet", "gpu_step_imagenet_memory"),
+        ): gpu,
         ("energy_overhead",): energy_overhead,
         ("generation_vs_own", "generation_vs_spikingjelly", "measured_vs_own", "measured_vs_spikingjelly"): generation,
         ("two_workers",): two_workers,

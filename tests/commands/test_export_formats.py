@@ -111,3 +111,11 @@ def test_pack(run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> 
     assert names == {*manifest, "README.txt", "MANIFEST.json"}
     assert not [name for name in names if name.startswith("supernet/") and name.endswith(".safetensors")]
     assert autospike(capsys, "pack", run, "--out", tmp_path).code == 2
+
+
+def test_firing_of_the_export(run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    outcome = autospike(capsys, "firing", run, "--images", "50", "--out", tmp_path / "firing")
+    assert outcome.code == 0, outcome.err
+    names = {path.name for path in (tmp_path / "firing").iterdir()}
+    assert {"layers.csv", "neurons.csv", "rates.png", "attention.png"} <= names
+    assert autospike(capsys, "firing", run / "supernet").code == 2

@@ -654,7 +654,7 @@ def test_plot_writes_the_report(run: RunDirectory) -> None:
     assert {path.name for path in run.report.iterdir()} == {
         "candidates.csv",
         "front.csv",
-        "report.html",
+        *("front.md", "front.tex", "front_plot.csv", "report.html"),
         *(f"{name}.{ending}" for name in ("genes", "pareto", "search") for ending in ("png", "svg", "pdf")),
     }
     assert all(is_png(run.report / f"{name}.png") for name in ("genes", "pareto", "search"))

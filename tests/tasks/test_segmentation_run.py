@@ -16,6 +16,7 @@ from autospike.commands.export import export
 from autospike.commands.plot import plot
 from autospike.commands.search import search
 from autospike.commands.train import train
+from autospike.config import Experiment
 from autospike.run_directory import RunDirectory
 from autospike.searching.archive import Archive
 
@@ -53,7 +54,7 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> RunDirectory:
         "search": {"population": 4, "generations": 2},
     }
     (folder / "experiment.yaml").write_text(yaml.safe_dump(experiment))
-    started = RunDirectory.start(folder / "experiment.yaml", folder / "run", [])
+    started = RunDirectory.start(Experiment.load(folder / "experiment.yaml"), folder / "run")
     train(started)
     search(started)
     plot(started)
