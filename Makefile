@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 UV := 0.13.9
 
-.PHONY: setup demo test test-slow bench bench-gpu fuzz check docs format clean
+.PHONY: setup demo test test-slow bench bench-gpu headline fuzz check docs format clean
 
 setup: .venv/ready
 
@@ -35,6 +35,10 @@ bench-gpu: setup
 fuzz: setup
 	OMP_NUM_THREADS=1 $(BIN)/python experiments/fuzz $(if $(SECONDS),--seconds $(SECONDS)) $(if $(SEED),--seed $(SEED)) \
 	  $(if $(KIND),--kind $(KIND)) $(if $(COUNT),--count $(COUNT))
+
+# make headline [SEEDS=5] [EXPERIMENT=experiments/digits.yaml]
+headline: setup
+	OMP_NUM_THREADS=1 $(BIN)/python experiments/headline $(or $(EXPERIMENT),experiments/digits.yaml) $(or $(SEEDS),5)
 
 check: setup
 	$(BIN)/ruff check .

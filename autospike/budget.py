@@ -10,23 +10,24 @@ from __future__ import annotations
 import re
 import resource
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
 from autospike import files
-from autospike.config import Experiment
+from autospike.config import Experiment, RivalName
 from autospike.data.batches import spans
 from autospike.errors import UserError
 from autospike.evaluation.setup import calibration_split, trie_evaluator
 from autospike.evaluation.trie_evaluator import CalibratedStatistics
-from autospike.events import Event, StepEvent
+from autospike.events import Callback, Event, StepEvent
 from autospike.randomness import keyed
 from autospike.searching.by_products import by_product_candidates
 from autospike.space.search_space import SearchSpace
 from autospike.training.checkpoint import Checkpoints
+from autospike.training.rivals import fit_rival, rival_recipe, untrained_rival
 from autospike.training.setup import Setup, build_supernet, training_batches
 from autospike.training.trainer import train
 
@@ -48,6 +49,7 @@ class Speed:
     Attributes:
         supernet_step: Seconds of a training step of the supernet.
         reference_step: Seconds of a training step of the reference network; 0 if there is none.
+        rival_step: Seconds of a training step of each network without spikes, together; 0 if there is none.
         generation: Seconds in which a generation of the search is measured.
         steps_per_epoch: Training steps in an epoch.
         memory_bytes: Largest resident memory of this process.
@@ -55,9 +57,15 @@ class Speed:
 
     supernet_step: float
     reference_step: float
+    rival_step: float
     generation: float
     steps_per_epoch: int
     memory_bytes: int
+
+    @property
+    def epoch(self) -> float:
+        """Seconds of one epoch of all networks."""
+        return self.steps_per_epoch * (self.supernet_step + self.reference_step + self.rival_step)
 
 
 def measure_speed(setup: Setup) -> Speed:
@@ -71,6 +79,7 @@ def measure_speed(setup: Setup) -> Speed:
     return Speed(
         supernet_step=measured_step(setup, experiment.search_space),
         reference_step=measured_step(setup, SearchSpace.of(reference)) if reference else 0.0,
+        rival_step=sum(measured_rival_step(setup, name) for name in _rivals(experiment)),
         generation=_seconds_per_generation(setup),
         steps_per_epoch=training_batches(setup).per_epoch,
         memory_bytes=resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024,
@@ -89,6 +98,28 @@ def measured_step(setup: Setup, space: SearchSpace) -> float:
         space: The space. The parameters are thrown away.
     """
     config = setup.experiment.training.model_copy(update={"start_from": None, "teacher": None})
+    supernet, batches, seed = build_supernet(setup, space), training_batches(setup), setup.training_seed
+    return _mean_step(lambda checkpoints, report: train(supernet, batches, config, checkpoints, report, seed=seed))
+
+
+def _rivals(experiment: Experiment) -> tuple[RivalName, ...]:
+    """The networks without spikes that a run trains."""
+    return experiment.rivals.networks if experiment.task == "classification" else ()
+
+
+def measured_rival_step(setup: Setup, name: RivalName) -> float:
+    """Train a network without spikes for some seconds, and return the mean duration of a step in seconds.
+
+    Args:
+        setup: Configuration, data and device.
+        name: The network. Its parameters are thrown away.
+    """
+    rival, config, batches = untrained_rival(setup, name), rival_recipe(setup, name), training_batches(setup)
+    return _mean_step(lambda checkpoints, report: fit_rival(rival, batches, config, checkpoints, report))
+
+
+def _mean_step(training: Callable[[Checkpoints, Callback], None]) -> float:
+    """Run a training until enough steps were timed, and return the mean duration of a step."""
     ends: list[float] = []
 
     def report(event: Event) -> None:
@@ -99,14 +130,7 @@ def measured_step(setup: Setup, space: SearchSpace) -> float:
             raise _Enough
 
     with TemporaryDirectory() as scratch, suppress(_Enough):
-        train(
-            build_supernet(setup, space),
-            training_batches(setup),
-            config,
-            Checkpoints(folder=Path(scratch)),
-            report,
-            seed=setup.training_seed,
-        )
+        training(Checkpoints(folder=Path(scratch)), report)
     if len(ends) <= FIRST_STEPS:  # the whole training is that short
         return (ends[-1] - ends[0]) / max(1, len(ends) - 1)
     return (ends[-1] - ends[FIRST_STEPS - 1]) / (len(ends) - FIRST_STEPS)
@@ -136,9 +160,11 @@ class Plan:
 
     Attributes:
         epochs: Of the supernet, and of the reference network.
+        rival_epochs: Of the networks without spikes; 0 without them.
         generations: Of the search.
         fine_tune_epochs: Of the selected subnet; 0 without fine-tuning.
-        training_s: Seconds of both trainings.
+        training_s: Seconds of the trainings of supernet and reference network.
+        rivals_s: Seconds of the trainings of networks without spikes.
         search_s: Seconds of the search.
         fine_tuning_s: Seconds of the fine-tuning.
         fixed_s: Seconds of everything else.
@@ -153,21 +179,25 @@ class Plan:
     fine_tuning_s: float
     fixed_s: float
     memory_bytes: int
+    rival_epochs: int = 0
+    rivals_s: float = 0.0
 
     @property
     def total_s(self) -> float:
         """Seconds of the whole run."""
-        return self.training_s + self.search_s + self.fine_tuning_s + self.fixed_s
+        return self.training_s + self.rivals_s + self.search_s + self.fine_tuning_s + self.fixed_s
 
     def text(self) -> str:
         """The plan in one line."""
         fine_tuning = (
             f"fine-tuning {self.fine_tune_epochs} epochs ({duration(self.fine_tuning_s)}), " if self.fine_tune_epochs else ""
         )
+        rivals = f"networks without spikes ({duration(self.rivals_s)}), " if self.rival_epochs else ""
         return (
-            f"plan: training {self.epochs} epochs ({duration(self.training_s)}), search at most {self.generations} generations "
-            f"({duration(self.search_s)}), {fine_tuning}measurement and figures ({duration(self.fixed_s)}): about "
-            f"{duration(self.total_s)} and {self.memory_bytes / 1e9:.1f} GB of memory"
+            f"plan: training {self.epochs} epochs ({duration(self.training_s)}), {rivals}"
+            f"search at most {self.generations} generations ({duration(self.search_s)}), {fine_tuning}"
+            f"measurement and figures ({duration(self.fixed_s)}): about {duration(self.total_s)} and "
+            f"{self.memory_bytes / 1e9:.1f} GB of memory"
         )
 
 
@@ -180,15 +210,18 @@ def expected(experiment: Experiment, speed: Speed, *, fine_tune: bool) -> Plan:
         fine_tune: Whether the selected subnet is fine-tuned.
     """
     fine_tune_epochs = experiment.fine_tuning.epochs if fine_tune else 0
+    rival_epochs = (experiment.rivals.epochs or experiment.training.epochs) if speed.rival_step else 0
     return Plan(
         epochs=experiment.training.epochs,
         generations=experiment.search.generations,
         fine_tune_epochs=fine_tune_epochs,
-        training_s=experiment.training.epochs * _epoch_seconds(speed),
+        training_s=experiment.training.epochs * speed.steps_per_epoch * (speed.supernet_step + speed.reference_step),
         search_s=experiment.search.generations * speed.generation,
         fine_tuning_s=fine_tune_epochs * speed.steps_per_epoch * speed.supernet_step,
         fixed_s=FIXED_SECONDS,
         memory_bytes=speed.memory_bytes,
+        rival_epochs=rival_epochs,
+        rivals_s=rival_epochs * speed.steps_per_epoch * speed.rival_step,
     )
 
 
@@ -196,7 +229,7 @@ def within(experiment: Experiment, speed: Speed, budget_s: float, *, fine_tune: 
     """Plan a run within a budget.
 
     Args:
-        experiment: The configuration; its number of generations is an upper limit.
+        experiment: The configuration; its number of generations is an upper limit. All networks train for as many epochs.
         speed: Measured durations.
         budget_s: Wall-clock time in seconds.
         fine_tune: Whether the selected subnet is fine-tuned.
@@ -204,7 +237,7 @@ def within(experiment: Experiment, speed: Speed, budget_s: float, *, fine_tune: 
     Raises:
         UserError: The budget is too small for one epoch and one generation.
     """
-    available, epoch = budget_s - FIXED_SECONDS, _epoch_seconds(speed)
+    available, epoch = budget_s - FIXED_SECONDS, speed.epoch
     fine_tune_epoch = speed.steps_per_epoch * speed.supernet_step
     epochs = int(available * TRAINING_SHARE / epoch)
     generations = min(experiment.search.generations, int(available * SEARCH_SHARE / speed.generation))
@@ -216,23 +249,20 @@ def within(experiment: Experiment, speed: Speed, budget_s: float, *, fine_tune: 
         )
     if not fine_tune:
         epochs = int((available - generations * speed.generation) * (1 - SEARCH_SHARE) / epoch)
-    training_s, search_s = epochs * epoch, generations * speed.generation
-    rest = available - training_s - search_s
+    rivals_s, search_s = epochs * speed.steps_per_epoch * speed.rival_step, generations * speed.generation
+    rest = available - epochs * epoch - search_s
     return Plan(
         epochs=epochs,
         generations=generations,
         fine_tune_epochs=max(1, int(rest / fine_tune_epoch)) if fine_tune else 0,
-        training_s=training_s,
+        training_s=epochs * epoch - rivals_s,
         search_s=search_s,
         fine_tuning_s=rest if fine_tune else 0.0,
         fixed_s=FIXED_SECONDS,
         memory_bytes=speed.memory_bytes,
+        rival_epochs=epochs if speed.rival_step else 0,
+        rivals_s=rivals_s,
     )
-
-
-def _epoch_seconds(speed: Speed) -> float:
-    """Seconds of one epoch of both networks."""
-    return speed.steps_per_epoch * (speed.supernet_step + speed.reference_step)
 
 
 @dataclass(kw_only=True)
@@ -301,6 +331,8 @@ class Clock:
     def overrides(self) -> list[str]:
         """Return the fields of the experiment that the plan has decided, as `NAME=VALUE`."""
         found = [f"training.epochs={self.plan.epochs}"]
+        if self.plan.rival_epochs:
+            found.append(f"rivals.epochs={self.plan.rival_epochs}")
         if self.fine_tune_epochs is not None:
             found.append(f"retrain.fine_tune_epochs={self.fine_tune_epochs}")
         if self.finished_generations is not None:

@@ -331,6 +331,15 @@ def retrain(
 
 
 @app.command()
+def rivals(run: RunFolder, overrides: Overrides = None) -> None:
+    """Train networks without spikes on the images of a run, for comparison with its subnets."""
+    from autospike.commands.rivals import rivals
+    from autospike.run_directory import RunDirectory
+
+    rivals(RunDirectory.resume(run, overrides or []))
+
+
+@app.command()
 def plot(
     run: RunFolder,
     energy: Annotated[
@@ -493,28 +502,35 @@ def run_all(
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Print the plan, the expected time and memory, and do nothing.")
     ] = False,
-    no_reference: Annotated[bool, typer.Option("--no-reference", help="Do not train the reference network.")] = False,
+    no_reference: Annotated[
+        bool, typer.Option("--no-reference", help="Do not train the reference network, nor the networks without spikes.")
+    ] = False,
+    no_rivals: Annotated[bool, typer.Option("--no-rivals", help="Do not train the networks without spikes.")] = False,
     no_fine_tune: Annotated[
         bool, typer.Option("--no-fine-tune", help="Do not fine-tune the selected subnet before the export.")
     ] = False,
     overrides: Overrides = None,
 ) -> None:
-    """Train, search, fine-tune the selected subnet, plot and export; resume where an earlier call stopped."""
+    """Train, search, fine-tune the selected subnet, export and plot; resume where an earlier call stopped."""
     from autospike.budget import Clock, parse_duration
     from autospike.commands.export import export
     from autospike.commands.fine_tune import fine_tune
     from autospike.commands.plan import estimate, fit, fit_fine_tuning
     from autospike.commands.plot import plot
+    from autospike.commands.rivals import rivals
     from autospike.commands.search import search
     from autospike.commands.train import train
     from autospike.config import Experiment
     from autospike.run_directory import RunDirectory
 
     where = _executing(executor, workers=workers, address=address, gpus_per_worker=gpus_per_worker)
-    reference = ["baseline=none"] if no_reference else []
+    left_out = [
+        *(["baseline=none"] if no_reference else []),
+        *(["rivals.networks=[]"] if no_rivals or no_reference else []),
+    ]
     budget_s = parse_duration(budget) if budget else None
     clock = Clock.read(run, budget_s)
-    chosen = [*(overrides or []), *where, *reference, *_starting(start_from)]
+    chosen = [*(overrides or []), *where, *left_out, *_starting(start_from)]
     started = RunDirectory.start(Experiment.load(experiment, [*chosen, *(clock.overrides() if clock else [])]), run)
     if clock is None and budget_s is not None:
         clock = fit(started, budget_s, fine_tune=not no_fine_tune, begun=STARTED)
@@ -525,14 +541,16 @@ def run_all(
         return
     with started.locked("run"), clock.recording() if clock else nullcontext():
         started = train(started)
+        if started.experiment.rivals.networks and not (clock and clock.plan.rival_epochs == 0):
+            rivals(started)
         generations = search(started, timeout_s=clock.search_timeout_s() if clock else None)
         if clock:
             clock.finished_generations = generations
             started = started if no_fine_tune else fit_fine_tuning(started, clock)
         if not no_fine_tune:
             fine_tune(started)
-        plot(started)
         export(started, started.export)
+        plot(started)
 
 
 @app.command(name="import")

@@ -30,7 +30,7 @@ from autospike.errors import UserError
 from autospike.evaluation.single import measure_stepwise
 from autospike.models.contract import SpikingModel
 from autospike.models.registry import ENTRY_POINT, build_model, classifiers, first_conv
-from autospike.report.record import record, record_at_every_time_step
+from autospike.report.record import record, record_point
 from autospike.run_directory import RunDirectory
 from autospike.space.architecture import Architecture
 from autospike.tensors import write_tensors
@@ -254,7 +254,7 @@ def final_measurement(run: RunDirectory, model: SpikingModel, test: FixedBatches
     by_time_steps = [measured.at(steps) for steps in range(1, model.architecture.time_steps + 1)]
     return {
         **record(by_time_steps[-1], convention, "test"),
-        "by_time_steps": record_at_every_time_step(by_time_steps, convention, "test"),
+        "by_time_steps": [record_point(measurement, convention, "test") for measurement in by_time_steps],
         "firing_rates": firing.rates(),
     }
 

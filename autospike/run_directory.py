@@ -9,6 +9,7 @@ RUN/data.json           digest of the images and their splits; channels and clas
 RUN/data/               files.csv: every sample with class, split and digest; batch.png: training images as the network sees them
 RUN/supernet/           checkpoints of the supernet
 RUN/baseline/           checkpoints and measurement of the reference network
+RUN/rivals/             networks without spikes, for comparison: checkpoints and measurement of each
 RUN/tensorboard/        TensorBoard scalars of the trainings
 RUN/archive.sqlite      every measured candidate
 RUN/export/             exported subnet
@@ -265,6 +266,11 @@ class RunDirectory:
     def retrain(self) -> Path:
         """Folder of the retrained networks."""
         return self.folder / "retrain"
+
+    @property
+    def rivals(self) -> Path:
+        """Folder of the networks without spikes that are compared with the subnets."""
+        return self.folder / "rivals"
 
     @property
     def report(self) -> Path:

@@ -15,7 +15,7 @@ from autospike.budget import FIXED_SECONDS, Clock, Plan, Speed, duration, expect
 from autospike.config import Experiment
 
 EXPERIMENT = Experiment.model_validate(TINY_EXPERIMENT)
-SPEED = Speed(supernet_step=0.1, reference_step=0.15, generation=3.0, steps_per_epoch=4, memory_bytes=10**9)
+SPEED = Speed(supernet_step=0.1, reference_step=0.15, rival_step=0.0, generation=3.0, steps_per_epoch=4, memory_bytes=10**9)
 
 
 @pytest.mark.parametrize(("text", "seconds"), [("90s", 90), ("30m", 1800), ("1h30m", 5400), ("1.5h", 5400), ("1h1m1s", 3661)])
@@ -36,6 +36,16 @@ def test_a_plan_within_a_budget_by_hand() -> None:
     assert plan.fine_tuning_s == pytest.approx(rest)
     assert plan.fine_tune_epochs == int(rest / 0.4)
     assert plan.total_s == pytest.approx(101 + FIXED_SECONDS)
+
+
+def test_networks_without_spikes_are_part_of_the_plan_by_hand() -> None:
+    """101 s are available. An epoch takes 4 * (0.25 + 0.04) s = 1.16 s: 50 epochs, of which the rivals take 50 * 0.16 s."""
+    plan = within(EXPERIMENT, replace(SPEED, rival_step=0.04), 101 + FIXED_SECONDS, fine_tune=True)
+    assert (plan.epochs, plan.rival_epochs) == (50, 50)
+    assert [plan.training_s, plan.rivals_s] == pytest.approx([50, 8])
+    assert plan.total_s == pytest.approx(101 + FIXED_SECONDS)
+    assert "networks without spikes (8 s)" in plan.text()
+    assert within(EXPERIMENT, SPEED, 101 + FIXED_SECONDS, fine_tune=True).rival_epochs == 0
 
 
 def test_a_plan_without_fine_tuning_trains_longer() -> None:

@@ -11,7 +11,14 @@ from typing import Any, Literal
 from autospike import files
 from autospike.console import note, table, working
 from autospike.data.batches import FixedBatches
-from autospike.evaluation.setup import calibrated_subnet, held_out_batches, open_for_measurement, protocol_id
+from autospike.evaluation.front import measured_front, searched_front
+from autospike.evaluation.rivals import measure_rival, rival_digest, trained_rivals
+from autospike.evaluation.setup import (
+    calibrated_subnet,
+    held_out_batches,
+    open_for_measurement,
+    protocol_id,
+)
 from autospike.evaluation.trained_alone import read_measurement
 from autospike.exporting import completion
 from autospike.exporting.variants import VariantName
@@ -24,7 +31,7 @@ from autospike.report.test_split import EVENT, HeldOutUses
 from autospike.run_directory import RunDirectory
 from autospike.searching.archive import Archive
 from autospike.searching.selection import pick_archived
-from autospike.space.architecture import Architecture
+from autospike.space.architecture import Architecture, digest
 from autospike.space.search_space import SearchSpace
 from autospike.tasks.pictures import draw_segmentation
 from autospike.training.retraining import fine_tuned
@@ -62,14 +69,15 @@ def export(
     (selected,) = pick_archived(run, protocol, [config.pick], lambda damage: note(f"export: {damage}"), setup.input_shape)
     architecture = selected.measurement.architecture
     fine_tuning = _fine_tuning(run, setup, architecture)
-    provenance = _provenance(run, protocol, fine_tuning)
+    best = searched_front(run, protocol)
+    provenance = _provenance(run, setup, protocol, fine_tuning, best)
     report = complete_report(out, {"architecture_id": architecture.id, "provenance": provenance})
     if report is not None:
         note(f"export: {out} already holds this subnet")
     else:
         files.check_writable(out, "--out")
         with locked(out, "autospike export"), working(f"measure {architecture.id} and the reference network on the test split"):
-            report = _write_and_measure(run, setup, selected, fine_tuning, out)
+            report = _write_and_measure(run, setup, selected, fine_tuning, best, out)
             uses = HeldOutUses.of(run).with_export(architecture.id)
             report |= {"supernet": _supernet_quality(run, setup, protocol), "test_split": uses.to_json(), "provenance": provenance}
             write_report(out, report)
@@ -111,14 +119,19 @@ def _fine_tuning(run: RunDirectory, setup: Setup, architecture: Architecture) ->
     return _FineTuning(folder=folder, measurement=measurement) if measurement else None
 
 
-def _provenance(run: RunDirectory, protocol: str, fine_tuning: _FineTuning | None) -> dict[str, Any]:
+def _provenance(
+    run: RunDirectory, setup: Setup, protocol: str, fine_tuning: _FineTuning | None, best: Sequence[Architecture]
+) -> dict[str, Any]:
     """Everything besides the selected architecture on which a report depends."""
     search = run.experiment.search
+    rivals = {training.name: rival_digest(setup, training) for training in trained_rivals(run, setup)}
     return {
         "run": str(run.folder.resolve()),
         **run.experiment.export.model_dump(),
         "protocol_id": protocol,
         "fine_tuning": fine_tuning and fine_tuning.measurement["protocol_id"],
+        "front": digest([architecture.id for architecture in best]),
+        **({"rivals": rivals} if rivals else {}),
         "convention": search.energy_convention.name,
         "fitness": search.fitness.model_dump(),
         # Absent if there are none, as in reports of earlier versions.
@@ -128,7 +141,7 @@ def _provenance(run: RunDirectory, protocol: str, fine_tuning: _FineTuning | Non
 
 
 def _write_and_measure(
-    run: RunDirectory, setup: Setup, selected: Evaluation, fine_tuning: _FineTuning | None, out: Path
+    run: RunDirectory, setup: Setup, selected: Evaluation, fine_tuning: _FineTuning | None, best: Sequence[Architecture], out: Path
 ) -> dict[str, Any]:
     """Write the subnet, then open the test split, and measure the subnet and the reference network.
 
@@ -159,6 +172,8 @@ def _write_and_measure(
         **measured[weights],
         "by_weights": {way: _summary(measured[way], search_accuracy=accuracies[way]) for way in measured},
         "baseline": final_measurement(run, reference_model, test) if reference_model else None,
+        "front": measured_front(run, setup, best, test),
+        "rivals": [measure_rival(run, setup, training, test, "test") for training in trained_rivals(run, setup)],
     }
 
 
@@ -178,7 +193,7 @@ def _trained_alone(setup: Setup, architecture: Architecture, folder: Path) -> Sp
 
 
 def _summary(measured: dict[str, Any], *, search_accuracy: float) -> dict[str, Any]:
-    fields = ("test_accuracy", "test_accuracy_interval", "correct_mask", "score", "energy_mj")
+    fields = ("test_accuracy", "test_accuracy_interval", "correct_mask", "score", "energy_mj", "energy_uj", "energy_mj_int8")
     return {"search_accuracy": search_accuracy, **{name: measured[name] for name in fields if name in measured}}
 
 
@@ -198,7 +213,7 @@ def _supernet_quality(run: RunDirectory, setup: Setup, protocol: str) -> dict[st
 
 def _show(report: dict[str, Any], out: Path) -> None:
     """Print the exported subnet next to the reference network, and in words what the numbers mean."""
-    columns = ["", f"test {comparison.metric(report)} (95 % interval)", "uJ/image", "parameters", "T"]
-    table(f"{out}: subnet {report['architecture_id']}", columns, comparison.rows(report), comparison.caption(report))
+    title = f"{out}: subnet {report['architecture_id']}"
+    table(title, comparison.columns(report), comparison.rows(report), comparison.caption(report))
     for line in comparison.warnings(report):
         note(line)

@@ -7,6 +7,7 @@ from dataclasses import replace
 
 from autospike.budget import Clock, Plan, Speed, expected, measure_speed, measured_step, within
 from autospike.console import note, working
+from autospike.evaluation.front import FRONT_POINTS
 from autospike.evaluation.setup import open_for_measurement, protocol_id
 from autospike.run_directory import RunDirectory
 from autospike.searching.selection import pick_archived
@@ -75,7 +76,7 @@ def fit_fine_tuning(run: RunDirectory, clock: Clock) -> RunDirectory:
         with working("measure the speed of the selected subnet"):
             step_s = measured_step(setup, SearchSpace.of(selected.architecture))
         images = len(setup.images.splits["test"]) + selected.images
-        measurement_s = 3 * ALONE * selected.seconds * images / selected.images
+        measurement_s = (3 * ALONE + FRONT_POINTS) * selected.seconds * images / selected.images
         clock.choose_fine_tuning(step_s * training_batches(setup).per_epoch, measurement_s=measurement_s)
         clock.write()
     retrain = run.experiment.retrain.model_copy(update={"fine_tune_epochs": clock.fine_tune_epochs})

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,8 @@ from autospike import files
 from autospike.console import note
 from autospike.energy.conventions import Convention
 from autospike.errors import UserError
-from autospike.report import figures, paper, tables
+from autospike.report import comparison, comparison_figure, figures, paper, tables
+from autospike.report.comparison import RIVAL_NAMES, kind_of
 from autospike.report.figures import Curve, Point
 from autospike.report.html.data import page_data
 from autospike.report.html.page import page
@@ -62,7 +64,8 @@ class SearchReport:
         histories: Progress of each search of the archive; see `report.tables.search_history`.
         all_shares: How often each value of a gene occurs among all candidates; see `report.tables.gene_shares`.
         front_shares: The same on the Pareto front.
-        curves: The selected subnet and the reference network at every T, on the search split.
+        curves: The selected subnet, the reference network at every T and networks without spikes, on the search split.
+        export: The report of RUN/export, if it is of the same supernet and energy convention; otherwise None.
         damage: A line on rows of the archive that are damaged and left out, or None.
     """
 
@@ -74,6 +77,7 @@ class SearchReport:
     all_shares: dict[str, dict[str, float]]
     front_shares: dict[str, dict[str, float]]
     curves: list[Curve]
+    export: dict[str, Any] | None = None
     damage: str | None = None
 
     @classmethod
@@ -107,7 +111,12 @@ class SearchReport:
             histories=[tables.search_history(name, ids, table, reference_mj=largest_mj) for name, ids in proposals.items()],
             all_shares=all_shares,
             front_shares=front_shares,
-            curves=[*_selected(run, archived, archive.protocol_id, convention), *_reference(run, convention)],
+            curves=[
+                *_selected(run, archived, archive.protocol_id, convention),
+                *_reference(run, convention),
+                *_rivals(run, convention),
+            ],
+            export=_export_report(run, archive.protocol_id, convention),
             damage=damage,
         )
 
@@ -130,6 +139,10 @@ class SearchReport:
         figures.save(figures.search(self.histories, title=f"{self.data}: progress of the search"), self.folder / "search.png")
         genes = figures.genes(self.all_shares, self.front_shares, title=f"{self.data}: values of the genes")
         figures.save(genes, self.folder / "genes.png")
+        if self.export is not None:
+            files.write_text(self.folder / "comparison.csv", comparison.table(self.export).to_csv(index=False))
+            compared = comparison_figure.draw(self.export, title=f"{self.data}: networks on the test split")
+            figures.save(compared, self.folder / "comparison.png")
 
 
 def _selected(run: RunDirectory, archived: pd.DataFrame, protocol_id: str, convention: Convention) -> list[Curve]:
@@ -159,6 +172,24 @@ def _exported_id(run: RunDirectory, protocol_id: str) -> str | None:
         return str(report["architecture_id"]) if report["provenance"]["protocol_id"] == protocol_id else None
     except (UserError, KeyError, TypeError):  # there is none, or it is damaged: `export` writes it again
         return None
+
+
+def _export_report(run: RunDirectory, protocol_id: str, convention: Convention) -> dict[str, Any] | None:
+    """The report of RUN/export, unless it is of another supernet or convention, or of an older version without the front."""
+    if _exported_id(run, protocol_id) is None:
+        return None
+    report: dict[str, Any] = files.read_json(run.export / "report.json")
+    return report if report.get("convention") == convention.name and "front" in report else None
+
+
+def _rivals(run: RunDirectory, convention: Convention) -> list[Curve]:
+    """The measured networks without spikes, on the search split."""
+    paths = {name: run.rivals / name / "measurement.json" for name in run.experiment.rivals.networks}
+    return [
+        _measured(path, partial(single, convention=convention, split="search", label=RIVAL_NAMES[name], kind=kind_of(name)))
+        for name, path in paths.items()
+        if path.exists()
+    ]
 
 
 def _reference(run: RunDirectory, convention: Convention) -> list[Curve]:

@@ -20,6 +20,7 @@ from autospike.config.sections import (
     NormalisationConfig,
     ProcessCount,
     RetrainConfig,
+    RivalsConfig,
     SearchConfig,
     Section,
     TrainingConfig,
@@ -75,6 +76,8 @@ class Experiment(Section):
     """Selection rule for the candidate that is exported."""
     retrain: RetrainConfig = RetrainConfig()
     """Retraining of selected subnets."""
+    rivals: RivalsConfig = RivalsConfig()
+    """Networks that the subnets are compared with, besides the reference network."""
 
     @classmethod
     def load(cls, path: str | Path, overrides: Sequence[str] = (), *, folder: Path | None = None) -> Self:
@@ -190,6 +193,11 @@ class Experiment(Section):
         if self.baseline is None:
             return self.search_space.largest()
         return Architecture.from_dict(self.baseline, source="baseline")
+
+    @property
+    def comparable_architecture(self) -> Architecture:
+        """The architecture whose size rivals have: that of the reference network, or the largest of the space if there is none."""
+        return self.baseline_architecture or self.search_space.largest()
 
     def to_yaml(self) -> str:
         """Return the resolved experiment as YAML, which `Experiment.load` reads back as an equal experiment."""

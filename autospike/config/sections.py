@@ -538,3 +538,25 @@ class RetrainConfig(Section):
     """Epochs from inherited weights. Default: a third of the epochs from fresh weights."""
     fine_tune_learning_rate: LearningRate | None = None
     """Learning rate from inherited weights. Default: `training.learning_rate`."""
+
+
+RivalName = Literal["cnn", "cnn-small", "vit"]
+
+
+class RivalsConfig(Section):
+    """What the subnets are compared with, besides the reference network: networks without spikes, and random subnets.
+
+    `autospike run` and `autospike rivals` train them; docs/rivals.md describes them.
+    """
+
+    networks: tuple[RivalName, ...] = ("cnn", "cnn-small", "vit")
+    """Networks without spikes (`autospike.models.rivals`); none of them if empty (`run --no-rivals`).
+
+    `cnn` and `vit` have about as many parameters as the reference network, `cnn-small` has a quarter of them.
+    """
+    epochs: Epochs | None = None
+    """Epochs of each. Default: `training.epochs`."""
+    learning_rate: LearningRate | None = None
+    """Learning rate of each. Default: `training.learning_rate`, of the ViT at most 1e-3."""
+    random_subnets: Annotated[int, Field(ge=0, le=1000)] = 0
+    """Number of random subnets of about the energy of the exported one that are trained from scratch, for comparison with it."""

@@ -213,6 +213,21 @@ def _modifiers(modified: Convention, base: Convention) -> list[str]:
     ]
 
 
+def with_int8_costs(convention: Convention) -> Convention | None:
+    """Return a convention with the costs of 8-bit integers.
+
+    Args:
+        convention: The convention.
+
+    Returns:
+        The convention, or None if it is defined by costs of its own (`memory`).
+    """
+    if convention.costs == SRAM:
+        return None
+    name, *modifiers = convention.name.split("/")
+    return convention_of("/".join([name, *(modifier for modifier in modifiers if modifier not in COSTS), INT8.name]))
+
+
 @dataclass(frozen=True, kw_only=True)
 class Energy:
     """Energy of one image under a convention, over all time steps and layers.

@@ -16,7 +16,7 @@ from autospike.energy.counts import from_rows
 from autospike.errors import UserError
 from autospike.evaluation.setup import population_evaluator, protocol_id, trie_evaluator
 from autospike.execution.executor import Serial
-from autospike.report.record import record, record_at_every_time_step
+from autospike.report.record import record, record_point
 from autospike.run_directory import RunDirectory
 from autospike.space.architecture import Architecture
 from autospike.space.search_space import SearchSpace
@@ -49,7 +49,7 @@ def measure_trained_alone(run: RunDirectory, setup: Setup, architecture: Archite
         measurements = list(evaluator([replace(architecture, time_steps=t) for t in steps]))
         found = {
             **record(measurements[-1], convention, "search"),
-            "by_time_steps": record_at_every_time_step(measurements, convention, "search"),
+            "by_time_steps": [record_point(measurement, convention, "search") for measurement in measurements],
             "protocol_id": protocol_id(setup, folder),
         }
         files.write_json(_path(folder), found)

@@ -1,37 +1,205 @@
-"""The closing table of an export: the subnet beside the reference network, with intervals, and what the numbers mean in words."""
+"""The closing comparison of an export: the subnet beside other networks on the test split, and what the numbers mean in words.
+
+Others are the subnet with its other weights, the reference network at every T, networks without spikes, and random subnets.
+"""
 
 from __future__ import annotations
 
-from dataclasses import asdict
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
 from typing import Any
+
+import numpy as np
+import pandas as pd
 
 from autospike.energy.conventions import UJ_PER_MJ
 from autospike.measurement import Measurement
-from autospike.statistics import Comparison, JackknifeComparison, PairedComparison
+from autospike.report.energy import microjoules
+from autospike.report.equal_accuracy import EqualAccuracy, Masks, energy_at_equal_accuracy
+from autospike.report.figures import Kind
+from autospike.report.tables import for_readers
+from autospike.statistics import Comparison, Interval, JackknifeComparison, PairedComparison
 
 # The largest subnet counts as far below the reference network if it is significantly less accurate by more than this. Our choice.
 UNDER_TRAINED = 0.01
 
+RIVAL_NAMES = {"cnn": "CNN", "cnn-small": "small CNN", "vit": "ViT"}
+"""Names of the networks without spikes in tables and figures."""
 
-def rows(report: dict[str, Any]) -> list[list[str]]:
-    """Return the rows of the table: the exported subnet, the same one with its other weights, and the reference network.
+
+def kind_of(rival: str) -> Kind:
+    """Return the kind of a network without spikes, by its name."""
+    return "vit" if rival == "vit" else "cnn"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Compared:
+    """A network on the test split.
+
+    Attributes:
+        name: Name in tables and legends.
+        kind: What it is.
+        accuracy: A fraction between 0 and 1.
+        interval: The 95 % Wilson interval of the accuracy.
+        images: Number of test images.
+        correct_mask: Which of them it classifies correctly, as `autospike.statistics.pack_mask` returns it.
+        energy_mj: Energy of one image in mJ under the convention of the report.
+        int8_mj: The same with the costs of 8-bit integers; None if the convention has costs of its own.
+        params: Number of parameters.
+        time_steps: T; 1 for a network without spikes.
+    """
+
+    name: str
+    kind: Kind
+    accuracy: float
+    interval: Interval
+    images: int
+    correct_mask: bytes
+    energy_mj: float
+    int8_mj: float | None
+    params: int
+    time_steps: int
+
+    @classmethod
+    def of(cls, name: str, kind: Kind, measured: dict[str, Any], whole: dict[str, Any]) -> Compared:
+        """Read a network from a report.
+
+        Args:
+            name: Its name.
+            kind: What it is.
+            measured: Its measurement.
+            whole: The record that has what the measurement lacks: number of images, parameters and T.
+        """
+        every = {**whole, **measured}
+        low, high = every["test_accuracy_interval"]
+        return cls(
+            name=name,
+            kind=kind,
+            accuracy=every["test_accuracy"],
+            interval=(low, high),
+            images=every["test_images"],
+            correct_mask=bytes.fromhex(every["correct_mask"]),
+            energy_mj=every["energy_mj"],
+            int8_mj=measured.get("energy_mj_int8"),
+            params=every["params"],
+            time_steps=every["time_steps"],
+        )
+
+    @property
+    def correct(self) -> Masks:
+        """Correct predictions, `[images]`."""
+        return np.unpackbits(np.frombuffer(self.correct_mask, np.uint8), count=self.images).astype(bool)
+
+    @property
+    def energies_mj(self) -> tuple[float, float | None]:
+        """Energy under the convention, and with the costs of 8-bit integers."""
+        return self.energy_mj, self.int8_mj
+
+
+def networks(report: dict[str, Any]) -> list[Compared]:
+    """Return the networks of a report, the exported subnet first.
 
     Args:
         report: The content of `report.json`.
     """
     exported = report.get("weights", "inherited")
-    found = [_row(f"exported subnet ({exported})", report, report["params"], report["time_steps"])]
+    found = [Compared.of(f"exported subnet ({exported})", "exported", report, report)]
     for way, other in report.get("by_weights", {}).items():
         if way != exported:
-            found.append(_row(f"not exported ({way})", other, report["params"], report["time_steps"]))
+            found.append(Compared.of(f"not exported ({way})", "fine-tuned", other, report))
     reference = report["baseline"]
-    return [*found, _row("reference network", reference, reference["params"], reference["time_steps"])] if reference else found
+    if reference:
+        steps = reference.get("by_time_steps", [reference])
+        found += [Compared.of("reference network", "reference", measured, reference) for measured in reversed(steps)]
+    for rival in report.get("rivals", []):
+        found.append(Compared.of(RIVAL_NAMES[rival["name"]], kind_of(rival["name"]), rival, rival))
+    for number, subnet in enumerate(report.get("random_subnets", []), start=1):
+        found.append(Compared.of(f"random subnet {number}, from scratch", "random", subnet, subnet))
+    scratch = report.get("from_scratch")
+    return [*found, Compared.of("exported subnet, from scratch", "random", scratch, scratch)] if scratch else found
 
 
-def _row(name: str, measured: dict[str, Any], params: int, time_steps: int) -> list[str]:
-    low, high = measured["test_accuracy_interval"]
-    energy = f"{measured['energy_mj'] * UJ_PER_MJ:.3f}"
-    return [name, f"{measured['test_accuracy']:.4f} ({low:.3f} to {high:.3f})", energy, f"{params:,}", str(time_steps)]
+def front(report: dict[str, Any]) -> list[Compared]:
+    """Return the subnets of the searched front with inherited weights, on the test split; empty in reports of older versions.
+
+    Args:
+        report: The content of `report.json`.
+    """
+    return [Compared.of("front", "exported", measured, measured) for measured in report.get("front", [])]
+
+
+def at_equal_accuracy(report: dict[str, Any], other: Compared) -> EqualAccuracy | None:
+    """Return the energy of the searched front at the accuracy of a network.
+
+    Args:
+        report: The content of `report.json`.
+        other: The network.
+
+    Returns:
+        The comparison, or None if the report has no front, or is of a dense task.
+    """
+    subnets = front(report)
+    if not subnets or not other.energy_mj or not other.correct_mask:
+        return None
+    masks = np.stack([subnet.correct for subnet in subnets])
+    return energy_at_equal_accuracy(masks, [subnet.energy_mj for subnet in subnets], other.correct, other.energy_mj)
+
+
+def table(report: dict[str, Any]) -> pd.DataFrame:
+    """Return the comparison as a table for CSV.
+
+    Args:
+        report: The content of `report.json`.
+
+    Returns:
+        One row for each network, with accuracy, energy in mJ and uJ (also with 8-bit costs), size, and the energy of the front at
+        equal accuracy divided by that of the network, with the ends of its 95 % interval; empty if the front is not as accurate.
+    """
+    rows = []
+    for network in networks(report):
+        equal = None if network.kind in ("exported", "fine-tuned") else at_equal_accuracy(report, network)
+        rows.append(
+            {
+                "name": network.name,
+                "kind": network.kind,
+                "accuracy": network.accuracy,
+                "images": network.images,
+                "energy_mj": network.energy_mj,
+                "energy_mj_int8": network.int8_mj,
+                "params": network.params,
+                "time_steps": network.time_steps,
+                "front_ratio": equal and equal.ratio,
+                "front_ratio_low": equal and equal.low,
+                "front_ratio_high": equal and equal.high,
+            }
+        )
+    numbers = ("energy_mj_int8", "front_ratio", "front_ratio_low", "front_ratio_high")
+    return for_readers(pd.DataFrame(rows).astype(dict.fromkeys(numbers, float)))
+
+
+def columns(report: dict[str, Any]) -> list[str]:
+    """Return the columns of the closing table.
+
+    Args:
+        report: The content of `report.json`.
+    """
+    return ["", f"test {metric(report)} (95 %)", "uJ", "int8 uJ", "parameters", "T"]
+
+
+def rows(report: dict[str, Any]) -> list[list[str]]:
+    """Return the rows of the closing table; its columns are those of `columns`.
+
+    Args:
+        report: The content of `report.json`.
+    """
+    return [_row(network) for network in networks(report)]
+
+
+def _row(network: Compared) -> list[str]:
+    low, high = network.interval
+    accuracy = f"{network.accuracy:.4f} ({low:.3f} to {high:.3f})"
+    energy, int8 = ("-" if mj is None else microjoules(mj, digits=3) for mj in network.energies_mj)
+    return [network.name, accuracy, energy, int8, f"{network.params:,}", str(network.time_steps)]
 
 
 def against_reference(report: dict[str, Any]) -> Comparison:
@@ -72,19 +240,43 @@ def metric(report: dict[str, Any]) -> str:
 
 
 def caption(report: dict[str, Any]) -> str:
-    """Return the line below the table: energy and accuracy relative to the reference network.
+    """Return the lines below the table: energy and accuracy relative to the other networks.
 
     Args:
         report: The content of `report.json`.
     """
-    images = f"{report['test_images']} test images, opened for this measurement only."
-    if not report["baseline"]:
-        return images
-    ratio = report["energy_mj"] / report["baseline"]["energy_mj"]
-    return (
-        f"{images} The subnet needs {ratio:.0%} of the energy of the reference network; its {metric(report)} is "
-        f"{points(against_reference(report))}."
-    )
+    found = f"{report['test_images']} test images, opened for this measurement only."
+    reference = report["baseline"]
+    if reference:
+        ratio = report["energy_mj"] / reference["energy_mj"]
+        found += (
+            f" The subnet needs {ratio:.0%} of the energy of the reference network; its {metric(report)} is "
+            f"{points(against_reference(report))}."
+        )
+    if any(network.int8_mj is not None for network in networks(report)):
+        found += " int8: the same operations at 8-bit costs; accuracies are of 32-bit weights."
+    lines = [_equal_accuracy(report, network) for network in networks(report) if _is_benchmark(network, report)]
+    return "\n".join([found, *(line for line in lines if line)])
+
+
+def _is_benchmark(network: Compared, report: dict[str, Any]) -> bool:
+    """Whether a line compares the front with the network: the reference network at its own T, and networks without spikes."""
+    is_reference = network.kind == "reference" and network.time_steps == report["baseline"]["time_steps"]
+    return is_reference or network.kind in ("cnn", "vit")
+
+
+def _equal_accuracy(report: dict[str, Any], network: Compared) -> str:
+    """One line on the energy of the front at the accuracy of a network; empty if the report has no front."""
+    equal = at_equal_accuracy(report, network)
+    if equal is None:
+        return ""
+    beginning = f"At the accuracy of the {network.name} ({network.accuracy:.4f})"
+    if equal.ratio is None:
+        best = max(subnet.accuracy for subnet in front(report))
+        return f"{beginning}, there is no subnet on the front: the best reaches {best:.4f}."
+    at_most = "at most " if equal.is_bound else ""
+    high = "not reached" if equal.high is None else f"{equal.high:.2f}"
+    return f"{beginning}, the front needs {at_most}{equal.ratio:.2f} of its energy (95 % interval {equal.low:.2f} to {high})."
 
 
 def points(compared: Comparison) -> str:
@@ -107,6 +299,10 @@ def warnings(report: dict[str, Any]) -> list[str]:
     Returns:
         One line for each warning.
     """
+    return [*_below_reference(report), *_rivals_ahead(networks(report))]
+
+
+def _below_reference(report: dict[str, Any]) -> list[str]:
     if not report["baseline"]:
         return []
     found, difference, supernet = [], against_reference(report), report.get("supernet")
@@ -122,6 +318,28 @@ def warnings(report: dict[str, Any]) -> list[str]:
             f"search split, the reference network {supernet['reference_accuracy']:.4f}. Train for more epochs "
             "(--set training.epochs=N)."
         )
+    return found
+
+
+def _rivals_ahead(compared: Sequence[Compared]) -> list[str]:
+    """A line for each network without spikes that is at least as accurate as the exported subnet at less energy."""
+    exported, found = compared[0], []
+    for rival in compared:
+        if rival.kind not in ("cnn", "vit") or rival.accuracy < exported.accuracy:
+            continue
+        names = ("", " with 8-bit integers")
+        pairs = zip(rival.energies_mj, exported.energies_mj, names, strict=True)
+        less = [
+            f"{mine * UJ_PER_MJ:.3g} against {theirs * UJ_PER_MJ:.3g} uJ{name}"
+            for mine, theirs, name in pairs
+            if mine is not None and theirs is not None and mine < theirs
+        ]
+        if less:
+            found.append(
+                f"note: the {rival.name}, without spikes, is at least as accurate ({rival.accuracy:.4f} against "
+                f"{exported.accuracy:.4f}) and needs less energy under the same costs ({'; '.join(less)}). By these counts, a "
+                "spiking network does not pay here."
+            )
     return found
 
 

@@ -122,17 +122,22 @@ def pareto(table: pd.DataFrame, curves: Sequence[Curve], *, title: str, conventi
             label=f"{len(table):,} subnets, measured",
             rasterized=len(table) > MANY_POINTS,
         )
-        _draw_front(ax, best)
+        draw_front(ax, best)
         ax.plot(at_knee["energy_mj"] * UJ_PER_MJ, at_knee["accuracy"], "o", ms=11, mfc="none", mec=ACCENT, mew=1.2, label="knee")
         for curve in curves:
-            _draw_curve(ax, curve)
+            draw_curve(ax, curve)
         ax.set(ylabel="accuracy on the search split")
-        _finish(ax, title, convention)
+        finish(ax, title, convention)
     return figure
 
 
-def _draw_front(ax: Axes, best: pd.DataFrame) -> None:
-    """Draw a front, sorted by energy, as a staircase with an interval at each point."""
+def draw_front(ax: Axes, best: pd.DataFrame) -> None:
+    """Draw a front as a staircase with an interval at each point.
+
+    Args:
+        ax: Where to draw.
+        best: Accuracy, number of images and energy of the front, by ascending energy.
+    """
     energy_uj, accuracy = (best["energy_mj"] * UJ_PER_MJ).to_numpy(), best["accuracy"].to_numpy()
     low, high = accuracy_intervals(best)
     spread = np.maximum(0, [accuracy - low, high - accuracy])
@@ -142,8 +147,13 @@ def _draw_front(ax: Axes, best: pd.DataFrame) -> None:
     )
 
 
-def _draw_curve(ax: Axes, curve: Curve) -> None:
-    """Draw networks with their intervals and notes, connected by a line."""
+def draw_curve(ax: Axes, curve: Curve) -> None:
+    """Draw networks with their intervals and notes, connected by a line.
+
+    Args:
+        ax: Where to draw.
+        curve: The networks.
+    """
     colour, marker, size = KINDS[curve.kind]
     energies = [point.energy_mj * UJ_PER_MJ for point in curve.points]
     accuracies = [point.accuracy for point in curve.points]
@@ -155,8 +165,14 @@ def _draw_curve(ax: Axes, curve: Curve) -> None:
         ax.annotate(point.note, (energy_uj, point.accuracy), color=colour, **place)  # type: ignore[arg-type]
 
 
-def _finish(ax: Axes, title: str, convention: str) -> None:
-    """Give a figure of accuracy over energy its title, legend and logarithmic axis."""
+def finish(ax: Axes, title: str, convention: str) -> None:
+    """Give a figure of accuracy over energy its title, legend and logarithmic axis.
+
+    Args:
+        ax: The axes with everything drawn.
+        title: Title of the figure.
+        convention: Name of the energy convention.
+    """
     ax.set(xscale="log", xlabel=ENERGY_LABEL.format(convention=convention))
     ax.set_title(title, loc="left")
     low, high = ax.get_xlim()

@@ -20,6 +20,7 @@ from typing import Any
 from timm.optim import create_optimizer_v2
 from timm.scheduler import CosineLRScheduler, PolyLRScheduler
 from timm.utils import ModelEmaV3
+from torch import nn
 from torch.nn.utils import clip_grads_with_norm_, get_total_norm
 from torch.optim import Optimizer
 
@@ -77,7 +78,7 @@ def train_network(
     config, checkpoints, ranks = setup.experiment.training, Checkpoints(folder=folder), setup.ranks
     batches = training_batches(setup)
     steps = config.epochs * batches.per_epoch
-    ranks.first_alone(partial(_recover, run, checkpoints, name, steps))
+    ranks.first_alone(partial(recover, run, checkpoints, name, steps))
     record = checkpoints.record
     if record is not None and record.finished:
         if ranks.first:
@@ -133,7 +134,7 @@ def train(
     """
     steps, interval = config.epochs * batches.per_epoch, config.checkpoint_epochs * batches.per_epoch
     optimizer = create_optimizer(supernet, config)
-    schedule = _learning_rate_schedule(optimizer, config, batches.per_epoch, steps)
+    schedule = learning_rate_schedule(optimizer, config, batches.per_epoch, steps)
     average = moving_average(supernet, config.ema) if config.ema else None
     state = TrainingState(model=supernet, optimizer=optimizer, average=average)
     network, no_sync = ranks.replica(supernet)
@@ -218,24 +219,34 @@ def create_optimizer(supernet: Supernet, config: TrainingConfig) -> Optimizer:
     return create_optimizer_v2(supernet, param_group_fn=lambda _model: groups, **settings)
 
 
-def moving_average(supernet: Supernet, decay: float) -> ModelEmaV3:
-    """Exponential moving average of the parameters of a supernet, by timm.
+def moving_average(network: nn.Module, decay: float) -> ModelEmaV3:
+    """Exponential moving average of the parameters of a network, by timm.
 
     The average is over steps. A parameter that only one step of k samples has an average over a k-th as many of its own updates.
 
     Args:
-        supernet: The supernet.
+        network: The network, such as a supernet.
         decay: Weight of the old average at a step. In the first steps it is smaller, `1 - step ** (-2 / 3)`, so that the initial
             parameters are soon forgotten.
 
     Returns:
-        The average, in its `module`. Call `update(supernet, step)` after each step, counted from 1.
+        The average, in its `module`. Call `update(network, step)` after each step, counted from 1.
     """
-    return ModelEmaV3(supernet, decay=decay, use_warmup=True)
+    return ModelEmaV3(network, decay=decay, use_warmup=True)
 
 
-def _learning_rate_schedule(optimizer: Optimizer, config: TrainingConfig, steps_per_epoch: int, steps: int) -> Any:
-    """Linear warm-up, then half a cosine or a straight line down to the smallest learning rate, which the cooldown keeps."""
+def learning_rate_schedule(optimizer: Optimizer, config: TrainingConfig, steps_per_epoch: int, steps: int) -> Any:
+    """Linear warm-up, then half a cosine or a straight line down to the smallest learning rate, which the cooldown keeps.
+
+    Args:
+        optimizer: The optimizer.
+        config: Learning rates, warm-up and cooldown.
+        steps_per_epoch: Steps in an epoch.
+        steps: Steps of the whole training.
+
+    Returns:
+        timm's scheduler. Call `step_update(step)` before each step.
+    """
     shared: dict[str, Any] = {
         "t_initial": steps - config.cooldown_epochs * steps_per_epoch,
         "lr_min": config.min_learning_rate,
@@ -281,8 +292,18 @@ class SignalCatcher:
             signal.signal(number, handler)
 
 
-def _recover(run: RunDirectory, checkpoints: Checkpoints, name: str, steps: int) -> None:
-    """Rebuild a lost record, or return to the previous checkpoint if the newest one is damaged, and log it."""
+def recover(run: RunDirectory, checkpoints: Checkpoints, name: str, steps: int) -> None:
+    """Rebuild a lost record, or return to the previous checkpoint if the newest one is damaged, and log it.
+
+    Args:
+        run: Where it is logged.
+        checkpoints: The checkpoints.
+        name: Of the network, in logs.
+        steps: Steps of the whole training.
+
+    Raises:
+        UserError: Both checkpoints are damaged.
+    """
     damage = checkpoints.recover(steps)
     if damage is not None:
         note(f"{display_name(name)}: {damage}")

@@ -6,6 +6,7 @@ import json
 from pathlib import Path
 from typing import Any
 
+import pandas as pd
 import pytest
 
 from autospike.cli import app
@@ -51,6 +52,38 @@ def test_masks_of_the_report_agree_with_its_accuracies(run: Path) -> None:
         assert low < part["test_accuracy"] < high
 
 
+def test_networks_without_spikes_are_trained_and_compared(run: Path) -> None:
+    found = {rival["name"]: rival for rival in report(run)["rivals"]}
+    assert list(found) == ["cnn", "cnn-small", "vit"]
+    for name, rival in found.items():
+        assert rival["energy_uj"] == pytest.approx(4.6e-6 * sum(layer["macs"] for layer in rival["layers"]))
+        assert int(rival["correct_mask"], 16).bit_count() == rival["test_correct"]
+        assert json.loads((run / "rivals" / name / "measurement.json").read_text())["search_images"] == 180
+    compared = pd.read_csv(run / "report" / "comparison.csv")
+    assert compared["name"].tolist()[2:] == ["reference network"] * 3 + ["CNN", "small CNN", "ViT"]
+    assert compared["accuracy"].tolist()[5:] == [rival["test_accuracy"] for rival in found.values()]
+    assert (run / "report" / "comparison.png").exists()
+
+
+def test_the_front_is_measured_on_the_test_split(run: Path) -> None:
+    """The exported candidate is one of its subnets unless its fine-tuned weights are exported; both measurements agree."""
+    found = report(run)
+    best = pd.read_csv(run / "report" / "front.csv", dtype={"id": str})
+    assert [subnet["architecture_id"] for subnet in found["front"]] == best["id"].tolist()
+    inherited = found["by_weights"]["inherited"]
+    same = [subnet for subnet in found["front"] if subnet["architecture_id"] == found["architecture_id"]]
+    assert [(subnet["correct_mask"], subnet["energy_mj"]) for subnet in same] == [
+        (inherited["correct_mask"], pytest.approx(inherited["energy_mj"], rel=1e-12))
+    ] * len(same)
+
+
+def test_the_last_time_step_of_the_reference_network_is_its_measurement(run: Path) -> None:
+    reference = report(run)["baseline"]
+    assert [at["time_steps"] for at in reference["by_time_steps"]] == [1, 2, 3]
+    last = reference["by_time_steps"][-1]
+    assert {name: reference[name] for name in last} == last
+
+
 def test_a_second_run_fine_tunes_nothing(run: Path, tiny_experiment: Path) -> None:
     files = {path: path.stat().st_mtime_ns for path in checkpoints(run).iterdir() if path.suffix == ".safetensors"}
     call("run", tiny_experiment, "--run", run)
@@ -59,8 +92,10 @@ def test_a_second_run_fine_tunes_nothing(run: Path, tiny_experiment: Path) -> No
 
 def test_without_fine_tuning_the_inherited_weights_are_exported(tmp_path: Path, tiny_experiment: Path) -> None:
     folder = tmp_path / "inherited"
-    call("run", tiny_experiment, "--run", folder, "--no-fine-tune")
+    call("run", tiny_experiment, "--run", folder, "--no-fine-tune", "--no-rivals")
     assert report(folder)["weights"] == "inherited"
+    assert report(folder)["rivals"] == []
+    assert not (folder / "rivals").exists()
     assert not (folder / "retrain").exists()
 
 

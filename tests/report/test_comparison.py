@@ -8,8 +8,9 @@ import pytest
 from builders import measurement, small
 
 from autospike.energy.conventions import DEFAULT
-from autospike.report import comparison
-from autospike.report.record import record
+from autospike.energy.counts import LayerCount
+from autospike.report import comparison, comparison_figure
+from autospike.report.record import record, record_rival
 from autospike.statistics import pack_mask
 
 IMAGES = 40
@@ -34,7 +35,63 @@ def test_rows_name_accuracy_interval_and_energy() -> None:
     rows = comparison.rows(found)
     assert [row[0] for row in rows] == ["exported subnet (inherited)", "not exported (fine-tuned)", "reference network"]
     assert rows[0][1] == "0.9000 (0.769 to 0.960)"
-    assert [row[2] for row in rows] == ["0.001", "0.000", "0.004"]
+    assert [row[2:4] for row in rows] == [["0.0009", "3e-05"], ["0.00045", "1.5e-05"], ["0.0036", "0.00012"]]
+
+
+def rival(correct: int, *, macs: int) -> dict[str, Any]:
+    counts = [LayerCount(layer="conv", input="real", time_steps=1, macs=macs, acs=(), rate=())]
+    return record_rival("cnn", bytes(i < correct for i in range(IMAGES)), counts, 7, DEFAULT, "test")
+
+
+def test_a_network_without_spikes_is_priced_by_its_dense_operations() -> None:
+    """10,000 MACs: 4.6 pJ each are 0.046 uJ, 0.23 pJ each 0.0023 uJ."""
+    found = comparison.rows(report(36, 38, rivals=[rival(37, macs=10_000)]))
+    assert found[-1] == ["CNN", "0.9250 (0.801 to 0.974)", "0.046", "0.0023", "7", "1"]
+
+
+@pytest.mark.parametrize(("correct", "macs", "said"), [(36, 100, True), (35, 100, False), (36, 10_000, False), (40, 150, True)])
+def test_a_more_accurate_network_without_spikes_of_less_energy_is_named(correct: int, macs: int, said: bool) -> None:
+    """The subnet has 36 of 40 right and needs 900 pJ; 100 MACs need 460 pJ, 10,000 need 46,000 pJ."""
+    found = comparison.warnings(report(36, 38, rivals=[rival(correct, macs=macs)]))
+    assert [("a spiking network does not pay here" in line) for line in found] == ([True] if said else [])
+
+
+def test_the_reference_network_has_a_row_for_each_number_of_steps() -> None:
+    found = report(36, 38)
+    steps = [{**measured(correct, acs=acs), "time_steps": t} for t, correct, acs in ((1, 20, 1000.0), (2, 38, 4000.0))]
+    found["baseline"]["by_time_steps"] = steps
+    rows = [row for row in comparison.rows(found) if row[0] == "reference network"]
+    assert [(row[1][:6], row[5]) for row in rows] == [("0.9500", "2"), ("0.5000", "1")]
+
+
+def test_the_caption_states_the_energy_of_the_front_at_equal_accuracy() -> None:
+    """The front has the accuracy of the reference network at 2,000 accumulations, half of its energy."""
+    front = [measured(30, acs=500.0), measured(38, acs=2000.0)]
+    lines = comparison.caption(report(36, 38, front=front)).splitlines()
+    assert lines[1] == (
+        "At the accuracy of the reference network (0.9500), the front needs 0.50 of its energy (95 % interval 0.50 to 0.50)."
+    )
+    found = comparison.caption(report(36, 40, front=front)).splitlines()
+    assert (
+        found[1] == "At the accuracy of the reference network (1.0000), there is no subnet on the front: the best reaches 0.9500."
+    )
+
+
+def test_the_table_has_a_ratio_for_each_other_network() -> None:
+    front = [measured(30, acs=500.0), measured(38, acs=2000.0)]
+    table = comparison.table(report(36, 38, front=front, rivals=[rival(30, macs=1000)]))
+    assert table["name"].tolist() == ["exported subnet (inherited)", "reference network", "CNN"]
+    assert table["front_ratio"].tolist()[1:] == pytest.approx([0.5, 450 / 4600], rel=1e-6)
+    assert table["energy_uj"].tolist() == pytest.approx([0.0009, 0.0036, 0.0046])
+    assert table["accuracy_low"][0] == pytest.approx(0.76948, abs=1e-5)
+
+
+def test_the_figure_has_the_networks_under_both_costs() -> None:
+    front = [measured(30, acs=500.0), measured(38, acs=2000.0)]
+    panels: list[Any] = comparison_figure.draw(report(36, 38, front=front, rivals=[rival(30, macs=1000)]), title="digits").axes
+    assert [panel.get_title(loc="left") for panel in panels] == ["digits", "8-bit costs"]
+    lines = [{line.get_label(): line.get_xydata() for line in panel.lines} for panel in panels]
+    assert [float(found["CNN"][0][0]) for found in lines] == pytest.approx([0.0046, 0.00023])
 
 
 def test_caption_states_energy_and_accuracy_relative_to_the_reference_network() -> None:

@@ -589,6 +589,7 @@ def test_a_record_has_the_fields_of_a_measurement() -> None:
         "correct_mask": "",
         "energy_mj": pytest.approx((1.5 * 960 + 0.4 * 75) * 1e-9, rel=1e-12),
         "energy_uj": pytest.approx((1.5 * 960 + 0.4 * 75) * 1e-6, rel=1e-12),
+        "energy_mj_int8": pytest.approx((0.23 * 960 + 0.03 * 75) * 1e-9, rel=1e-12),
         "convention": "binary-only/fp16",
         "macs": 960,
         "acs": 75,
@@ -598,6 +599,7 @@ def test_a_record_has_the_fields_of_a_measurement() -> None:
         "time_steps": 2,
     }
     assert {"test_accuracy", "test_images"} <= record(measured, EXACT, "test").keys()
+    assert record(measured, CONVENTIONS["memory"], "test")["energy_mj_int8"] is None
 
 
 def is_png(path: Path) -> bool:
