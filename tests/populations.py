@@ -112,6 +112,49 @@ WRITTEN: dict[str, dict[str, Any]] = {
             },
         ],
     },
+    "e_spikeformer": {
+        "family": "e_spikeformer",
+        "shortcut": "membrane",
+        "time_steps": [1, 2],
+        "stages": [
+            {
+                "embed_dim": [8, 16],
+                "embedding": {"stride": 2},
+                "depth": [1, 2],
+                "block": {
+                    "token_mixer": ["spiking_sepconv_3", "spiking_sepconv_7"],
+                    "channel_mixer": ["conv", "mlp"],
+                    "mlp_ratio": 1,
+                    "neuron": {"levels": [1, 4]},
+                },
+            },
+            {
+                "embed_dim": [8, 16],
+                "embedding": {"stride": 2, "neuron": {"levels": [1, 4]}},
+                "depth": 1,
+                "block": {"token_mixer": "e_sdsa", "num_heads": [1, 2], "mlp_ratio": [1, 2], "neuron": {"levels": [1, 4]}},
+            },
+        ],
+    },
+    "max_former": {
+        "family": "max_former",
+        "shortcut": "membrane",
+        "time_steps": [1, 2],
+        "stages": [
+            {
+                "embed_dim": [8, 16],
+                "embedding": {"stride": 2},
+                "depth": [1, 2],
+                "block": {"token_mixer": ["dwc_3", "none", "dwc_5"], "mlp_ratio": [1, 2], "neuron": NEURON},
+            },
+            {
+                "embed_dim": 16,
+                "embedding": {"stride": 2, "kind": ["family", "embed_orig"]},
+                "depth": 1,
+                "block": {"token_mixer": ["sdsa_3", "dwc_7"], "num_heads": 2, "mlp_ratio": 1, "neuron": NEURON},
+            },
+        ],
+    },
 }
 
 CALIBRATION, SEARCH, CALIBRATION_BATCH = 20, 25, 10

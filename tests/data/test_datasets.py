@@ -82,10 +82,10 @@ def test_event_frames() -> None:
 def test_the_search_split_is_sampled_from_the_training_images_unless_it_is_given() -> None:
     """A quarter of 20 samples, stratified."""
     sampled = opened(Pairs(PIXELS)).splits
-    assert [len(sampled[name]) for name in ("train", "search", "test")] == [15, 5, 20]  # type: ignore[index]
+    assert [len(sampled[name]) for name in ("train", "search", "test")] == [15, 5, 20]
     assert set(sampled["train"].indices).isdisjoint(sampled["search"].indices)
     given = opened(Pairs(PIXELS), search=Subset(Pairs(PIXELS), range(8))).splits  # type: ignore[arg-type]
-    assert [len(given[name]) for name in ("train", "search", "test")] == [20, 8, 20]  # type: ignore[index]
+    assert [len(given[name]) for name in ("train", "search", "test")] == [20, 8, 20]
 
 
 def test_classes_of_wrapped_datasets_are_those_of_their_samples() -> None:

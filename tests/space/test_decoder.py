@@ -33,7 +33,7 @@ def test_widths_and_thresholds_are_genes() -> None:
     genes = {path.path for path in found.genes(found.largest()) if path.path[0] == "decoder"}
     expected = {("channels",), ("head_channels",), ("neuron", "v_threshold"), ("neuron", "tau")}
     assert genes == {("decoder", *path) for path in expected}
-    assert found.largest().decoder.channels == 8 and found.smallest().decoder.channels == 4  # type: ignore[union-attr]
+    assert found.largest().decoder.channels == 8 and found.smallest().decoder.channels == 4
 
 
 def test_the_canonical_form_is_read_back() -> None:
