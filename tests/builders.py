@@ -242,6 +242,8 @@ def effective_genes(architecture: Architecture) -> dict[str, Any]:
 def is_unvisited(path: str, value: Any) -> bool:
     """Return whether a scalar is no gene, or a gene that spaces with a single value of it do not visit."""
     name = path.rpartition(".")[2]
+    if (name, value) == ("decoder", None):
+        return True
     return name in ("leak", "normalised") or (name == "levels" and value in (1, None)) or (name == "kind" and value == "family")
 
 

@@ -248,19 +248,25 @@ def _singleton(space: type, value: Any) -> Any:
             embed_dim=fixed(value.embed_dim), embedding=embedding, depth=fixed(len(blocks)), block=blocks[0], blocks=blocks
         )
     hints = get_type_hints(space)
-    return space(**{f.name: _singleton_field(f.name, hints[f.name], getattr(value, f.name)) for f in fields(space)})
+    settings = DECODER_SETTINGS if space is DecoderSpace else SETTINGS
+    return space(
+        **{
+            f.name: getattr(value, f.name)
+            if f.name in settings
+            else _singleton_field(f.name, hints[f.name], getattr(value, f.name))
+            for f in fields(space)
+        }
+    )
 
 
 def _singleton_field(name: str, hint: Any, value: Any) -> Any:
-    if name in DECODER_SETTINGS:
-        return value
     if name == "decoder":
         return None if value is None else _singleton(DecoderSpace, value)
     if isinstance(value, tuple):
         return tuple(_singleton(StageSpace, stage) for stage in value)
     if is_dataclass(hint) and isinstance(hint, type) and hint is not Choice:
         return _singleton(hint, value)
-    return value if name in SETTINGS or hint is bool else fixed(value)
+    return value if hint is bool else fixed(value)
 
 
 def _recorded_value(found: list[GeneValue], gene: Gene, path: GenePath, *values: Any) -> Any:
