@@ -381,11 +381,12 @@ def duration(seconds: float) -> str:
     return f"{seconds / 60:.0f} min" if seconds < 6000 else f"{seconds / 3600:.1f} h"
 
 
-def parse_duration(text: str) -> float:
+def parse_duration(text: str, *, option: str = "--budget") -> float:
     """Parse a duration such as 90s, 30m, 1.5h or 1h30m.
 
     Args:
         text: Numbers, each with the unit s, m or h.
+        option: The option of the command line, for the error message.
 
     Returns:
         Seconds.
@@ -396,5 +397,5 @@ def parse_duration(text: str) -> float:
     parts = re.fullmatch(r"(?:(\d+(?:\.\d+)?)h)?(?:(\d+(?:\.\d+)?)m)?(?:(\d+(?:\.\d+)?)s)?", text.strip())
     seconds = sum(float(value) * unit for value, unit in zip(parts.groups(), (3600, 60, 1), strict=True) if value) if parts else 0
     if not 0 < seconds < 1e8:
-        raise UserError(f"--budget {text[:40]}: not a duration; give for example 90s, 30m or 1h30m")
+        raise UserError(f"{option} {text[:40]}: not a duration; give for example 90s, 30m or 1h30m")
     return seconds

@@ -15,6 +15,16 @@ from rich.console import Console
 from rich.text import Text
 
 from autospike.errors import Interrupted, UserError, one_line
+from autospike.limit_options import (
+    MaxActivations,
+    MaxEnergy,
+    MaxFanIn,
+    MaxMacs,
+    MaxParams,
+    MaxTimeSteps,
+    MaxWeights,
+    MinAccuracy,
+)
 from autospike.process import interruptible, prepare_process, world_size
 from autospike.space.limits import MAX_EMBED_DIM, MAX_TIME_STEPS
 
@@ -65,9 +75,6 @@ StartFrom = Annotated[
     Path | None,
     typer.Option("--from", help="Initial parameters: a published checkpoint, an exported or imported model, or a run."),
 ]
-
-
-MinAccuracy = Annotated[float | None, typer.Option(help="Select among candidates with at least this accuracy on the search split.")]
 
 
 class ExecutorName(StrEnum):
@@ -155,14 +162,39 @@ def search(
     workers: Workers = None,
     address: Address = None,
     gpus_per_worker: GpusPerWorker = None,
+    timeout: Annotated[
+        str | None,
+        typer.Option(metavar="TIME", help="Largest duration, for example 30m: no generation is started that would exceed it."),
+    ] = None,
+    max_energy_uj: MaxEnergy = None,
+    max_params: MaxParams = None,
+    max_time_steps: MaxTimeSteps = None,
+    max_macs: MaxMacs = None,
+    max_weights_kb: MaxWeights = None,
+    max_activations_kb: MaxActivations = None,
+    max_fan_in: MaxFanIn = None,
+    min_accuracy: MinAccuracy = None,
     overrides: Overrides = None,
 ) -> None:
     """Search subnets of the trained supernet; every candidate is stored in RUN/archive.sqlite."""
+    from autospike.budget import parse_duration
     from autospike.commands.search import search
     from autospike.run_directory import RunDirectory
 
     where = _executing(executor, workers=workers, address=address, gpus_per_worker=gpus_per_worker)
-    search(RunDirectory.resume(run, [*(overrides or []), *where]))
+    limits = _overriding(
+        "search.constraints",
+        max_energy_uj=max_energy_uj,
+        max_params=max_params,
+        max_time_steps=max_time_steps,
+        max_macs=max_macs,
+        max_weights_kb=max_weights_kb,
+        max_activations_kb=max_activations_kb,
+        max_fan_in=max_fan_in,
+        min_accuracy=min_accuracy,
+    )
+    timeout_s = parse_duration(timeout, option="--timeout") if timeout else None
+    search(RunDirectory.resume(run, [*(overrides or []), *where, *limits]), timeout_s=timeout_s)
 
 
 @app.command()
@@ -174,6 +206,13 @@ def export(
             help="Selection rule (cheapest-within-noise, knee, best-accuracy, least-energy, best-faeb) or the id of a candidate."
         ),
     ] = None,
+    max_energy_uj: MaxEnergy = None,
+    max_params: MaxParams = None,
+    max_time_steps: MaxTimeSteps = None,
+    max_macs: MaxMacs = None,
+    max_weights_kb: MaxWeights = None,
+    max_activations_kb: MaxActivations = None,
+    max_fan_in: MaxFanIn = None,
     min_accuracy: MinAccuracy = None,
     out: Annotated[Path | None, typer.Option(help="Folder to write to. Default: RUN/export.")] = None,
     formats: Annotated[
@@ -203,7 +242,19 @@ def export(
     from autospike.exporting.formats import parse_formats, parse_variants
     from autospike.run_directory import RunDirectory
 
-    resumed = RunDirectory.resume(run, [*(overrides or []), *_overriding("export", pick=pick, min_accuracy=min_accuracy)])
+    limits = _overriding(
+        "search.constraints",
+        max_energy_uj=max_energy_uj,
+        max_params=max_params,
+        max_time_steps=max_time_steps,
+        max_macs=max_macs,
+        max_weights_kb=max_weights_kb,
+        max_activations_kb=max_activations_kb,
+        max_fan_in=max_fan_in,
+        min_accuracy=min_accuracy,
+    )
+    chosen = _overriding("export", pick=pick, min_accuracy=min_accuracy)
+    resumed = RunDirectory.resume(run, [*(overrides or []), *chosen, *limits])
     export(resumed, out or resumed.export, parse_formats(formats), parse_variants(variants), push)
 
 
@@ -242,6 +293,13 @@ def retrain(
         list[str] | None,
         typer.Option(help="Selection rule or id, as for export. May be repeated for several subnets. Default: export.pick."),
     ] = None,
+    max_energy_uj: MaxEnergy = None,
+    max_params: MaxParams = None,
+    max_time_steps: MaxTimeSteps = None,
+    max_macs: MaxMacs = None,
+    max_weights_kb: MaxWeights = None,
+    max_activations_kb: MaxActivations = None,
+    max_fan_in: MaxFanIn = None,
     min_accuracy: MinAccuracy = None,
     seeds: Annotated[
         int | None, typer.Option(min=1, max=1000, help="Number of trainings of each network. Default: retrain.seeds.")
@@ -257,7 +315,18 @@ def retrain(
     from autospike.run_directory import RunDirectory
 
     options = [*_overriding("export", min_accuracy=min_accuracy), *_overriding("retrain", seeds=seeds, epochs=epochs)]
-    resumed = RunDirectory.resume(run, [*(overrides or []), *options])
+    limits = _overriding(
+        "search.constraints",
+        max_energy_uj=max_energy_uj,
+        max_params=max_params,
+        max_time_steps=max_time_steps,
+        max_macs=max_macs,
+        max_weights_kb=max_weights_kb,
+        max_activations_kb=max_activations_kb,
+        max_fan_in=max_fan_in,
+        min_accuracy=min_accuracy,
+    )
+    resumed = RunDirectory.resume(run, [*(overrides or []), *options, *limits])
     retrain(resumed, pick or [resumed.experiment.export.pick])
 
 
@@ -314,8 +383,8 @@ def energy(
     convention: Annotated[
         str | None,
         typer.Option(
-            help="exact, rate, spikformer, binary-only, fused or memory; with a cost table: spikformer/int8 (see docs/energy.md). "
-            "Totals are given for all. Default: that of the run."
+            help="exact, rate, spikformer, binary-only, fused, integer or memory; with a cost table: spikformer/int8 "
+            "(see docs/energy.md). Totals are given for all. Default: that of the run."
         ),
     ] = None,
     curve: Annotated[bool, typer.Option("--curve", help="Also report accuracy and energy at every T.")] = False,
@@ -370,6 +439,49 @@ def firing(
     from autospike.commands.firing import firing
 
     firing(model, data, split=split.value, images=images, out=out)
+
+
+@app.command()
+def evaluate(
+    model: Annotated[Path, typer.Argument(metavar="MODEL", help="An exported or imported model, or a run.")],
+    data: Annotated[str, typer.Option(help="A folder of images, event frames or CIFAR; an experiment; a run; or digits.")],
+    time_steps: Annotated[
+        list[int] | None,
+        typer.Option(min=1, max=MAX_TIME_STEPS, help="A value of T; several are measured in one pass. Default: that of the model."),
+    ] = None,
+    split: Annotated[SplitChoice, typer.Option(help="The split to measure on.")] = SplitChoice.test,
+    images: Annotated[
+        int | None, typer.Option(min=1, max=10_000_000, help="Number of images, sampled at random. Default: the whole split.")
+    ] = None,
+    batch_size: Annotated[int, typer.Option(min=1, max=65_536, help="Images per forward pass; does not change results.")] = 32,
+    convention: Annotated[str, typer.Option(help="Energy convention of the table; the file has all of them.")] = "exact",
+    class_map: Annotated[
+        str | None,
+        typer.Option(
+            metavar="FILE|order",
+            help="Class of the data for each class of the model: JSON {CLASS: FOLDER} or CSV CLASS,FOLDER; or order, if both are "
+            "in the same order. Default: by name.",
+        ),
+    ] = None,
+    out: Annotated[Path | None, typer.Option(help="Folder to write to. Default: MODEL/evaluation.")] = None,
+) -> None:
+    """Measure top-1 and top-5 accuracy and energy by the model's own evaluation protocol; continues if it was stopped."""
+    from autospike.commands.evaluate import EvaluationRequest, evaluate
+    from autospike.energy.conventions import convention_of
+
+    evaluate(
+        EvaluationRequest(
+            model=model,
+            data=data,
+            split=split.value,
+            images=images,
+            batch_size=batch_size,
+            time_steps=time_steps or (),
+            convention=convention_of(convention),
+            out=out,
+            class_map=class_map,
+        )
+    )
 
 
 @app.command(name="run")
@@ -495,9 +607,45 @@ def describe(
     ] = None,
 ) -> None:
     """Print the size of a search space, and parameters, dense MACs and T of its smallest and largest subnet."""
-    from autospike.commands.describe import InputShape, describe
+    from autospike.commands.describe import describe, input_shape
 
-    describe(path, InputShape.of(path, image_size, channels, classes))
+    describe(path, input_shape(path, image_size, channels, classes))
+
+
+@app.command()
+def profile(
+    path: Annotated[
+        Path,
+        typer.Argument(metavar="SPACE|EXPERIMENT|RUN", help="A search space or an experiment (YAML or the name of one), or a run."),
+    ],
+    max_params: MaxParams = None,
+    max_time_steps: MaxTimeSteps = None,
+    max_macs: MaxMacs = None,
+    max_weights_kb: MaxWeights = None,
+    max_activations_kb: MaxActivations = None,
+    max_fan_in: MaxFanIn = None,
+    image_size: Annotated[
+        int | None, typer.Option(min=1, max=4096, help="Height and width in pixels. Default: of the experiment, or 32.")
+    ] = None,
+    channels: Annotated[
+        int | None, typer.Option(min=1, max=1024, help="Channels of the images. Default: of the run, or 3.")
+    ] = None,
+    classes: Annotated[
+        int | None, typer.Option(min=1, max=1_000_000, help="Number of classes. Default: of the run, or 10.")
+    ] = None,
+) -> None:
+    """Print the size of a space, costs of its smallest, middle and largest subnet, and the share of the space within limits."""
+    from autospike.commands.profile import profile
+
+    limits = {
+        "max_params": max_params,
+        "max_time_steps": max_time_steps,
+        "max_macs": max_macs,
+        "max_weights_kb": max_weights_kb,
+        "max_activations_kb": max_activations_kb,
+        "max_fan_in": max_fan_in,
+    }
+    profile(path, limits, image_size=image_size, channels=channels, classes=classes)
 
 
 @app.command(name="check-data")

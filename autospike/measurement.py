@@ -17,10 +17,11 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 
 from autospike import import_path
-from autospike.energy.conventions import Convention, Energy, energy
+from autospike.energy.conventions import UJ_PER_MJ, Convention, Energy, convention_of, energy
 from autospike.energy.counts import LayerCount
 from autospike.errors import UserError, quoted
 from autospike.space.architecture import Architecture
+from autospike.space.costs import BYTES_PER_KB, BYTES_PER_VALUE
 from autospike.statistics import Interval, jackknife_interval, wilson_interval
 
 
@@ -125,12 +126,22 @@ class Objective:
     maximise: bool = False
 
 
+def _dense_macs(evaluation: Evaluation) -> float:
+    """Dense multiply-accumulates of one image over all time steps, with linear layers fused or not as the convention says."""
+    convention = convention_of(evaluation.energy.convention)
+    return sum(count.macs * count.time_steps for count in evaluation.measurement.counts if convention.includes(count))
+
+
 OBJECTIVES: dict[str, Objective] = {
     "accuracy": Objective(value=lambda e: e.measurement.accuracy, maximise=True),
     "energy_mj": Objective(value=lambda e: e.energy.energy_mj),
     "params": Objective(value=lambda e: e.measurement.params),
     "time_steps": Objective(value=lambda e: e.measurement.architecture.time_steps),
     "acs": Objective(value=lambda e: e.energy.acs),
+    "macs": Objective(value=lambda e: e.energy.macs),
+    "dense_macs": Objective(value=lambda e: _dense_macs(e)),
+    "energy_uj": Objective(value=lambda e: e.energy.energy_mj * UJ_PER_MJ),
+    "weights_kb": Objective(value=lambda e: e.measurement.params * BYTES_PER_VALUE / BYTES_PER_KB),
 }
 """Objectives by the name that the configuration field `search.objectives` uses."""
 

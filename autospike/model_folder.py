@@ -300,7 +300,7 @@ def _timm_config(architecture: Architecture, classes: tuple[str, ...], spec: Inp
             "interpolation": spec.interpolation,
             "mean": list(spec.mean),
             "std": list(spec.std),
-            "first_conv": first_conv(architecture.family),
+            "first_conv": first_conv(architecture),
             "classifier": classifiers(architecture),
         },
     }

@@ -5,7 +5,7 @@ RUN/.lock               who writes to the folder, while a command does
 RUN/environment.json    package versions, seed, machine
 RUN/log.jsonl           events, one JSON object in each line
 RUN/plan.json           plan of a run with a time budget, and the time that it has spent
-RUN/data.json           digest of the images and their splits
+RUN/data.json           digest of the images and their splits; channels and classes
 RUN/data/               files.csv: every sample with class, split and digest; batch.png: training images as the network sees them
 RUN/supernet/           checkpoints of the supernet
 RUN/baseline/           checkpoints and measurement of the reference network
@@ -33,10 +33,11 @@ from pathlib import Path
 from typing import Any
 
 from autospike import files
-from autospike.config import Experiment, continued, with_normalisation, with_start
+from autospike.config import Experiment, continued, narrowing_overrides, with_normalisation, with_start
 from autospike.errors import UserError
 from autospike.lock import locked
 from autospike.machine import processor_name
+from autospike.space.input_shape import InputShape
 
 # Packages whose versions are written to environment.json.
 RECORDED_PACKAGES = (
@@ -105,7 +106,8 @@ class RunDirectory:
 
         Args:
             folder: The folder of the run.
-            overrides: Fields to change, as `NAME=VALUE`. Fields on which the training depends cannot be changed.
+            overrides: Fields to change, as `NAME=VALUE`. Fields on which the training depends cannot be changed, except that
+                genes of `space` may be narrowed, which sets `search.space`.
             datasets: The user's own datasets, by split.
 
         Raises:
@@ -116,7 +118,10 @@ class RunDirectory:
                 f"{folder}: no run here (no experiment.yaml); start one with: autospike train EXPERIMENT --run {folder}"
             )
         older = _older_settings(folder)
-        existing, changed = load_stored_experiment(folder, older), load_stored_experiment(folder, (*older, *overrides))
+        existing = load_stored_experiment(folder, older)
+        if cls(folder=folder, experiment=existing).has_checkpoint:
+            overrides = narrowing_overrides(existing.space, overrides)
+        changed = load_stored_experiment(folder, (*older, *overrides))
         return cls(folder=folder, experiment=continued(existing, changed, source=str(folder)), datasets=datasets)
 
     def changed(self, **sections: Mapping[str, Any]) -> RunDirectory:
@@ -156,7 +161,7 @@ class RunDirectory:
             UserError: The file cannot be written.
         """
         if not self.has_checkpoint:
-            files.write_json(self.folder / "data.json", {"fingerprint": fingerprint})
+            files.write_json(self._data_file, {"fingerprint": fingerprint})
 
     def check_data(self, fingerprint: str) -> None:
         """Check that images and splits are those of the training, if there is a checkpoint.
@@ -169,7 +174,7 @@ class RunDirectory:
         Raises:
             UserError: They have changed.
         """
-        path = self.folder / "data.json"
+        path = self._data_file
         if not self.has_checkpoint:
             return
         written = files.read_json(path)
@@ -179,6 +184,34 @@ class RunDirectory:
             raise UserError(
                 f"{self.folder}: the images are not those that this run was trained on; bring them back, or start a new run"
             )
+
+    def save_input_shape(self, shape: InputShape) -> None:
+        """Add the size of input and output to the file of the digest of the images, for commands that do not open the images.
+
+        Args:
+            shape: Input and output size of the networks.
+
+        Raises:
+            UserError: The file cannot be read or written.
+        """
+        written, added = files.read_json(self._data_file), {"channels": shape.channels, "classes": shape.classes}
+        if isinstance(written, dict) and not added.items() <= written.items():
+            files.write_json(self._data_file, {**written, **added})
+
+    @property
+    def input_shape(self) -> InputShape | None:
+        """Input and output size of the networks; None if no search of this version was started yet."""
+        written = files.read_json(self._data_file) if self._data_file.exists() else None
+        if not isinstance(written, dict):
+            return None
+        channels, classes = written.get("channels"), written.get("classes")
+        if not (isinstance(channels, int) and isinstance(classes, int)):
+            return None
+        return InputShape(image_size=self.experiment.data.image_size, channels=channels, classes=classes)
+
+    @property
+    def _data_file(self) -> Path:
+        return self.folder / "data.json"
 
     def locked(self, command: str) -> AbstractContextManager[None]:
         """Hold the lock of the folder for the length of a `with` block; see `autospike.lock.locked`.

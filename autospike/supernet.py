@@ -58,17 +58,18 @@ class Supernet(nn.Module):
             self._add(architecture)
 
     def _add(self, architecture: Architecture) -> None:
-        """Add the parameters of an architecture that the store lacks.
+        """Add the parameters of an architecture that the store lacks, and replace stored ones that are corners of its own.
 
         Raises:
-            ValueError: A parameter is larger than the stored one, so that no architecture has it at its largest.
+            ValueError: A parameter is larger than the stored one in one dimension and smaller in another, so that no architecture
+                has it at its largest.
         """
         held = dict(self.shared.named_parameters())
         needed = {name: p.shape for name, p in self._template(architecture).named_parameters()}
         if any(name not in held or not _fits(shape, held[name].shape) for name, shape in needed.items()):
             model = build_model(architecture, num_classes=self.num_classes, in_chans=self.in_chans)
             for name, parameter in model.named_parameters():
-                if name not in held:
+                if name not in held or (parameter.shape != held[name].shape and _fits(held[name].shape, parameter.shape)):
                     _put(self.shared, name, parameter)
                 elif not _fits(parameter.shape, held[name].shape):
                     raise ValueError(f"{name}: no architecture of the space has this parameter at its largest in every dimension")

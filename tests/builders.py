@@ -235,7 +235,16 @@ def effective_genes(architecture: Architecture) -> dict[str, Any]:
                 f"groups.{name}.{leaf}" for name in absent for leaf in ("v_threshold", "tau")
             }
             without_effect |= {f"stages.{i}.blocks.{j}.{name}" for name in names}
-    return {path: value for path, value in leaves(architecture).items() if path not in without_effect}
+    found = {path: value for path, value in leaves(architecture).items() if path not in without_effect}
+    return {path: value for path, value in found.items() if not is_unvisited(path, value)}
+
+
+def is_unvisited(path: str, value: Any) -> bool:
+    """Return whether a scalar is no gene, or a gene that spaces with a single value of it do not visit."""
+    name = path.rpartition(".")[2]
+    if (name, value) == ("decoder", None):
+        return True
+    return name in ("leak", "normalised") or (name == "levels" and value in (1, None)) or (name == "kind" and value == "family")
 
 
 def one_line_error(call: Callable[[], object]) -> str:
@@ -337,8 +346,8 @@ def analytic(architecture: Architecture) -> Measurement:
             1 / (1 + (math.log2(b.num_heads or 2) - 1) ** 2 + 8 * (b.neuron.v_threshold - 1) ** 2 + (b.neuron.tau - 2) ** 2)
             for b in stage.blocks
         ]
-        capacity += stage.embed_dim * sum(s * b.mlp_ratio for s, b in zip(suitability, stage.blocks, strict=True))
-        work += stage.embed_dim**2 * sum((4 + 2 * b.mlp_ratio) / b.neuron.v_threshold for b in stage.blocks)
+        capacity += stage.embed_dim * sum(s * (b.mlp_ratio or 1) for s, b in zip(suitability, stage.blocks, strict=True))
+        work += stage.embed_dim**2 * sum((4 + 2 * (b.mlp_ratio or 1)) / b.neuron.v_threshold for b in stage.blocks)
     return measurement(
         architecture,
         correct=round(1_000_000 * (1 - 0.9 * math.exp(-architecture.time_steps * capacity / 1000))),

@@ -14,7 +14,7 @@ def scene(rng: np.random.Generator, height: int, width: int) -> tuple[np.ndarray
     """Return an image `[H, W, 3]` of noise with a red box and a blue bar, and its classes `[H, W]`."""
     pixels = rng.integers(0, 60, (height, width, 3)).astype(np.uint8)
     classes = np.zeros((height, width), dtype=np.uint8)
-    top, left = rng.integers(0, height // 2), rng.integers(0, width // 2)
+    top, left = int(rng.integers(0, height // 2)), int(rng.integers(0, width // 2))
     for value, channel, (rows, columns) in ((1, 0, (6, 6)), (2, 2, (3, width))):
         area = (slice(top, top + rows), slice(left, left + columns))
         pixels[area], classes[area] = 0, value

@@ -57,9 +57,20 @@ def deploying_with_onnxruntime(names: dict[str, Any], _run: Path) -> None:
     assert all(comparison.agrees for comparison in names["comparisons"].values())
 
 
+def own_parts(names: dict[str, Any], _run: Path) -> None:
+    """The best candidate has the smallest value of the notebook's objective among those that are accurate enough."""
+    run, best, objective = names["run"], names["best"], names["slowest_layer"]
+    table = run.candidates()
+    assert set(table["images"]) == {400}
+    accurate = table[table["accuracy"] >= 0.9 * table["accuracy"].max()]
+    assert objective(best.evaluation) == min(objective(evaluation) for evaluation in run._evaluations(accurate["id"]))
+    assert names["model"].architecture == best.architecture
+    assert run.experiment.search.algorithm == "own_parts:MutateTheBest"
+
+
 CHECKS: dict[str, Callable[[dict[str, Any], Path], None]] = {
     check.__name__: check
-    for check in (explore_a_run, first_search, reading_an_energy_figure, adding_a_family, deploying_with_onnxruntime)
+    for check in (explore_a_run, first_search, reading_an_energy_figure, adding_a_family, deploying_with_onnxruntime, own_parts)
 }
 
 
@@ -72,14 +83,17 @@ CHECKS: dict[str, Callable[[dict[str, Any], Path], None]] = {
 def test_a_notebook_runs(path: Path, run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("RUN", str(run))
     monkeypatch.setenv("OUT", str(tmp_path / "out"))
+    monkeypatch.setenv("OWN_RUN", str(tmp_path / "own"))
+    monkeypatch.setenv("EPOCHS", "1")
     monkeypatch.setitem(FAMILIES, "patchformer", FAMILIES["spikformer"])  # so that what a notebook registers is undone
     monkeypatch.setitem(sys.modules, "patchformer", ModuleType("patchformer"))
     mpl.use("agg")
-    namespace: dict[str, Any] = {}
+    module = ModuleType(path.stem)  # in Jupyter, it is __main__
+    monkeypatch.setitem(sys.modules, path.stem, module)
     for cell in json.loads(path.read_text())["cells"]:
         if cell["cell_type"] == "code":
-            exec("".join(cell["source"]), namespace)
-    CHECKS[path.stem](namespace, run)
+            exec("".join(cell["source"]), module.__dict__)
+    CHECKS[path.stem](module.__dict__, run)
 
 
 @pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -9,8 +10,10 @@ import yaml
 
 from autospike.config import Experiment
 from autospike.space.families import FAMILIES
+from autospike.space.genes import Gene
 from autospike.space.published import PUBLISHED
 from autospike.space.search_space import SearchSpace
+from autospike.space.visitor import GenePath, visit_genes
 
 ROOT = Path(__file__).parents[1]
 SPACES = sorted((ROOT / "search_spaces").glob("*.yaml"))
@@ -41,6 +44,11 @@ PUBLISHED_MEMBERS = {
     "meta_spikeformer_events": "meta_spikeformer_hardvs",
     "qkformer_imagenet": "qkformer_10_384",
     "qkformer_cifar": "qkformer_cifar_4_384",
+    "qkformer_events": "qkformer_cifar10dvs",
+    "e_spikeformer_imagenet": "e_spikeformer_s",
+    "max_former_imagenet": "max_former_10_384",
+    "max_former_cifar": "max_former_cifar10",
+    "max_former_events": "max_former_cifar10dvs",
 }
 # No network was published for their sizes.
 WITHOUT_PUBLISHED_MEMBER = {
@@ -49,7 +57,12 @@ WITHOUT_PUBLISHED_MEMBER = {
     "spikformer_motion",
     "spike_driven_digits",
     "meta_spikeformer_digits",
+    "meta_spikeformer_scenes",
     "qkformer_digits",
+    "e_spikeformer_digits",
+    "e_spikeformer_cifar",
+    "max_former_digits",
+    "any_mixer_32",
     "spikformer_32",
     "mixed_32",
 }
@@ -71,6 +84,22 @@ def test_a_space_contains_its_published_network(space: str, network: str) -> Non
 
 def test_every_family_has_a_space() -> None:
     assert {SearchSpace.load(path).family for path in SPACES} == set(FAMILIES)
+
+
+def test_a_space_holds_four_steps_of_spikes_and_one_step_of_integers() -> None:
+    """T = 4 with D = 1 everywhere, and T = 1 with D = 4 everywhere: the comparison of E-SpikeFormer's paper."""
+    space = SearchSpace.load(ROOT / "search_spaces" / "e_spikeformer_digits.yaml")
+    for time_steps, levels in ((4, 1), (1, 4)):
+
+        def chosen(gene: Gene, path: GenePath, *_values: object, wanted: dict[str, int] | None = None) -> object:
+            return (wanted or {}).get(str(path[-1]), gene.values[0])
+
+        visitor = partial(chosen, wanted={"time_steps": time_steps, "levels": levels})
+        architecture = visit_genes(space, visitor)
+        assert space.contains(architecture)
+        assert architecture.time_steps == time_steps
+        assert architecture.head_neuron.levels == levels
+        assert {block.neuron.levels for stage in architecture.stages for block in stage.blocks} == {levels}
 
 
 @pytest.mark.parametrize("path", EXPERIMENTS, ids=lambda path: path.stem)

@@ -88,10 +88,90 @@ def all_groups(family: str) -> dict[str, Any]:
     return {"family": family, "time_steps": 3, "shortcut": list(shortcuts), "attention_scale": 0.5, "stages": [stage]}
 
 
+# Integer neurons, with more and fewer levels in every group.
+LEVELS = {
+    "family": "meta_spikeformer",
+    "time_steps": [1, 2],
+    "shortcut": ["membrane", "sew"],
+    "attention_scale": 0.5,
+    "stages": [
+        {
+            "embed_dim": 16,
+            "embedding": {"stride": 2, "neuron": {"levels": [1, 4]} if stage else {}},
+            "depth": 1,
+            "block": {
+                "token_mixer": ["sdsa_3", "sdsa_1"],
+                "num_heads": 2,
+                "mlp_ratio": 1,
+                "neuron": {"levels": [2, 4], "normalised": bool(stage), "v_threshold": 0.5},
+                "groups": {"q": {"levels": [1, 3]}, "attention": {"levels": [2, 4]}, "fc1": {"levels": [1, 5]}},
+            },
+        }
+        for stage in (0, 1)
+    ],
+}
+
+NEURON_LEVELS = {"levels": [1, 4], "v_threshold": 0.5, "normalised": True}
+# Blocks of E-SpikeFormer: convolutional ones, and transformer blocks in two parts.
+E_SPIKEFORMER = {
+    "family": "e_spikeformer",
+    "time_steps": [1, 2],
+    "shortcut": "membrane",
+    "stages": [
+        {
+            "embed_dim": [16, 24],
+            "embedding": {"stride": 2},
+            "depth": 1,
+            "block": {
+                "token_mixer": ["spiking_sepconv_7", "spiking_sepconv_3"],
+                "channel_mixer": ["conv", "none"],
+                "mlp_ratio": 1,
+                "neuron": NEURON_LEVELS,
+                "groups": {"depthwise": {"v_threshold": [0.3, 0.7]}, "sepconv": {"tau": [1.5, 3.0]}},
+            },
+        },
+        {
+            "embed_dim": [16, 24],
+            "embedding": {"stride": 1, "neuron": NEURON_LEVELS},
+            "depth": [2, 3],
+            "block": {"token_mixer": ["e_sdsa", "sdsa_3"], "num_heads": [2, 4], "mlp_ratio": [1, 2], "neuron": NEURON_LEVELS},
+        },
+    ],
+}
+# Mixers and embeddings of Max-Former.
+MAX_FORMER = {
+    "family": "max_former",
+    "time_steps": 2,
+    "shortcut": ["membrane", "sew"],
+    "stages": [
+        {
+            "embed_dim": [16, 24],
+            "embedding": {"stride": [1, 2], "kind": ["family", "embed_max"], "neuron": NEURON},
+            "depth": 1,
+            "block": {
+                "token_mixer": ["dwc_3", "dwc_5", "none"],
+                "channel_mixer": ["mlp", "mlp_residual"],
+                "mlp_ratio": [1, 2],
+                "neuron": NEURON,
+                "groups": {"fc1": {"tau": [1.25, 2.5]}},
+            },
+        },
+        {
+            "embed_dim": [16, 24],
+            "embedding": {"stride": [1, 2], "kind": ["family", "embed_orig", "embed_max_plus"], "neuron": NEURON},
+            "depth": 1,
+            "block": {"token_mixer": ["sdsa_3", "dwc_7"], "num_heads": 2, "mlp_ratio": 1, "neuron": NEURON},
+        },
+    ],
+}
+
 # Small spaces of each family that together vary every gene of the family.
 FREE_SPACES: dict[str, dict[str, Any]] = {
     **{family: all_sizes(family) for family in FAMILIES},
     **{f"{family}, neuron groups": all_groups(family) for family in FAMILIES},
+    "integer neurons": LEVELS,
+    "e_spikeformer": E_SPIKEFORMER,
+    "max_former": MAX_FORMER,
 }
 
 

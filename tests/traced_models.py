@@ -13,13 +13,14 @@ from autospike.space.architecture import Architecture, Embedding, Stage
 from autospike.space.block import Block, Neuron
 
 NEURON = Neuron(v_threshold=0.3)
+INTEGERS = Neuron(v_threshold=0.3, levels=4, normalised=True)
 
 
 def block(token_mixer: str, **fields: Any) -> Block:
     return Block(token_mixer=token_mixer, mlp_ratio=2, neuron=NEURON, **fields)  # type: ignore[arg-type]
 
 
-# Every token mixer, channel mixer, kind of synapse and shortcut in one of the four families.
+# Every token mixer, channel mixer, kind of synapse and shortcut in one of the families.
 ARCHITECTURES = {
     "spikformer": ("sew", [block("sdsa_3", num_heads=2)]),
     "spike_driven": ("membrane", [block("sdsa_1"), block("sdsa_1_dilated", num_heads=2)]),
@@ -29,6 +30,14 @@ ARCHITECTURES = {
         [block("sepconv", channel_mixer="conv"), block("sdsa_4", num_heads=2, qkv="repconv"), block("sdsa_2")],
     ),
     "meta_spikeformer, vanilla": ("vanilla", [block("sdsa_3", num_heads=2)]),
+    "e_spikeformer": (
+        "membrane",
+        [
+            Block(token_mixer="spiking_sepconv_3", channel_mixer="none", neuron=INTEGERS),
+            Block(token_mixer="e_sdsa", num_heads=2, mlp_ratio=2, neuron=INTEGERS),
+        ],
+    ),
+    "max_former": ("membrane", [block("dwc_3"), Block(num_heads=2, channel_mixer="mlp_residual", neuron=NEURON)]),
 }
 
 

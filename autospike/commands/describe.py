@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
 from pathlib import Path
 
 import torch
@@ -16,41 +15,27 @@ from autospike.errors import UserError
 from autospike.files import read_yaml
 from autospike.models import build_model
 from autospike.space.architecture import Architecture
+from autospike.space.input_shape import InputShape
 from autospike.space.parameters import check_activation
 from autospike.space.published import PUBLISHED, similar_networks
 from autospike.space.search_space import SearchSpace
 
 
-@dataclass(frozen=True, kw_only=True)
-class InputShape:
-    """Input and output size of a model.
+def input_shape(path: Path, image_size: int | None, channels: int | None, classes: int | None) -> InputShape:
+    """Fill in what is not given: as published for a published network, otherwise as in CIFAR-10.
 
-    Attributes:
-        image_size: Height and width in pixels.
-        channels: Number of channels.
-        classes: Number of classes.
+    Args:
+        path: The argument of the command, which may be the name of a published network.
+        image_size: Height and width in pixels, if given.
+        channels: Number of channels, if given.
+        classes: Number of classes, if given.
     """
-
-    image_size: int
-    channels: int
-    classes: int
-
-    @classmethod
-    def of(cls, path: Path, image_size: int | None, channels: int | None, classes: int | None) -> InputShape:
-        """Fill in what is not given: as published for a published network, otherwise as in CIFAR-10.
-
-        Args:
-            path: The argument of the command, which may be the name of a published network.
-            image_size: Height and width in pixels, if given.
-            channels: Number of channels, if given.
-            classes: Number of classes, if given.
-        """
-        published = PUBLISHED.get(str(path))
-        return cls(
-            image_size=image_size or (published.image_size if published else 32),
-            channels=channels or (published.in_chans if published else 3),
-            classes=classes or (published.num_classes if published else 10),
-        )
+    published = PUBLISHED.get(str(path))
+    return InputShape(
+        image_size=image_size or (published.image_size if published else 32),
+        channels=channels or (published.in_chans if published else 3),
+        classes=classes or (published.num_classes if published else 10),
+    )
 
 
 def describe(path: Path, shape: InputShape) -> None:

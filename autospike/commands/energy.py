@@ -21,16 +21,17 @@ from autospike.energy.break_even import BreakEven, break_even
 from autospike.energy.conventions import DEFAULT, FP32, SRAM, Convention
 from autospike.energy.counts import to_rows
 from autospike.errors import UserError
-from autospike.evaluation.calibration import UncalibratedError, calibrate, require_calibrated
+from autospike.evaluation.calibration import calibrate
 from autospike.evaluation.class_map import class_indices, relabelled
 from autospike.evaluation.single import StepwiseMeasurement, measure_stepwise
-from autospike.model_folder import ExportedModel, InputSpec, read_model
+from autospike.measured_model import check_writable, find_model, log_test_split, other_classes, read_calibrated
+from autospike.model_folder import ExportedModel, InputSpec
 from autospike.models.registry import build_model
 from autospike.randomness import keyed
 from autospike.report import figures
 from autospike.report.energy import bar_energies, by_convention, by_layer, by_time_steps, microjoules
 from autospike.report.tables import WITHOUT, for_readers, to_csv
-from autospike.space.published import PUBLISHED, similar_networks
+from autospike.space.published import PUBLISHED
 from autospike.statistics import jackknife_interval, wilson_interval
 
 # Images on which an untrained network is calibrated. Its accuracy has no meaning, so a small batch is enough.
@@ -78,15 +79,17 @@ def energy(request: EnergyRequest) -> None:
     Raises:
         UserError: There is no such model or data, they do not fit, or the folder to write to is a file.
     """
-    folder, trained = _find_model(request.model)
+    folder, trained = find_model(request.model)
     out = request.out or (folder / "energy" if trained else Path("energy") / request.model)
-    _check_writable(out)
-    exported = _read_calibrated(folder) if trained else _untrained(str(request.model))
+    check_writable(out)
+    exported = read_calibrated(folder) if trained else _untrained(str(request.model))
     source = request.data or _data_of_export(folder)
     images = open_images(source, image_size=exported.input_spec.image_size)
     labels = class_indices(exported.classes, images.classes, request.class_map) if trained else None
     _check_data(exported, images, request, trained=trained, knows_classes=labels is not None)
     overview.show(images, exported.input_spec.image_size)
+    if request.split == "test":
+        log_test_split(source, "energy", exported, request.images)
     with working(f"run {request.images} images through {request.model}"):
         if not trained:
             _calibrate(exported, images)
@@ -97,39 +100,12 @@ def energy(request: EnergyRequest) -> None:
     report.show()
     report.write(out, data=source, knows_classes=labels is not None)
     if trained and labels is None:
-        note(f"no accuracy: {_other_classes(exported, images)}")
+        note(f"no accuracy: {other_classes(exported, images)}")
     if not trained:
         note(
             f"untrained: weights are random, normalisation is calibrated on {CALIBRATION_IMAGES} images; only the dense MACs are "
             f"meaningful, {short(report.dense_macs)} per time step"
         )
-
-
-def _find_model(model: Path) -> tuple[Path, bool]:
-    """The folder of a model and True, or False for a published name. A run stands for its export."""
-    folder = next((path for path in (model / "export", model) if (path / "architecture.json").exists()), model)
-    if folder.is_dir() or str(model) not in PUBLISHED:
-        if not folder.is_dir():
-            raise UserError(f"{model}: no such folder, and no published network of this name; {similar_networks(str(model))}")
-        return folder, True
-    return folder, False
-
-
-def _check_writable(out: Path) -> None:
-    """Raise a `UserError` if the folder, or one of its parents, is a file."""
-    existing = next(path for path in (out, *out.absolute().parents) if path.exists())
-    if not existing.is_dir():
-        raise UserError(f"{out}: {existing} is a file; give a folder to write to: --out FOLDER")
-
-
-def _read_calibrated(folder: Path) -> ExportedModel:
-    """Read a model whose BatchNorm statistics were calibrated."""
-    exported = read_model(folder)
-    try:
-        require_calibrated(exported.model)
-    except UncalibratedError as error:
-        raise UserError(f"{folder}: cannot measure a model whose normalisation was not calibrated ({error})") from None
-    return exported
 
 
 def _untrained(name: str) -> ExportedModel:
@@ -154,16 +130,6 @@ def _data_of_export(folder: Path) -> str:
     return str(run)
 
 
-def _other_classes(exported: ExportedModel, images: Images) -> str:
-    """Why the classes of a model are not known to be those of the data, and what to do."""
-    numbered = exported.classes == tuple(str(i) for i in range(len(exported.classes)))
-    why = "a checkpoint has numbers instead of names" if numbered else "they have other names"
-    return (
-        f"its {len(exported.classes)} classes are not the {len(images.classes)} of the data ({why}); say which are which: "
-        "--class-map FILE with CLASS,FOLDER in each line, or --class-map order if both are in the same order"
-    )
-
-
 def _check_data(exported: ExportedModel, images: Images, request: EnergyRequest, *, trained: bool, knows_classes: bool) -> None:
     """Raise a `UserError` if channels, time steps or classes of model and data do not fit."""
     channels = exported.input_spec.channels
@@ -174,7 +140,7 @@ def _check_data(exported: ExportedModel, images: Images, request: EnergyRequest,
     if request.class_map is not None and not trained:
         raise UserError(f"--class-map: {request.model} is untrained and has no accuracy; omit it")
     if request.curve and not knows_classes:
-        reason = f"has no accuracy: {_other_classes(exported, images)}" if trained else "is untrained, so it has no accuracy"
+        reason = f"has no accuracy: {other_classes(exported, images)}" if trained else "is untrained, so it has no accuracy"
         raise UserError(f"--curve: {request.model} {reason}; or omit --curve")
 
 

@@ -27,6 +27,7 @@ from autospike.measurement import Evaluation
 from autospike.model_folder import check_replaceable, complete_report, final_measurement, write_report, write_run_model
 from autospike.models.contract import SpikingModel
 from autospike.report import comparison
+from autospike.report.test_split import EVENT, HeldOutUses
 from autospike.run_directory import RunDirectory
 from autospike.searching.archive import Archive
 from autospike.searching.selection import pick_archived
@@ -65,7 +66,7 @@ def export(
     """
     setup, config = open_for_measurement(run), run.experiment.export
     protocol = protocol_id(setup, run.supernet)
-    (selected,) = pick_archived(run, protocol, [config.pick], lambda damage: note(f"export: {damage}"))
+    (selected,) = pick_archived(run, protocol, [config.pick], lambda damage: note(f"export: {damage}"), setup.input_shape)
     architecture = selected.measurement.architecture
     fine_tuning = _fine_tuning(run, setup, architecture)
     best = searched_front(run, protocol)
@@ -77,10 +78,14 @@ def export(
         files.check_writable(out, "--out")
         with locked(out, "autospike export"), working(f"measure {architecture.id} and the reference network on the test split"):
             report = _write_and_measure(run, setup, selected, fine_tuning, best, out)
-            report |= {"supernet": _supernet_quality(run, setup, protocol), "provenance": provenance}
+            uses = HeldOutUses.of(run).with_export(architecture.id)
+            report |= {"supernet": _supernet_quality(run, setup, protocol), "test_split": uses.to_json(), "provenance": provenance}
             write_report(out, report)
         _log(run, "exported", architecture_id=architecture.id, folder=str(out))
     _show(report, out)
+    warning = HeldOutUses.of(run).warning()
+    if warning is not None:
+        note(warning)
     completion.complete(run, setup, out, report, formats, variants, partial(_log, run))
     if push is not None:
         completion.push(out, push)
@@ -129,6 +134,9 @@ def _provenance(
         **({"rivals": rivals} if rivals else {}),
         "convention": search.energy_convention.name,
         "fitness": search.fitness.model_dump(),
+        # Absent if there are none, as in reports of earlier versions.
+        **({"constraints": limits} if (limits := search.constraints.model_dump(exclude_none=True)) else {}),
+        **({"space": search.space} if search.space is not None else {}),
     }
 
 
@@ -149,7 +157,8 @@ def _write_and_measure(
     weights = max(accuracies, key=lambda way: accuracies[way])  # the inherited ones if both are equal
     reference_model = _trained_alone(setup, reference, run.baseline) if reference else None
     check_replaceable(out)
-    _log(run, "test split opened", images=len(setup.images.splits["test"]))
+    tested = [architecture.id for architecture in (measurement.architecture, reference) if architecture]
+    _log(run, EVENT, images=len(setup.images.splits["test"]), command="export", architecture_ids=tested)
     write_run_model(setup, models[weights], out)
     test = held_out_batches(setup)
     if setup.images.is_dense:

@@ -32,7 +32,9 @@ def fine_tune(run: RunDirectory, callbacks: Sequence[Callback] = ()) -> None:
     threads = torch.get_num_threads()
     setup = open_for_measurement(run)
     picks = [run.experiment.export.pick]
-    (evaluation,) = pick_archived(run, protocol_id(setup, run.supernet), picks, lambda damage: note(f"fine-tune: {damage}"))
+    (evaluation,) = pick_archived(
+        run, protocol_id(setup, run.supernet), picks, lambda damage: note(f"fine-tune: {damage}"), setup.input_shape
+    )
     selected = evaluation.measurement
     network = fine_tuned(run, selected.architecture, seed=0)
     network.check_recipe()

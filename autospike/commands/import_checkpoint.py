@@ -74,7 +74,7 @@ def import_checkpoint(checkpoint: Path, out: Path, options: ImportOptions) -> No
     if read.choice is not None:
         note(f"{checkpoint}: {read.choice}")
     note(f"evaluated as published: {spec.description}")
-    if architecture.family == "qkformer" and architecture.stride > 4:
+    if architecture.family == "qkformer" and architecture.stride > 4 and channels == 3:
         note(QKFORMER_NOTE)
 
 

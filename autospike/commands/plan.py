@@ -71,7 +71,7 @@ def fit_fine_tuning(run: RunDirectory, clock: Clock) -> RunDirectory:
     """
     if clock.fine_tune_epochs is None:
         setup = open_for_measurement(run)
-        (evaluation,) = pick_archived(run, protocol_id(setup, run.supernet), [run.experiment.export.pick], note)
+        (evaluation,) = pick_archived(run, protocol_id(setup, run.supernet), [run.experiment.export.pick], note, setup.input_shape)
         selected = evaluation.measurement
         with working("measure the speed of the selected subnet"):
             step_s = measured_step(setup, SearchSpace.of(selected.architecture))

@@ -18,6 +18,7 @@ from autospike.model_folder import check_replaceable, complete_report, final_mea
 from autospike.report import figures, retrained
 from autospike.report.retrained import WAY_LABELS, MeanAndDeviation, RetrainedModel, SeedGroup
 from autospike.report.tables import to_csv
+from autospike.report.test_split import log_opening
 from autospike.run_directory import RunDirectory
 from autospike.searching.selection import pick_archived
 from autospike.space.architecture import Architecture
@@ -53,14 +54,17 @@ def retrain(run: RunDirectory, picks: Sequence[str], callbacks: Sequence[Callbac
 
 def _selected(run: RunDirectory, setup: Setup, picks: Sequence[str]) -> dict[str, Architecture]:
     load_trained_supernet(setup, run.experiment.search_space, run.supernet)  # raises if the training has not finished
-    chosen = pick_archived(run, protocol_id(setup, run.supernet), picks, lambda damage: note(f"retrain: {damage}"))
+    chosen = pick_archived(
+        run, protocol_id(setup, run.supernet), picks, lambda damage: note(f"retrain: {damage}"), setup.input_shape
+    )
     return {rule: evaluation.measurement.architecture for rule, evaluation in zip(picks, chosen, strict=True)}
 
 
 def _measured(run: RunDirectory, setup: Setup, compared: Sequence[RetrainedNetwork]) -> list[RetrainedModel]:
     waiting = [network for network in compared if not _is_measured(run, setup, network)]
     if waiting:
-        run.log("test split opened", images=len(setup.images.splits["test"]))
+        measured = [network.architecture.id for network in waiting]
+        log_opening(run, command="retrain", images=len(setup.images.splits["test"]), architecture_ids=measured)
         test = held_out_batches(setup)
         with progress("measure", total=len(waiting)) as bar:
             for done, network in enumerate(waiting):

@@ -24,7 +24,9 @@ from autospike.kernels.build import missing_reason
 from autospike.run_directory import RunDirectory
 from autospike.searching.algorithms import Algorithm
 from autospike.searching.archive import Archive
+from autospike.searching.constraints import Constraints
 from autospike.searching.evolution import Search
+from autospike.searching.selection import nothing_within_limits, within_limits
 from autospike.training.setup import Setup
 
 
@@ -43,9 +45,13 @@ def search(
         The number of finished generations.
 
     Raises:
-        UserError: The supernet is not trained, the archive cannot be opened, or the executor cannot be created.
+        UserError: The supernet is not trained, no architecture is within the static limits, the archive cannot be opened, or the
+            executor cannot be created.
     """
     setup, config = open_for_measurement(run), run.experiment.search
+    constraints = Constraints.of(config, setup.input_shape)
+    if constraints.static:
+        constraints.check_reachable(run.experiment.searched_space)
     with ExitStack() as stack:
         stack.enter_context(run.locked("search"))
         _report_missing_kernels(setup)
@@ -57,14 +63,18 @@ def search(
         archive = Archive(run.archive, protocol_id(setup, run.supernet), config.energy_convention)
         stack.callback(archive.close)
         run.save()
+        run.save_input_shape(setup.input_shape)
         damage = archive.discard_damaged()
         if damage is not None:
             note(f"search: {damage}")
             run.log("archive damaged", what=damage)
         before = archive.count()
         run.log("search started", algorithm=config.algorithm, archived=before, executor=run.experiment.execution.executor)
-        proposed, generations = _search(run, setup, executor, archive, _TimeLimit(seconds=timeout_s), algorithm, callbacks)
+        should_stop = _TimeLimit(seconds=timeout_s)
+        proposed, generations = _search(run, setup, executor, archive, constraints, should_stop, algorithm, callbacks)
         now = archive.count() - before
+        if constraints.limits and not within_limits(archive.table(), constraints, run.experiment).any():
+            note(f"search: {nothing_within_limits(archive.table(), constraints)}")
     run.log("search finished", algorithm=config.algorithm, candidates=proposed, measured_now=now)
     note(f"search: {proposed} candidates proposed; {now} measured now with by-products, {before} in the archive before")
     return generations
@@ -105,6 +115,7 @@ def _search(
     setup: Setup,
     executor: Executor,
     archive: Archive,
+    constraints: Constraints,
     should_stop: Callable[[], bool],
     algorithm: Algorithm | None,
     callbacks: Sequence[Callback],
@@ -120,7 +131,9 @@ def _search(
                 callback(event)
 
         generations = Search(
-            space=run.experiment.search_space,
+            space=run.experiment.searched_space,
+            reference=run.experiment.search_space.largest(),
+            constraints=constraints,
             anchors=() if reference is None else (reference,),
             evaluate=population_evaluator(setup, executor, shown.shards),
             archive=archive,

@@ -129,6 +129,8 @@ def _measurements(folder: Path, data: str | None, batch_size: int) -> Iterator[C
     same_images = measured["test_images"] == report["test_images"]
     correct = f"{measured['test_correct']} of {measured['test_images']} test images, written {report['test_correct']}"
     moved = _different_bits(measured["correct_mask"], report["correct_mask"]) if same_images else measured["test_images"]
+    if "score" in report:
+        yield _score(measured, report)
     detail = correct if not moved else f"{correct}; {moved} predictions differ"
     yield Check(what="accuracy", result="different" if moved else "equal", detail=detail)
     written, found = report["energy_mj_by_convention"], measured["energy_mj_by_convention"]
@@ -136,6 +138,14 @@ def _measurements(folder: Path, data: str | None, batch_size: int) -> Iterator[C
     energies = f"{found[report['convention']]:.9g} mJ under {report['convention']}, written {report['energy_mj']:.9g}"
     detail = energies if not wrong else f"{energies}; different under {', '.join(wrong)}"
     yield Check(what="energy", result="different" if wrong else "equal", detail=detail)
+
+
+def _score(measured: dict[str, Any], report: dict[str, Any]) -> Check:
+    """The score of a dense task, which is a sum in double precision."""
+    found, written = measured["score"]["value"], report["score"]["value"]
+    detail = f"{found:.9g}, written {written:.9g}"
+    same = abs(found - written) <= ENERGY_TOLERANCE
+    return Check(what=report["score"]["metric"], result="equal" if same else "different", detail=detail)
 
 
 def _run_of(folder: Path, report: dict[str, Any]) -> str | None:

@@ -6,8 +6,10 @@ the constraints between fields.
 """
 
 from autospike.config.experiment import Experiment, continued, fixed_part, with_normalisation, with_start
+from autospike.config.loading import narrowing_overrides
 from autospike.config.sections import (
     AugmentationConfig,
+    ConstraintsConfig,
     DataConfig,
     EvaluationConfig,
     ExecutionConfig,
@@ -24,6 +26,7 @@ from autospike.config.sections import (
 
 __all__ = [
     "AugmentationConfig",
+    "ConstraintsConfig",
     "DataConfig",
     "EvaluationConfig",
     "ExecutionConfig",
@@ -39,6 +42,7 @@ __all__ = [
     "TrainingConfig",
     "continued",
     "fixed_part",
+    "narrowing_overrides",
     "with_normalisation",
     "with_start",
 ]

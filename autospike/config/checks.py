@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 from autospike.config.sections import RECORDED
 from autospike.errors import UserError
 from autospike.space.architecture import Architecture
+from autospike.space.narrowing import check_narrower
 from autospike.space.parameters import check_activation
 from autospike.space.search_space import SearchSpace
 
@@ -34,6 +35,8 @@ def check_experiment(experiment: Experiment) -> None:
         raise UserError("data: the sum of search_share and test_share must be less than 1, so that training images remain")
     if experiment.data.name in (*RECORDED, "motion") and experiment.data.normalisation is not None:
         raise UserError("data.normalisation: event counts are not normalised; leave it out")
+    if experiment.search.space is not None:
+        check_narrower(SearchSpace.from_dict(experiment.search.space, source="search.space"), space, source="search")
     _check_execution(experiment)
     _check_training(experiment)
     if experiment.training.teacher is not None and not (space.distilled and baseline.distilled):

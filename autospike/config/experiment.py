@@ -179,6 +179,13 @@ class Experiment(Section):
         return SearchSpace.from_dict(self.space, source="space")
 
     @property
+    def searched_space(self) -> SearchSpace:
+        """The space that a search chooses from: the narrowed one if `search.space` is set, otherwise that of the supernet."""
+        if self.search.space is None:
+            return self.search_space
+        return SearchSpace.from_dict(self.search.space, source="search.space")
+
+    @property
     def baseline_architecture(self) -> Architecture | None:
         """The architecture of the reference network, with the default resolved; None if there is no reference network."""
         if self.baseline == "none":

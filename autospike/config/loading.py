@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import json
 import os
 from collections.abc import Sequence
+from copy import deepcopy
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +14,7 @@ from autospike.config.sections import MAX_PATH
 from autospike.errors import UserError, quoted
 from autospike.files import read_yaml
 from autospike.parsing import parse_yaml
+from autospike.space.narrowing import without_unused
 from autospike.space.published import PUBLISHED, similar_networks
 from autospike.space.search_space import SearchSpace
 
@@ -53,6 +56,26 @@ def read_fields(path: Path, overrides: Sequence[str], folder: Path) -> dict[str,
         if override.startswith("space="):
             fields = resolve_space(fields, f"--set {override}", Path.cwd())
     return with_absolute_paths(fields, Path.cwd())
+
+
+def narrowing_overrides(trained: dict[str, Any], overrides: Sequence[str]) -> list[str]:
+    """Return overrides in which those of `space` set `search.space` instead, because the space of a trained supernet is fixed.
+
+    Args:
+        trained: The space that the supernet was trained on.
+        overrides: `--set` overrides.
+
+    Raises:
+        UserError: An override of `space` is invalid.
+    """
+    of_space = [override for override in overrides if override.startswith("space.")]
+    if not of_space:
+        return list(overrides)
+    fields = {"space": deepcopy(trained)}
+    for override in of_space:
+        _apply_override(fields, override)
+    others = [override for override in overrides if override not in of_space]
+    return [*others, f"search.space={json.dumps(without_unused(fields['space']))}"]
 
 
 def with_absolute_paths(fields: dict[str, Any], folder: Path) -> dict[str, Any]:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
-from typing import Annotated, Literal, Self
+from typing import Annotated, Any, Literal, Self
 
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, FiniteFloat, field_validator, model_validator
 
@@ -41,6 +41,8 @@ ResizeFactor = Annotated[float, Field(gt=0, le=16, allow_inf_nan=False)]
 Epochs = Annotated[int, Field(ge=1, le=MAX_EPOCHS)]
 BatchSize = Annotated[int, Field(ge=1, le=MAX_BATCH)]
 ProcessCount = Annotated[int, Field(ge=1, le=MAX_PROCESSES)]
+Limit = Annotated[float, Field(gt=0, le=1e12, allow_inf_nan=False)]
+CountLimit = Annotated[int, Field(ge=1, le=10**15)]
 Text = Annotated[str, Field(min_length=1, max_length=1000)]
 
 
@@ -376,6 +378,10 @@ class ExecutionConfig(Section):
     """Ray only: GPUs per worker, for example 0.5 for two workers on one GPU. If positive, candidates are measured on GPUs."""
 
 
+# Settings of `search` that later versions have added. They are not part of the identity of a search unless they are set.
+ADDED_SETTINGS = ("constraints", "space")
+
+
 class FitnessConfig(Section):
     """Accuracy-energy-balanced fitness (F_AEB).
 
@@ -390,17 +396,44 @@ class FitnessConfig(Section):
     """Weight of accuracy in `weighted`: alpha * accuracy + (1 - alpha) * (1 - energy / reference)."""
 
 
+class ConstraintsConfig(Section):
+    """Hard limits of candidates. None is no limit.
+
+    Parameters, T, MACs, memory and fan-in follow from an architecture: candidates beyond such a limit are not measured. Energy and
+    accuracy are measured: candidates within all limits are selected first, then those that violate them least.
+    """
+
+    max_energy_uj: Limit | None = None
+    """Largest energy per image in uJ, under `search.convention`."""
+    max_params: CountLimit | None = None
+    """Largest number of parameters."""
+    max_time_steps: CountLimit | None = None
+    """Largest T."""
+    max_macs: CountLimit | None = None
+    """Largest number of dense multiply-accumulates of one image and time step, as `autospike describe` prints them."""
+    max_weights_kb: Limit | None = None
+    """Largest memory of the parameters in kB (1,000 bytes), 4 bytes each."""
+    max_activations_kb: Limit | None = None
+    """Largest memory of the activations of one image in kB: input, output and held tensors of a layer, 4 bytes for each value."""
+    max_fan_in: CountLimit | None = None
+    """Largest number of synapses of a neuron, the axon limit of neuromorphic cores."""
+    min_accuracy: Fraction | None = None
+    """Smallest accuracy on the search split."""
+
+
 class SearchConfig(Section):
     """Search algorithm and its operators."""
 
-    algorithm: Annotated[str, AfterValidator(name_or_import_path("nsga2", "aeb", "random"))] = "nsga2"
-    """`nsga2` is NSGA-II over `objectives`, `aeb` the evolution on F_AEB of Auto-Spikformer, `random` uniform sampling.
+    algorithm: Annotated[str, AfterValidator(name_or_import_path("nsga2", "nsga3", "aeb", "random"))] = "nsga2"
+    """`nsga2` is NSGA-II over `objectives`, `nsga3` is NSGA-III, which is meant for more than two.
+
+    `aeb` is the evolution on F_AEB of Auto-Spikformer, `random` uniform sampling.
 
     With `aeb`, by-product candidates compete as well. `package.module:Class` is the import path of an own algorithm: a class
     without arguments whose objects have `ask` and `tell` (`autospike.searching.algorithms.Algorithm`).
     """
     objectives: tuple[Text, ...] = ("accuracy", "energy_mj")
-    """Objectives of NSGA-II: one or more different keys of `autospike.measurement.OBJECTIVES`, or import paths.
+    """Objectives of NSGA-II and NSGA-III: one or more different keys of `autospike.measurement.OBJECTIVES`, or import paths.
 
     `package.module:function` is the import path of a function of an `autospike.Evaluation` that returns a number, which is
     minimised, or of an `autospike.Objective`, which says whether it is maximised.
@@ -437,6 +470,24 @@ class SearchConfig(Section):
     """
     fitness: FitnessConfig = FitnessConfig()
     """Fitness of `aeb`, also reported for the other algorithms."""
+    constraints: ConstraintsConfig = ConstraintsConfig()
+    """Hard limits. They may change over an existing archive; nothing is measured again."""
+    space: dict[str, Any] | None = None
+    """Narrowed search space: genes with fewer choices than in the space that the supernet was trained on. Default: that space.
+
+    `autospike search RUN --set space.time_steps=[1,2]` writes it. F_AEB stays relative to the largest subnet of the trained space.
+    """
+
+    @property
+    def identity(self) -> dict[str, Any]:
+        """The settings that distinguish two searches, as JSON values.
+
+        All except the number of generations. Settings that a later version added are left out where they have their default, so
+        that searches of older versions keep their ids.
+        """
+        settings = self.model_dump(mode="json", exclude={"generations"})
+        default = SearchConfig().model_dump(mode="json")
+        return {name: value for name, value in settings.items() if name not in ADDED_SETTINGS or value != default[name]}
 
     @property
     def energy_convention(self) -> Convention:

@@ -99,7 +99,8 @@ class Counter:
                 stack.enter_context(self._check_coverage(modules, batch, after_neurons=segment.after_neurons))
             for name, module in modules.items():
                 if isinstance(module, LIF):
-                    stack.callback(module.register_spike_count_hook(segment.inputs.record).remove)
+                    record = partial(segment.inputs.record, integers=module.neuron.levels > 1)
+                    stack.callback(module.register_spike_count_hook(record).remove)
                 if type(module) not in LAYER_RULES:
                     continue
                 hook = partial(self._count_layer, name, LAYER_RULES[type(module)], segment.inputs, calls)

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 from torch.utils.weak import WeakTensorKeyDictionary
 
-from autospike.kernels.input_values import sum_values
+from autospike.kernels.input_values import INTEGERS, SPIKES, sum_values
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -57,14 +57,17 @@ class InputStatisticsCache:
             return InputStatistics(sums=cached.sums.sum(dim=1, keepdim=True), kinds=cached.kinds)
         return input_statistics(in_memory.reshape(len(x), 1, 1, -1))
 
-    def record(self, spikes: Tensor, sums: Tensor) -> None:
+    def record(self, spikes: Tensor, sums: Tensor, *, integers: bool = False) -> None:
         """Store statistics that a LIF kernel computed while it fired.
 
         Args:
             spikes: The spikes, `[T, B, ..., C]`.
-            sums: Their number by step and position, `[T, positions]` float64.
+            sums: Their sum by step and position, `[T, positions]` float64.
+            integers: Whether the neurons may emit values above 1.
         """
         kinds = torch.zeros(len(spikes), dtype=torch.int64, device=sums.device)
+        if integers:
+            kinds = torch.where((spikes.flatten(1) > 1).any(dim=1), INTEGERS, SPIKES).to(kinds)
         self._store(spikes, InputStatistics(sums=sums, kinds=kinds))
 
     def _cached(self, x: Tensor) -> InputStatistics | None:

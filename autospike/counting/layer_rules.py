@@ -5,8 +5,8 @@ one `OperationAccumulator` for each operation, with these accumulations:
 
     linear layer  value x out_features
     convolution   value x out_channels x kernel positions inside the image; zero padding is not counted
-    q (k^T v)     k^T v: each spike of the sparser operand adds a row of the other, head_dim numbers;
-                  q (.): head_dim for each spike of q; the same if (q k^T) v runs because there are few tokens
+    q (k^T v)     k^T v: each spike of the sparser operand adds a row of the other, its head_dim of numbers;
+                  q (.): the head_dim of v for each spike of q; the same if (q k^T) v runs because there are few tokens
     sum           one for each spike that is summed
     gate          one for each spike that meets a gate, whether it passes or not
 
@@ -93,10 +93,14 @@ def _mean_head(name: str, _inputs: InputStatisticsCache, module: MeanHead, x: Te
 
 
 def _attention(name: str, inputs: InputStatisticsCache, _module: AttentionProduct, heads: Heads) -> list[OperationAccumulator]:
-    """Rule of linear attention; q, k and v are `[T, B, heads, N, head_dim]` each."""
-    head_dim, elements = heads.q.shape[-1], math.prod(heads.q.shape[2:])
-    q, k, v = (OperandAccumulator.of(inputs.total(x), elements=elements, fan_out=head_dim) for x in heads)
-    shared: dict[str, Any] = {"macs": elements * head_dim, "time_steps": len(heads.q)}
+    """Rule of linear attention; q, k and v are `[T, B, heads, N, head_dim]` each, v possibly with another head_dim."""
+    of_key, of_value = heads.k.shape[-1], heads.v.shape[-1]
+    reached = (of_value, of_value, of_key)
+    q, k, v = (
+        OperandAccumulator.of(inputs.total(x), elements=math.prod(x.shape[2:]), fan_out=fan_out)
+        for x, fan_out in zip(heads, reached, strict=True)
+    )
+    shared: dict[str, Any] = {"macs": q.elements * of_value, "time_steps": len(heads.q)}
     return [
         OperationAccumulator(layer=f"{name}.kv", operands=[k, v], **shared),
         OperationAccumulator(layer=f"{name}.qkv", operands=[q], **shared),

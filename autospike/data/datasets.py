@@ -135,8 +135,8 @@ def _first_sample(dataset: Any, name: str) -> Image.Image | NDArray[Any]:
         sample, _ = dataset[0]
     except (TypeError, ValueError, KeyError) as error:
         raise UserError(
-            f"{name} dataset: a {type(dataset).__name__} that cannot be read ({error}); it needs a length, and dataset[0] must be "
-            "a pair of a sample and its class"
+            f"{name} dataset: {type(dataset).__name__} cannot be read as a dataset ({error}); it needs a length, and dataset[0] "
+            "must be a pair of a sample and its class"
         ) from None
     return _array_or_image(sample)
 

@@ -26,7 +26,7 @@ from autospike.training.setup import Setup, load_trained_supernet
 def measure_trained_alone(run: RunDirectory, setup: Setup, architecture: Architecture, folder: Path) -> dict[str, Any]:
     """Measure a network on the search split at every T, unless its folder holds a measurement under the same protocol.
 
-    One pass gives all T: a network is causal in time. A network with a decoder is measured at its own T only.
+    One pass gives all T: a network is causal in time.
 
     Args:
         run: Energy convention.
@@ -45,8 +45,7 @@ def measure_trained_alone(run: RunDirectory, setup: Setup, architecture: Archite
         supernet = load_trained_supernet(setup, SearchSpace.of(architecture), folder)
         evaluator = population_evaluator(setup, Serial(state=trie_evaluator(setup, supernet)))
         evaluator = replace(evaluator, config=evaluator.config.model_copy(update={"racing": 0.0}))  # every T on every image
-        # A decoder runs once for each T of the space, which is that of the architecture here.
-        steps = range(1, architecture.time_steps + 1) if architecture.decoder is None else [architecture.time_steps]
+        steps = range(1, architecture.time_steps + 1)
         measurements = list(evaluator([replace(architecture, time_steps=t) for t in steps]))
         found = {
             **record(measurements[-1], convention, "search"),

@@ -14,7 +14,7 @@ from dataclasses import dataclass, field, fields
 from typing import Any
 
 from autospike.space.architecture import Architecture
-from autospike.space.block import Block, neuron_groups
+from autospike.space.block import Block, channel_groups, token_groups
 
 HEAD = "head"
 
@@ -43,13 +43,15 @@ def segments(architecture: Architecture) -> Iterator[Segment]:
     for i, stage in enumerate(architecture.stages):
         yield Segment(name=f"stages.{i}.embedding", genes=(*settings, *_fields_except(stage, "blocks")))
         for j, block in enumerate(stage.blocks):
-            *token, outer, inner = neuron_groups(block.token_mixer, architecture.shortcut)
+            token = token_groups(block.token_mixer, architecture.shortcut)
             mixing = (*_fields_except(block, *CHANNEL_GENES, *NEURON_GENES), *_neurons(block, token))
             if block.token_mixer != "none":
                 yield Segment(name=f"stages.{i}.blocks.{j}.token", genes=mixing)
-            channel = (block.channel_mixer, stage.hidden_features(block), *_neurons(block, [outer, inner]))
-            yield Segment(name=f"stages.{i}.blocks.{j}.channel", genes=(*mixing, *channel))
-    yield Segment(name=HEAD, genes=() if architecture.decoder is None else (architecture.decoder,))
+            if block.channel_mixer != "none":
+                groups = channel_groups(block.channel_mixer, architecture.shortcut)
+                channel = (block.channel_mixer, stage.hidden_features(block), *_neurons(block, groups))
+                yield Segment(name=f"stages.{i}.blocks.{j}.channel", genes=(*mixing, *channel))
+    yield Segment(name=HEAD, genes=(architecture.head_neuron if architecture.decoder is None else architecture.decoder,))
 
 
 def _fields_except(value: Any, *excluded: str) -> tuple[Any, ...]:
@@ -86,7 +88,10 @@ class Node:
     @property
     def ends_block(self) -> bool:
         """Whether its output is the input of a block, a stage or a head."""
-        return not self.name.endswith(".token") and self.name != HEAD
+        if self.name.endswith(".token"):
+            _, stage, _, block, _ = self.name.split(".")
+            return self.architecture.stages[int(stage)].blocks[int(block)].channel_mixer == "none"
+        return self.name != HEAD
 
     @property
     def follows_level(self) -> bool:

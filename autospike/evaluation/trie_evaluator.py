@@ -162,7 +162,8 @@ class TrieEvaluator:
             if node.name == HEAD:
                 stream = module(inputs[0], self.time_steps, self.calibration.size)
             elif isinstance(module, Residual):
-                stream = module(inputs[0], shared) if node.is_inner else module.update_statistics(inputs[0], shared)
+                is_read = node.is_inner or node.architecture.decoder is not None
+                stream = module(inputs[0], shared) if is_read else module.update_statistics(inputs[0], shared)
             else:
                 stream = module(*inputs)
             return stream, MmapTensor.of(read_statistics(module))
@@ -216,9 +217,9 @@ class TrieEvaluator:
     def _score_decoder(
         self, node: Node, structure: _Structure, module: nn.Module, levels: Sequence[Tensor], targets: Any, *, start: int
     ) -> tuple[Tensor, NodeResult]:
-        """Run a decoder for each T of the space."""
+        """Run a decoder for each T up to the largest of the space."""
         outputs, layers = {}, {}
-        for steps in self.supernet.space.time_steps.values:
+        for steps in range(1, self.time_steps + 1):
             counter = Counter(fully_covered=structure.kind in self._fully_covered)
             segment = SegmentContext(name=node.module_prefix, after_neurons=True, modules=structure.modules)
             with counter.watch(module, images=len(targets), time_steps=steps, segment=segment):

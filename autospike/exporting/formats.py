@@ -28,6 +28,8 @@ MANIFEST, PROBES = "export.json", "probes.safetensors"
 # Largest difference of an image's logits, as a fraction of its largest logit, that rounding explains where no potential crosses its
 # threshold. At most this share of the images may differ by more: there another order of additions moved a spike.
 TOLERANCE, MOVED_SHARE = 1e-3, 0.1
+# Of a dense output, such as a map of classes: largest share of the positions whose class may differ.
+OTHER_POSITIONS = 0.01
 
 Logits = Callable[[Tensor], Tensor]
 
@@ -41,12 +43,14 @@ class Format:
         write: Writes a variant to a folder; called with the variant, the folder and example images; returns the file names.
         load: Returns the logits of the written files as a function of images; called with the folder and T.
         folds: Whether the format needs BatchNorm folded; `exact` is then written as `fused`.
+        dense: Whether networks with a decoder, which segment images, can be written.
     """
 
     description: str
     write: Callable[[Variant, Path, Tensor], Sequence[str]]
     load: Callable[[Path, int], Logits]
     folds: bool = False
+    dense: bool = True
 
 
 def _write_plain(variant: Variant, folder: Path, _images: Tensor) -> Sequence[str]:
@@ -64,14 +68,17 @@ FORMATS = {
         description=f"ONNX, opset {onnx_model.OPSET}", write=onnx_model.write, load=lambda folder, _steps: onnx_model.load(folder)
     ),
     "stateful": Format(
-        description="single step with membrane potentials", write=stateful.write, load=lambda folder, _steps: stateful.load(folder)
+        description="single step with membrane potentials",
+        write=stateful.write,
+        load=lambda folder, _steps: stateful.load(folder),
+        dense=False,
     ),
     "spikingjelly": Format(
         description="PyTorch with spikingjelly's neurons",
         write=_write_spikingjelly,
         load=lambda folder, _steps: plain.load(folder),
     ),
-    "nir": Format(description="NIR graph", write=nir_graph.write, load=nir_graph.load, folds=True),
+    "nir": Format(description="NIR graph", write=nir_graph.write, load=nir_graph.load, folds=True, dense=False),
 }
 """Formats by name, besides `timm`, which every export has."""
 
@@ -122,7 +129,7 @@ class Comparison:
         images: Number of images.
         largest_difference: Largest difference of a logit.
         moved: Images whose logits differ by more than rounding (`TOLERANCE`).
-        other_predictions: Images with another predicted class.
+        other_predictions: Images with another predicted class; of a dense output, at more than `OTHER_POSITIONS` of its positions.
     """
 
     images: int
@@ -135,18 +142,20 @@ class Comparison:
         """Compare logits.
 
         Args:
-            found: Of the written files, `[B, classes]`.
-            expected: Of the model, `[B, classes]`.
+            found: Of the written files, `[B, classes]` or `[B, classes, H, W]`.
+            expected: Of the model, of the same shape.
         """
         if found.shape != expected.shape:
             return cls(images=len(expected), largest_difference=float("inf"), moved=len(expected), other_predictions=len(expected))
-        difference = (found.double() - expected.double()).abs().amax(dim=1).nan_to_num(nan=float("inf"))
-        scale = expected.double().abs().amax(dim=1).clamp(min=1e-6)
+        difference = (found.double() - expected.double()).abs().flatten(1).amax(dim=1).nan_to_num(nan=float("inf"))
+        scale = expected.double().abs().flatten(1).amax(dim=1).clamp(min=1e-6)
+        other = (found.argmax(dim=1) != expected.argmax(dim=1)).flatten(1 if found.dim() > 2 else 0).double()
+        share = other.mean(dim=1) if found.dim() > 2 else other
         return cls(
             images=len(expected),
             largest_difference=float(difference.max()),
             moved=int((difference > TOLERANCE * scale).sum()),
-            other_predictions=int((found.argmax(dim=1) != expected.argmax(dim=1)).sum()),
+            other_predictions=int((share > (OTHER_POSITIONS if found.dim() > 2 else 0)).sum()),
         )
 
     @property
@@ -211,6 +220,8 @@ def write_format(folder: Path, name: str, variant: Variant, images: Tensor) -> t
         UserError: The logits differ, a package is missing, or the format cannot express the model.
     """
     chosen, target = FORMATS[name], folder / folder_name(name, variant.name)
+    if variant.model.architecture.decoder is not None and not chosen.dense:
+        raise UserError(f"--format {name}: writes classifiers only; choose another format for a network that segments images")
     if target.exists() and not (target.is_dir() and _is_ours(folder, target.name)):
         raise UserError(f"{target}: exists, and autospike did not write it; move it away, or choose another folder with --out")
     part = target.with_name(f".{target.name}.part")

@@ -177,8 +177,15 @@ def record(model: nn.Module) -> fx.Graph:
 
     Args:
         model: What `logits_only` returns.
+
+    Raises:
+        Unsupported: The calls depend on values.
     """
-    return _LayerTracer().trace(model)
+    try:
+        return _LayerTracer().trace(model)
+    except (TypeError, AttributeError, fx.proxy.TraceError) as error:
+        reason = " ".join(str(error).split())[:120]
+        raise Unsupported(f"its layers cannot be recorded as a list of calls ({reason}); export as timm, pt2 or onnx") from None
 
 
 def logits_only(model: SpikingModel) -> nn.Module:

@@ -37,18 +37,18 @@ def attention_product(q: Tensor, k: Tensor, v: Tensor, scale: float) -> Tensor:
     Args:
         q: Spikes by head, `[T, B, heads, N, head_dim]`; a transposed view of `[T, B, N, D]` is not copied.
         k: As q.
-        v: As q.
+        v: As q, possibly with another head_dim.
         scale: Factor of the product.
 
     Returns:
-        `[T, B, heads, N, head_dim]`.
+        `[T, B, heads, N, head_dim]`, with the head_dim of v.
     """
     if q.shape == k.shape == v.shape and LIBRARY.supports(q, k, v):
         heads = q.shape[2]
         merged = (merge_heads(x).contiguous() for x in (q, k, v))
         return split_heads(_attention(*merged, heads, scale), heads)
-    tokens, head_dim = q.shape[-2:]
-    if tokens < head_dim:  # the cheaper order of the two
+    tokens, of_key, of_value = q.shape[-2], k.shape[-1], v.shape[-1]
+    if tokens * (of_key + of_value) < 2 * of_key * of_value:  # the cheaper order of the two
         return (q @ k.transpose(-1, -2)) @ v * scale
     return q @ (k.transpose(-1, -2) @ v) * scale
 

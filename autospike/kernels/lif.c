@@ -3,8 +3,9 @@
  *
  *     x = batch normalisation of y, if any (batch_norm.h); y is [steps, ..., channels]
  *     h[t] = v[t-1] + (x[t] - v[t-1]) / tau    or   v[t-1] - v[t-1] / tau + x[t]    with decaying input, or not
- *     s[t] = h[t] >= v_threshold
+ *     s[t] = h[t] >= v_threshold                                                    levels = 1: spikes
  *     v[t] = s[t] ? 0 : h[t]                   or   h[t] - s[t] * v_threshold       hard or soft reset
+ *     s[t] = round(clip(h[t] / v_threshold, 0, levels)), soft reset                 levels > 1: integers, ties to even
  *
  * Neurons are computed in blocks, whose potentials stay in registers and first-level cache over all time steps. Backward recomputes
  * the potentials from y, so that only y is saved. Without contraction to fused multiply-adds (-ffp-contract=off) the spikes of
@@ -29,7 +30,7 @@
 
 typedef struct {
     float tau, v_threshold, slope; /* slope: of the surrogate */
-    int32_t soft_reset, decay_input, detach_reset, arctan;
+    int32_t soft_reset, decay_input, detach_reset, arctan, levels;
 } neuron;
 
 /* [steps, size], the last dimension of size being channels. stride: between two steps of the input; 0 where they are the same. */
@@ -64,6 +65,12 @@ INLINE float charge(float x, float v, float tau, float rate, int decay_input) {
 }
 
 INLINE float reset(float h, float v_threshold, int soft) { return h >= v_threshold ? (soft ? h - v_threshold : 0.0f) : h; }
+
+/* round(clip(h / v_threshold, 0, levels)); halves are rounded to even. */
+INLINE float integer_of(float h, float v_threshold, float levels) {
+    const float u = h / v_threshold, low = u < 0.0f ? 0.0f : u;
+    return nearbyintf(low > levels ? levels : low);
+}
 
 /* exp(a) for |a| <= 87, relative error below 2e-7 (Cephes): plain arithmetic, so that the compiler vectorises it. */
 INLINE float exponential(float a) {
@@ -151,15 +158,21 @@ INLINE void add_stream(const float *restrict stream, int width, float *restrict 
 /* Neurons start, ..., start + width - 1; y: the input of the first one. */
 INLINE void forward_block(const float *y, const shape *s, const neuron *p, const float *restrict scale, const float *restrict shift,
                           const float *stream, float *spikes, int64_t start, int width, spike_counts c, int norm, int soft,
-                          int decay_input) {
+                          int decay_input, int integers) {
     float v[FORWARD_BLOCK] = {0}, block[FORWARD_BLOCK];
-    const float tau = p->tau, rate = 1.0f / tau, v_threshold = p->v_threshold;
+    const float tau = p->tau, rate = 1.0f / tau, v_threshold = p->v_threshold, levels = (float)p->levels;
     const int past_cache = s->steps * s->size > LARGE;
     for (int64_t t = 0; t < s->steps; t++) {
         const float *restrict in = y + t * s->stride;
         float *out = spikes + t * s->size + start, *restrict fired = past_cache ? block : out;
         prefetch(in + width, width);
-        for (int i = 0; i < width; i++) {
+        for (int i = 0; i < width && integers; i++) {
+            const float h = charge(input_current(in, scale, shift, i, norm), v[i], tau, rate, decay_input);
+            const float s = integer_of(h, v_threshold, levels);
+            fired[i] = s;
+            v[i] = h - s * v_threshold;
+        }
+        for (int i = 0; i < width && !integers; i++) {
             const float h = charge(input_current(in, scale, shift, i, norm), v[i], tau, rate, decay_input);
             fired[i] = h >= v_threshold ? 1.0f : 0.0f;
             v[i] = reset(h, v_threshold, soft);
@@ -177,20 +190,26 @@ INLINE void forward_block(const float *y, const shape *s, const neuron *p, const
     }
 }
 
-/* A row of neurons from `first` on. The published dynamics are compiled separately. */
+/* A row of neurons from `first` on. The published dynamics, and integers without a decaying input, are compiled separately. */
 static void forward_row(const float *y, const shape *s, const neuron *p, affine_row r, const float *stream, float *spikes,
                         int64_t first, spike_counts c) {
     for (int64_t i = 0; i < r.period && first + i < s->size; i += FORWARD_BLOCK, y += FORWARD_BLOCK) {
         const int64_t start = first + i;
         const int width = (int)at_most(FORWARD_BLOCK, at_most(r.period - i, s->size - start));
-        if (r.scale && !p->soft_reset && p->decay_input) {
-            forward_block(y, s, p, r.scale + i, r.shift + i, stream, spikes, start, width, c, 1, 0, 1);
+        if (p->levels > 1 && r.scale && !p->decay_input) {
+            forward_block(y, s, p, r.scale + i, r.shift + i, stream, spikes, start, width, c, 1, 1, 0, 1);
+        } else if (p->levels > 1 && r.scale) {
+            forward_block(y, s, p, r.scale + i, r.shift + i, stream, spikes, start, width, c, 1, 1, 1, 1);
+        } else if (p->levels > 1) {
+            forward_block(y, s, p, NULL, NULL, stream, spikes, start, width, c, 0, 1, p->decay_input, 1);
+        } else if (r.scale && !p->soft_reset && p->decay_input) {
+            forward_block(y, s, p, r.scale + i, r.shift + i, stream, spikes, start, width, c, 1, 0, 1, 0);
         } else if (r.scale) {
-            forward_block(y, s, p, r.scale + i, r.shift + i, stream, spikes, start, width, c, 1, p->soft_reset, p->decay_input);
+            forward_block(y, s, p, r.scale + i, r.shift + i, stream, spikes, start, width, c, 1, p->soft_reset, p->decay_input, 0);
         } else if (!p->soft_reset && p->decay_input) {
-            forward_block(y, s, p, NULL, NULL, stream, spikes, start, width, c, 0, 0, 1);
+            forward_block(y, s, p, NULL, NULL, stream, spikes, start, width, c, 0, 0, 1, 0);
         } else {
-            forward_block(y, s, p, NULL, NULL, stream, spikes, start, width, c, 0, p->soft_reset, p->decay_input);
+            forward_block(y, s, p, NULL, NULL, stream, spikes, start, width, c, 0, p->soft_reset, p->decay_input, 0);
         }
     }
 }
@@ -265,6 +284,8 @@ INLINE void backward_block(const float *y, const shape *s, const neuron *p, cons
     const float tau = p->tau, rate = 1.0f / tau, v_threshold = p->v_threshold, slope = p->slope;
     const int soft = !published && p->soft_reset, decay_input = published || p->decay_input;
     const int detach_reset = published || p->detach_reset, arctan = !published && p->arctan;
+    const int integers = !published && p->levels > 1;
+    const float levels = (float)p->levels;
     const int same_input = s->stride == 0 && s->steps > 1, past_cache = s->steps * s->size > LARGE;
     for (int64_t t = 0; t < s->steps; t++) {
         const float *restrict in = y + t * s->stride;
@@ -274,16 +295,17 @@ INLINE void backward_block(const float *y, const shape *s, const neuron *p, cons
         for (int i = 0; i < width; i++) {
             const float h = charge(input_current(in, scale, shift, i, norm), v[i], tau, rate, decay_input);
             charged[i] = h;
-            v[i] = reset(h, v_threshold, soft);
+            v[i] = integers ? h - integer_of(h, v_threshold, levels) * v_threshold : reset(h, v_threshold, soft);
         }
     }
     for (int64_t t = s->steps - 1; t >= 0; t--) {
         const float *restrict charged = potential + t * BLOCK, *restrict grad = grad_spikes + t * s->size;
         for (int i = 0; i < width; i++) {
-            const float h = charged[i], ds = surrogate_gradient(h - v_threshold, slope, arctan);
-            float dv = soft || h < v_threshold ? 1.0f : 0.0f; /* dv/dh */
+            const float h = charged[i], u = h / v_threshold, inside = u >= 0.0f && u <= levels ? 1.0f / v_threshold : 0.0f;
+            const float ds = integers ? inside : surrogate_gradient(h - v_threshold, slope, arctan);
+            float dv = integers || soft || h < v_threshold ? 1.0f : 0.0f; /* dv/dh */
             if (!detach_reset) {
-                dv -= ds * (soft ? v_threshold : h);
+                dv -= ds * (integers || soft ? v_threshold : h);
             }
             const float grad_h = grad[i] * ds + grad_v[i] * dv, leaked = grad_h * rate;
             grad_v[i] = grad_h - leaked;
@@ -304,7 +326,7 @@ INLINE void backward_block(const float *y, const shape *s, const neuron *p, cons
 
 static int backward_rows(const float *y, const shape *s, const neuron *p, affine_row r, const float *grad_spikes, float *grad_y,
                          int64_t first, int64_t last, double *by_channel) {
-    const int published = !p->soft_reset && p->decay_input && p->detach_reset && !p->arctan;
+    const int published = !p->soft_reset && p->decay_input && p->detach_reset && !p->arctan && p->levels == 1;
     float *potential = malloc(s->steps * BLOCK * sizeof *potential), *row_sums = calloc(2 * r.period, sizeof *row_sums);
     const int status = potential && row_sums ? OK : OUT_OF_MEMORY;
     for (int64_t n = first; n < last && status == OK; n++) {

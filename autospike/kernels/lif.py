@@ -29,6 +29,8 @@ class NeuronParameters(NamedTuple):
         decay_input: Whether the input is divided by tau.
         detach_reset: Whether no gradient passes through the reset.
         arctan: Whether the surrogate is an arctan; otherwise it is a sigmoid.
+        levels: Largest output, D. With 1 the neuron fires spikes; otherwise integers from 0 to D, always with a soft reset, and the
+            gradient is 1 / v_threshold where `0 <= h <= D * v_threshold`.
     """
 
     tau: float
@@ -38,6 +40,7 @@ class NeuronParameters(NamedTuple):
     decay_input: bool
     detach_reset: bool
     arctan: bool
+    levels: int = 1
 
 
 class NeuronStruct(ctypes.Structure):
@@ -45,7 +48,7 @@ class NeuronStruct(ctypes.Structure):
 
     _fields_ = (
         *((name, FLOAT) for name in ("tau", "v_threshold", "slope")),
-        *((name, INT32) for name in ("soft_reset", "decay_input", "detach_reset", "arctan")),
+        *((name, INT32) for name in ("soft_reset", "decay_input", "detach_reset", "arctan", "levels")),
     )
 
 
@@ -67,7 +70,9 @@ LIBRARY = Library(
 )
 # Arguments that every operator of neurons has.
 NORM_SCHEMA = "Tensor? weight, Tensor? bias, Tensor? mean, Tensor? inverse, bool by_batch"
-NEURON_SCHEMA = "float tau, float v_threshold, float slope, bool soft_reset, bool decay_input, bool detach_reset, bool arctan"
+NEURON_SCHEMA = (
+    "float tau, float v_threshold, float slope, bool soft_reset, bool decay_input, bool detach_reset, bool arctan, int levels"
+)
 NO_NORM = (None, None, None, None, False)
 
 
@@ -101,6 +106,7 @@ def lif(
         return spikes if stream is None or fused else stream + spikes, counts
     y = y if affine is None else normalise(y, affine)
     eager_cuda = y.is_cuda and type(y) in PLAIN_TYPES and not (torch.compiler.is_compiling() or is_observed())
+    eager_cuda = eager_cuda and neuron.levels == 1
     spikes = (_lif_spikingjelly if eager_cuda else _lif_composite)(y.expand(steps, *y.shape[1:]), neuron)
     counts = count_spikes(spikes) if count else spikes.new_empty(0, dtype=torch.float64)
     return spikes if stream is None else stream + spikes, counts
@@ -120,18 +126,27 @@ def _lif_composite(x: Tensor, neuron: NeuronParameters) -> Tensor:
     v, fired = torch.zeros_like(x[0]), []
     for current in x.unbind(0):
         h = v + (current - v) / neuron.tau if neuron.decay_input else v - v / neuron.tau + current
-        s = (h >= neuron.v_threshold).to(h.dtype)
+        s = _integers(h, neuron) if neuron.levels > 1 else (h >= neuron.v_threshold).to(h.dtype)
         if torch.is_grad_enabled():
-            p = _surrogate_primitive(h - neuron.v_threshold, neuron)
+            p = _surrogate_primitive(h, neuron)
             s = s + (p - p.detach())
         fired.append(s)
         r = s.detach() if neuron.detach_reset else s
-        v = h - r * neuron.v_threshold if neuron.soft_reset else (1 - r) * h
+        v = h - r * neuron.v_threshold if neuron.soft_reset or neuron.levels > 1 else (1 - r) * h
     return torch.stack(fired)
 
 
-def _surrogate_primitive(distance: Tensor, neuron: NeuronParameters) -> Tensor:
-    """The function whose derivative stands for that of the step."""
+def _integers(h: Tensor, neuron: NeuronParameters) -> Tensor:
+    """The output of integer neurons; halves are rounded to even."""
+    return torch.round(torch.clamp(h.detach() / neuron.v_threshold, 0, neuron.levels))
+
+
+def _surrogate_primitive(h: Tensor, neuron: NeuronParameters) -> Tensor:
+    """The function whose derivative stands for that of the step or, of integer neurons, of the rounding."""
+    if neuron.levels > 1:
+        u = h / neuron.v_threshold
+        return torch.where((u >= 0) & (u <= neuron.levels), u, 0.0)  # a clip whose gradient is 1 at its ends too
+    distance = h - neuron.v_threshold
     if neuron.arctan:
         return torch.atan(math.pi / 2 * neuron.slope * distance) / math.pi
     return torch.sigmoid(neuron.slope * distance)
@@ -215,7 +230,7 @@ def _backward(ctx: Any, grad: Tensor | None, _grad_counts: Tensor | None) -> tup
     if norm[0] is None:
         grad_weight = grad_bias = None
     grad_stream = grad if ctx.needs_input_grad[6] else None
-    return grad_y, grad_weight, grad_bias, None, None, None, grad_stream, *(None,) * 9
+    return grad_y, grad_weight, grad_bias, None, None, None, grad_stream, *(None,) * 10
 
 
 _lif = Operator(

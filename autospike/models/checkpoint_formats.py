@@ -9,15 +9,21 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
+from functools import partial
+from typing import Any
 
 from torch import Tensor
 
 from autospike.space.architecture import Architecture, Embedding, Stage
-from autospike.space.block import Block
+from autospike.space.block import Block, Neuron
+from autospike.space.families import EmbeddingKind
+from autospike.space.mixers import DEPTHWISE
 
 StateDict = Mapping[str, Tensor]
+# A template of `re.Match.expand`, or a function of the match.
+Template = str | Callable[[re.Match[str]], str]
 # A pattern of names in our model, and templates of the names in the published code.
-NameRules = tuple[tuple[str, tuple[str, ...]], ...]
+NameRules = tuple[tuple[str, tuple[Template, ...]], ...]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -67,6 +73,8 @@ def in_chans(state: StateDict) -> int:
     """
     stems = ("patch_embed", "patch_embed1", "downsample1_1")
     embedding = next((stem for stem in stems if any(key.startswith(f"{stem}.") for key in state)), stems[0])
+    if f"{embedding}.embed4.embed_conv.weight" in state:  # Max-Former, ImageNet form
+        return _size(state, f"{embedding}.embed1.embed_conv.weight", 1)
     first = "encode_conv" if embedding == "downsample1_1" else "proj_conv"
     return _size(state, f"{embedding}.{first}.weight", 1)
 
@@ -145,6 +153,79 @@ def _meta_spikeformer(state: StateDict, num_heads: int | None, stride: int | Non
     )
     distilled, steps = "head_kd.weight" in state, 8 if in_chans(state) == 2 else 4
     return Architecture(family="meta_spikeformer", shortcut="membrane", time_steps=steps, distilled=distilled, stages=stages)
+
+
+def _e_spikeformer(state: StateDict, num_heads: int | None, stride: int | None) -> Architecture:
+    """The architecture of an E-SpikeFormer (base form)."""
+    _refuse_stride(stride)
+    neuron, heads = Neuron(levels=4, normalised=True), 8 if num_heads is None else num_heads
+
+    def convolutional(name: str) -> Block:
+        ratio = _ratio(state, f"{name}.0.conv1.weight")
+        return Block(token_mixer="spiking_sepconv_7", channel_mixer="conv", mlp_ratio=ratio, neuron=neuron)
+
+    def transformer(name: str) -> tuple[Block, ...]:
+        separable = Block(token_mixer="spiking_sepconv_3", channel_mixer="none", neuron=neuron)
+        attention = Block(token_mixer="e_sdsa", num_heads=heads, neuron=neuron)
+        ratios = (_ratio(state, f"{name}.{i}.mlp.fc1_conv.weight") for i in range(_count(state, name)))
+        return tuple(block for ratio in ratios for block in (separable, replace(attention, mlp_ratio=ratio)))
+
+    conv_blocks = tuple(
+        tuple(map(convolutional, names)) for names in (("ConvBlock1_1",), ("ConvBlock1_2",), ("ConvBlock2_1", "ConvBlock2_2"))
+    )
+    blocks = (*conv_blocks, transformer("block3"), transformer("block4"))
+    embeddings = ("downsample1_1", "downsample1_2", "downsample2", "downsample3", "downsample4")
+    stages = tuple(
+        Stage(
+            embed_dim=_size(state, f"{name}.encode_bn.weight", 0),
+            embedding=Embedding(stride=stage_stride, neuron=neuron if i else Neuron()),
+            blocks=inside,
+        )
+        for i, (name, stage_stride, inside) in enumerate(zip(embeddings, (2, 2, 2, 2, 1), blocks, strict=True))
+    )
+    return Architecture(family="e_spikeformer", shortcut="membrane", time_steps=1, stages=stages)
+
+
+def _max_former(state: StateDict, num_heads: int | None, stride: int | None) -> Architecture:
+    """The architecture of a Max-Former (ImageNet, CIFAR or event form)."""
+    _refuse_stride(stride)
+    events, imagenet = "patch_embed1.max_embed3.embed_conv.weight" in state, "patch_embed1.embed4.embed_conv.weight" in state
+    width = _size(state, "head.weight", 1)
+    published_heads = 16 if events else max(1, width // 64) if imagenet else 8
+    heads = published_heads if num_heads is None else num_heads
+    stages = []
+    for i, stage_stride in enumerate((8, 2) if events else (4, 2, 2) if imagenet else (1, 2, 2), start=1):
+        blocks = tuple(_max_former_block(state, f"stage{i}.{j}", heads) for j in range(_count(state, f"stage{i}")))
+        residual = "embed1" if events and i == 1 else "embed4" if imagenet and i == 1 else "embed2" if i == 1 else "max_embed2"
+        embed_dim = _size(state, f"patch_embed{i}.{residual}.embed_bn.weight", 0)
+        kind: EmbeddingKind = "embed_max_plus" if events and i == 1 else "family"
+        stages.append(Stage(embed_dim=embed_dim, embedding=Embedding(stride=stage_stride, kind=kind), blocks=blocks))
+    compact, steps = not (events or imagenet), 16 if events else 4
+    return Architecture(family="max_former", shortcut="membrane", compact_embedding=compact, time_steps=steps, stages=tuple(stages))
+
+
+def _max_former_block(state: StateDict, name: str, heads: int) -> Block:
+    ratio = _ratio(state, f"{name}.mlp.fc1_conv.weight")
+    block = Block(channel_mixer="mlp_residual") if ratio == 1 else Block(mlp_ratio=ratio)
+    if f"{name}.attn.q_conv.weight" in state:
+        return replace(block, num_heads=heads)
+    kernel = next((key for key in (f"{name}.mixer.conv.weight", f"{name}.mixer.conv5.weight") if key in state), None)
+    mixer: Any = "none" if kernel is None else f"dwc_{_size(state, kernel, 2)}"
+    if mixer not in ("none", *DEPTHWISE):
+        raise ValueError(f"key {kernel!r} has shape {tuple(state[str(kernel)].shape)}: kernels of 3, 5 or 7 are supported")
+    return replace(block, token_mixer=mixer, num_heads=None, qkv=None, projection=None)
+
+
+def _qkformer_events(state: StateDict, num_heads: int | None, stride: int | None) -> Architecture:
+    """The architecture of the event form of QKFormer."""
+    _refuse_stride(stride)
+    heads, stages = 16 if num_heads is None else num_heads, []
+    for i in (1, 2):
+        blocks = tuple(_qkformer_block(state, f"stage{i}.{j}", heads) for j in range(_count(state, f"stage{i}")))
+        embedding = Embedding(stride=8, kind="embed_max_plus") if i == 1 else Embedding(stride=2)
+        width = _size(state, f"patch_embed{i}.proj_res_bn.weight", 0)
+        stages.append(Stage(embed_dim=width, embedding=embedding, blocks=blocks))
+    return Architecture(family="qkformer", compact_embedding=True, time_steps=16, stages=tuple(stages))
 
 
 def _qkformer(state: StateDict, num_heads: int | None, stride: int | None) -> Architecture:
@@ -244,6 +325,91 @@ def _meta_transformer(stage: int, theirs: str) -> NameRules:
     return (*repconv, *_block(stage, theirs))
 
 
+def _e_convolutional(stage: int, block: int, theirs: str) -> NameRules:
+    """Rules for a convolutional block of E-SpikeFormer."""
+    ours = rf"stages\.{stage}\.blocks\.{block}"
+    channel = (rf"{ours}\.channel\.mixer\.conv(?P<n>[12])\.(?P<part>conv|bn)", (rf"{theirs}.0.\g<part>\g<n>",))
+    return (*_e_sepconv(ours, rf"{theirs}.0.Conv"), channel)
+
+
+def _e_sepconv(ours: str, theirs: Template) -> NameRules:
+    """Rules for a separable convolution of E-SpikeFormer, whose layers are pairs of a convolution and a normalisation."""
+    parts = {"expand.linear": "pwconv1.0", "expand.bn": "pwconv1.1", "reduce.linear": "pwconv2.0", "reduce.bn": "pwconv2.1"}
+    depthwise = {r"depthwise\d.conv": "dwconv.0", r"depthwise\d.bn": "dwconv.1"}
+    return tuple(
+        (rf"{ours}\.token\.mixer\.{name}", (partial(_joined, theirs, part),)) for name, part in {**parts, **depthwise}.items()
+    )
+
+
+def _joined(theirs: Template, part: str, match: re.Match[str]) -> str:
+    """The name that a template gives, followed by a part."""
+    return f"{theirs(match) if callable(theirs) else match.expand(theirs)}.{part}"
+
+
+def _published_block(theirs: str, match: re.Match[str]) -> str:
+    """The path of the published transformer block of E-SpikeFormer to which our block of index i belongs: half as many."""
+    return f"{theirs}.{int(match['i']) // 2}"
+
+
+def _e_transformer(stage: int, theirs: str) -> NameRules:
+    """Rules for the transformer blocks of a stage of E-SpikeFormer."""
+    ours, block = rf"stages\.{stage}\.blocks\.(?P<i>\d+)", partial(_published_block, theirs)
+    names = {"q": "q", "k": "k", "v": "v", "projection": "proj"}
+    attention = tuple(
+        (rf"{ours}\.token\.mixer\.{name}\.{part}", (partial(_joined, block, f"attn.{published}_conv.{i}"),))
+        for name, published in names.items()
+        for i, part in enumerate(("linear", "bn"))
+    )
+    mlp = tuple(
+        (rf"{ours}\.channel\.mixer\.fc{n}\.{part}", (partial(_joined, block, f"mlp.fc{n}_{published}"),))
+        for n in (1, 2)
+        for part, published in (("linear", "conv"), ("bn", "bn"))
+    )
+    return (*_e_sepconv(ours, partial(_joined, block, "conv")), *attention, *mlp)
+
+
+def _max_former_stage(stage: int, embedding: Mapping[str, str]) -> NameRules:
+    """Rules for a stage of Max-Former.
+
+    Args:
+        stage: The number of our stage.
+        embedding: Names of the published convolutions by ours; `proj` is not inside a module of its own.
+    """
+    ours, theirs = rf"stages\.{stage}\.embedding", f"patch_embed{stage + 1}"
+    convs: NameRules = tuple(
+        (
+            rf"{ours}\.{name}\.(?P<part>conv|bn)",
+            (rf"{theirs}.{published}_\g<part>" if published == "proj" else rf"{theirs}.{published}.embed_\g<part>",),
+        )
+        for name, published in embedding.items()
+    )
+    ours, theirs = rf"stages\.{stage}\.blocks\.(?P<i>\d+)", rf"stage{stage + 1}.\g<i>"
+    return (
+        *convs,
+        (rf"{ours}\.token\.mixer\.conv\d\.conv", (rf"{theirs}.mixer.conv", rf"{theirs}.mixer.conv5")),
+        (rf"{ours}\.token\.mixer\.conv\d\.bn", (rf"{theirs}.mixer.conv_bn", rf"{theirs}.mixer.conv5_bn")),
+        (rf"{ours}\.channel\.fc(?P<n>[12])\.mixer\.linear", (rf"{theirs}.mlp.fc\g<n>_conv",)),
+        (rf"{ours}\.channel\.fc(?P<n>[12])\.mixer\.bn", (rf"{theirs}.mlp.fc\g<n>_bn",)),
+        *_block(stage, f"stage{stage + 1}"),
+    )
+
+
+_EMBED_MAX = {"max1": "max_embed1", "max2": "embed1", "max_residual": "max_embed2"}
+
+
+def _max_former_format(signature: str, first: Mapping[str, str], stages: int) -> CheckpointFormat:
+    """A form of Max-Former.
+
+    Args:
+        signature: Pattern of keys by which the form is recognised.
+        first: Published convolutions of the first embedding, by our names.
+        stages: Number of stages.
+    """
+    later = (rule for stage in range(1, stages) for rule in _max_former_stage(stage, _EMBED_MAX))
+    rules = (*_max_former_stage(0, first), *later, *_HEAD)
+    return CheckpointFormat(name="Max-Former", signature=signature, name_rules=rules, unused=r"(?!)", architecture=_max_former)
+
+
 def _qkformer_stage(stage: int) -> NameRules:
     """Rules for a stage of QKFormer."""
     ours, theirs = rf"stages\.{stage}\.embedding", f"patch_embed{stage + 1}"
@@ -257,6 +423,16 @@ def _qkformer_stage(stage: int) -> NameRules:
     return (*embedding, *_block(stage, f"stage{stage + 1}", ("attn", "tssa", "ssa")))
 
 
+# The event form of QKFormer has an `embed_max_plus`, and another name of the first convolution in the second stage.
+_QKFORMER_EVENT_EMBEDDINGS: NameRules = (
+    (r"stages\.0\.embedding\.plus1\.(?P<part>conv|bn)", (r"patch_embed1.proj_\g<part>",)),
+    (r"stages\.0\.embedding\.plus2\.(?P<part>conv|bn)", (r"patch_embed1.proj1_\g<part>",)),
+    (r"stages\.0\.embedding\.plus3\.(?P<part>conv|bn)", (r"patch_embed1.proj2_\g<part>",)),
+    (r"stages\.0\.embedding\.plus4\.(?P<part>conv|bn)", (r"patch_embed1.proj3_\g<part>",)),
+    (r"stages\.0\.embedding\.plus_residual\.(?P<part>conv|bn)", (r"patch_embed1.proj_res_\g<part>",)),
+    (r"stages\.1\.embedding\.conv1\.conv\.(?P<part>conv|bn)", (r"patch_embed2.proj_\g<part>",)),
+)
+
 FORMATS = (
     CheckpointFormat(
         name="Spike-driven Transformer",
@@ -264,6 +440,26 @@ FORMATS = (
         name_rules=(*_ONE_STAGE_EMBEDDING, *_block(0, "block"), *_HEAD),
         unused=r"block\.\d+\.attn\.talking_heads\.weight",
         architecture=_spike_driven,
+    ),
+    CheckpointFormat(
+        name="E-SpikeFormer",
+        signature=r"ConvBlock\d_\d\.0\.Conv\.(pwconv[12]|dwconv)\.[01]\..*|block[34]\.\d+\.conv\..*",
+        name_rules=(
+            *_meta_embedding(0, "downsample1_1"),
+            *_meta_embedding(1, "downsample1_2"),
+            *_meta_embedding(2, "downsample2"),
+            *_meta_embedding(3, "downsample3"),
+            *_meta_embedding(4, "downsample4"),
+            *_e_convolutional(0, 0, "ConvBlock1_1"),
+            *_e_convolutional(1, 0, "ConvBlock1_2"),
+            *_e_convolutional(2, 0, "ConvBlock2_1"),
+            *_e_convolutional(2, 1, "ConvBlock2_2"),
+            *_e_transformer(3, "block3"),
+            *_e_transformer(4, "block4"),
+            *_HEAD,
+        ),
+        unused=r"(?!)",
+        architecture=_e_spikeformer,
     ),
     CheckpointFormat(
         name="Meta-SpikeFormer",
@@ -285,6 +481,28 @@ FORMATS = (
         ),
         unused=r"(?!)",
         architecture=_meta_spikeformer,
+    ),
+    _max_former_format(
+        r"patch_embed1\.embed4\..*",
+        {"orig1": "embed1", "orig2": "embed2", "orig3": "embed3", "orig_residual": "embed4"},
+        stages=3,
+    ),
+    _max_former_format(
+        r"patch_embed1\.max_embed\d\..*",
+        {"plus1": "proj", "plus2": "max_embed1", "plus3": "max_embed2", "plus4": "max_embed3", "plus_residual": "embed1"},
+        stages=2,
+    ),
+    _max_former_format(
+        r"patch_embed\d\.(max_)?embed\d\..*",
+        {"orig1": "proj", "orig2": "embed1", "orig_residual": "embed2"},
+        stages=3,
+    ),
+    CheckpointFormat(
+        name="QKFormer",
+        signature=r"patch_embed1\.proj3_.*",
+        name_rules=(*_QKFORMER_EVENT_EMBEDDINGS, *_qkformer_stage(0), *_qkformer_stage(1), *_HEAD),
+        unused=r"(?!)",
+        architecture=_qkformer_events,
     ),
     CheckpointFormat(
         name="QKFormer",

@@ -1,9 +1,10 @@
 """Import checkpoints of the published code as models of this package.
 
 `load_reference` recognises the state dicts of Spikformer (ImageNet, CIFAR and event form), the Spike-driven Transformer,
-Meta-SpikeFormer (with or without its second head) and QKFormer (ImageNet and CIFAR form) by their keys. Widths, depths, hidden
-widths, number of classes and channels are read from shapes. The number of heads and the stride of the one-stage families cannot be
-read from a state dict, and may be given. `autospike.models.checkpoint_formats` describes the formats.
+Meta-SpikeFormer (with or without its second head), E-SpikeFormer (base form), QKFormer and Max-Former (ImageNet, CIFAR and event
+form) by their keys. Widths, depths, hidden widths, number of classes and channels are read from shapes. The number of heads and the
+stride of the one-stage families cannot be read from a state dict, and may be given. `autospike.models.checkpoint_formats` describes
+the formats.
 """
 
 from __future__ import annotations
@@ -32,12 +33,14 @@ def load_reference(
 
     Args:
         state_dict: Of a published classification network, with its own keys.
-        num_heads: Number of attention heads. By default as published: 8 in Meta-SpikeFormer and the CIFAR form of QKFormer; D / 64
-            in the ImageNet forms of Spikformer and QKFormer, D / 32 in the CIFAR form of Spikformer and D / 16 in its event form
-            (at least 1); in the Spike-driven Transformer it is read from the state dict.
+        num_heads: Number of attention heads. By default as published: 8 in Meta-SpikeFormer, E-SpikeFormer and the CIFAR forms of
+            QKFormer and Max-Former, 16 in their event forms; D / 64 in the ImageNet forms of Spikformer, QKFormer and Max-Former,
+            D / 32 in the CIFAR form of Spikformer and D / 16 in its event form (at least 1); in the Spike-driven Transformer it is
+            read from the state dict.
         stride: Total stride of a one-stage family. By default as published: in Spikformer 16 in the ImageNet and event forms and 4
             in the CIFAR form; in the Spike-driven Transformer 8 for events, 16 for 1000 classes, and otherwise 4.
-        time_steps: T. By default as published: 4; 16 in event forms, but 8 in that of Meta-SpikeFormer (HAR-DVS).
+        time_steps: T. By default as published: 4, but 1 in E-SpikeFormer; 16 in event forms, but 8 in
+            that of Meta-SpikeFormer (HAR-DVS).
 
     Returns:
         The model, in eval mode with the parameters and statistics of the checkpoint, and its architecture.
@@ -106,7 +109,8 @@ def published_keys(checkpoint_format: CheckpointFormat, state: StateDict, names:
     for name in names:
         stem, _, leaf = name.rpartition(".")
         found = next((m, templates) for pattern, templates in checkpoint_format.name_rules if (m := re.fullmatch(pattern, stem)))
-        candidates = [f"{found[0].expand(template)}.{leaf}" for template in found[1]]
+        stems = (template(found[0]) if callable(template) else found[0].expand(template) for template in found[1])
+        candidates = [f"{stem}.{leaf}" for stem in stems]
         keys[name] = next((key for key in candidates if key in state), "")
         if not keys[name]:
             raise KeyError(next((key for key in candidates if key.count(".") > 1 and _is_plausible(key, state)), candidates[0]))
@@ -146,7 +150,8 @@ def recognise_format(state: StateDict) -> CheckpointFormat:
         raise UserError(
             "state dict: these are names of this package; open the exported folder that contains it with timm, or with --from"
         )
-    raise UserError(f"state dict: no known published network has the key {first!r}; known are {', '.join(f.name for f in FORMATS)}")
+    known = ", ".join(dict.fromkeys(f.name for f in FORMATS))
+    raise UserError(f"state dict: no known published network has the key {first!r}; known are {known}")
 
 
 def _reshape(key: str, tensor: Tensor, shape: torch.Size) -> Tensor:

@@ -5,6 +5,7 @@
 | Spikformer               | ImageNet     | none                      | `imagenet/imagenet.yml`                                  |
 | Spike-driven Transformer | ImageNet     | 0.95 (224 of 235 pixels)  | `crop_pct` in `conf/imagenet/*.yml`                      |
 | Meta-SpikeFormer         | ImageNet     | 0.875 (224 of 256 pixels) | `util/datasets.py`; none above 224 pixels                |
+| E-SpikeFormer            | ImageNet     | 224 of 232 pixels         | evaluation of the base models                            |
 | QKFormer                 | ImageNet     | 0.875 (224 of 256 pixels) | `util/datasets.py`; none above 224 pixels                |
 | all                      | CIFAR        | none                      | `cifar10.yml`, `cifar100.yml`, `conf/cifar10*/*.yml`     |
 | all                      | event frames | none; not normalised      |                                                          |
@@ -28,7 +29,15 @@ CIFAR_MEAN, CIFAR_STD = (0.4914, 0.4822, 0.4465), (0.2470, 0.2435, 0.2616)
 CIFAR100_MEAN, CIFAR100_STD = (0.5071, 0.4867, 0.4408), (0.2675, 0.2565, 0.2761)
 
 # Side of the central crop, divided by the shorter side of the resized image, for ImageNet at 224 pixels or fewer.
-IMAGENET_CROPS = {"spikformer": 1.0, "spike_driven": 0.95, "meta_spikeformer": 224 / 256, "qkformer": 224 / 256}
+# The code of Max-Former was not checked: its data loaders are taken to be those of QKFormer, whose code it builds on.
+IMAGENET_CROPS = {
+    "spikformer": 1.0,
+    "spike_driven": 0.95,
+    "meta_spikeformer": 224 / 256,
+    "qkformer": 224 / 256,
+    "e_spikeformer": 224 / 232,
+    "max_former": 224 / 256,
+}
 
 
 @dataclass(frozen=True, kw_only=True)

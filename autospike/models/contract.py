@@ -12,13 +12,10 @@ from timm.models._features import feature_take_indices
 from torch import Tensor, nn
 
 from autospike.nn.blocks import SpikingBlock
+from autospike.nn.embeddings import EMBEDDING_KINDS
 from autospike.nn.neuron import LIF
 from autospike.nn.tracing import is_symbolic
 from autospike.space.architecture import Architecture, Stage
-from autospike.space.block import Neuron
-
-# The neurons before the head, where the stream is a membrane potential. They are not searched, as in all published networks.
-HEAD_NEURON = Neuron()
 
 
 class SpikingStage(nn.Module):
@@ -113,7 +110,7 @@ def mean_over_steps(logits: Tensor, at: Sequence[int]) -> Tensor:
 
 def head_neurons(architecture: Architecture) -> nn.Module:
     """Build the neurons before the head: LIF where the stream is a membrane potential, otherwise `nn.Identity`."""
-    return LIF(HEAD_NEURON) if architecture.shortcut == "membrane" else nn.Identity()
+    return LIF(architecture.head_neuron) if architecture.shortcut == "membrane" else nn.Identity()
 
 
 def untrained_head(architecture: Architecture, num_classes: int) -> nn.Module:
@@ -177,7 +174,7 @@ class SpikingModel(nn.Module):
         self.num_classes = 0
         widths = [in_chans, *(stage.embed_dim for stage in architecture.stages)]
         self.stages = nn.ModuleList(
-            SpikingStage(self.embedding(architecture, i, widths[i]), architecture, stage)
+            SpikingStage(stage_embedding(type(self), architecture, i, widths[i]), architecture, stage)
             for i, stage in enumerate(architecture.stages)
         )
         self.feature_info = _feature_info(architecture)
@@ -372,6 +369,22 @@ class SpikingModel(nn.Module):
     @property
     def _heads(self) -> list[nn.Module]:
         return [self.head, self.head_dist] if self.architecture.distilled else [self.head]
+
+
+def stage_embedding(family: type[SpikingModel], architecture: Architecture, index: int, in_channels: int) -> nn.Module:
+    """Build the embedding of a stage: that of the family, or of the kind that the architecture names.
+
+    Args:
+        family: Class of the model.
+        architecture: The architecture of the model.
+        index: Number of the stage, from 0.
+        in_channels: Width of the stage before it, or channels of the image.
+
+    Returns:
+        The module; see `SpikingModel.embedding`.
+    """
+    kind = architecture.stages[index].embedding.kind
+    return (family.embedding if kind == "family" else EMBEDDING_KINDS[kind])(architecture, index, in_channels)
 
 
 @torch.fx.wrap

@@ -35,7 +35,9 @@ class Downsampling(nn.Module):
         super().__init__()
         membrane, lif = shortcut == "membrane", LIF(stage.embedding.neuron)
         self.before = lif if membrane and not first else nn.Identity()
-        self.conv = ConvNorm(in_channels, stage.embed_dim, kernel_size=7 if first else 3, stride=stage.embedding.stride, bias=True)
+        scale = lif.neuron.output_scale if membrane and not first else 1.0
+        size, stride = 7 if first else 3, stage.embedding.stride
+        self.conv = ConvNorm(in_channels, stage.embed_dim, kernel_size=size, stride=stride, bias=True, input_scale=scale)
         self.after = nn.Identity() if membrane else lif
 
     def forward(self, x: Tensor, time_steps: int | None = None) -> Tensor:
@@ -58,3 +60,15 @@ class MetaSpikeFormer(SpikingModel):
     def embedding(architecture: Architecture, index: int, in_channels: int) -> nn.Module:
         """Build the embedding of a stage; see `SpikingModel.embedding`."""
         return Downsampling(architecture.stages[index], in_channels, architecture.shortcut, first=index == 0)
+
+
+class ESpikeFormer(MetaSpikeFormer):
+    """E-SpikeFormer (Spike-driven Transformer V3; Yao et al., TPAMI 2025): the layout of Meta-SpikeFormer with integer neurons.
+
+        block:  x = x + SpikingSepConv7(S(x));  x = x + ChannelConv(S(x))                            convolutional
+                x = x + SpikingSepConv3(S(x));  x = x + E-SDSA(S(x));  x = x + MLP(S(x))             transformer
+        head:   mean over positions, S, linear, mean over time
+
+    Its architectures differ in their mixers and neurons. A published transformer block is two blocks here: one with a separable
+    convolution and no channel mixer, and one with the attention and the MLP.
+    """

@@ -31,11 +31,12 @@ class SpikingConv(nn.Module):
         out_channels: Channels of the output.
         neuron: The neurons.
         stride: 2 for a max-pool that halves height and width, or 1.
+        input_scale: `Neuron.output_scale` of the neurons before the convolution; 1 for a stream or an image.
     """
 
-    def __init__(self, in_channels: int, out_channels: int, neuron: Neuron, *, stride: int = 1) -> None:
+    def __init__(self, in_channels: int, out_channels: int, neuron: Neuron, *, stride: int = 1, input_scale: float = 1.0) -> None:
         super().__init__()
-        self.conv = ConvNorm(in_channels, out_channels)
+        self.conv = ConvNorm(in_channels, out_channels, input_scale=input_scale)
         self.pool = TimewiseMaxPool() if stride == 2 else nn.Identity()
         self.lif = LIF(neuron)
 
@@ -63,13 +64,19 @@ class PatchEmbedding(nn.Module):
         embed_dim: Width of the stage, D.
         neuron: The neurons.
         strides: Stride of each convolution in the row.
+        input_scale: `Neuron.output_scale` of the neurons before it; 1 for a stream.
     """
 
-    def __init__(self, in_channels: int, embed_dim: int, neuron: Neuron, *, strides: tuple[int, ...]) -> None:
+    def __init__(
+        self, in_channels: int, embed_dim: int, neuron: Neuron, *, strides: tuple[int, ...], input_scale: float = 1.0
+    ) -> None:
         super().__init__()
-        self.conv1 = SpikingConv(in_channels, embed_dim, neuron, stride=strides[0])
-        self.conv2 = SpikingConv(embed_dim, embed_dim, neuron, stride=strides[1]) if len(strides) > 1 else nn.Identity()
-        self.residual = ConvNorm(in_channels, embed_dim, kernel_size=1, stride=math.prod(strides))
+        self.conv1 = SpikingConv(in_channels, embed_dim, neuron, stride=strides[0], input_scale=input_scale)
+        self.conv2: nn.Module = nn.Identity()
+        if len(strides) > 1:
+            self.conv2 = SpikingConv(embed_dim, embed_dim, neuron, stride=strides[1], input_scale=neuron.output_scale)
+        stride = math.prod(strides)
+        self.residual = ConvNorm(in_channels, embed_dim, kernel_size=1, stride=stride, input_scale=input_scale)
         self.residual_lif = LIF(neuron)
 
     def forward(self, x: Tensor) -> Tensor:
@@ -100,7 +107,8 @@ class FirstPatchEmbedding(nn.Module):
         super().__init__()
         width, stride, neuron = stage.embed_dim, stage.embedding.stride, stage.embedding.neuron
         self.conv = SpikingConv(in_channels, width // 2, neuron, stride=2 if stride == 4 else 1)
-        self.rest = PatchEmbedding(width // 2, width, neuron, strides=(min(stride, 2),) if compact else (min(stride, 2), 1))
+        strides = (min(stride, 2),) if compact else (min(stride, 2), 1)
+        self.rest = PatchEmbedding(width // 2, width, neuron, strides=strides, input_scale=neuron.output_scale)
 
     def forward(self, x: Tensor, time_steps: int | None = None) -> Tensor:
         """Compute the stream before the first block.

@@ -14,13 +14,14 @@ from timm.models import build_model_with_cfg, generate_default_cfgs, register_mo
 from torch import nn
 
 from autospike.errors import UserError
-from autospike.models.contract import Readout, SpikingModel
+from autospike.models.contract import Readout, SpikingModel, stage_embedding
 from autospike.models.segmentation import SegmentationModel, SegmentationReadout
 from autospike.nn.blocks import channel_branch, token_branch
 from autospike.space.architecture import Architecture
-from autospike.space.families import rules_of
+from autospike.space.families import EMBEDDINGS, rules_of
 from autospike.space.published import PUBLISHED, Published
 
+FIRST_EMBEDDING = "stages.0.embedding"
 ENTRY_POINT = "autospike_subnet"  # written to config.json of exported models
 
 
@@ -57,7 +58,7 @@ def build_segment(architecture: Architecture, name: str, *, num_classes: int, in
     stage = architecture.stages[int(index)]
     if kind == "embedding":
         in_channels = architecture.stages[int(index) - 1].embed_dim if int(index) else in_chans
-        return _family(architecture).embedding(architecture, int(index), in_channels)
+        return stage_embedding(_family(architecture), architecture, int(index), in_channels)
     block = stage.blocks[int(within[0])]
     if within[1:] == ["token"]:
         return token_branch(architecture, stage.embed_dim, block)
@@ -90,9 +91,17 @@ def classifiers(architecture: Architecture) -> str | tuple[str, ...]:
     return ("head", "head_dist") if architecture.distilled else "head"
 
 
-def first_conv(family: str) -> str:
+def first_conv(architecture: Architecture) -> str:
     """Return the path, in the model, of the convolution that reads the image."""
-    return f"stages.0.embedding.{rules_of(family).first_conv}"
+    kind = architecture.stages[0].embedding.kind
+    inside = rules_of(architecture.family).first_conv if kind == "family" else EMBEDDINGS[kind].first_conv
+    return f"{FIRST_EMBEDDING}.{inside}"
+
+
+def first_convs(family: str) -> tuple[str, ...]:
+    """Return the paths, in models of a family, at which the convolution that reads the image may be."""
+    inside = (rules_of(family).first_conv, *(rules.first_conv for rules in EMBEDDINGS.values()))
+    return tuple(f"{FIRST_EMBEDDING}.{path}" for path in dict.fromkeys(inside))
 
 
 def _cfg(published: Published) -> dict[str, Any]:
@@ -141,7 +150,7 @@ def _create(name: str, pretrained: bool, pretrained_cfg: Any, **kwargs: Any) -> 
     """Create a model as timm's own entry points do."""
     architecture = _with_time_steps(_parsed(kwargs["architecture"]), kwargs.pop("time_steps", None))
     kwargs["architecture"] = architecture.to_dict()
-    overlay = {"classifier": classifiers(architecture), "first_conv": first_conv(architecture.family)}
+    overlay = {"classifier": classifiers(architecture), "first_conv": first_conv(architecture)}
     overlay |= kwargs.pop("pretrained_cfg_overlay", None) or {}
     model: SpikingModel = build_model_with_cfg(
         _build,

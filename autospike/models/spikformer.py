@@ -40,10 +40,12 @@ class SpikingPatchSplitting(nn.Module):
         pools = stage.embedding.stride.bit_length() - 1
         widths = (in_channels, width // 8, width // 4, width // 2, width)
         has_neurons = [True, True, True, shortcut != "membrane"]
-        self.convs = nn.ModuleList(ConvNorm(i, o) for i, o in pairwise(widths))
+        scale = neuron.output_scale
+        self.convs = nn.ModuleList(ConvNorm(i, o, input_scale=scale if n else 1.0) for n, (i, o) in enumerate(pairwise(widths)))
         self.lifs = nn.ModuleList(LIF(neuron) if spiking else nn.Identity() for spiking in has_neurons)
         self.pools = nn.ModuleList(TimewiseMaxPool() if i >= 4 - pools else nn.Identity() for i in range(4))
-        self.position = Residual(ConvNorm(width, width), shortcut, neuron)
+        position = ConvNorm(width, width, input_scale=scale if shortcut == "membrane" else 1.0)
+        self.position = Residual(position, shortcut, neuron)
 
     def forward(self, x: Tensor, time_steps: int | None = None) -> Tensor:
         """Compute the stream before the first block.

@@ -1,9 +1,10 @@
-"""Spiking attention without softmax: queries, keys and values are spikes. Seven operators with one LIF layer (SN) each.
+"""Spiking attention without softmax: queries, keys and values are spikes. Eight operators with one LIF layer (SN) each.
 
 | token mixer      | operator                           | source                                        | operations       |
 |------------------|------------------------------------|-----------------------------------------------|------------------|
 | `sdsa_3`         | `SN(q (k^T v) s)`                  | SSA of Spikformer; SDSA-3 of Meta-SpikeFormer | O(N D^2 / heads) |
 | `sdsa_4`         | as 3, with a learnable threshold   | SDSA-4 of Meta-SpikeFormer                    | as 3             |
+| `e_sdsa`         | as 3, v four times as wide         | E-SDSA of E-SpikeFormer; s = head ** -0.5     | as 3, times 2.5  |
 | `sdsa_1`         | `q * SN(sum over tokens of k * v)` | Spike-driven Transformer; SDSA-1              | O(N D)           |
 | `sdsa_1_dilated` | as 1, with max-pools 3x3           | Spike-driven Transformer, event form          | O(N D)           |
 | `sdsa_2`         | `SN(sum over tokens of q) * v`     | SDSA-2 of Meta-SpikeFormer                    | O(N D)           |
@@ -21,10 +22,10 @@ from torch import Tensor, nn
 
 from autospike.kernels.attention import merge_heads, split_heads
 from autospike.nn.attention_product import AttentionProduct, Heads
-from autospike.nn.layers import Mixer, SharedResults, Synapse, fire, synapse
+from autospike.nn.layers import LinearNorm, Mixer, SharedResults, Synapse, fire, synapse
 from autospike.nn.neuron import LIF
 from autospike.space.block import Block, Neuron
-from autospike.space.mixers import OPERANDS
+from autospike.space.mixers import E_SDSA_EXPANSION, OPERANDS
 
 # Keeps a learnable threshold positive in training.
 SMALLEST_THRESHOLD_SCALE = 0.01
@@ -35,19 +36,22 @@ class SumOfSpikes(nn.Module):
 
     Args:
         dim: The dimension.
+        scale: Factor of the sum.
     """
 
-    def __init__(self, dim: int) -> None:
+    def __init__(self, dim: int, *, scale: float = 1.0) -> None:
         super().__init__()
         self.dim = dim
+        self.scale = scale
 
     def forward(self, spikes: Tensor) -> Tensor:
         """Sum spikes `[T, B, ...]`."""
-        return spikes.sum(dim=self.dim, keepdim=True)
+        total = spikes.sum(dim=self.dim, keepdim=True)
+        return total if self.scale == 1 else total * self.scale
 
 
 class Gate(nn.Module):
-    """Passes spikes where another LIF layer fired. A module so that its operations can be counted."""
+    """Passes spikes where another LIF layer fired; integers are multiplied. A module so that its operations can be counted."""
 
     def forward(self, spikes: Tensor, gate: Tensor) -> Tensor:
         """Multiply two layers of spikes, whose shapes may broadcast."""
@@ -63,7 +67,7 @@ class MatrixAttention(nn.Module):
         scale: s.
         learnable: Whether the threshold is learnable (SDSA-4).
 
-    Shape: q, k, v `[T, B, H, W, D]` to spikes `[T, B, H, W, D]`.
+    Shape: q, k `[T, B, H, W, D]` and v `[T, B, H, W, V]` to spikes `[T, B, H, W, V]`.
     """
 
     def __init__(self, neuron: Neuron, num_heads: int, scale: float, *, learnable: bool) -> None:
@@ -79,7 +83,7 @@ class MatrixAttention(nn.Module):
         y = self.product(Heads(*(by_head(x, self.num_heads) for x in (q, k, v))))
         if self.threshold_scale is not None:
             y = y / self.threshold_scale.clamp(min=SMALLEST_THRESHOLD_SCALE)
-        return self.lif(merge_heads(y).view(q.shape))
+        return self.lif(merge_heads(y).view(v.shape))
 
 
 class QueryGate(nn.Module):
@@ -87,13 +91,14 @@ class QueryGate(nn.Module):
 
     Args:
         neuron: Parameters of the LIF layer.
+        scale: Factor of the sum.
 
     Shape: `[T, B, H, W, D]` each to spikes `[T, B, H, W, D]`.
     """
 
-    def __init__(self, neuron: Neuron) -> None:
+    def __init__(self, neuron: Neuron, *, scale: float = 1.0) -> None:
         super().__init__()
-        self.sum = SumOfSpikes(dim=2)
+        self.sum = SumOfSpikes(dim=2, scale=scale)
         self.lif = LIF(neuron)
         self.gate = Gate()
 
@@ -108,12 +113,13 @@ class KeyValueGate(QueryGate):
 
     Args:
         neuron: Parameters of the LIF layer.
+        scale: Factor of the sum.
 
     Shape: q, k, v `[T, B, H, W, D]` to spikes `[T, B, H, W, D]`.
     """
 
-    def __init__(self, neuron: Neuron) -> None:
-        super().__init__(neuron)
+    def __init__(self, neuron: Neuron, *, scale: float = 1.0) -> None:
+        super().__init__(neuron, scale=scale)
         self.coincidence = Gate()
 
     def forward(self, q: Tensor, k: Tensor, v: Tensor) -> Tensor:  # type: ignore[override]
@@ -129,15 +135,16 @@ class DilatedKeyValueGate(nn.Module):
     Args:
         neuron: Parameters of the LIF layer.
         num_heads: Number of heads.
+        scale: Factor of the sum.
 
     Shape: q, k, v `[T, B, H, W, D]` to spikes `[T, B, H, W, D]`.
     """
 
-    def __init__(self, neuron: Neuron, num_heads: int) -> None:
+    def __init__(self, neuron: Neuron, num_heads: int, *, scale: float = 1.0) -> None:
         super().__init__()
         self.num_heads = num_heads
         self.coincidence = Gate()
-        self.sum = SumOfSpikes(dim=-2)
+        self.sum = SumOfSpikes(dim=-2, scale=scale)
         self.lif = LIF(neuron)
         self.gate = Gate()
 
@@ -154,14 +161,15 @@ class TokenQueryGate(nn.Module):
     Args:
         neuron: Parameters of the LIF layer.
         num_heads: Number of heads.
+        scale: Factor of the sum.
 
     Shape: `[T, B, H, W, D]` each to spikes `[T, B, H, W, D]`.
     """
 
-    def __init__(self, neuron: Neuron, num_heads: int) -> None:
+    def __init__(self, neuron: Neuron, num_heads: int, *, scale: float = 1.0) -> None:
         super().__init__()
         self.num_heads = num_heads
-        self.sum = SumOfSpikes(dim=-1)
+        self.sum = SumOfSpikes(dim=-1, scale=scale)
         self.lif = LIF(neuron)
         self.gate = Gate()
 
@@ -180,17 +188,36 @@ def operator(block: Block, scale: float) -> nn.Module:
         scale: Factor of the product of `sdsa_3` and `sdsa_4`.
     """
     neuron, heads = block.neuron_of("attention"), block.num_heads or 1
+    scale_of = {name: block.neuron_of(name).output_scale for name in ("q", "k", "v")}
+    of_key_and_value = scale_of["k"] * scale_of["v"]
     match block.token_mixer:
         case "sdsa_1":
-            return KeyValueGate(neuron)
+            return KeyValueGate(neuron, scale=of_key_and_value)
         case "sdsa_1_dilated":
-            return DilatedKeyValueGate(neuron, heads)
+            return DilatedKeyValueGate(neuron, heads, scale=of_key_and_value)
         case "sdsa_2" | "channel_qk":
-            return QueryGate(neuron)
+            return QueryGate(neuron, scale=scale_of["q"])
         case "token_qk":
-            return TokenQueryGate(neuron, heads)
+            return TokenQueryGate(neuron, heads, scale=scale_of["q"])
         case mixer:
-            return MatrixAttention(neuron, heads, scale, learnable=mixer == "sdsa_4")
+            product = scale * scale_of["q"] * of_key_and_value
+            return MatrixAttention(neuron, heads, product, learnable=mixer == "sdsa_4")
+
+
+def operator_output_scale(block: Block) -> float:
+    """Return what one level of the operator's output means: a gate multiplies two layers of neurons.
+
+    Args:
+        block: The block.
+    """
+    scale = block.neuron_of("attention").output_scale
+    match block.token_mixer:
+        case "sdsa_3" | "sdsa_4" | "e_sdsa":
+            return scale
+        case "sdsa_1" | "sdsa_1_dilated":
+            return scale * block.neuron_of("q").output_scale
+        case mixer:
+            return scale * block.neuron_of(OPERANDS[mixer][-1]).output_scale
 
 
 class Attention(Mixer):
@@ -201,18 +228,28 @@ class Attention(Mixer):
         block: Heads, token mixer, neurons and kinds of the projections.
         scale: Factor of the product of `sdsa_3` and `sdsa_4`.
         qkv_bias: Whether projections to the operands have a bias.
+        input_scale: `Neuron.output_scale` of the neurons before the mixer; 1 for a stream.
 
     Shape: stream or spikes `[T, B, H, W, D]` to input current `[T, B, H, W, D]`, or to spikes of the LIF layer that it is given.
     """
 
-    def __init__(self, embed_dim: int, block: Block, *, scale: float, qkv_bias: bool) -> None:
+    def __init__(self, embed_dim: int, block: Block, *, scale: float, qkv_bias: bool, input_scale: float = 1.0) -> None:
         super().__init__()
         self.operands = OPERANDS[block.token_mixer]
         for name in self.operands:
-            self.add_module(name, synapse(block.qkv or "linear", embed_dim, bias=qkv_bias))
+            bias = qkv_bias and block.token_mixer != "e_sdsa"
+            self.add_module(name, synapse(block.qkv or "linear", embed_dim, bias=bias, input_scale=input_scale))
             self.add_module(f"{name}_lif", LIF(block.neuron_of(name)))
-        self.operator = operator(block, scale)
-        self.projection = synapse(block.projection or "linear", embed_dim, bias=True)
+        # E-SDSA scales by the size of its heads. The published form has twice that scale and threshold: the same.
+        by_head_size = (embed_dim / (block.num_heads or 1)) ** -0.5
+        self.operator = operator(block, by_head_size if block.token_mixer == "e_sdsa" else scale)
+        of_operator = operator_output_scale(block)
+        if block.token_mixer == "e_sdsa":
+            values = E_SDSA_EXPANSION * embed_dim
+            self.v: nn.Module = LinearNorm(embed_dim, values, bias=False, input_scale=input_scale)
+            self.projection: Synapse = LinearNorm(values, embed_dim, bias=False, input_scale=of_operator)
+            return
+        self.projection = synapse(block.projection or "linear", embed_dim, bias=True, input_scale=of_operator)
 
     def hidden(self, x: Tensor, shared: SharedResults | None = None) -> Tensor:
         """Compute the spikes that the projection reads, `[T, B, H, W, D]`."""

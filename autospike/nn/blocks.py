@@ -16,11 +16,8 @@ from autospike.nn.attention import Attention
 from autospike.nn.layers import ConvNorm, LinearNorm, Mixer, SeparableConvNorm, SharedResults, Synapse, fire
 from autospike.nn.neuron import LIF
 from autospike.space.architecture import Architecture
-from autospike.space.block import Block, Neuron
-from autospike.space.mixers import OPERANDS
-
-SEPCONV_EXPANSION = 2  # Meta-SpikeFormer's published code
-SEPCONV_KERNEL_SIZE = 7
+from autospike.space.block import Block, Neuron, channel_groups
+from autospike.space.mixers import DEPTHWISE, OPERANDS, SEPCONV_EXPANSION, SEPCONV_KERNEL_SIZE, SPIKING_SEPCONVS
 
 
 class Residual(nn.Module):
@@ -87,16 +84,18 @@ class SepConv(Mixer):
     Args:
         embed_dim: D.
         block: Parameters of the LIF layer.
+        input_scale: `Neuron.output_scale` of the neurons before the mixer; 1 for a stream.
 
     Shape: `[T, B, H, W, D]` to `[T, B, H, W, D]`.
     """
 
-    def __init__(self, embed_dim: int, block: Block) -> None:
+    def __init__(self, embed_dim: int, block: Block, *, input_scale: float = 1.0) -> None:
         super().__init__()
         hidden = SEPCONV_EXPANSION * embed_dim
-        self.expand = LinearNorm(embed_dim, hidden, bias=False)
+        self.expand = LinearNorm(embed_dim, hidden, bias=False, input_scale=input_scale)
         self.lif = LIF(block.neuron_of("sepconv"))
-        self.separable = SeparableConvNorm(hidden, embed_dim, kernel_size=SEPCONV_KERNEL_SIZE)
+        inner = self.lif.neuron.output_scale
+        self.separable = SeparableConvNorm(hidden, embed_dim, kernel_size=SEPCONV_KERNEL_SIZE, input_scale=inner)
 
     def hidden(self, x: Tensor, shared: SharedResults | None = None) -> Tensor:
         """Compute the spikes between the two layers."""
@@ -113,6 +112,80 @@ class SepConv(Mixer):
         return self.separable
 
 
+class SpikingSepConv(Mixer):
+    """SepConv of E-SpikeFormer, in which every layer reads spikes: `BN(W2 LIF(BN(depthwise(LIF(BN(W1 x))))))`. No biases.
+
+    Args:
+        embed_dim: D.
+        block: Token mixer, whose name has the size of the kernel, and parameters of the LIF layers.
+        input_scale: `Neuron.output_scale` of the neurons before the mixer; 1 for a stream.
+
+    Shape: `[T, B, H, W, D]` to `[T, B, H, W, D]`.
+    """
+
+    def __init__(self, embed_dim: int, block: Block, *, input_scale: float = 1.0) -> None:
+        super().__init__()
+        hidden, size = SEPCONV_EXPANSION * embed_dim, SPIKING_SEPCONVS[block.token_mixer]
+        self.expand = LinearNorm(embed_dim, hidden, bias=False, input_scale=input_scale)
+        self.expand_lif = LIF(block.neuron_of("sepconv"))
+        of_expand = self.expand_lif.neuron.output_scale
+        self.depthwise_name = f"depthwise{size}"  # kernels of other sizes have parameters of their own in a supernet
+        depthwise = ConvNorm(hidden, hidden, kernel_size=size, groups=hidden, input_scale=of_expand)
+        self.add_module(self.depthwise_name, depthwise)
+        self.depthwise_lif = LIF(block.neuron_of("depthwise"))
+        self.reduce = LinearNorm(hidden, embed_dim, bias=False, input_scale=self.depthwise_lif.neuron.output_scale)
+
+    def hidden(self, x: Tensor, shared: SharedResults | None = None) -> Tensor:
+        """Compute the spikes before the last layer."""
+        y = fire(self.expand, self.expand_lif, x, shared=shared)
+        return fire(getattr(self, self.depthwise_name), self.depthwise_lif, y)
+
+    @property
+    def first_synapses(self) -> tuple[str, ...]:
+        """The first layer."""
+        return ("expand",)
+
+    @property
+    def last_synapse(self) -> Synapse:
+        """The last layer."""
+        return self.reduce
+
+
+class DepthwiseConv(Mixer):
+    """Depthwise convolution of Max-Former: `BN(depthwise(x))`.
+
+    Args:
+        embed_dim: D.
+        block: Token mixer, whose name has the size of the kernel.
+        input_scale: `Neuron.output_scale` of the neurons before the mixer; 1 for a stream.
+
+    Shape: `[T, B, H, W, D]` to `[T, B, H, W, D]`.
+    """
+
+    def __init__(self, embed_dim: int, block: Block, *, input_scale: float = 1.0) -> None:
+        super().__init__()
+        size = DEPTHWISE[block.token_mixer]
+        self.conv_name = f"conv{size}"
+        conv = ConvNorm(embed_dim, embed_dim, kernel_size=size, bias=True, groups=embed_dim, input_scale=input_scale)
+        self.add_module(self.conv_name, conv)
+
+    def hidden(self, x: Tensor, shared: SharedResults | None = None) -> Tensor:
+        """Return the input: there is one layer."""
+        del shared
+        return x
+
+    @property
+    def first_synapses(self) -> tuple[str, ...]:
+        """None: the only layer is the last one."""
+        return ()
+
+    @property
+    def last_synapse(self) -> Synapse:
+        """The convolution."""
+        conv: Synapse = getattr(self, self.conv_name)
+        return conv
+
+
 class MLP(Mixer):
     """`BN(W2 LIF(BN(W1 x)))`.
 
@@ -120,15 +193,16 @@ class MLP(Mixer):
         embed_dim: D.
         hidden_features: Width inside.
         block: Parameters of the LIF layer.
+        input_scale: `Neuron.output_scale` of the neurons before the mixer; 1 for a stream.
 
     Shape: `[T, B, H, W, D]` to `[T, B, H, W, D]`.
     """
 
-    def __init__(self, embed_dim: int, hidden_features: int, block: Block) -> None:
+    def __init__(self, embed_dim: int, hidden_features: int, block: Block, *, input_scale: float = 1.0) -> None:
         super().__init__()
-        self.fc1 = LinearNorm(embed_dim, hidden_features, bias=True)
+        self.fc1 = LinearNorm(embed_dim, hidden_features, bias=True, input_scale=input_scale)
         self.lif = LIF(block.neuron_of("fc1"))
-        self.fc2 = LinearNorm(hidden_features, embed_dim, bias=True)
+        self.fc2 = LinearNorm(hidden_features, embed_dim, bias=True, input_scale=self.lif.neuron.output_scale)
 
     def hidden(self, x: Tensor, shared: SharedResults | None = None) -> Tensor:
         """Compute the spikes between the two layers."""
@@ -152,15 +226,16 @@ class ChannelConv(Mixer):
         embed_dim: D.
         hidden_features: Width inside.
         block: Parameters of the LIF layer.
+        input_scale: `Neuron.output_scale` of the neurons before the mixer; 1 for a stream.
 
     Shape: `[T, B, H, W, D]` to `[T, B, H, W, D]`.
     """
 
-    def __init__(self, embed_dim: int, hidden_features: int, block: Block) -> None:
+    def __init__(self, embed_dim: int, hidden_features: int, block: Block, *, input_scale: float = 1.0) -> None:
         super().__init__()
-        self.conv1 = ConvNorm(embed_dim, hidden_features)
+        self.conv1 = ConvNorm(embed_dim, hidden_features, input_scale=input_scale)
         self.lif = LIF(block.neuron_of("fc1"))
-        self.conv2 = ConvNorm(hidden_features, embed_dim)
+        self.conv2 = ConvNorm(hidden_features, embed_dim, input_scale=self.lif.neuron.output_scale)
 
     def hidden(self, x: Tensor, shared: SharedResults | None = None) -> Tensor:
         """Compute the spikes between the two layers."""
@@ -175,6 +250,34 @@ class ChannelConv(Mixer):
     def last_synapse(self) -> Synapse:
         """The second layer."""
         return self.conv2
+
+
+class ResidualMLP(nn.Module):
+    """Two linear layers of width D, each in a residual branch of its own (event form of Max-Former).
+
+    Args:
+        embed_dim: D.
+        block: Parameters of the LIF layers.
+        shortcut: "membrane", "sew" or "vanilla".
+
+    Shape: stream `[T, B, H, W, D]` to stream `[T, B, H, W, D]`.
+    """
+
+    def __init__(self, embed_dim: int, block: Block, shortcut: str) -> None:
+        super().__init__()
+        first, second = map(block.neuron_of, channel_groups(block.channel_mixer, shortcut))
+        self.fc1 = self._branch(embed_dim, first, shortcut)
+        self.fc2 = self._branch(embed_dim, second, shortcut)
+
+    @staticmethod
+    def _branch(embed_dim: int, neuron: Neuron, shortcut: str) -> Residual:
+        scale = neuron.output_scale if shortcut == "membrane" else 1.0
+        return Residual(LinearNorm(embed_dim, embed_dim, bias=True, input_scale=scale), shortcut, neuron)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Compute the stream behind both branches."""
+        out: Tensor = self.fc2(self.fc1(x))
+        return out
 
 
 class SpikingBlock(nn.Module):
@@ -204,18 +307,29 @@ def token_branch(architecture: Architecture, embed_dim: int, block: Block) -> nn
     """Return the first half of a block; `nn.Identity` in a block without a token mixer."""
     if block.token_mixer == "none":
         return nn.Identity()
-    neuron = block.neuron_of("token_input" if architecture.shortcut == "membrane" else "projection")
-    return Residual(_token_mixer(architecture, embed_dim, block), architecture.shortcut, neuron)
-
-
-def channel_branch(architecture: Architecture, embed_dim: int, hidden_features: int, block: Block) -> nn.Module:
-    """Return the second half of a block."""
-    mixer: Mixer = {"mlp": MLP, "conv": ChannelConv}[block.channel_mixer](embed_dim, hidden_features, block)
-    neuron = block.neuron_of("channel_input" if architecture.shortcut == "membrane" else "fc2")
+    membrane = architecture.shortcut == "membrane"
+    neuron = block.neuron_of("token_input" if membrane else "projection")
+    mixer = _token_mixer(architecture, embed_dim, block, neuron.output_scale if membrane else 1.0)
     return Residual(mixer, architecture.shortcut, neuron)
 
 
-def _token_mixer(architecture: Architecture, embed_dim: int, block: Block) -> Mixer:
+def channel_branch(architecture: Architecture, embed_dim: int, hidden_features: int, block: Block) -> nn.Module:
+    """Return the second half of a block; `nn.Identity` in a block without a channel mixer."""
+    if block.channel_mixer == "none":
+        return nn.Identity()
+    if block.channel_mixer == "mlp_residual":
+        return ResidualMLP(embed_dim, block, architecture.shortcut)
+    membrane = architecture.shortcut == "membrane"
+    neuron = block.neuron_of("channel_input" if membrane else "fc2")
+    kind = {"mlp": MLP, "conv": ChannelConv}[block.channel_mixer]
+    mixer: Mixer = kind(embed_dim, hidden_features, block, input_scale=neuron.output_scale if membrane else 1.0)
+    return Residual(mixer, architecture.shortcut, neuron)
+
+
+def _token_mixer(architecture: Architecture, embed_dim: int, block: Block, input_scale: float) -> Mixer:
     if block.token_mixer in OPERANDS:
-        return Attention(embed_dim, block, scale=architecture.attention_scale, qkv_bias=architecture.qkv_bias)
-    return SepConv(embed_dim, block)
+        scale, bias = architecture.attention_scale, architecture.qkv_bias
+        return Attention(embed_dim, block, scale=scale, qkv_bias=bias, input_scale=input_scale)
+    kind = DepthwiseConv if block.token_mixer in DEPTHWISE else SpikingSepConv if block.token_mixer in SPIKING_SEPCONVS else SepConv
+    mixer: Mixer = kind(embed_dim, block, input_scale=input_scale)
+    return mixer

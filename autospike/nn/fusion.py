@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from autospike.nn.layers import ConvNorm, LinearNorm, RepConv, SeparableConvNorm, Synapse
+from autospike.nn.layers import ConvNorm, LinearNorm, RepConv, SeparableConvNorm, Synapse, scaled_weight
 
 
 def fuse(model: nn.Module) -> nn.Module:
@@ -61,26 +61,27 @@ def fused(synapse: Synapse) -> nn.Module:
 def _(synapse: LinearNorm) -> nn.Module:
     scale, shift = _affine(synapse.bn, synapse.linear.bias)
     result = LinearNorm(synapse.linear.in_features, synapse.linear.out_features, bias=True)
-    return _holding(result, result.linear, synapse.linear.weight * scale[:, None], shift)
+    return _holding(result, result.linear, scaled_weight(synapse.linear) * scale[:, None], shift)
 
 
 @fused.register
 def _(synapse: ConvNorm) -> nn.Module:
     scale, shift = _affine(synapse.bn, synapse.conv.bias)
-    return _convolution(synapse.conv.weight * scale[:, None, None, None], shift, stride=synapse.conv.stride[0])
+    kernel = scaled_weight(synapse.conv) * scale[:, None, None, None]
+    return _convolution(kernel, shift, stride=synapse.conv.stride[0], groups=synapse.conv.groups)
 
 
 @fused.register
 def _(synapse: SeparableConvNorm) -> nn.Module:
     scale, shift = _affine(synapse.bn, None)
-    kernel = synapse.pointwise.weight[:, :, None, None] * synapse.depthwise.weight[:, 0]
+    kernel = synapse.pointwise.weight[:, :, None, None] * scaled_weight(synapse.depthwise)[:, 0]
     return _convolution(kernel * scale[:, None, None, None], shift)
 
 
 @fused.register
 def _(synapse: RepConv) -> nn.Module:
     scale, shift = _affine(synapse.first_bn, None)
-    first = synapse.first.weight * scale[:, None]
+    first = scaled_weight(synapse.first) * scale[:, None]
     kernel = torch.einsum("om,mhw,mi->oihw", synapse.last.weight, synapse.depthwise.weight[:, 0], first)
     bias = synapse.last.weight @ (synapse.depthwise.weight[:, 0].sum(dim=(1, 2)) * shift)
     for bn in (synapse.last_bn, synapse.outer_bn):
@@ -99,9 +100,9 @@ def _affine(bn: nn.Module, bias: Tensor | None) -> tuple[Tensor, Tensor]:
     return scale, bn.bias + scale * ((0 if bias is None else bias) - bn.running_mean)
 
 
-def _convolution(kernel: Tensor, bias: Tensor, *, stride: int = 1) -> nn.Module:
-    out_channels, in_channels, size, _ = kernel.shape
-    result = ConvNorm(in_channels, out_channels, kernel_size=size, stride=stride, bias=True)
+def _convolution(kernel: Tensor, bias: Tensor, *, stride: int = 1, groups: int = 1) -> nn.Module:
+    out_channels, in_group, size, _ = kernel.shape
+    result = ConvNorm(in_group * groups, out_channels, kernel_size=size, stride=stride, bias=True, groups=groups)
     return _holding(result, result.conv, kernel, bias)
 
 

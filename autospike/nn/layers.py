@@ -10,6 +10,7 @@ from collections.abc import Callable, Container
 from typing import Any, NamedTuple, TypeVar
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.modules.module import _global_forward_hooks, _global_forward_pre_hooks
@@ -79,13 +80,16 @@ class Linear(nn.Linear):
         out_features: Size of the last dimension of the output.
         bias: Whether there is a bias.
         spikes: Whether most inputs are 0, so that the zero-skipping kernel is used.
+        input_scale: Factor of the input, `Neuron.output_scale` of the neurons before the layer. It is applied to the weight, so
+            that the layer reads integers.
 
     Shape: `[T, B, H, W, in_features]` to `[T, B, H, W, out_features]`.
     """
 
-    def __init__(self, in_features: int, out_features: int, *, bias: bool, spikes: bool = True) -> None:
+    def __init__(self, in_features: int, out_features: int, *, bias: bool, spikes: bool = True, input_scale: float = 1.0) -> None:
         super().__init__(in_features, out_features, bias=bias)
         self.spikes = spikes
+        self.input_scale = input_scale
 
     def reset_parameters(self) -> None:
         """Initialise as torch does; on the meta device, where there is nothing to write, do nothing."""
@@ -102,14 +106,40 @@ class Linear(nn.Linear):
         Returns:
             `[T, B, H, W, out_features]`.
         """
+        weight = scaled_weight(self)
         if x.is_cuda:
-            return super().forward(x)
-        weight = self.weight[:, :, None, None]
-        return spiking_conv(x, weight, self.bias, Geometry(), bias_cancels=bias_cancels, sparse=self.spikes)
+            return F.linear(x, weight, self.bias)
+        return spiking_conv(x, weight[:, :, None, None], self.bias, Geometry(), bias_cancels=bias_cancels, sparse=self.spikes)
 
 
 class Conv(nn.Conv2d):
-    """A convolution of channels-last images. Shape: `[T, B, H, W, in_channels]` to `[T, B, H', W', out_channels]`."""
+    """A convolution of channels-last images. Shape: `[T, B, H, W, in_channels]` to `[T, B, H', W', out_channels]`.
+
+    Args:
+        in_channels: Channels of the input.
+        out_channels: Channels of the output.
+        kernel_size: Height and width of the kernel.
+        stride: Stride in both directions.
+        padding: Zero padding on every side.
+        groups: As of `torch.nn.Conv2d`.
+        bias: Whether there is a bias.
+        input_scale: As of `Linear`.
+    """
+
+    def __init__(
+        self,
+        in_channels: int,
+        out_channels: int,
+        kernel_size: int,
+        stride: int = 1,
+        *,
+        padding: int = 0,
+        groups: int = 1,
+        bias: bool = True,
+        input_scale: float = 1.0,
+    ) -> None:
+        super().__init__(in_channels, out_channels, kernel_size, stride, padding=padding, groups=groups, bias=bias)
+        self.input_scale = input_scale
 
     def reset_parameters(self) -> None:
         """Initialise as torch does; on the meta device, where there is nothing to write, do nothing."""
@@ -127,7 +157,13 @@ class Conv(nn.Conv2d):
             `[T, B, H', W', out_channels]`.
         """
         geometry = Geometry(self.stride[0], int(self.padding[0]), self.groups)
-        return spiking_conv(x, self.weight, self.bias, geometry, bias_cancels=bias_cancels)
+        return spiking_conv(x, scaled_weight(self), self.bias, geometry, bias_cancels=bias_cancels)
+
+
+def scaled_weight(layer: Linear | Conv) -> Tensor:
+    """Return the weight of a layer times the scale of its input."""
+    weight: Tensor = layer.weight
+    return weight if layer.input_scale == 1 else weight * layer.input_scale
 
 
 class Synapse(nn.Module):
@@ -233,13 +269,14 @@ class LinearNorm(Synapse):
         in_features: Size of the last dimension of the input.
         out_features: Size of the last dimension of the output.
         bias: Whether there is a bias.
+        input_scale: As of `Linear`.
 
     Shape: `[T, B, H, W, in_features]` to `[T, B, H, W, out_features]`.
     """
 
-    def __init__(self, in_features: int, out_features: int, *, bias: bool) -> None:
+    def __init__(self, in_features: int, out_features: int, *, bias: bool, input_scale: float = 1.0) -> None:
         super().__init__()
-        self.linear = Linear(in_features, out_features, bias=bias)
+        self.linear = Linear(in_features, out_features, bias=bias, input_scale=input_scale)
         self.bn: nn.Module = Norm(out_features)
 
     def forward(
@@ -247,7 +284,7 @@ class LinearNorm(Synapse):
     ) -> Tensor:
         """Compute as `Synapse.forward`; in inference linear layer, normalisation and LIF layer are one operator if possible."""
         if lif is not None and isinstance(self.bn, Norm) and self._fuses(x, lif, stream, shared):
-            return lif.forward_linear(x, self.linear, self.bn, stream=stream)
+            return lif.forward_linear(x, self.linear, scaled_weight(self.linear), self.bn, stream=stream)
         return super().forward(x, lif=lif, stream=stream, shared=shared)
 
     def _fuses(self, x: Tensor, lif: LIF, stream: Tensor | None, shared: SharedResults | None) -> bool:
@@ -278,6 +315,8 @@ class ConvNorm(Synapse):
         kernel_size: Height and width of the kernel, odd.
         stride: Stride in both directions.
         bias: Whether there is a bias.
+        groups: As of `torch.nn.Conv2d`; as many as channels for a depthwise convolution.
+        input_scale: As of `Linear`.
         norm: Whether there is a normalisation.
 
     Shape: `[T, B, H, W, in_channels]` to `[T, B, ceil(H / stride), ceil(W / stride), out_channels]`.
@@ -291,10 +330,15 @@ class ConvNorm(Synapse):
         kernel_size: int = 3,
         stride: int = 1,
         bias: bool = False,
+        groups: int = 1,
+        input_scale: float = 1.0,
         norm: bool = True,
     ) -> None:
         super().__init__()
-        self.conv = Conv(in_channels, out_channels, kernel_size, stride, padding=kernel_size // 2, bias=bias)
+        padding = kernel_size // 2
+        self.conv = Conv(
+            in_channels, out_channels, kernel_size, stride, padding=padding, groups=groups, bias=bias, input_scale=input_scale
+        )
         self.bn: nn.Module = Norm(out_channels) if norm else nn.Identity()
 
     def pre_norm(self, x: Tensor) -> Tensor:
@@ -341,13 +385,17 @@ class SeparableConvNorm(Synapse):
         in_channels: Channels of the input.
         out_channels: Channels of the output.
         kernel_size: Height and width of the depthwise kernel, odd.
+        input_scale: As of `Linear`.
 
     Shape: `[T, B, H, W, in_channels]` to `[T, B, H, W, out_channels]`.
     """
 
-    def __init__(self, in_channels: int, out_channels: int, *, kernel_size: int) -> None:
+    def __init__(self, in_channels: int, out_channels: int, *, kernel_size: int, input_scale: float = 1.0) -> None:
         super().__init__()
-        self.depthwise = Conv(in_channels, in_channels, kernel_size, padding=kernel_size // 2, groups=in_channels, bias=False)
+        padding = kernel_size // 2
+        self.depthwise = Conv(
+            in_channels, in_channels, kernel_size, padding=padding, groups=in_channels, bias=False, input_scale=input_scale
+        )
         self.pointwise = Linear(in_channels, out_channels, bias=False, spikes=False)
         self.bn = Norm(out_channels)
 
@@ -368,13 +416,14 @@ class RepConv(Synapse):
 
     Args:
         channels: Channels of input and output.
+        input_scale: As of `Linear`.
 
     Shape: `[T, B, H, W, C]` to `[T, B, H, W, C]`.
     """
 
-    def __init__(self, channels: int) -> None:
+    def __init__(self, channels: int, *, input_scale: float = 1.0) -> None:
         super().__init__()
-        self.first = Linear(channels, channels, bias=False)
+        self.first = Linear(channels, channels, bias=False, input_scale=input_scale)
         self.first_bn = Norm(channels)
         self.depthwise = Conv(channels, channels, kernel_size=3, groups=channels, bias=False)
         self.last = Linear(channels, channels, bias=False, spikes=False)
@@ -429,15 +478,18 @@ def has_forward_hooks(module: nn.Module) -> bool:
     return any(hooks)
 
 
-def synapse(kind: str, channels: int, *, bias: bool) -> Synapse:
+def synapse(kind: str, channels: int, *, bias: bool, input_scale: float = 1.0) -> Synapse:
     """Return a synapse of attention.
 
     Args:
         kind: "linear", or "repconv", which has no bias.
         channels: Channels of input and output.
         bias: Whether a linear layer has a bias.
+        input_scale: As of `Linear`.
     """
-    return RepConv(channels) if kind == "repconv" else LinearNorm(channels, channels, bias=bias)
+    if kind == "repconv":
+        return RepConv(channels, input_scale=input_scale)
+    return LinearNorm(channels, channels, bias=bias, input_scale=input_scale)
 
 
 def _bordered(x: Tensor, value: Tensor) -> Tensor:

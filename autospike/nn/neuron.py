@@ -13,6 +13,17 @@
 | tau         | membrane time constant                    | time steps       |
 | v_threshold | firing threshold                          | as v             |
 
+With `levels` D > 1 it is an integer neuron (I-LIF of SpikeYOLO; E-SpikeFormer), which integrates the whole input, emits integers
+and subtracts them:
+
+    h[t] = v[t-1] - v[t-1] / tau + x[t]                   without a leak v[t-1] + x[t]
+    s[t] = round(clip(h[t] / v_threshold, 0, D))          halves are rounded to even
+    v[t] = h[t] - s[t] * v_threshold
+
+An integer s is s spikes in D virtual time steps: a linear layer behind it adds up the same sum. Its gradient is that of the clip,
+`ds/dh = 1 / v_threshold` inside [0, D], ends included. A normalised neuron (NI-LIF) means s / D. It emits s as well, and the layer
+that reads it divides its weights by D (`Neuron.output_scale`).
+
 In backward the derivative of a sigmoid of slope 4 stands for that of the step, `ds/dh = 4 g (1 - g)` with
 `g = sigmoid(4 (h - v_threshold))`, and no gradient passes through the reset. Spikformer, Spike-driven Transformer and
 Meta-SpikeFormer have this neuron (spikingjelly's `LIFNode`); `Dynamics` describes the other variants.
@@ -69,16 +80,18 @@ class Dynamics:
 
 
 PUBLISHED = Dynamics()
+# The time constant of a neuron without a leak: v - v / tau is v in float32.
+NO_LEAK = torch.finfo(torch.float32).max
 
 
 class LIF(nn.Module):
     """A layer of LIF neurons. It has no state: every call starts from v = 0 and computes the whole sequence.
 
     Args:
-        neuron: Threshold and time constant.
-        dynamics: Variants of the neuron.
+        neuron: Threshold, time constant, levels and leak.
+        dynamics: Variants of the neuron. Reset and input do not apply to integer neurons.
 
-    Shape: input current `[T, B, ..., C]` to spikes `[T, B, ..., C]`, 0 or 1.
+    Shape: input current `[T, B, ..., C]` to spikes `[T, B, ..., C]`, integers from 0 to `neuron.levels`.
     """
 
     def __init__(self, neuron: Neuron, dynamics: Dynamics = PUBLISHED) -> None:
@@ -127,12 +140,13 @@ class LIF(nn.Module):
             self._call_hooks(spikes, counts)
         return spikes
 
-    def forward_linear(self, x: Tensor, linear: nn.Linear, bn: Norm, *, stream: Tensor | None = None) -> Tensor:
+    def forward_linear(self, x: Tensor, linear: nn.Linear, weight: Tensor, bn: Norm, *, stream: Tensor | None = None) -> Tensor:
         """Compute `self(linear(x), bn, stream=stream)` in inference, where `autospike.kernels.linear_lif.supports` it.
 
         Args:
             x: Spikes `[T, B, H, W, in_features]`.
             linear: The linear layer.
+            weight: Its weight, times the scale of its input.
             bn: The normalisation behind it, in eval mode.
             stream: A residual stream `[T, B, H, W, out_features]` to which spikes are added.
 
@@ -141,7 +155,7 @@ class LIF(nn.Module):
         """
         affine, neuron = bn.coefficients(x), self.parameters_of_neuron()
         count = stream is None and bool(self._spike_count_hooks)
-        spikes, counts = linear_lif(x, linear.weight, linear.bias, affine, neuron, stream=stream, count=count)
+        spikes, counts = linear_lif(x, weight, linear.bias, affine, neuron, stream=stream, count=count)
         if count:
             self._call_hooks(spikes, counts)
         return spikes
@@ -165,20 +179,24 @@ class LIF(nn.Module):
 
     def parameters_of_neuron(self) -> NeuronParameters:
         """Return the parameters of the kernel."""
-        own = self.dynamics
+        own, neuron = self.dynamics, self.neuron
+        integers = neuron.levels > 1
         return NeuronParameters(
-            tau=self.neuron.tau,
-            v_threshold=self.neuron.v_threshold,
+            tau=neuron.tau if neuron.leak else NO_LEAK,
+            v_threshold=neuron.v_threshold,
             slope=SLOPES[own.surrogate],
-            soft_reset=own.reset == "soft",
-            decay_input=own.input_decays,
+            soft_reset=integers or own.reset == "soft",
+            decay_input=own.input_decays and neuron.leak and not integers,
             detach_reset=own.reset_is_detached,
             arctan=own.surrogate == "arctan",
+            levels=neuron.levels,
         )
 
     def extra_repr(self) -> str:
-        """Return threshold and time constant."""
-        return f"v_threshold={self.neuron.v_threshold:g}, tau={self.neuron.tau:g}"
+        """Return threshold and time constant, and what differs from a leaky neuron of one level."""
+        neuron = self.neuron
+        more = (f", levels={neuron.levels}" if neuron.levels > 1 else "") + ("" if neuron.leak else ", leak=False")
+        return f"v_threshold={neuron.v_threshold:g}, tau={neuron.tau:g}{more}"
 
     def _call_hooks(self, spikes: Tensor, counts: Tensor) -> None:
         for hook in self._spike_count_hooks.values():

@@ -8,8 +8,7 @@ from typing import Any
 import yaml
 
 from autospike.energy.conventions import UJ_PER_MJ, convention_of
-from autospike.report.comparison import points
-from autospike.statistics import PairedComparison
+from autospike.report.comparison import against_reference, metric, points
 
 FAMILY_NAMES = {
     "spikformer": "Spikformer",
@@ -35,7 +34,7 @@ def model_card(report: dict[str, Any], *, data: str, version: str, formats: dict
         _header(report, data),
         f"# A spiking {family} with T = {report['time_steps']}, found by architecture search\n",
         _summary(report, family, data),
-        "## Accuracy\n\n" + _accuracy(report),
+        f"## {metric(report).capitalize() if metric(report) == 'accuracy' else metric(report)}\n\n" + _accuracy(report),
         "## Energy\n\n" + _energy(report),
         "## How it was found\n\n" + _search(report, version),
         "## How to load it\n\n" + _loading(report, formats),
@@ -47,23 +46,27 @@ def model_card(report: dict[str, Any], *, data: str, version: str, formats: dict
 
 def _header(report: dict[str, Any], data: str) -> str:
     """YAML metadata; see the documentation of model cards on Hugging Face."""
-    metric = {"type": "accuracy", "value": round(report["test_accuracy"], 4), "name": "Top-1 accuracy on the test split"}
-    task = {"type": "image-classification", "name": "Image classification"}
-    result = {"task": task, "dataset": {"name": data, "type": "custom"}, "metrics": [metric]}
+    classifies = "score" not in report
+    name = "Top-1 accuracy" if classifies else metric(report)
+    kind = "accuracy" if classifies else metric(report).replace(" ", "_").lower()
+    measured = {"type": kind, "value": round(report["test_accuracy"], 4), "name": f"{name} on the test split"}
+    task = "image-classification" if classifies else "image-segmentation"
+    result = {"task": {"type": task}, "dataset": {"name": data, "type": "custom"}, "metrics": [measured]}
     values = {
         "library_name": "timm",
-        "pipeline_tag": "image-classification",
-        "tags": ["image-classification", "timm", "spiking-neural-network", "neural-architecture-search", "autospike"],
+        "pipeline_tag": task,
+        "tags": [task, "timm", "spiking-neural-network", "neural-architecture-search", "autospike"],
         "model-index": [{"name": f"autospike-{report['architecture_id']}", "results": [result]}],
     }
     return f"---\n{yaml.safe_dump(values, sort_keys=False)}---\n"
 
 
 def _summary(report: dict[str, Any], family: str, data: str) -> str:
+    task = "segmentation" if "score" in report else "classification"
     return (
-        f"A spiking vision transformer of the {family} family for image classification on {data}. It has {report['params']:,} "
-        f"parameters and runs for T = {report['time_steps']} time steps. All neurons are leaky integrate-and-fire neurons; "
-        f"the weights are {report.get('weights', 'inherited')}"
+        f"A spiking vision transformer of the {family} family for image {task} on {data}. It has {report['params']:,} parameters "
+        f"and runs for T = {report['time_steps']} time steps. All neurons are leaky integrate-and-fire neurons; the weights are "
+        f"{report.get('weights', 'inherited')}"
         f"{' from the supernet' if report.get('weights', 'inherited') == 'inherited' else ''}. Id of the architecture: "
         f"`{report['architecture_id']}`.\n"
     )
@@ -72,7 +75,7 @@ def _summary(report: dict[str, Any], family: str, data: str) -> str:
 def _accuracy(report: dict[str, Any]) -> str:
     low, high = report["test_accuracy_interval"]
     lines = [
-        "| network | test accuracy | 95 % interval (Wilson) | images |",
+        f"| network | {metric(report)} on the test split | 95 % interval | images |",
         "|---|---|---|---|",
         f"| this model | {report['test_accuracy']:.4f} | {low:.4f} to {high:.4f} | {report['test_images']} |",
     ]
@@ -82,9 +85,7 @@ def _accuracy(report: dict[str, Any]) -> str:
         lines.append(
             f"| reference network | {reference['test_accuracy']:.4f} | {low:.4f} to {high:.4f} | {reference['test_images']} |"
         )
-        masks = [bytes.fromhex(part["correct_mask"]) for part in (report, reference)]
-        compared = PairedComparison.of(masks[0], masks[1], report["test_images"])
-        lines += ["", f"On the same images this model is {points(compared)} than the reference network."]
+        lines += ["", f"Against the reference network, on the same images: {points(against_reference(report))}."]
     lines += ["", "The test split was opened for this measurement only; the search read a split held out of the training data."]
     return "\n".join(lines) + "\n"
 

@@ -213,7 +213,7 @@ def gene_shares_of(space: SearchSpace, *groups: Sequence[str]) -> list[dict[str,
     """
     levels: dict[str, dict[str, None]] = {}
     for found in space.genes(space.largest()):  # it has a block at every position
-        levels.setdefault(_name(found.path, len(space.stages)), {}).update(dict.fromkeys(_levels(found.gene)))
+        levels.setdefault(gene_name(found.path, len(space.stages)), {}).update(dict.fromkeys(_levels(found.gene)))
     values_of: dict[Part, list[tuple[str, str]]] = {}
     counted = [_counted(space, group, levels, values_of) for group in groups]
     names = [name for name in levels if any(name in counts for counts in counted)]
@@ -277,7 +277,7 @@ def _values(
     """Gene and value of each gene of each part that has more than one value."""
     by_position: dict[Any, list[tuple[str, str]]] = {position: [] for position, *_ in parts}
     for found in space.genes(architecture):
-        name, path = _name(found.path, len(space.stages)), found.path
+        name, path = gene_name(found.path, len(space.stages)), found.path
         levels.setdefault(name, {}).update(dict.fromkeys(_levels(found.gene)))
         if found.gene.size > 1:
             position = path[1:4:2] if path[2:3] == ("blocks",) else "time_steps" if path == ("time_steps",) else ""
@@ -289,8 +289,13 @@ def _shares(counts: Counter[str], levels: Iterable[str]) -> dict[str, float]:
     return {level: counts[level] / max(1, counts.total()) for level in levels}
 
 
-def _name(path: GenePath, stages: int) -> str:
-    """Name a gene without its block, for example `neuron.tau`, or `stage 1 embed_dim` if there are several stages."""
+def gene_name(path: GenePath, stages: int) -> str:
+    """Name a gene without its block, for example `neuron.tau`, or `stage 1 embed_dim` if there are several stages.
+
+    Args:
+        path: Path of the gene.
+        stages: Number of stages of the space.
+    """
     words = [str(part) for part in path if not isinstance(part, int) and part not in ("stages", "blocks")]
     prefix = f"stage {path[1]} " if path[0] == "stages" and stages > 1 else ""
     return prefix + ".".join(words)

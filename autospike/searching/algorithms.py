@@ -6,6 +6,7 @@ generation depends only on the population and on (seed, generation).
 
 from __future__ import annotations
 
+import math
 import random
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -30,15 +31,46 @@ class Individual:
     Args:
         architecture: The architecture.
         f_aeb: Accuracy-energy-balanced fitness, by which `AEB` selects.
-        fitness: DEAP's fitness with the values of the objectives, by which `NSGA2` selects.
+        fitness: DEAP's fitness with the values of the objectives and the violation of limits, by which `NSGA2` selects.
     """
 
     architecture: Architecture
     f_aeb: float
-    fitness: base.Fitness
+    fitness: ConstrainedFitness
 
 
-def fitness_of(values: Sequence[float], maximise: Sequence[bool]) -> base.Fitness:
+class ConstrainedFitness(base.Fitness):  # type: ignore[misc]
+    """DEAP's fitness with constrained domination (Deb et al., IEEE TEVC 6(2), 2002).
+
+    A feasible individual dominates an infeasible one. Of two infeasible ones, the one with the smaller violation dominates.
+
+    Attributes:
+        violation: By how much the limits are violated; 0 for a feasible individual.
+    """
+
+    violation: float = 0.0
+
+    def dominates(self, other: ConstrainedFitness, obj: slice = slice(None)) -> bool:
+        """Return whether this individual dominates another one.
+
+        Args:
+            other: The fitness of the other one.
+            obj: The objectives that are compared between feasible individuals.
+        """
+        if self.violation or other.violation:
+            return self.violation < other.violation
+        return bool(super().dominates(other, obj))
+
+    def __hash__(self) -> int:
+        """Return a hash that is equal for equal objectives."""
+        return hash(self.wvalues)
+
+    def __eq__(self, other: object) -> bool:
+        """Return whether objectives and violation are equal; DEAP sorts individuals of equal fitness once."""
+        return isinstance(other, ConstrainedFitness) and (self.wvalues, self.violation) == (other.wvalues, other.violation)
+
+
+def fitness_of(values: Sequence[float], maximise: Sequence[bool], *, violation: float = 0.0) -> ConstrainedFitness:
     """Return a DEAP fitness.
 
     DEAP reads the directions from the class, so a class is created for them.
@@ -46,18 +78,19 @@ def fitness_of(values: Sequence[float], maximise: Sequence[bool]) -> base.Fitnes
     Args:
         values: Values of the objectives.
         maximise: For each objective, whether it is maximised.
+        violation: By how much limits are violated.
 
     Returns:
         The fitness, with weight 1 for a maximised objective and -1 for a minimised one.
     """
     fitness = _fitness_class(tuple(1.0 if m else -1.0 for m in maximise))()
-    fitness.values = tuple(values)
+    fitness.values, fitness.violation = tuple(values), violation
     return fitness
 
 
 @cache
-def _fitness_class(weights: tuple[float, ...]) -> type[base.Fitness]:
-    return type("Fitness", (base.Fitness,), {"weights": weights})
+def _fitness_class(weights: tuple[float, ...]) -> type[ConstrainedFitness]:
+    return type("Fitness", (ConstrainedFitness,), {"weights": weights})
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -122,7 +155,8 @@ class RandomSearch:
 class NSGA2:
     """NSGA-II (Deb et al., "A fast and elitist multiobjective genetic algorithm: NSGA-II", IEEE TEVC 6(2), 2002).
 
-    Parents are selected by binary tournament on rank and crowding distance, survivors by non-dominated sorting.
+    Parents are selected by binary tournament on domination and crowding distance, survivors by non-dominated sorting; both with
+    constrained domination (`ConstrainedFitness`).
     """
 
     def ask(self, population: list[Individual], context: GenerationContext) -> Iterator[Architecture]:
@@ -136,6 +170,48 @@ class NSGA2:
         """Return the first `population` individuals by rank and crowding distance."""
         survivors: list[Individual] = tools.selNSGA2(population + offspring, context.config.population)
         return survivors
+
+
+class NSGA3(NSGA2):
+    """NSGA-III (Deb and Jain, IEEE TEVC 18(4), 2014) for more than two objectives.
+
+    Survivors of the last front are selected by reference points, at most `population` of them, uniformly on a plane. Parents are
+    selected by tournament on constrained domination alone, ties at random, because there is no crowding distance.
+    """
+
+    def ask(self, population: list[Individual], context: GenerationContext) -> Iterator[Architecture]:
+        """Yield children of pairs of parents by the configured crossover."""
+        cross = CROSSOVERS[context.config.crossover]
+        while True:
+            mother, father = (_winner(population, context.rng) for _ in range(2))
+            yield cross(context.space, mother.architecture, father.architecture, context.rng, context.config)
+
+    def tell(self, population: list[Individual], offspring: list[Individual], context: GenerationContext) -> list[Individual]:
+        """Return `population` individuals by rank and reference points."""
+        together, size = population + offspring, context.config.population
+        if len(together) <= size:
+            return together
+        objectives = len(together[0].fitness.wvalues)
+        with global_random(*context.key, "niching"):
+            points = tools.uniform_reference_points(objectives, _divisions(objectives, size))
+            survivors: list[Individual] = tools.selNSGA3(together, size, points, nd="standard")
+        return survivors
+
+
+def _winner(population: list[Individual], rng: random.Random) -> Individual:
+    """The dominating one of two random individuals; the first if neither dominates."""
+    first, second = rng.choice(population), rng.choice(population)
+    return second if second.fitness.dominates(first.fitness) else first
+
+
+def _divisions(objectives: int, population: int) -> int:
+    """Largest number of divisions of an axis that gives at most `population` reference points, at least 1."""
+    if objectives == 1:
+        return 1
+    divisions = 1
+    while math.comb(objectives + divisions, divisions + 1) <= population:
+        divisions += 1
+    return divisions
 
 
 def _pairs(population: list[Individual], context: GenerationContext) -> list[tuple[Individual, Individual]]:
@@ -161,12 +237,12 @@ class AEB:
             yield crossover(context.space, mother.architecture, father.architecture, context.rng)
 
     def tell(self, population: list[Individual], offspring: list[Individual], context: GenerationContext) -> list[Individual]:
-        """Return the `parents` individuals with the highest F_AEB."""
-        ranked = sorted(population + offspring, key=lambda individual: -individual.f_aeb)
+        """Return the `parents` individuals with the highest F_AEB; infeasible ones last, by their violation of the limits."""
+        ranked = sorted(population + offspring, key=lambda individual: (individual.fitness.violation, -individual.f_aeb))
         return ranked[: context.config.parents]
 
 
-ALGORITHMS: dict[str, Callable[[], Algorithm]] = {"nsga2": NSGA2, "aeb": AEB, "random": RandomSearch}
+ALGORITHMS: dict[str, Callable[[], Algorithm]] = {"nsga2": NSGA2, "nsga3": NSGA3, "aeb": AEB, "random": RandomSearch}
 
 
 def algorithm_of(name: str) -> Algorithm:

@@ -21,6 +21,7 @@ from autospike.randomness import keyed
 from autospike.searching.algorithms import ALGORITHMS, Algorithm, GenerationContext, Individual, algorithm_of, fitness_of
 from autospike.searching.archive import Archive
 from autospike.searching.by_products import by_product_candidates
+from autospike.searching.constraints import Constraints
 from autospike.searching.fitness import f_aeb
 from autospike.space.architecture import Architecture, digest
 from autospike.space.search_space import SearchSpace
@@ -43,6 +44,9 @@ class Search:
         archive: Stores the evaluations and the proposals. It defines the protocol and the energy convention.
         config: The settings of the search.
         seed: Seed of the random generators.
+        constraints: The limits. Candidates beyond a static one are not measured, except the reference of F_AEB.
+        reference: The architecture whose energy is the reference of F_AEB. Default: the largest of the space. It is measured, but
+            selected only if it is in the space and within the static limits.
         on_event: Callback that receives an event for each proposed candidate, in the order of the proposals, and one for each
             finished generation.
         algorithm: The algorithm; None for the one that `config.algorithm` names.
@@ -57,6 +61,8 @@ class Search:
     archive: Archive
     config: SearchConfig
     seed: int
+    constraints: Constraints = Constraints()
+    reference: Architecture | None = None
     on_event: Callback = ignore
     algorithm: Algorithm | None = None
     should_stop: Callable[[], bool] = lambda: False
@@ -65,8 +71,7 @@ class Search:
     @property
     def id(self) -> str:
         """Algorithm and digest of the seed and the settings, except the number of generations."""
-        settings = self.config.model_dump(mode="json", exclude={"generations"})
-        return f"{self.config.algorithm}-{digest({'seed': self.seed, **settings})}"
+        return f"{self.config.algorithm}-{digest({'seed': self.seed, **self.config.identity})}"
 
     def run(self) -> int:
         """Search until the last generation, until no new candidate is found, or until `should_stop` returns True.
@@ -76,9 +81,11 @@ class Search:
 
         Raises:
             RuntimeError: `evaluate` returned the measurements in another order.
+            UserError: No architecture of the space is within the static limits.
         """
+        feasible = self.constraints.check_reachable(self.space) if self.constraints.static else self.space.smallest()
         self.archive.begin(self.id, self.config.model_dump_json())
-        if self.archive.get(self.space.largest()):
+        if self.archive.get(self._reference):
             reference_mj = self._reference_mj(())
             self.archive.rescore(lambda accuracy, mj: f_aeb(accuracy, mj, reference_mj=reference_mj, config=self.config.fitness))
         algorithm = self.algorithm or algorithm_of(self.config.algorithm)
@@ -97,23 +104,29 @@ class Search:
             # Ask: new candidates and their by-product candidates.
             proposed = algorithm.ask(population, context) if generation else self._first_generation(context)
             seen_before = frozenset(seen)
-            candidates = list(self._new_candidates(proposed, seen, skipped, context))
+            candidates = list(self._new_candidates(proposed, seen, skipped, context, feasible))
             if not candidates:
                 return generation
             known = seen_before.union(candidates)
             related = chain.from_iterable(by_product_candidates(self.space, candidate) for candidate in candidates)
-            by_products = [a for a in dict.fromkeys(related) if a not in known and not (skipped and a.id in skipped)]
+            by_products = [
+                a
+                for a in dict.fromkeys(related)
+                if a not in known and not (skipped and a.id in skipped) and not self.constraints.static_violation(a)
+            ]
             self.archive.propose(self.id, generation, candidates, by_products)
             # Evaluate what the archive does not contain, and archive it in one transaction.
             found = {architecture: self.archive.get(architecture) for architecture in (*candidates, *by_products)}
-            new = self._evaluate([a for a, e in found.items() if e is None], frozenset(by_products), generation)
+            missing = [a for a, e in found.items() if e is None]
+            extra = [] if self._reference in found or self.archive.get(self._reference) else [self._reference]
+            new = self._evaluate([*missing, *extra], frozenset([*by_products, *extra]), generation)
             self.archive.add(new)
-            found |= {e.measurement.architecture: e for e in new}
+            found |= {e.measurement.architecture: e for e in new[: len(missing)]}
             evaluations = [evaluation for evaluation in found.values() if evaluation is not None]
             for evaluation in evaluations[: len(candidates)]:
                 self.on_event(CandidateEvent(evaluation=evaluation, generation=generation))
             # Tell: the algorithm selects the next population.
-            population = algorithm.tell(population, [_individual(e, objectives) for e in evaluations], context)
+            population = algorithm.tell(population, [self._individual(e, objectives) for e in evaluations], context)
             survivors = [(i.architecture.id, getattr(i.fitness, "crowding_dist", None)) for i in population]
             self.archive.store_population(self.id, generation, survivors)
             self.on_event(
@@ -138,7 +151,7 @@ class Search:
             evaluation = self.archive.get_by_id(architecture_id)
             if evaluation is None:  # its row is damaged
                 return 0, [], frozenset()
-            individual = _individual(evaluation, objectives)
+            individual = self._individual(evaluation, objectives)
             if crowding is not None:
                 individual.fitness.crowding_dist = crowding
             population.append(individual)
@@ -152,9 +165,16 @@ class Search:
         return chain(anchors, ALGORITHMS["random"]().ask([], context))
 
     def _new_candidates(
-        self, proposed: Iterator[Architecture], seen: set[Architecture], skipped: frozenset[str], context: GenerationContext
+        self,
+        proposed: Iterator[Architecture],
+        seen: set[Architecture],
+        skipped: frozenset[str],
+        context: GenerationContext,
+        feasible: Architecture,
     ) -> Iterator[Architecture]:
         """Yield the first `population` new candidates; random samples if the algorithm proposes too few.
+
+        Proposals beyond a static limit are repaired by crossover with `feasible`, or left out.
 
         A candidate is new if it is not in `seen` and its id not in `skipped`, the candidates of generations that were not replayed.
 
@@ -163,8 +183,9 @@ class Search:
         """
         budget = DRAWS_PER_CANDIDATE * self.config.population
         remaining = self.config.population
-        for candidate in chain(islice(proposed, budget), islice(ALGORITHMS["random"]().ask([], context), budget)):
-            if candidate in seen or (skipped and candidate.id in skipped):
+        for proposal in chain(islice(proposed, budget), islice(ALGORITHMS["random"]().ask([], context), budget)):
+            candidate = self.constraints.repaired(self.space, proposal, feasible, context.rng)
+            if candidate is None or candidate in seen or (skipped and candidate.id in skipped):
                 continue
             seen.update(by_product_candidates(self.space, candidate))
             yield candidate
@@ -191,13 +212,16 @@ class Search:
         return evaluations
 
     def _reference_mj(self, measurements: Sequence[Measurement]) -> float:
-        """Energy of the largest subnet, from the archive or, in the first generation, from the measurements."""
-        largest = self.space.largest()
-        archived = self.archive.get(largest)
-        reference = archived.measurement if archived else next(m for m in measurements if m.architecture == largest)
+        """Energy of the reference, from the archive or, in the first generation, from the measurements."""
+        archived = self.archive.get(self._reference)
+        reference = archived.measurement if archived else next(m for m in measurements if m.architecture == self._reference)
         return reference.energy(self.archive.convention).energy_mj
 
+    @property
+    def _reference(self) -> Architecture:
+        return self.reference or self.space.largest()
 
-def _individual(evaluation: Evaluation, objectives: Sequence[Objective]) -> Individual:
-    fitness = fitness_of([o.value(evaluation) for o in objectives], [o.maximise for o in objectives])
-    return Individual(architecture=evaluation.measurement.architecture, f_aeb=evaluation.f_aeb, fitness=fitness)
+    def _individual(self, evaluation: Evaluation, objectives: Sequence[Objective]) -> Individual:
+        values, directions = [o.value(evaluation) for o in objectives], [o.maximise for o in objectives]
+        fitness = fitness_of(values, directions, violation=self.constraints.violation(evaluation))
+        return Individual(architecture=evaluation.measurement.architecture, f_aeb=evaluation.f_aeb, fitness=fitness)

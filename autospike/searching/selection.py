@@ -7,14 +7,18 @@ from dataclasses import dataclass, replace
 
 import pandas as pd
 
-from autospike.config import ExportConfig
+from autospike.config import Experiment, ExportConfig
+from autospike.energy.conventions import UJ_PER_MJ
 from autospike.errors import UserError
 from autospike.measurement import Evaluation
 from autospike.pareto import knee, on_front
 from autospike.run_directory import RunDirectory
 from autospike.searching.archive import Archive
 from autospike.searching.archived_row import scores_without_a_group
+from autospike.searching.constraints import Constraints
 from autospike.searching.fitness import f_aeb_of_all
+from autospike.space.architecture import Architecture
+from autospike.space.input_shape import InputShape
 from autospike.statistics import SIGNIFICANCE, JackknifeComparison, PairedComparison, unpaired_p_value_below
 
 Points = list[tuple[float, float]]
@@ -160,32 +164,88 @@ def pick_index(choices: Choices, rule: str, *, min_accuracy: float = 0.0, tolera
     return enough[RULES[rule](choices.at(enough))]
 
 
-def pick_archived(run: RunDirectory, protocol_id: str, rules: Sequence[str], on_damage: Callable[[str], None]) -> list[Evaluation]:
+def pick_archived(
+    run: RunDirectory, protocol_id: str, rules: Sequence[str], on_damage: Callable[[str], None], shape: InputShape | None = None
+) -> list[Evaluation]:
     """Select candidates among what was measured under a protocol, with energy convention and fitness of the run's search.
+
+    Rules select among the candidates within the limits and the space of the search; ids are found among all.
 
     Args:
         run: The run.
         protocol_id: See `evaluation.setup.protocol_id`.
         rules: Selection rules or ids; see `pick`.
+        shape: Input and output size of the networks; that of the run if None.
         on_damage: Called with a line on rows that are damaged and left out, if there are any.
 
     Returns:
         The selected candidate of each rule.
 
     Raises:
-        UserError: Nothing was searched yet, or a rule selects no candidate.
+        UserError: Nothing was searched yet, no candidate is within the limits, or a rule selects no candidate.
     """
     search, config = run.experiment.search, run.experiment.export
     archive = Archive(run.existing_archive(), protocol_id, search.energy_convention, read_only=True)
     try:
         table = with_fitness(archive, run)
-        selected = [_archived(archive, table, rule, config) for rule in rules]
+        constraints = Constraints.of(search, shape or run.input_shape)
+        allowed = table[within_limits(table, constraints, run.experiment)]
+        if allowed.empty and not table.empty and any(rule in RULES for rule in rules):
+            raise UserError(nothing_within_limits(table, constraints))
+        selected = [_archived(archive, allowed if rule in RULES else table, rule, config) for rule in rules]
         damage = archive.damage()
     finally:
         archive.close()
     if damage is not None:
         on_damage(damage)
     return selected
+
+
+def within_limits(table: pd.DataFrame, constraints: Constraints, experiment: Experiment) -> pd.Series[bool]:
+    """Return which candidates of an archive are within the limits and the space of a search.
+
+    Args:
+        table: As `Archive.table` returns it.
+        constraints: The limits.
+        experiment: The experiment with the space.
+
+    Returns:
+        One flag for each row.
+    """
+    inside = pd.Series(data=True, index=table.index)
+    if constraints.limits:
+        inside &= _violations(table, constraints) == 0
+    if experiment.search.space is not None:
+        space = experiment.searched_space
+        inside &= table["architecture"].map(lambda text: space.contains(Architecture.from_json(text))).astype(bool)
+    return inside
+
+
+def _violations(table: pd.DataFrame, constraints: Constraints) -> pd.Series[float]:
+    """By how much each candidate of an archive violates the limits."""
+    measured = [constraints.measured_violation(*point) for point in zip(table["accuracy"], table["energy_mj"], strict=True)]
+    found = pd.Series(measured, index=table.index, dtype=float)
+    if constraints.static:
+        found += table["architecture"].map(lambda text: constraints.static_violation(Architecture.from_json(text)))
+    return found
+
+
+def nothing_within_limits(table: pd.DataFrame, constraints: Constraints) -> str:
+    """Return, in one line, that no candidate is within the limits, and which one is nearest.
+
+    Args:
+        table: As `Archive.table` returns it; at least one row.
+        constraints: The limits.
+    """
+    if not constraints.limits:
+        return "no measured candidate is in the narrowed space; run: autospike search RUN"
+    limits = ", ".join(f"{name} {value:,g}" for name, value in constraints.limits.items())
+    nearest = table.iloc[int(_violations(table, constraints).to_numpy().argmin())]
+    has = f"{nearest['energy_mj'] * UJ_PER_MJ:.3f} uJ, accuracy {nearest['accuracy']:.4f}, {nearest['params']:,} parameters"
+    return (
+        f"none of {len(table)} measured candidates is within the limits ({limits}); the nearest is {nearest['id']} ({has}); loosen "
+        "a limit, or search on: autospike search RUN --set search.generations=N"
+    )
 
 
 def with_fitness(archive: Archive, run: RunDirectory) -> pd.DataFrame:

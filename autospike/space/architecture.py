@@ -11,7 +11,7 @@ import hashlib
 import json
 import math
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass, fields, is_dataclass, replace
 from functools import cached_property
 from itertools import accumulate
 from operator import mul
@@ -22,7 +22,15 @@ from pydantic import TypeAdapter, ValidationError
 from autospike.errors import UserError, first_problem, quoted
 from autospike.space.block import STRICT, Block, Neuron, as_floats, check_block, check_groups
 from autospike.space.decoder import Decoder, check_stages_of
-from autospike.space.families import Shortcut, check_compact, check_shortcut, check_stage, check_stages, has_embedding_neurons
+from autospike.space.families import (
+    EmbeddingKind,
+    Shortcut,
+    check_compact,
+    check_shortcut,
+    check_stage,
+    check_stages,
+    has_embedding_neurons,
+)
 from autospike.space.limits import (
     MAX_DEPTH,
     MAX_TIME_STEPS,
@@ -45,11 +53,15 @@ class Embedding:
     Attributes:
         stride: Factor by which the embedding reduces height and width.
         neuron: Parameters of the embedding's neurons.
+        kind: The layers: those of the network's `family`, or an embedding of Max-Former, which any family may use: `embed_orig`
+            (strided convolutions), `embed_max` (convolutions with a max-pool) or `embed_max_plus` (four convolutions, three
+            max-pools).
     """
 
     __pydantic_config__ = STRICT
     stride: int = 1
     neuron: Neuron = Neuron()
+    kind: EmbeddingKind = "family"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -75,7 +87,7 @@ class Stage:
             check_block(self.embed_dim, block.num_heads, block.mlp_ratio)
 
     def hidden_features(self, block: Block) -> int:
-        """Return the hidden width of a block's channel mixer: `round(embed_dim * mlp_ratio)`.
+        """Return the hidden width of a block's channel mixer: `round(embed_dim * mlp_ratio)`, or `embed_dim` without a ratio.
 
         Args:
             block: A block of this stage.
@@ -83,7 +95,7 @@ class Stage:
         Returns:
             Number of channels.
         """
-        return round(self.embed_dim * block.mlp_ratio)
+        return self.embed_dim if block.mlp_ratio is None else round(self.embed_dim * block.mlp_ratio)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -125,8 +137,9 @@ class Architecture:
         check_compact(self.family, self.compact_embedding)
         check_stages(self.family, len(self.stages))
         for i, stage in enumerate(self.stages):
-            check_stage(self.family, i, stage.embed_dim, stage.embedding.stride)
-            if stage.embedding.neuron != Neuron() and not has_embedding_neurons(self.family, i, self.shortcut):
+            kind = stage.embedding.kind
+            check_stage(self.family, i, stage.embed_dim, stage.embedding.stride, kind)
+            if stage.embedding.neuron != Neuron() and not has_embedding_neurons(self.family, i, self.shortcut, kind):
                 raise ValueError(
                     f"stages[{i}].embedding.neuron: this embedding has no neurons with {self.shortcut} shortcuts; leave it out"
                 )
@@ -144,6 +157,15 @@ class Architecture:
     def depth(self) -> int:
         """Number of blocks in all stages."""
         return sum(len(stage.blocks) for stage in self.stages)
+
+    @property
+    def head_neuron(self) -> Neuron:
+        """Neuron before the head with membrane shortcuts: the default one with levels and leak of the last block.
+
+        It is not searched, as in all published networks.
+        """
+        last = self.stages[-1].blocks[-1].neuron_of("fc1")
+        return replace(Neuron(), levels=last.levels, leak=last.leak)
 
     @property
     def stride(self) -> int:
@@ -164,7 +186,7 @@ class Architecture:
         Returns:
             Nested dicts and lists of JSON values.
         """
-        canonical: dict[str, Any] = _without_none(asdict(self))
+        canonical: dict[str, Any] = _canonical(self)
         return {name: value for name, value in canonical.items() if SETTING_DEFAULTS.get(name) != value}
 
     def to_json(self) -> str:
@@ -234,12 +256,20 @@ def digest(value: object) -> str:
     return hashlib.sha256(canonical.encode()).hexdigest()[:12]
 
 
-def _without_none(value: Any) -> Any:
-    """Return nested dicts and lists without None and without dicts that are empty as a result."""
-    if isinstance(value, dict):
-        pruned = {key: _without_none(v) for key, v in value.items() if v is not None}
-        return {key: v for key, v in pruned.items() if v != {}}
-    return [_without_none(v) for v in value] if isinstance(value, tuple) else value
+# Fields that are left out of the JSON form where they have their default value, so that they do not change the ids of architectures
+# that were written before these fields existed.
+OMITTED_DEFAULTS: dict[type, tuple[str, ...]] = {Neuron: ("levels", "leak", "normalised"), Embedding: ("kind",)}
+
+
+def _canonical(value: Any) -> Any:
+    """Return a dataclass as nested dicts and lists, without None, `OMITTED_DEFAULTS` and dicts that are empty as a result."""
+    if not is_dataclass(value):
+        return [_canonical(v) for v in value] if isinstance(value, tuple) else value
+    omitted = OMITTED_DEFAULTS.get(type(value), ())
+    written = {f.name: v for f in fields(value) if (v := getattr(value, f.name)) is not None}
+    defaults = {f.name: f.default for f in fields(value) if f.name in omitted}
+    pruned = {name: _canonical(v) for name, v in written.items() if name not in defaults or v != defaults[name]}
+    return {name: v for name, v in pruned.items() if v != {}}
 
 
 def check_scale(attention_scale: float) -> None:

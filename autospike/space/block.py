@@ -2,27 +2,43 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from typing import Literal
 
 from pydantic import ConfigDict
 
 from autospike.errors import quoted
-from autospike.space.limits import MAX_EMBED_DIM, MAX_MLP_RATIO, MAX_NUMBER, MIN_THRESHOLD, check_at_most
-from autospike.space.mixers import OPERANDS, WITH_HEADS
+from autospike.space.limits import MAX_EMBED_DIM, MAX_LEVELS, MAX_MLP_RATIO, MAX_NUMBER, MIN_THRESHOLD, check_at_most
+from autospike.space.mixers import DEPTHWISE, OPERANDS, SPIKING_SEPCONVS, WITH_HEADS, WITH_MLP_RATIO, WITH_PROJECTION_TYPES
 
-TokenMixer = Literal["sdsa_1", "sdsa_1_dilated", "sdsa_2", "sdsa_3", "sdsa_4", "token_qk", "channel_qk", "sepconv", "none"]
-ChannelMixer = Literal["mlp", "conv"]
+TokenMixer = Literal[
+    "sdsa_1",
+    "sdsa_1_dilated",
+    "sdsa_2",
+    "sdsa_3",
+    "sdsa_4",
+    "token_qk",
+    "channel_qk",
+    "e_sdsa",
+    "sepconv",
+    "spiking_sepconv_3",
+    "spiking_sepconv_7",
+    "dwc_3",
+    "dwc_5",
+    "dwc_7",
+    "none",
+]
+ChannelMixer = Literal["mlp", "conv", "mlp_residual", "none"]
 ProjectionType = Literal["linear", "repconv"]
 
-# Defaults of the fields of a block that only some token mixers use (`has_gene`). 8 heads: Meta-SpikeFormer's and QKFormer's code.
-CONDITIONAL_GENE_DEFAULTS = {"num_heads": 8, "qkv": "linear", "projection": "linear"}
+# Defaults of the fields of a block that only some mixers use (`has_gene`). 8 heads: Meta-SpikeFormer's and QKFormer's code.
+CONDITIONAL_GENE_DEFAULTS = {"num_heads": 8, "qkv": "linear", "projection": "linear", "mlp_ratio": 4.0}
 
 # Thresholds relative to the block's: neurons after attention have 0.5 where all others have 1.0 (published code of all families).
 THRESHOLD_FACTORS = {"attention": 0.5}
 
 # Neuron parameters of all published networks. The largest and smallest architecture of a space have the choices nearest to them.
-PUBLISHED_NEURON = {"v_threshold": 1.0, "tau": 2.0}
+PUBLISHED_NEURON = {"v_threshold": 1.0, "tau": 2.0, "levels": 1}
 
 STRICT = ConfigDict(extra="forbid", strict=True)
 
@@ -44,21 +60,38 @@ class Neuron:
     In each time step the membrane potential v integrates the input x: `h = v + (x - v) / tau`. The neuron emits a spike where
     `h >= v_threshold`, and resets to v = 0 there.
 
+    With `levels` D > 1 it is an integer neuron: `h = v - v / tau + x`, it emits `s = round(clip(h / v_threshold, 0, D))`, and
+    `v = h - s * v_threshold`. D virtual time steps of s binary spikes give the same sums.
+
     Attributes:
         v_threshold: Firing threshold, greater than 0.
         tau: Membrane time constant in time steps, greater than 1.
+        levels: Largest value that the neuron emits in a time step, D. 1: spikes.
+        leak: Whether the potential decays. Without a leak `h = v + x`, and tau has no effect.
+        normalised: Whether an emitted s means s / D to the layer that reads it. Spikes that are added to a stream are not divided.
     """
 
     __pydantic_config__ = STRICT
     v_threshold: float = 1.0
     tau: float = 2.0
+    levels: int = 1
+    leak: bool = True
+    normalised: bool = False
 
     def __post_init__(self) -> None:
         as_floats(self, "v_threshold", "tau")
+        if self.levels < 1:
+            raise ValueError(f"levels must be at least 1, got {quoted(self.levels)}")
+        check_at_most("levels", self.levels, MAX_LEVELS)
         if self.v_threshold < MIN_THRESHOLD:
             raise ValueError(f"v_threshold must be greater than 0, at least {MIN_THRESHOLD:g}, got {self.v_threshold:g}")
         if self.tau <= 1:
             raise ValueError(f"tau must be greater than 1 (a neuron with tau 1 does not integrate), got {self.tau:g}")
+
+    @property
+    def output_scale(self) -> float:
+        """What one level of the output means to the layer that reads it: 1 / D if normalised, else 1."""
+        return 1 / self.levels if self.normalised else 1.0
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -68,11 +101,13 @@ class NeuronOverride:
     Attributes:
         v_threshold: Absolute firing threshold, or None to inherit the block's.
         tau: Membrane time constant in time steps, or None to inherit the block's.
+        levels: Largest emitted value, or None to inherit the block's.
     """
 
     __pydantic_config__ = STRICT
     v_threshold: float | None = None
     tau: float | None = None
+    levels: int | None = None
 
     def __post_init__(self) -> None:
         as_floats(self, "v_threshold", "tau")
@@ -87,10 +122,8 @@ class NeuronOverride:
         Returns:
             The resulting parameters.
         """
-        return Neuron(
-            v_threshold=neuron.v_threshold if self.v_threshold is None else self.v_threshold,
-            tau=neuron.tau if self.tau is None else self.tau,
-        )
+        own = {name: value for name in PUBLISHED_NEURON if (value := getattr(self, name)) is not None}
+        return replace(neuron, **own)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -104,6 +137,7 @@ class NeuronGroups:
         v: Neurons after the value projection.
         attention: Neurons after the attention, before its output projection.
         sepconv: Neurons between a SepConv's expansion and its separable convolution.
+        depthwise: Neurons between the two convolutions of a spiking SepConv.
         projection: Neurons at the output of the token mixer (SEW and vanilla shortcuts).
         channel_input: Neurons at the input of the channel mixer (membrane shortcuts).
         fc1: Neurons between the two layers of the channel mixer.
@@ -117,14 +151,15 @@ class NeuronGroups:
     v: NeuronOverride = NeuronOverride()
     attention: NeuronOverride = NeuronOverride()
     sepconv: NeuronOverride = NeuronOverride()
+    depthwise: NeuronOverride = NeuronOverride()
     projection: NeuronOverride = NeuronOverride()
     channel_input: NeuronOverride = NeuronOverride()
     fc1: NeuronOverride = NeuronOverride()
     fc2: NeuronOverride = NeuronOverride()
 
 
-def neuron_groups(token_mixer: str, shortcut: str) -> tuple[str, ...]:
-    """Return the neuron groups of a block in the order of computation.
+def token_groups(token_mixer: str, shortcut: str) -> tuple[str, ...]:
+    """Return the neuron groups of a token mixer in the order of computation.
 
     Args:
         token_mixer: Token mixer of the block.
@@ -133,27 +168,75 @@ def neuron_groups(token_mixer: str, shortcut: str) -> tuple[str, ...]:
     Returns:
         Field names of `NeuronGroups`.
     """
-    inside = (*OPERANDS[token_mixer], "attention") if token_mixer in OPERANDS else ("sepconv",)
-    if shortcut == "membrane":
-        token, channel = ("token_input", *inside), ("channel_input", "fc1")
-    else:
-        token, channel = (*inside, "projection"), ("fc1", "fc2")
-    return channel if token_mixer == "none" else token + channel
+    if token_mixer == "none":
+        return ()
+    inside: tuple[str, ...] = ()
+    if token_mixer in OPERANDS:
+        inside = (*OPERANDS[token_mixer], "attention")
+    elif token_mixer not in DEPTHWISE:
+        inside = ("sepconv", "depthwise") if token_mixer in SPIKING_SEPCONVS else ("sepconv",)
+    return ("token_input", *inside) if shortcut == "membrane" else (*inside, "projection")
 
 
-def has_gene(name: str, token_mixer: str) -> bool:
-    """Return whether a field of `Block` has an effect with a token mixer.
+def channel_groups(channel_mixer: str, shortcut: str) -> tuple[str, ...]:
+    """Return the neuron groups of a channel mixer in the order of computation.
+
+    Args:
+        channel_mixer: Channel mixer of the block.
+        shortcut: Kind of residual connection of the network.
+
+    Returns:
+        Field names of `NeuronGroups`.
+    """
+    if channel_mixer == "none":
+        return ()
+    return ("channel_input", "fc1") if shortcut == "membrane" else ("fc1", "fc2")
+
+
+def neuron_groups(token_mixer: str, channel_mixer: str, shortcut: str) -> tuple[str, ...]:
+    """Return the neuron groups of a block in the order of computation.
+
+    Args:
+        token_mixer: Token mixer of the block.
+        channel_mixer: Channel mixer of the block.
+        shortcut: Kind of residual connection of the network.
+
+    Returns:
+        Field names of `NeuronGroups`.
+    """
+    return token_groups(token_mixer, shortcut) + channel_groups(channel_mixer, shortcut)
+
+
+def has_gene(name: str, token_mixer: str, channel_mixer: str) -> bool:
+    """Return whether a field of `Block` has an effect with two mixers.
 
     Args:
         name: Field of `Block`.
         token_mixer: Token mixer of the block.
+        channel_mixer: Channel mixer of the block.
 
     Returns:
         False if the field must be None.
     """
     if name == "num_heads":
         return token_mixer in WITH_HEADS
-    return token_mixer in OPERANDS if name in ("qkv", "projection") else True
+    if name == "mlp_ratio":
+        return channel_mixer in WITH_MLP_RATIO
+    return token_mixer in WITH_PROJECTION_TYPES if name in ("qkv", "projection") else True
+
+
+def check_mixers(token_mixer: str, channel_mixer: str) -> None:
+    """Check that a block has a mixer.
+
+    Args:
+        token_mixer: Token mixer of the block.
+        channel_mixer: Channel mixer of the block.
+
+    Raises:
+        ValueError: Both are `none`.
+    """
+    if token_mixer == channel_mixer == "none":
+        raise ValueError("a block needs a token mixer or a channel mixer; both are none")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -161,12 +244,15 @@ class Block:
     """A token mixer followed by a channel mixer, each in a residual branch.
 
     Attributes:
-        token_mixer: Mixes positions: an attention, a separable convolution (`sepconv`), or `none`.
-        channel_mixer: Mixes channels: two linear layers (`mlp`) or two 3x3 convolutions (`conv`).
+        token_mixer: Mixes positions: an attention, a separable convolution (`sepconv`; `spiking_sepconv_K` with neurons before each
+            layer), a depthwise convolution (`dwc_K`), or `none`.
+        channel_mixer: Mixes channels: two linear layers (`mlp`), two 3x3 convolutions (`conv`), two linear layers with a shortcut
+            each (`mlp_residual`), or `none`.
         num_heads: Attention heads; must divide the stage's `embed_dim`. None where the token mixer has no heads; 8 by default.
         qkv: Layer that computes queries, keys and values. None where the token mixer is not an attention; linear by default.
         projection: Output layer of the attention. None where the token mixer is not an attention; linear by default.
-        mlp_ratio: Hidden width of the channel mixer as a multiple of `embed_dim`.
+        mlp_ratio: Hidden width of the channel mixer as a multiple of `embed_dim`. None where the channel mixer is `mlp_residual`,
+            whose hidden width is `embed_dim`, or `none`; 4 by default.
         neuron: Parameters of the block's neurons.
         groups: Overrides for single neuron groups.
     """
@@ -177,29 +263,32 @@ class Block:
     num_heads: int | None = None
     qkv: ProjectionType | None = None
     projection: ProjectionType | None = None
-    mlp_ratio: float = 4.0
+    mlp_ratio: float | None = None
     neuron: Neuron = Neuron()
     groups: NeuronGroups = NeuronGroups()
 
     def __post_init__(self) -> None:
+        check_mixers(self.token_mixer, self.channel_mixer)
         as_floats(self, "mlp_ratio")
         for name, default in CONDITIONAL_GENE_DEFAULTS.items():
             self._resolve_default(name, default)
         if self.num_heads is not None and self.num_heads < 1:
             raise ValueError(f"num_heads must be at least 1, got {quoted(self.num_heads)}")
-        if self.mlp_ratio <= 0:
-            raise ValueError(f"mlp_ratio must be greater than 0, got {self.mlp_ratio:g}")
-        check_at_most("mlp_ratio", self.mlp_ratio, MAX_MLP_RATIO)
+        if self.mlp_ratio is not None:
+            if self.mlp_ratio <= 0:
+                raise ValueError(f"mlp_ratio must be greater than 0, got {self.mlp_ratio:g}")
+            check_at_most("mlp_ratio", self.mlp_ratio, MAX_MLP_RATIO)
         for group in THRESHOLD_FACTORS:
             self.neuron_of(group)  # raises if the scaled threshold is too small
 
     def _resolve_default(self, name: str, default: object) -> None:
-        """Replace None by the default, or reject a value, depending on whether the token mixer uses the field."""
-        value, used = getattr(self, name), has_gene(name, self.token_mixer)
+        """Replace None by the default, or reject a value, depending on whether the mixers use the field."""
+        value, used = getattr(self, name), has_gene(name, self.token_mixer, self.channel_mixer)
         if value is None and used:
             object.__setattr__(self, name, default)
         elif value is not None and not used:
-            raise ValueError(f"{name} has no effect with token_mixer {self.token_mixer}; leave it out")
+            mixer = f"channel_mixer {self.channel_mixer}" if name == "mlp_ratio" else f"token_mixer {self.token_mixer}"
+            raise ValueError(f"{name} has no effect with {mixer}; leave it out")
 
     def neuron_of(self, group: str) -> Neuron:
         """Return the parameters of one neuron group.
@@ -213,18 +302,18 @@ class Block:
         Returns:
             The resulting parameters.
         """
-        scaled = Neuron(v_threshold=self.neuron.v_threshold * THRESHOLD_FACTORS.get(group, 1.0), tau=self.neuron.tau)
+        scaled = replace(self.neuron, v_threshold=self.neuron.v_threshold * THRESHOLD_FACTORS.get(group, 1.0))
         override: NeuronOverride = getattr(self.groups, group)
         return override.applied_to(scaled)
 
 
-def check_block(embed_dim: int, num_heads: int | None, mlp_ratio: float) -> None:
+def check_block(embed_dim: int, num_heads: int | None, mlp_ratio: float | None) -> None:
     """Check that a block is possible in a stage.
 
     Args:
         embed_dim: Width of the stage.
         num_heads: Attention heads of the block, None if it has none.
-        mlp_ratio: Hidden width of the channel mixer as a multiple of `embed_dim`.
+        mlp_ratio: Hidden width of the channel mixer as a multiple of `embed_dim`, None if it is no gene.
 
     Raises:
         ValueError: `embed_dim` is less than 1 or more than `MAX_EMBED_DIM`, the heads do not divide it, or the channel mixer has no
@@ -236,7 +325,7 @@ def check_block(embed_dim: int, num_heads: int | None, mlp_ratio: float) -> None
     if num_heads is not None and embed_dim % num_heads:
         allowed = ", ".join(str(n) for n in range(1, embed_dim + 1) if embed_dim % n == 0)
         raise ValueError(f"num_heads {quoted(num_heads)} does not divide embed_dim {embed_dim}; choose from {allowed}")
-    if not round(embed_dim * mlp_ratio):
+    if mlp_ratio is not None and not round(embed_dim * mlp_ratio):
         raise ValueError(f"mlp_ratio {mlp_ratio:g} of embed_dim {embed_dim} gives a channel mixer with 0 hidden channels")
 
 
@@ -251,7 +340,7 @@ def check_groups(where: str, block: Block, shortcut: str) -> None:
     Raises:
         ValueError: An override has no effect.
     """
-    existing = neuron_groups(block.token_mixer, shortcut)
+    existing = neuron_groups(block.token_mixer, block.channel_mixer, shortcut)
     for f in fields(block.groups):
         if f.name not in existing and getattr(block.groups, f.name) != NeuronOverride():
             raise ValueError(

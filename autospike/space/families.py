@@ -7,6 +7,8 @@ blocks inside a stage are the same for all families (`autospike.space.architectu
     spike_driven       Spike-driven Transformer (Yao et al., NeurIPS 2023): the same on membrane potentials
     meta_spikeformer   Meta-SpikeFormer (Yao et al., ICLR 2024): a convolution before each stage, any number of stages
     qkformer           QKFormer (Zhou et al., NeurIPS 2024): patch embedding with a residual path, any number of stages
+    e_spikeformer      E-SpikeFormer (Yao et al., TPAMI 2025): the embeddings of Meta-SpikeFormer, for integer neurons
+    max_former         Max-Former (Fang et al., NeurIPS 2025): an Embed_Orig first, then Embed_Max
 
 The values are those of the authors' code; widths and strides follow from the layers of the embeddings.
 """
@@ -17,9 +19,21 @@ from dataclasses import dataclass
 from itertools import pairwise
 from typing import Literal, Protocol
 
+from autospike.space.embedding_layers import (
+    EmbeddingLayers,
+    downsampling,
+    embed_max,
+    embed_max_plus,
+    embed_orig,
+    max_former_embedding,
+    one_convolution_layer,
+    patch_embedding,
+    patch_splitting,
+)
 from autospike.space.limits import MAX_STAGES, check_at_most
 
 Shortcut = Literal["sew", "membrane", "vanilla"]
+EmbeddingKind = Literal["family", "embed_orig", "embed_max", "embed_max_plus"]
 
 
 def batch_norm_parameters(channels: int) -> int:
@@ -80,6 +94,65 @@ def _patch_embedding(in_channels: int, width: int, *, first: bool, compact: bool
     return before + conv_norm_parameters(in_channels, width) + second + conv_norm_parameters(in_channels, width, kernel_size=1)
 
 
+def _embed_orig(in_channels: int, width: int, *, first: bool, compact: bool) -> int:
+    """Parameters of `EmbedOrig`: two convolutions, a third one unless compact, and one of size 1."""
+    del first
+    half = width // 2
+    third = 0 if compact else conv_norm_parameters(width, width)
+    convs = conv_norm_parameters(in_channels, half) + conv_norm_parameters(half, width) + third
+    return convs + conv_norm_parameters(half, width, kernel_size=1)
+
+
+def _embed_max(in_channels: int, width: int, *, first: bool, compact: bool) -> int:
+    """Parameters of `EmbedMax`: two convolutions, and one of size 1."""
+    del first, compact
+    convs = conv_norm_parameters(in_channels, width) + conv_norm_parameters(width, width)
+    return convs + conv_norm_parameters(in_channels, width, kernel_size=1)
+
+
+def _embed_max_plus(in_channels: int, width: int, *, first: bool, compact: bool) -> int:
+    """Parameters of `EmbedMaxPlus`: four convolutions, and one of size 1."""
+    del first, compact
+    widths = (in_channels, width // 8, width // 4, width // 2, width)
+    return sum(conv_norm_parameters(i, o) for i, o in pairwise(widths)) + conv_norm_parameters(widths[2], width, kernel_size=1)
+
+
+def _max_former_embedding(in_channels: int, width: int, *, first: bool, compact: bool) -> int:
+    """Parameters of an `EmbedOrig` in the first stage, otherwise of an `EmbedMax`."""
+    return (_embed_orig if first else _embed_max)(in_channels, width, first=first, compact=compact)
+
+
+@dataclass(frozen=True, kw_only=True)
+class EmbeddingRules:
+    """What an embedding allows that any family may use.
+
+    Attributes:
+        strides: Allowed strides.
+        width_multiple: `embed_dim` of its stage must be a multiple of this.
+        first_conv: Path, inside the embedding, of the convolution that reads its input.
+        parameters: Number of parameters.
+        layers: Convolutions of the embedding, so that costs are known before a network is built.
+    """
+
+    strides: tuple[int, ...]
+    width_multiple: int
+    first_conv: str
+    parameters: EmbeddingParameters
+    layers: EmbeddingLayers
+
+
+# Embeddings of Max-Former's published code, by kind.
+EMBEDDINGS: dict[str, EmbeddingRules] = {
+    "embed_orig": EmbeddingRules(
+        strides=(1, 2, 4), width_multiple=2, first_conv="orig1.conv", parameters=_embed_orig, layers=embed_orig
+    ),
+    "embed_max": EmbeddingRules(strides=(1, 2), width_multiple=1, first_conv="max1.conv", parameters=_embed_max, layers=embed_max),
+    "embed_max_plus": EmbeddingRules(
+        strides=(1, 2, 4, 8), width_multiple=8, first_conv="plus1.conv", parameters=_embed_max_plus, layers=embed_max_plus
+    ),
+}
+
+
 @dataclass(frozen=True, kw_only=True)
 class FamilyRules:
     """What architectures a family allows, and the class that builds them.
@@ -98,6 +171,7 @@ class FamilyRules:
         width_multiple: Every `embed_dim` must be a multiple of this.
         embedding_parameters: Number of parameters of an embedding, so that networks that are too large are rejected before they are
             built.
+        embedding_layers: Convolutions of an embedding, so that costs are known before a network is built.
     """
 
     model: str
@@ -110,6 +184,7 @@ class FamilyRules:
     compact: bool = False
     width_multiple: int = 1
     embedding_parameters: EmbeddingParameters = one_convolution
+    embedding_layers: EmbeddingLayers = one_convolution_layer
 
 
 FAMILIES: dict[str, FamilyRules] = {
@@ -120,6 +195,7 @@ FAMILIES: dict[str, FamilyRules] = {
         first_strides=(1, 2, 4, 8, 16),
         width_multiple=8,
         embedding_parameters=_patch_splitting,
+        embedding_layers=patch_splitting,
     ),
     "spike_driven": FamilyRules(
         model="autospike.models.spike_driven:SpikeDrivenTransformer",
@@ -128,6 +204,7 @@ FAMILIES: dict[str, FamilyRules] = {
         first_strides=(1, 2, 4, 8, 16),
         width_multiple=8,
         embedding_parameters=_patch_splitting,
+        embedding_layers=patch_splitting,
     ),
     "meta_spikeformer": FamilyRules(
         model="autospike.models.meta_spikeformer:MetaSpikeFormer",
@@ -138,6 +215,7 @@ FAMILIES: dict[str, FamilyRules] = {
         neuronless_first_embedding=("membrane",),
         first_feature=1,  # stride 4, the first feature map of the authors' detectors
         embedding_parameters=_downsampling,
+        embedding_layers=downsampling,
     ),
     "qkformer": FamilyRules(
         model="autospike.models.qkformer:QKFormer",
@@ -148,6 +226,29 @@ FAMILIES: dict[str, FamilyRules] = {
         compact=True,
         width_multiple=2,
         embedding_parameters=_patch_embedding,
+        embedding_layers=patch_embedding,
+    ),
+    "e_spikeformer": FamilyRules(
+        model="autospike.models.meta_spikeformer:ESpikeFormer",
+        first_conv="conv.conv",
+        shortcuts=("membrane",),
+        first_strides=(1, 2),
+        later_strides=(1, 2),
+        neuronless_first_embedding=("membrane",),
+        first_feature=1,
+        embedding_parameters=_downsampling,
+        embedding_layers=downsampling,
+    ),
+    "max_former": FamilyRules(
+        model="autospike.models.max_former:MaxFormer",
+        first_conv="orig1.conv",
+        shortcuts=("membrane", "sew"),
+        first_strides=(1, 2, 4),
+        later_strides=(1, 2),
+        compact=True,
+        width_multiple=2,
+        embedding_parameters=_max_former_embedding,
+        embedding_layers=max_former_embedding,
     ),
 }
 
@@ -198,18 +299,19 @@ def check_compact(family: str, compact_embedding: bool) -> None:
         raise ValueError(f"compact_embedding: the {family} family has no such form; leave it out")
 
 
-def has_embedding_neurons(family: str, index: int, shortcut: str) -> bool:
+def has_embedding_neurons(family: str, index: int, shortcut: str, kind: str) -> bool:
     """Return whether the embedding of a stage has neurons.
 
     Args:
         family: Key of `FAMILIES`.
         index: Index of the stage, from 0.
         shortcut: Kind of residual connection.
+        kind: Kind of the embedding.
 
     Returns:
         False if parameters of the embedding's neurons have no effect.
     """
-    return index > 0 or shortcut not in rules_of(family).neuronless_first_embedding
+    return kind != "family" or index > 0 or shortcut not in rules_of(family).neuronless_first_embedding
 
 
 def check_stages(family: str, count: int) -> None:
@@ -229,7 +331,27 @@ def check_stages(family: str, count: int) -> None:
         raise ValueError(f"the {family} family has exactly one stage, got {count}")
 
 
-def check_stage(family: str, index: int, embed_dim: int, stride: int) -> None:
+def embedding_parameters(family: str, kind: str) -> EmbeddingParameters:
+    """Return the function that counts the parameters of an embedding.
+
+    Args:
+        family: Key of `FAMILIES`.
+        kind: Kind of the embedding.
+    """
+    return rules_of(family).embedding_parameters if kind == "family" else EMBEDDINGS[kind].parameters
+
+
+def embedding_layers(family: str, kind: str) -> EmbeddingLayers:
+    """Return the function that lists the convolutions of an embedding.
+
+    Args:
+        family: Key of `FAMILIES`.
+        kind: Kind of the embedding.
+    """
+    return rules_of(family).embedding_layers if kind == "family" else EMBEDDINGS[kind].layers
+
+
+def check_stage(family: str, index: int, embed_dim: int, stride: int, kind: str) -> None:
     """Check width and stride of a stage.
 
     Args:
@@ -237,11 +359,15 @@ def check_stage(family: str, index: int, embed_dim: int, stride: int) -> None:
         index: Index of the stage, from 0.
         embed_dim: Width of the stage.
         stride: Stride of its embedding.
+        kind: Kind of its embedding.
 
     Raises:
-        ValueError: The family does not allow one of them.
+        ValueError: The family, or the kind of embedding, does not allow one of them.
     """
     rules = rules_of(family)
+    if kind != "family":
+        _check_embedding(index, embed_dim, stride, kind)
+        return
     strides = rules.later_strides if index else rules.first_strides
     if stride not in strides:
         allowed = ", ".join(map(str, strides))
@@ -250,4 +376,16 @@ def check_stage(family: str, index: int, embed_dim: int, stride: int) -> None:
         raise ValueError(
             f"stages[{index}].embed_dim must be a multiple of {rules.width_multiple} in the {family} family, "
             f"because its embedding starts with a fraction of the channels, got {embed_dim}"
+        )
+
+
+def _check_embedding(index: int, embed_dim: int, stride: int, kind: str) -> None:
+    """Check width and stride of a stage whose embedding is not that of the family."""
+    rules = EMBEDDINGS[kind]
+    if stride not in rules.strides:
+        allowed = ", ".join(map(str, rules.strides))
+        raise ValueError(f"stages[{index}].embedding.stride: choose from {allowed} with kind {kind}, got {stride}")
+    if embed_dim % rules.width_multiple:
+        raise ValueError(
+            f"stages[{index}].embed_dim must be a multiple of {rules.width_multiple} with embedding kind {kind}, got {embed_dim}"
         )

@@ -13,6 +13,7 @@ MAX_EMBED_DIM = 16_384
 MAX_DEPTH = 256  # blocks of a stage
 MAX_STAGES = 16
 MAX_MLP_RATIO = 64.0
+MAX_LEVELS = 64  # of an integer neuron; the published ones have 4 and 8
 MAX_NUMBER = 1e6  # thresholds, time constants, scales
 MIN_THRESHOLD = 1e-6  # float32 potentials are far coarser
 MAX_CHOICES = 100  # values of a gene

@@ -9,16 +9,22 @@ from typing import TYPE_CHECKING
 
 from autospike.errors import UserError
 from autospike.space.decoder import decoder_parameters
-from autospike.space.families import batch_norm_parameters, conv_norm_parameters, rules_of
+from autospike.space.families import batch_norm_parameters, conv_norm_parameters, embedding_parameters
 from autospike.space.limits import MAX_ACTIVATION
-from autospike.space.mixers import OPERANDS
+from autospike.space.mixers import (
+    DEPTHWISE,
+    E_SDSA_EXPANSION,
+    OPERANDS,
+    SEPCONV_EXPANSION,
+    SEPCONV_KERNEL_SIZE,
+    SPIKING_SEPCONVS,
+)
 
 if TYPE_CHECKING:
     from autospike.space.architecture import Architecture
     from autospike.space.subspaces import BlockSpace, StageSpace
     from autospike.space.visitor import Genes
 
-SEPCONV_EXPANSION, SEPCONV_KERNEL_SIZE = 2, 7  # as in autospike.nn.blocks, which needs torch
 IMAGE_CHANNELS = 3  # assumed where the data are not known yet
 
 
@@ -35,7 +41,7 @@ def count_parameters(architecture: Architecture, *, in_chans: int = IMAGE_CHANNE
     """
     total, width = _head_parameters(architecture, num_classes), in_chans
     for i, stage in enumerate(architecture.stages):
-        embedding = rules_of(architecture.family).embedding_parameters
+        embedding = embedding_parameters(architecture.family, stage.embedding.kind)
         total += embedding(width, stage.embed_dim, first=i == 0, compact=architecture.compact_embedding)
         width = stage.embed_dim
         for block in stage.blocks:
@@ -73,7 +79,10 @@ def largest_parameters(space: Genes, *, compact: bool, qkv_bias: bool) -> int:
     total, width = _largest_decoder(space), IMAGE_CHANNELS
     for i, stage in enumerate(space.stages):
         embed_dim = max(stage.embed_dim.values)
-        total += rules_of(space.family).embedding_parameters(width, embed_dim, first=i == 0, compact=compact)
+        total += max(
+            embedding_parameters(space.family, kind)(width, embed_dim, first=i == 0, compact=compact)
+            for kind in stage.embedding.kind.values
+        )
         width = embed_dim
         total += sum(count * _largest_block(block, width, qkv_bias=qkv_bias) for block, count in _blocks(stage))
     return total
@@ -106,7 +115,7 @@ def _largest_block(block: BlockSpace, width: int, *, qkv_bias: bool) -> int:
         token_parameters(width, mixer, (qkv, projection), qkv_bias=qkv_bias)
         for mixer, qkv, projection in product(block.token_mixer.values, *projections)
     )
-    hidden = round(width * max(block.mlp_ratio.values))
+    hidden = round(width * max(ratio or 1 for ratio in block.mlp_ratio.values))
     return max(tokens) + max(channel_parameters(width, hidden, mixer) for mixer in block.channel_mixer.values)
 
 
@@ -121,10 +130,18 @@ def token_parameters(width: int, token_mixer: str, projections: tuple[str, str],
     """
     if token_mixer == "none":
         return 0
+    if token_mixer in DEPTHWISE:
+        return width * DEPTHWISE[token_mixer] ** 2 + width + batch_norm_parameters(width)
     if token_mixer not in OPERANDS:
         hidden = SEPCONV_EXPANSION * width
-        expansion = width * hidden + batch_norm_parameters(hidden)
-        return expansion + hidden * SEPCONV_KERNEL_SIZE**2 + hidden * width + batch_norm_parameters(width)
+        size = SPIKING_SEPCONVS.get(token_mixer, SEPCONV_KERNEL_SIZE)
+        depthwise = hidden * size**2 + (batch_norm_parameters(hidden) if token_mixer in SPIKING_SEPCONVS else 0)
+        expansion = conv_norm_parameters(width, hidden, kernel_size=1)
+        return expansion + depthwise + conv_norm_parameters(hidden, width, kernel_size=1)
+    if token_mixer == "e_sdsa":
+        values = E_SDSA_EXPANSION * width
+        sizes = ((width, width), (width, width), (width, values), (values, width))
+        return sum(conv_norm_parameters(i, o, kernel_size=1) for i, o in sizes)
     qkv, projection = projections
     operands = len(OPERANDS[token_mixer]) * _projection_parameters(width, qkv, bias=qkv_bias)
     learnable_threshold = 1 if token_mixer == "sdsa_4" else 0
@@ -145,7 +162,10 @@ def channel_parameters(width: int, hidden: int, channel_mixer: str) -> int:
         hidden: Width inside the mixer.
         channel_mixer: The channel mixer.
     """
-    kernel_size, bias = (1, True) if channel_mixer == "mlp" else (3, False)
+    if channel_mixer == "none":
+        return 0
+    hidden = width if channel_mixer == "mlp_residual" else hidden
+    kernel_size, bias = (3, False) if channel_mixer == "conv" else (1, True)
     sizes = ((width, hidden), (hidden, width))
     return sum(conv_norm_parameters(i, o, kernel_size=kernel_size, bias=bias) for i, o in sizes)
 

@@ -1,7 +1,8 @@
 """The published networks by name, as architectures.
 
 Sources are the authors' code and configuration files: Spikformer (Zhou et al., ICLR 2023), Spike-driven Transformer (Yao et al.,
-NeurIPS 2023), Meta-SpikeFormer (Yao et al., ICLR 2024) and QKFormer (Zhou et al., NeurIPS 2024).
+NeurIPS 2023), Meta-SpikeFormer (Yao et al., ICLR 2024), QKFormer (Zhou et al., NeurIPS 2024), E-SpikeFormer (Yao et al., TPAMI
+2025) and Max-Former (Fang et al., NeurIPS 2025).
 
 The ImageNet forms have D / 64 heads for width D. The papers chose the attention scale for heads of 64 channels: 0.125 = 64 ** -0.5.
 The number of heads does not change the number of parameters.
@@ -14,7 +15,7 @@ from difflib import get_close_matches
 from functools import partial
 
 from autospike.space.architecture import Architecture, Embedding, Stage
-from autospike.space.block import Block
+from autospike.space.block import Block, Neuron
 from autospike.space.decoder import Decoder
 
 
@@ -175,6 +176,94 @@ def qkformer_cifar(depth: int, embed_dim: int) -> Architecture:
     return Architecture(family="qkformer", compact_embedding=True, stages=stages)
 
 
+def e_spikeformer(embed_dims: tuple[int, int, int, int], depths: tuple[int, int] = (6, 2)) -> Architecture:
+    """Return an E-SpikeFormer: T = 1, normalised integer neurons of 4 levels, convolutional and transformer stages.
+
+    A published transformer block is two blocks: a separable convolution, then the attention with the MLP.
+
+    Args:
+        embed_dims: Widths of the last four stages. The first stage has half the width of the second.
+        depths: Number of published blocks of the two transformer stages.
+
+    Returns:
+        The architecture.
+    """
+    neuron = Neuron(levels=4, normalised=True)
+    convolutional = Block(token_mixer="spiking_sepconv_7", channel_mixer="conv", neuron=neuron)
+    transformer = (
+        Block(token_mixer="spiking_sepconv_3", channel_mixer="none", neuron=neuron),
+        Block(token_mixer="e_sdsa", num_heads=8, neuron=neuron),
+    )
+    blocks = ((convolutional,), (convolutional,), (convolutional,) * 2, transformer * depths[0], transformer * depths[1])
+    stages = _stages((embed_dims[0] // 2, *embed_dims), (2, 2, 2, 2, 1), blocks)
+    later = tuple(replace(stage, embedding=replace(stage.embedding, neuron=neuron)) for stage in stages[1:])
+    return Architecture(family="e_spikeformer", shortcut="membrane", time_steps=1, stages=(stages[0], *later))
+
+
+def max_former(embed_dim: int, *, time_steps: int = 4) -> Architecture:
+    """Return an ImageNet form of Max-Former: 1, 2 and 7 blocks; depthwise 7x7, then 5x5, then SSA with heads of 64 channels.
+
+    Args:
+        embed_dim: Width of the last stage. The others have a quarter and half of it.
+        time_steps: Number of time steps T.
+
+    Returns:
+        The architecture.
+    """
+    attention = Block(num_heads=max(1, embed_dim // 64))
+    blocks = ((Block(token_mixer="dwc_7"),), (Block(token_mixer="dwc_5"),) * 2, (attention,) * 7)
+    stages = _stages((embed_dim // 4, embed_dim // 2, embed_dim), (4, 2, 2), blocks)
+    return Architecture(family="max_former", shortcut="membrane", time_steps=time_steps, stages=stages)
+
+
+def max_former_cifar(embed_dim: int) -> Architecture:
+    """Return a CIFAR form of Max-Former: no token mixer, then depthwise 3x3, then two blocks of SSA with 8 heads.
+
+    Args:
+        embed_dim: Width of the last stage. The others have a quarter and half of it.
+
+    Returns:
+        The architecture.
+    """
+    blocks = ((Block(token_mixer="none"),), (Block(token_mixer="dwc_3"),), (Block(num_heads=8),) * 2)
+    stages = _stages((embed_dim // 4, embed_dim // 2, embed_dim), (1, 2, 2), blocks)
+    return Architecture(family="max_former", shortcut="membrane", compact_embedding=True, stages=stages)
+
+
+def max_former_events(embed_dim: int, *, time_steps: int = 16) -> Architecture:
+    """Return an event form of Max-Former: depthwise 3x3, then SSA with 16 heads; MLPs with inner shortcuts.
+
+    Args:
+        embed_dim: Width of the last stage. The first has half of it.
+        time_steps: Number of time steps T.
+
+    Returns:
+        The architecture.
+    """
+    mixers = (Block(token_mixer="dwc_3", channel_mixer="mlp_residual"), Block(num_heads=16, channel_mixer="mlp_residual"))
+    first = Stage(embed_dim=embed_dim // 2, embedding=Embedding(stride=8, kind="embed_max_plus"), blocks=mixers[:1])
+    second = Stage(embed_dim=embed_dim, embedding=Embedding(stride=2), blocks=mixers[1:])
+    return Architecture(family="max_former", shortcut="membrane", time_steps=time_steps, stages=(first, second))
+
+
+def qkformer_events(embed_dim: int, *, mlp_ratio: float, time_steps: int = 16) -> Architecture:
+    """Return an event form of QKFormer: a block of token attention, then one of SSA, 16 heads.
+
+    Args:
+        embed_dim: Width of the last stage. The first has half of it.
+        mlp_ratio: Hidden width of the MLPs as a multiple of their width.
+        time_steps: Number of time steps T.
+
+    Returns:
+        The architecture.
+    """
+    token = Block(token_mixer="token_qk", num_heads=16, mlp_ratio=mlp_ratio)
+    attention = Block(num_heads=16, mlp_ratio=mlp_ratio)
+    first = Stage(embed_dim=embed_dim // 2, embedding=Embedding(stride=8, kind="embed_max_plus"), blocks=(token,))
+    second = Stage(embed_dim=embed_dim, embedding=Embedding(stride=2), blocks=(attention,))
+    return Architecture(family="qkformer", compact_embedding=True, time_steps=time_steps, stages=(first, second))
+
+
 def _stages(widths: tuple[int, ...], strides: tuple[int, ...], blocks: tuple[tuple[Block, ...], ...]) -> tuple[Stage, ...]:
     return tuple(
         Stage(embed_dim=width, embedding=Embedding(stride=stride), blocks=stage_blocks)
@@ -204,6 +293,7 @@ def _one_stage(
 
 
 _cifar = partial(Published, num_classes=10, image_size=32)
+_events = partial(Published, in_chans=2, image_size=128)
 _ade20k = partial(Published, num_classes=150, image_size=512)
 
 PUBLISHED: dict[str, Published] = {
@@ -236,6 +326,19 @@ PUBLISHED: dict[str, Published] = {
     "qkformer_10_512": Published(architecture=qkformer(10, 512)),
     "qkformer_10_768": Published(architecture=qkformer(10, 768)),
     "qkformer_cifar_4_384": _cifar(architecture=qkformer_cifar(4, 384)),
+    "qkformer_cifar10dvs": _events(architecture=qkformer_events(256, mlp_ratio=1), num_classes=10),
+    "qkformer_gesture": _events(architecture=qkformer_events(256, mlp_ratio=4), num_classes=11),
+    "e_spikeformer_t": Published(architecture=e_spikeformer((24, 48, 96, 128))),
+    "e_spikeformer_s": Published(architecture=e_spikeformer((32, 64, 128, 192))),
+    "e_spikeformer_m": Published(architecture=e_spikeformer((48, 96, 192, 240))),
+    "e_spikeformer_l": Published(architecture=e_spikeformer((64, 128, 256, 360))),
+    "max_former_10_384": Published(architecture=max_former(384)),
+    "max_former_10_512": Published(architecture=max_former(512)),
+    "max_former_10_768": Published(architecture=max_former(768)),
+    "max_former_cifar10": _cifar(architecture=max_former_cifar(384)),
+    "max_former_cifar100": Published(architecture=max_former_cifar(384), num_classes=100, image_size=32),
+    "max_former_cifar10dvs": _events(architecture=max_former_events(256), num_classes=10),
+    "max_former_gesture": _events(architecture=max_former_events(256), num_classes=11),
 }
 
 

@@ -87,10 +87,11 @@ class SearchSpace:
         check_compact(self.family, self.compact_embedding)
         check_stages(self.family, len(self.stages))
         for i, stage in enumerate(self.stages):
-            for embed_dim, stride in product(stage.embed_dim.values, stage.embedding.stride.values):
-                check_stage(self.family, i, embed_dim, stride)
+            kinds = stage.embedding.kind.values
+            for embed_dim, stride, kind in product(stage.embed_dim.values, stage.embedding.stride.values, kinds):
+                check_stage(self.family, i, embed_dim, stride, kind)
             if stage.embedding.neuron != NeuronSpace() and not any(
-                has_embedding_neurons(self.family, i, shortcut) for shortcut in self.shortcut.values
+                has_embedding_neurons(self.family, i, *pair) for pair in product(self.shortcut.values, kinds)
             ):
                 raise ValueError(
                     f"stages[{i}].embedding.neuron: this embedding has no neurons with {self.shortcut.values[0]} shortcuts; "
@@ -232,6 +233,7 @@ class SearchSpace:
         blocks = [block for stage in self.stages for _, block in stage.block_spaces()]
         mixers = max(block.token_mixer.size for block in blocks)
         others = max(gene.size for block in blocks for gene in (block.channel_mixer, block.qkv, block.projection))
+        others = max(others, *(stage.embedding.kind.size for stage in self.stages), 1)
         pairs = product(range(int(mixers)), range(int(others)))
         found = (visit_genes(self, partial(_covering_value, mixer, other)) for mixer, other in pairs)
         return list(dict.fromkeys(found))
@@ -246,19 +248,25 @@ def _singleton(space: type, value: Any) -> Any:
             embed_dim=fixed(value.embed_dim), embedding=embedding, depth=fixed(len(blocks)), block=blocks[0], blocks=blocks
         )
     hints = get_type_hints(space)
-    return space(**{f.name: _singleton_field(f.name, hints[f.name], getattr(value, f.name)) for f in fields(space)})
+    settings = DECODER_SETTINGS if space is DecoderSpace else SETTINGS
+    return space(
+        **{
+            f.name: getattr(value, f.name)
+            if f.name in settings
+            else _singleton_field(f.name, hints[f.name], getattr(value, f.name))
+            for f in fields(space)
+        }
+    )
 
 
 def _singleton_field(name: str, hint: Any, value: Any) -> Any:
-    if name in DECODER_SETTINGS:
-        return value
     if name == "decoder":
         return None if value is None else _singleton(DecoderSpace, value)
     if isinstance(value, tuple):
         return tuple(_singleton(StageSpace, stage) for stage in value)
     if is_dataclass(hint) and isinstance(hint, type) and hint is not Choice:
         return _singleton(hint, value)
-    return value if name in SETTINGS else fixed(value)
+    return value if hint is bool else fixed(value)
 
 
 def _recorded_value(found: list[GeneValue], gene: Gene, path: GenePath, *values: Any) -> Any:

@@ -25,16 +25,19 @@ from autospike.space.block import (
     ProjectionType,
     TokenMixer,
     check_block,
+    check_mixers,
     has_gene,
     neuron_groups,
 )
 from autospike.space.decoder import Decoder, DecoderKind, check_channels, check_levels
+from autospike.space.families import EmbeddingKind
 from autospike.space.genes import STRICT, UNSET, Choice, IntegerChoice, NumberChoice, NumberGene, fixed, names_of
 from autospike.space.limits import MAX_DEPTH, check_at_most
 
 TokenMixerChoice = Annotated[Choice, names_of(TokenMixer)]
 ChannelMixerChoice = Annotated[Choice, names_of(ChannelMixer)]
 ProjectionChoice = Annotated[Choice, names_of(ProjectionType)]
+EmbeddingKindChoice = Annotated[Choice, names_of(EmbeddingKind)]
 
 
 def _check_neuron_values(space: NeuronSpace | NeuronOverrideSpace) -> None:
@@ -51,12 +54,18 @@ class NeuronSpace:
     Attributes:
         v_threshold: Firing threshold, a choice or a range; 1.0 by default.
         tau: Membrane time constant in time steps, a choice or a range; 2.0 by default.
+        levels: Largest emitted values; 1 by default.
+        leak: As in `Neuron`, for all architectures of the space.
+        normalised: As in `Neuron`, for all architectures of the space.
     """
 
     __pydantic_config__ = STRICT
     builds = Neuron
     v_threshold: NumberGene = fixed(1.0)
     tau: NumberGene = fixed(2.0)
+    levels: IntegerChoice = fixed(1)
+    leak: StrictBool = True
+    normalised: StrictBool = False
 
     def __post_init__(self) -> None:
         _check_neuron_values(self)
@@ -69,12 +78,14 @@ class NeuronOverrideSpace:
     Attributes:
         v_threshold: Absolute firing threshold, a choice or a range.
         tau: Membrane time constant in time steps, a choice or a range.
+        levels: Largest emitted values.
     """
 
     __pydantic_config__ = STRICT
     builds = NeuronOverride
     v_threshold: NumberGene = UNSET
     tau: NumberGene = UNSET
+    levels: IntegerChoice = UNSET
 
     def __post_init__(self) -> None:
         _check_neuron_values(self)
@@ -92,6 +103,7 @@ class NeuronGroupsSpace:
     v: NeuronOverrideSpace = NeuronOverrideSpace()
     attention: NeuronOverrideSpace = NeuronOverrideSpace()
     sepconv: NeuronOverrideSpace = NeuronOverrideSpace()
+    depthwise: NeuronOverrideSpace = NeuronOverrideSpace()
     projection: NeuronOverrideSpace = NeuronOverrideSpace()
     channel_input: NeuronOverrideSpace = NeuronOverrideSpace()
     fc1: NeuronOverrideSpace = NeuronOverrideSpace()
@@ -120,11 +132,13 @@ class BlockSpace:
     num_heads: IntegerChoice = UNSET
     qkv: ProjectionChoice = UNSET
     projection: ProjectionChoice = UNSET
-    mlp_ratio: NumberChoice = fixed(4.0)
+    mlp_ratio: NumberChoice = UNSET
     neuron: NeuronSpace = NeuronSpace()
     groups: NeuronGroupsSpace = NeuronGroupsSpace()
 
     def __post_init__(self) -> None:
+        for pair in self.mixers():
+            check_mixers(*pair)
         for name, default in CONDITIONAL_GENE_DEFAULTS.items():
             self._resolve_default(name, default)
         for num_heads in self.num_heads.values:
@@ -135,12 +149,17 @@ class BlockSpace:
             Block(neuron=Neuron(v_threshold=v_threshold))
 
     def _resolve_default(self, name: str, default: object) -> None:
-        """Replace an unset gene by its default, or reject a gene, depending on whether some token mixer uses it."""
-        used = any(has_gene(name, mixer) for mixer in self.token_mixer.values)
+        """Replace an unset gene by its default, or reject a gene, depending on whether some mixers use it."""
+        used = any(has_gene(name, *pair) for pair in self.mixers())
         if getattr(self, name) == UNSET and used:
             object.__setattr__(self, name, fixed(default))
         elif getattr(self, name) != UNSET and not used:
-            raise ValueError(f"{name} has no effect with token_mixer {' or '.join(self.token_mixer.values)}; leave it out")
+            kind = "channel_mixer" if name == "mlp_ratio" else "token_mixer"
+            raise ValueError(f"{name} has no effect with {kind} {' or '.join(getattr(self, kind).values)}; leave it out")
+
+    def mixers(self) -> Iterable[tuple[str, str]]:
+        """Return all pairs of a token mixer and a channel mixer of the space."""
+        return product(self.token_mixer.values, self.channel_mixer.values)
 
     def check_neurons(self, where: str, shortcuts: Iterable[str]) -> None:
         """Check that every neuron gene has an effect with some token mixer and shortcut of the space.
@@ -152,7 +171,7 @@ class BlockSpace:
         Raises:
             ValueError: A neuron group does not exist, or all groups override a gene of the block's neuron.
         """
-        existing = {group for s, m in product(shortcuts, self.token_mixer.values) for group in neuron_groups(m, s)}
+        existing = {group for s, pair in product(shortcuts, self.mixers()) for group in neuron_groups(*pair, s)}
         for f in fields(self.groups):
             if f.name not in existing and getattr(self.groups, f.name) != NeuronOverrideSpace():
                 raise ValueError(
@@ -173,12 +192,14 @@ class EmbeddingSpace:
     Attributes:
         stride: Factors by which the embedding reduces height and width; 1 by default.
         neuron: Genes of the embedding's neurons.
+        kind: Choice between embeddings; that of the family by default.
     """
 
     __pydantic_config__ = STRICT
     builds = Embedding
     stride: IntegerChoice = fixed(1)
     neuron: NeuronSpace = NeuronSpace()
+    kind: EmbeddingKindChoice = fixed("family")
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -8,7 +8,7 @@ that it uses, and the shortcut before the neurons that exist with it. Every arch
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, fields
 from typing import Any, NamedTuple, Protocol
 
@@ -17,10 +17,14 @@ from autospike.space.block import PUBLISHED_NEURON, Block, Neuron, NeuronGroups,
 from autospike.space.decoder import DECODER_SETTINGS, Decoder
 from autospike.space.families import has_embedding_neurons
 from autospike.space.genes import UNSET, Choice, Gene, Range
-from autospike.space.subspaces import BlockSpace, DecoderSpace, StageSpace
+from autospike.space.subspaces import BlockSpace, DecoderSpace, EmbeddingSpace, StageSpace
 
 GenePath = tuple[str | int, ...]
 GeneVisitor = Callable[..., Any]
+
+# Genes that are visited only if they have several values, because a visit draws a random number: spaces that were written before
+# these genes existed keep their samples.
+VISITED_IF_SEVERAL = ("levels", "kind")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -95,20 +99,57 @@ def visit_genes(space: Genes, visitor: GeneVisitor, *parents: Architecture) -> A
     return Architecture(**settings, time_steps=time_steps, shortcut=shortcut, stages=stages, decoder=decoder)
 
 
+def enumerate_architectures(space: Genes) -> Iterator[Architecture]:
+    """Yield every architecture of a space once, in the order of the genes; those that differ in the last genes follow each other.
+
+    Args:
+        space: The genes, none of which is continuous.
+
+    Raises:
+        ValueError: A gene is continuous.
+    """
+    indices: list[int] = []  # of the value of each gene, in the order of the visit
+    while True:
+        sizes: list[int] = []
+
+        def visit(gene: Gene, path: GenePath, sizes: list[int] = sizes) -> Any:
+            if isinstance(gene, Range):
+                raise ValueError(f"{'.'.join(map(str, path))} is continuous, so the space cannot be enumerated")
+            if len(sizes) == len(indices):
+                indices.append(0)
+            sizes.append(gene.size)
+            return gene.values[indices[len(sizes) - 1]]
+
+        yield visit_genes(space, visit)
+        del indices[len(sizes) :]
+        while indices and indices[-1] + 1 == sizes[len(indices) - 1]:
+            indices.pop()
+        if not indices:
+            return
+        indices[-1] += 1
+
+
 def _visit(gene: Gene, visitor: GeneVisitor, values: list[Any], path: GenePath) -> Any:
     return visitor(gene, path, *(value for value in values if gene.contains(value)))
 
 
 def _visit_stage(space: StageSpace, visitor: GeneVisitor, parents: list[Stage], path: GenePath, context: _Context) -> Stage:
     embed_dim = _visit(space.embed_dim, visitor, [p.embed_dim for p in parents], (*path, "embed_dim"))
-    names = _embedding_fields(context, int(path[1]))
-    embedding = Embedding(**_visit_fields(space.embedding, names, visitor, [p.embedding for p in parents], (*path, "embedding")))
+    embedding = _visit_embedding(space.embedding, visitor, [p.embedding for p in parents], (*path, "embedding"), context)
     depth = _visit(space.depth, visitor, [len(p.blocks) for p in parents], (*path, "depth"))
     blocks = []
     for i in range(depth):
         parent_blocks = [p.blocks[i] for p in parents if i < len(p.blocks)]
         blocks.append(_visit_block(space.block_at(i), visitor, parent_blocks, (*path, "blocks", i), context.shortcut))
     return Stage(embed_dim=embed_dim, embedding=embedding, blocks=tuple(blocks))
+
+
+def _visit_embedding(
+    space: EmbeddingSpace, visitor: GeneVisitor, parents: list[Embedding], path: GenePath, context: _Context
+) -> Embedding:
+    kind = _visit_fields(space, ["kind"], visitor, parents, path)
+    names = _embedding_fields(context, int(path[1]), kind["kind"])
+    return Embedding(**kind, **_visit_fields(space, names, visitor, parents, path))
 
 
 def _visit_decoder(space: DecoderSpace | None, visitor: GeneVisitor, parents: list[Decoder]) -> Decoder | None:
@@ -120,31 +161,35 @@ def _visit_decoder(space: DecoderSpace | None, visitor: GeneVisitor, parents: li
 
 def _visit_block(space: BlockSpace, visitor: GeneVisitor, parents: list[Block], path: GenePath, shortcut: str) -> Block:
     token_mixer = _visit(space.token_mixer, visitor, [p.token_mixer for p in parents], (*path, "token_mixer"))
-    groups = neuron_groups(token_mixer, shortcut)
+    channel_mixer = _visit(space.channel_mixer, visitor, [p.channel_mixer for p in parents], (*path, "channel_mixer"))
+    groups = neuron_groups(token_mixer, channel_mixer, shortcut)
     inherited = _inherited_parameters(space, groups)
     without_effect = {
         name: getattr(space.neuron, name).nearest(value) for name, value in PUBLISHED_NEURON.items() if name not in inherited
     }
     return Block(
         token_mixer=token_mixer,
-        **_visit_fields(space, _block_fields(space, token_mixer), visitor, parents, path),
+        channel_mixer=channel_mixer,
+        **_visit_fields(space, _block_fields(space, token_mixer, channel_mixer), visitor, parents, path),
         neuron=Neuron(
             **without_effect,
+            leak=space.neuron.leak,
+            normalised=space.neuron.normalised,
             **_visit_fields(space.neuron, inherited, visitor, [p.neuron for p in parents], (*path, "neuron")),
         ),
         groups=NeuronGroups(**_visit_fields(space.groups, groups, visitor, [p.groups for p in parents], (*path, "groups"))),
     )
 
 
-def _embedding_fields(context: _Context, index: int) -> list[str]:
-    """Return the fields of the embedding of stage `index` that have an effect."""
-    return ["stride", "neuron"] if has_embedding_neurons(context.family, index, context.shortcut) else ["stride"]
+def _embedding_fields(context: _Context, index: int, kind: str) -> list[str]:
+    """Return the fields of the embedding of stage `index` that have an effect, besides its kind."""
+    return ["stride", "neuron"] if has_embedding_neurons(context.family, index, context.shortcut, kind) else ["stride"]
 
 
-def _block_fields(space: BlockSpace, token_mixer: str) -> list[str]:
-    """Return the fields of a block that have an effect with a token mixer, besides the token mixer and the neurons."""
-    handled = ("token_mixer", "neuron", "groups")
-    return [f.name for f in fields(space) if f.name not in handled and has_gene(f.name, token_mixer)]
+def _block_fields(space: BlockSpace, token_mixer: str, channel_mixer: str) -> list[str]:
+    """Return the fields of a block that have an effect with two mixers, besides the mixers and the neurons."""
+    handled = ("token_mixer", "channel_mixer", "neuron", "groups")
+    return [f.name for f in fields(space) if f.name not in handled and has_gene(f.name, token_mixer, channel_mixer)]
 
 
 def _inherited_parameters(space: BlockSpace, groups: Iterable[str]) -> list[str]:
@@ -162,6 +207,9 @@ def _visit_fields(space: Any, names: Iterable[str], visitor: GeneVisitor, parent
     chosen = {}
     for name in names:
         field = getattr(space, name)
+        if isinstance(field, bool) or (name in VISITED_IF_SEVERAL and field.size == 1):
+            chosen[name] = field if isinstance(field, bool) else field.values[0]
+            continue
         visit = _visit if isinstance(field, Choice | Range) else _visit_all_fields
         chosen[name] = visit(field, visitor, [getattr(p, name) for p in parents], (*path, name))
     return chosen
@@ -192,17 +240,20 @@ def _stage_size(stage: StageSpace, index: int, context: _Context) -> int | float
     else:
         size = _block_size(stage.block, context.shortcut)
         per_depth = [size**depth for depth in stage.depth.values]
-    embeddings = math.prod(_size(getattr(stage.embedding, name)) for name in _embedding_fields(context, index))
+    embeddings = sum(
+        math.prod(_size(getattr(stage.embedding, name)) for name in _embedding_fields(context, index, kind))
+        for kind in stage.embedding.kind.values
+    )
     return stage.embed_dim.size * embeddings * sum(per_depth)
 
 
 def _block_size(block: BlockSpace, shortcut: str) -> int | float:
-    return sum(_block_size_with(block, mixer, neuron_groups(mixer, shortcut)) for mixer in block.token_mixer.values)
+    return sum(_block_size_with(block, pair, neuron_groups(*pair, shortcut)) for pair in block.mixers())
 
 
-def _block_size_with(block: BlockSpace, token_mixer: str, groups: tuple[str, ...]) -> int | float:
+def _block_size_with(block: BlockSpace, mixers: tuple[str, str], groups: tuple[str, ...]) -> int | float:
     parts = (
-        *(getattr(block, name) for name in _block_fields(block, token_mixer)),
+        *(getattr(block, name) for name in _block_fields(block, *mixers)),
         *(getattr(block.neuron, name) for name in _inherited_parameters(block, groups)),
         *(getattr(block.groups, name) for name in groups),
     )
@@ -213,4 +264,6 @@ def _size(space: Any) -> int | float:
     """Return the number of values of a gene, or of combinations of values of a subspace."""
     if isinstance(space, Choice | Range):
         return space.size
+    if isinstance(space, bool):  # the same for all architectures
+        return 1
     return math.prod(_size(getattr(space, f.name)) for f in fields(space))

@@ -17,7 +17,7 @@ from autospike.errors import UserError
 from autospike.models.checkpoint_import import load_reference
 from autospike.models.checkpoint_protocol import evaluation_protocol
 from autospike.models.checkpoint_reader import open_checkpoint
-from autospike.models.registry import first_conv
+from autospike.models.registry import first_convs
 from autospike.run_directory import load_stored_experiment
 from autospike.space.architecture import Architecture
 from autospike.supernet import Supernet
@@ -53,7 +53,7 @@ def initialise_from(supernet: Supernet, source: Path, network: NetworkOfRun) -> 
     own = dict(supernet.shared.named_parameters())
     # The dimension that must match for a parameter to be copied.
     fixed = {
-        f"{first_conv(family)}.weight": 1,
+        **{f"{conv}.weight": 1 for conv in first_convs(family)},
         **dict.fromkeys(("head.weight", "head.bias", "head_dist.weight", "head_dist.bias"), 0),
     }
     mismatched = {
@@ -83,7 +83,8 @@ class SourceNetwork:
     @property
     def channels(self) -> int:
         """Number of channels of the images that it reads; 0 if it has no convolution that reads them."""
-        weight = self.parameters.get(f"{first_conv(self.family)}.weight")
+        names = (f"{conv}.weight" for conv in first_convs(self.family))
+        weight = next((self.parameters[name] for name in names if name in self.parameters), None)
         return 0 if weight is None or weight.dim() < 2 else int(weight.shape[1])
 
 

@@ -17,6 +17,7 @@ from autospike.data.preparation import DEFAULT_PREPARATION, ImagePreparation
 from autospike.errors import UserError
 from autospike.randomness import keyed_seed
 from autospike.run_directory import RunDirectory
+from autospike.space.input_shape import InputShape
 from autospike.space.search_space import SearchSpace
 from autospike.supernet import Supernet
 from autospike.training.checkpoint import Checkpoints
@@ -52,6 +53,12 @@ class Setup:
     def preparation(self) -> ImagePreparation:
         """How images are prepared: as this package does, with the normalisation of the experiment if it has one."""
         return preparation_of(self.experiment)
+
+    @property
+    def input_shape(self) -> InputShape:
+        """Input and output size of the networks."""
+        size = self.experiment.data.image_size
+        return InputShape(image_size=size, channels=self.images.channels, classes=len(self.images.classes))
 
 
 def preparation_of(experiment: Experiment) -> ImagePreparation:

@@ -46,7 +46,7 @@ def benchmarks() -> dict[tuple[str, ...], Callable[[], list[Result]]]:
         ("evaluation_memory",): evaluation_memory,
         ("archive_plot", "archive_resume"): archive,
         ("event_reader",): event_reader,
-        ("input_images", "input_recordings", "input_cached_frames", "input_digits", "input_motion"): input_pipeline,
+        ("input_images", "input_recordings", "input_cached_frames", "input_digits"): input_pipeline,
     }
 
 

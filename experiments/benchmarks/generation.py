@@ -141,7 +141,7 @@ def spikingjelly_s(architecture: Architecture) -> nn.Module:
         num_classes=10,
         embed_dims=stage.embed_dim,
         num_heads=stage.blocks[0].num_heads,
-        mlp_ratio=mean(block.mlp_ratio for block in stage.blocks),
+        mlp_ratio=mean(block.mlp_ratio or 1.0 for block in stage.blocks),
         depths=len(stage.blocks),
     )
     return net

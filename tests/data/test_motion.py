@@ -5,10 +5,12 @@ from __future__ import annotations
 import hashlib
 import pickle
 from collections import Counter
+from collections.abc import Callable
 
 import numpy as np
 import pytest
 from numpy.typing import NDArray
+from sklearn.ensemble import ExtraTreesClassifier
 
 from autospike.config import DataConfig
 from autospike.data import motion
@@ -18,6 +20,7 @@ from autospike.data.source import open_images
 from autospike.errors import UserError
 
 CONFIG = DataConfig(name="motion", image_size=32)
+SAMPLES: tuple[tuple[motion.SplitName, int], ...] = (("train", 640), ("test", 300))
 QUIET = Camera(mismatch=0, leak_rate=0, shot_rate=0)
 
 
@@ -91,6 +94,27 @@ def test_bright_and_dark_objects_are_equally_frequent(totals: NDArray[np.float64
     """So the ON and OFF events are, but for the leak."""
     on, off = totals.sum(axis=(0, 1))
     assert on / off == pytest.approx(1, abs=0.05)
+
+
+def test_a_classifier_of_the_events_summed_over_time_stays_at_chance() -> None:
+    """Within three standard errors of 0.25; the same classifier tells left from right by products of consecutive frames."""
+    fitted, measured = (motion.frames(name, range(count)).astype(np.float32) for name, count in SAMPLES)
+    y, labels = np.arange(len(fitted)) % 4, np.arange(len(measured)) % 4
+    error = (0.25 * 0.75 / len(labels)) ** 0.5
+
+    def accuracy(view: Callable[[NDArray[np.float32]], NDArray[np.float32]]) -> float:
+        forest = ExtraTreesClassifier(50, random_state=0).fit(view(fitted), y)
+        return float((forest.predict(view(measured)) == labels).mean())
+
+    assert abs(accuracy(lambda x: x.sum(axis=1).reshape(len(x), -1)) - 0.25) < 3 * error
+    assert accuracy(_shifted_products) > 0.25 + 5 * error
+
+
+def _shifted_products(x: NDArray[np.float32]) -> NDArray[np.float32]:
+    """Sum over pixels of a frame times the next one, shifted by -3 to 3 columns, for each half `[samples, 14]`."""
+    halves = x.sum(axis=2).reshape(len(x), motion.FRAMES, 2, motion.SIZE // 2, motion.SIZE)
+    products = [(halves[:, :-1] * np.roll(halves[:, 1:], -shift, axis=-1)).sum(axis=(1, 3, 4)) for shift in range(-3, 4)]
+    return np.concatenate(products, axis=1)
 
 
 def test_a_network_with_more_time_steps_than_frames_is_one_clear_line() -> None:

@@ -157,6 +157,20 @@ def test_which_differences_are_rounding(differences: list[float], agrees: bool) 
     assert comparison(*differences).agrees == agrees
 
 
+def test_maps_may_differ_at_one_position_of_a_hundred() -> None:
+    """Of 16x16 positions, 2 are less than 1 %, 3 are more. A map whose logits differ by rounding only is not moved."""
+    expected = torch.zeros(10, 2, 16, 16)
+    expected[:, 0] = 10
+    for positions, agrees in [(2, True), (3, True), (0, True)]:
+        found = expected.clone()
+        found[0, 1].view(-1)[:positions] = 20
+        assert Comparison.of(found, expected).agrees == agrees
+        assert Comparison.of(found, expected).other_predictions == int(positions == 3)
+    found = expected.clone()
+    found[:2, 1, 0, :3] = 20
+    assert not Comparison.of(found, expected).agrees
+
+
 def test_other_shapes_do_not_agree() -> None:
     assert not Comparison.of(torch.zeros(2, 3), torch.zeros(2, 4)).agrees
 

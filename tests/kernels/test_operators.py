@@ -27,6 +27,8 @@ PUBLISHED = NeuronParameters(
 )
 OTHER = PUBLISHED._replace(soft_reset=True, decay_input=False, detach_reset=False, arctan=True)
 
+INTEGERS = PUBLISHED._replace(soft_reset=True, decay_input=False, levels=4)
+
 
 def real(*shape: int, gradient: bool = False) -> Tensor:
     return torch.randn(shape, generator=torch.Generator().manual_seed(len(shape))).requires_grad_(gradient)
@@ -54,12 +56,14 @@ def cases() -> dict[str, tuple[Any, ...]]:
     return {
         "lif": (y, *without, False, None, 3, *PUBLISHED, False),
         "lif with another neuron": (y, *without, False, None, 3, *OTHER, False),
+        "lif with integers": (y, *affine, True, None, 3, *INTEGERS, True),
         "lif with counts": (y, *without, False, None, 3, *PUBLISHED, True),
         "lif with normalisation and stream": (y, *affine, True, real(3, 2, 4, 4, 5, gradient=True), 3, *PUBLISHED, False),
         "lif with running statistics": (y, *affine, False, None, 3, *OTHER, True),
         "lif with a still image": (y[:1], *affine, True, None, 6, *PUBLISHED, False),
         "lif_backward": (y.detach(), *without, False, grad, 3, *PUBLISHED),
         "lif_backward with normalisation": (y.detach(), *fixed, True, grad, 3, *OTHER),
+        "lif_backward with integers": (y.detach(), *fixed, True, grad, 3, *INTEGERS),
         "linear_lif": (spikes(3, 2, 2, 2, 20), real(6, 20), None, *norm(6, gradient=False), None, *PUBLISHED, False),
         "linear_lif with all": (
             spikes(3, 2, 2, 2, 20), real(6, 20), real(6), *norm(6, gradient=False), real(3, 2, 2, 2, 6), *OTHER, True,

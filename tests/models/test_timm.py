@@ -19,10 +19,10 @@ import autospike  # noqa: F401  (registers the models with timm)
 from autospike.evaluation.calibration import calibrate
 from autospike.model_folder import InputSpec, write_model
 from autospike.models.contract import SpikingModel
-from autospike.models.registry import build_model
+from autospike.models.registry import build_model, first_conv
 from autospike.nn.fusion import fuse
 from autospike.space.architecture import Architecture, Embedding, Stage
-from autospike.space.block import Block
+from autospike.space.block import Block, Neuron
 
 MLP = Block(num_heads=2, mlp_ratio=2)
 CONVOLUTIONAL = Block(token_mixer="sepconv", channel_mixer="conv", mlp_ratio=2)
@@ -59,6 +59,42 @@ SMALL = {
         stages=(stage(8, 1, Block(token_mixer="channel_qk", mlp_ratio=2)), stage(16, 2, MLP)),
     ),
 }
+INTEGERS = Neuron(levels=4, normalised=True)
+SMALL |= {
+    "e_spikeformer": Architecture(
+        family="e_spikeformer",
+        shortcut="membrane",
+        time_steps=2,
+        stages=(
+            stage(6, 2, Block(token_mixer="spiking_sepconv_7", channel_mixer="conv", mlp_ratio=2, neuron=INTEGERS)),
+            stage(
+                16,
+                2,
+                Block(token_mixer="spiking_sepconv_3", channel_mixer="none", neuron=INTEGERS),
+                Block(token_mixer="e_sdsa", num_heads=2, mlp_ratio=2, neuron=INTEGERS),
+            ),
+        ),
+    ),
+    "max_former": Architecture(
+        family="max_former",
+        shortcut="membrane",
+        stages=(
+            stage(8, 4, Block(token_mixer="dwc_7", mlp_ratio=2)),
+            stage(16, 2, Block(token_mixer="dwc_5", channel_mixer="mlp_residual"), MLP),
+        ),
+    ),
+    "max_former events": Architecture(
+        family="max_former",
+        shortcut="sew",
+        stages=(
+            Stage(
+                embed_dim=16,
+                embedding=Embedding(stride=4, kind="embed_max_plus"),
+                blocks=(Block(token_mixer="dwc_3", channel_mixer="mlp_residual"),),
+            ),
+        ),
+    ),
+}
 # Channels and reductions of the feature maps after each stage.
 MAPS = dict.fromkeys(SMALL, ((16,), (4,))) | {
     "spikformer vanilla": ((16,), (8,)),
@@ -66,6 +102,9 @@ MAPS = dict.fromkeys(SMALL, ((16,), (4,))) | {
     **{name: ((6, 12, 16), (2, 4, 4)) for name in SMALL if name.startswith("meta")},
     "qkformer": ((8, 12, 16), (4, 8, 16)),
     "qkformer compact": ((8, 16), (1, 2)),
+    "e_spikeformer": ((6, 16), (2, 4)),
+    "max_former": ((8, 16), (4, 8)),
+    "max_former events": ((16,), (4,)),
 }
 SIZE = (30, 21)  # not square, and divisible by none of the strides
 IMAGES = torch.randn(3, 3, *SIZE, generator=torch.Generator().manual_seed(0))
@@ -81,12 +120,9 @@ def with_spikes(model: SpikingModel) -> SpikingModel:
             nn.init.uniform_(module.bias, -0.5, 1)
         elif isinstance(module, nn.Linear):
             nn.init.normal_(module.weight)
-    channels = model.stages[0].embedding.get_submodule(FIRST.get(model.architecture.family, "convs.0.conv")).in_channels
+    channels = next(module for module in model.modules() if isinstance(module, nn.Conv2d)).in_channels
     calibrate(model, [torch.randn(8, channels, *SIZE)], time_steps=model.architecture.time_steps)
     return model.requires_grad_(False)
-
-
-FIRST = {"meta_spikeformer": "conv.conv", "qkformer": "conv.conv.conv"}
 
 
 def create(name: str, **rest: object) -> SpikingModel:
@@ -231,7 +267,7 @@ def test_a_fused_model_has_the_same_output(name: str) -> None:
 @pytest.mark.parametrize("in_chans", [1, 2])
 def test_other_numbers_of_channels(name: str, in_chans: int) -> None:
     model = with_spikes(create(name, in_chans=in_chans))
-    first = model.get_submodule(f"stages.0.embedding.{FIRST.get(SMALL[name].family, 'convs.0.conv')}")
+    first = model.get_submodule(first_conv(SMALL[name]))
     assert first.in_channels == in_chans
     assert model(torch.randn(2, in_chans, *SIZE)).shape == (2, 5)
 

@@ -10,7 +10,7 @@ import random
 import shutil
 import sqlite3
 import tempfile
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import nullcontext
 from dataclasses import replace
 from functools import cache
@@ -23,6 +23,7 @@ import pytest
 from builders import CONDITIONAL, analytic, edited, evaluation_of, measurement, one_line_error, permits, small
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from searches import WIDE, KilledError, make_search, recording, settings_of
 
 from autospike.config import SearchConfig
 from autospike.energy.conventions import DEFAULT
@@ -33,52 +34,13 @@ from autospike.pareto import hypervolume
 from autospike.randomness import global_random, keyed
 from autospike.searching.algorithms import ALGORITHMS, GenerationContext, Individual, fitness_of
 from autospike.searching.archive import Archive
-from autospike.searching.evolution import Evaluate, Search
+from autospike.searching.evolution import Evaluate
 from autospike.searching.selection import front, pick
 from autospike.space.architecture import Architecture
 from autospike.space.search_space import SearchSpace
 from autospike.statistics import pack_mask
 
 NAMES = sorted(ALGORITHMS)
-
-# 25 million architectures: 3 numbers of steps, 4 widths, and 128 blocks, up to three deep.
-WIDE: dict[str, Any] = {
-    "time_steps": [1, 2, 3],
-    "stages": [
-        {
-            "embed_dim": [16, 32, 48, 64],
-            "depth": [1, 2, 3],
-            "block": {
-                "num_heads": [1, 2, 4, 8],
-                "mlp_ratio": [1, 2, 3, 4],
-                "neuron": {"v_threshold": [0.6, 1.0, 1.4, 1.8], "tau": [1.25, 2]},
-            },
-        }
-    ],
-}
-
-
-class KilledError(Exception):
-    """Stops a search as a signal would stop the process."""
-
-
-def recording(
-    measured: list[Architecture],
-    *,
-    kill_after: float = float("inf"),
-    lazy: bool = True,
-    measure: Callable[[Architecture], Measurement] = analytic,
-) -> Evaluate:
-    """Measure like `analytic` and record each architecture; raise after `kill_after` of them; lazily if `lazy`."""
-
-    def one_by_one(architectures: Iterable[Architecture]) -> Iterator[Measurement]:
-        for architecture in architectures:
-            if len(measured) >= kill_after:
-                raise KilledError
-            measured.append(architecture)
-            yield measure(architecture)
-
-    return one_by_one if lazy else lambda architectures: iter(list(one_by_one(architectures)))
 
 
 def recording_calls(calls: list[list[Architecture]]) -> Evaluate:
@@ -89,34 +51,6 @@ def recording_calls(calls: list[list[Architecture]]) -> Evaluate:
         return map(analytic, calls[-1])
 
     return evaluate
-
-
-def settings_of(algorithm: str, **changed: object) -> SearchConfig:
-    return SearchConfig.model_validate({"algorithm": algorithm, "population": 6, "generations": 4, "parents": 3, **changed})
-
-
-def make_search(
-    archive: Archive,
-    config: SearchConfig,
-    run: Evaluate,
-    *,
-    space_dict: dict[str, Any] = WIDE,
-    seed: int = 0,
-    anchors: tuple[Architecture, ...] = (),
-    on_evaluation: Callable[[Evaluation], None] = lambda _evaluation: None,
-    on_resume: Callable[[int, float], None] = lambda _proposed, _best: None,
-) -> Search:
-    space = SearchSpace.from_dict(space_dict)
-    return Search(
-        space=space,
-        anchors=anchors,
-        evaluate=run,
-        archive=archive,
-        config=config,
-        seed=seed,
-        on_event=lambda event: on_evaluation(event.evaluation) if isinstance(event, CandidateEvent) else None,
-        on_resume=on_resume,
-    )
 
 
 def run_search(archive: Archive, config: SearchConfig, run: Evaluate, **rest: Any) -> None:

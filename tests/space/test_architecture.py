@@ -265,7 +265,37 @@ def test_absent_neuron_groups_are_rejected(mixer: str, shortcut: str) -> None:
     ],
 )
 def test_neuron_groups_are_in_firing_order(mixer: str, shortcut: str, groups: tuple[str, ...]) -> None:
-    assert neuron_groups(mixer, shortcut) == groups
+    assert neuron_groups(mixer, "mlp", shortcut) == groups
+
+
+def test_a_block_without_a_channel_mixer_has_the_groups_of_its_token_mixer() -> None:
+    assert neuron_groups("spiking_sepconv_3", "none", "membrane") == ("token_input", "sepconv", "depthwise")
+    assert neuron_groups("dwc_7", "none", "sew") == ("projection",)
+
+
+def test_a_block_needs_a_mixer() -> None:
+    with pytest.raises(ValueError, match="both are none"):
+        Block(token_mixer="none", channel_mixer="none")
+    with pytest.raises(ValueError, match="mlp_ratio has no effect with channel_mixer mlp_residual"):
+        Block(channel_mixer="mlp_residual", mlp_ratio=2)
+
+
+def test_fields_with_their_default_are_left_out_of_the_json() -> None:
+    """So that ids of architectures without integer neurons and without embedding kinds do not change."""
+    stage = Stage(embed_dim=16, embedding=Embedding(stride=2, kind="embed_max"), blocks=(Block(neuron=Neuron(levels=4)),))
+    plain = Stage(embed_dim=16, embedding=Embedding(stride=2), blocks=(Block(),))
+    text, old = (Architecture(family="qkformer", stages=(s,)).to_json() for s in (stage, plain))
+    assert '"kind":"embed_max"' in text
+    assert '"levels":4' in text
+    assert not any(name in old for name in ("kind", "levels", "leak", "normalised"))
+    assert Architecture.from_json(text).to_json() == text
+
+
+def test_an_override_of_the_levels_to_one_is_written() -> None:
+    block = Block(neuron=Neuron(levels=4), groups=NeuronGroups(q=NeuronOverride(levels=1)))
+    architecture = Architecture(stages=(Stage(embed_dim=16, blocks=(block,)),))
+    assert architecture.stages[0].blocks[0].neuron_of("q").levels == 1
+    assert Architecture.from_json(architecture.to_json()) == architecture
 
 
 @pytest.mark.parametrize("group", ALL_GROUPS)
@@ -315,7 +345,7 @@ INVALID = {
     "an unknown shortcut": ("shortcut", "resnet", "shortcut"),
     "a shortcut of another family": ("shortcut", "membrane", "shortcut"),
     "an unknown token mixer": (f"{BLOCK}.token_mixer", "softmax", "stages[0].blocks[1].token_mixer"),
-    "an unknown channel mixer": (f"{BLOCK}.channel_mixer", "none", "stages[0].blocks[1].channel_mixer"),
+    "an unknown channel mixer": (f"{BLOCK}.channel_mixer", "attention", "stages[0].blocks[1].channel_mixer"),
     "an unknown synapse": (f"{BLOCK}.qkv", "conv", "stages[0].blocks[1].qkv"),
     "text for a boolean": ("qkv_bias", "yes", "qkv_bias"),
     "number for a boolean": ("distilled", 1, "distilled"),

@@ -135,7 +135,10 @@ def test_an_unknown_family_is_a_one_line_error_naming_the_known_ones(name: str) 
         lambda: Architecture.from_dict({"family": name, "stages": [{"embed_dim": 8, "blocks": [{}]}]})
     )
     for message in (space_message, architecture_message):
-        assert f"family must be one of spikformer, spike_driven, meta_spikeformer, qkformer, got {name!r}" in message
+        assert (
+            f"family must be one of spikformer, spike_driven, meta_spikeformer, qkformer, e_spikeformer, max_former, got {name!r}"
+            in message
+        )
 
 
 @given(st.sampled_from(NAMES), st.integers(0, 10**6))

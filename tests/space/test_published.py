@@ -36,6 +36,19 @@ COUNTS = {
     "qkformer_10_384": 16_473_688,
     "qkformer_10_512": 29_079_336,
     "qkformer_10_768": 64_962_760,
+    "qkformer_cifar10dvs": 1_504_138,
+    "qkformer_gesture": 1_999_371,
+    "e_spikeformer_t": 2_702_048,
+    "e_spikeformer_s": 5_105_608,
+    "e_spikeformer_m": 10_023_112,
+    "e_spikeformer_l": 18_987_504,
+    "max_former_10_384": 16_237_240,
+    "max_former_10_512": 28_653_480,
+    "max_former_10_768": 63_992_200,
+    "max_former_cifar10": 6_568_282,
+    "max_former_cifar100": 6_602_932,
+    "max_former_cifar10dvs": 1_455_626,
+    "max_former_gesture": 1_455_883,
 }
 ONE_STAGE = {
     name: tuple(map(int, name.split("_")[-2:])) for name in PUBLISHED if name.startswith("spik") and "qkformer" not in name
@@ -50,12 +63,25 @@ INPUTS = dict.fromkeys(PUBLISHED, (1000, 3, 224)) | {
     "spikformer_events_2_256": (10, 2, 128),
     "spike_driven_events_2_256": (11, 2, 128),
     "meta_spikeformer_hardvs": (300, 2, 224),
+    "meta_spikeformer_15m_semantic_fpn": (150, 3, 512),
+    "meta_spikeformer_55m_semantic_fpn": (150, 3, 512),
+    "qkformer_cifar10dvs": (10, 2, 128),
+    "qkformer_gesture": (11, 2, 128),
+    "max_former_cifar10": (10, 3, 32),
+    "max_former_cifar100": (100, 3, 32),
+    "max_former_cifar10dvs": (10, 2, 128),
+    "max_former_gesture": (11, 2, 128),
 }
+# Time steps: 4 except in event forms and E-SpikeFormer.
+STEPS = dict.fromkeys(PUBLISHED, 4) | {name: 1 for name in PUBLISHED if name.startswith("e_spikeformer")}
+STEPS |= {name: 16 for name in PUBLISHED if "events" in name or "dvs" in name or "gesture" in name} | {"meta_spikeformer_hardvs": 8}
 # Stride of each stage.
 STRIDES: dict[str, tuple[int, ...]] = {name: (4,) if "cifar" in name else (16,) for name in ONE_STAGE}
 STRIDES["spike_driven_events_2_256"] = (8,)
-STRIDES |= {name: (2, 2, 2, 2, 1) for name in PUBLISHED if name.startswith("meta")}
-STRIDES |= {name: (4, 2, 2) for name in PUBLISHED if name.startswith("qkformer")} | {"qkformer_cifar_4_384": (1, 2, 2)}
+STRIDES |= {name: (2, 2, 2, 2, 1) for name in PUBLISHED if name.startswith(("meta", "e_spikeformer"))}
+STRIDES |= {name: (4, 2, 2) for name in PUBLISHED if name.startswith(("qkformer", "max_former"))}
+STRIDES |= dict.fromkeys(("qkformer_cifar_4_384", "max_former_cifar10", "max_former_cifar100"), (1, 2, 2))
+STRIDES |= {f"{family}_{data}": (8, 2) for family in ("qkformer", "max_former") for data in ("cifar10dvs", "gesture")}
 
 every_network = pytest.mark.parametrize("name", PUBLISHED)
 
@@ -149,7 +175,7 @@ def test_input_and_output_of_the_timm_configuration(name: str) -> None:
     assert on_meta(name).get_submodule(config["first_conv"]).in_channels == channels
     heads = config["classifier"] if PUBLISHED[name].architecture.distilled else (config["classifier"],)
     assert len(heads) == 1 + PUBLISHED[name].architecture.distilled
-    assert all(on_meta(name).get_submodule(head).out_features == classes for head in heads)
+    assert all(len(on_meta(name).get_submodule(head).weight) == classes for head in heads)
 
 
 @every_network
@@ -163,10 +189,12 @@ def test_output_shapes_of_an_image_of_another_size(name: str) -> None:
     """The image is not square, and its sides are no multiples of a stride."""
     classes, channels, _ = INPUTS[name]
     model, stride = on_meta(name), PUBLISHED[name].architecture.stride
-    steps = 4 if "events" not in name and "hardvs" not in name else 8 if "hardvs" in name else 16
     stream = model.forward_features(torch.empty(2, channels, 70, 90, device="meta"))
-    assert stream.shape == (steps, 2, -(-70 // stride), -(-90 // stride), model.num_features)
-    assert model.forward_head(stream).shape == (2, classes)
+    assert stream.shape == (STEPS[name], 2, -(-70 // stride), -(-90 // stride), model.num_features)
+    if model.architecture.decoder is None:
+        assert model.forward_head(stream).shape == (2, classes)
+    else:
+        assert model(torch.empty(2, channels, 70, 90, device="meta")).shape == (2, classes, 70, 90)
 
 
 # D / 64 in ImageNet forms, D / 32 in Spikformer's CIFAR form, D / 16 in its event form; 8 in Meta-SpikeFormer, in QKFormer's CIFAR
@@ -183,6 +211,12 @@ HEADS = {
     "qkformer_10_384": 6,
     "qkformer_10_768": 12,
     "qkformer_cifar_4_384": 8,
+    "qkformer_gesture": 16,
+    "e_spikeformer_s": 8,
+    "max_former_10_384": 6,
+    "max_former_10_768": 12,
+    "max_former_cifar100": 8,
+    "max_former_gesture": 16,
 }
 
 
@@ -190,7 +224,7 @@ HEADS = {
 def test_number_of_heads(name: str) -> None:
     blocks = [block for stage in PUBLISHED[name].architecture.stages for block in stage.blocks]
     assert {block.num_heads for block in blocks} - {None} == {HEADS[name]}
-    assert all(block.mlp_ratio == 4 for block in blocks)
+    assert all(block.mlp_ratio == 4 for block in blocks if block.channel_mixer in ("mlp", "conv"))
 
 
 def test_attention_scale() -> None:
@@ -206,6 +240,8 @@ def test_attention_scale() -> None:
         ("spike_driven_8_384", (64, 96)),
         ("meta_spikeformer_15m", (64, 96)),
         ("qkformer_10_384", (64, 96)),
+        ("e_spikeformer_t", (64, 96)),
+        ("max_former_10_384", (64, 96)),
         ("spikformer_cifar_2_384", (32, 32)),
     ],
 )

@@ -1,0 +1,57 @@
+"""How much of the true Pareto front do the search algorithms find, and how fast?
+
+    python experiments/enumeration RUN [--set space.GENE=[...]] [--seeds 20] [--population 24]
+
+Every architecture of a small (narrowed) space is measured once (`measure`). The algorithms then search the table of results with
+many seeds (`study`), which needs no forward pass.
+"""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+from measure import enumerated
+from study import SHARES, compare, true_front
+
+from autospike import files
+from autospike.console import table
+from autospike.run_directory import RunDirectory
+
+
+def main() -> None:
+    """Enumerate the space, search the table, and print the shares of the true hypervolume."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("run", type=Path)
+    parser.add_argument("--set", action="append", default=[], dest="overrides", metavar="A.B=C")
+    parser.add_argument("--seeds", type=int, default=20)
+    parser.add_argument("--population", type=int, action="append", help="candidates of a generation; may be repeated")
+    parser.add_argument("--out", type=Path, help="JSON file for all figures")
+    parser.add_argument("--measure-only", action="store_true")
+    options = parser.parse_args()
+    run = RunDirectory.resume(options.run, options.overrides)
+    space, measured = enumerated(run, options.run / "enumeration.sqlite")
+    if options.measure_only:
+        return
+    config = run.experiment.search
+    front = true_front(measured, config)
+    print(f"{len(measured):,} architectures, {len(front)} on the true front")
+    found = compare(space, measured, config, seeds=options.seeds, populations=options.population or [config.population])
+    rows = [
+        [f"{r.algorithm}, population {r.population}", *(f"{r.mean(s):.4f} ± {r.error(s):.4f}" for s in SHARES), f"{r.p_value:.2g}"]
+        for r in found
+    ]
+    columns = ["", *(f"at {share:.1%}" for share in SHARES), "p against random"]
+    table(
+        f"{options.run}: share of the true hypervolume",
+        columns,
+        rows,
+        f"By the share of the {len(measured):,} architectures that was measured, by-products included. Mean ± standard error over "
+        f"{options.seeds} seeds; p by a one-sided Mann-Whitney U test at {SHARES[-1]:.0%}.",
+    )
+    if options.out:
+        files.write_json(options.out, [r.to_json() for r in found])
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,149 @@
+"""Searches of a table of measurements, and the share of the true hypervolume that they find."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from statistics import mean, stdev
+from typing import Any
+
+from scipy.stats import mannwhitneyu
+
+from autospike.config import SearchConfig
+from autospike.measurement import Measurement
+from autospike.pareto import hypervolume, on_front
+from autospike.searching.archive import Archive
+from autospike.searching.evolution import Search
+from autospike.space.architecture import Architecture
+from autospike.space.search_space import SearchSpace
+
+Table = Mapping[Architecture, Measurement]
+Point = tuple[float, float]
+
+# Shares of the space, in measured architectures, at which the front is compared. The goal is stated for the last one.
+SHARES = (0.01, 0.02, 0.05)
+ALGORITHMS = ("random", "nsga2", "aeb")
+
+
+def true_front(measured: Table, config: SearchConfig) -> list[Point]:
+    """Return accuracy and energy in mJ of the architectures on the front of the whole space."""
+    points = list(_points(measured, config).values())
+    return [point for point, flag in zip(points, on_front(points), strict=True) if flag]
+
+
+def _points(measured: Table, config: SearchConfig) -> dict[Architecture, Point]:
+    return {a: (m.accuracy, m.energy(config.energy_convention).energy_mj) for a, m in measured.items()}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Shares:
+    """The shares of the true hypervolume that an algorithm has found.
+
+    Attributes:
+        algorithm: The algorithm.
+        population: Candidates of a generation.
+        by_share: For each of `SHARES`, one value for each seed.
+        p_value: One-sided Mann-Whitney U test against random search at the last of `SHARES`; 1 for random search.
+    """
+
+    algorithm: str
+    population: int
+    by_share: Mapping[float, Sequence[float]]
+    p_value: float
+
+    def mean(self, share: float) -> float:
+        """Mean over the seeds."""
+        return mean(self.by_share[share])
+
+    def error(self, share: float) -> float:
+        """Standard error over the seeds."""
+        return stdev(self.by_share[share]) / len(self.by_share[share]) ** 0.5
+
+    def to_json(self) -> dict[str, Any]:
+        """Return all values for JSON."""
+        shares = {str(share): list(values) for share, values in self.by_share.items()}
+        return {"algorithm": self.algorithm, "population": self.population, "shares": shares, "p_value": self.p_value}
+
+
+def compare(
+    space: SearchSpace,
+    measured: Table,
+    config: SearchConfig,
+    *,
+    seeds: int,
+    populations: Sequence[int],
+    algorithms: Sequence[str] = ALGORITHMS,
+) -> list[Shares]:
+    """Search the table with each algorithm and population.
+
+    Args:
+        space: The space, all architectures of which are in the table.
+        measured: The table.
+        config: The settings of the search, except algorithm, population and number of generations.
+        seeds: Number of searches of each kind.
+        populations: Numbers of candidates of a generation.
+        algorithms: The algorithms; `random` first, because the others are tested against it.
+    """
+    points = _points(measured, config)
+    worst = max(energy for _, energy in points.values())
+    volume = hypervolume(list(points.values()), energy_reference=worst)
+    found: list[Shares] = []
+    baseline: dict[int, Sequence[float]] = {}
+    for algorithm in algorithms:
+        for population in populations:
+            changes = {"algorithm": algorithm, "population": population, "generations": 100_000, "space": None}
+            chosen = config.model_copy(update=changes)
+            trajectories = [_searched(space, measured, chosen, seed) for seed in range(seeds)]
+            by_share = {
+                share: [
+                    hypervolume([points[a] for a in order[: round(share * len(measured))]], energy_reference=worst) / volume
+                    for order in trajectories
+                ]
+                for share in SHARES
+            }
+            at_goal = by_share[SHARES[-1]]
+            baseline.setdefault(population, at_goal)
+            test = mannwhitneyu(at_goal, baseline[population], alternative="greater")
+            p_value = 1.0 if at_goal is baseline[population] else float(test.pvalue)
+            found.append(Shares(algorithm=algorithm, population=population, by_share=by_share, p_value=p_value))
+    return found
+
+
+@dataclass(kw_only=True)
+class _Lookup:
+    """Looks measurements up instead of measuring, and records their order.
+
+    Attributes:
+        measured: The table.
+        order: The architectures in the order in which they were asked for.
+    """
+
+    measured: Table
+    order: list[Architecture] = field(default_factory=list)
+
+    def __call__(self, architectures: Iterable[Architecture]) -> Iterator[Measurement]:
+        """Yield the measurements of architectures."""
+        for architecture in architectures:
+            self.order.append(architecture)
+            yield self.measured[architecture]
+
+
+def _searched(space: SearchSpace, measured: Table, config: SearchConfig, seed: int) -> list[Architecture]:
+    """Search until the last of `SHARES` is measured; returns the architectures in the order of measurement.
+
+    Within a generation, a candidate is followed by the other candidates and then by the by-products.
+    """
+    lookup, enough = _Lookup(measured=measured), round(SHARES[-1] * len(measured))
+    archive = Archive(Path(":memory:"), "table", config.energy_convention)
+    Search(
+        space=space,
+        anchors=(),
+        evaluate=lookup,
+        archive=archive,
+        config=config,
+        seed=seed,
+        should_stop=lambda: len(lookup.order) >= enough,
+    ).run()
+    archive.close()
+    return lookup.order
