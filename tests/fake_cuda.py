@@ -6,6 +6,7 @@ An operation whose tensors are on different devices raises, as on a GPU. Code th
 
 from __future__ import annotations
 
+import gc
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any, TypeVar
@@ -58,6 +59,7 @@ def on_cuda(module: M) -> M:
     for inner in module.modules():
         for name, parameter in inner.named_parameters(recurse=False):
             inner.register_parameter(name, nn.Parameter(torch.empty(parameter.shape, device=CUDA)))
+    gc.collect()  # `Module.to_empty` cannot replace a parameter while garbage refers to it
     return module
 
 
