@@ -6,7 +6,6 @@ An operation whose tensors are on different devices raises, as on a GPU. Code th
 
 from __future__ import annotations
 
-import gc
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any, TypeVar
@@ -55,11 +54,12 @@ def fake_cuda() -> Iterator[None]:
 
 
 def on_cuda(module: M) -> M:
-    """Replace the parameters of a module by fake ones on CUDA. To be called in `fake_cuda`."""
+    """Replace the parameters and buffers of a module by fake ones on CUDA. To be called in `fake_cuda`."""
     for inner in module.modules():
         for name, parameter in inner.named_parameters(recurse=False):
             inner.register_parameter(name, nn.Parameter(torch.empty(parameter.shape, device=CUDA)))
-    gc.collect()  # `Module.to_empty` cannot replace a parameter while garbage refers to it
+        for name, buffer in inner.named_buffers(recurse=False):
+            inner.register_buffer(name, torch.empty(buffer.shape, dtype=buffer.dtype, device=CUDA))
     return module
 
 

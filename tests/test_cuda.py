@@ -18,6 +18,7 @@ from torch.utils._pytree import tree_leaves
 from autospike.evaluation.calibration import calibrate
 from autospike.evaluation.single import measure_stepwise
 from autospike.evaluation.trie_evaluator import CalibratedStatistics, NodeResult, TrieEvaluator
+from autospike.models import build_model
 from autospike.nn.norm import Norm
 from autospike.space.architecture import Architecture, Embedding, Stage
 from autospike.space.block import Block, TokenMixer
@@ -123,11 +124,10 @@ def test_trie_evaluation_runs_on_cuda(name: str) -> None:
 @pytest.mark.parametrize("shortcut", ["membrane", "sew"])
 def test_every_token_mixer_is_calibrated_and_counted_on_cuda(shortcut: Shortcut) -> None:
     """A plain model, which the coverage check observes."""
-    space = SearchSpace.of(every_mixer(shortcut))
-    supernet, images = Supernet(space, num_classes=10, in_chans=1), make_evaluator("sew").calibration
+    network, images = build_model(every_mixer(shortcut), num_classes=10, in_chans=1), make_evaluator("sew").calibration
     images.batch(SPAN)
     with fake_cuda(), outputs_on_cuda():
-        model = on_cuda(supernet).extract(space.largest())
+        model = on_cuda(network).eval()
         calibrate(model, [replace(images, device=CUDA).batch(SPAN).images], time_steps=2)
         assert {x.device for x in (*model.parameters(), *model.buffers())} == {CUDA}
         found = measure_stepwise(model, lambda _size: iter([replace(images, device=CUDA).batch(SPAN)]), batch_size=4)
