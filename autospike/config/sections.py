@@ -544,7 +544,7 @@ RivalName = Literal["cnn", "cnn-small", "vit"]
 
 
 class RivalsConfig(Section):
-    """What the subnets are compared with, besides the reference network: networks without spikes, and random subnets.
+    """Networks without spikes that the subnets are compared with, besides the reference network.
 
     `autospike run` and `autospike rivals` train them; docs/rivals.md describes them.
     """
@@ -558,5 +558,3 @@ class RivalsConfig(Section):
     """Epochs of each. Default: `training.epochs`."""
     learning_rate: LearningRate | None = None
     """Learning rate of each. Default: `training.learning_rate`, of the ViT at most 1e-3."""
-    random_subnets: Annotated[int, Field(ge=0, le=1000)] = 0
-    """Number of random subnets of about the energy of the exported one that are trained from scratch, for comparison with it."""

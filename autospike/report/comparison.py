@@ -1,6 +1,6 @@
 """The closing comparison of an export: the subnet beside other networks on the test split, and what the numbers mean in words.
 
-Others are the subnet with its other weights, the reference network at every T, networks without spikes, and random subnets.
+Others are the subnet with its other weights, the reference network at every T, and networks without spikes.
 """
 
 from __future__ import annotations
@@ -113,10 +113,7 @@ def networks(report: dict[str, Any]) -> list[Compared]:
         found += [Compared.of("reference network", "reference", measured, reference) for measured in reversed(steps)]
     for rival in report.get("rivals", []):
         found.append(Compared.of(RIVAL_NAMES[rival["name"]], kind_of(rival["name"]), rival, rival))
-    for number, subnet in enumerate(report.get("random_subnets", []), start=1):
-        found.append(Compared.of(f"random subnet {number}, from scratch", "random", subnet, subnet))
-    scratch = report.get("from_scratch")
-    return [*found, Compared.of("exported subnet, from scratch", "random", scratch, scratch)] if scratch else found
+    return found
 
 
 def front(report: dict[str, Any]) -> list[Compared]:

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -42,10 +42,6 @@ class EqualAccuracy:
     low: float | None
     high: float | None
     is_bound: bool
-
-    def to_dict(self) -> dict[str, Any]:
-        """Return the values for JSON."""
-        return asdict(self)
 
 
 def front_energy(accuracies: Floats, energies_mj: Floats, accuracy: float) -> float:

@@ -50,7 +50,7 @@ STYLE: dict[Any, Any] = {
 
 ENERGY_LABEL = "energy per image (µJ, counted, `{convention}`)"
 
-Kind = Literal["exported", "fine-tuned", "reference", "cnn", "vit", "random"]
+Kind = Literal["exported", "fine-tuned", "reference", "cnn", "vit"]
 
 # Colour, marker and size of each kind of network. The exported subnet is the one that stands out.
 KINDS: dict[Kind, tuple[str, str, float]] = {
@@ -59,7 +59,6 @@ KINDS: dict[Kind, tuple[str, str, float]] = {
     "reference": (INK, "*", 12),
     "cnn": ("#c47f00", "^", 8),
     "vit": ("#7a3e9d", "v", 8),
-    "random": ("#3f8f4f", "o", 6),
 }
 
 
