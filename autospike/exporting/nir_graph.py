@@ -25,7 +25,7 @@ from autospike.nn.attention import Gate, SumOfSpikes
 from autospike.nn.attention_product import AttentionProduct
 from autospike.nn.layers import ConvNorm, LinearNorm
 from autospike.nn.max_pool import TimewiseMaxPool
-from autospike.nn.neuron import LIF, PUBLISHED
+from autospike.nn.neuron import LIF
 
 FILE = "model.nir"
 # Layers that NIR 1.0 has no node for, and why.
@@ -58,7 +58,7 @@ def reasons(model: SpikingModel) -> dict[str, str]:
     """
     found = {name: REASONS[type(module)] for name, module in model.named_modules() if type(module) in REASONS}
     for name, module in model.named_modules():
-        if isinstance(module, LIF) and module.dynamics != PUBLISHED:
+        if isinstance(module, LIF) and not module.is_binary_lif:
             found[name] = "neurons with other dynamics than hard reset and decaying input"
     if model.architecture.distilled:
         found["head_dist"] = "the mean of two heads is written as two outputs, which other tools do not average"

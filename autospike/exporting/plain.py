@@ -26,7 +26,7 @@ from autospike.models.contract import SpikingModel, initial_stream
 from autospike.nn.attention_product import AttentionProduct, Heads
 from autospike.nn.layers import ConvNorm, LinearNorm, RepConv, SeparableConvNorm
 from autospike.nn.max_pool import TimewiseMaxPool
-from autospike.nn.neuron import LIF, PUBLISHED
+from autospike.nn.neuron import LIF
 from autospike.tensors import write_tensors
 
 Neurons = Literal["plain", "spikingjelly"]
@@ -69,8 +69,11 @@ def layer_source(module: nn.Module) -> tuple[str, dict[str, str]]:
 
 @layer_source.register
 def _(module: LIF) -> tuple[str, dict[str, str]]:
-    if module.dynamics != PUBLISHED:
-        raise Unsupported(f"neurons with other dynamics than the published ones ({module.dynamics}) have no form in plain PyTorch")
+    if not module.is_binary_lif:
+        raise Unsupported(
+            f"neurons other than binary ones with the published dynamics ({module.neuron}, {module.dynamics}) have no form in plain "
+            "PyTorch; export as timm, pt2 or onnx"
+        )
     return f"LIF(v_threshold={module.neuron.v_threshold!r}, tau={module.neuron.tau!r})", {}
 
 

@@ -21,7 +21,7 @@ from autospike.errors import UserError
 from autospike.exporting import onnx_model, program
 from autospike.exporting.variants import Variant
 from autospike.models.contract import SpikingModel
-from autospike.nn.neuron import LIF, PUBLISHED
+from autospike.nn.neuron import LIF
 
 PROGRAM, ONNX, DESCRIPTION = "step.pt2", "step.onnx", "step.json"
 
@@ -69,8 +69,10 @@ class SingleStep(nn.Module):
         for index, name in enumerate(self.names):
             lif = model.get_submodule(name)
             assert isinstance(lif, LIF)
-            if lif.dynamics != PUBLISHED:
-                raise UserError(f"--format stateful: {name} has other dynamics than the published neurons; choose another format")
+            if not lif.is_binary_lif:
+                raise UserError(
+                    f"--format stateful: {name} is not a binary neuron with the published dynamics; choose timm, pt2 or onnx"
+                )
             parent, _, last = name.rpartition(".")
             setattr(model.get_submodule(parent), last, _StepLIF(lif, self._potentials, index))
         self.model = model

@@ -100,6 +100,12 @@ class LIF(nn.Module):
         self.dynamics = dynamics
         self._spike_count_hooks: OrderedDict[int, SpikeCountHook] = OrderedDict()
 
+    @property
+    def is_binary_lif(self) -> bool:
+        """Whether it is the binary neuron with a leak and the published dynamics, which formats of other tools can express."""
+        plain = self.neuron.levels == 1 and self.neuron.leak and not self.neuron.normalised
+        return plain and self.dynamics == PUBLISHED
+
     @recorded_as_one_call
     def forward(
         self,

@@ -35,6 +35,7 @@ from autospike.models.contract import SpikingModel
 from autospike.nn.neuron import LIF
 from autospike.space.architecture import Architecture
 from autospike.space.block import Neuron
+from autospike.space.mixers import WITH_HEADS
 from autospike.space.search_space import SearchSpace
 from autospike.supernet import Supernet
 from autospike.training.checkpoint import Checkpoints
@@ -48,7 +49,7 @@ STEPS, STOP = 8, 5  # of the resumed training; a checkpoint is written after 4
 
 
 def _mixed(width: list[int], mixers: list[str], **changed: Any) -> dict[str, Any]:
-    heads = {"num_heads": [1, 2]} if set(mixers) - {"sepconv", "none"} else {}
+    heads = {"num_heads": [1, 2]} if set(mixers) & WITH_HEADS else {}
     block = {"token_mixer": mixers, **heads, "mlp_ratio": [1, 2], "neuron": NEURON, **changed}
     return {"embed_dim": width, "embedding": {"stride": 2}, "depth": [1, 2], "block": block}
 
@@ -70,6 +71,17 @@ SPACES: dict[str, dict[str, Any]] = {
             {**_mixed([8, 16], ["token_qk", "channel_qk"]), "embedding": {"stride": 1}},
             _mixed([16], ["sdsa_3", "token_qk"]),
         ]
+    },
+    "e_spikeformer": {
+        "shortcut": "membrane",
+        "stages": [
+            _mixed([8, 16], ["spiking_sepconv_3", "none"], neuron={"levels": [1, 4]}),
+            _mixed([16], ["e_sdsa"], neuron={"levels": [1, 4]}),
+        ],
+    },
+    "max_former": {
+        "shortcut": "membrane",
+        "stages": [_mixed([8, 16], ["dwc_3", "dwc_5", "none"]), _mixed([16], ["sdsa_3", "dwc_7"])],
     },
 }
 

@@ -24,7 +24,7 @@ def write_file(path: Path, value: object) -> Path:
         (["training.epoch=3"], "training.epoch: unknown key"),
         (["training.epochs=many"], "training.epochs: input should be a valid integer"),
         (["training.epochs=0"], "training.epochs: input should be greater than or equal to 1"),
-        (["search.algorithm=nsga3"], "search.algorithm: input should be 'nsga2', 'aeb' or 'random'"),
+        (["search.algorithm=nsga4"], "search.algorithm"),
         (["data.name=imagenet"], "data.name"),
         (["data.name=folder"], "data.root: required"),
         (["data.name=folder", "data.root=/nowhere"], "/nowhere is not a folder"),

@@ -30,7 +30,7 @@ from autospike.space.block import Block, Neuron
 
 Capsys = pytest.CaptureFixture[str]
 
-NAMES = ["exact", "rate", "spikformer", "binary-only", "fused", "memory"]
+NAMES = ["exact", "rate", "spikformer", "binary-only", "fused", "integer", "memory"]
 PJ = dict.fromkeys(NAMES, (4.6, 0.9)) | {"memory": (24.6, 30.9)}
 ALL_IMAGES = 10**6
 

@@ -477,7 +477,7 @@ def test_a_plot_under_another_convention_uses_the_counts_in_the_archive(run: Pat
 def test_a_plot_under_an_unknown_convention_is_a_one_line_error(run: Path, capsys: pytest.CaptureFixture[str], text: str) -> None:
     outcome = autospike(capsys, "plot", run, "--energy", text)
     assert (outcome.code, outcome.err.count("\n"), outcome.out) == (2, 1, "")
-    assert f"no energy convention '{text}'; choose from exact, rate, spikformer, binary-only, fused, memory" in outcome.err
+    assert f"no energy convention '{text}'; choose from exact, rate, spikformer, binary-only, fused, integer, memory" in outcome.err
     assert not [path for path in (run / "report").iterdir() if path.is_dir() and path.name != "binary-only"]
 
 
@@ -578,7 +578,7 @@ def test_the_report_has_the_energy_under_every_convention(run: Path) -> None:
     report = json.loads((run / "export" / "report.json").read_text())
     for part in (report, report["baseline"]):
         macs, acs = binary_only(part["layers"])
-        assert list(part["energy_mj_by_convention"]) == ["exact", "rate", "spikformer", "binary-only", "fused", "memory"]
+        assert list(part["energy_mj_by_convention"]) == ["exact", "rate", "spikformer", "binary-only", "fused", "integer", "memory"]
         assert part["energy_mj_by_convention"]["exact"] == part["energy_mj"]
         assert part["energy_mj_by_convention"]["binary-only"] == pytest.approx((4.6 * macs + 0.9 * acs) * 1e-9, rel=1e-12)
         assert (part["pj_per_mac"], part["pj_per_ac"]) == (4.6, 0.9)

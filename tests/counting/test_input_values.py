@@ -266,9 +266,9 @@ class RecordingCache(InputStatisticsCache):
         self.used.append(super().per_position(x))
         return self.used[-1]
 
-    def record(self, spikes: Tensor, sums: Tensor) -> None:
+    def record(self, spikes: Tensor, sums: Tensor, *, integers: bool = False) -> None:
         self.recorded.append(sums)
-        super().record(spikes, sums)
+        super().record(spikes, sums, integers=integers)
 
 
 def test_q_k_and_v_share_the_statistics_of_their_input() -> None:

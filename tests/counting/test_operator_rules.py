@@ -482,7 +482,7 @@ UNKNOWN: dict[str, tuple[Callable[[Tensor], Any], str]] = {
     "square": (lambda x: x**2, "pow"),
     "cumsum": (lambda x: x.cumsum(dim=0), "cumsum"),
     "sort": (lambda x: x.sort(dim=-1), "sort"),
-    "interpolation": (lambda x: F.interpolate(x.flatten(0, 1).unsqueeze(1), scale_factor=2), "upsample_nearest2d"),
+    "interpolation": (lambda x: F.interpolate(x.flatten(0, 1).unsqueeze(1), scale_factor=2, mode="bicubic"), "upsample_bicubic2d"),
     "dot": (lambda x: x[0, 0, 0] @ x[0, 0, 1], "dot"),
     "of a list": (lambda x: torch._foreach_exp([x]), "_foreach_exp"),
     "noise": (lambda x: x + torch.randn(x.shape), "randn"),

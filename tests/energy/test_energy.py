@@ -547,7 +547,10 @@ def test_objectives_of_an_evaluation() -> None:
         evaluation = evaluation_of(measured, f_aeb=0.5, generation=0, convention=CONVENTIONS[name])
         values = {name: (objective.value(evaluation), objective.maximise) for name, objective in OBJECTIVES.items()}
         expected_mj = pytest.approx((4.6 * macs + 0.9 * acs) * 1e-9, rel=1e-12)
-        assert values == {**rest, "acs": (acs, False), "energy_mj": (expected_mj, False)}
+        energies = {"energy_mj": (expected_mj, False), "energy_uj": (pytest.approx(1000 * expected_mj.expected), False)}
+        # 2 steps of 10 + 9 dense MACs; 7 parameters of 4 bytes
+        operations = {"macs": (macs, False), "acs": (acs, False), "dense_macs": (38, False)}
+        assert values == {**rest, **energies, **operations, "weights_kb": (7 * 4 / 1000, False)}
 
 
 def evaluations() -> list[Evaluation]:

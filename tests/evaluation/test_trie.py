@@ -65,9 +65,9 @@ def test_a_block_without_a_token_mixer_is_one_segment() -> None:
     ]
 
 
-def test_a_head_has_no_genes() -> None:
+def test_a_head_has_the_neurons_of_the_architecture() -> None:
     *_, head = segments(architecture_of())
-    assert head == Segment(name=HEAD, genes=())
+    assert head == Segment(name=HEAD, genes=(Neuron(),))
 
 
 def test_shared_prefixes_are_one_node() -> None:

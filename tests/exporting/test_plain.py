@@ -15,12 +15,13 @@ from autospike.errors import UserError
 from autospike.exporting import plain
 from autospike.exporting.variants import Int8Weight, VariantName, variant_of
 
+BINARY = [name for name in ARCHITECTURES if name != "e_spikeformer"]  # its neurons emit integers
 VARIANTS: tuple[VariantName, ...] = ("exact", "fused", "int8")
 
 
 @pytest.mark.parametrize("variant", VARIANTS)
 @pytest.mark.parametrize("neurons", ["plain", "spikingjelly"])
-@pytest.mark.parametrize("name", ARCHITECTURES)
+@pytest.mark.parametrize("name", BINARY)
 def test_logits_of_the_file(tmp_path: Path, name: str, neurons: plain.Neurons, variant: VariantName) -> None:
     written = variant_of(firing_model(name), variant)
     plain.write(written, tmp_path, neurons=neurons, title="A test.")
@@ -47,6 +48,12 @@ def test_the_file_imports_torch_and_safetensors_only(tmp_path: Path) -> None:
 def test_a_fused_file_has_no_normalisation(tmp_path: Path) -> None:
     plain.write(variant_of(firing_model("meta_spikeformer"), "fused"), tmp_path, neurons="plain", title="A test.")
     assert "BatchNorm" not in (tmp_path / "model.py").read_text()
+
+
+def test_integer_neurons_are_refused(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="neurons other than binary ones"):
+        plain.write(variant_of(firing_model("e_spikeformer"), "exact"), tmp_path, neurons="plain", title="A test.")
+    assert not list(tmp_path.iterdir())
 
 
 def test_an_unknown_layer_is_refused(tmp_path: Path) -> None:

@@ -64,7 +64,7 @@ SMALL |= {
     "e_spikeformer": Architecture(
         family="e_spikeformer",
         shortcut="membrane",
-        time_steps=2,
+        time_steps=4,
         stages=(
             stage(6, 2, Block(token_mixer="spiking_sepconv_7", channel_mixer="conv", mlp_ratio=2, neuron=INTEGERS)),
             stage(

@@ -94,6 +94,7 @@ TOTALS = {
     "spikformer": (760, 125, 4.6 * 760 + 0.9 * 125),
     "binary-only": (960, 75, 4.6 * 960 + 0.9 * 75),
     "fused": (460, 525, 4.6 * 460 + 0.9 * 525),
+    "integer": (260, 525, 4.6 * 260 + 0.9 * 525),  # that of `rate`: here are no neurons of several levels
     "memory": (260, 260, 24.6 * 260 + 30.9 * 260),
 }
 
@@ -438,12 +439,12 @@ def test_layers_are_rows_under_a_convention() -> None:
 
 def test_layers_have_their_energy_under_every_convention() -> None:
     conv, q, *_, head = energy_tables.by_layer(COUNTS, EXACT).to_dict("records")
-    names = ["exact", "rate", "spikformer", "binary-only", "fused", "memory"]
+    names = ["exact", "rate", "spikformer", "binary-only", "fused", "integer", "memory"]
     found = [[row[f"energy_mj_{name}"] * 1e9 for name in names] for row in (conv, q, head)]
     assert found == [
-        pytest.approx([920, 920, 1840, 1840, 1840, 24.6 * 200], rel=1e-12),
-        pytest.approx([54, 67.5, 67.5, 67.5, 67.5, 30.9 * 60], rel=1e-12),
-        pytest.approx([276] * 5 + [24.6 * 60], rel=1e-12),
+        pytest.approx([920, 920, 1840, 1840, 1840, 920, 24.6 * 200], rel=1e-12),
+        pytest.approx([54, 67.5, 67.5, 67.5, 67.5, 67.5, 30.9 * 60], rel=1e-12),
+        pytest.approx([276] * 6 + [24.6 * 60], rel=1e-12),
     ]
 
 
@@ -499,7 +500,7 @@ def test_totals_under_a_convention_with_modifiers() -> None:
 
 def test_totals_without_layers_have_no_ratio() -> None:
     table = energy_tables.by_convention([], EXACT)
-    assert table["energy_mj"].tolist() == [0] * 6
+    assert table["energy_mj"].tolist() == [0] * len(TOTALS)
     assert table["ratio"].isna().all()
 
 

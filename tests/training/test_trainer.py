@@ -162,11 +162,14 @@ def signal_at(step: int, number: signal.Signals) -> Callable[[StepEvent], None]:
 def test_a_signal_ends_a_training_after_a_checkpoint(
     tmp_path: Path, tiny_space: SearchSpace, number: signal.Signals, code: int, uninterrupted: dict[str, Tensor]
 ) -> None:
-    handler = signal.getsignal(number)
-    with pytest.raises(Interrupted, match="interrupted at step 6") as interruption:
-        run(tiny_space, tmp_path, SHORT, report=signal_at(5, number))  # received after step 5, so step 6 is finished
+    before = signal.signal(number, handler := lambda *_: None)  # SIGINT is ignored if the tests run in the background
+    try:
+        with pytest.raises(Interrupted, match="interrupted at step 6") as interruption:
+            run(tiny_space, tmp_path, SHORT, report=signal_at(5, number))  # received after step 5, so step 6 is finished
+        assert signal.getsignal(number) == handler
+    finally:
+        signal.signal(number, before)
     assert interruption.value.exit_code == code
-    assert signal.getsignal(number) == handler
     assert [now.step for now in run(tiny_space, tmp_path, SHORT)] == [7, 8]
     assert bit_identical(weights(tmp_path), uninterrupted)
 
