@@ -71,8 +71,8 @@ def layer_source(module: nn.Module) -> tuple[str, dict[str, str]]:
 def _(module: LIF) -> tuple[str, dict[str, str]]:
     if not module.is_binary_lif:
         raise Unsupported(
-            f"neurons other than binary ones with the published dynamics ({module.neuron}, {module.dynamics}) have no form in plain "
-            "PyTorch; export as timm, pt2 or onnx"
+            f"neurons other than binary ones with the published dynamics ({module.neuron}, {module.dynamics}) have no form in "
+            "plain PyTorch; export as timm, pt2 or onnx"
         )
     return f"LIF(v_threshold={module.neuron.v_threshold!r}, tau={module.neuron.tau!r})", {}
 

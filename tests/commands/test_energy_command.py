@@ -91,7 +91,7 @@ def archived(run: Path) -> dict[str, Any]:
 
 def macs_and_acs(rows: list[dict[str, Any]], name: str) -> tuple[float, float]:
     """Return MACs and ACs of counts, by the table of conventions in docs/energy.md."""
-    fused, once = name not in ("spikformer", "binary-only"), name in ("exact", "rate", "memory")
+    fused, once = name not in ("spikformer", "binary-only"), name in ("exact", "rate", "integer", "memory")
     macs = acs = 0.0
     for row in rows:
         steps = row["time_steps"]

@@ -317,7 +317,7 @@ def test_a_finished_run_repeats_no_work(run: Path, tiny_experiment: Path) -> Non
     """Rows contain the time of their measurement, and files keep their modification time."""
     before, events = [tuple(row) for row in rows(run)], len(log_of(run))
     files = {path: path.stat().st_mtime_ns for folder in ("supernet", "baseline", "export") for path in (run / folder).iterdir()}
-    call("run", tiny_experiment, "--run", run, "--no-fine-tune", "--set", "export.pick=knee")
+    call("run", tiny_experiment, "--run", run, "--no-fine-tune", "--no-rivals", "--set", "export.pick=knee")
     assert [tuple(row) for row in rows(run)] == before
     assert {path: path.stat().st_mtime_ns for path in files} == files
     new = {event["event"]: event for event in log_of(run)[events:]}

@@ -71,6 +71,8 @@ def test_an_export_with_a_damaged_file_is_written_again(
     reports = [json.loads(found.pop("report.json")) for found in (before, after)]
     digests = [json.loads(found.pop("export.json")) for found in (before, after)]
     assert reports[1].pop("test_split")["openings"] == reports[0].pop("test_split")["openings"] + 1
+    for found in reports:
+        found.pop("files")
     assert reports[1] == reports[0]
     assert digests[1]["files"].keys() == digests[0]["files"].keys()
     assert after == before

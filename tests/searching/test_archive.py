@@ -46,6 +46,7 @@ COLUMNS = {
     "measured_at": "TEXT",
     "counts": "BLOB",
     "correct_mask": "BLOB",
+    "score": "BLOB",
 }
 
 ONE, TWO, THREE = (small(blocks=(Block(num_heads=heads),)) for heads in (1, 2, 4))
