@@ -77,6 +77,24 @@ StartFrom = Annotated[
 ]
 
 
+MeasuredModel = Annotated[Path, typer.Argument(metavar="MODEL", help="An exported or imported model, or a run.")]
+MeasuredData = Annotated[
+    str | None,
+    typer.Option(help="A folder of images, event frames or CIFAR; an experiment; a run; or digits. Default: the model's run."),
+]
+MeasuredSplit = Annotated[SplitChoice, typer.Option(help="The split to measure on.")]
+SampledImages = Annotated[int, typer.Option(min=1, max=10_000_000, help="Number of images, sampled at random.")]
+ForwardBatch = Annotated[int, typer.Option(min=1, max=65_536, help="Images per forward pass; does not change results.")]
+ClassMap = Annotated[
+    str | None,
+    typer.Option(
+        metavar="FILE|order",
+        help="Class of the data for each class of the model: JSON {CLASS: FOLDER} or CSV CLASS,FOLDER; or order, if both are "
+        "in the same order. Default: by name.",
+    ),
+]
+
+
 class ExecutorName(StrEnum):
     """Where candidates are measured."""
 
@@ -261,10 +279,7 @@ def export(
 @app.command()
 def verify(
     folder: Annotated[Path, typer.Argument(metavar="EXPORT", help="Folder that `autospike export` wrote.")],
-    data: Annotated[
-        str | None,
-        typer.Option(help="A folder of images, event frames or CIFAR; an experiment; a run; or digits. Default: the model's run."),
-    ] = None,
+    data: MeasuredData = None,
     batch_size: Annotated[int, typer.Option(min=1, max=65_536, help="Images per forward pass; does not change results.")] = 64,
 ) -> None:
     """Check an export: digests, architecture, logits, accuracy, energy, versions. Exit code 1 if anything differs."""
@@ -376,10 +391,7 @@ def energy(
         Path,
         typer.Argument(metavar="MODEL-OR-EXPORT", help="An exported or imported model, a run, or a published name."),
     ],
-    data: Annotated[
-        str | None,
-        typer.Option(help="A folder of images, event frames or CIFAR; an experiment; a run; or digits. Default: the model's run."),
-    ] = None,
+    data: MeasuredData = None,
     convention: Annotated[
         str | None,
         typer.Option(
@@ -391,17 +403,10 @@ def energy(
     time_steps: Annotated[
         int | None, typer.Option(min=1, max=MAX_TIME_STEPS, help="Largest T. Default: that of the model.")
     ] = None,
-    split: Annotated[SplitChoice, typer.Option(help="The split to measure on.")] = SplitChoice.search,
-    images: Annotated[int, typer.Option(min=1, max=10_000_000, help="Number of images, sampled at random.")] = 256,
-    batch_size: Annotated[int, typer.Option(min=1, max=65_536, help="Images per forward pass; does not change results.")] = 32,
-    class_map: Annotated[
-        str | None,
-        typer.Option(
-            metavar="FILE|order",
-            help="Class of the data for each class of the model: JSON {CLASS: FOLDER} or CSV CLASS,FOLDER; or order, if both are "
-            "in the same order. Default: by name.",
-        ),
-    ] = None,
+    split: MeasuredSplit = SplitChoice.search,
+    images: SampledImages = 256,
+    batch_size: ForwardBatch = 32,
+    class_map: ClassMap = None,
     out: Annotated[Path | None, typer.Option(help="Folder to write to. Default: MODEL/energy, or energy/NAME.")] = None,
 ) -> None:
     """Count the operations of a model and estimate its energy by layer, convention and T."""
@@ -426,26 +431,19 @@ def energy(
 
 @app.command()
 def evaluate(
-    model: Annotated[Path, typer.Argument(metavar="MODEL", help="An exported or imported model, or a run.")],
+    model: MeasuredModel,
     data: Annotated[str, typer.Option(help="A folder of images, event frames or CIFAR; an experiment; a run; or digits.")],
     time_steps: Annotated[
         list[int] | None,
         typer.Option(min=1, max=MAX_TIME_STEPS, help="A value of T; several are measured in one pass. Default: that of the model."),
     ] = None,
-    split: Annotated[SplitChoice, typer.Option(help="The split to measure on.")] = SplitChoice.test,
+    split: MeasuredSplit = SplitChoice.test,
     images: Annotated[
         int | None, typer.Option(min=1, max=10_000_000, help="Number of images, sampled at random. Default: the whole split.")
     ] = None,
-    batch_size: Annotated[int, typer.Option(min=1, max=65_536, help="Images per forward pass; does not change results.")] = 32,
+    batch_size: ForwardBatch = 32,
     convention: Annotated[str, typer.Option(help="Energy convention of the table; the file has all of them.")] = "exact",
-    class_map: Annotated[
-        str | None,
-        typer.Option(
-            metavar="FILE|order",
-            help="Class of the data for each class of the model: JSON {CLASS: FOLDER} or CSV CLASS,FOLDER; or order, if both are "
-            "in the same order. Default: by name.",
-        ),
-    ] = None,
+    class_map: ClassMap = None,
     out: Annotated[Path | None, typer.Option(help="Folder to write to. Default: MODEL/evaluation.")] = None,
 ) -> None:
     """Measure top-1 and top-5 accuracy and energy by the model's own evaluation protocol; continues if it was stopped."""
@@ -469,13 +467,10 @@ def evaluate(
 
 @app.command()
 def firing(
-    model: Annotated[Path, typer.Argument(metavar="MODEL", help="An exported or imported model, or a run.")],
-    data: Annotated[
-        str | None,
-        typer.Option(help="A folder of images, event frames or CIFAR; an experiment; a run; or digits. Default: the model's run."),
-    ] = None,
-    split: Annotated[SplitChoice, typer.Option(help="The split to measure on.")] = SplitChoice.search,
-    images: Annotated[int, typer.Option(min=1, max=10_000_000, help="Number of images, sampled at random.")] = 256,
+    model: MeasuredModel,
+    data: MeasuredData = None,
+    split: MeasuredSplit = SplitChoice.search,
+    images: SampledImages = 256,
     out: Annotated[Path | None, typer.Option(help="Folder to write to. Default: MODEL/firing.")] = None,
 ) -> None:
     """Show how a model fires: rates by layer and time step, silent and saturated neurons, attention maps."""

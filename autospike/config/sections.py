@@ -217,7 +217,7 @@ class AugmentationConfig(Section):
     mix_probability: Fraction = 1.0
     """Probability that a batch is mixed, if mixup or cutmix is enabled."""
     mix_epochs: Epochs | None = None
-    """Epochs at the beginning of the training in which batches are mixed; Spikformer mixes until epoch 75. Default: all."""
+    """Number of first epochs in which batches are mixed; Spikformer mixes until epoch 75. Default: all."""
     event_policy: Literal["snn"] | None = None
     """`snn`: one operation for each sample, the same for all frames (`data.event_augmentation`); of Spikformer and QKFormer."""
     roll: Annotated[int, Field(ge=0, le=MAX_IMAGE_SIZE)] = 0
@@ -307,7 +307,7 @@ class TrainingConfig(Section):
     warmup_epochs: Annotated[int, Field(ge=0, le=MAX_EPOCHS)] | None = None
     """Epochs of linear warm-up, fewer than `epochs`. Default: 20 (Auto-Spikformer), or a fifth of the epochs if that is less."""
     warmup_learning_rate: Annotated[float, Field(ge=0, le=1000, allow_inf_nan=False)] | None = None
-    """Learning rate at the beginning of the warm-up. Default: `min_learning_rate`."""
+    """Learning rate of the first warm-up step. Default: `min_learning_rate`."""
     cooldown_epochs: Annotated[int, Field(ge=0, le=MAX_EPOCHS)] = 0
     """The last of `epochs`, in which the learning rate stays at `min_learning_rate`; the cosine ends before them."""
     clip: Annotated[float, Field(gt=0, le=1_000_000, allow_inf_nan=False)] | None = None

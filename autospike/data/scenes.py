@@ -2,7 +2,7 @@
 
 Images have 48x48 pixels. They are drawn from back to front: a textured background; up to four shapes, which may cover each other,
 each turned, stretched and with a texture of its own; thin lines and dots as clutter, which belong to the background; noise on each
-value. Colours and textures do not depend on the class, so that only the outline of a shape tells its class.
+value. Colours and textures do not depend on the class, so only the outline of a shape depends on the class.
 
 Both splits have the same distributions; their samples are disjoint. The random numbers of an image are the raw output of Philox
 with a key that is made from (`SEED`, split, index). So an image depends on no other image and not on the number of images. All

@@ -355,7 +355,7 @@ def test_runs_that_cannot_be_retrained_are_one_line_errors(
     )
     assert_one_line_error(autospike(capsys, "retrain", searched, "--seeds", 0), "--seeds")
     assert_one_line_error(autospike(capsys, "retrain", searched, "--set", "retrain.seeds=0"), "retrain.seeds")
-    assert_one_line_error(autospike(capsys, "retrain", searched, "--min-accuracy", 1.0), "no candidate reaches accuracy 1")
+    assert_one_line_error(autospike(capsys, "retrain", searched, "--min-accuracy", 1.0), "is within the limits (min_accuracy 1)")
     assert not (searched / "retrain").exists()
 
 

@@ -12,6 +12,7 @@ from autospike.space.search_space import SearchSpace
 
 
 def test_firing_rates_are_means_of_neuron_outputs(tiny_space: SearchSpace) -> None:
+    torch.manual_seed(0)
     model, firing, seen = build_model(tiny_space.smallest(), num_classes=10, in_chans=1).eval(), FiringRates(), []
     lif = model.get_submodule("stages.0.embedding.lifs.0")
     handle = lif.register_forward_hook(lambda _m, _a, out: seen.append(out))

@@ -271,8 +271,8 @@ class WorkersContract(ExecutorContract):
         assert marker.exists()
 
     def test_workers_run_concurrently(self, executor: Executor) -> None:
-        """After all have created their state."""
-        assert within(60, lambda: len({pid for _, pid in executor.run(Pid(), SHARDS)} - {os.getpid()}) == 2)
+        """After all have created their state, which includes importing torch on a machine that may be busy."""
+        assert within(180, lambda: len({pid for _, pid in executor.run(Pid(), SHARDS)} - {os.getpid()}) == 2)
 
     def test_a_worker_killed_while_idle_is_replaced(self, executor: Executor) -> None:
         pids = {pid for _, pid in executor.run(Pid(), SHARDS)}
