@@ -35,6 +35,7 @@ from autospike.space.architecture import Architecture, digest
 from autospike.space.search_space import SearchSpace
 from autospike.tasks.pictures import draw_segmentation
 from autospike.training.retraining import fine_tuned
+from autospike.training.rivals import trained_rival
 from autospike.training.setup import Setup, load_trained_supernet
 
 # Images of the test split in `predictions.png`.
@@ -156,6 +157,8 @@ def _write_and_measure(
         models["fine-tuned"] = _trained_alone(setup, measurement.architecture, fine_tuning.folder)
     weights = max(accuracies, key=lambda way: accuracies[way])  # the inherited ones if both are equal
     reference_model = _trained_alone(setup, reference, run.baseline) if reference else None
+    # Loaded before anything is written: a damaged checkpoint must not leave half an export.
+    rivals = [(training, trained_rival(setup, training)) for training in trained_rivals(run, setup)]
     check_replaceable(out)
     tested = [architecture.id for architecture in (measurement.architecture, reference) if architecture]
     _log(run, EVENT, images=len(setup.images.splits["test"]), command="export", architecture_ids=tested)
@@ -173,7 +176,7 @@ def _write_and_measure(
         "by_weights": {way: _summary(measured[way], search_accuracy=accuracies[way]) for way in measured},
         "baseline": final_measurement(run, reference_model, test) if reference_model else None,
         "front": measured_front(run, setup, best, test),
-        "rivals": [measure_rival(run, setup, training, test, "test") for training in trained_rivals(run, setup)],
+        "rivals": [measure_rival(run, training, rival, test, "test") for training, rival in rivals],
     }
 
 

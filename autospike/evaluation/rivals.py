@@ -10,7 +10,7 @@ from autospike import files
 from autospike.data.batches import FixedBatches
 from autospike.errors import UserError
 from autospike.evaluation.setup import fixed_batches
-from autospike.models.rivals import dense_counts
+from autospike.models.rivals import Rival, dense_counts
 from autospike.report.record import Split, record_rival
 from autospike.run_directory import RunDirectory
 from autospike.training.checkpoint import Checkpoints
@@ -18,23 +18,20 @@ from autospike.training.rivals import RivalTraining, trained_rival
 from autospike.training.setup import Setup
 
 
-def measure_rival(run: RunDirectory, setup: Setup, training: RivalTraining, batches: FixedBatches, split: Split) -> dict[str, Any]:
+def measure_rival(run: RunDirectory, training: RivalTraining, rival: Rival, batches: FixedBatches, split: Split) -> dict[str, Any]:
     """Measure a trained rival.
 
     Args:
         run: Batch size and energy convention.
-        setup: Reference network and device.
-        training: The rival.
+        training: Name and input of the rival.
+        rival: The network of `autospike.training.rivals.trained_rival`.
         batches: The images.
         split: Their split.
 
     Returns:
         The measurement as `report.record.record_rival` returns it.
-
-    Raises:
-        UserError: The rival is not trained.
     """
-    rival, correct = trained_rival(setup, training), b""
+    correct = b""
     with torch.no_grad():
         for batch in batches(run.experiment.evaluation.batch_size):
             hits = rival(batch.images).argmax(dim=-1) == batch.targets
@@ -66,7 +63,7 @@ def measure_on_search_split(run: RunDirectory, setup: Setup, training: RivalTrai
     except (UserError, KeyError, TypeError):  # missing or damaged
         pass
     search = fixed_batches(setup, setup.images.splits["search"])
-    found = {**measure_rival(run, setup, training, search, "search"), "weights": weights}
+    found = {**measure_rival(run, training, trained_rival(setup, training), search, "search"), "weights": weights}
     files.write_json(path, found)
     return found
 

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
 import pytest
+from cli_runner import autospike
 
 from autospike.cli import app
 
@@ -103,3 +105,22 @@ def test_retrain_uses_the_fine_tuning_of_the_run(run: Path) -> None:
     files = {path: path.stat().st_mtime_ns for path in checkpoints(run).iterdir() if path.suffix == ".safetensors"}
     call("retrain", run, "--seeds", "1")
     assert {path: path.stat().st_mtime_ns for path in files} == files
+
+
+@pytest.mark.parametrize("network", ["supernet", "baseline", "rivals/cnn", "retrain"])
+def test_a_damaged_network_is_found_before_an_export_is_written(
+    run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], network: str
+) -> None:
+    """The test split is not opened either."""
+    folder, out = tmp_path / "run", tmp_path / "out"
+    shutil.copytree(run, folder, ignore=shutil.ignore_patterns("report", "export"))
+    for path in (folder / network).rglob("step-*.safetensors"):
+        content = bytearray(path.read_bytes())
+        content[-1] ^= 1
+        path.write_bytes(content)
+    log = (folder / "log.jsonl").read_bytes()
+    outcome = autospike(capsys, "export", folder, "--out", out)
+    assert outcome.code == 2
+    assert "damaged, its content differs from what was written" in outcome.err
+    assert not out.exists() or not list(out.iterdir())
+    assert (folder / "log.jsonl").read_bytes() == log

@@ -98,6 +98,34 @@ def test_integers_of_a_rounded_weight_are_found() -> None:
     assert onnx_model._integers(np.array([[1.0, 0.3333]], dtype=np.float32), 0) is None
 
 
+def test_integers_of_linear_layers_are_not_quantised_again(tmp_path: Path) -> None:
+    """Inputs are not rounded to 8 bits, as onnxruntime does for `DequantizeLinear` before `MatMul` on processors with VNNI."""
+    onnx, helper = pytest.importorskip("onnx"), pytest.importorskip("onnx.helper")
+    pytest.importorskip("onnxruntime")
+    rng = np.random.default_rng(0)
+    integers = rng.integers(-127, 128, (64, 48)).astype(np.int8)
+    integers[0] = 127
+    weight = integers.astype(np.float32) * rng.uniform(0.01, 0.02, 48).astype(np.float32)
+    value = helper.make_tensor_value_info
+    model = helper.make_model(
+        helper.make_graph(
+            [helper.make_node("MatMul", ["x", "w"], ["y"])],
+            "linear",
+            [value("x", onnx.TensorProto.FLOAT, [5, 64])],
+            [value("y", onnx.TensorProto.FLOAT, [5, 48])],
+            [onnx.numpy_helper.from_array(weight, "w")],
+        ),
+        opset_imports=[helper.make_opsetid("", onnx_model.OPSET)],
+        ir_version=10,
+    )
+    onnx_model._store_integers(model)
+    assert {tensor.data_type for tensor in model.graph.initializer} == {onnx.TensorProto.INT8, onnx.TensorProto.FLOAT}
+    onnx.save(model, tmp_path / "model.onnx")
+    x = rng.standard_normal((5, 64)).astype(np.float32)
+    (found,) = onnx_model.session(tmp_path / "model.onnx")(torch.from_numpy(x))
+    np.testing.assert_allclose(found.numpy(), x.astype(np.float64) @ weight.astype(np.float64), atol=2e-5)
+
+
 @torch.no_grad()
 def test_nir_of_convolutional_blocks(tmp_path: Path) -> None:
     """The written graph, run by the definitions of NIR's nodes, gives the logits; neurons and edges are those of the model."""
