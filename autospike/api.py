@@ -19,12 +19,13 @@ from autospike.config.sections import DATASETS
 from autospike.energy.conventions import UJ_PER_MJ, convention_of
 from autospike.errors import UserError
 from autospike.events import Callback
-from autospike.measurement import Evaluation, Objective, objective_of
+from autospike.measurement import Evaluation
+from autospike.objectives import Objective, objective_of, objectives_of
 from autospike.report import tables
 from autospike.run_directory import RunDirectory
 from autospike.searching.algorithms import Algorithm
 from autospike.searching.archive import Archive
-from autospike.searching.selection import with_fitness
+from autospike.searching.selection import with_fitness, with_objectives
 from autospike.space.architecture import Architecture
 
 if TYPE_CHECKING:
@@ -140,24 +141,28 @@ class Run:
             UserError: Nothing was searched yet.
         """
         archive, directory = self._archive(convention)
+        objectives = objectives_of(directory.experiment.search.objectives, directory.input_shape)
         try:
-            return tables.candidates_of(with_fitness(archive, directory))
+            archived = with_objectives(archive, with_fitness(archive, directory), objectives)
         finally:
             archive.close()
+        return tables.candidates_of(archived, objectives)
 
     def front(self, *, convention: str | None = None) -> pd.DataFrame:
-        """Return the candidates on the Pareto front of accuracy and energy, in ascending order of energy.
+        """Return the candidates on the Pareto front of `search.objectives`, by default of accuracy and energy.
 
         Args:
             convention: Energy convention. Default: that of the search.
 
         Returns:
-            As `autospike.report.tables.candidates`.
+            As `autospike.report.tables.candidates`, in ascending order of the first minimised objective.
 
         Raises:
             UserError: Nothing was searched yet.
         """
-        return tables.front(self.candidates(convention=convention))
+        directory = self._stored()
+        objectives = objectives_of(directory.experiment.search.objectives, directory.input_shape)
+        return tables.front(self.candidates(convention=convention), objectives)
 
     def best(
         self,
@@ -192,7 +197,7 @@ class Run:
                 f"{self.folder}: no candidate is within the limits: accuracies up to {table['accuracy'].max():.4f}, energies from "
                 f"{table['energy_mj'].min() * UJ_PER_MJ:.3g} uJ, parameters from {table['params'].min():,}"
             )
-        measured = objective_of(objective) if isinstance(objective, str) else _objective(objective)
+        measured = objective_of(objective, self._stored().input_shape) if isinstance(objective, str) else _objective(objective)
         sign = -1 if measured.maximise else 1
         evaluations = self._evaluations(within["id"])
         return Candidate(run=self, evaluation=min(evaluations, key=lambda e: (sign * measured.value(e), e.energy.energy_mj)))

@@ -15,7 +15,7 @@ from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Fie
 from autospike.energy.conventions import DEFAULT, Convention, convention_of
 from autospike.errors import UserError, quoted
 from autospike.import_path import is_import_path, name_or_import_path
-from autospike.measurement import OBJECTIVES
+from autospike.objectives import OBJECTIVES
 from autospike.space.limits import MAX_TIME_STEPS
 
 # Upper bounds of counts. They are far above every sensible value: a larger number is a mistake, which would otherwise end in a
@@ -379,7 +379,7 @@ class ExecutionConfig(Section):
 
 
 # Settings of `search` that later versions have added. They are not part of the identity of a search unless they are set.
-ADDED_SETTINGS = ("constraints", "space")
+ADDED_SETTINGS = ("constraints", "space", "latency_batch")
 
 
 class FitnessConfig(Section):
@@ -433,11 +433,13 @@ class SearchConfig(Section):
     without arguments whose objects have `ask` and `tell` (`autospike.searching.algorithms.Algorithm`).
     """
     objectives: tuple[Text, ...] = ("accuracy", "energy_mj")
-    """Objectives of NSGA-II and NSGA-III: one or more different keys of `autospike.measurement.OBJECTIVES`, or import paths.
+    """Objectives of NSGA-II and NSGA-III: one or more different keys of `autospike.objectives.OBJECTIVES`, or import paths.
 
     `package.module:function` is the import path of a function of an `autospike.Evaluation` that returns a number, which is
     minimised, or of an `autospike.Objective`, which says whether it is maximised.
     """
+    latency_batch: Annotated[int, Field(ge=1, le=MAX_BATCH)] = 32
+    """Images in a batch of the objective `latency_batch_ms`."""
     population: Annotated[int, Field(ge=4, le=100_000)] = 50
     """Candidates per generation; Auto-Spikformer's value."""
     generations: Annotated[int, Field(ge=1, le=100_000)] = 20

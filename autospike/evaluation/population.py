@@ -190,6 +190,7 @@ class _Totals:
             seconds=0.0,
             correct_mask=quality.correct_mask,
             score=quality.score,
+            spikes=sum(self.results[key].spikes_at(steps, images) for key in path),
         )
 
     def _count(self, key: str, steps: int, images: int) -> tuple[LayerCount, ...]:

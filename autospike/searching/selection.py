@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 import pandas as pd
 
@@ -11,6 +12,7 @@ from autospike.config import Experiment, ExportConfig
 from autospike.energy.conventions import UJ_PER_MJ
 from autospike.errors import UserError
 from autospike.measurement import Evaluation
+from autospike.objectives import ACCURACY_AND_ENERGY, LATENCIES, Objectives, objectives_of
 from autospike.pareto import knee, on_front
 from autospike.run_directory import RunDirectory
 from autospike.searching.archive import Archive
@@ -40,6 +42,8 @@ class Choices:
         images: Number of images on which each was measured.
         correct_masks: Which images each classifies correctly, as `autospike.statistics.pack_mask` returns it; empty if unknown.
         without: The accuracy of each without one group of images (`autospike.measurement.Score.without`); empty for classification.
+        objectives: What the rule `knee` compares.
+        values: The values of these objectives of each candidate; `points` if empty.
     """
 
     ids: Sequence[str]
@@ -48,6 +52,8 @@ class Choices:
     images: Sequence[int]
     correct_masks: Sequence[bytes]
     without: Sequence[tuple[float, ...]] = ()
+    objectives: Objectives = field(default_factory=lambda: ACCURACY_AND_ENERGY)
+    values: Sequence[tuple[float, ...]] = ()
 
     def at(self, indices: Sequence[int]) -> Choices:
         """Return the candidates at some positions."""
@@ -58,6 +64,8 @@ class Choices:
             images=[self.images[i] for i in indices],
             correct_masks=[self.correct_masks[i] for i in indices],
             without=[self.without[i] for i in indices] if self.without else (),
+            objectives=self.objectives,
+            values=[self.values[i] for i in indices] if self.values else (),
         )
 
 
@@ -113,7 +121,13 @@ def significantly_below(choices: Choices, first: int, second: int) -> bool:
 
 
 def _knee(choices: Choices) -> int:
-    return knee(choices.points)
+    """The knee of the front of the objectives; candidates without a value of one are left out."""
+    objectives, values = choices.objectives.values(), choices.values or choices.points
+    known = [i for i, row in enumerate(values) if not any(map(math.isnan, row))]
+    if not known:
+        raise UserError(f"no candidate has values of {', '.join(choices.objectives)}; run: autospike search RUN")
+    maximise, log = [o.maximise for o in objectives], [o.log for o in objectives]
+    return known[knee([values[i] for i in known], maximise=maximise, log=log)]
 
 
 RULES: dict[str, Callable[[Choices], int]] = {
@@ -189,10 +203,12 @@ def pick_archived(
     try:
         table = with_fitness(archive, run)
         constraints = Constraints.of(search, shape or run.input_shape)
+        objectives = objectives_of(search.objectives, constraints.shape) if "knee" in rules else ACCURACY_AND_ENERGY
+        table = with_objectives(archive, table, objectives)
         allowed = table[within_limits(table, constraints, run.experiment)]
         if allowed.empty and not table.empty and any(rule in RULES for rule in rules):
             raise UserError(nothing_within_limits(table, constraints))
-        selected = [_archived(archive, allowed if rule in RULES else table, rule, config) for rule in rules]
+        selected = [_archived(archive, allowed if rule in RULES else table, rule, config, objectives) for rule in rules]
         damage = archive.damage()
     finally:
         archive.close()
@@ -272,10 +288,39 @@ def with_fitness(archive: Archive, run: RunDirectory) -> pd.DataFrame:
     return table.assign(f_aeb=f_aeb_of_all(points, reference_mj=float(reference.iloc[0]), config=run.experiment.search.fitness))
 
 
-def _archived(archive: Archive, table: pd.DataFrame, rule: str, config: ExportConfig) -> Evaluation:
+def with_objectives(archive: Archive, table: pd.DataFrame, objectives: Objectives) -> pd.DataFrame:
+    """Add the values of objectives to the table of an archive.
+
+    Args:
+        archive: The archive; its convention gives the energies.
+        table: Its candidates, as `with_fitness` returns them.
+        objectives: The objectives.
+
+    Returns:
+        The table with a column for each objective that it had none for. A value that was not measured is NaN: spikes of rows of
+        older versions, and latencies that another device has measured than the newest one.
+    """
+    missing = [name for name in objectives if name not in table]
+    if not missing:
+        return table
+    found = {e.measurement.architecture.id: e for e in archive.all()}
+    evaluations = [found.get(name) for name in table["id"].tolist()]
+    device = next((e.latency.device for e in reversed(list(found.values())) if e.latency), None)
+
+    def value(name: str, evaluation: Evaluation | None) -> float:
+        if evaluation is None or (name == "spikes" and evaluation.measurement.spikes is None):
+            return math.nan
+        if name in LATENCIES and (evaluation.latency is None or evaluation.latency.device != device):
+            return math.nan
+        return objectives[name].value(evaluation)
+
+    return table.assign(**{name: [value(name, evaluation) for evaluation in evaluations] for name in missing})
+
+
+def _archived(archive: Archive, table: pd.DataFrame, rule: str, config: ExportConfig, objectives: Objectives) -> Evaluation:
     """The candidate of one rule. One whose counts turn out to be damaged is left out."""
     while True:
-        index = pick_row(table, rule, config)
+        index = pick_row(table, rule, config, objectives)
         row = table.iloc[index]
         evaluation = archive.get_by_id(str(row["id"]))
         if evaluation is not None:
@@ -283,13 +328,14 @@ def _archived(archive: Archive, table: pd.DataFrame, rule: str, config: ExportCo
         table = table.drop(index=table.index[index])
 
 
-def pick_row(table: pd.DataFrame, rule: str, config: ExportConfig) -> int:
+def pick_row(table: pd.DataFrame, rule: str, config: ExportConfig, objectives: Objectives = ACCURACY_AND_ENERGY) -> int:
     """Select a candidate of an archive as `pick` does.
 
     Args:
         table: As `with_fitness` returns it.
         rule: A selection rule or an id.
         config: Smallest accuracy and tolerance.
+        objectives: What the rule `knee` compares; columns of the table.
 
     Returns:
         The position of its row.
@@ -304,6 +350,8 @@ def pick_row(table: pd.DataFrame, rule: str, config: ExportConfig) -> int:
         images=table["images"].tolist(),
         correct_masks=[mask if isinstance(mask, bytes) else b"" for mask in table["correct_mask"]],
         without=[scores_without_a_group(score) for score in table["score"]],
+        objectives=objectives,
+        values=list(table[list(objectives)].astype(float).itertuples(index=False, name=None)),
     )
     return pick_index(choices, rule, min_accuracy=config.min_accuracy, tolerance=config.tolerance)
 
