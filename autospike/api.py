@@ -251,6 +251,37 @@ class Run:
         retrain(directory, picks or [directory.experiment.export.pick], callbacks)
         return directory.retrain
 
+    def ablate(
+        self,
+        architecture: str | None = None,
+        *,
+        genes: Sequence[str] = (),
+        together: bool = False,
+        retrain: bool = False,
+        epochs: int | None = None,
+    ) -> Path:
+        """Change one gene of a subnet at a time, and measure the variants on the search split.
+
+        Args:
+            architecture: Selection rule, id of a candidate, or path of a file with an architecture. Default: `export.pick`.
+            genes: Names of genes, for example `["tau", "time_steps"]`; all that have several values if empty.
+            together: Change a gene in all blocks at once.
+            retrain: Train each network alone from fresh weights, instead of measuring it with inherited weights.
+            epochs: Epochs of these trainings. Default: `training.epochs`.
+
+        Returns:
+            The folder with tables and figures.
+
+        Raises:
+            UserError: Nothing was searched yet, no candidate is selected, or a gene does not exist.
+        """
+        from autospike.commands.ablate import AblationRequest, ablate
+
+        directory = self._stored(retrain={"epochs": epochs})
+        chosen = architecture or directory.experiment.export.pick
+        ablate(directory, AblationRequest(architecture=chosen, genes=genes, together=together, retrain=retrain))
+        return directory.ablation
+
     def plot(self, out: str | Path | None = None, *, convention: str | None = None) -> None:
         """Write figures and tables of the search.
 

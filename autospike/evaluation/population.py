@@ -85,6 +85,10 @@ class PopulationEvaluator:
     exempt: Architecture | None = None
     progress: ProgressCallback = lambda _done, _of: None
 
+    def without_racing(self) -> PopulationEvaluator:
+        """Return an evaluator that measures every candidate on every image."""
+        return replace(self, config=self.config.model_copy(update={"racing": 0.0}))
+
     def __call__(self, architectures: Iterable[Architecture]) -> Iterator[Measurement]:
         """Measure a population when the first measurement is requested.
 
