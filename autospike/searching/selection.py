@@ -8,7 +8,7 @@ from dataclasses import dataclass, field, replace
 
 import pandas as pd
 
-from autospike.config import Experiment, ExportConfig
+from autospike.config import Experiment, ExportConfig, SearchConfig
 from autospike.energy.conventions import UJ_PER_MJ
 from autospike.errors import UserError
 from autospike.measurement import Evaluation
@@ -201,10 +201,9 @@ def pick_archived(
     search, config = run.experiment.search, run.experiment.export
     archive = Archive(run.existing_archive(), protocol_id, search.energy_convention, read_only=True)
     try:
-        table = with_fitness(archive, run)
         constraints = Constraints.of(search, shape or run.input_shape)
-        objectives = objectives_of(search.objectives, constraints.shape) if "knee" in rules else ACCURACY_AND_ENERGY
-        table = with_objectives(archive, table, objectives)
+        objectives = _compared(search, rules, constraints.shape)
+        table = with_objectives(archive, with_fitness(archive, run), objectives)
         allowed = table[within_limits(table, constraints, run.experiment)]
         if allowed.empty and not table.empty and any(rule in RULES for rule in rules):
             raise UserError(nothing_within_limits(table, constraints))
@@ -215,6 +214,11 @@ def pick_archived(
     if damage is not None:
         on_damage(damage)
     return selected
+
+
+def _compared(search: SearchConfig, rules: Sequence[str], shape: InputShape | None) -> Objectives:
+    """The objectives that rules compare: those of the search only for `knee`, because the user's own may not be importable."""
+    return objectives_of(search.objectives, shape) if "knee" in rules else ACCURACY_AND_ENERGY
 
 
 def pick_finalists(
@@ -243,13 +247,15 @@ def pick_finalists(
         return found
     archive = Archive(run.existing_archive(), protocol_id, search.energy_convention, read_only=True)
     try:
-        table = with_fitness(archive, run)
-        allowed = table[within_limits(table, Constraints.of(search, shape or run.input_shape), run.experiment)]
+        constraints = Constraints.of(search, shape or run.input_shape)
+        objectives = _compared(search, [config.pick], constraints.shape)
+        table = with_objectives(archive, with_fitness(archive, run), objectives)
+        allowed = table[within_limits(table, constraints, run.experiment)]
         for steps in range(found[0].measurement.architecture.time_steps - 1, 0, -1):
             rows = allowed[allowed["time_steps"] == steps]
             if not rows.empty and len(found) < run.experiment.retrain.finalists:
                 # Fine-tuning may still reach `min_accuracy`; the export checks it.
-                found.append(_archived(archive, rows, config.pick, config.model_copy(update={"min_accuracy": 0.0})))
+                found.append(_archived(archive, rows, config.pick, config.model_copy(update={"min_accuracy": 0.0}), objectives))
     finally:
         archive.close()
     return found
