@@ -25,7 +25,8 @@ from autospike.report import tables
 from autospike.run_directory import RunDirectory
 from autospike.searching.algorithms import Algorithm
 from autospike.searching.archive import Archive
-from autospike.searching.selection import with_fitness, with_objectives
+from autospike.searching.objective_columns import with_objectives
+from autospike.searching.selection import with_fitness
 from autospike.space.architecture import Architecture
 
 if TYPE_CHECKING:

@@ -373,6 +373,28 @@ def ablate(
 
 
 @app.command()
+def assess(
+    run: RunFolder,
+    candidates: Annotated[int, typer.Option(min=4, max=100_000, help="Number of networks that are trained alone.")] = 16,
+    budget: Annotated[
+        str | None,
+        typer.Option(metavar="TIME", help="Largest duration, for example 2h: no training is started that would exceed it."),
+    ] = None,
+    epochs: Annotated[
+        int | None, typer.Option(min=1, max=100_000, help="Epochs of each network. Default: training.epochs.")
+    ] = None,
+    overrides: Overrides = None,
+) -> None:
+    """Train candidates alone, and tell how well their inherited accuracies rank them: rank correlations and regret."""
+    from autospike.budget import parse_duration
+    from autospike.commands.assess import assess
+    from autospike.run_directory import RunDirectory
+
+    resumed = RunDirectory.resume(run, [*(overrides or []), *_overriding("retrain", epochs=epochs)])
+    assess(resumed, candidates=candidates, budget_s=parse_duration(budget) if budget else None)
+
+
+@app.command()
 def rivals(run: RunFolder, overrides: Overrides = None) -> None:
     """Train networks without spikes on the images of a run, for comparison with its subnets."""
     from autospike.commands.rivals import rivals

@@ -26,7 +26,8 @@ from autospike.report.measured_networks import reference_curve, single
 from autospike.run_directory import RunDirectory
 from autospike.searching.archive import Archive
 from autospike.searching.archived_row import scores_without_a_group
-from autospike.searching.selection import pick_row, with_fitness, with_objectives
+from autospike.searching.objective_columns import with_objectives
+from autospike.searching.selection import pick_row, with_fitness
 from autospike.space.architecture import Architecture
 from autospike.statistics import jackknife_interval, wilson_interval
 

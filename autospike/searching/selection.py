@@ -12,13 +12,14 @@ from autospike.config import Experiment, ExportConfig, SearchConfig
 from autospike.energy.conventions import UJ_PER_MJ
 from autospike.errors import UserError
 from autospike.measurement import Evaluation
-from autospike.objectives import ACCURACY_AND_ENERGY, LATENCIES, Objectives, objectives_of
+from autospike.objectives import ACCURACY_AND_ENERGY, Objectives, objectives_of
 from autospike.pareto import knee, on_front
 from autospike.run_directory import RunDirectory
 from autospike.searching.archive import Archive
 from autospike.searching.archived_row import scores_without_a_group
 from autospike.searching.constraints import Constraints
 from autospike.searching.fitness import f_aeb_of_all
+from autospike.searching.objective_columns import with_objectives
 from autospike.space.architecture import Architecture
 from autospike.space.input_shape import InputShape
 from autospike.statistics import SIGNIFICANCE, JackknifeComparison, PairedComparison, unpaired_p_value_below
@@ -330,35 +331,6 @@ def with_fitness(archive: Archive, run: RunDirectory) -> pd.DataFrame:
         raise UserError(f"{reason}; F_AEB is relative to the largest subnet, so run: autospike search {run.folder}")
     points = list(zip(table["accuracy"].tolist(), table["energy_mj"].tolist(), strict=True))
     return table.assign(f_aeb=f_aeb_of_all(points, reference_mj=float(reference.iloc[0]), config=run.experiment.search.fitness))
-
-
-def with_objectives(archive: Archive, table: pd.DataFrame, objectives: Objectives) -> pd.DataFrame:
-    """Add the values of objectives to the table of an archive.
-
-    Args:
-        archive: The archive; its convention gives the energies.
-        table: Its candidates, as `with_fitness` returns them.
-        objectives: The objectives.
-
-    Returns:
-        The table with a column for each objective that it had none for. A value that was not measured is NaN: spikes of rows of
-        older versions, and latencies that another device has measured than the newest one.
-    """
-    missing = [name for name in objectives if name not in table]
-    if not missing:
-        return table
-    found = {e.measurement.architecture.id: e for e in archive.all()}
-    evaluations = [found.get(name) for name in table["id"].tolist()]
-    device = next((e.latency.device for e in reversed(list(found.values())) if e.latency), None)
-
-    def value(name: str, evaluation: Evaluation | None) -> float:
-        if evaluation is None or (name == "spikes" and evaluation.measurement.spikes is None):
-            return math.nan
-        if name in LATENCIES and (evaluation.latency is None or evaluation.latency.device != device):
-            return math.nan
-        return objectives[name].value(evaluation)
-
-    return table.assign(**{name: [value(name, evaluation) for evaluation in evaluations] for name in missing})
 
 
 def _archived(archive: Archive, table: pd.DataFrame, rule: str, config: ExportConfig, objectives: Objectives) -> Evaluation:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
+import numpy as np
 import pytest
 from builders import analytic, one_line_error
 from tiny_experiment import TINY_SPACE
@@ -70,4 +71,4 @@ def test_the_table_by_hand() -> None:
     assert found["energy_ratio"][1] == pytest.approx(records[variant.architecture]["energy_mj"] / records[largest]["energy_mj"])
     figure = draw(found, title="digits", convention="exact")
     assert [text.get_text() for text in figure.axes[0].get_yticklabels()] == ["original", "time_steps: 3 → 2"]
-    assert list(figure.axes[2].get_lines()[0].get_xdata()) == [7, 7]  # the parameters of the original network
+    assert np.asarray(figure.axes[2].get_lines()[0].get_xdata()).tolist() == [7, 7]  # the parameters of the original network

@@ -23,7 +23,8 @@ from autospike.objectives import objective_of, objectives_of
 from autospike.report.tables import Box, candidates_of, front, search_history
 from autospike.searching.algorithms import _divisions
 from autospike.searching.archive import Archive
-from autospike.searching.selection import pick_row, with_objectives
+from autospike.searching.objective_columns import with_objectives
+from autospike.searching.selection import pick_row
 from autospike.space.architecture import Architecture
 from autospike.space.costs import costs
 from autospike.space.input_shape import InputShape

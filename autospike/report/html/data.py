@@ -28,7 +28,8 @@ from autospike.report import tables
 from autospike.report.importance import importance
 from autospike.run_directory import RunDirectory
 from autospike.searching.archive import Archive
-from autospike.searching.selection import with_fitness, with_objectives
+from autospike.searching.objective_columns import with_objectives
+from autospike.searching.selection import with_fitness
 from autospike.space.search_space import SearchSpace
 
 # Candidates in a page. An archive with more is thinned: the front stays, and every nth of the others.
