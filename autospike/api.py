@@ -283,6 +283,26 @@ class Run:
         ablate(directory, AblationRequest(architecture=chosen, genes=genes, together=together, retrain=retrain))
         return directory.ablation
 
+    def assess(self, candidates: int = 16, *, budget: float | None = None, epochs: int | None = None) -> Path:
+        """Train candidates alone, and compare their ranking with that of their inherited weights.
+
+        Args:
+            candidates: Number of candidates, drawn from strata by energy.
+            budget: Largest duration in seconds. A training that would probably exceed it is not started, except the first one.
+            epochs: Epochs of each. Default: `training.epochs`.
+
+        Returns:
+            The folder with `assessment.json`, a table and a figure.
+
+        Raises:
+            UserError: Nothing was searched yet.
+        """
+        from autospike.commands.assess import assess
+
+        directory = self._stored(retrain={"epochs": epochs})
+        assess(directory, candidates=candidates, budget_s=budget)
+        return directory.assess
+
     def plot(self, out: str | Path | None = None, *, convention: str | None = None) -> None:
         """Write figures and tables of the search.
 

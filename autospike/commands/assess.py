@@ -52,9 +52,7 @@ def assess(run: RunDirectory, *, candidates: int, budget_s: float | None = None)
         written = archived.loc[chosen, "architecture"].to_dict()
         architectures = {str(name): Architecture.from_json(text) for name, text in written.items()}
         with threads_of_torch(run.experiment.threads or threads):
-            measured = _trained(
-                run, setup, list(architectures.values()), budget_s
-            )
+            measured = _trained(run, setup, list(architectures.values()), budget_s)
     if not measured:
         raise UserError(f"{run.assess}: no training has finished; give more time with --budget")
     found = _table(archived, measured)

@@ -12,7 +12,6 @@ import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
-from scipy.stats import kendalltau, spearmanr
 
 from autospike.report.figures import ACCENT, MUTED, STYLE
 from autospike.statistics import Interval
@@ -20,7 +19,7 @@ from autospike.statistics import Interval
 Floats = NDArray[np.float64]
 
 # Resamples of a bootstrap, and the numbers k of a regret. Our choice.
-RESAMPLES, TOP = 2000, (1, 3, 5)
+RESAMPLES, TOP = 1000, (1, 3, 5)
 # Rank correlations of fewer networks are not computed: their intervals would span everything.
 FEWEST = 4
 
@@ -95,9 +94,33 @@ def assess(inherited: Sequence[float], alone: Sequence[float], rng: np.random.Ge
 
 
 def _ranking(x: Floats, y: Floats, rng: np.random.Generator) -> Ranking:
-    kendall = _estimate(lambda a, b: float(kendalltau(a, b).statistic), x, y, rng)
-    spearman = _estimate(lambda a, b: float(spearmanr(a, b).statistic), x, y, rng)
-    return Ranking(networks=len(x), kendall=kendall, spearman=spearman)
+    return Ranking(networks=len(x), kendall=_estimate(kendall_tau, x, y, rng), spearman=_estimate(spearman_rho, x, y, rng))
+
+
+def kendall_tau(x: Floats, y: Floats) -> float:
+    """Return Kendall's tau-b, as `scipy.stats.kendalltau` does, which is too slow for thousands of resamples.
+
+    With s_ij the sign of x_i - x_j and t_ij that of y_i - y_j it is sum s t / sqrt(sum s^2 sum t^2).
+
+    Args:
+        x: Values `[N]`, not all equal.
+        y: Values `[N]`, not all equal.
+    """
+    s, t = np.sign(x[:, None] - x), np.sign(y[:, None] - y)
+    return float((s * t).sum() / np.sqrt((s * s).sum() * (t * t).sum()))
+
+
+def spearman_rho(x: Floats, y: Floats) -> float:
+    """Return Spearman's rho, the correlation of the ranks, as `scipy.stats.spearmanr` does.
+
+    The row sums of the signs of `kendall_tau` are twice the ranks minus their mean.
+
+    Args:
+        x: Values `[N]`, not all equal.
+        y: Values `[N]`, not all equal.
+    """
+    a, b = np.sign(x[:, None] - x).sum(axis=1), np.sign(y[:, None] - y).sum(axis=1)
+    return float(a @ b / np.sqrt((a @ a) * (b @ b)))
 
 
 def _estimate(statistic: Callable[[Floats, Floats], float], x: Floats, y: Floats, rng: np.random.Generator) -> Estimate | None:
