@@ -6,10 +6,12 @@ import json
 import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 from cli_runner import autospike
 from torch.utils.tensorboard import SummaryWriter
 from trainings import truncate
@@ -79,3 +81,29 @@ def test_training_under_torchrun_has_the_losses_of_one_process(tmp_path: Path, t
         assert [event["event"] for event in events if event["event"] != "train"] == ["train started", "train finished"] * 2
     assert len(losses["single"]) > 2
     assert losses["together"] == pytest.approx(losses["single"], rel=0.02)
+
+
+def test_a_budget_plans_the_epochs_and_a_resumed_training_keeps_them(
+    tmp_path: Path, tiny_experiment: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """An epoch has 5 steps of 256 images: 100 s, if a step of each network takes 10 s."""
+    monkeypatch.setattr("autospike.commands.plan.measured_step", lambda *_: 10.0)
+    monkeypatch.setattr("autospike.cli.STARTED", time.monotonic())
+    run = tmp_path / "run"
+    refused = autospike(capsys, "train", tiny_experiment, "--run", run, "--budget", "80s")
+    assert (refused.code, run.exists()) == (2, False)
+    assert "one epoch of both trainings takes 2 min" in refused.err
+    assert autospike(capsys, "train", tiny_experiment, "--run", run, "--budget", "180s").code == 0
+    first = (run / "experiment.yaml").read_text()
+    assert yaml.safe_load(first)["training"]["epochs"] == 1
+    assert autospike(capsys, "train", tiny_experiment, "--run", run, "--budget", "15m").code == 0
+    assert (run / "experiment.yaml").read_text() == first
+
+
+def test_a_budget_under_torchrun_is_a_one_line_error(
+    tmp_path: Path, tiny_experiment: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    outcome = autospike(capsys, "train", tiny_experiment, "--run", tmp_path / "run", "--budget", "5m")
+    assert outcome.code == 2
+    assert "not under torchrun" in outcome.err
