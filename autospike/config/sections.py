@@ -28,7 +28,10 @@ MAX_PROCESSES = 1024  # or threads
 DATASETS = "datasets"
 # Data sets of recordings that are integrated to frames, or rendered as frames.
 RECORDED = ("events", "cifar10_dvs", "dvs_gesture", "har_dvs", "har_dvs_images", "n_caltech101", "n_mnist")
-DATA_NAMES = ("digits", "glyphs", "motion", "folder", "cifar10", "cifar100", *RECORDED, "scenes", "ade20k", "voc", DATASETS)
+DATA_NAMES = (
+    *("digits", "glyphs", "motion", "folder", "metadata", "parquet", "tars", "cifar10", "cifar100"),
+    *(*RECORDED, "scenes", "ade20k", "voc", DATASETS),
+)
 MAX_PATH = 4096  # characters, PATH_MAX of Linux
 # Folders of Linux whose files are not stored anywhere; reading some of them has no end. /dev/shm may hold data.
 VIRTUAL_FOLDERS = ("/proc", "/sys")
@@ -113,8 +116,10 @@ class DataConfig(Section):
     Embedded (docs/embedded_data.md): `digits` are scikit-learn's (1797 images of 8x8 pixels), `glyphs` letters in many fonts
     (26,000 images of 32x32 pixels), `motion` simulated event recordings of moving shapes (6,400 of 8 frames of 32x32 pixels).
 
-    `folder` is a folder with one subfolder per class, `cifar10` and `cifar100` are torchvision's. `events` are frames of an event
-    camera that a spikingjelly data set (CIFAR10DVS, DVS128Gesture, HARDVS) has prepared with `data_type="frame", frames_number=T`.
+    `folder` is a folder with one subfolder per class. `metadata`, `parquet` and `tars` are image folders with a table of labels,
+    parquet files (both of Hugging Face) and tars (ImageNet's or WebDataset's); docs/images.md has their layouts. `cifar10` and
+    `cifar100` are torchvision's. `events` are frames of an event camera that a spikingjelly data set (CIFAR10DVS, DVS128Gesture,
+    HARDVS) has prepared with `data_type="frame", frames_number=T`.
     A network with fewer time steps than frames uses the first frames; more time steps than frames are an error. With `frames`,
     `events` are your own recordings (`.aedat`, `.bin`, or `.npz` with t, x, y, p), which are integrated.
 
@@ -158,6 +163,11 @@ class DataConfig(Section):
     """
     background: Colour = (255, 255, 255)
     """Red, green and blue (0 to 255) behind transparent pixels of the images of a folder. Default: white."""
+    label_column: Text | None = None
+    """Column of the labels of `metadata` and `parquet`.
+
+    Default: the first of `label`, `labels`, `class`, `target`, `category` and `fine_label` that there is.
+    """
     frames: Annotated[int, Field(ge=1, le=MAX_TIME_STEPS)] | None = None
     """Number of frames that each recording is integrated to; required for recordings, and for them only."""
     frames_by: Literal["number", "time"] = "number"
