@@ -203,13 +203,21 @@ class Run:
         evaluations = self._evaluations(within["id"])
         return Candidate(run=self, evaluation=min(evaluations, key=lambda e: (sign * measured.value(e), e.energy.energy_mj)))
 
-    def export(self, out: str | Path | None = None, *, pick: str | None = None, min_accuracy: float | None = None) -> Path:
+    def export(
+        self,
+        out: str | Path | None = None,
+        *,
+        pick: str | None = None,
+        min_accuracy: float | None = None,
+        exit_margin: float | None = None,
+    ) -> Path:
         """Write a candidate as a timm model, and measure it on the test split.
 
         Args:
             out: The folder to write to. Default: `export` in the folder of the run.
             pick: Selection rule, or id of a candidate. Default: `export.pick` of the experiment.
             min_accuracy: Select among candidates with at least this accuracy on the search split.
+            exit_margin: Confidence margin of early exit. Default: `export.exit_margin`, or no early exit.
 
         Returns:
             The folder, which `timm.create_model("local-dir:FOLDER")` opens.
@@ -219,7 +227,7 @@ class Run:
         """
         from autospike.commands.export import export
 
-        directory = self._stored(export={"pick": pick, "min_accuracy": min_accuracy})
+        directory = self._stored(export={"pick": pick, "min_accuracy": min_accuracy, "exit_margin": exit_margin})
         folder = directory.export if out is None else Path(out)
         export(directory, folder)
         return folder

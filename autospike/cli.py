@@ -264,6 +264,10 @@ def export(
             help="Of the model in these formats: exact, fused (BatchNorm folded) or int8 (weights of 8 bits), separated by commas.",
         ),
     ] = "exact",
+    exit_margin: Annotated[
+        float | None,
+        typer.Option(min=0, max=1, help="Confidence margin of early exit, as early-exit finds it. Default: no early exit."),
+    ] = None,
     push: Annotated[
         str | None, typer.Option(metavar="OWNER/NAME", help="Upload the folder to this repository on Hugging Face.")
     ] = None,
@@ -285,7 +289,7 @@ def export(
         max_fan_in=max_fan_in,
         min_accuracy=min_accuracy,
     )
-    chosen = _overriding("export", pick=pick, min_accuracy=min_accuracy)
+    chosen = _overriding("export", pick=pick, min_accuracy=min_accuracy, exit_margin=exit_margin)
     resumed = RunDirectory.resume(run, [*(overrides or []), *chosen, *limits])
     export(resumed, out or resumed.export, parse_formats(formats), parse_variants(variants), push)
 
@@ -524,6 +528,42 @@ def evaluate(
             convention=convention_of(convention),
             out=out,
             class_map=class_map,
+        )
+    )
+
+
+@app.command(name="early-exit")
+def early_exit(
+    model: MeasuredModel,
+    data: MeasuredData = None,
+    split: MeasuredSplit = SplitChoice.search,
+    images: Annotated[
+        int | None, typer.Option(min=1, max=10_000_000, help="Number of images, sampled at random. Default: the whole split.")
+    ] = None,
+    margin: Annotated[
+        float | None,
+        typer.Option(
+            min=0, max=1, help="Margin of the exact measurement. Default: the smallest one that costs no significant accuracy."
+        ),
+    ] = None,
+    batch_size: ForwardBatch = 32,
+    convention: Annotated[str, typer.Option(help="Energy convention, see docs/energy.md.")] = "exact",
+    out: Annotated[Path | None, typer.Option(help="Folder to write to. Default: MODEL/early_exit.")] = None,
+) -> None:
+    """Stop each image at its first confident time step: accuracy, mean T and energy against the confidence margin."""
+    from autospike.commands.early_exit import EarlyExitRequest, early_exit
+    from autospike.energy.conventions import convention_of
+
+    early_exit(
+        EarlyExitRequest(
+            model=model,
+            data=data,
+            split=split.value,
+            images=images,
+            batch_size=batch_size,
+            margin=margin,
+            convention=convention_of(convention),
+            out=out,
         )
     )
 

@@ -27,8 +27,10 @@ from autospike.counting.firing import FiringRates
 from autospike.data.batches import FixedBatches
 from autospike.data.preparation import DEFAULT_PREPARATION, ImagePreparation
 from autospike.errors import UserError
+from autospike.evaluation.early_exit import measure_exits
 from autospike.evaluation.single import measure_stepwise
 from autospike.models.contract import SpikingModel
+from autospike.models.early_exit import NEVER
 from autospike.models.registry import ENTRY_POINT, build_model, classifiers, first_conv
 from autospike.report.record import record, record_point
 from autospike.run_directory import RunDirectory
@@ -148,7 +150,10 @@ def write_model(
     """
     write_tensors(folder / "model.safetensors", model.state_dict(), metadata={"format": "pt"})
     files.write_json(folder / "architecture.json", architecture.to_dict())
-    files.write_json(folder / "config.json", _timm_config(architecture, classes, input_spec))
+    config = _timm_config(architecture, classes, input_spec)
+    if getattr(model, "exit_margin", NEVER) != NEVER:
+        config["model_args"]["exit_margin"] = model.exit_margin
+    files.write_json(folder / "config.json", config)
 
 
 def write_run_model(setup: Setup, model: SpikingModel, folder: Path) -> None:
@@ -191,6 +196,7 @@ def read_model(folder: Path) -> ExportedModel:
         if broken is not None:
             raise ValueError(f"{broken} has values that are NaN or infinite")
         model.load_state_dict(tensors)
+        model.exit_margin = float(config["model_args"].get("exit_margin", NEVER))
     except (KeyError, TypeError, ValueError, OSError, RuntimeError, SafetensorError) as error:
         reason = " ".join(str(error).split())
         raise UserError(f"{folder}: the model is damaged ({type(error).__name__}: {reason[:200]}); export it again") from None
@@ -256,7 +262,16 @@ def final_measurement(run: RunDirectory, model: SpikingModel, test: FixedBatches
         **record(by_time_steps[-1], convention, "test"),
         "by_time_steps": [record_point(measurement, convention, "test") for measurement in by_time_steps],
         "firing_rates": firing.rates(),
+        **_early_exit(run, model, test),
     }
+
+
+def _early_exit(run: RunDirectory, model: SpikingModel, test: FixedBatches) -> dict[str, Any]:
+    """The measurement with early exit, if the model has a margin."""
+    if model.exit_margin == NEVER:
+        return {}
+    batch_size, convention = run.experiment.evaluation.batch_size, run.experiment.search.energy_convention
+    return {"early_exit": measure_exits(model, test, margin=model.exit_margin, batch_size=batch_size).to_json(convention)}
 
 
 def _input_spec(cfg: Mapping[str, Any]) -> InputSpec:
@@ -285,7 +300,7 @@ def _input_spec(cfg: Mapping[str, Any]) -> InputSpec:
     )
 
 
-def _timm_config(architecture: Architecture, classes: tuple[str, ...], spec: InputSpec) -> dict[str, object]:
+def _timm_config(architecture: Architecture, classes: tuple[str, ...], spec: InputSpec) -> dict[str, Any]:
     """The content of `config.json`; its keys are those of timm."""
     return {
         "architecture": ENTRY_POINT,

@@ -10,6 +10,7 @@ from typing import Any
 from autospike import files
 from autospike.console import note, table, working
 from autospike.data.batches import FixedBatches
+from autospike.energy.conventions import UJ_PER_MJ
 from autospike.evaluation.finalists import Finalist, Weights, choose, finalists
 from autospike.evaluation.front import measured_front, searched_front
 from autospike.evaluation.rivals import measure_rival, rival_digest, trained_rivals
@@ -25,6 +26,7 @@ from autospike.exporting.variants import VariantName
 from autospike.lock import locked
 from autospike.model_folder import check_replaceable, complete_report, final_measurement, write_report, write_run_model
 from autospike.models.contract import SpikingModel
+from autospike.models.early_exit import NEVER
 from autospike.report import comparison
 from autospike.report.test_split import EVENT, HeldOutUses
 from autospike.run_directory import RunDirectory
@@ -108,7 +110,7 @@ def _provenance(
     rivals = {training.name: rival_digest(setup, training) for training in trained_rivals(run, setup)}
     return {
         "run": str(run.folder.resolve()),
-        **run.experiment.export.model_dump(),
+        **run.experiment.export.model_dump(exclude_none=True),  # as earlier versions, without the margin of early exit
         "protocol_id": protocol,
         "fine_tuning": fine_tunings.get(first.id),
         "front": digest([architecture.id for architecture in best]),
@@ -141,6 +143,8 @@ def _write_and_measure(
     check_replaceable(out)
     tested = [selected.architecture, *(network.architecture for network, _ in others), *([reference] if reference else [])]
     _log(run, EVENT, images=len(setup.images.splits["test"]), command="export", architecture_ids=[a.id for a in tested])
+    for model in models.values():
+        model.exit_margin = NEVER if run.experiment.export.exit_margin is None else run.experiment.export.exit_margin
     write_run_model(setup, models[selected.weights], out)
     test = held_out_batches(setup)
     if setup.images.is_dense:
@@ -208,5 +212,11 @@ def _show(report: dict[str, Any], out: Path) -> None:
     """Print the exported subnet next to the reference network, and in words what the numbers mean."""
     title = f"{out}: subnet {report['architecture_id']}"
     table(title, comparison.columns(report), comparison.rows(report), comparison.caption(report))
+    if "early_exit" in report:
+        found = report["early_exit"]
+        note(
+            f"early exit at margin {found['exit_margin']:g}: test accuracy {found['accuracy']:.4f}, mean T "
+            f"{found['mean_time_steps']:.2f}, {found['energy_mj'] * UJ_PER_MJ:.4g} uJ"
+        )
     for line in comparison.warnings(report):
         note(line)

@@ -547,6 +547,8 @@ class ExportConfig(Section):
     """Select among candidates with at least this accuracy on the search split."""
     tolerance: Fraction = 1.0
     """Select among candidates whose accuracy is at most this much below the highest. With 1 every candidate qualifies."""
+    exit_margin: Fraction | None = None
+    """Confidence margin above which an image stops before the last time step (docs/early_exit.md). None for no early exit."""
 
 
 class RetrainConfig(Section):

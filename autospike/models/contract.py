@@ -11,6 +11,7 @@ from timm.layers import trunc_normal_
 from timm.models._features import feature_take_indices
 from torch import Tensor, nn
 
+from autospike.models.early_exit import NEVER, exited
 from autospike.nn.blocks import SpikingBlock
 from autospike.nn.embeddings import EMBEDDING_KINDS
 from autospike.nn.neuron import LIF
@@ -164,6 +165,7 @@ class SpikingModel(nn.Module):
         num_features: Width of the last stage, D.
         head_hidden_size: The same, under timm's name.
         feature_info: timm's description of the feature map of each stage.
+        exit_margin: Threshold of early exit; with 1 every image runs all steps.
         distilled_training: Whether the training output is the logits of both heads; see `set_distilled_training`.
     """
 
@@ -179,6 +181,7 @@ class SpikingModel(nn.Module):
         )
         self.feature_info = _feature_info(architecture)
         self.distilled_training = False
+        self.exit_margin = NEVER
         self.add_head(num_classes)
         self.apply(initialise)
 
@@ -266,17 +269,21 @@ class SpikingModel(nn.Module):
             return features.mean(dim=0)
         return self._logits(features, partial(torch.mean, dim=0))
 
-    def forward(self, x: Tensor, at: Sequence[int] = ()) -> Any:
+    def forward(self, x: Tensor, at: Sequence[int] = (), early_exit: bool = False) -> Any:
         """Compute logits, mean over time.
 
         Args:
             x: Images `[B, C, H, W]` or frames `[T, B, C, H, W]`.
             at: Numbers of time steps. All outputs come from one run of the largest T.
+            early_exit: Whether the output of an image is that of the first step whose confidence margin is above `exit_margin`
+                (`autospike.models.early_exit`). All steps are computed: layers have no state between calls. Without effect on `at`.
 
         Returns:
             Logits `[B, num_classes]` at the T of the architecture; with `at`, `[len(at), B, num_classes]` at each of these T. In
             distilled training, a pair with the logits of each head.
         """
+        if not is_symbolic(early_exit) and early_exit:
+            return exited(self.forward_steps(x), self.exit_margin)[0]
         if not (is_symbolic(at) or at):
             return self.forward_head(self.forward_features(x))
         stream = self.forward_features(x, largest(at, self.architecture.time_steps))

@@ -15,6 +15,7 @@ from torch import nn
 
 from autospike.errors import UserError
 from autospike.models.contract import Readout, SpikingModel, stage_embedding
+from autospike.models.early_exit import NEVER
 from autospike.models.segmentation import SegmentationModel, SegmentationReadout
 from autospike.nn.blocks import channel_branch, token_branch
 from autospike.space.architecture import Architecture
@@ -134,16 +135,19 @@ def _build(
     drop_rate: float = 0.0,
     drop_path_rate: float = 0.0,
     global_pool: str = "avg",
+    exit_margin: float = NEVER,
 ) -> SpikingModel:
     """Build the model for `timm.models.build_model_with_cfg`.
 
-    timm's scripts always pass the last three arguments; only the values without effect are supported.
+    timm's scripts always pass `drop_rate`, `drop_path_rate` and `global_pool`; only the values without effect are supported.
     """
     if drop_rate or drop_path_rate or global_pool != "avg":
         raise UserError(
             f"dropout and other pooling are not supported; got {drop_rate=}, {drop_path_rate=}, {global_pool=}; omit them"
         )
-    return build_model(_parsed(architecture), num_classes=num_classes, in_chans=in_chans)
+    model = build_model(_parsed(architecture), num_classes=num_classes, in_chans=in_chans)
+    model.exit_margin = exit_margin
+    return model
 
 
 def _create(name: str, pretrained: bool, pretrained_cfg: Any, **kwargs: Any) -> SpikingModel:

@@ -98,16 +98,22 @@ class SegmentationModel(SpikingModel):
         logits: Tensor = self(x, at=range(1, steps + 1))
         return logits
 
-    def forward(self, x: Tensor, at: Sequence[int] = ()) -> Tensor:
+    def forward(self, x: Tensor, at: Sequence[int] = (), early_exit: bool = False) -> Tensor:
         """Compute the logits of every pixel.
 
         Args:
             x: Images `[B, C, H, W]` or frames `[T, B, C, H, W]`.
             at: Numbers of time steps. The backbone runs once, for the largest T; the decoder runs for each.
+            early_exit: Must be False: the pixels of an image have no common exit.
 
         Returns:
             Logits `[B, num_classes, H, W]` at the T of the architecture; with `at`, `[len(at), B, num_classes, H, W]`.
+
+        Raises:
+            ValueError: `early_exit` is True.
         """
+        if early_exit:
+            raise ValueError("early_exit: for classifiers only; the pixels of an image have no common exit")
         steps = list(at) or [self.architecture.time_steps]
         levels = self.levels(x, max(steps))
         logits = [self.decoder(levels, t, x.shape[-2:]) for t in steps]
