@@ -41,6 +41,7 @@ def names_of(page: str) -> dict[str, Any]:
             "images": torch.rand(4, 2, 4),
             "MyLIF": MyLIF,
         },
+        "early_exit.md": {"images": images()},
         "models.md": {"torch": torch, "images": images()},
         "training.md": {"current": torch.rand(4, 2, 3)},
     }
