@@ -196,7 +196,7 @@ def read_model(folder: Path) -> ExportedModel:
         if broken is not None:
             raise ValueError(f"{broken} has values that are NaN or infinite")
         model.load_state_dict(tensors)
-        model.exit_margin = float(config["model_args"].get("exit_margin", NEVER))
+        model.exit_margin = float(config.get("model_args", {}).get("exit_margin", NEVER))
     except (KeyError, TypeError, ValueError, OSError, RuntimeError, SafetensorError) as error:
         reason = " ".join(str(error).split())
         raise UserError(f"{folder}: the model is damaged ({type(error).__name__}: {reason[:200]}); export it again") from None
