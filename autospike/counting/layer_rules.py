@@ -146,9 +146,7 @@ def _region_upsampling(name: str, inputs: InputStatisticsCache, module: RegionUp
     return [_of_regions(name, inputs, x, macs=math.prod(x.shape[2:]) * reached, reached=reached)]
 
 
-def _of_regions(
-    layer: str, inputs: InputStatisticsCache, x: Tensor, *, macs: int, reached: float | Tensor
-) -> OperationAccumulator:
+def _of_regions(layer: str, inputs: InputStatisticsCache, x: Tensor, *, macs: int, reached: float | Tensor) -> OperationAccumulator:
     """Count a layer that reads regions `x` `[T, R, ...]`, of which there may be none."""
     elements, regions, zeros = math.prod(x.shape[2:]), x.shape[1], x.new_zeros((len(x), 1), dtype=torch.float64)
     if not regions:

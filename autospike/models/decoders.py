@@ -7,6 +7,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn.utils.rnn import pad_sequence
 
 from autospike.models.contract import SpikingModel
 from autospike.models.mask_rcnn import MaskRCNN
@@ -58,14 +59,14 @@ class DecoderReadout(nn.Module):
 class DecoderModel(SpikingModel):
     """A backbone of any family with the decoder of its architecture.
 
-    `decoder` has the parameters behind the stages. The backbone has the parameter names of a classifier of the same stages, so
+    `decoder` is everything behind the stages. The backbone has the parameter names of a classifier of the same stages, so
     weights of a classifier can initialise it.
     """
 
     def add_head(self, num_classes: int) -> None:
         """Add the decoder."""
         self.num_classes = num_classes
-        self.decoder = build_decoder(self.architecture, num_classes)
+        self.decoder: Any = build_decoder(self.architecture, num_classes)
 
     def reset_classifier(self, num_classes: int, global_pool: str | None = None) -> None:
         """Replace the last layers by untrained ones; part of timm's interface."""
@@ -91,6 +92,24 @@ class DecoderModel(SpikingModel):
         """Compute the output from the maps of `levels`, for an image of the size of the finest one; part of timm's interface."""
         del pre_logits
         return self.decoder(x, self.architecture.time_steps, x[0].shape[2:4])
+
+
+def as_tensor(output: Tensor | Sequence[DetectedObjects]) -> Tensor:
+    """Return the output of a network as a tensor, for comparisons.
+
+    Args:
+        output: Logits, or the detections of each image.
+
+    Returns:
+        Logits as they are; of detections `[B, n, 7]` with box, score, class + 1 and mean of the mask, and zeros for images with
+        fewer than n.
+    """
+    if isinstance(output, Tensor):
+        return output
+    rows = [
+        torch.cat([x.boxes, x.scores[:, None], x.labels[:, None] + 1, x.masks.mean(dim=(1, 2))[:, None]], dim=1) for x in output
+    ]
+    return pad_sequence([torch.cat([x, x.new_zeros(1, 7)]) for x in rows], batch_first=True)
 
 
 class SegmentationModel(DecoderModel):

@@ -1,8 +1,8 @@
 """Mask R-CNN with a feature pyramid (He et al., ICCV 2017), in the standard form and in Meta-SpikeFormer's spiking form.
 
-    pyramid      as of Semantic FPN (`autospike.models.decoder_layers`), and every second position of the coarsest level as a further one
+    pyramid      as of Semantic FPN (`autospike.models.decoder_layers`); every second position of its coarsest level is one more
     proposals    3x3 convolution; 1x1 to the objectness of 3 anchors, 1x1 to their 12 changes
-    box head     features 7x7 of each region; two linear layers; one to the classes and the background, one to 4 changes for each class
+    box head     features 7x7 of each region; two linear layers; one to classes and background, one to 4 changes for each class
     mask head    features 14x14 of each region; four 3x3 convolutions; transposed convolution to 28x28; 1x1 to the classes
 
 In the spiking form LIF neurons precede every convolution and linear layer but the last two of the box head. They run for T steps;
@@ -13,20 +13,58 @@ follows every convolution of a head and every linear layer but the last ones, an
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
+from itertools import pairwise
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from autospike.models.decoder_layers import DecoderConv, FeaturePyramid
-from autospike.models.regions import DetectedObjects, Proposals, RegionFeatures, Regions
+from autospike.models.regions import DetectedObjects, Masks, Proposals, RegionFeatures, Regions
 from autospike.nn.neuron import LIF
 from autospike.nn.regions import RegionConv, RegionLinear, RegionUpsampling
 from autospike.space.block import Neuron
 from autospike.space.decoder import ANCHORS, BOX_SIZE, MASK_CONVOLUTIONS, Decoder
 
 MASK_SIZE = 14
+
+
+# Standard deviation of the first current of neurons, if all inputs of the layer before them spike, as a multiple of the current at
+# which a neuron fires in the first step. Our choice: with 3, neurons of a normal current fire at a rate of about 0.2, and so do
+# those behind them in any number of layers. With the initialisation of torch, no neuron behind the pyramid fires.
+INITIAL_CURRENT = 3.0
+
+# Probability that a region has an object, at first. Our choice: with few classes, an untrained detector would otherwise find each
+# of them in every region, and measuring it would take long.
+INITIAL_OBJECTS = 0.1
+
+
+@torch.no_grad()
+def make_firing(module: nn.Module, neuron: Neuron | None) -> None:
+    """Initialise the layers of a module so that the neurons behind them fire; in the standard form, leave them as they are.
+
+    Args:
+        module: Its convolutions and linear layers are read by neurons.
+        neuron: The neurons; None in the standard form.
+    """
+    if neuron is None:
+        return
+    firing = neuron.v_threshold * (neuron.tau if neuron.leak and neuron.levels == 1 else 1)
+    for layer in module.modules():
+        weight = getattr(layer, "weight", None)
+        if isinstance(weight, nn.Parameter) and not weight.is_meta:
+            inputs = weight.shape[0] if isinstance(layer, RegionUpsampling) else weight[0].numel()
+            nn.init.normal_(weight, std=INITIAL_CURRENT * firing / inputs**0.5)
+
+
+@torch.no_grad()
+def make_small(module: nn.Module, std: float = 0.01) -> None:
+    """Draw the weights of a last layer from a normal distribution, and set its biases to 0, as torchvision and mmdetection do."""
+    for parameter in module.parameters():
+        if not parameter.is_meta:
+            nn.init.normal_(parameter, std=std if parameter.dim() > 1 else 0.0)
 
 
 class ProposalHead(nn.Module):
@@ -40,8 +78,11 @@ class ProposalHead(nn.Module):
     def __init__(self, channels: int, neuron: Neuron | None) -> None:
         super().__init__()
         self.conv = DecoderConv(channels, channels, kernel_size=3, neuron=neuron, relu=neuron is None)
+        make_firing(self, neuron)
         self.objectness = DecoderConv(channels, ANCHORS, kernel_size=1, neuron=neuron)
         self.deltas = DecoderConv(channels, 4 * ANCHORS, kernel_size=1, neuron=neuron)
+        make_small(self.objectness)
+        make_small(self.deltas)
 
     def forward(self, level: Tensor) -> tuple[Tensor, Tensor]:
         """Compute objectness `[T, B, H, W, 3]` and changes `[T, B, H, W, 12]` of a level `[T, B, H, W, C]`."""
@@ -59,18 +100,26 @@ class BoxHead(nn.Module):
         neuron: The neurons before the first two linear layers; None in the standard form.
     """
 
+    classes: Any
+
     def __init__(self, channels: int, hidden: int, num_classes: int, neuron: Neuron | None) -> None:
         super().__init__()
+        self.hidden = hidden
         self.lifs = nn.ModuleList(nn.Identity() if neuron is None else LIF(neuron) for _ in range(2))
         self.shared = nn.ModuleList(RegionLinear(width, hidden) for width in (BOX_SIZE**2 * channels, hidden))
         self.after: nn.Module = nn.ReLU() if neuron is None else nn.Identity()
+        make_firing(self, neuron)
         self.reset_classifier(num_classes)
 
     def reset_classifier(self, num_classes: int) -> None:
         """Replace the last layers by untrained ones; remove them for 0 classes."""
-        hidden = self.shared[1].out_features
-        self.classes: nn.Module = RegionLinear(hidden, num_classes + 1) if num_classes else nn.Identity()
-        self.deltas: nn.Module = RegionLinear(hidden, 4 * num_classes) if num_classes else nn.Identity()
+        self.classes = RegionLinear(self.hidden, num_classes + 1) if num_classes else nn.Identity()
+        self.deltas: nn.Module = RegionLinear(self.hidden, 4 * num_classes) if num_classes else nn.Identity()
+        make_small(self.classes)
+        make_small(self.deltas, std=0.001)
+        if num_classes and not self.classes.bias.is_meta:
+            with torch.no_grad():
+                self.classes.bias[-1] = math.log(num_classes * (1 - INITIAL_OBJECTS) / INITIAL_OBJECTS)
 
     def forward(self, regions: Tensor) -> tuple[Tensor, Tensor]:
         """Compute logits and changes, means over time.
@@ -102,12 +151,12 @@ class MaskHead(nn.Module):
         self.channels, self.neuron = channels, neuron
         widths = [in_channels, *[channels] * MASK_CONVOLUTIONS]
         self.convolutions = nn.ModuleList(
-            DecoderConv(i, o, kernel_size=3, neuron=neuron, relu=True, layer=RegionConv)
-            for i, o in zip(widths, widths[1:], strict=False)
+            DecoderConv(i, o, kernel_size=3, neuron=neuron, relu=True, layer=RegionConv) for i, o in pairwise(widths)
         )
         self.lif: nn.Module = nn.Identity() if neuron is None else LIF(neuron)
         self.upsampling = RegionUpsampling(channels)
         self.after: nn.Module = nn.ReLU() if neuron is None else nn.Identity()
+        make_firing(self, neuron)
         self.reset_classifier(num_classes)
 
     def reset_classifier(self, num_classes: int) -> None:
@@ -144,6 +193,7 @@ class MaskRCNN(nn.Module):
             strides = [strides[0] * 2**i for i in range(len(strides))]
         side = decoder.anchor_scale * strides[0]
         self.neck = FeaturePyramid(widths, channels, neuron)
+        make_firing(self.neck, neuron)
         self.proposal_head = ProposalHead(channels, neuron)
         self.box_head = BoxHead(channels, decoder.head_channels, num_classes, neuron)
         self.mask_head = MaskHead(channels, channels, num_classes, neuron)
@@ -151,6 +201,7 @@ class MaskRCNN(nn.Module):
         self.box_features = RegionFeatures(strides, side, BOX_SIZE)
         self.mask_features = RegionFeatures(strides, side, MASK_SIZE)
         self.regions = Regions(decoder.proposals)
+        self.masks = Masks()
 
     def reset_classifier(self, num_classes: int) -> None:
         """Replace the last layers of the heads by untrained ones; remove them for 0 classes."""
@@ -173,12 +224,10 @@ class MaskRCNN(nn.Module):
         proposals, _ = self._propose(pyramid, size, None)
         logits, deltas = self.box_head(self.box_features(pyramid, proposals))
         boxes, scores, labels = self.regions(logits, deltas, proposals, (height, width))
-        masks = self.mask_head(self.mask_features(pyramid, boxes)).sigmoid()
-        of_class = masks[torch.arange(len(masks), device=masks.device), torch.cat(labels)]
-        parts = of_class.split([len(x) for x in boxes])
+        masks = self.masks(self.mask_head(self.mask_features(pyramid, boxes)), labels)
         return [
             DetectedObjects(boxes=b, labels=c, scores=s, masks=m, size=(height, width))
-            for b, c, s, m in zip(boxes, labels, scores, parts, strict=True)
+            for b, c, s, m in zip(boxes, labels, scores, masks, strict=True)
         ]
 
     def losses(self, levels: Sequence[Tensor], time_steps: int, size: Sequence[int], targets: Any) -> Tensor:

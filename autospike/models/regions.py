@@ -65,7 +65,7 @@ def level_anchors(side: float, stride: int, positions: Sequence[int], device: to
     return (centres.repeat(1, 2)[:, None] + shapes).flatten(0, 1)
 
 
-class Proposals(Uncounted, RegionProposalNetwork):
+class Proposals(Uncounted):
     """The boxes that the proposal network proposes, and in training its losses.
 
     Args:
@@ -74,9 +74,12 @@ class Proposals(Uncounted, RegionProposalNetwork):
         count: Largest number of proposals of an image in inference; twice as many in training.
     """
 
+    network: Any
+
     def __init__(self, side: float, strides: Sequence[int], count: int) -> None:
+        super().__init__()
         numbers = {"training": 2 * count, "testing": count}
-        super().__init__(
+        self.network = RegionProposalNetwork(
             anchor_generator=None,
             head=None,
             fg_iou_thresh=0.7,
@@ -112,22 +115,20 @@ class Proposals(Uncounted, RegionProposalNetwork):
         logits, changes = concat_box_prediction_layers(
             [level.float().permute(0, 3, 1, 2) for level in objectness], [level.float().permute(0, 3, 1, 2) for level in deltas]
         )
-        boxes = self.box_coder.decode(changes.detach(), anchors).view(images, -1, 4)
-        proposals, _ = self.filter_proposals(boxes, logits, [tuple(size)] * images, [len(level) for level in of_levels])
+        boxes = self.network.box_coder.decode(changes.detach(), anchors).view(images, -1, 4)
+        proposals, _ = self.network.filter_proposals(boxes, logits, [tuple(size)] * images, [len(level) for level in of_levels])
         if not self.training:
             return proposals, []
-        labels, matched = self.assign_targets_to_anchors(anchors, targets)
-        return proposals, list(self.compute_loss(logits, changes, labels, self.box_coder.encode(matched, anchors)))
+        labels, matched = self.network.assign_targets_to_anchors(anchors, targets)
+        return proposals, self._losses(logits, changes, labels, self.network.box_coder.encode(matched, anchors))
 
-    def compute_loss(
-        self, objectness: Tensor, pred_bbox_deltas: Tensor, labels: list[Tensor], regression_targets: list[Tensor]
-    ) -> tuple[Tensor, Tensor]:
-        """Compute the losses of sampled anchors: torchvision's, with L1 in place of a smooth L1."""
-        positive, negative = (torch.where(torch.cat(sampled))[0] for sampled in self.fg_bg_sampler(labels))
+    def _losses(self, logits: Tensor, changes: Tensor, labels: list[Tensor], wanted: list[Tensor]) -> list[Tensor]:
+        """Losses of sampled anchors: those of torchvision, with L1 in place of a smooth L1."""
+        positive, negative = (torch.where(torch.cat(sampled))[0] for sampled in self.network.fg_bg_sampler(labels))
         sampled = torch.cat([positive, negative])
-        box_loss = F.l1_loss(pred_bbox_deltas[positive], torch.cat(regression_targets)[positive], reduction="sum")
-        objectness_loss = F.binary_cross_entropy_with_logits(objectness.flatten()[sampled], torch.cat(labels)[sampled])
-        return objectness_loss, box_loss / sampled.numel()
+        objectness = F.binary_cross_entropy_with_logits(logits.flatten()[sampled], torch.cat(labels)[sampled])
+        boxes = F.l1_loss(changes[positive], torch.cat(wanted)[positive], reduction="sum")
+        return [objectness, boxes / sampled.numel()]
 
 
 class RegionFeatures(Uncounted):
@@ -177,15 +178,18 @@ class RegionFeatures(Uncounted):
         return found.clamp(0, len(self.strides) - 1).long()
 
 
-class Regions(Uncounted, RoIHeads):
+class Regions(Uncounted):
     """Samples of regions with their losses in training; detections in inference.
 
     Args:
         proposals: Largest number of proposals of an image in inference.
     """
 
+    heads: Any
+
     def __init__(self, proposals: int) -> None:
-        super().__init__(
+        super().__init__()
+        self.heads = RoIHeads(
             None,
             None,
             None,
@@ -215,14 +219,32 @@ class Regions(Uncounted, RoIHeads):
         """
         background_first = logits.float().roll(1, dims=-1)
         padded = F.pad(deltas.float(), (4, 0))
-        boxes, scores, labels = self.postprocess_detections(background_first, padded, proposals, [size] * len(proposals))
+        sizes = [size] * len(proposals)
+        boxes, scores, labels = self.heads.postprocess_detections(background_first, padded, proposals, sizes)
         return boxes, scores, [of_image - 1 for of_image in labels]
 
     def sample(self, proposals: list[Tensor], targets: Sequence[dict[str, Tensor]]) -> SampledRegions:
         """Sample regions for training; the boxes of the objects are added to the proposals."""
         shifted = [{**target, "labels": target["labels"] + 1} for target in targets]  # 0 is the background
-        boxes, matched, labels, deltas = self.select_training_samples(list(proposals), shifted)
+        boxes, matched, labels, deltas = self.heads.select_training_samples(list(proposals), shifted)
         return SampledRegions(boxes=boxes, objects=matched, labels=labels, deltas=deltas)
+
+
+class Masks(Uncounted):
+    """The masks of detections."""
+
+    def forward(self, logits: Tensor, labels: Sequence[Tensor]) -> list[Tensor]:
+        """Choose the mask of the class of each detection.
+
+        Args:
+            logits: `[R, classes, 28, 28]`, of the detections of all images one after the other.
+            labels: Classes of the detections of each image, `[n]`.
+
+        Returns:
+            Probabilities for each image, `[n, 28, 28]`.
+        """
+        probabilities = logits.float()[torch.arange(len(logits), device=logits.device), torch.cat(list(labels))].sigmoid()
+        return list(probabilities.split([len(x) for x in labels]))
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)

@@ -42,7 +42,9 @@ def build_model(architecture: Architecture, *, num_classes: int, in_chans: int) 
     Returns:
         The model, in training mode.
     """
-    family = _family(architecture) if architecture.decoder is None else _with_decoder(architecture.family, architecture.decoder.kind)
+    family = (
+        _family(architecture) if architecture.decoder is None else _with_decoder(architecture.family, architecture.decoder.kind)
+    )
     return family(architecture, num_classes=num_classes, in_chans=in_chans)
 
 

@@ -38,9 +38,7 @@ class SemanticHead(nn.Module):
         self.upsamples = [stride != strides[0] for stride in strides]
         self.scales = nn.ModuleList(
             nn.ModuleList(
-                DecoderConv(
-                    channels if i else in_channels, channels, kernel_size=3, neuron=neuron, norm=True, relu=neuron is None
-                )
+                DecoderConv(channels if i else in_channels, channels, kernel_size=3, neuron=neuron, norm=True, relu=neuron is None)
                 for i in range(count)
             )
             for count in upsampling_convolutions(strides)

@@ -5,6 +5,7 @@ Tensors are `[T, R, ...]` with the regions of all images of a batch in place of 
 
 from __future__ import annotations
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
@@ -15,13 +16,27 @@ class Uncounted(nn.Module):
     """Base class of modules of arithmetic on boxes, and of interpolation, which no energy convention counts."""
 
 
-class RegionLinear(nn.Linear):
-    """A linear layer. Shape: `[T, R, in_features]` to `[T, R, out_features]`."""
+class RegionLinear(nn.Module):
+    """A linear layer. Shape: `[T, R, in_features]` to `[T, R, out_features]`.
 
-    def reset_parameters(self) -> None:
-        """Initialise as torch does; on the meta device, where there is nothing to write, do nothing."""
+    It is no `torch.nn.Linear`, whose weights the networks initialise as those of a classifier.
+
+    Args:
+        in_features: Size of the last dimension of the input.
+        out_features: Size of the last dimension of the output.
+    """
+
+    def __init__(self, in_features: int, out_features: int) -> None:
+        super().__init__()
+        self.in_features, self.out_features = in_features, out_features
+        self.weight = nn.Parameter(torch.empty(out_features, in_features))
+        self.bias = nn.Parameter(torch.zeros(out_features))
         if not self.weight.is_meta:
-            super().reset_parameters()
+            nn.init.kaiming_uniform_(self.weight, a=5**0.5)  # as of torch.nn.Linear
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Compute the output of `x` `[T, R, in_features]`."""
+        return F.linear(x, self.weight, self.bias)
 
 
 class RegionConv(ConvNorm):

@@ -66,8 +66,8 @@ class Decoder:
             they are. `published` doubles from level to level, as the published configurations declare although the last two stages
             of Meta-SpikeFormer have the same size.
         anchor_scale: Mask R-CNN: side of the anchors of the finest level, divided by its stride. It doubles from level to level.
-        proposals: Mask R-CNN: largest number of regions of an image in inference. Training proposes twice as many, and samples 0.512
-            times as many (2000 and 512 in the published networks).
+        proposals: Mask R-CNN: largest number of regions of an image in inference. Training proposes twice as many, and samples
+            0.512 times as many (2000 and 512 in the published networks).
         neuron: The LIF neurons of a spiking decoder.
     """
 

@@ -95,7 +95,7 @@ def test_the_pyramid_is_the_published_one(vectors: Path) -> None:
 def test_the_proposal_head_is_the_published_one(vectors: Path) -> None:
     stored = read(vectors, "rpn")
     head = loaded(ProposalHead(16, Neuron()), stored)
-    rates, outputs = watched(head), {}
+    rates, outputs = watched(head), dict[str, Tensor]()
     for i in range(5):
         objectness, deltas = head(channels_last(stored[f"input_{i}"]))
         outputs |= {f"cls_{i}": channels_first(objectness), f"reg_{i}": channels_first(deltas)}
@@ -165,7 +165,7 @@ def test_features_of_a_region_are_taken_at_every_step() -> None:
     features = RegionFeatures((4,), 32.0, 2)
     found = features([level], [torch.zeros(0, 4), torch.tensor([[8.0, 16, 24, 32]])])
     assert found.shape == (2, 1, 2, 2, 2)
-    # bins of 2 x 2 positions from (2, 4) on; positions are at the centres of pixels, so their centres have index 2.5, 4.5 and 4.5, 6.5
+    # bins of 2 x 2 positions from (2, 4) on; a position is the centre of a pixel, so the middles of bins are at 2.5 and 4.5
     x, y = torch.tensor([[2.5, 4.5], [2.5, 4.5]]), torch.tensor([[4.5, 4.5], [6.5, 6.5]])
     torch.testing.assert_close(found[0, 0], torch.stack([x, y]) + 100)
     torch.testing.assert_close(found[1, 0], 2 * torch.stack([x, y]) + 100)
@@ -195,7 +195,11 @@ def test_detections_have_the_class_and_the_box_of_the_highest_logit() -> None:
 
 def test_losses_of_samples_by_hand() -> None:
     regions = Regions(100)
-    target = {"boxes": torch.tensor([[0.0, 0, 8, 8]]), "labels": torch.tensor([1]), "masks": torch.ones(1, 16, 16, dtype=torch.uint8)}
+    target = {
+        "boxes": torch.tensor([[0.0, 0, 8, 8]]),
+        "labels": torch.tensor([1]),
+        "masks": torch.ones(1, 16, 16, dtype=torch.uint8),
+    }
     sampled = regions.sample([torch.tensor([[0.0, 0, 8, 4], [8.0, 8, 12, 12]])], [target])
     assert sorted(sampled.labels[0].tolist()) == [0, 2, 2]  # an IoU of 0.5 is an object; the object itself is a region, too
     order = torch.argsort(sampled.boxes[0][:, 3])  # heights 4, 8, 12
@@ -223,16 +227,35 @@ def test_images_without_objects_have_losses() -> None:
     losses.sum().backward()
 
 
+def test_neurons_fire_before_training_and_few_objects_are_found() -> None:
+    """Every layer of neurons of an untrained decoder fires, and at most one region in ten is an object."""
+    torch.manual_seed(0)
+    decoder = MaskRCNN([16, 24], [4, 8], detector(channels=16, head_channels=32), num_classes=3).eval()
+    rates = watched(decoder)
+    targets = [{"boxes": torch.tensor([[0.0, 0, 16, 16]]), "labels": torch.tensor([0]), "masks": torch.ones(1, 32, 32)}]
+    levels = [torch.randn(1, 1, 8, 8, 16), torch.randn(1, 1, 4, 4, 24)]
+    with torch.no_grad():
+        assert len(decoder(levels, 1, (32, 32))[0].boxes) == 0
+        rates.clear()
+        decoder.train().losses(levels, 1, (32, 32), targets)
+    assert len(rates) == 4 + 3 * 3 + 2 + 6
+    assert all(0.01 < float(rate) < 0.75 for rate in rates), rates
+    pyramid = decoder.pyramid(levels, 1)
+    logits, _ = decoder.box_head(decoder.box_features(pyramid, [torch.tensor([[0.0, 0, 16, 16]])]))
+    assert float(logits.softmax(-1)[0, -1]) == pytest.approx(0.9, abs=0.02)
+
+
 @pytest.mark.parametrize("spiking", [True, False])
 def test_the_decoder_detects_at_every_number_of_steps(spiking: bool) -> None:
     torch.manual_seed(0)
     decoder = MaskRCNN([4, 6], [4, 8], detector(spiking=spiking), num_classes=3).eval()
+    torch.nn.init.zeros_(decoder.box_head.classes.bias)
     levels = [torch.randn(2, 2, 8, 8, 4), torch.randn(2, 2, 4, 4, 6)]
     with torch.no_grad():
         found = decoder(levels, 2, (32, 32))
         first = decoder([level[:1] for level in levels], 1, (32, 32))
         again = decoder(levels, 1, (32, 32))
-    assert len(found) == 2 and len(found[0].boxes) > 0
+    assert len(found) == 2 and len(found[0].boxes) > 0, "the bias of the background would leave none"
     assert found[0].masks.shape == (len(found[0].boxes), 28, 28)
     for one, other in zip(first, again, strict=True):
         assert torch.equal(one.boxes, other.boxes) and torch.equal(one.scores, other.scores) and torch.equal(one.masks, other.masks)
