@@ -25,6 +25,7 @@ from autospike.evaluation.trie_evaluator import CalibratedStatistics
 from autospike.events import Callback, Event, StepEvent
 from autospike.randomness import keyed
 from autospike.searching.by_products import by_product_candidates
+from autospike.searching.selection import RULES
 from autospike.space.search_space import SearchSpace
 from autospike.training.checkpoint import Checkpoints
 from autospike.training.rivals import fit_rival, rival_recipe, untrained_rival
@@ -32,7 +33,7 @@ from autospike.training.setup import Setup, build_supernet, training_batches
 from autospike.training.trainer import train
 
 # Shares of a budget, after the fixed costs. Our choice; other shares were not compared.
-TRAINING_SHARE, SEARCH_SHARE = 0.58, 0.15
+TRAINING_SHARE, SEARCH_SHARE = 0.45, 0.12
 # Seconds for starting the process, opening the data and drawing figures. Our choice, not measured.
 FIXED_SECONDS = 12.0
 # Seconds of training, after the first steps, from which the duration of a step is measured.
@@ -201,6 +202,12 @@ class Plan:
         )
 
 
+def _largest_number_of_finalists(experiment: Experiment) -> int:
+    """Of each T of the space at most one candidate is fine-tuned. One, if `export.pick` is the id of a candidate."""
+    choices = len(experiment.searched_space.time_steps.values) if experiment.export.pick in RULES else 1
+    return min(experiment.retrain.finalists, choices)
+
+
 def expected(experiment: Experiment, speed: Speed, *, fine_tune: bool) -> Plan:
     """Estimate a run as the experiment configures it.
 
@@ -210,6 +217,7 @@ def expected(experiment: Experiment, speed: Speed, *, fine_tune: bool) -> Plan:
         fine_tune: Whether the selected subnet is fine-tuned.
     """
     fine_tune_epochs = experiment.fine_tuning.epochs if fine_tune else 0
+    fine_tuning_epochs = _largest_number_of_finalists(experiment) * fine_tune_epochs
     rival_epochs = (experiment.rivals.epochs or experiment.training.epochs) if speed.rival_step else 0
     return Plan(
         epochs=experiment.training.epochs,
@@ -217,7 +225,7 @@ def expected(experiment: Experiment, speed: Speed, *, fine_tune: bool) -> Plan:
         fine_tune_epochs=fine_tune_epochs,
         training_s=experiment.training.epochs * speed.steps_per_epoch * (speed.supernet_step + speed.reference_step),
         search_s=experiment.search.generations * speed.generation,
-        fine_tuning_s=fine_tune_epochs * speed.steps_per_epoch * speed.supernet_step,
+        fine_tuning_s=fine_tuning_epochs * speed.steps_per_epoch * speed.supernet_step,
         fixed_s=FIXED_SECONDS,
         memory_bytes=speed.memory_bytes,
         rival_epochs=rival_epochs,
@@ -238,17 +246,17 @@ def within(experiment: Experiment, speed: Speed, budget_s: float, *, fine_tune: 
         UserError: The budget is too small for one epoch and one generation.
     """
     available, epoch = budget_s - FIXED_SECONDS, speed.epoch
-    fine_tune_epoch = speed.steps_per_epoch * speed.supernet_step
-    epochs = int(available * TRAINING_SHARE / epoch)
-    generations = min(experiment.search.generations, int(available * SEARCH_SHARE / speed.generation))
-    if epochs < 1 or generations < 1:
-        smallest = FIXED_SECONDS + max(epoch / TRAINING_SHARE, speed.generation / SEARCH_SHARE)
+    fine_tune_epoch = speed.steps_per_epoch * speed.supernet_step * _largest_number_of_finalists(experiment) if fine_tune else 0.0
+    generations = max(1, min(experiment.search.generations, int(available * SEARCH_SHARE / speed.generation)))
+    # What the search does not take is divided among the trainings.
+    share = TRAINING_SHARE / (1 - SEARCH_SHARE) if fine_tune else 1.0
+    epochs = int((available - generations * speed.generation) * share / epoch)
+    if available < speed.generation + epoch + fine_tune_epoch or epochs < 1:
+        smallest = FIXED_SECONDS + speed.generation + max(epoch / share, epoch + fine_tune_epoch)
         raise UserError(
-            f"--budget {duration(budget_s)}: too short for one epoch ({duration(epoch)}) and one generation of the search "
-            f"({duration(speed.generation)}) with their shares; give at least {duration(smallest * 1.05)}, or a smaller space"
+            f"--budget {duration(budget_s)}: too short for one epoch ({duration(epoch)}), one generation of the search "
+            f"({duration(speed.generation)}) and fine-tuning; give at least {duration(smallest * 1.05)}, or a smaller space"
         )
-    if not fine_tune:
-        epochs = int((available - generations * speed.generation) * (1 - SEARCH_SHARE) / epoch)
     rivals_s, search_s = epochs * speed.steps_per_epoch * speed.rival_step, generations * speed.generation
     rest = available - epochs * epoch - search_s
     return Plan(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 from pathlib import Path
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # before torch is loaded: the networks here are too small for more
@@ -12,6 +13,10 @@ import yaml
 from tiny_experiment import TINY_EXPERIMENT, TINY_SPACE
 
 from autospike.space.search_space import SearchSpace
+
+# Of a command in the background, a shell or nohup sets these to be ignored, and the commands that tests start would inherit it.
+signal.signal(signal.SIGINT, signal.default_int_handler)
+signal.signal(signal.SIGHUP, signal.SIG_DFL)
 
 
 @pytest.fixture

@@ -29,36 +29,45 @@ def test_texts_that_are_not_durations_are_one_line_errors(text: str) -> None:
 
 
 def test_a_plan_within_a_budget_by_hand() -> None:
-    """101 s are available. An epoch takes 4 * 0.25 s = 1 s: 58 epochs. 15 s are 5 generations of 3 s, but the experiment has 3."""
+    """Of 101 s, 3 generations of 3 s take 9 s. 45 of 88 parts of the other 92 s are 47 epochs of 1 s."""
     plan = within(EXPERIMENT, SPEED, 101 + FIXED_SECONDS, fine_tune=True)
-    assert (plan.epochs, plan.generations) == (58, EXPERIMENT.search.generations)
-    rest = 101 - 58 - 3 * EXPERIMENT.search.generations
+    assert (plan.epochs, plan.generations) == (47, EXPERIMENT.search.generations)
+    rest = 101 - 47 - 3 * EXPERIMENT.search.generations
     assert plan.fine_tuning_s == pytest.approx(rest)
-    assert plan.fine_tune_epochs == int(rest / 0.4)
+    assert plan.fine_tune_epochs == int(rest / (2 * 0.4))  # the space has two T
     assert plan.total_s == pytest.approx(101 + FIXED_SECONDS)
 
 
 def test_networks_without_spikes_are_part_of_the_plan_by_hand() -> None:
-    """101 s are available. An epoch takes 4 * (0.25 + 0.04) s = 1.16 s: 50 epochs, of which the rivals take 50 * 0.16 s."""
+    """47.05 s are for trainings. An epoch takes 4 * (0.25 + 0.04) s = 1.16 s: 40 epochs, of which the rivals take 40 * 0.16 s."""
     plan = within(EXPERIMENT, replace(SPEED, rival_step=0.04), 101 + FIXED_SECONDS, fine_tune=True)
-    assert (plan.epochs, plan.rival_epochs) == (50, 50)
-    assert [plan.training_s, plan.rivals_s] == pytest.approx([50, 8])
+    assert (plan.epochs, plan.rival_epochs) == (40, 40)
+    assert [plan.training_s, plan.rivals_s] == pytest.approx([40, 6.4])
     assert plan.total_s == pytest.approx(101 + FIXED_SECONDS)
-    assert "networks without spikes (8 s)" in plan.text()
+    assert "networks without spikes (6 s)" in plan.text()
     assert within(EXPERIMENT, SPEED, 101 + FIXED_SECONDS, fine_tune=True).rival_epochs == 0
 
 
 def test_a_plan_without_fine_tuning_trains_longer() -> None:
     plan = within(EXPERIMENT, SPEED, 100 + FIXED_SECONDS, fine_tune=False)
     assert plan.fine_tune_epochs == 0
-    assert plan.epochs > 58
+    assert plan.epochs > 47
     assert plan.total_s <= 100 + FIXED_SECONDS
 
 
+def test_a_generation_that_takes_more_than_its_share_is_planned_all_the_same() -> None:
+    plan = within(EXPERIMENT, replace(SPEED, generation=20), 45 + FIXED_SECONDS, fine_tune=True)
+    assert (plan.generations, plan.epochs) == (1, int(25 * 45 / 88))
+    assert plan.total_s == pytest.approx(45 + FIXED_SECONDS)
+
+
 def test_a_budget_that_is_too_small_names_a_possible_one() -> None:
+    """An epoch takes 1 s, a generation 3 s, an epoch of fine-tuning 4 * 0.1 s for each of two T; 88 / 45 s hold an epoch."""
     message = one_line_error(lambda: within(EXPERIMENT, SPEED, 15, fine_tune=True))
-    assert "too short for one epoch (1 s) and one generation of the search (3 s)" in message
-    assert f"give at least {duration((FIXED_SECONDS + 3 / 0.15) * 1.05)}" in message
+    assert "too short for one epoch (1 s), one generation of the search (3 s) and fine-tuning" in message
+    smallest = (FIXED_SECONDS + 3 + 88 / 45) * 1.05
+    assert f"give at least {duration(smallest)}" in message
+    assert within(EXPERIMENT, SPEED, smallest, fine_tune=True).epochs == 1
 
 
 def test_the_expected_time_without_a_budget() -> None:

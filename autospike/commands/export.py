@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 from autospike import files
 from autospike.console import note, table, working
 from autospike.data.batches import FixedBatches
+from autospike.evaluation.finalists import Finalist, Weights, choose, finalists
 from autospike.evaluation.front import measured_front, searched_front
 from autospike.evaluation.rivals import measure_rival, rival_digest, trained_rivals
 from autospike.evaluation.setup import (
@@ -23,25 +23,21 @@ from autospike.evaluation.trained_alone import read_measurement
 from autospike.exporting import completion
 from autospike.exporting.variants import VariantName
 from autospike.lock import locked
-from autospike.measurement import Evaluation
 from autospike.model_folder import check_replaceable, complete_report, final_measurement, write_report, write_run_model
 from autospike.models.contract import SpikingModel
 from autospike.report import comparison
 from autospike.report.test_split import EVENT, HeldOutUses
 from autospike.run_directory import RunDirectory
 from autospike.searching.archive import Archive
-from autospike.searching.selection import pick_archived
+from autospike.searching.selection import pick_finalists
 from autospike.space.architecture import Architecture, digest
 from autospike.space.search_space import SearchSpace
 from autospike.tasks.pictures import draw_predictions
-from autospike.training.retraining import fine_tuned
 from autospike.training.rivals import trained_rival
 from autospike.training.setup import Setup, load_trained_supernet
 
 # Images of the test split in `predictions.png`.
 PICTURED = 24
-
-Weights = Literal["inherited", "fine-tuned"]
 
 
 def export(
@@ -53,7 +49,7 @@ def export(
 ) -> None:
     """Export the candidate that `export.pick` selects, unless the folder holds the same export already.
 
-    If `autospike run` has fine-tuned the candidate, the weights with the higher accuracy on the search split are exported.
+    If `autospike run` has fine-tuned finalists, the rule selects among them and the candidate with inherited weights.
 
     Args:
         run: The run.
@@ -65,20 +61,21 @@ def export(
     Raises:
         UserError: Nothing was trained or searched yet, no candidate fits `export.pick`, or a format cannot express the model.
     """
-    setup, config = open_for_measurement(run), run.experiment.export
+    setup = open_for_measurement(run)
     protocol = protocol_id(setup, run.supernet)
-    (selected,) = pick_archived(run, protocol, [config.pick], lambda damage: note(f"export: {damage}"), setup.input_shape)
-    architecture = selected.measurement.architecture
-    fine_tuning = _fine_tuning(run, setup, architecture)
-    best = searched_front(run, protocol)
-    provenance = _provenance(run, setup, protocol, fine_tuning, best)
+    evaluations = pick_finalists(run, protocol, lambda damage: note(f"export: {damage}"), setup.input_shape)
+    networks = finalists(run, setup, protocol, evaluations)
+    selected, best = choose(run, setup, networks), searched_front(run, protocol)
+    architecture = selected.architecture
+    provenance = _provenance(run, setup, protocol, networks, best)
     report = complete_report(out, {"architecture_id": architecture.id, "provenance": provenance})
     if report is not None:
         note(f"export: {out} already holds this subnet")
     else:
         files.check_writable(out, "--out")
         with locked(out, "autospike export"), working(f"measure {architecture.id} and the reference network on the test split"):
-            report = _write_and_measure(run, setup, selected, fine_tuning, best, out)
+            generations = {e.measurement.architecture: e.generation for e in evaluations}
+            report = _write_and_measure(run, setup, selected, networks, best, out) | {"generation": generations[architecture]}
             uses = HeldOutUses.of(run).with_export(architecture.id)
             report |= {"supernet": _supernet_quality(run, setup, protocol), "test_split": uses.to_json(), "provenance": provenance}
             write_report(out, report)
@@ -100,80 +97,66 @@ def _log(run: RunDirectory, event: str, **details: object) -> None:
         note(f"export: {event} ({', '.join(f'{k} {v}' for k, v in details.items())}); not in the log, {run.folder} is read-only")
 
 
-@dataclass(frozen=True, kw_only=True)
-class _FineTuning:
-    """The finished fine-tuning of a candidate.
-
-    Attributes:
-        folder: Of its checkpoints.
-        measurement: On the search split, as `measure_trained_alone` returns it.
-    """
-
-    folder: Path
-    measurement: dict[str, Any]
-
-
-def _fine_tuning(run: RunDirectory, setup: Setup, architecture: Architecture) -> _FineTuning | None:
-    """The fine-tuning of a candidate, if it has finished and was measured."""
-    folder = fine_tuned(run, architecture, seed=0).checkpoints
-    measurement = read_measurement(setup, folder)
-    return _FineTuning(folder=folder, measurement=measurement) if measurement else None
-
-
 def _provenance(
-    run: RunDirectory, setup: Setup, protocol: str, fine_tuning: _FineTuning | None, best: Sequence[Architecture]
+    run: RunDirectory, setup: Setup, protocol: str, networks: Sequence[Finalist], best: Sequence[Architecture]
 ) -> dict[str, Any]:
     """Everything besides the selected architecture on which a report depends."""
     search = run.experiment.search
+    first = networks[0].architecture
+    fine_tunings = {network.architecture.id: network.protocol_id for network in networks[1:]}
+    others = {architecture_id: found for architecture_id, found in fine_tunings.items() if architecture_id != first.id}
     rivals = {training.name: rival_digest(setup, training) for training in trained_rivals(run, setup)}
     return {
         "run": str(run.folder.resolve()),
         **run.experiment.export.model_dump(),
         "protocol_id": protocol,
-        "fine_tuning": fine_tuning and fine_tuning.measurement["protocol_id"],
+        "fine_tuning": fine_tunings.get(first.id),
         "front": digest([architecture.id for architecture in best]),
         **({"rivals": rivals} if rivals else {}),
         "convention": search.energy_convention.name,
         "fitness": search.fitness.model_dump(),
         # Absent if there are none, as in reports of earlier versions.
+        **({"fine_tunings": others} if others else {}),
         **({"constraints": limits} if (limits := search.constraints.model_dump(exclude_none=True)) else {}),
         **({"space": search.space} if search.space is not None else {}),
     }
 
 
 def _write_and_measure(
-    run: RunDirectory, setup: Setup, selected: Evaluation, fine_tuning: _FineTuning | None, best: Sequence[Architecture], out: Path
+    run: RunDirectory, setup: Setup, selected: Finalist, networks: Sequence[Finalist], best: Sequence[Architecture], out: Path
 ) -> dict[str, Any]:
-    """Write the subnet, then open the test split, and measure the subnet and the reference network.
+    """Write the subnet, then open the test split, and measure it, the other finalists and the reference network.
 
     Returns:
         The report without its provenance. The caller writes it, as the last file of the export.
     """
-    measurement, reference = selected.measurement, run.experiment.baseline_architecture
-    accuracies: dict[Weights, float] = {"inherited": measurement.accuracy}
-    models: dict[Weights, SpikingModel] = {"inherited": _inherited(run, setup, measurement.architecture)}
-    if fine_tuning is not None:
-        accuracies["fine-tuned"] = fine_tuning.measurement["search_accuracy"]
-        models["fine-tuned"] = _trained_alone(setup, measurement.architecture, fine_tuning.folder)
-    weights = max(accuracies, key=lambda way: accuracies[way])  # the inherited ones if both are equal
+    reference = run.experiment.baseline_architecture
+    same = [network for network in networks if network.architecture == selected.architecture]
+    models: dict[Weights, SpikingModel] = {network.weights: _load(run, setup, network) for network in same}
+    models.setdefault("inherited", _inherited(run, setup, selected.architecture))
+    others = [(network, _load(run, setup, network)) for network in networks if network.architecture != selected.architecture]
     reference_model = _trained_alone(setup, reference, run.baseline) if reference else None
     # Loaded before anything is written: a damaged checkpoint must not leave half an export.
     rivals = [(training, trained_rival(setup, training)) for training in trained_rivals(run, setup)]
     check_replaceable(out)
-    tested = [architecture.id for architecture in (measurement.architecture, reference) if architecture]
-    _log(run, EVENT, images=len(setup.images.splits["test"]), command="export", architecture_ids=tested)
-    write_run_model(setup, models[weights], out)
+    tested = [selected.architecture, *(network.architecture for network, _ in others), *([reference] if reference else [])]
+    _log(run, EVENT, images=len(setup.images.splits["test"]), command="export", architecture_ids=[a.id for a in tested])
+    write_run_model(setup, models[selected.weights], out)
     test = held_out_batches(setup)
     if setup.images.is_dense:
-        _draw_predictions(models[weights], test, out)
+        _draw_predictions(models[selected.weights], test, out)
     measured = {way: final_measurement(run, model, test) for way, model in models.items()}
+    accuracies = {network.weights: network.accuracy for network in same}
     return {
-        "search_accuracy": accuracies[weights],
+        "search_accuracy": selected.accuracy,
         "f_aeb": selected.f_aeb,
-        "generation": selected.generation,
-        "weights": weights,
-        **measured[weights],
-        "by_weights": {way: _summary(measured[way], search_accuracy=accuracies[way]) for way in measured},
+        "weights": selected.weights,
+        **measured[selected.weights],
+        "by_weights": {way: _summary(measured[way], accuracies.get(way)) for way in measured},
+        "finalists": [
+            {"weights": network.weights, **final_measurement(run, model, test), "search_accuracy": network.accuracy}
+            for network, model in others
+        ],
         "baseline": final_measurement(run, reference_model, test) if reference_model else None,
         "front": measured_front(run, setup, best, test),
         "rivals": [measure_rival(run, training, rival, test, "test") for training, rival in rivals],
@@ -187,6 +170,12 @@ def _draw_predictions(model: SpikingModel, test: FixedBatches, out: Path) -> Non
         picture.save(temporary, format="PNG")
 
 
+def _load(run: RunDirectory, setup: Setup, network: Finalist) -> SpikingModel:
+    if network.checkpoints is None:
+        return _inherited(run, setup, network.architecture)
+    return _trained_alone(setup, network.architecture, network.checkpoints)
+
+
 def _inherited(run: RunDirectory, setup: Setup, architecture: Architecture) -> SpikingModel:
     return calibrated_subnet(setup, load_trained_supernet(setup, run.experiment.search_space, run.supernet), architecture)
 
@@ -195,9 +184,10 @@ def _trained_alone(setup: Setup, architecture: Architecture, folder: Path) -> Sp
     return calibrated_subnet(setup, load_trained_supernet(setup, SearchSpace.of(architecture), folder), architecture)
 
 
-def _summary(measured: dict[str, Any], *, search_accuracy: float) -> dict[str, Any]:
+def _summary(measured: dict[str, Any], search_accuracy: float | None) -> dict[str, Any]:
     fields = ("test_accuracy", "test_accuracy_interval", "correct_mask", "score", "energy_mj", "energy_uj", "energy_mj_int8")
-    return {"search_accuracy": search_accuracy, **{name: measured[name] for name in fields if name in measured}}
+    known = {} if search_accuracy is None else {"search_accuracy": search_accuracy}
+    return known | {name: measured[name] for name in fields if name in measured}
 
 
 def _supernet_quality(run: RunDirectory, setup: Setup, protocol: str) -> dict[str, Any] | None:

@@ -10,7 +10,7 @@ from autospike.console import note, working
 from autospike.evaluation.front import FRONT_POINTS
 from autospike.evaluation.setup import open_for_measurement, protocol_id
 from autospike.run_directory import RunDirectory
-from autospike.searching.selection import pick_archived
+from autospike.searching.selection import pick_finalists
 from autospike.space.search_space import SearchSpace
 from autospike.training.setup import open_experiment, training_batches
 
@@ -71,12 +71,12 @@ def fit_fine_tuning(run: RunDirectory, clock: Clock) -> RunDirectory:
     """
     if clock.fine_tune_epochs is None:
         setup = open_for_measurement(run)
-        (evaluation,) = pick_archived(run, protocol_id(setup, run.supernet), [run.experiment.export.pick], note, setup.input_shape)
-        selected = evaluation.measurement
-        with working("measure the speed of the selected subnet"):
-            step_s = measured_step(setup, SearchSpace.of(selected.architecture))
+        finalists = [e.measurement for e in pick_finalists(run, protocol_id(setup, run.supernet), note, setup.input_shape)]
+        with working("measure the speed of the finalists"):
+            step_s = sum(measured_step(setup, SearchSpace.of(finalist.architecture)) for finalist in finalists)
+        selected, alone = finalists[0], sum(finalist.seconds for finalist in finalists)
         images = len(setup.images.splits["test"]) + selected.images
-        measurement_s = (3 * ALONE + FRONT_POINTS) * selected.seconds * images / selected.images
+        measurement_s = ((2 * ALONE + FRONT_POINTS) * selected.seconds + ALONE * alone) * images / selected.images
         clock.choose_fine_tuning(step_s * training_batches(setup).per_epoch, measurement_s=measurement_s)
         clock.write()
     retrain = run.experiment.retrain.model_copy(update={"fine_tune_epochs": clock.fine_tune_epochs})

@@ -140,13 +140,13 @@ class Experiment(Section):
     @model_validator(mode="before")
     @classmethod
     def _resolve(cls, fields: Any, info: ValidationInfo) -> Any:
-        """Write out search space and reference network, and make paths absolute."""
+        """Write out search space, reference network and learning rate, and make paths absolute."""
         if not isinstance(fields, dict):
             return fields
         context = info.context or {}
         source, folder = context.get("source", "experiment"), context.get("folder", Path.cwd())
         fields = loading.with_absolute_paths(fields, folder)
-        return loading.resolve_baseline(loading.resolve_space(fields, source, folder), source)
+        return loading.resolve_learning_rate(loading.resolve_baseline(loading.resolve_space(fields, source, folder), source))
 
     @model_validator(mode="after")
     def _check(self) -> Self:

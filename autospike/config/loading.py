@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from autospike import catalogue
-from autospike.config.sections import MAX_PATH
+from autospike.config.sections import DEFAULT_LEARNING_RATE, FULL_RATE_WIDTH, MAX_PATH
 from autospike.errors import UserError, quoted
 from autospike.files import read_yaml
 from autospike.parsing import parse_yaml
@@ -137,6 +137,26 @@ def resolve_space(fields: dict[str, Any], source: str, folder: Path) -> dict[str
         raise UserError(f"{path}: no such file; it is the space of {source}, whose paths are relative to {folder.absolute()}")
     SearchSpace.load(path)  # so that an error names the file of the space
     return {**fields, "space": read_yaml(path)}
+
+
+def resolve_learning_rate(fields: dict[str, Any]) -> dict[str, Any]:
+    """Fill in the default of `training.learning_rate`, which depends on the widths of the space.
+
+    Args:
+        fields: The fields of an experiment with a written out space.
+
+    Returns:
+        The fields, unchanged if they give a learning rate, or if the space is invalid.
+    """
+    training, space = fields.get("training"), fields.get("space")
+    if not isinstance(training, dict) or "learning_rate" in training or not isinstance(space, dict):
+        return fields
+    try:
+        width = max(stage.embed_dim for stage in SearchSpace.from_dict(space, source="space").largest().stages)
+    except UserError:
+        return fields
+    rate = DEFAULT_LEARNING_RATE * min(1.0, FULL_RATE_WIDTH / width)
+    return {**fields, "training": {**training, "learning_rate": rate}}
 
 
 def resolve_baseline(fields: dict[str, Any], source: str) -> dict[str, Any]:

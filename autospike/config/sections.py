@@ -248,6 +248,10 @@ class TeacherConfig(Section):
     """Checkpoint of the teacher. Default: timm's pretrained weights, which timm downloads."""
 
 
+# For batches of 32 and widths up to 128, measured on small images (docs/training.md).
+DEFAULT_LEARNING_RATE, FULL_RATE_WIDTH = 0.01, 128
+
+
 class TrainingConfig(Section):
     """Training of the supernet, and of the reference network with the same recipe."""
 
@@ -288,8 +292,11 @@ class TrainingConfig(Section):
     """Teacher of a space with `distilled: true`. Default: no teacher. It does not apply to events."""
     epochs: Epochs
     """Number of passes over the training images."""
-    batch_size: Annotated[int, Field(ge=2, le=MAX_BATCH, multiple_of=2)] = 128
-    """Images per optimizer step; an even number, because mixup pairs the images of a batch."""
+    batch_size: Annotated[int, Field(ge=2, le=MAX_BATCH, multiple_of=2)] = 32
+    """Images per optimizer step; an even number, because mixup pairs the images of a batch.
+
+    With few images and epochs, many small steps are better than few large ones (docs/training.md).
+    """
     accumulate: BatchSize = 1
     """Number of equal parts of a batch whose gradients are accumulated before the optimizer step.
 
@@ -297,8 +304,11 @@ class TrainingConfig(Section):
     """
     optimizer: Literal["adamw", "lamb"] = "adamw"
     """Optimizer, as implemented by torch (AdamW) and timm (LAMB)."""
-    learning_rate: LearningRate = 5e-4
-    """Learning rate after warm-up, from which a cosine schedule decays; Spikformer's value on CIFAR."""
+    learning_rate: LearningRate = DEFAULT_LEARNING_RATE
+    """Learning rate after warm-up, from which a cosine schedule decays.
+
+    Default: 0.01, or 0.01 * 128 / width if the widest stage of the space is wider than 128 (docs/training.md).
+    """
     schedule: Literal["cosine", "poly"] = "cosine"
     """Decay of the learning rate after warm-up: half a cosine, or a straight line (`poly` of power 1, as for segmentation)."""
     head_learning_rate: LearningRate = 1.0
@@ -537,6 +547,12 @@ class RetrainConfig(Section):
     """Trainings per network, each with its own seed. The run's own training of the reference network counts as its first."""
     epochs: Epochs | None = None
     """Epochs from fresh weights, also of the reference network. Default: `training.epochs`."""
+    finalists: Annotated[int, Field(ge=1, le=1000)] = 3
+    """Largest number of candidates that `autospike run` fine-tunes before the export.
+
+    The first is the one that `export.pick` selects, the others are what the rule selects among the candidates of each smaller T,
+    the largest of these T first.
+    """
     fine_tune_epochs: Epochs | None = None
     """Epochs from inherited weights. Default: a third of the epochs from fresh weights."""
     fine_tune_learning_rate: LearningRate | None = None

@@ -107,6 +107,8 @@ def networks(report: dict[str, Any]) -> list[Compared]:
     for way, other in report.get("by_weights", {}).items():
         if way != exported:
             found.append(Compared.of(f"not exported ({way})", "fine-tuned", other, report))
+    finalists = report.get("finalists", [])
+    found += [Compared.of(f"finalist ({each['weights']})", "fine-tuned", each, each) for each in finalists]
     reference = report["baseline"]
     if reference:
         steps = reference.get("by_time_steps", [reference])
@@ -117,16 +119,24 @@ def networks(report: dict[str, Any]) -> list[Compared]:
 
 
 def front(report: dict[str, Any]) -> list[Compared]:
-    """Return the subnets of the searched front with inherited weights, on the test split; empty in reports of older versions.
+    """Return the subnets that a search found, on the test split, by ascending energy; empty in reports of older versions.
+
+    Fine-tuned networks replace the subnets with inherited weights that need as much energy as the cheapest of them or more.
 
     Args:
         report: The content of `report.json`.
     """
-    return [Compared.of("front", "exported", measured, measured) for measured in report.get("front", [])]
+    inherited = [Compared.of("front", "exported", measured, measured) for measured in report.get("front", [])]
+    if not inherited:
+        return []
+    finalists = [*({**report, **f, "weights": w} for w, f in report.get("by_weights", {}).items()), *report.get("finalists", [])]
+    tuned = [Compared.of("front", "exported", each, each) for each in finalists if each["weights"] == "fine-tuned"]
+    least = min((network.energy_mj for network in tuned), default=float("inf"))
+    return [network for network in inherited if network.energy_mj < least] + sorted(tuned, key=lambda network: network.energy_mj)
 
 
 def at_equal_accuracy(report: dict[str, Any], other: Compared) -> EqualAccuracy | None:
-    """Return the energy of the searched front at the accuracy of a network.
+    """Return the energy of the front (`front`) at the accuracy of a network.
 
     Args:
         report: The content of `report.json`.

@@ -201,6 +201,44 @@ def pick_archived(
     return selected
 
 
+def pick_finalists(
+    run: RunDirectory, protocol_id: str, on_damage: Callable[[str], None], shape: InputShape | None = None
+) -> list[Evaluation]:
+    """Select the candidates that are fine-tuned before the export.
+
+    They are the candidate of `export.pick`, and what the rule selects among the candidates of each smaller T: a supernet that was
+    trained for a short time underrates small T, and fine-tuning makes up for it. At most `retrain.finalists`.
+
+    Args:
+        run: The run.
+        protocol_id: See `evaluation.setup.protocol_id`.
+        on_damage: Called with a line on rows that are damaged and left out, if there are any.
+        shape: Input and output size of the networks; that of the run if None.
+
+    Returns:
+        The selected candidate, then the others by descending T. Only the first if `export.pick` is an id.
+
+    Raises:
+        UserError: Nothing was searched yet, no candidate is within the limits, or the rule selects no candidate.
+    """
+    search, config = run.experiment.search, run.experiment.export
+    found = pick_archived(run, protocol_id, [config.pick], on_damage, shape)
+    if config.pick not in RULES:
+        return found
+    archive = Archive(run.existing_archive(), protocol_id, search.energy_convention, read_only=True)
+    try:
+        table = with_fitness(archive, run)
+        allowed = table[within_limits(table, Constraints.of(search, shape or run.input_shape), run.experiment)]
+        for steps in range(found[0].measurement.architecture.time_steps - 1, 0, -1):
+            rows = allowed[allowed["time_steps"] == steps]
+            if not rows.empty and len(found) < run.experiment.retrain.finalists:
+                # Fine-tuning may still reach `min_accuracy`; the export checks it.
+                found.append(_archived(archive, rows, config.pick, config.model_copy(update={"min_accuracy": 0.0})))
+    finally:
+        archive.close()
+    return found
+
+
 def within_limits(table: pd.DataFrame, constraints: Constraints, experiment: Experiment) -> pd.Series[bool]:
     """Return which candidates of an archive are within the limits and the space of a search.
 

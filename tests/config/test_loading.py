@@ -46,7 +46,7 @@ def load(tmp_path: Path, *overrides: str, experiment_dict: object = EXPERIMENT) 
     return Experiment.load(write_yaml(tmp_path / "experiment.yaml", experiment_dict), overrides)
 
 
-def test_defaults_are_the_published_settings(tmp_path: Path) -> None:
+def test_defaults(tmp_path: Path) -> None:
     experiment = load(tmp_path)
     assert experiment.seed == 0
     assert experiment.baseline is None
@@ -56,9 +56,17 @@ def test_defaults_are_the_published_settings(tmp_path: Path) -> None:
     assert (search.algorithm, search.objectives) == ("nsga2", ("accuracy", "energy_mj"))
     assert (search.fitness.form, search.fitness.beta) == ("power", 0.07)
     assert (search.convention, search.energy_convention) == ("exact", EXACT)
-    assert (training.sampling, training.batch_size, training.model_copy(update={"epochs": 1000}).warmup) == ("single-path", 128, 20)
-    assert (training.learning_rate, training.min_learning_rate, training.weight_decay) == (5e-4, 1e-5, 0.06)
+    assert (training.sampling, training.batch_size, training.model_copy(update={"epochs": 1000}).warmup) == ("single-path", 32, 20)
+    assert (training.learning_rate, training.min_learning_rate, training.weight_decay) == (0.01, 1e-5, 0.06)
     assert training.smoothing == 0.1
+
+
+@pytest.mark.parametrize(("widths", "rate"), [([16, 128], 0.01), ([128, 256], 0.005), (512, 0.0025)])
+def test_the_default_learning_rate_decreases_with_the_largest_width(tmp_path: Path, widths: object, rate: float) -> None:
+    stage = {**SPACE["stages"][0], "embed_dim": widths}
+    fields = {**EXPERIMENT, "space": {**SPACE, "stages": [stage]}}
+    assert load(tmp_path, experiment_dict=fields).training.learning_rate == rate
+    assert load(tmp_path, "training.learning_rate=0.5", experiment_dict=fields).training.learning_rate == 0.5
 
 
 def test_values_of_the_file_are_read(tmp_path: Path) -> None:
