@@ -20,10 +20,10 @@ from autospike.space.families import batch_norm_parameters
 from autospike.space.limits import MAX_EMBED_DIM, check_at_most
 
 DecoderKind = Literal["semantic-fpn", "mask-rcnn"]
-LevelStrides = Literal["true", "published"]
+LevelStrides = Literal["actual", "published"]
 
 # Fields that only Mask R-CNN has, with their defaults: those of the published networks, except for their level strides.
-DETECTOR_DEFAULTS = {"level_strides": "true", "anchor_scale": 8.0, "proposals": 1000}
+DETECTOR_DEFAULTS = {"level_strides": "actual", "anchor_scale": 8.0, "proposals": 1000}
 
 # Fields of a decoder that have the same value in a space and in all of its architectures.
 DECODER_SETTINGS = ("kind", "spiking", "levels", *DETECTOR_DEFAULTS)
@@ -62,7 +62,7 @@ class Decoder:
         levels: Indices of the stages whose outputs are the levels of the feature pyramid, from fine to coarse.
         channels: Width of the feature pyramid; of Mask R-CNN also of the proposal network and of the mask head.
         head_channels: Width of the head; of Mask R-CNN of the linear layers of the box head.
-        level_strides: Mask R-CNN: strides at which the levels of the pyramid are taken to be, for anchors and regions. `true` is as
+        level_strides: Mask R-CNN: strides at which the levels of the pyramid are taken to be, for anchors and regions. `actual` is as
             they are. `published` doubles from level to level, as the published configurations declare although the last two stages
             of Meta-SpikeFormer have the same size.
         anchor_scale: Mask R-CNN: side of the anchors of the finest level, divided by its stride. It doubles from level to level.
@@ -77,7 +77,7 @@ class Decoder:
     levels: tuple[int, ...]
     channels: int
     head_channels: int
-    level_strides: LevelStrides = "true"
+    level_strides: LevelStrides = "actual"
     anchor_scale: float = 8.0
     proposals: int = 1000
     neuron: Neuron = Neuron()

@@ -276,7 +276,7 @@ class DecoderSpace:
     levels: tuple[StrictInt, ...]
     channels: IntegerChoice
     head_channels: IntegerChoice
-    level_strides: LevelStrides = "true"
+    level_strides: LevelStrides = "actual"
     anchor_scale: Finite = 8.0
     proposals: StrictInt = 1000
     neuron: NeuronSpace = NeuronSpace()

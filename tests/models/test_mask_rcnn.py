@@ -139,7 +139,7 @@ def test_anchors_by_hand() -> None:
     torch.testing.assert_close(anchors[9:12], torch.tensor(expected) + torch.tensor([0, 4.0, 0, 4]))
 
 
-def test_level_strides_are_true_or_published() -> None:
+def test_level_strides_are_actual_or_published() -> None:
     """Of Meta-SpikeFormer the last two stages have the same stride."""
     widths, strides = [4, 4, 4, 4], [4, 8, 16, 16]
     true = MaskRCNN(widths, strides, detector(), num_classes=2)
@@ -230,16 +230,16 @@ def test_images_without_objects_have_losses() -> None:
 def test_neurons_fire_before_training_and_few_objects_are_found() -> None:
     """Every layer of neurons of an untrained decoder fires, and at most one region in ten is an object."""
     torch.manual_seed(0)
-    decoder = MaskRCNN([16, 24], [4, 8], detector(channels=16, head_channels=32), num_classes=3).eval()
+    decoder = MaskRCNN([16, 24], [4, 8], detector(channels=32, head_channels=64), num_classes=3).eval()
     rates = watched(decoder)
-    targets = [{"boxes": torch.tensor([[0.0, 0, 16, 16]]), "labels": torch.tensor([0]), "masks": torch.ones(1, 32, 32)}]
-    levels = [torch.randn(1, 1, 8, 8, 16), torch.randn(1, 1, 4, 4, 24)]
+    targets = [{"boxes": torch.tensor([[0.0, 0, 16, 16]]), "labels": torch.tensor([0]), "masks": torch.ones(1, 64, 64)}]
+    levels = [2 * torch.randn(1, 1, 16, 16, 16), 2 * torch.randn(1, 1, 8, 8, 24)]
     with torch.no_grad():
-        assert len(decoder(levels, 1, (32, 32))[0].boxes) == 0
+        assert len(decoder(levels, 1, (64, 64))[0].boxes) == 0
         rates.clear()
-        decoder.train().losses(levels, 1, (32, 32), targets)
+        decoder.train().losses(levels, 1, (64, 64), targets)
     assert len(rates) == 4 + 3 * 3 + 2 + 6
-    assert all(0.01 < float(rate) < 0.75 for rate in rates), rates
+    assert all(0.05 < float(rate) < 0.6 for rate in rates), [float(rate) for rate in rates]
     pyramid = decoder.pyramid(levels, 1)
     logits, _ = decoder.box_head(decoder.box_features(pyramid, [torch.tensor([[0.0, 0, 16, 16]])]))
     assert float(logits.softmax(-1)[0, -1]) == pytest.approx(0.9, abs=0.02)
