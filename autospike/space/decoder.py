@@ -62,7 +62,7 @@ class Decoder:
         levels: Indices of the stages whose outputs are the levels of the feature pyramid, from fine to coarse.
         channels: Width of the feature pyramid; of Mask R-CNN also of the proposal network and of the mask head.
         head_channels: Width of the head; of Mask R-CNN of the linear layers of the box head.
-        level_strides: Mask R-CNN: strides at which the levels of the pyramid are taken to be, for anchors and regions. `actual` is as
+        level_strides: Mask R-CNN: strides at which anchors and regions of the levels of the pyramid are laid out. `actual` is as
             they are. `published` doubles from level to level, as the published configurations declare although the last two stages
             of Meta-SpikeFormer have the same size.
         anchor_scale: Mask R-CNN: side of the anchors of the finest level, divided by its stride. It doubles from level to level.
