@@ -162,15 +162,24 @@ def train(
     experiment: ExperimentPath,
     run: NewRunFolder,
     start_from: StartFrom = None,
+    budget: Annotated[
+        str | None,
+        typer.Option(metavar="TIME", help="Wall-clock time of both trainings, for example 30m: plans training.epochs."),
+    ] = None,
     overrides: Overrides = None,
 ) -> None:
     """Train the supernet and the reference network."""
+    from autospike.budget import parse_duration
+    from autospike.commands.plan import fit_training
     from autospike.commands.train import train
     from autospike.config import Experiment
     from autospike.run_directory import RunDirectory
 
-    chosen = Experiment.load(experiment, [*(overrides or []), *_starting(start_from)])
-    train(RunDirectory.start(chosen, run))
+    chosen = [*(overrides or []), *_starting(start_from)]
+    if budget is not None:
+        epochs = fit_training(Experiment.load(experiment, chosen), run, parse_duration(budget), begun=STARTED)
+        chosen.append(f"training.epochs={epochs}")
+    train(RunDirectory.start(Experiment.load(experiment, chosen), run))
 
 
 @app.command()
@@ -182,7 +191,12 @@ def search(
     gpus_per_worker: GpusPerWorker = None,
     timeout: Annotated[
         str | None,
-        typer.Option(metavar="TIME", help="Largest duration, for example 30m: no generation is started that would exceed it."),
+        typer.Option(
+            "--timeout",
+            "--budget",
+            metavar="TIME",
+            help="Largest duration, for example 30m: no generation is started that would exceed it.",
+        ),
     ] = None,
     max_energy_uj: MaxEnergy = None,
     max_params: MaxParams = None,

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import os
 import time
 from dataclasses import replace
+from pathlib import Path
 
-from autospike.budget import Clock, Plan, Speed, expected, measure_speed, measured_step, within
+from autospike.budget import Clock, Plan, Speed, duration, expected, measure_speed, measured_step, within
+from autospike.config import Experiment
 from autospike.console import note, working
+from autospike.errors import UserError
 from autospike.evaluation.front import FRONT_POINTS
 from autospike.evaluation.setup import open_for_measurement, protocol_id
 from autospike.run_directory import RunDirectory
@@ -81,6 +85,37 @@ def fit_fine_tuning(run: RunDirectory, clock: Clock) -> RunDirectory:
         clock.write()
     retrain = run.experiment.retrain.model_copy(update={"fine_tune_epochs": clock.fine_tune_epochs})
     return replace(run, experiment=run.experiment.model_copy(update={"retrain": retrain}))
+
+
+def fit_training(experiment: Experiment, folder: Path, budget_s: float, *, begun: float) -> int:
+    """Choose the epochs of supernet and reference network by a budget, and print them.
+
+    Args:
+        experiment: The configuration.
+        folder: The folder of the run.
+        budget_s: Wall-clock time of both trainings in seconds.
+        begun: When the budget began, by `time.monotonic`.
+
+    Returns:
+        The number of epochs: that of the run, if it has started.
+
+    Raises:
+        UserError: The data cannot be opened, the budget is too small for one epoch, or torchrun has started several processes.
+    """
+    if (folder / "experiment.yaml").exists():
+        return RunDirectory.resume(folder).experiment.training.epochs
+    if int(os.environ.get("WORLD_SIZE", "1")) > 1:
+        raise UserError("--budget: not under torchrun, whose ranks must train for equally many epochs; give training.epochs")
+    setup, spaces = open_experiment(experiment), [experiment.search_space]
+    if experiment.baseline_architecture is not None:
+        spaces.append(SearchSpace.of(experiment.baseline_architecture))
+    with working("measure the speed of training on this machine"):
+        epoch_s = training_batches(setup).per_epoch * sum(measured_step(setup, space) for space in spaces)
+    epochs = int((budget_s - (time.monotonic() - begun)) / epoch_s)
+    if epochs < 1:
+        raise UserError(f"--budget {duration(budget_s)}: one epoch of both trainings takes {duration(epoch_s)}; give more time")
+    note(f"plan: {epochs} epochs ({duration(epochs * epoch_s)})")
+    return epochs
 
 
 def _measured(run: RunDirectory) -> Speed:

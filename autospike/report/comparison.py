@@ -279,8 +279,8 @@ def _equal_accuracy(report: dict[str, Any], network: Compared) -> str:
         return ""
     prefix = f"At the accuracy of the {network.name} ({network.accuracy:.4f})"
     if equal.ratio is None:
-        best = max(subnet.accuracy for subnet in front(report))
-        return f"{prefix}, there is no subnet on the front: the best reaches {best:.4f}."
+        accuracy = f"the accuracy of the {network.name} ({network.accuracy:.4f})"
+        return f"The front does not reach {accuracy}: its curve ends at {equal.highest:.4f}."
     at_most = "at most " if equal.is_bound else ""
     high = "not reached" if equal.high is None else f"{equal.high:.2f}"
     return f"{prefix}, the front needs {at_most}{equal.ratio:.2f} of its energy (95 % interval {equal.low:.2f} to {high})."

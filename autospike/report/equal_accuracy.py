@@ -34,6 +34,7 @@ class EqualAccuracy:
         ratio: That energy divided by the energy of the other network.
         low: Lower end of the 95 % interval of the ratio; None if the front is not as accurate in 97.5 % of the draws.
         high: Upper end; None if the front is not as accurate in more than 2.5 % of the draws.
+        highest: Largest accuracy of the front's curve. It may be below that of a single subnet, because the curve is monotone.
         is_bound: Whether the cheapest subnet of the front is as accurate already, so that the ratio is an upper bound.
     """
 
@@ -41,6 +42,7 @@ class EqualAccuracy:
     ratio: float | None
     low: float | None
     high: float | None
+    highest: float
     is_bound: bool
 
 
@@ -99,6 +101,7 @@ def energy_at_equal_accuracy(
         ratio=_finite(found),
         low=_finite(float(ratios[int(0.025 * DRAWS)])),
         high=_finite(float(ratios[math.ceil(0.975 * DRAWS) - 1])),
+        highest=float(curve[-1]),
         is_bound=bool(curve[0] >= other.mean() - 1e-12),
     )
 

@@ -85,7 +85,11 @@ class Ranks:
             return
         if device.type == "cuda":
             torch.cuda.set_device(device)
-        dist.init_process_group("nccl" if device.type == "cuda" else "gloo")
+        # torchrun may keep its store when it restarts the ranks: the addresses of the ended ones must not be found again.
+        store, rank, size = next(dist.rendezvous("env://"))
+        store = dist.PrefixStore(f"attempt {os.environ.get('TORCHELASTIC_RESTART_COUNT', 0)}", store)
+        backend = "nccl" if device.type == "cuda" else "gloo"
+        dist.init_process_group(backend, store=store, rank=rank, world_size=size)
         try:
             yield
         except (UserError, Interrupted):  # raised on all ranks; after another error torchrun ends the other ranks

@@ -19,6 +19,10 @@ if TYPE_CHECKING:
     from measuring import Result
 
 
+# Only run if it is asked for, because it trains for 25 minutes.
+TIME_TO_QUALITY = ("time_to_quality", "time_to_quality_mean", "time_to_quality_worst", "time_to_quality_largest")
+
+
 def benchmarks() -> dict[tuple[str, ...], Callable[[], list[Result]]]:
     """Every benchmark by the names of its results. Imports torch, which reads its settings from the environment at that time."""
     from archive import archive
@@ -30,6 +34,7 @@ def benchmarks() -> dict[tuple[str, ...], Callable[[], list[Result]]]:
     from scaling import cost_per_candidate, evaluation_memory, two_workers
     from sparse import sparse
     from steps import steps
+    from training_time import time_to_quality
 
     return {
         ("lif_forward", "lif_forward_backward", "bn_lif_eval", "bn_lif_train"): kernels,
@@ -45,9 +50,14 @@ def benchmarks() -> dict[tuple[str, ...], Callable[[], list[Result]]]:
         ("cost_per_candidate",): cost_per_candidate,
         ("evaluation_memory",): evaluation_memory,
         ("archive_plot", "archive_resume"): archive,
+        TIME_TO_QUALITY: time_to_quality,
         ("event_reader",): event_reader,
         ("input_images", "input_recordings", "input_cached_frames", "input_digits"): input_pipeline,
     }
+
+
+def _chosen(group: tuple[str, ...], only: str) -> bool:
+    return only in group if only else group != TIME_TO_QUALITY
 
 
 def main(only: str) -> None:
@@ -70,7 +80,7 @@ def main(only: str) -> None:
         console.print(
             "AUTOSPIKE_ISA=avx2: torch, oneDNN and MKL are limited to AVX2 as well, so the peers run as on such a processor"
         )
-    results = [result for group, run in available.items() if not only or only in group for result in run()]
+    results = [result for group, run in available.items() if _chosen(group, only) for result in run()]
     table = Table("name", "value", "goal", "what", show_lines=True)
     for r in results:
         threads = "1 thread" if r.threads == 1 else f"{r.threads} threads"

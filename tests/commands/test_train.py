@@ -6,13 +6,17 @@ import json
 import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 from cli_runner import autospike
 from torch.utils.tensorboard import SummaryWriter
-from trainings import truncate
+from trainings import bit_identical, truncate, weights
+
+KILLED_RANK = Path(__file__).parents[1] / "killed_rank.py"
 
 
 def test_a_damaged_checkpoint_is_reported_and_trained_again(
@@ -79,3 +83,51 @@ def test_training_under_torchrun_has_the_losses_of_one_process(tmp_path: Path, t
         assert [event["event"] for event in events if event["event"] != "train"] == ["train started", "train finished"] * 2
     assert len(losses["single"]) > 2
     assert losses["together"] == pytest.approx(losses["single"], rel=0.02)
+
+
+def test_a_budget_plans_the_epochs_and_a_resumed_training_keeps_them(
+    tmp_path: Path, tiny_experiment: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """An epoch has 5 steps of 256 images: 100 s, if a step of each network takes 10 s."""
+    monkeypatch.setattr("autospike.commands.plan.measured_step", lambda *_: 10.0)
+    monkeypatch.setattr("autospike.cli.STARTED", time.monotonic())
+    run = tmp_path / "run"
+    refused = autospike(capsys, "train", tiny_experiment, "--run", run, "--budget", "80s")
+    assert (refused.code, run.exists()) == (2, False)
+    assert "one epoch of both trainings takes 2 min" in refused.err
+    assert autospike(capsys, "train", tiny_experiment, "--run", run, "--budget", "180s").code == 0
+    first = (run / "experiment.yaml").read_text()
+    assert yaml.safe_load(first)["training"]["epochs"] == 1
+    assert autospike(capsys, "train", tiny_experiment, "--run", run, "--budget", "15m").code == 0
+    assert (run / "experiment.yaml").read_text() == first
+
+
+def test_a_budget_under_torchrun_is_a_one_line_error(
+    tmp_path: Path, tiny_experiment: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    outcome = autospike(capsys, "train", tiny_experiment, "--run", tmp_path / "run", "--budget", "5m")
+    assert outcome.code == 2
+    assert "not under torchrun" in outcome.err
+
+
+@pytest.mark.slow
+def test_torchrun_restarts_after_a_killed_rank_from_the_checkpoint(tmp_path: Path, tiny_experiment: Path) -> None:
+    """SIGKILL of the second rank in the third epoch. Weights and optimizer state are bit-identical to the uninterrupted ones."""
+    settings = ["--set", "training.epochs=4", "--set", "training.batch_size=128", "--set", "device=cpu"]
+    for name in ("uninterrupted", "killed"):
+        program = ["-m", "--", "autospike"] if name == "uninterrupted" else ["--", str(KILLED_RANK), str(tmp_path / "was killed")]
+        command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", "--max-restarts", "1"]
+        command += [*program, "train", str(tiny_experiment), "--run", str(tmp_path / name), *settings]
+        subprocess.run(command, check=True, capture_output=True, timeout=600)
+    assert (tmp_path / "was killed").exists()
+    for network in ("baseline", "supernet"):
+        whole, resumed = (weights(tmp_path / name / network) for name in ("uninterrupted", "killed"))
+        assert bit_identical(resumed, whole)
+    starts = [
+        (event["network"], event["from_step"])
+        for event in map(json.loads, (tmp_path / "killed" / "log.jsonl").read_text().splitlines())
+        if event["event"] == "train started"
+    ]
+    assert [network for network, _ in starts] == ["hand-made", "supernet", "supernet"]
+    assert starts[-1][1] > 0

@@ -72,9 +72,7 @@ def test_the_caption_states_the_energy_of_the_front_at_equal_accuracy() -> None:
         "At the accuracy of the reference network (0.9500), the front needs 0.50 of its energy (95 % interval 0.50 to 0.50)."
     )
     found = comparison.caption(report(36, 40, front=front)).splitlines()
-    assert (
-        found[1] == "At the accuracy of the reference network (1.0000), there is no subnet on the front: the best reaches 0.9500."
-    )
+    assert found[1] == "The front does not reach the accuracy of the reference network (1.0000): its curve ends at 0.9500."
 
 
 def test_the_table_has_a_ratio_for_each_other_network() -> None:
