@@ -24,9 +24,10 @@ if TYPE_CHECKING:
     from autospike.counting.model import count_operations
     from autospike.errors import UserError
     from autospike.events import Callback, CandidateEvent, CheckpointEvent, EpochEvent, Event, GenerationEvent, StepEvent
-    from autospike.measurement import Evaluation, Objective
+    from autospike.measurement import Evaluation
     from autospike.nn.fusion import fuse
     from autospike.nn.neuron import LIF, Dynamics
+    from autospike.objectives import Objective
     from autospike.space.architecture import Architecture
     from autospike.space.block import Neuron
     from autospike.space.search_space import SearchSpace
@@ -74,7 +75,8 @@ LAZY = {
     **dict.fromkeys(("Candidate", "Run", "export", "plot", "retrain", "search", "train"), "autospike.api"),
     **dict.fromkeys(("Callback", "CandidateEvent", "CheckpointEvent", "EpochEvent", "Event"), "autospike.events"),
     **dict.fromkeys(("GenerationEvent", "StepEvent"), "autospike.events"),
-    **dict.fromkeys(("Evaluation", "Objective"), "autospike.measurement"),
+    "Evaluation": "autospike.measurement",
+    "Objective": "autospike.objectives",
     **dict.fromkeys(("Dynamics", "LIF"), "autospike.nn.neuron"),
     "Architecture": "autospike.space.architecture",
     "Experiment": "autospike.config",

@@ -19,11 +19,13 @@ from autospike.config.sections import DATASETS
 from autospike.energy.conventions import UJ_PER_MJ, convention_of
 from autospike.errors import UserError
 from autospike.events import Callback
-from autospike.measurement import Evaluation, Objective, objective_of
+from autospike.measurement import Evaluation
+from autospike.objectives import Objective, objective_of, objectives_of
 from autospike.report import tables
 from autospike.run_directory import RunDirectory
 from autospike.searching.algorithms import Algorithm
 from autospike.searching.archive import Archive
+from autospike.searching.objective_columns import with_objectives
 from autospike.searching.selection import with_fitness
 from autospike.space.architecture import Architecture
 
@@ -140,24 +142,28 @@ class Run:
             UserError: Nothing was searched yet.
         """
         archive, directory = self._archive(convention)
+        objectives = objectives_of(directory.experiment.search.objectives, directory.input_shape)
         try:
-            return tables.candidates_of(with_fitness(archive, directory))
+            archived = with_objectives(archive, with_fitness(archive, directory), objectives)
         finally:
             archive.close()
+        return tables.candidates_of(archived, objectives)
 
     def front(self, *, convention: str | None = None) -> pd.DataFrame:
-        """Return the candidates on the Pareto front of accuracy and energy, in ascending order of energy.
+        """Return the candidates on the Pareto front of `search.objectives`, by default of accuracy and energy.
 
         Args:
             convention: Energy convention. Default: that of the search.
 
         Returns:
-            As `autospike.report.tables.candidates`.
+            As `autospike.report.tables.candidates`, in ascending order of the first minimised objective.
 
         Raises:
             UserError: Nothing was searched yet.
         """
-        return tables.front(self.candidates(convention=convention))
+        directory = self._stored()
+        objectives = objectives_of(directory.experiment.search.objectives, directory.input_shape)
+        return tables.front(self.candidates(convention=convention), objectives)
 
     def best(
         self,
@@ -192,7 +198,7 @@ class Run:
                 f"{self.folder}: no candidate is within the limits: accuracies up to {table['accuracy'].max():.4f}, energies from "
                 f"{table['energy_mj'].min() * UJ_PER_MJ:.3g} uJ, parameters from {table['params'].min():,}"
             )
-        measured = objective_of(objective) if isinstance(objective, str) else _objective(objective)
+        measured = objective_of(objective, self._stored().input_shape) if isinstance(objective, str) else _objective(objective)
         sign = -1 if measured.maximise else 1
         evaluations = self._evaluations(within["id"])
         return Candidate(run=self, evaluation=min(evaluations, key=lambda e: (sign * measured.value(e), e.energy.energy_mj)))
@@ -245,6 +251,57 @@ class Run:
         directory = self._stored(retrain={"seeds": seeds, "epochs": epochs})
         retrain(directory, picks or [directory.experiment.export.pick], callbacks)
         return directory.retrain
+
+    def ablate(
+        self,
+        architecture: str | None = None,
+        *,
+        genes: Sequence[str] = (),
+        together: bool = False,
+        retrain: bool = False,
+        epochs: int | None = None,
+    ) -> Path:
+        """Change one gene of a subnet at a time, and measure the variants on the search split.
+
+        Args:
+            architecture: Selection rule, id of a candidate, or path of a file with an architecture. Default: `export.pick`.
+            genes: Names of genes, for example `["tau", "time_steps"]`; all that have several values if empty.
+            together: Change a gene in all blocks at once.
+            retrain: Train each network alone from fresh weights, instead of measuring it with inherited weights.
+            epochs: Epochs of these trainings. Default: `training.epochs`.
+
+        Returns:
+            The folder with tables and figures.
+
+        Raises:
+            UserError: Nothing was searched yet, no candidate is selected, or a gene does not exist.
+        """
+        from autospike.commands.ablate import AblationRequest, ablate
+
+        directory = self._stored(retrain={"epochs": epochs})
+        chosen = architecture or directory.experiment.export.pick
+        ablate(directory, AblationRequest(architecture=chosen, genes=genes, together=together, retrain=retrain))
+        return directory.ablation
+
+    def assess(self, candidates: int = 16, *, budget: float | None = None, epochs: int | None = None) -> Path:
+        """Train candidates alone, and compare their ranking with that of their inherited weights.
+
+        Args:
+            candidates: Number of candidates, drawn from strata by energy.
+            budget: Largest duration in seconds. A training that would probably exceed it is not started, except the first one.
+            epochs: Epochs of each. Default: `training.epochs`.
+
+        Returns:
+            The folder with `assessment.json`, a table and a figure.
+
+        Raises:
+            UserError: Nothing was searched yet.
+        """
+        from autospike.commands.assess import assess
+
+        directory = self._stored(retrain={"epochs": epochs})
+        assess(directory, candidates=candidates, budget_s=budget)
+        return directory.assess
 
     def plot(self, out: str | Path | None = None, *, convention: str | None = None) -> None:
         """Write figures and tables of the search.

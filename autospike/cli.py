@@ -360,6 +360,55 @@ def retrain(
 
 
 @app.command()
+def ablate(
+    run: RunFolder,
+    architecture: Annotated[
+        str | None,
+        typer.Option(help="Selection rule or id, as for export, or a file of an architecture (YAML, JSON). Default: export.pick."),
+    ] = None,
+    gene: Annotated[
+        list[str] | None,
+        typer.Option(help="Name of a gene, for example tau or time_steps. May be repeated. Default: all with several values."),
+    ] = None,
+    together: Annotated[bool, typer.Option("--together", help="Change a gene in all blocks at once.")] = False,
+    retrain: Annotated[bool, typer.Option("--retrain", help="Train each network alone from scratch; resumes.")] = False,
+    epochs: Annotated[
+        int | None, typer.Option(min=1, max=100_000, help="With --retrain: epochs of each. Default: training.epochs.")
+    ] = None,
+    overrides: Overrides = None,
+) -> None:
+    """Change one gene of a subnet at a time: accuracy, energy and parameters, with inherited weights or trained alone."""
+    from autospike.commands.ablate import AblationRequest, ablate
+    from autospike.run_directory import RunDirectory
+
+    resumed = RunDirectory.resume(run, [*(overrides or []), *_overriding("retrain", epochs=epochs)])
+    chosen = architecture or resumed.experiment.export.pick
+    ablate(resumed, AblationRequest(architecture=chosen, genes=gene or (), together=together, retrain=retrain))
+
+
+@app.command()
+def assess(
+    run: RunFolder,
+    candidates: Annotated[int, typer.Option(min=4, max=100_000, help="Number of networks that are trained alone.")] = 16,
+    budget: Annotated[
+        str | None,
+        typer.Option(metavar="TIME", help="Largest duration, for example 2h: no training is started that would exceed it."),
+    ] = None,
+    epochs: Annotated[
+        int | None, typer.Option(min=1, max=100_000, help="Epochs of each network. Default: training.epochs.")
+    ] = None,
+    overrides: Overrides = None,
+) -> None:
+    """Train candidates alone, and tell how well their inherited accuracies rank them: rank correlations and regret."""
+    from autospike.budget import parse_duration
+    from autospike.commands.assess import assess
+    from autospike.run_directory import RunDirectory
+
+    resumed = RunDirectory.resume(run, [*(overrides or []), *_overriding("retrain", epochs=epochs)])
+    assess(resumed, candidates=candidates, budget_s=parse_duration(budget) if budget else None)
+
+
+@app.command()
 def rivals(run: RunFolder, overrides: Overrides = None) -> None:
     """Train networks without spikes on the images of a run, for comparison with its subnets."""
     from autospike.commands.rivals import rivals

@@ -12,16 +12,12 @@ Three values follow from each other:
 
 from __future__ import annotations
 
-import math
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 
-from autospike import import_path
-from autospike.energy.conventions import UJ_PER_MJ, Convention, Energy, convention_of, energy
+from autospike.energy.conventions import Convention, Energy, energy
 from autospike.energy.counts import LayerCount
-from autospike.errors import UserError, quoted
 from autospike.space.architecture import Architecture
-from autospike.space.costs import BYTES_PER_KB, BYTES_PER_VALUE
 from autospike.statistics import Interval, jackknife_interval, wilson_interval
 
 
@@ -46,7 +42,7 @@ class Score:
 class Measurement:
     """Result of one forward pass of a calibrated model over a labelled split.
 
-    Two measurements are equal if they agree in everything but `seconds`.
+    Two measurements are equal if they agree in everything but `seconds` and `spikes`.
 
     Attributes:
         architecture: The architecture of the model.
@@ -58,6 +54,8 @@ class Measurement:
         correct_mask: For each image whether it is classified correctly, as `autospike.statistics.pack_mask` returns it. Empty if it
             is unknown: archives of older versions have none.
         score: The score of a dense task; None for classification.
+        spikes: Spikes that layers and products of attention read, mean over the images, summed over layers and time steps; an
+            integer v is v spikes. None if it is unknown: archives of older versions have none.
     """
 
     architecture: Architecture
@@ -68,6 +66,7 @@ class Measurement:
     seconds: float = field(compare=False)
     correct_mask: bytes = b""
     score: Score | None = None
+    spikes: float | None = field(default=None, compare=False)
 
     @property
     def accuracy(self) -> float:
@@ -94,6 +93,21 @@ class Measurement:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Latency:
+    """Measured duration of a forward pass.
+
+    Attributes:
+        device: Where it was measured: processor or GPU, number of threads, and size of the batch.
+        image_ms: Median duration of a pass of one image, in ms.
+        batch_ms: The same of a batch, divided by its number of images.
+    """
+
+    device: str
+    image_ms: float
+    batch_ms: float
+
+
+@dataclass(frozen=True, kw_only=True)
 class Evaluation:
     """A measurement with energy and fitness, as a search uses it.
 
@@ -104,6 +118,7 @@ class Evaluation:
         generation: Generation in which the architecture was first measured.
         by_product: True if no algorithm proposed the architecture: it was measured together with a proposed one, without extra
             cost (`autospike.searching.by_products`).
+        latency: Measured latency, if an objective of the search is one.
     """
 
     measurement: Measurement
@@ -111,61 +126,4 @@ class Evaluation:
     f_aeb: float
     generation: int
     by_product: bool = False
-
-
-@dataclass(frozen=True, kw_only=True)
-class Objective:
-    """One number of an evaluated candidate that a multi-objective search optimises.
-
-    Attributes:
-        value: Returns the number.
-        maximise: True if larger values are better, False if smaller values are better.
-    """
-
-    value: Callable[[Evaluation], float]
-    maximise: bool = False
-
-
-def _dense_macs(evaluation: Evaluation) -> float:
-    """Dense multiply-accumulates of one image over all time steps, with linear layers fused or not as the convention says."""
-    convention = convention_of(evaluation.energy.convention)
-    return sum(count.macs * count.time_steps for count in evaluation.measurement.counts if convention.includes(count))
-
-
-OBJECTIVES: dict[str, Objective] = {
-    "accuracy": Objective(value=lambda e: e.measurement.accuracy, maximise=True),
-    "energy_mj": Objective(value=lambda e: e.energy.energy_mj),
-    "params": Objective(value=lambda e: e.measurement.params),
-    "time_steps": Objective(value=lambda e: e.measurement.architecture.time_steps),
-    "acs": Objective(value=lambda e: e.energy.acs),
-    "macs": Objective(value=lambda e: e.energy.macs),
-    "dense_macs": Objective(value=lambda e: _dense_macs(e)),
-    "energy_uj": Objective(value=lambda e: e.energy.energy_mj * UJ_PER_MJ),
-    "weights_kb": Objective(value=lambda e: e.measurement.params * BYTES_PER_VALUE / BYTES_PER_KB),
-}
-"""Objectives by the name that the configuration field `search.objectives` uses."""
-
-
-def objective_of(name: str) -> Objective:
-    """Return the objective that a name means.
-
-    Args:
-        name: A key of `OBJECTIVES`, or the import path of an `Objective`, or of a function of an `Evaluation`, which is minimised.
-
-    Raises:
-        UserError: Nothing can be imported from the path, or it is no function.
-    """
-    if name in OBJECTIVES:
-        return OBJECTIVES[name]
-    found = import_path.load(name, source="search.objectives")
-    objective = found if isinstance(found, Objective) else Objective(value=found)
-    if not callable(objective.value):
-        raise UserError(f"search.objectives: {name}: a {type(found).__name__}; write a function of an Evaluation, or an Objective")
-
-    def value(evaluation: Evaluation) -> float:
-        number = objective.value(evaluation)
-        if not isinstance(number, int | float) or not math.isfinite(number):
-            raise UserError(f"search.objectives: {name}: returned {quoted(number)}; an objective returns a finite number")
-        return float(number)
-
-    return Objective(value=value, maximise=objective.maximise)
+    latency: Latency | None = None

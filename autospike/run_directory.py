@@ -16,6 +16,8 @@ RUN/export/             exported subnet
 RUN/report/             figures and tables
 RUN/retrain/            retrained networks: ID/inherited, ID/fine-tuned/seed-K, ID/scratch/seed-K, hand-made/seed-K (the
                         reference network); report.json
+RUN/ablation/           ablations: ID-WEIGHTS.csv and .png; measurements.sqlite
+RUN/assess/             inherited against stand-alone accuracy: assessment.json, candidates.csv, assessment.png
 """
 
 from __future__ import annotations
@@ -266,6 +268,16 @@ class RunDirectory:
     def retrain(self) -> Path:
         """Folder of the retrained networks."""
         return self.folder / "retrain"
+
+    @property
+    def ablation(self) -> Path:
+        """Folder of the ablations."""
+        return self.folder / "ablation"
+
+    @property
+    def assess(self) -> Path:
+        """Folder of the assessment of the supernet."""
+        return self.folder / "assess"
 
     @property
     def rivals(self) -> Path:

@@ -8,22 +8,27 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pandas as pd
 
 from autospike import files
 from autospike.console import note
 from autospike.energy.conventions import Convention
 from autospike.errors import UserError
+from autospike.objectives import Objectives, objectives_of
 from autospike.report import comparison, comparison_figure, figures, paper, tables
 from autospike.report.comparison import RIVAL_NAMES, kind_of
 from autospike.report.figures import Curve, Point
 from autospike.report.html.data import page_data
 from autospike.report.html.page import page
+from autospike.report.importance import importance
 from autospike.report.measured_networks import reference_curve, single
 from autospike.run_directory import RunDirectory
 from autospike.searching.archive import Archive
 from autospike.searching.archived_row import scores_without_a_group
+from autospike.searching.objective_columns import with_objectives
 from autospike.searching.selection import pick_row, with_fitness
+from autospike.space.architecture import Architecture
 from autospike.statistics import jackknife_interval, wilson_interval
 
 
@@ -60,10 +65,12 @@ class SearchReport:
         folder: The folder to write to.
         convention: Name of the energy convention.
         data: Name of the data set, for titles.
+        objectives: What the front is of.
         candidates: All candidates; see `report.tables.candidates`.
         histories: Progress of each search of the archive; see `report.tables.search_history`.
-        all_shares: How often each value of a gene occurs among all candidates; see `report.tables.gene_shares`.
-        front_shares: The same on the Pareto front.
+        proposed_shares: How often each value of a gene occurs among the proposed candidates; see `report.tables.gene_shares`.
+        front_shares: The same on the Pareto front, by-product candidates included.
+        importance: Importance of the genes for accuracy and the logarithm of energy; see `report.importance`.
         curves: The selected subnet, the reference network at every T and networks without spikes, on the search split.
         export: The report of RUN/export, if it is of the same supernet and energy convention; otherwise None.
         damage: A line on rows of the archive that are damaged and left out, or None.
@@ -72,10 +79,12 @@ class SearchReport:
     folder: Path
     convention: str
     data: str
+    objectives: Objectives
     candidates: pd.DataFrame
     histories: list[tables.SearchHistory]
-    all_shares: dict[str, dict[str, float]]
+    proposed_shares: dict[str, dict[str, float]]
     front_shares: dict[str, dict[str, float]]
+    importance: pd.DataFrame
     curves: list[Curve]
     export: dict[str, Any] | None = None
     damage: str | None = None
@@ -92,27 +101,33 @@ class SearchReport:
             UserError: Nothing was searched yet, or the reference network was measured by an older version.
         """
         archive = Archive.newest(run.existing_archive(), convention)
+        objectives = objectives_of(run.experiment.search.objectives, run.input_shape)
         try:
-            archived, proposals, damage = with_fitness(archive, run), archive.proposals(), archive.damage()
+            archived = with_objectives(archive, with_fitness(archive, run), objectives)
+            proposals, damage = archive.proposals(), archive.damage()
         finally:
             archive.close()
         if archived.empty:
             raise UserError(f"{damage or f'{run.archive}: no candidates yet'}; run: autospike search {run.folder}")
         space, search = run.experiment.search_space, run.experiment.search
-        table = tables.candidates_of(archived)
-        largest_mj = float(table.set_index("id").loc[space.largest().id, "energy_mj"])  # type: ignore[arg-type]
-        best = tables.front(table)
-        all_shares, front_shares = tables.gene_shares_of(space, table["architecture"].tolist(), best["architecture"].tolist())
+        table = tables.candidates_of(archived, objectives)
+        box = tables.Box.of(table, objectives, space.largest().id)
+        best = tables.front(table, objectives)
+        proposed = table["architecture"][~table["free"]]  # by-products of a candidate have every T equally often
+        proposed_shares, front_shares = tables.gene_shares_of(space, proposed.tolist(), best["architecture"].tolist())
+        quantities = {"accuracy": table["accuracy"].tolist(), "energy": np.log(table["energy_mj"].clip(lower=1e-300)).tolist()}
         return cls(
             folder=run.report if convention == search.energy_convention else run.report / convention.name.replace("/", "-"),
             convention=convention.name,
             data=run.experiment.data.title,
+            objectives=objectives,
             candidates=table,
-            histories=[tables.search_history(name, ids, table, reference_mj=largest_mj) for name, ids in proposals.items()],
-            all_shares=all_shares,
+            histories=[tables.search_history(name, ids, table, box=box, objectives=objectives) for name, ids in proposals.items()],
+            proposed_shares=proposed_shares,
+            importance=importance(space, list(map(Architecture.from_json, table["architecture"])), quantities),
             front_shares=front_shares,
             curves=[
-                *_selected(run, archived, archive.protocol_id, convention),
+                *_selected(run, archived, archive.protocol_id, objectives, convention),
                 *_reference(run, convention),
                 *_rivals(run, convention),
             ],
@@ -127,31 +142,37 @@ class SearchReport:
             UserError: A file cannot be written.
         """
         files.write_text(self.folder / "candidates.csv", tables.to_csv(self.candidates))
-        files.write_text(self.folder / "front.csv", tables.to_csv(tables.front(self.candidates)))
-        front = paper.numbers(tables.front(self.candidates))
+        best = tables.front(self.candidates, self.objectives)
+        files.write_text(self.folder / "front.csv", tables.to_csv(best))
+        front = paper.numbers(best, self.objectives)
         images = int(self.candidates["images"].max())
         files.write_text(self.folder / "front_plot.csv", paper.plot_data(front))
         files.write_text(self.folder / "front.tex", paper.latex(front, convention=self.convention, images=images))
         files.write_text(self.folder / "front.md", paper.markdown(front, convention=self.convention, images=images))
-        title = f"{self.data}: accuracy and energy of the subnets"
-        pareto = figures.pareto(self.candidates, self.curves, title=title, convention=self.convention)
+        names = " and ".join(name.removesuffix("_mj") for name in self.objectives)
+        title = f"{self.data}: {names} of the subnets"
+        pareto = figures.pareto(self.candidates, self.curves, title=title, convention=self.convention, objectives=self.objectives)
         figures.save(pareto, self.folder / "pareto.png")
-        figures.save(figures.search(self.histories, title=f"{self.data}: progress of the search"), self.folder / "search.png")
-        genes = figures.genes(self.all_shares, self.front_shares, title=f"{self.data}: values of the genes")
+        progress = figures.search(self.histories, title=f"{self.data}: progress of the search", objectives=self.objectives)
+        figures.save(progress, self.folder / "search.png")
+        genes = figures.genes(self.proposed_shares, self.front_shares, title=f"{self.data}: values of the genes")
         figures.save(genes, self.folder / "genes.png")
+        files.write_text(self.folder / "importance.csv", self.importance.to_csv(index=False))
         if self.export is not None:
             files.write_text(self.folder / "comparison.csv", comparison.table(self.export).to_csv(index=False))
             compared = comparison_figure.draw(self.export, title=f"{self.data}: networks on the test split")
             figures.save(compared, self.folder / "comparison.png")
 
 
-def _selected(run: RunDirectory, archived: pd.DataFrame, protocol_id: str, convention: Convention) -> list[Curve]:
+def _selected(
+    run: RunDirectory, archived: pd.DataFrame, protocol_id: str, objectives: Objectives, convention: Convention
+) -> list[Curve]:
     """The subnet in RUN/export, or else the one that `export.pick` selects, with inherited and with fine-tuned weights."""
     config, exported = run.experiment.export, _exported_id(run, protocol_id)
     if exported in set(archived["id"]):
         index, label = archived["id"].tolist().index(exported), "exported subnet"
     else:
-        index, label = pick_row(archived, config.pick, config), f"selected subnet ({config.pick})"
+        index, label = pick_row(archived, config.pick, config, objectives), f"selected subnet ({config.pick})"
     row = archived.iloc[index]
     accuracy, images = float(row["accuracy"]), int(row["images"])
     without = scores_without_a_group(row["score"])

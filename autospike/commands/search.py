@@ -10,6 +10,7 @@ from functools import partial
 from itertools import pairwise
 
 from autospike.console import Bar, note, progress
+from autospike.evaluation.latency import LatencyMeter
 from autospike.evaluation.setup import (
     create_executor,
     measuring_device_type,
@@ -21,6 +22,7 @@ from autospike.evaluation.trained_alone import measure_trained_alone
 from autospike.events import Callback, CandidateEvent, Event, GenerationEvent
 from autospike.execution.executor import Executor
 from autospike.kernels.build import missing_reason
+from autospike.objectives import LATENCIES
 from autospike.run_directory import RunDirectory
 from autospike.searching.algorithms import Algorithm
 from autospike.searching.archive import Archive
@@ -142,6 +144,7 @@ def _search(
             on_event=report,
             algorithm=algorithm,
             should_stop=should_stop,
+            latency=LatencyMeter.of(run, setup) if set(LATENCIES) & set(config.objectives) else None,
             on_resume=shown.resumed,
         ).run()
     return shown.proposed, generations

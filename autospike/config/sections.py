@@ -15,7 +15,7 @@ from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Fie
 from autospike.energy.conventions import DEFAULT, Convention, convention_of
 from autospike.errors import UserError, quoted
 from autospike.import_path import is_import_path, name_or_import_path
-from autospike.measurement import OBJECTIVES
+from autospike.objectives import OBJECTIVES
 from autospike.space.limits import MAX_TIME_STEPS
 
 # Upper bounds of counts. They are far above every sensible value: a larger number is a mistake, which would otherwise end in a
@@ -30,7 +30,10 @@ DATASETS = "datasets"
 RECORDED = ("events", "cifar10_dvs", "dvs_gesture", "har_dvs", "har_dvs_images", "n_caltech101", "n_mnist")
 # Data sets with masks, and with objects.
 DENSE = ("scenes", "ade20k", "voc", "scene_objects", "coco")
-DATA_NAMES = ("digits", "glyphs", "motion", "folder", "cifar10", "cifar100", *RECORDED, *DENSE, DATASETS)
+DATA_NAMES = (
+    *("digits", "glyphs", "motion", "folder", "metadata", "parquet", "tars", "cifar10", "cifar100"),
+    *(*RECORDED, *DENSE, DATASETS),
+)
 MAX_PATH = 4096  # characters, PATH_MAX of Linux
 # Folders of Linux whose files are not stored anywhere; reading some of them has no end. /dev/shm may hold data.
 VIRTUAL_FOLDERS = ("/proc", "/sys")
@@ -115,8 +118,10 @@ class DataConfig(Section):
     Embedded (docs/embedded_data.md): `digits` are scikit-learn's (1797 images of 8x8 pixels), `glyphs` letters in many fonts
     (26,000 images of 32x32 pixels), `motion` simulated event recordings of moving shapes (6,400 of 8 frames of 32x32 pixels).
 
-    `folder` is a folder with one subfolder per class, `cifar10` and `cifar100` are torchvision's. `events` are frames of an event
-    camera that a spikingjelly data set (CIFAR10DVS, DVS128Gesture, HARDVS) has prepared with `data_type="frame", frames_number=T`.
+    `folder` is a folder with one subfolder per class. `metadata`, `parquet` and `tars` are image folders with a table of labels,
+    parquet files (both of Hugging Face) and tars (ImageNet's or WebDataset's); docs/images.md has their layouts. `cifar10` and
+    `cifar100` are torchvision's. `events` are frames of an event camera that a spikingjelly data set (CIFAR10DVS, DVS128Gesture,
+    HARDVS) has prepared with `data_type="frame", frames_number=T`.
     A network with fewer time steps than frames uses the first frames; more time steps than frames are an error. With `frames`,
     `events` are your own recordings (`.aedat`, `.bin`, or `.npz` with t, x, y, p), which are integrated.
 
@@ -161,6 +166,11 @@ class DataConfig(Section):
     """
     background: Colour = (255, 255, 255)
     """Red, green and blue (0 to 255) behind transparent pixels of the images of a folder. Default: white."""
+    label_column: Text | None = None
+    """Column of the labels of `metadata` and `parquet`.
+
+    Default: the first of `label`, `labels`, `class`, `target`, `category` and `fine_label` that there is.
+    """
     frames: Annotated[int, Field(ge=1, le=MAX_TIME_STEPS)] | None = None
     """Number of frames that each recording is integrated to; required for recordings, and for them only."""
     frames_by: Literal["number", "time"] = "number"
@@ -392,7 +402,7 @@ class ExecutionConfig(Section):
 
 
 # Settings of `search` that later versions have added. They are not part of the identity of a search unless they are set.
-ADDED_SETTINGS = ("constraints", "space")
+ADDED_SETTINGS = ("constraints", "space", "latency_batch")
 
 
 class FitnessConfig(Section):
@@ -446,11 +456,13 @@ class SearchConfig(Section):
     without arguments whose objects have `ask` and `tell` (`autospike.searching.algorithms.Algorithm`).
     """
     objectives: tuple[Text, ...] = ("accuracy", "energy_mj")
-    """Objectives of NSGA-II and NSGA-III: one or more different keys of `autospike.measurement.OBJECTIVES`, or import paths.
+    """Objectives of NSGA-II and NSGA-III: one or more different keys of `autospike.objectives.OBJECTIVES`, or import paths.
 
     `package.module:function` is the import path of a function of an `autospike.Evaluation` that returns a number, which is
     minimised, or of an `autospike.Objective`, which says whether it is maximised.
     """
+    latency_batch: Annotated[int, Field(ge=1, le=MAX_BATCH)] = 32
+    """Images in a batch of the objective `latency_batch_ms`."""
     population: Annotated[int, Field(ge=4, le=100_000)] = 50
     """Candidates per generation; Auto-Spikformer's value."""
     generations: Annotated[int, Field(ge=1, le=100_000)] = 20

@@ -87,6 +87,35 @@ def _unreadable(path: str, error: OSError) -> UserError:
 
 
 @dataclass(frozen=True, kw_only=True)
+class StoredBytes:
+    """Samples in tables or archives; see `Contents`.
+
+    Attributes:
+        names: Of the samples.
+        content: Returns the bytes of a sample.
+    """
+
+    names: tuple[str, ...]
+    content: Callable[[int], bytes]
+
+    def name(self, index: int) -> str:
+        """Return the name of a sample."""
+        return self.names[index]
+
+    def size(self, index: int) -> int:
+        """Return the number of bytes of a sample."""
+        return len(self.content(index))
+
+    def head(self, index: int) -> bytes:
+        """Return the first bytes of a sample."""
+        return self.content(index)[:HEAD]
+
+    def digest(self, index: int) -> str:
+        """Return the SHA-256 digest of the bytes of a sample."""
+        return hashlib.sha256(self.content(index)).hexdigest()
+
+
+@dataclass(frozen=True, kw_only=True)
 class StoredArrays:
     """Samples in memory; see `Contents`.
 

@@ -32,7 +32,7 @@ from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 from types import ModuleType
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -43,7 +43,8 @@ from autospike.config import DataConfig
 from autospike.config.sections import DATASETS
 from autospike.data import glyphs, motion, scenes
 from autospike.data.coco import find_coco
-from autospike.data.contents import Contents, GeneratedSamples, StoredArrays, StoredFiles
+from autospike.data.contents import Contents, GeneratedSamples, StoredArrays, StoredBytes, StoredFiles
+from autospike.data.encoded import EncodedPart, Kind, find_encoded
 from autospike.data.events import FrameFiles, Frames, check_channels, read_frames
 from autospike.data.folders import ClassFolder, FileKind, FoundFolders, scan
 from autospike.data.frame_cache import Integration, RecordedFrames
@@ -61,6 +62,7 @@ from autospike.randomness import keyed
 from autospike.space.architecture import digest
 
 Read = Callable[[int], Image.Image | Frames]
+Sample = TypeVar("Sample")
 
 # The files of an image folder; torchvision's IMG_EXTENSIONS.
 IMAGE_EXTENSIONS = (".jpg", ".jpeg", ".png", ".ppm", ".bmp", ".pgm", ".tif", ".tiff", ".webp")
@@ -379,18 +381,45 @@ def _folder(config: DataConfig, seed: int) -> Images:
 
 
 def _folder_channels(root: Path, found: FoundFolders, background: RGB) -> int:
-    """1 if every image is grey, else 3. Files are read in random order, because the first coloured one decides."""
+    """1 if every image is grey, else 3."""
     names = [f"{root}/{name}" for folder in found.folders for name in folder.names]
-    keyed(0, "order in which colours are looked for").shuffle(names)
+    return _grey_or_rgb(names, lambda name: is_grey(name, background=background))
 
-    def grey(name: str) -> bool:
-        return is_grey(name, background=background)
 
-    if not all(map(grey, names[:FIRST_FILES])):
+def _grey_or_rgb(samples: list[Sample], grey: Callable[[Sample], bool]) -> int:
+    """1 if every image is grey, else 3. Images are read in random order, because the first coloured one decides."""
+    keyed(0, "order in which colours are looked for").shuffle(samples)
+    if not all(map(grey, samples[:FIRST_FILES])):
         return 3
     with ThreadPoolExecutor(available_cores()) as pool:
-        blocks = (names[start : start + BLOCK] for start in range(FIRST_FILES, len(names), BLOCK))
+        blocks = (samples[start : start + BLOCK] for start in range(FIRST_FILES, len(samples), BLOCK))
         return 1 if all(all(pool.map(grey, block)) for block in blocks) else 3
+
+
+def _encoded(kind: Kind, config: DataConfig, seed: int) -> Images:
+    """Images of tables and archives (`data.encoded`)."""
+    found, background = find_encoded(_root(config), kind, config.label_column), config.background
+    samples = [(part, index) for part in found.parts for index in range(len(part.names))]
+    channels = (
+        _grey_or_rgb(samples, lambda sample: is_grey(sample[0](sample[1]), background=background))
+        if config.channels == "auto"
+        else config.channels
+    )
+    reads = [EncodedImages(part=part, channels=channels, background=background) for part in found.parts]
+    contents = [StoredBytes(names=part.names, content=part.content) for part in found.parts]
+    first, *rest = list(zip(found.labels, reads, contents, strict=True))
+    if rest:
+        _check_rule(config)
+        splits = search_from_train(first, rest[0], config, seed)
+    else:
+        splits = _split_all(first[0], first[1], config, seed, first[2], found.parts[0].names)
+    return Images(
+        classes=found.classes,
+        channels=channels,
+        splits=splits,
+        files=tuple(name for part in found.parts for name in part.names),
+        protocol={"stored as": kind, "channels": channels, "background": background},
+    )
 
 
 def _events(config: DataConfig, seed: int) -> Images:
@@ -542,6 +571,29 @@ class ImageFiles:
         return read_image(f"{self.root}/{self.names[index]}", channels=1 if self.channels == 1 else 3, background=self.background)
 
 
+@dataclass(frozen=True, kw_only=True)
+class EncodedImages:
+    """Images of a table or an archive, read on demand; see `data.pixels`.
+
+    Attributes:
+        part: The images.
+        channels: 1 for grey images, 3 for RGB.
+        background: Colour behind transparent pixels.
+    """
+
+    part: EncodedPart
+    channels: int
+    background: RGB
+
+    def __call__(self, index: int) -> Image.Image:
+        """Read an image.
+
+        Raises:
+            UserError: It cannot be read or decoded.
+        """
+        return read_image(self.part(index), channels=1 if self.channels == 1 else 3, background=self.background)
+
+
 def _root(config: DataConfig) -> Path:
     if config.root is None:
         raise UserError(f"data.root: required for data.name {config.name}; set it to the folder of the images")
@@ -604,6 +656,9 @@ SOURCES: dict[str, Callable[[DataConfig, int], Images]] = {
     "glyphs": _glyphs,
     "motion": _motion,
     "folder": _folder,
+    "metadata": partial(_encoded, "metadata"),
+    "parquet": partial(_encoded, "parquet"),
+    "tars": partial(_encoded, "tars"),
     "cifar10": _cifar,
     "cifar100": _cifar,
     "events": _events,

@@ -18,6 +18,9 @@ A bit depth that the file does not declare is not guessed: 12-bit data in a 16-b
 from __future__ import annotations
 
 import contextlib
+from collections.abc import Iterator
+from dataclasses import dataclass
+from io import BytesIO
 from os import PathLike
 from pathlib import Path
 from typing import Literal
@@ -50,11 +53,32 @@ TRANSPOSE = {
 }
 
 
-def read_image(path: str | PathLike[str], *, channels: Literal[1, 3], background: RGB = WHITE) -> Image.Image:
+@dataclass(frozen=True, kw_only=True)
+class Encoded:
+    """An encoded image that is not a file of its own.
+
+    Attributes:
+        name: Where it is stored, for error messages.
+        content: The bytes of the file.
+    """
+
+    name: str
+    content: bytes
+
+    def __str__(self) -> str:
+        """Return the name."""
+        return self.name
+
+
+Source = str | PathLike[str] | Encoded
+"""A regular file, or its bytes."""
+
+
+def read_image(path: Source, *, channels: Literal[1, 3], background: RGB = WHITE) -> Image.Image:
     """Decode an image.
 
     Args:
-        path: A regular file.
+        path: The image.
         channels: 1 for a grey image (ITU-R 601 luma of a coloured one), 3 for RGB.
         background: Colour behind transparent pixels.
 
@@ -68,13 +92,13 @@ def read_image(path: str | PathLike[str], *, channels: Literal[1, 3], background
     return image if image.mode == mode else image.convert(mode)
 
 
-def is_grey(path: str | PathLike[str], *, background: RGB = WHITE) -> bool:
+def is_grey(path: Source, *, background: RGB = WHITE) -> bool:
     """Whether an image has no colour: its mode is grey, or red, green and blue are equal in every pixel.
 
     Only the header is read if the mode is enough to know.
 
     Args:
-        path: A regular file.
+        path: The image.
         background: Colour behind transparent pixels.
 
     Raises:
@@ -82,7 +106,7 @@ def is_grey(path: str | PathLike[str], *, background: RGB = WHITE) -> bool:
     """
     if _is_colourless(background):
         try:
-            with Path(path).open("rb") as file, Image.open(file) as opened:
+            with _opened(path) as opened:
                 if opened.mode in GREY_MODES:
                     return True
         except Exception as error:  # see _decode
@@ -105,16 +129,23 @@ def reason_of(error: BaseException) -> str:
     return " ".join(printable(" ".join(str(error).split())).split())[:200] or type(error).__name__
 
 
-def _unreadable(path: str | PathLike[str], error: Exception) -> UserError:
+def _unreadable(path: Source, error: Exception) -> UserError:
     reason = f"{type(error).__name__}: {reason_of(error)}" if str(error).strip() else type(error).__name__
     return UserError(f"{printable(path)}: not a readable image ({reason}); repair or remove it")
 
 
-def _decode(path: str | PathLike[str], background: RGB) -> Image.Image:
+@contextlib.contextmanager
+def _opened(path: Source) -> Iterator[Image.Image]:
+    """Context manager of an opened image, whose pixels are not decoded yet."""
+    # a path instead of a file would be memory-mapped: Pillow 13 then scrambles an uncompressed TIFF of orientation 5 to 8
+    with BytesIO(path.content) if isinstance(path, Encoded) else Path(path).open("rb") as file, Image.open(file) as opened:
+        yield opened
+
+
+def _decode(path: Source, background: RGB) -> Image.Image:
     """The image in mode L or RGB."""
     try:
-        # a path instead of a file would be memory-mapped: Pillow 13 then scrambles an uncompressed TIFF of orientation 5 to 8
-        with Path(path).open("rb") as file, Image.open(file) as opened:
+        with _opened(path) as opened:
             rawmode = _rawmode(opened)
             opened.load()
             image = _upright(opened, _flatten(opened, rawmode, background))

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
+from itertools import islice
 
 from autospike.energy.counts import KINDS, Form, LayerCount, Reads
 
@@ -39,6 +40,10 @@ class OperandTotal:
             sums=tuple(a + b for a, b in zip(self.sums, other.sums, strict=True)),
             acs=tuple(a + b for a, b in zip(self.acs, other.acs, strict=True)),
         )
+
+    def driven(self, images: int) -> Iterator[tuple[int, float, float]]:
+        """Return, for each time step: the kind of value, the accumulations in one image, the sum of the values of all images."""
+        return zip(self.kinds, (acs / images for acs in self.acs), self.sums, strict=True)
 
     def per_step(self, images: int, inputs: int) -> Iterator[tuple[int, float, float]]:
         """Return means over the images, for each time step.
@@ -81,6 +86,18 @@ class LayerTotal:
         """Return the totals over the images of both."""
         regions = None if self.regions is None or other.regions is None else self.regions + other.regions
         return replace(self, operands=tuple(a + b for a, b in zip(self.operands, other.operands, strict=True)), regions=regions)
+
+    def spikes(self, images: int, time_steps: int) -> float:
+        """Return the spikes of one image that the operation reads in its first time steps; an integer v is v spikes.
+
+        Those of the operand that `count` selects; 0 at steps with real values.
+
+        Args:
+            images: Number of images in the totals.
+            time_steps: Number of time steps.
+        """
+        of_steps = zip(*(operand.driven(images) for operand in self.operands), strict=True)
+        return sum(total / images for kind, _, total in map(min, islice(of_steps, time_steps)) if kind < REAL)
 
     def count(self, images: int) -> LayerCount:
         """Return the counts of one image, as means over the images.

@@ -85,6 +85,10 @@ class PopulationEvaluator:
     exempt: Architecture | None = None
     progress: ProgressCallback = lambda _done, _of: None
 
+    def without_racing(self) -> PopulationEvaluator:
+        """Return an evaluator that measures every candidate on every image."""
+        return replace(self, config=self.config.model_copy(update={"racing": 0.0}))
+
     def __call__(self, architectures: Iterable[Architecture]) -> Iterator[Measurement]:
         """Measure a population when the first measurement is requested.
 
@@ -190,6 +194,7 @@ class _Totals:
             seconds=0.0,
             correct_mask=quality.correct_mask,
             score=quality.score,
+            spikes=sum(self.results[key].spikes_at(steps, images) for key in path),
         )
 
     def _count(self, key: str, steps: int, images: int) -> tuple[LayerCount, ...]:

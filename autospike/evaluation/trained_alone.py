@@ -43,8 +43,7 @@ def measure_trained_alone(run: RunDirectory, setup: Setup, architecture: Archite
     found, convention = read_measurement(setup, folder), run.experiment.search.energy_convention
     if found is None or "by_time_steps" not in found:  # older versions measured the last T only
         supernet = load_trained_supernet(setup, SearchSpace.of(architecture), folder)
-        evaluator = population_evaluator(setup, Serial(state=trie_evaluator(setup, supernet)))
-        evaluator = replace(evaluator, config=evaluator.config.model_copy(update={"racing": 0.0}))  # every T on every image
+        evaluator = population_evaluator(setup, Serial(state=trie_evaluator(setup, supernet))).without_racing()
         steps = range(1, architecture.time_steps + 1)
         measurements = list(evaluator([replace(architecture, time_steps=t) for t in steps]))
         found = {

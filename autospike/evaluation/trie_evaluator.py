@@ -113,6 +113,11 @@ class NodeResult:
             return tuple(layer.count(images) for layer in self.decoder_layers[steps])
         return tuple(layer.count(images).first(steps) for layer in self.layers)
 
+    def spikes_at(self, steps: int, images: int) -> float:
+        """Return the spikes that layers read at T = `steps`, as a mean over the images; those of the form that always runs."""
+        layers = self.decoder_layers[steps] if self.decoder_layers else self.layers
+        return sum(layer.spikes(images, steps) for layer in layers if layer.form in ("always", "fused"))
+
 
 def _added(one: Sequence[LayerTotal], other: Sequence[LayerTotal]) -> tuple[LayerTotal, ...]:
     return tuple(a + b for a, b in zip(one, other, strict=True))

@@ -19,9 +19,10 @@ from matplotlib.ticker import LogLocator, NullFormatter
 
 from autospike import files
 from autospike.energy.conventions import UJ_PER_MJ
+from autospike.objectives import ACCURACY_AND_ENERGY, Objectives
 from autospike.pareto import knee
 from autospike.report.retrained import WAY_LABELS, SeedGroup
-from autospike.report.tables import SearchHistory, accuracy_intervals, front
+from autospike.report.tables import SearchHistory, accuracy_intervals, front, horizontal, vertical
 from autospike.statistics import Interval
 
 # More points than this are one image in an SVG file, which would otherwise have tens of megabytes.
@@ -94,56 +95,91 @@ class Curve:
     points: tuple[Point, ...]
 
 
-def pareto(table: pd.DataFrame, curves: Sequence[Curve], *, title: str, convention: str) -> Figure:
-    """Draw accuracy over energy of every candidate, the Pareto front with its knee, and other networks.
+def pareto(
+    table: pd.DataFrame,
+    curves: Sequence[Curve],
+    *,
+    title: str,
+    convention: str,
+    objectives: Objectives = ACCURACY_AND_ENERGY,
+) -> Figure:
+    """Draw the objectives of every candidate, the Pareto front with its knee, and other networks; by default accuracy over energy.
 
     Args:
-        table: Candidates, from `tables.candidates`; at least one.
-        curves: The exported subnet, the reference network, and others.
+        table: Candidates, from `tables.candidates_of`; at least one.
+        curves: The exported subnet, the reference network, and others; drawn where accuracy is over energy.
         title: Title of the figure.
         convention: Name of the energy convention.
+        objectives: What the front is of.
 
     Returns:
-        The figure. Energy is in µJ on a logarithmic axis. Between its points, the front is a staircase: at that energy, no more
-        accurate subnet was found. The front and the other networks have 95 % Wilson intervals.
+        The figure, with one panel for each objective but the first maximised one, which is on all vertical axes. Energy is in µJ.
+        The front of two objectives is a staircase: at that energy, no more accurate subnet was found. The front of more is drawn as
+        points. Accuracies of the front and of the other networks have 95 % Wilson intervals.
     """
-    best = front(table)
-    at_knee = best.iloc[knee(list(zip(best["accuracy"], best["energy_mj"], strict=True)))]
+    best, y = front(table, objectives), vertical(objectives)
+    values = [tuple(row) for row in best[list(objectives)].astype(float).itertuples(index=False)]
+    maximise, log = [o.maximise for o in objectives.values()], [o.log for o in objectives.values()]
+    at_knee = best.iloc[[knee(values, maximise=maximise, log=log)]] if values else best
+    columns = horizontal(objectives)
     with mpl.rc_context(STYLE):
-        figure = Figure(figsize=(7.2, 4.5))
-        ax = figure.add_subplot()
-        ax.scatter(
-            table["energy_mj"] * UJ_PER_MJ,
-            table["accuracy"],
-            s=14,
-            color=MUTED,
-            alpha=0.6,
-            label=f"{len(table):,} subnets, measured",
-            rasterized=len(table) > MANY_POINTS,
-        )
-        draw_front(ax, best)
-        ax.plot(at_knee["energy_mj"] * UJ_PER_MJ, at_knee["accuracy"], "o", ms=11, mfc="none", mec=ACCENT, mew=1.2, label="knee")
-        for curve in curves:
-            draw_curve(ax, curve)
-        ax.set(ylabel="accuracy on the search split")
-        finish(ax, title, convention)
+        figure = Figure(figsize=(7.2 * len(columns), 4.5))
+        for i, x in enumerate(columns):
+            ax = figure.add_subplot(1, len(columns), i + 1)
+            ax.scatter(
+                _on_axis(table, x),
+                _on_axis(table, y),
+                s=14,
+                color=MUTED,
+                alpha=0.6,
+                label=f"{len(table):,} subnets, measured",
+                rasterized=len(table) > MANY_POINTS,
+            )
+            draw_front(ax, best, x=x, y=y, line="steps-post" if len(objectives) < 3 else None)
+            ax.plot(_on_axis(at_knee, x), _on_axis(at_knee, y), "o", ms=11, mfc="none", mec=ACCENT, mew=1.2, label="knee")
+            for curve in curves if (x, y) in WITH_CURVES else ():
+                draw_curve(ax, curve)
+            ax.set(ylabel=_label(y, objectives, convention))
+            logarithmic = objectives[x].log and bool((_on_axis(table, x).dropna() > 0).all())
+            finish(ax, title if i == 0 else "", convention, label=_label(x, objectives, convention), logarithmic=logarithmic)
     return figure
 
 
-def draw_front(ax: Axes, best: pd.DataFrame) -> None:
-    """Draw a front as a staircase with an interval at each point.
+# Axes of a panel in which other networks are drawn, horizontal and vertical.
+WITH_CURVES = (("energy_mj", "accuracy"), ("energy_uj", "accuracy"))
+
+
+def _on_axis(table: pd.DataFrame, name: str) -> pd.Series[float]:
+    """The values of an objective in the unit of its axis."""
+    return table[name] * UJ_PER_MJ if name == "energy_mj" else table[name]
+
+
+def _label(name: str, objectives: Objectives, convention: str) -> str:
+    """The text of an axis."""
+    energy = name in ("energy_mj", "energy_uj")
+    return ENERGY_LABEL.format(convention=convention) if energy else objectives[name].label or name
+
+
+def draw_front(
+    ax: Axes, best: pd.DataFrame, *, x: str = "energy_mj", y: str = "accuracy", line: Literal["steps-post"] | None = "steps-post"
+) -> None:
+    """Draw a front as a staircase, with an interval at each point if accuracy is on the vertical axis.
 
     Args:
         ax: Where to draw.
-        best: Accuracy, number of images and energy of the front, by ascending energy.
+        best: The front, by ascending `x`; with the number of images for the intervals of accuracies.
+        x: Column of the horizontal axis.
+        y: Column of the vertical axis.
+        line: How the points are connected; not at all if None.
     """
-    energy_uj, accuracy = (best["energy_mj"] * UJ_PER_MJ).to_numpy(), best["accuracy"].to_numpy()
-    low, high = accuracy_intervals(best)
-    spread = np.maximum(0, [accuracy - low, high - accuracy])
-    ax.errorbar(energy_uj, accuracy, spread, fmt="none", ecolor=ACCENT, elinewidth=0.8, alpha=0.5)
-    ax.plot(
-        energy_uj, accuracy, "o", color=ACCENT, ms=4, drawstyle="steps-post", ls="-", lw=1.5, label="Pareto front (95 % intervals)"
-    )
+    across, up = _on_axis(best, x).to_numpy(), _on_axis(best, y).to_numpy()
+    if y == "accuracy" and len(best):
+        low, high = accuracy_intervals(best)
+        spread = np.maximum(0, [up - low, high - up])
+        ax.errorbar(across, up, spread, fmt="none", ecolor=ACCENT, elinewidth=0.8, alpha=0.5)
+    label = "Pareto front (95 % intervals)" if y == "accuracy" else "Pareto front"
+    connected: dict[str, Any] = {"drawstyle": line, "ls": "-", "lw": 1.5} if line else {"ls": "none"}
+    ax.plot(across, up, "o", color=ACCENT, ms=4, label=label, **connected)
 
 
 def draw_curve(ax: Axes, curve: Curve) -> None:
@@ -164,16 +200,22 @@ def draw_curve(ax: Axes, curve: Curve) -> None:
         ax.annotate(point.note, (energy_uj, point.accuracy), color=colour, **place)  # type: ignore[arg-type]
 
 
-def finish(ax: Axes, title: str, convention: str) -> None:
-    """Give a figure of accuracy over energy its title, legend and logarithmic axis.
+def finish(ax: Axes, title: str, convention: str, *, label: str | None = None, logarithmic: bool = True) -> None:
+    """Give a figure its title, legend and horizontal axis, which is energy unless a label is given.
 
     Args:
         ax: The axes with everything drawn.
         title: Title of the figure.
         convention: Name of the energy convention.
+        label: Text of the horizontal axis.
+        logarithmic: Whether the horizontal axis is logarithmic.
     """
-    ax.set(xscale="log", xlabel=ENERGY_LABEL.format(convention=convention))
+    ax.set(xlabel=ENERGY_LABEL.format(convention=convention) if label is None else label)
     ax.set_title(title, loc="left")
+    if not logarithmic:
+        ax.legend(loc="lower right", fontsize=8)
+        return
+    ax.set(xscale="log")
     low, high = ax.get_xlim()
     ax.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5) if high / low < WIDE else (1,)))
     ax.xaxis.set_major_formatter("{x:g}")
@@ -196,34 +238,39 @@ def search_names(search_ids: Sequence[str]) -> list[str]:
     return [name if algorithms.count(name) == 1 else number for name, number in zip(algorithms, numbered, strict=True)]
 
 
-def search(histories: Sequence[SearchHistory], *, title: str) -> Figure:
+def search(histories: Sequence[SearchHistory], *, title: str, objectives: Objectives = ACCURACY_AND_ENERGY) -> Figure:
     """Draw hypervolume and best F_AEB over the generations, with one line for each search of the archive.
 
     Args:
         histories: The searches, from `tables.search_history`.
         title: Title of the figure.
+        objectives: Objectives of the hypervolume.
 
     Returns:
         The figure, with one panel for each of the two quantities.
     """
+    names = " x ".join(name.removesuffix("_mj") for name in objectives)
     with mpl.rc_context(STYLE):
         figure = Figure(figsize=(9, 3.6), layout="constrained")
         left, right = figure.subplots(1, 2)
         for name, history in zip(search_names([history.search_id for history in histories]), histories, strict=True):
             left.plot(history.hypervolume, "o-", ms=3, label=name)
             right.plot(history.best_f_aeb, "o-", ms=3, label=name)
-        left.set(xlabel="generation", ylabel="hypervolume (share of accuracy x energy box)")
+        left.set(xlabel="generation", ylabel=f"hypervolume (share of {names} box)")
         right.set(xlabel="generation", ylabel="best F_AEB (our form)")
         left.legend(loc="lower right")
         figure.suptitle(title, x=0.01, ha="left")
     return figure
 
 
-def genes(all_shares: Mapping[str, Mapping[str, float]], front_shares: Mapping[str, Mapping[str, float]], *, title: str) -> Figure:
-    """Draw how often each value of a gene occurs on the front and among all candidates.
+Shares = Mapping[str, Mapping[str, float]]
+
+
+def genes(proposed_shares: Shares, front_shares: Shares, *, title: str) -> Figure:
+    """Draw how often each value of a gene occurs on the front and among the candidates that the searches proposed.
 
     Args:
-        all_shares: Share of each value among all candidates, by the name of the gene, from `tables.gene_shares`.
+        proposed_shares: Share of each value among the proposed candidates, by the name of the gene, from `tables.gene_shares`.
         front_shares: The same on the front; it has the same genes and values.
         title: Title of the figure.
 
@@ -237,7 +284,7 @@ def genes(all_shares: Mapping[str, Mapping[str, float]], front_shares: Mapping[s
         axes = figure.subplots(rows, columns, squeeze=False).flat
         for ax, name in zip(axes, front_shares, strict=False):
             positions = range(len(front_shares[name]))
-            ax.bar([p - 0.2 for p in positions], list(all_shares[name].values()), width=0.4, color=MUTED, label="all measured")
+            ax.bar([p - 0.2 for p in positions], list(proposed_shares[name].values()), width=0.4, color=MUTED, label="proposed")
             ax.bar([p + 0.2 for p in positions], list(front_shares[name].values()), width=0.4, color=ACCENT, label="on the front")
             has_words = any(level[0].isalpha() for level in front_shares[name])
             ax.set_xticks(list(positions), list(front_shares[name]), rotation=30 if has_words else 0)

@@ -8,20 +8,23 @@ from collections.abc import Sequence
 import pandas as pd
 
 from autospike.energy.conventions import UJ_PER_MJ
+from autospike.objectives import ACCURACY_AND_ENERGY, OBJECTIVES, Objectives
 from autospike.statistics import wilson_interval
 
+COLUMNS = ("id", "accuracy", "accuracy_low", "accuracy_high", "energy_uj", "params", "time_steps")
 HEAD = ("candidate", "accuracy (%)", "energy (µJ)", "parameters", "T")
 
 
-def numbers(front: pd.DataFrame) -> pd.DataFrame:
+def numbers(front: pd.DataFrame, objectives: Objectives = ACCURACY_AND_ENERGY) -> pd.DataFrame:
     """Return the numbers of a front, without architectures.
 
     Args:
         front: Candidates, from `tables.front`.
+        objectives: What the front is of.
 
     Returns:
         The columns `id`, `accuracy`, `accuracy_low` and `accuracy_high` (95 % Wilson interval), `energy_uj`, `params` and
-        `time_steps`.
+        `time_steps`, then those of other objectives.
     """
     pairs = zip(front["accuracy"].tolist(), front["images"].tolist(), strict=True)
     intervals = [wilson_interval(round(accuracy * images), images) for accuracy, images in pairs]
@@ -34,6 +37,7 @@ def numbers(front: pd.DataFrame) -> pd.DataFrame:
             "energy_uj": (front["energy_mj"] * UJ_PER_MJ).tolist(),
             "params": front["params"].tolist(),
             "time_steps": front["time_steps"].tolist(),
+            **{name: front[name].tolist() for name in objectives if name not in (*COLUMNS, "energy_mj")},
         }
     )
 
@@ -55,8 +59,20 @@ def _cells(table: pd.DataFrame, *, thousands: str, interval: str) -> list[list[s
     for row in table.to_dict("records"):
         percent = [100 * float(row[name]) for name in ("accuracy", "accuracy_low", "accuracy_high")]
         params = f"{int(row['params']):,}".replace(",", thousands)
-        rows.append([str(row["id"]), interval.format(*percent), f"{float(row['energy_uj']):.4g}", params, str(row["time_steps"])])
+        added = [f"{float(row[name]):.4g}" for name in _added(table)]
+        rows.append(
+            [str(row["id"]), interval.format(*percent), f"{float(row['energy_uj']):.4g}", params, str(row["time_steps"]), *added]
+        )
     return rows
+
+
+def _added(table: pd.DataFrame) -> list[str]:
+    """The columns of other objectives than accuracy, energy, parameters and T."""
+    return [name for name in map(str, table.columns) if name not in COLUMNS]
+
+
+def _label(name: str) -> str:
+    return OBJECTIVES[name].label if name in OBJECTIVES else name
 
 
 def markdown(table: pd.DataFrame, *, convention: str, images: int) -> str:
@@ -68,7 +84,8 @@ def markdown(table: pd.DataFrame, *, convention: str, images: int) -> str:
         images: Number of images of the search split.
     """
     rows = _cells(table, thousands=",", interval="{:.2f} ({:.2f} to {:.2f})")
-    lines = [_line(HEAD), _line(["---", *["---:"] * (len(HEAD) - 1)]), *map(_line, rows)]
+    head = [*HEAD, *map(_label, _added(table))]
+    lines = [_line(head), _line(["---", *["---:"] * (len(head) - 1)]), *map(_line, rows)]
     return "\n".join([*lines, "", _caption(convention, images, code="`{}`", percent="%")]) + "\n"
 
 
@@ -85,14 +102,15 @@ def latex(table: pd.DataFrame, *, convention: str, images: int) -> str:
         images: Number of images of the search split.
     """
     rows = _cells(table, thousands=r"\,", interval=r"${:.2f}$ [${:.2f}$, ${:.2f}$]")
-    head = ("candidate", r"accuracy (\%)", r"energy ($\mu$J)", "parameters", "$T$")
+    added = [_label(name).replace("_", r"\_") for name in _added(table)]
+    head = ("candidate", r"accuracy (\%)", r"energy ($\mu$J)", "parameters", "$T$", *added)
     caption = _caption(convention, images, code=r"\texttt{{{}}}", percent=r"\%")
     body = [" & ".join([rf"\texttt{{{row[0]}}}", *row[1:]]) + r" \\" for row in rows]
     return "\n".join(
         [
             r"\begin{table}",
             r"  \centering",
-            r"  \begin{tabular}{lrrrr}",
+            rf"  \begin{{tabular}}{{l{'r' * (len(head) - 1)}}}",
             r"    \toprule",
             f"    {' & '.join(head)} " + r"\\",
             r"    \midrule",

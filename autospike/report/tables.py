@@ -12,10 +12,12 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
+from numpy.typing import NDArray
 
 from autospike.energy.conventions import UJ_PER_MJ
 from autospike.measurement import Evaluation
-from autospike.pareto import hypervolume, on_front
+from autospike.objectives import ACCURACY_AND_ENERGY, Objective, Objectives
+from autospike.pareto import hypervolume_in_box, on_front
 from autospike.searching.archived_row import scores_without_a_group
 from autospike.space.architecture import Architecture
 from autospike.space.genes import Choice, Range
@@ -72,29 +74,90 @@ def candidates(evaluations: Sequence[Evaluation]) -> pd.DataFrame:
     return candidates_of(pd.DataFrame(rows, columns=[name for name in COLUMNS if name != "on_front"]))
 
 
-def candidates_of(archived: pd.DataFrame) -> pd.DataFrame:
+def candidates_of(archived: pd.DataFrame, objectives: Objectives = ACCURACY_AND_ENERGY) -> pd.DataFrame:
     """Return the table of the candidates of an archive.
 
     Args:
-        archived: As `autospike.searching.archive.Archive.table` returns it.
+        archived: As `autospike.searching.archive.Archive.table` returns it, with a column for each objective.
+        objectives: What the front is of.
 
     Returns:
-        As `candidates`.
+        As `candidates`, with the other columns of objectives at the end. A candidate without a value of an objective is not on the
+        front.
     """
-    points = list(zip(archived["accuracy"].tolist(), archived["energy_mj"].tolist(), strict=True))
-    found = archived.assign(on_front=on_front(points))[COLUMNS].reset_index(drop=True)
+    added = [name for name in objectives if name not in COLUMNS]
+    found = archived.assign(on_front=_on_front(archived, objectives))[[*COLUMNS, *added]].reset_index(drop=True)
     if "score" in archived and archived["score"].notna().any():
         found[WITHOUT] = [scores_without_a_group(score) for score in archived["score"]]
     return found
 
 
-def front(table: pd.DataFrame) -> pd.DataFrame:
-    """Return the rows on the Pareto front, in ascending order of energy.
+def _on_front(archived: pd.DataFrame, objectives: Objectives) -> NDArray[np.bool_]:
+    values = archived[list(objectives)].astype(float)
+    flags = values.notna().all(axis=1).to_numpy(dtype=bool, copy=True)
+    points = list(values[flags].itertuples(index=False, name=None))
+    flags[flags] = on_front(points, maximise=[objective.maximise for objective in objectives.values()])
+    return flags
+
+
+def front(table: pd.DataFrame, objectives: Objectives = ACCURACY_AND_ENERGY) -> pd.DataFrame:
+    """Return the rows on the Pareto front, in ascending order of the first minimised objective: by default of energy.
 
     Args:
-        table: Candidates, from `candidates`.
+        table: Candidates, from `candidates_of`.
+        objectives: What the front is of.
     """
-    return table[table["on_front"]].sort_values("energy_mj")
+    return table[table["on_front"]].sort_values(horizontal(objectives)[0])
+
+
+def vertical(objectives: Objectives) -> str:
+    """Return the objective of the vertical axis of figures: the first maximised one, or else the first one."""
+    return next((name for name, objective in objectives.items() if objective.maximise), next(iter(objectives)))
+
+
+def horizontal(objectives: Objectives) -> list[str]:
+    """Return the objectives of horizontal axes: the minimised ones, then other maximised ones; of a single objective itself."""
+    others = [name for name in objectives if name != vertical(objectives)]
+    return sorted(others, key=lambda name: objectives[name].maximise) or list(objectives)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Box:
+    """The box of which a hypervolume is a share: the best and the worst value of each objective.
+
+    Attributes:
+        best: 1 for accuracy, 0 for other objectives of this package, the best found value for the user's own.
+        worst: 0 for accuracy, the value of the largest subnet for other objectives of this package, and the worst found value for
+            the user's own, or where the largest subnet has none.
+    """
+
+    best: tuple[float, ...]
+    worst: tuple[float, ...]
+
+    @classmethod
+    def of(cls, table: pd.DataFrame, objectives: Objectives, largest: str) -> Box:
+        """Return the box of a search.
+
+        Args:
+            table: Candidates with a column for each objective, from `candidates_of`.
+            objectives: The objectives.
+            largest: Id of the largest subnet.
+        """
+        corners = [cls._ends(table.set_index("id")[name].astype(float), of, largest) for name, of in objectives.items()]
+        best, worst = zip(*corners, strict=True)
+        return cls(best=best, worst=worst)
+
+    @staticmethod
+    def _ends(column: pd.Series[float], objective: Objective, largest: str) -> tuple[float, float]:
+        if objective.worst == "zero":
+            return 1.0, 0.0
+        reference = float(column.get(largest, math.nan))
+        low, high = float(column.min()), float(column.max())
+        if objective.worst == "largest":
+            return 0.0, high if math.isnan(reference) else reference
+        if low == high:  # an objective that all share divides nothing
+            high = low + 1
+        return (high, low) if objective.maximise else (low, high)
 
 
 def to_csv(table: pd.DataFrame) -> str:
@@ -146,8 +209,7 @@ class SearchHistory:
 
     Attributes:
         search_id: Id of the search in the archive.
-        hypervolume: Hypervolume of all candidates up to a generation, as a share of the box between accuracy 0 and 1 and energy 0
-            and the reference energy.
+        hypervolume: Hypervolume of all candidates up to a generation, as a share of its box.
         best_f_aeb: Greatest fitness of all candidates up to a generation.
     """
 
@@ -157,7 +219,12 @@ class SearchHistory:
 
 
 def search_history(
-    search_id: str, generations: Sequence[Sequence[str]], table: pd.DataFrame, *, reference_mj: float
+    search_id: str,
+    generations: Sequence[Sequence[str]],
+    table: pd.DataFrame,
+    *,
+    box: Box,
+    objectives: Objectives = ACCURACY_AND_ENERGY,
 ) -> SearchHistory:
     """Compute the progress of a search.
 
@@ -165,23 +232,25 @@ def search_history(
         search_id: Id of the search in the archive.
         generations: Ids of the proposed candidates of each generation. A candidate that is not in the table is ignored: a killed
             search proposes candidates that it does not measure.
-        table: Candidates, from `candidates`.
-        reference_mj: Energy in mJ of the reference point of the hypervolume.
+        table: Candidates with a column for each objective, from `candidates_of`.
+        box: The box of which the hypervolume is a share.
+        objectives: Objectives of the hypervolume.
 
     Returns:
         Hypervolume and greatest F_AEB of the candidates that were proposed up to each generation.
     """
-    columns = [table[name].tolist() for name in ("accuracy", "energy_mj", "f_aeb")]
+    columns = [table[name].tolist() for name in (*objectives, "f_aeb")]
     known = {name: row for name, *row in zip(table["id"].tolist(), *columns, strict=True)}
-    points: list[tuple[float, float]] = []  # non-dominated ones: the others add nothing to a hypervolume
+    maximise = [objective.maximise for objective in objectives.values()]
+    points: list[tuple[float, ...]] = []  # non-dominated ones: the others add nothing to a hypervolume
     volumes, best, greatest = [], [], math.nan
     for proposed in generations:
         rows = [known[name] for name in proposed if name in known]
-        points += [(accuracy, energy_mj) for accuracy, energy_mj, _ in rows]
-        points = [point for point, flag in zip(points, on_front(points), strict=True) if flag]
+        points += [tuple(values) for *values, _ in rows if not any(map(math.isnan, values))]
+        points = [point for point, flag in zip(points, on_front(points, maximise=maximise), strict=True) if flag]
         fitness = [f_aeb for *_, f_aeb in rows]
         greatest = max(fitness if math.isnan(greatest) else [greatest, *fitness], default=math.nan)
-        volumes.append(hypervolume(points, energy_reference=reference_mj))
+        volumes.append(hypervolume_in_box(points, best=box.best, worst=box.worst))
         best.append(greatest)
     return SearchHistory(search_id=search_id, hypervolume=volumes, best_f_aeb=best)
 

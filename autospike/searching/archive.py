@@ -14,7 +14,7 @@ import json
 import re
 import sqlite3
 import zlib
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from datetime import UTC, datetime
 from functools import partial
@@ -28,12 +28,13 @@ from numpy.typing import NDArray
 from autospike.energy.conventions import DEFAULT, MJ_PER_PJ, Convention, Energy
 from autospike.energy.counts import to_rows
 from autospike.errors import UserError
-from autospike.measurement import Evaluation
+from autospike.measurement import Evaluation, Latency
 from autospike.searching import archive_file
 from autospike.searching.archived_row import (
     ADDED_COLUMNS,
     DAMAGE,
     EVALUATION,
+    LATENCY,
     PROBLEM,
     energy_of,
     evaluation_of,
@@ -231,7 +232,10 @@ class Archive:
         rows = [self._row(evaluation) for evaluation in evaluations]
         if rows:
             marks = ", ".join(f":{name}" for name in rows[0])
-            unless_there = "ON CONFLICT (architecture_id, protocol_id) DO NOTHING"
+            # A row that was measured again has what an older version did not measure.
+            unless_there = (
+                "ON CONFLICT (architecture_id, protocol_id) DO UPDATE SET spikes = excluded.spikes WHERE evaluations.spikes IS NULL"
+            )
             with self._transaction():
                 self._db.executemany("DELETE FROM evaluations WHERE rowid = ?", [(rowid,) for rowid in self.damaged])
                 self._db.executemany(f"INSERT INTO evaluations ({', '.join(rows[0])}) VALUES ({marks}) {unless_there}", rows)
@@ -266,7 +270,19 @@ class Archive:
             "counts": zlib.compress(json.dumps(to_rows(m.counts)).encode()),
             "correct_mask": m.correct_mask or None,
             "score": None if m.score is None else packed_score(m.score),
+            "spikes": m.spikes,
         }
+
+    def add_latencies(self, latencies: Mapping[Architecture, Latency]) -> None:
+        """Store the latencies of architectures that are in the archive, in place of earlier ones.
+
+        Args:
+            latencies: The latency of each architecture.
+        """
+        rows = [(found.device, found.image_ms, found.batch_ms, a.id, self.protocol_id) for a, found in latencies.items()]
+        columns = ", ".join(f"{name} = ?" for name in LATENCY)
+        with self._transaction():
+            self._db.executemany(f"UPDATE evaluations SET {columns} WHERE architecture_id = ? AND protocol_id = ?", rows)
 
     def rescore(self, fitness: Callable[[float, float], float]) -> None:
         """Compute energy and F_AEB of all rows again, with the energy convention of this archive.

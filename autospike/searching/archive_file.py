@@ -36,6 +36,10 @@ CREATE TABLE IF NOT EXISTS evaluations (
     counts          BLOB NOT NULL,   -- per layer and time step: zlib of JSON (autospike.energy.counts.LayerCount)
     correct_mask    BLOB,            -- one bit for each image: 1 if classified correctly; NULL in rows of older versions
     score           BLOB,            -- of a dense task: zlib of JSON (autospike.measurement.Score); NULL for classification
+    spikes          REAL,            -- read by layers, per image; NULL in rows of older versions
+    latency_device  TEXT,            -- where latency was measured; NULL if it was not
+    latency_ms      REAL,            -- of one image
+    latency_batch_ms REAL,           -- in a batch, per image
     PRIMARY KEY (architecture_id, protocol_id)
 );
 CREATE TABLE IF NOT EXISTS searches (
@@ -97,6 +101,9 @@ def open_to_write(path: Path) -> sqlite3.Connection:
                 db.execute("ALTER TABLE evaluations ADD COLUMN correct_mask BLOB")
             if not has_column(db, "evaluations", "score"):  # added in version 0.4
                 db.execute("ALTER TABLE evaluations ADD COLUMN score BLOB")
+            if not has_column(db, "evaluations", "spikes"):  # added in version 0.5
+                for column in ("spikes REAL", "latency_device TEXT", "latency_ms REAL", "latency_batch_ms REAL"):
+                    db.execute(f"ALTER TABLE evaluations ADD COLUMN {column}")
     except sqlite3.OperationalError as error:  # also if the file system is read-only
         raise UserError(f"{path}: cannot be opened to write ({error}); check that you may write to it and to its folder") from None
     except sqlite3.DatabaseError as error:

@@ -13,11 +13,14 @@ from typing import Any, cast
 from autospike.energy.conventions import Convention, Energy, energy
 from autospike.energy.counts import LayerCount, from_rows
 from autospike.errors import UserError
-from autospike.measurement import Evaluation, Measurement, Score
+from autospike.measurement import Evaluation, Latency, Measurement, Score
 from autospike.space.architecture import Architecture
 
+# The columns of a measured latency.
+LATENCY = ("latency_device", "latency_ms", "latency_batch_ms")
+
 # Columns that archives of older versions lack, and the value that their rows have.
-ADDED_COLUMNS = {"free": "0", "correct_mask": "NULL", "score": "NULL"}
+ADDED_COLUMNS = {"free": "0", "correct_mask": "NULL", "score": "NULL", "spikes": "NULL", **dict.fromkeys(LATENCY, "NULL")}
 
 # What SQLite finds wrong with a row, as text, or NULL. It stores a value of any type in any column.
 PROBLEM = """
@@ -37,6 +40,9 @@ CASE
     WHEN typeof(counts) <> 'blob' THEN 'its counts are not a blob'
     WHEN correct_mask IS NOT NULL AND (typeof(correct_mask) <> 'blob' OR length(correct_mask) <> (images + 7) / 8)
         THEN 'its mask of correct predictions has not one bit for each image'
+    WHEN spikes IS NOT NULL AND typeof(spikes) <> 'real' THEN 'spikes is not a number'
+    WHEN latency_device IS NOT NULL AND (typeof(latency_ms) <> 'real' OR typeof(latency_batch_ms) <> 'real')
+        THEN 'its latency is not a number'
 END
 """
 # Errors that damaged counts or a damaged architecture cause.
@@ -85,6 +91,8 @@ EVALUATION = (
     "free",
     "correct_mask",
     "score",
+    "spikes",
+    *LATENCY,
 )
 
 
@@ -133,7 +141,7 @@ def evaluation_of(row: Sequence[Any], convention: Convention) -> Evaluation:
     Raises:
         DAMAGE: The row is damaged.
     """
-    architecture, correct, images, counts, params, seconds, f_aeb, generation, free, correct_mask, score = row
+    architecture, correct, images, counts, params, seconds, f_aeb, generation, free, correct_mask, score, spikes, *latency = row
     measurement = Measurement(
         architecture=Architecture.from_json(architecture),
         correct=correct,
@@ -143,6 +151,14 @@ def evaluation_of(row: Sequence[Any], convention: Convention) -> Evaluation:
         seconds=seconds,
         correct_mask=correct_mask or b"",
         score=None if score is None else score_of(score),
+        spikes=spikes,
     )
     energy = measurement.energy(convention)
-    return Evaluation(measurement=measurement, energy=energy, f_aeb=f_aeb, generation=generation, by_product=bool(free))
+    return Evaluation(
+        measurement=measurement,
+        energy=energy,
+        f_aeb=f_aeb,
+        generation=generation,
+        by_product=bool(free),
+        latency=None if None in latency else Latency(device=latency[0], image_ms=latency[1], batch_ms=latency[2]),
+    )

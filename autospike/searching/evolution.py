@@ -10,13 +10,15 @@ generation depends on (seed, generation) only, so a resumed search ends with the
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from itertools import chain, islice
+from typing import Protocol
 
 from autospike.config import SearchConfig
 from autospike.events import Callback, CandidateEvent, GenerationEvent, ignore
-from autospike.measurement import Evaluation, Measurement, Objective, objective_of
+from autospike.measurement import Evaluation, Latency, Measurement
+from autospike.objectives import Objective, objectives_of
 from autospike.randomness import keyed
 from autospike.searching.algorithms import ALGORITHMS, Algorithm, GenerationContext, Individual, algorithm_of, fitness_of
 from autospike.searching.archive import Archive
@@ -27,6 +29,18 @@ from autospike.space.architecture import Architecture, digest
 from autospike.space.search_space import SearchSpace
 
 Evaluate = Callable[[Iterable[Architecture]], Iterator[Measurement]]
+
+
+class LatencyMeter(Protocol):
+    """Measures the latency of architectures on the device of the search."""
+
+    @property
+    def device(self) -> str:
+        """As in `autospike.measurement.Latency`; latencies of another device are measured again."""
+
+    def __call__(self, architectures: Sequence[Architecture]) -> Mapping[Architecture, Latency]:
+        """Return the latency of each architecture."""
+
 
 # Limit of the proposals read from an algorithm, for each candidate of a generation. An algorithm that repeats itself may never
 # propose enough new candidates; then the same number of random samples is tried. A space that is nearly exhausted ends the search.
@@ -51,6 +65,7 @@ class Search:
             finished generation.
         algorithm: The algorithm; None for the one that `config.algorithm` names.
         should_stop: Called after each generation; the search ends if it returns True.
+        latency: Measures the latency of candidates, if an objective is one.
         on_resume: Callback that is called if finished generations are skipped, with the number of candidates that they proposed
             and their greatest F_AEB.
     """
@@ -66,6 +81,7 @@ class Search:
     on_event: Callback = ignore
     algorithm: Algorithm | None = None
     should_stop: Callable[[], bool] = lambda: False
+    latency: LatencyMeter | None = None
     on_resume: Callable[[int, float], None] = lambda _proposed, _best: None
 
     @property
@@ -89,7 +105,7 @@ class Search:
             reference_mj = self._reference_mj(())
             self.archive.rescore(lambda accuracy, mj: f_aeb(accuracy, mj, reference_mj=reference_mj, config=self.config.fitness))
         algorithm = self.algorithm or algorithm_of(self.config.algorithm)
-        objectives = [objective_of(name) for name in self.config.objectives]
+        objectives = list(objectives_of(self.config.objectives, self.constraints.shape).values())
         first, population, skipped = self._resumed(objectives)
         seen: set[Architecture] = set()
         for generation in range(first, self.config.generations):
@@ -117,12 +133,12 @@ class Search:
             self.archive.propose(self.id, generation, candidates, by_products)
             # Evaluate what the archive does not contain, and archive it in one transaction.
             found = {architecture: self.archive.get(architecture) for architecture in (*candidates, *by_products)}
-            missing = [a for a, e in found.items() if e is None]
+            missing = [a for a, e in found.items() if e is None or not self._is_complete(e)]
             extra = [] if self._reference in found or self.archive.get(self._reference) else [self._reference]
             new = self._evaluate([*missing, *extra], frozenset([*by_products, *extra]), generation)
             self.archive.add(new)
             found |= {e.measurement.architecture: e for e in new[: len(missing)]}
-            evaluations = [evaluation for evaluation in found.values() if evaluation is not None]
+            evaluations = self._with_latencies([evaluation for evaluation in found.values() if evaluation is not None])
             for evaluation in evaluations[: len(candidates)]:
                 self.on_event(CandidateEvent(evaluation=evaluation, generation=generation))
             # Tell: the algorithm selects the next population.
@@ -146,11 +162,12 @@ class Search:
         if stored is None:
             return 0, [], frozenset()
         generation, survivors = stored
+        stored_evaluations = [self.archive.get_by_id(architecture_id) for architecture_id, _ in survivors]
+        evaluations = self._with_latencies([evaluation for evaluation in stored_evaluations if evaluation is not None])
+        if len(evaluations) < len(survivors):  # a row is damaged
+            return 0, [], frozenset()
         population = []
-        for architecture_id, crowding in survivors:
-            evaluation = self.archive.get_by_id(architecture_id)
-            if evaluation is None:  # its row is damaged
-                return 0, [], frozenset()
+        for evaluation, (_, crowding) in zip(evaluations, survivors, strict=True):
             individual = self._individual(evaluation, objectives)
             if crowding is not None:
                 individual.fitness.crowding_dist = crowding
@@ -210,6 +227,20 @@ class Search:
                 Evaluation(measurement=measurement, energy=energy, f_aeb=fitness, generation=generation, by_product=by_product)
             )
         return evaluations
+
+    def _is_complete(self, evaluation: Evaluation) -> bool:
+        """Whether a candidate of the archive has what the objectives need: rows of older versions have no spikes."""
+        return evaluation.measurement.spikes is not None or "spikes" not in self.config.objectives
+
+    def _with_latencies(self, evaluations: list[Evaluation]) -> list[Evaluation]:
+        """The evaluations with latencies of this device, if an objective needs them; missing ones are measured and archived."""
+        meter = self.latency
+        if meter is None:
+            return evaluations
+        missing = [e.measurement.architecture for e in evaluations if e.latency is None or e.latency.device != meter.device]
+        measured = meter(missing)
+        self.archive.add_latencies(measured)
+        return [replace(e, latency=measured.get(e.measurement.architecture, e.latency)) for e in evaluations]
 
     def _reference_mj(self, measurements: Sequence[Measurement]) -> float:
         """Energy of the reference, from the archive or, in the first generation, from the measurements."""

@@ -2,21 +2,24 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 import pandas as pd
 
-from autospike.config import Experiment, ExportConfig
+from autospike.config import Experiment, ExportConfig, SearchConfig
 from autospike.energy.conventions import UJ_PER_MJ
 from autospike.errors import UserError
 from autospike.measurement import Evaluation
+from autospike.objectives import ACCURACY_AND_ENERGY, Objectives, objectives_of
 from autospike.pareto import knee, on_front
 from autospike.run_directory import RunDirectory
 from autospike.searching.archive import Archive
 from autospike.searching.archived_row import scores_without_a_group
 from autospike.searching.constraints import Constraints
 from autospike.searching.fitness import f_aeb_of_all
+from autospike.searching.objective_columns import with_objectives
 from autospike.space.architecture import Architecture
 from autospike.space.input_shape import InputShape
 from autospike.statistics import SIGNIFICANCE, JackknifeComparison, PairedComparison, unpaired_p_value_below
@@ -40,6 +43,8 @@ class Choices:
         images: Number of images on which each was measured.
         correct_masks: Which images each classifies correctly, as `autospike.statistics.pack_mask` returns it; empty if unknown.
         without: The accuracy of each without one group of images (`autospike.measurement.Score.without`); empty for classification.
+        objectives: What the rule `knee` compares.
+        values: The values of these objectives of each candidate; `points` if empty.
     """
 
     ids: Sequence[str]
@@ -48,6 +53,8 @@ class Choices:
     images: Sequence[int]
     correct_masks: Sequence[bytes]
     without: Sequence[tuple[float, ...]] = ()
+    objectives: Objectives = field(default_factory=lambda: ACCURACY_AND_ENERGY)
+    values: Sequence[tuple[float, ...]] = ()
 
     def at(self, indices: Sequence[int]) -> Choices:
         """Return the candidates at some positions."""
@@ -58,6 +65,8 @@ class Choices:
             images=[self.images[i] for i in indices],
             correct_masks=[self.correct_masks[i] for i in indices],
             without=[self.without[i] for i in indices] if self.without else (),
+            objectives=self.objectives,
+            values=[self.values[i] for i in indices] if self.values else (),
         )
 
 
@@ -113,7 +122,13 @@ def significantly_below(choices: Choices, first: int, second: int) -> bool:
 
 
 def _knee(choices: Choices) -> int:
-    return knee(choices.points)
+    """The knee of the front of the objectives; candidates without a value of one are left out."""
+    objectives, values = choices.objectives.values(), choices.values or choices.points
+    known = [i for i, row in enumerate(values) if not any(map(math.isnan, row))]
+    if not known:
+        raise UserError(f"no candidate has values of {', '.join(choices.objectives)}; run: autospike search RUN")
+    maximise, log = [o.maximise for o in objectives], [o.log for o in objectives]
+    return known[knee([values[i] for i in known], maximise=maximise, log=log)]
 
 
 RULES: dict[str, Callable[[Choices], int]] = {
@@ -187,18 +202,24 @@ def pick_archived(
     search, config = run.experiment.search, run.experiment.export
     archive = Archive(run.existing_archive(), protocol_id, search.energy_convention, read_only=True)
     try:
-        table = with_fitness(archive, run)
         constraints = Constraints.of(search, shape or run.input_shape)
+        objectives = _compared(search, rules, constraints.shape)
+        table = with_objectives(archive, with_fitness(archive, run), objectives)
         allowed = table[within_limits(table, constraints, run.experiment)]
         if allowed.empty and not table.empty and any(rule in RULES for rule in rules):
             raise UserError(nothing_within_limits(table, constraints))
-        selected = [_archived(archive, allowed if rule in RULES else table, rule, config) for rule in rules]
+        selected = [_archived(archive, allowed if rule in RULES else table, rule, config, objectives) for rule in rules]
         damage = archive.damage()
     finally:
         archive.close()
     if damage is not None:
         on_damage(damage)
     return selected
+
+
+def _compared(search: SearchConfig, rules: Sequence[str], shape: InputShape | None) -> Objectives:
+    """The objectives that rules compare: those of the search only for `knee`, because the user's own may not be importable."""
+    return objectives_of(search.objectives, shape) if "knee" in rules else ACCURACY_AND_ENERGY
 
 
 def pick_finalists(
@@ -227,13 +248,15 @@ def pick_finalists(
         return found
     archive = Archive(run.existing_archive(), protocol_id, search.energy_convention, read_only=True)
     try:
-        table = with_fitness(archive, run)
-        allowed = table[within_limits(table, Constraints.of(search, shape or run.input_shape), run.experiment)]
+        constraints = Constraints.of(search, shape or run.input_shape)
+        objectives = _compared(search, [config.pick], constraints.shape)
+        table = with_objectives(archive, with_fitness(archive, run), objectives)
+        allowed = table[within_limits(table, constraints, run.experiment)]
         for steps in range(found[0].measurement.architecture.time_steps - 1, 0, -1):
             rows = allowed[allowed["time_steps"] == steps]
             if not rows.empty and len(found) < run.experiment.retrain.finalists:
                 # Fine-tuning may still reach `min_accuracy`; the export checks it.
-                found.append(_archived(archive, rows, config.pick, config.model_copy(update={"min_accuracy": 0.0})))
+                found.append(_archived(archive, rows, config.pick, config.model_copy(update={"min_accuracy": 0.0}), objectives))
     finally:
         archive.close()
     return found
@@ -310,10 +333,10 @@ def with_fitness(archive: Archive, run: RunDirectory) -> pd.DataFrame:
     return table.assign(f_aeb=f_aeb_of_all(points, reference_mj=float(reference.iloc[0]), config=run.experiment.search.fitness))
 
 
-def _archived(archive: Archive, table: pd.DataFrame, rule: str, config: ExportConfig) -> Evaluation:
+def _archived(archive: Archive, table: pd.DataFrame, rule: str, config: ExportConfig, objectives: Objectives) -> Evaluation:
     """The candidate of one rule. One whose counts turn out to be damaged is left out."""
     while True:
-        index = pick_row(table, rule, config)
+        index = pick_row(table, rule, config, objectives)
         row = table.iloc[index]
         evaluation = archive.get_by_id(str(row["id"]))
         if evaluation is not None:
@@ -321,13 +344,14 @@ def _archived(archive: Archive, table: pd.DataFrame, rule: str, config: ExportCo
         table = table.drop(index=table.index[index])
 
 
-def pick_row(table: pd.DataFrame, rule: str, config: ExportConfig) -> int:
+def pick_row(table: pd.DataFrame, rule: str, config: ExportConfig, objectives: Objectives = ACCURACY_AND_ENERGY) -> int:
     """Select a candidate of an archive as `pick` does.
 
     Args:
         table: As `with_fitness` returns it.
         rule: A selection rule or an id.
         config: Smallest accuracy and tolerance.
+        objectives: What the rule `knee` compares; columns of the table.
 
     Returns:
         The position of its row.
@@ -342,6 +366,8 @@ def pick_row(table: pd.DataFrame, rule: str, config: ExportConfig) -> int:
         images=table["images"].tolist(),
         correct_masks=[mask if isinstance(mask, bytes) else b"" for mask in table["correct_mask"]],
         without=[scores_without_a_group(score) for score in table["score"]],
+        objectives=objectives,
+        values=list(table[list(objectives)].astype(float).itertuples(index=False, name=None)),
     )
     return pick_index(choices, rule, min_accuracy=config.min_accuracy, tolerance=config.tolerance)
 

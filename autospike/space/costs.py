@@ -13,7 +13,6 @@ from autospike.space.architecture import Architecture, Stage
 from autospike.space.block import Block
 from autospike.space.embedding_layers import Convolution
 from autospike.space.families import embedding_layers
-from autospike.space.genes import Gene, Range
 from autospike.space.input_shape import InputShape
 from autospike.space.mixers import (
     DEPTHWISE,
@@ -25,7 +24,7 @@ from autospike.space.mixers import (
 )
 from autospike.space.parameters import count_parameters
 from autospike.space.search_space import SearchSpace
-from autospike.space.visitor import GenePath, visit_genes
+from autospike.space.visitor import with_values
 
 BYTES_PER_VALUE = 4  # float32, as models are exported
 BYTES_PER_KB = 1000
@@ -253,21 +252,8 @@ def minimise(space: SearchSpace, cost: Cost) -> Architecture:
         improved = False
         for found in space.genes(best):
             for value in found.gene.values:
-                changed = _with_gene(space, best, found.path, value)
+                changed = with_values(space, best, {found.path: value})
                 now = cost(changed)
                 if now < least:
                     best, least, improved = changed, now, True
     return best
-
-
-def _with_gene(space: SearchSpace, architecture: Architecture, path: GenePath, value: Any) -> Architecture:
-    """Return an architecture with one gene changed; genes that it did not have get their smallest or first value."""
-
-    def visit(gene: Gene, at: GenePath, *parents: Any) -> Any:
-        if at == path:
-            return value
-        if parents:
-            return parents[0]
-        return gene.low if isinstance(gene, Range) else gene.values[0]
-
-    return visit_genes(space, visit, architecture)

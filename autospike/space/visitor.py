@@ -8,7 +8,7 @@ that it uses, and the shortcut before the neurons that exist with it. Every arch
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, fields
 from typing import Any, NamedTuple, Protocol
 
@@ -97,6 +97,25 @@ def visit_genes(space: Genes, visitor: GeneVisitor, *parents: Architecture) -> A
     decoder = _visit_decoder(space.decoder, visitor, [p.decoder for p in parents if p.decoder is not None])
     settings = {name: getattr(space, name) for name in SETTINGS}
     return Architecture(**settings, time_steps=time_steps, shortcut=shortcut, stages=stages, decoder=decoder)
+
+
+def with_values(space: Genes, architecture: Architecture, values: Mapping[GenePath, Any]) -> Architecture:
+    """Return an architecture with other values of some genes; genes that it did not have get their smallest or first value.
+
+    Args:
+        space: The genes.
+        architecture: An architecture of the space.
+        values: Values by the path of the gene.
+    """
+
+    def visit(gene: Gene, at: GenePath, *parents: Any) -> Any:
+        if at in values:
+            return values[at]
+        if parents:
+            return parents[0]
+        return gene.low if isinstance(gene, Range) else gene.values[0]
+
+    return visit_genes(space, visit, architecture)
 
 
 def enumerate_architectures(space: Genes) -> Iterator[Architecture]:

@@ -150,7 +150,7 @@ def networks(run: RunDirectory, architectures: Iterable[Architecture]) -> list[R
     for architecture in architectures:
         found.append(_inherited(run, architecture))
         found += [fine_tuned(run, architecture, seed=seed) for seed in seeds]
-        found += [_from_scratch(run, architecture, seed) for seed in seeds]
+        found += [from_scratch(run, architecture, seed=seed) for seed in seeds]
     reference = run.experiment.baseline_architecture
     return found if reference is None else found + [_reference(run, reference, seed) for seed in seeds]
 
@@ -178,7 +178,14 @@ def fine_tuned(run: RunDirectory, architecture: Architecture, *, seed: int) -> R
     return _retrained(run, architecture, "fine-tuned", seed, training)
 
 
-def _from_scratch(run: RunDirectory, architecture: Architecture, seed: int) -> RetrainedNetwork:
+def from_scratch(run: RunDirectory, architecture: Architecture, *, seed: int) -> RetrainedNetwork:
+    """Describe the training of a subnet from fresh weights.
+
+    Args:
+        run: A trained run.
+        architecture: The subnet.
+        seed: Number of the repetition, from 0.
+    """
     training = run.experiment.from_scratch.model_copy(update={"start_from": None})
     return _retrained(run, architecture, "scratch", seed, training)
 

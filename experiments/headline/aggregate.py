@@ -59,4 +59,5 @@ def over_seeds(tables: Sequence[pd.DataFrame]) -> pd.DataFrame:
 def _label(row: Mapping[Hashable, Any]) -> str:
     if row["kind"] == "exported":
         return "exported subnet"
-    return f"{row['name']}, T = {row['time_steps']}" if row["kind"] == "reference" else str(row["name"])
+    several = row["kind"] == "reference" or str(row["name"]).startswith("finalist")
+    return f"{row['name']}, T = {row['time_steps']}" if several else str(row["name"])

@@ -53,9 +53,11 @@ def test_searches_have_the_hypervolume_of_the_figure(data: dict[str, Any]) -> No
     assert search["hypervolume"]["exact"] == sorted(search["hypervolume"]["exact"])
 
 
-def test_importance_is_a_share(data: dict[str, Any]) -> None:
-    assert data["importance"]
-    assert all(0 <= row[name] <= 1 + 1e-9 for row in data["importance"] for name in ("accuracy", "energy"))
+def test_the_page_has_the_importance_of_the_table(data: dict[str, Any], searched_run: Path) -> None:
+    table = pd.read_csv(searched_run / "report" / "importance.csv")
+    assert [row["gene"] for row in data["importance"]] == table["gene"].head(12).tolist()
+    assert [row["energy"] for row in data["importance"]] == pytest.approx(table["energy"].head(12).tolist())
+    assert table["energy"].max() > 0.1  # with three time steps and two widths, some gene decides the energy
 
 
 def test_trainings_and_provenance(data: dict[str, Any]) -> None:

@@ -30,7 +30,8 @@ from autospike.energy.conventions import (
 from autospike.energy.counts import InputKind, LayerCount, from_rows, to_rows
 from autospike.energy.operations import Operations
 from autospike.errors import UserError
-from autospike.measurement import OBJECTIVES, Evaluation
+from autospike.measurement import Evaluation
+from autospike.objectives import OBJECTIVES
 from autospike.searching.fitness import f_aeb, refitted
 
 

@@ -22,6 +22,7 @@ from autospike.config import Experiment
 from autospike.energy.conventions import CONVENTIONS, DEFAULT, EXACT, convention_of
 from autospike.energy.counts import LayerCount, from_rows, to_rows
 from autospike.measurement import Evaluation, Measurement
+from autospike.objectives import ACCURACY_AND_ENERGY
 from autospike.report import energy as energy_tables
 from autospike.report import figures, tables
 from autospike.report.figures import Curve, Point
@@ -162,18 +163,19 @@ FOUR = pd.DataFrame(
         "f_aeb": [0.6, 0.7, 0.65, 0.9],
     }
 )
+BOX = tables.Box(best=(1.0, 0.0), worst=(0.0, 8.0))
 
 
 def test_search_history_by_hand() -> None:
     # Of the box 8 x 1, a covers 4 x 0.5, b nothing more, c 2 x 0.25 more and d 2 x 0.25 more.
-    history = tables.search_history("nsga2-1", [["a"], ["b"], ["c", "d"]], FOUR, reference_mj=8.0)
+    history = tables.search_history("nsga2-1", [["a"], ["b"], ["c", "d"]], FOUR, box=BOX)
     assert history.search_id == "nsga2-1"
     assert history.hypervolume == pytest.approx([2 / 8, 2 / 8, 3 / 8], rel=1e-12)
     assert history.best_f_aeb == [0.6, 0.7, 0.9]
 
 
 def test_search_history_of_a_killed_search() -> None:
-    history = tables.search_history("s", [["a", "b"], ["c", "proposed but not measured"]], FOUR, reference_mj=8.0)
+    history = tables.search_history("s", [["a", "b"], ["c", "proposed but not measured"]], FOUR, box=BOX)
     assert history.hypervolume == pytest.approx([2 / 8, 2.5 / 8], rel=1e-12)
     assert history.best_f_aeb == [0.7, 0.7]
 
@@ -185,7 +187,7 @@ def test_search_history_never_decreases(seed: int, size: int) -> None:
     table = tables.candidates(evaluations)
     names = list(table["id"])
     generations = [names[i : i + size] for i in range(0, len(names), size)]
-    history = tables.search_history("s", generations, table, reference_mj=table["energy_mj"].iloc[0])
+    history = tables.search_history("s", generations, table, box=tables.Box.of(table, ACCURACY_AND_ENERGY, names[0]))
     assert history.hypervolume == sorted(history.hypervolume)
     assert history.best_f_aeb == sorted(history.best_f_aeb)
     assert history.best_f_aeb[-1] == max(e.f_aeb for e in evaluations)
@@ -655,6 +657,7 @@ def test_plot_writes_the_report(run: RunDirectory) -> None:
     assert {path.name for path in run.report.iterdir()} == {
         "candidates.csv",
         "front.csv",
+        "importance.csv",
         *("front.md", "front.tex", "front_plot.csv", "report.html"),
         *(f"{name}.{ending}" for name in ("genes", "pareto", "search") for ending in ("png", "svg", "pdf")),
     }

@@ -47,6 +47,10 @@ COLUMNS = {
     "counts": "BLOB",
     "correct_mask": "BLOB",
     "score": "BLOB",
+    "spikes": "REAL",
+    "latency_device": "TEXT",
+    "latency_ms": "REAL",
+    "latency_batch_ms": "REAL",
 }
 
 ONE, TWO, THREE = (small(blocks=(Block(num_heads=heads),)) for heads in (1, 2, 4))
@@ -68,7 +72,7 @@ def test_the_table_has_the_documented_columns(path: Path) -> None:
     Archive(path, "p")
     info = sqlite3.connect(path).execute("PRAGMA table_info(evaluations)").fetchall()
     assert [(name, kind) for _, name, kind, *_ in info] == list(COLUMNS.items())
-    assert [name for _, name, _, not_null, *_ in info if not not_null] == ["correct_mask", "score"]  # unknown in older rows
+    assert [name for _, name, _, not_null, *_ in info if not not_null] == list(COLUMNS)[-6:]  # unknown in older rows
     assert [name for _, name, *_, key in info if key] == ["architecture_id", "protocol_id"]
 
 
@@ -83,6 +87,7 @@ def test_values_of_a_row(path: Path) -> None:
     assert row.pop("measured_at").endswith("+00:00")
     assert row == {
         "score": None,  # of tasks other than classification
+        **dict.fromkeys(("spikes", "latency_device", "latency_ms", "latency_batch_ms")),
         "architecture_id": ONE.id,
         "protocol_id": "p",
         "architecture": ONE.to_json(),
@@ -209,7 +214,8 @@ def write_archive_of_older_version(path: Path) -> None:
     """Write an archive of an older version with ONE, proposed by a search `s`."""
     Archive(path.with_name("new.sqlite"), "p").add([evaluation(ONE, generation=3)])
     row = stored(path.with_name("new.sqlite"), "p")[ONE.id]
-    del row["free"], row["correct_mask"], row["score"]
+    for name in ("free", "correct_mask", "score", "spikes", "latency_device", "latency_ms", "latency_batch_ms"):
+        del row[name]
     db = sqlite3.connect(path)
     db.executescript(OLD_TABLES.format(name=ONE.id))
     db.execute(f"INSERT INTO evaluations ({', '.join(row)}) VALUES ({', '.join('?' * len(row))})", tuple(row.values()))

@@ -7,7 +7,7 @@ from builders import few_examples
 from hypothesis import given
 from hypothesis import strategies as st
 
-from autospike.pareto import hypervolume, knee, on_front
+from autospike.pareto import hypervolume, hypervolume_in_box, knee, on_front
 
 # Coarse grids, so that ties and duplicates are common.
 points = st.lists(st.tuples(st.integers(0, 8).map(lambda n: n / 8), st.integers(1, 8).map(float)), max_size=24)
@@ -113,3 +113,13 @@ def test_the_knee_is_on_the_front_for_any_unit_of_energy(found: list[Point], uni
     if len(front) < 3:
         assert found[knee(found)] == front[-1]
         assert found[knee(scaled)] == front[-1]
+
+
+def test_front_and_hypervolume_of_three_objectives_by_hand() -> None:
+    """Accuracy, energy and T; the third point is dominated by the first, the fourth is equal to it."""
+    found = [(0.5, 2.0, 1.0), (1.0, 4.0, 2.0), (0.5, 3.0, 1.0), (0.5, 2.0, 1.0), (0.25, 4.0, 0.5)]
+    directions = (True, False, False)
+    assert on_front(found, maximise=directions) == [True, True, False, False, True]
+    # In the unit box: (0.5, 0.5, 0.5) covers 1/8; with energy 4 at the reference the others cover nothing.
+    assert hypervolume_in_box(found, best=(1, 0, 0), worst=(0, 4, 2)) == pytest.approx(1 / 8)
+    assert found[knee(found, maximise=directions, log=(False, False, False))] == (0.5, 2.0, 1.0)

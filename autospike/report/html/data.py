@@ -10,21 +10,25 @@ import json
 import math
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pandas as pd
 
 from autospike import __version__, files
 from autospike.energy.conventions import CONVENTIONS, COSTS, MEMORY, Convention, energy
 from autospike.energy.counts import LayerCount
 from autospike.errors import UserError
 from autospike.measurement import Evaluation
+from autospike.objectives import Objective, Objectives, objectives_of
 from autospike.pareto import on_front
 from autospike.report import tables
+from autospike.report.importance import importance
 from autospike.run_directory import RunDirectory
 from autospike.searching.archive import Archive
+from autospike.searching.objective_columns import with_objectives
 from autospike.searching.selection import with_fitness
 from autospike.space.search_space import SearchSpace
 
@@ -53,7 +57,8 @@ def page_data(run: RunDirectory, *, limit: int = MAX_CANDIDATES) -> dict[str, An
         table, proposals, algorithms = with_fitness(archive, run), archive.proposals(), archive.algorithms()
         if table.empty:
             raise UserError(f"{run.archive}: no candidates yet; run: autospike search {run.folder}")
-        table = tables.candidates_of(table)
+        objectives = objectives_of(search.objectives, run.input_shape)
+        table = tables.candidates_of(with_objectives(archive, table, objectives), objectives)
         kept = _kept(table["on_front"].tolist(), limit)
         found = [archive.get_by_id(name) for name in table["id"].iloc[kept].tolist()]
     finally:
@@ -68,11 +73,12 @@ def page_data(run: RunDirectory, *, limit: int = MAX_CANDIDATES) -> dict[str, An
         "convention": search.energy_convention.name.partition("/")[0],
         "conventions": [_convention(convention) for convention in CONVENTIONS.values()],
         "costs": [_costs(costs) for costs in COSTS.values()],
+        "objectives": _objectives(objectives, table.set_index("id"), evaluations),
         **_candidates(evaluations),
         "reference": _reference(run),
         "selected": selected.get("architecture_id"),
-        "searches": _searches(proposals, algorithms, evaluations, space),
-        "importance": importance(space, evaluations),
+        "searches": _searches(proposals, algorithms, evaluations, space, objectives),
+        "importance": _importance(space, evaluations),
         "trainings": _trainings(run),
         "retrained": _optional(run.retrain / "report.json").get("ways", []),
         "provenance": _provenance(run, archive.protocol_id, selected),
@@ -110,6 +116,32 @@ def _convention(convention: Convention) -> dict[str, Any]:
 
 def _costs(costs: Any) -> dict[str, Any]:
     return asdict(costs)
+
+
+# Objectives whose values the page computes, by the name of the page.
+OF_PAGE = {
+    "energy_mj": "energy",
+    "energy_uj": "energy",
+    **{name: name for name in ("accuracy", "params", "time_steps", "acs", "macs")},
+}
+
+
+def _objectives(objectives: Objectives, table: pd.DataFrame, evaluations: Sequence[Evaluation]) -> dict[str, Any]:
+    """The objectives of the axes at first, and those of the run that the page cannot compute, with the value of each candidate."""
+    ids = [e.measurement.architecture.id for e in evaluations]
+    own = [
+        {
+            "name": name,
+            "label": objective.label or name,
+            "best": "max" if objective.maximise else "min",
+            "log": objective.log,
+            "values": [None if math.isnan(value) else value for value in table.loc[ids, name].astype(float).tolist()],
+        }
+        for name, objective in objectives.items()
+        if name not in OF_PAGE
+    ]
+    x, y = tables.horizontal(objectives)[0], tables.vertical(objectives)
+    return {"x": OF_PAGE.get(x, x), "y": OF_PAGE.get(y, y), "own": own}
 
 
 def _rounded(values: Sequence[float], digits: int = 7) -> list[float]:
@@ -169,6 +201,7 @@ def _searches(
     algorithms: Mapping[str, str],
     evaluations: Sequence[Evaluation],
     space: SearchSpace,
+    objectives: Objectives,
 ) -> list[dict[str, Any]]:
     """Number of proposed candidates and hypervolume after each generation of each search, under each way of counting.
 
@@ -177,70 +210,37 @@ def _searches(
     largest = space.largest().id
     by_convention = {}
     for name, convention in CONVENTIONS.items():
-        energies = {e.measurement.architecture.id: e.measurement.energy(convention).energy_mj for e in evaluations}
-        if largest in energies:
-            by_convention[name] = tables.candidates(evaluations).assign(energy_mj=list(energies.values())), energies[largest]
+        counted = [replace(e, energy=e.measurement.energy(convention)) for e in evaluations]
+        if any(e.measurement.architecture.id == largest for e in evaluations):
+            table = tables.candidates(counted)
+            for objective in objectives.keys() - set(table):
+                table[objective] = [_value(objectives[objective], e) for e in counted]
+            by_convention[name] = table, tables.Box.of(table, objectives, largest)
     found = []
     for search_id, generations in proposals.items():
         volumes = {
-            name: _rounded(tables.search_history(search_id, generations, table, reference_mj=reference).hypervolume)
-            for name, (table, reference) in by_convention.items()
+            name: _rounded(tables.search_history(search_id, generations, table, box=box, objectives=objectives).hypervolume)
+            for name, (table, box) in by_convention.items()
         }
         counts = np.cumsum([len(generation) for generation in generations]).tolist()
         found.append({"id": search_id, "algorithm": algorithms.get(search_id, ""), "evaluations": counts, "hypervolume": volumes})
     return found
 
 
-def importance(space: SearchSpace, evaluations: Sequence[Evaluation]) -> list[dict[str, Any]]:
-    """Compute how much of the variance among candidates the values of each gene explain by themselves.
-
-    The correlation ratio `sum over values n (mean of the value - mean)^2 / sum (x - mean)^2`, over the candidates that have the
-    gene (Fisher 1925). A range is divided into five intervals.
-
-    Args:
-        space: The search space of the candidates.
-        evaluations: The candidates.
-
-    Returns:
-        For each of the most important genes its name and the shares for accuracy and for the logarithm of energy.
-    """
-    values: dict[str, list[tuple[str, float, float]]] = defaultdict(list)
-    for e in evaluations:
-        for found in space.genes(e.measurement.architecture):
-            if found.gene.size > 1:
-                level = tables.level(found.gene, found.value)
-                values[_gene(found.path)].append((level, e.measurement.accuracy, math.log(max(e.energy.energy_mj, 1e-300))))
-    rows: list[dict[str, Any]] = []
-    for gene, found_values in values.items():
-        levels, accuracies, energies = zip(*found_values, strict=True)
-        rows.append(
-            {"gene": gene, "accuracy": correlation_ratio(levels, accuracies), "energy": correlation_ratio(levels, energies)}
-        )
-    return sorted(rows, key=lambda row: -row["accuracy"] - row["energy"])[:GENES]
+def _value(objective: Objective, evaluation: Evaluation) -> float:
+    """The value of an objective, NaN if it was not measured."""
+    try:
+        return objective.value(evaluation)
+    except UserError:
+        return math.nan
 
 
-def correlation_ratio(levels: Sequence[str], values: Sequence[float]) -> float:
-    """Return the share of the variance of values that lies between groups, 0 if all values are equal.
-
-    Args:
-        levels: The group of each value.
-        values: The values.
-    """
-    x, mean = np.array(values), float(np.mean(values))
-    total = float(((x - mean) ** 2).sum())
-    names = np.array(levels)
-    between = sum(float((names == name).sum()) * (float(x[names == name].mean()) - mean) ** 2 for name in dict.fromkeys(levels))
-    return between / total if total else 0.0
-
-
-def _gene(path: Sequence[str | int]) -> str:
-    """Name of a gene with its position, such as `stage 1 block 2 neuron.tau`, counted from 1."""
-    words, names = [], {"stages": "stage", "blocks": "block"}
-    for part, after in zip(path, (*path[1:], None), strict=True):
-        if isinstance(after, int):
-            words.append(f"{names.get(str(part), part)} {after + 1}")
-    field = ".".join(str(part) for part in path if not isinstance(part, int) and part not in names)
-    return " ".join(filter(None, (*words, field)))
+def _importance(space: SearchSpace, evaluations: Sequence[Evaluation]) -> list[dict[str, Any]]:
+    """The most important genes for accuracy and for the logarithm of energy; see `autospike.report.importance`."""
+    energies = [math.log(max(e.energy.energy_mj, 1e-300)) for e in evaluations]
+    quantities = {"accuracy": [e.measurement.accuracy for e in evaluations], "energy": energies}
+    table = importance(space, [e.measurement.architecture for e in evaluations], quantities)
+    return [{str(name): value for name, value in row.items()} for row in table.head(GENES).to_dict("records")]
 
 
 def _trainings(run: RunDirectory) -> list[dict[str, Any]]:

@@ -120,7 +120,7 @@ function lines(target, series, axes) {
 
 function front(x, y) {
   const sign = (objective) => (objective.best === "max" ? -1 : 1);
-  const points = data.candidates.id.map((_, i) => [sign(x) * x.value(i), sign(y) * y.value(i), i]).sort((a, b) => a[0] - b[0] || a[1] - b[1]);
+  const points = data.candidates.id.map((_, i) => [sign(x) * x.value(i), sign(y) * y.value(i), i]).filter(([a, b]) => !isNaN(a + b)).sort((a, b) => a[0] - b[0] || a[1] - b[1]);
   let best = Infinity;
   return points.filter(([, b]) => (b < best ? ((best = b), true) : false)).map(([, , i]) => i);
 }
@@ -151,12 +151,12 @@ function drawFront() {
   const value = (objective, i) => objective.value(i) * (objective.energy ? unit[1] : 1);
   const label = (objective) => (objective.energy ? `${objective.label} (${unit[0]}, counted, ${convention().name})` : objective.label);
   const values = data.candidates.id.map((_, i) => [value(x, i), value(y, i)]);
-  const axis = (objective, k) => ({ label: label(objective), log: objective.log, range: range(values.map((v) => v[k])) });
+  const axis = (objective, k) => ({ label: label(objective), log: objective.log, range: range(values.map((v) => v[k]).filter((v) => !isNaN(v))) });
   const { root, X, Y } = chart($("#front"), { x: axis(x, 0), y: axis(y, 1), title: "All candidates and the Pareto front", height: 430 });
   const at = (i) => [X(values[i][0]), Y(values[i][1])];
   const isOn = new Set(on);
   values.forEach((_, i) => {
-    if (isOn.has(i)) return;
+    if (isOn.has(i) || values[i].some(isNaN)) return;
     const [cx, cy] = at(i);
     root.append(svg("circle", { class: "dot", cx, cy, r: 3, "data-id": data.candidates.id[i], onclick: () => choose(i),
       onmousemove: (e) => tip(e, description(i)), onmouseleave: () => tip() }));
@@ -277,7 +277,7 @@ function bars(target, rows, names) {
   const h = 30, root = svg("svg", { viewBox: `0 0 460 ${h * rows.length + 22}`, role: "img", "aria-label": names.join(" and ") });
   rows.forEach((row, k) => {
     root.append(svg("text", { x: 190, y: h * k + 16, "text-anchor": "end" }, row.name));
-    row.values.forEach((v, j) => root.append(svg("rect", { class: j ? "bar second" : "bar", x: 198, y: h * k + 3 + 11 * j, width: Math.max(0.5, 250 * v), height: 10 }, svg("title", {}, `${row.name}, ${names[j]}: ${percent(v)}`))));
+    row.values.forEach((v, j) => root.append(svg("rect", { class: j ? "bar second" : "bar", x: 198, y: h * k + 3 + 11 * j, width: Math.max(0.5, 250 * v), height: 10 }, svg("title", {}, `${row.name}, ${names[j]}: ${row.texts[j]}`))));
   });
   names.forEach((name, j) => root.append(svg("rect", { class: j ? "bar second" : "bar", x: 198 + 110 * j, y: h * rows.length + 8, width: 10, height: 10 }),
     svg("text", { x: 212 + 110 * j, y: h * rows.length + 17 }, name)));
@@ -285,7 +285,10 @@ function bars(target, rows, names) {
 }
 
 function drawRest() {
-  bars($("#genes"), data.importance.map((row) => ({ name: row.gene, values: [row.accuracy, row.energy] })), ["accuracy", "log energy"]);
+  const rows = data.importance, most = Math.max(1, ...rows.flatMap((row) => [row.accuracy, row.energy]));
+  bars($("#genes"), rows.map((row) => ({ name: row.gene, values: [row.accuracy / most, row.energy / most].map((v) => Math.max(0, v)), texts: [row.accuracy, row.energy].map((v) => v.toFixed(3)) })), ["accuracy", "log energy"]);
+  $("#genes-note").textContent = rows.length ? "Decrease of R² of a forest that predicts a candidate from its genes, when the values of one gene are shuffled (permutation importance). " +
+    `R² without shuffling: accuracy ${rows[0].accuracy_r2.toFixed(2)}, log energy ${rows[0].energy_r2.toFixed(2)}; near 0, nothing can be read from the bars. A search does not draw its candidates at random, so read it as a description.` : "Too few candidates.";
   lines($("#training"), data.trainings.map((t) => ({ name: t.network, points: t.steps.map((s, k) => [s, t.loss[k]]) })), { x: { label: "step" }, y: { label: "training loss" }, title: "Training curves" });
   if (!data.retrained.length) $("#retrained").replaceChildren(html("p", { class: "note" }, "Nothing was retrained yet."));
   else table($("#retrained"), ["network", "weights", "test accuracy", "energy", "seeds"], data.retrained.map((r) => [r.architecture_id, r.way, percent(r.test_accuracy_mean) + (r.test_accuracy_deviation === null ? "" : ` ± ${(100 * r.test_accuracy_deviation).toFixed(2)}`), joules(r.energy_mj_mean), r.seeds]));
@@ -303,11 +306,12 @@ function show(loaded) {
   data = loaded;
   $("h1").textContent = data.title;
   $("#subtitle").textContent = data.subtitle;
+  for (const own of data.objectives.own) OBJECTIVES[own.name] = { ...own, value: (i) => data.objectives.own.find((o) => o.name === own.name).values[i] ?? NaN };
   if (first) {
     fill($("#convention"), data.conventions.map((c) => [c.name, c.name]), data.convention);
     fill($("#costs"), [["", "of the convention"], ...data.costs.map((c) => [c.name, `${c.name}: ${c.pj_per_mac} and ${c.pj_per_ac} pJ`])], "");
     const names = Object.keys(OBJECTIVES).map((name) => [name, OBJECTIVES[name].label]);
-    fill($("#x"), names, "energy"); fill($("#y"), names, "accuracy");
+    fill($("#x"), names, data.objectives.x); fill($("#y"), names, data.objectives.y);
     for (const select of document.querySelectorAll("select")) select.addEventListener("change", redraw);
   }
   const kept = data.candidates.id.indexOf(id === null ? data.selected : id), on = front(OBJECTIVES.energy, OBJECTIVES.accuracy);

@@ -1,4 +1,4 @@
-"""The data of the HTML report: thinning, importance of genes, and the page around it."""
+"""The data of the HTML report: thinning, and the page around it."""
 
 from __future__ import annotations
 
@@ -7,26 +7,8 @@ import gzip
 import json
 import re
 
-import pytest
-
-from autospike.report.html.data import _gene, _kept, correlation_ratio
+from autospike.report.html.data import _kept
 from autospike.report.html.page import live_page, page
-
-
-def test_correlation_ratio_by_hand() -> None:
-    """Groups a: 1, 3 and b: 5, 7. Mean 4, between 2 * 4 + 2 * 4 = 16, total 9 + 1 + 1 + 9 = 20."""
-    assert correlation_ratio(["a", "a", "b", "b"], [1.0, 3.0, 5.0, 7.0]) == pytest.approx(0.8)
-
-
-@pytest.mark.parametrize(("values", "expected"), [([1.0, 1.0, 2.0, 2.0], 1.0), ([1.0, 2.0, 1.0, 2.0], 0.0), ([3.0] * 4, 0.0)])
-def test_extremes_of_the_correlation_ratio(values: list[float], expected: float) -> None:
-    assert correlation_ratio(["a", "a", "b", "b"], values) == pytest.approx(expected)
-
-
-def test_names_of_genes_count_from_one() -> None:
-    assert _gene(("stages", 0, "blocks", 2, "neuron", "tau")) == "stage 1 block 3 neuron.tau"
-    assert _gene(("stages", 1, "embed_dim")) == "stage 2 embed_dim"
-    assert _gene(("time_steps",)) == "time_steps"
 
 
 def test_thinning_keeps_the_front() -> None:
