@@ -6,7 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import pandas as pd
@@ -22,7 +22,7 @@ from autospike.report.figures import Curve, Point
 from autospike.report.html.data import page_data
 from autospike.report.html.page import page
 from autospike.report.importance import importance
-from autospike.report.measured_networks import reference_curve, single
+from autospike.report.measured_networks import point_of, reference_curve, single
 from autospike.run_directory import RunDirectory
 from autospike.searching.archive import Archive
 from autospike.searching.archived_row import scores_without_a_group
@@ -55,6 +55,9 @@ def plot(run: RunDirectory, convention: Convention | None = None, out: Path | No
         note(f"plot: {report.damage}")
     on_front = int(report.candidates["on_front"].sum())
     note(f"plot: {len(report.candidates)} candidates, {on_front} on the front under `{report.convention}`; see {report.folder}")
+
+
+Found = TypeVar("Found")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -178,12 +181,26 @@ def _selected(
     without = scores_without_a_group(row["score"])
     interval = jackknife_interval(accuracy, without) if without else wilson_interval(round(accuracy * images), images)
     point = Point(accuracy=accuracy, interval=interval, energy_mj=float(row["energy_mj"]))
-    inherited = Curve(label=label, kind="exported", points=(point,))
-    path = run.retrain / str(row["id"]) / "fine-tuned" / "seed-0" / "measurement.json"
-    if not path.exists():
-        return [inherited]
-    fine_tuned = _measured(path, lambda found: single(found, convention, "search", label="the same, fine-tuned", kind="fine-tuned"))
-    return [inherited, fine_tuned]
+    paths = {path.parents[2].name: path for path in run.retrain.glob("*/fine-tuned/seed-0/measurement.json")}
+    tuned = {name: _measured(path, lambda found: point_of(found, convention, "search")) for name, path in paths.items()}
+    mine, known = tuned.pop(str(row["id"]), None), set(archived["id"])
+    others = sorted((found for name, found in tuned.items() if name in known), key=lambda found: found.energy_mj)
+    rest = [Curve(label="other subnets, fine-tuned", kind="fine-tuned", points=tuple(others))] if others else []
+    if mine is None:
+        return [Curve(label=label, kind="exported", points=(point,)), *rest]
+    if _exported_weights(run) == "fine-tuned":
+        chosen, same, name = mine, point, "the same, inherited weights"
+    else:
+        chosen, same, name = point, mine, "the same, fine-tuned"
+    return [Curve(label=label, kind="exported", points=(chosen,)), Curve(label=name, kind="fine-tuned", points=(same,)), *rest]
+
+
+def _exported_weights(run: RunDirectory) -> str | None:
+    """Where the weights of the subnet in RUN/export come from; None if there is none, or its report is damaged."""
+    try:
+        return str(files.read_json(run.export / "report.json")["weights"])
+    except (UserError, KeyError, TypeError):
+        return None
 
 
 def _exported_id(run: RunDirectory, protocol_id: str) -> str | None:
@@ -224,8 +241,8 @@ def _reference(run: RunDirectory, convention: Convention) -> list[Curve]:
     return [_measured(path, lambda found: reference_curve(found, convention, "search"))]
 
 
-def _measured(path: Path, curve: Callable[[Any], Curve]) -> Curve:
-    """Read a measurement and convert it to a curve."""
+def _measured(path: Path, curve: Callable[[Any], Found]) -> Found:
+    """Read a measurement and convert it."""
     try:
         return curve(files.read_json(path))
     except (AttributeError, KeyError, TypeError, ValueError) as error:

@@ -16,6 +16,8 @@ from typing import Any
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
+from torch.distributed.distributed_c10d import PrefixStore
+from torch.distributed.rendezvous import rendezvous
 from torch.nn.parallel import DistributedDataParallel
 
 from autospike.data.rank_slice import RankSlice
@@ -86,8 +88,8 @@ class Ranks:
         if device.type == "cuda":
             torch.cuda.set_device(device)
         # torchrun may keep its store when it restarts the ranks: the addresses of the ended ones must not be found again.
-        store, rank, size = next(dist.rendezvous("env://"))
-        store = dist.PrefixStore(f"attempt {os.environ.get('TORCHELASTIC_RESTART_COUNT', 0)}", store)
+        store, rank, size = next(rendezvous("env://"))
+        store = PrefixStore(f"attempt {os.environ.get('TORCHELASTIC_RESTART_COUNT', 0)}", store)
         backend = "nccl" if device.type == "cuda" else "gloo"
         dist.init_process_group(backend, store=store, rank=rank, world_size=size)
         try:

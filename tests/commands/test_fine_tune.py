@@ -15,6 +15,8 @@ from cli_runner import autospike
 from scipy.stats import binomtest
 
 from autospike.cli import app
+from autospike.commands.plot import SearchReport
+from autospike.run_directory import RunDirectory
 
 
 def call(*args: object) -> None:
@@ -89,6 +91,22 @@ def test_the_cheapest_finalist_within_noise_is_exported(folder: str, request: py
     assert others == {row[:2] for row in rows if row[1] != chosen[1]}
     names = pd.read_csv(run / "report" / "comparison.csv")["name"].tolist()
     assert names.count("finalist (fine-tuned)") + names.count("finalist (inherited)") == len(others)
+
+
+def test_the_figure_has_the_exported_point_and_every_fine_tuned_one(finalists: Path) -> None:
+    run = RunDirectory.resume(finalists)
+    curves = {curve.label: curve for curve in SearchReport.of(run, run.experiment.search.energy_convention).curves}
+    found = report(finalists)
+    (exported,) = curves["exported subnet"].points
+    assert exported.accuracy == found["search_accuracy"]
+    tuned = [
+        point.accuracy
+        for name, curve in curves.items()
+        for point in curve.points
+        if name.endswith("fine-tuned") or (name == "exported subnet" and found["weights"] == "fine-tuned")
+    ]
+    measured = [json.loads(path.read_text()) for path in (finalists / "retrain").rglob("measurement.json")]
+    assert sorted(tuned) == sorted(each["search_accuracy"] for each in measured)
 
 
 def test_masks_of_the_report_agree_with_its_accuracies(run: Path) -> None:

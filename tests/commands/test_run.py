@@ -303,6 +303,7 @@ def test_a_run_on_a_folder_of_images(tmp_path: Path, capsys: pytest.CaptureFixtu
     assert config["pretrained_cfg"]["input_size"] == [1, 16, 16]  # the digits are grey
 
 
+@pytest.mark.slow
 def test_equal_seeds_give_equal_fronts(run: Path, tmp_path: Path, tiny_experiment: Path) -> None:
     call("run", tiny_experiment, "--run", tmp_path)
     assert (tmp_path / "report" / "candidates.csv").read_text() == (run / "report" / "candidates.csv").read_text()
@@ -325,7 +326,7 @@ def test_a_finished_run_repeats_no_work(run: Path, tiny_experiment: Path) -> Non
     assert new["search finished"]["measured_now"] == 0
 
 
-@pytest.mark.parametrize("generations", [0, 1])
+@pytest.mark.parametrize("generations", [pytest.param(0, marks=pytest.mark.slow), 1])
 def test_a_killed_search_resumes_to_the_same_front(run: Path, tmp_path: Path, generations: int) -> None:
     """Archived generations are not measured again; the generation in progress is lost."""
     folder = tmp_path / "run"

@@ -273,6 +273,7 @@ def small_spiking_model(shortcut: str) -> SpikingModel:
     return small(shortcut, attention, gates, Block(token_mixer="sepconv", channel_mixer="conv", mlp_ratio=1, neuron=neuron))
 
 
+@pytest.mark.slow
 @few_examples
 @given(st.lists(st.integers(1, 4), min_size=1, max_size=4), st.integers(0, 99), st.sampled_from(["membrane", "sew"]))
 def test_counts_are_bit_identical_for_any_batch_size_and_order(sizes: list[int], seed: int, shortcut: str) -> None:

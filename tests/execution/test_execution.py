@@ -270,6 +270,7 @@ class WorkersContract(ExecutorContract):
         assert measured(WithChangedJobs(executor, lambda job: KillOnce(job, 10, marker)), population) == expected
         assert marker.exists()
 
+    @pytest.mark.slow
     def test_workers_run_concurrently(self, executor: Executor) -> None:
         """After all have created their state, which includes importing torch on a machine that may be busy."""
         assert within(180, lambda: len({pid for _, pid in executor.run(Pid(), SHARDS)} - {os.getpid()}) == 2)

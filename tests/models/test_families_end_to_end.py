@@ -44,7 +44,7 @@ def short_settings(*more: str) -> list[str]:
 @pytest.mark.parametrize(
     "name",
     [
-        "digits_meta_spikeformer",
+        pytest.param("digits_meta_spikeformer", marks=pytest.mark.slow),
         pytest.param("digits_spike_driven", marks=pytest.mark.slow),
         pytest.param("digits_qkformer", marks=pytest.mark.slow),
     ],

@@ -48,7 +48,9 @@ TRACERS: dict[str, Callable[[nn.Module, Tensor], Callable[[Tensor], Tensor]]] = 
 
 
 @pytest.mark.filterwarnings("ignore:`torch.jit", "ignore::torch.jit.TracerWarning")
-@pytest.mark.parametrize("tracer", [pytest.param(name, marks=[pytest.mark.slow] if "strict" in name else []) for name in TRACERS])
+@pytest.mark.parametrize(
+    "tracer", [pytest.param(name, marks=[pytest.mark.slow] if "compile" in name or "export" in name else []) for name in TRACERS]
+)
 @torch.no_grad()
 def test_traced_models_have_the_same_logits(model: SpikingModel, tracer: str) -> None:
     """The images differ from those of the tracing."""

@@ -718,6 +718,7 @@ def energies_of(evaluations: list[Evaluation], convention: str) -> Any:
     return pytest.approx([by_hand(e.measurement.architecture)[convention] for e in evaluations], rel=1e-12)
 
 
+@pytest.mark.slow
 def test_another_convention_has_its_own_folder(run: RunDirectory) -> None:
     """The report under the convention of the search and the archive do not change."""
     searched(run)
@@ -759,6 +760,7 @@ def test_another_name_of_the_convention_of_the_search_gives_the_same_report(run:
     assert found.candidates["energy_mj"].tolist() == energies_of(evaluations, "exact")
 
 
+@pytest.mark.slow
 def test_plot_uses_the_convention_of_the_search(run: RunDirectory) -> None:
     evaluations = searched(run)
     changed = RunDirectory.resume(run.folder, ["search.convention=binary-only"])
@@ -768,6 +770,7 @@ def test_plot_uses_the_convention_of_the_search(run: RunDirectory) -> None:
     assert table_of(run.report / "exact")["energy_mj"].tolist() == energies_of(evaluations, "exact")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("convention", ["exact", "binary-only"])
 def test_the_reference_network_is_scored_under_the_same_convention(run: RunDirectory, convention: str, tmp_path: Path) -> None:
     """Its energy is computed from the counts in its measurement, and drawn: equal figures have equal files."""

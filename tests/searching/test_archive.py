@@ -595,7 +595,7 @@ print(len(archive.all()), archive.proposals())
 """
 
 
-@pytest.mark.parametrize("killed", [False, True], ids=["closed", "killed"])
+@pytest.mark.parametrize("killed", [False, pytest.param(True, marks=pytest.mark.slow)], ids=["closed", "killed"])
 def test_an_archive_that_may_not_be_written_can_be_read(path: Path, tmp_path: Path, killed: bool) -> None:
     """A killed search leaves committed rows in the write-ahead log."""
     filled(path, 5)

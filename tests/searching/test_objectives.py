@@ -68,6 +68,7 @@ def hypervolume_of(algorithm: str) -> float:
     return float(moocore.hypervolume(np.array(rows) / (1, largest, 1), ref=(1.0, 1.0, 1.0)))
 
 
+@pytest.mark.slow
 def test_nsga3_is_better_than_random_search_with_three_objectives() -> None:
     assert hypervolume_of("nsga3") > hypervolume_of("random")
 

@@ -613,11 +613,13 @@ def hypervolumes_and_best_fitness(algorithm: str) -> tuple[list[float], list[flo
     return [fraction(evaluations) for evaluations in runs], [max(e.f_aeb for e in evaluations) for evaluations in runs]
 
 
+@pytest.mark.slow
 def test_nsga2_finds_a_larger_hypervolume_than_random_search() -> None:
     found, random_search = hypervolumes_and_best_fitness("nsga2")[0], hypervolumes_and_best_fitness("random")[0]
     assert mean(found) > mean(random_search) + 0.03
 
 
+@pytest.mark.slow
 def test_aeb_finds_a_better_fitness_than_random_search() -> None:
     found, random_search = hypervolumes_and_best_fitness("aeb")[1], hypervolumes_and_best_fitness("random")[1]
     assert mean(found) > mean(random_search) * 1.05
@@ -711,11 +713,13 @@ def switches_of_children(**changed: object) -> list[list[int]]:
     return found
 
 
+@pytest.mark.slow
 def test_nsga2_uses_the_configured_crossover() -> None:
     assert max(map(len, switches_of_children(crossover="one-point"))) == 1
     assert max(map(len, switches_of_children(crossover="uniform"))) > 1
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("late_point", "last"), [(1.0, 1 / 6), (100.0, 64 / 126)])
 def test_nsga2_uses_the_configured_late_point(late_point: float, last: float) -> None:
     # The last point is 64 times as likely as the first, so each is twice as likely as the one before it. About 280 children have

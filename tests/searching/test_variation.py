@@ -268,6 +268,7 @@ def test_all_crossover_points_are_equally_likely() -> None:
     assert {c.stages for c in children} == {(end,) for end in ends}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("late_point", [1.0, 2.0, 100.0])
 def test_late_point_is_the_ratio_of_the_probabilities_of_successive_points(late_point: float) -> None:
     # 1600 children: five standard deviations of a frequency are at most 0.063. The ratio is limited to 64 ** (1 / 3) = 4.
@@ -297,6 +298,7 @@ def has_alternatives(path: str) -> bool:
     return path in GLOBAL_GENES or path.split(".", 4)[-1] in BLOCK_GENES
 
 
+@pytest.mark.slow
 def test_mutation_probabilities_after_the_point() -> None:
     # 2000 children. A quarter have the embedding as point; 0.4 of these mutate its width. 0.2 of all mutate the last block's heads.
     rng, parent = random.Random(0), TWO_VALUES.smallest()
@@ -488,6 +490,7 @@ def test_parents_are_not_changed() -> None:
     assert (mother.to_json(), father.to_json()) == before
 
 
+@pytest.mark.slow
 def test_early_points_of_a_deep_network_have_a_minimum_probability() -> None:
     # Thirteen positions, the last 64 times as likely as the first: a ratio of 64 ** (1 / 12), 1.1 percent for the first two.
     stage = {"embed_dim": [8, 16], "depth": 12, "block": {"num_heads": [1, 2]}}
