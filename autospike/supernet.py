@@ -14,7 +14,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from functools import lru_cache
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -74,19 +74,23 @@ class Supernet(nn.Module):
                 elif not _fits(parameter.shape, held[name].shape):
                     raise ValueError(f"{name}: no architecture of the space has this parameter at its largest in every dimension")
 
-    def forward(self, x: Tensor, architectures: Sequence[Architecture], at: Sequence[int] = ()) -> list[Logits]:
+    def forward(
+        self, x: Tensor, architectures: Sequence[Architecture], at: Sequence[int] = (), targets: Any = None
+    ) -> list[Logits]:
         """Run several subnets on one batch, each normalising by the statistics of the batch.
 
         Args:
             x: Images `[B, C, H, W]`, or event frames `[T, B, C, H, W]`.
             architectures: The subnets.
             at: Values of T. If given, each subnet runs for the largest of them instead of its own T.
+            targets: Of the batch, for detectors only, which compute their losses.
 
         Returns:
-            For each architecture the logits `[B, num_classes]`, or `[len(at), B, num_classes]` if `at` is given; a pair of them if
-            the architecture has two heads.
+            For each architecture the losses of a detector, or the logits: `[B, num_classes]`, or `[len(at), B, num_classes]` if
+            `at` is given; a pair of them if the architecture has two heads.
         """
-        return [functional_call(self._template(architecture), self.view(architecture), (x, at)) for architecture in architectures]
+        args = (x, at) if targets is None else (x, at, targets)
+        return [functional_call(self._template(architecture), self.view(architecture), args) for architecture in architectures]
 
     def synchronise(self) -> None:
         """Normalise by the statistics of the batches of all ranks from now on. All ranks must then call `forward` alike."""

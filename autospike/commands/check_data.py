@@ -16,7 +16,7 @@ from autospike.data import overview
 from autospike.data.batches import Batch, FixedBatches
 from autospike.data.images import Images, load_images
 from autospike.data.inspection import Inspection, Reading, inspect
-from autospike.data.picture import draw_batch
+from autospike.data.picture import draw_batch, draw_targets
 from autospike.data.pixels import printable
 from autospike.errors import UserError
 from autospike.training.setup import preparation_of
@@ -39,7 +39,8 @@ def check_data(experiment: Experiment, picture: Path) -> None:
     with working("reading every sample"):
         found = inspect(images, experiment.data)
     note(overview.summary(images, experiment.data.image_size))
-    _show_classes(images, found)
+    if not images.is_dense:
+        _show_classes(images, found)
     _show_samples(found)
     for number, problem in enumerate(found.problems, start=1):
         print(f"{number}. {problem.what}: {problem.consequence}")
@@ -101,9 +102,12 @@ def _high(reading: Reading) -> float:
 def _treatment(experiment: Experiment, images: Images) -> list[str]:
     """What the experiment does with every sample."""
     size = experiment.data.image_size
-    lines = [
-        f"every sample: the shorter side is resized to {size} pixels, then cropped to {size}x{size}; {images.channels} channels"
-    ]
+    fitted = (
+        "longer side is resized to {size} pixels, then padded"
+        if images.is_dense
+        else "shorter side is resized to {size} pixels, then cropped"
+    )
+    lines = [f"every sample: the {fitted.format(size=size)} to {size}x{size}; {images.channels} channels"]
     if images.time_steps is None:
         preparation = preparation_of(experiment)
         mean, std = (", ".join(f"{value:g}" for value in values) for values in (preparation.mean, preparation.std))
@@ -129,6 +133,11 @@ def _draw(experiment: Experiment, images: Images, found: Inspection, path: Path)
     subset = replace(split, indices=tuple(split.indices[p] for p in chosen), labels=tuple(split.labels[p] for p in chosen))
     batches = FixedBatches(split=subset, channels=images.channels, image_size=experiment.data.image_size)
     batch = batches.batch((0, len(chosen)))
+    if images.is_dense:
+        with files.replacing(path) as temporary:
+            draw_targets(batch).save(temporary, format="PNG")
+        note(f"{path}: {len(chosen)} training samples with their targets")
+        return
     labelled = Batch(images=batch.images, targets=torch.eye(len(images.classes))[batch.targets])
     with files.replacing(path) as temporary:
         draw_batch(labelled, images.classes, smoothing=0.0).save(temporary, format="PNG")

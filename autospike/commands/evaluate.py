@@ -74,6 +74,8 @@ def evaluate(request: EvaluationRequest) -> dict[str, Any]:
     out = request.out or folder / "evaluation"
     check_writable(out)
     exported = read_calibrated(folder)
+    if exported.model.architecture.decoder is not None:
+        raise UserError(f"{request.model}: evaluate measures classifiers; measure a network with a decoder with: autospike verify")
     images = open_images(request.data, image_size=exported.input_spec.image_size)
     channels = exported.input_spec.channels
     if (channels not in (1, 3)) if images.time_steps is None else (channels != images.channels):

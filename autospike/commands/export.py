@@ -34,7 +34,7 @@ from autospike.searching.archive import Archive
 from autospike.searching.selection import pick_finalists
 from autospike.space.architecture import Architecture, digest
 from autospike.space.search_space import SearchSpace
-from autospike.tasks.pictures import draw_segmentation
+from autospike.tasks.pictures import draw_predictions
 from autospike.training.rivals import trained_rival
 from autospike.training.setup import Setup, load_trained_supernet
 
@@ -169,7 +169,7 @@ def _write_and_measure(
 
 def _draw_predictions(model: SpikingModel, test: FixedBatches, out: Path) -> None:
     """Write a picture of the predictions on the first images of the test split."""
-    picture = draw_segmentation(model, test.batch((0, min(PICTURED, len(test)))))
+    picture = draw_predictions(model, test.batch((0, min(PICTURED, len(test)))))
     with files.replacing(out / "predictions.png") as temporary:
         picture.save(temporary, format="PNG")
 

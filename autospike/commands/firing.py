@@ -36,6 +36,9 @@ def firing(model: Path, data: str | None, *, split: SplitName = "search", images
     """
     folder = model / "export" if (model / "export" / "architecture.json").exists() else model
     exported, target = read_model(folder), out or folder / "firing"
+    decoder = exported.model.architecture.decoder
+    if decoder is not None and decoder.kind == "mask-rcnn":
+        raise UserError(f"{folder}: firing has no tables of detectors, whose images have different numbers of regions")
     source = data or _run_of(folder)
     files.check_writable(target, "--out")
     batches = _batches(exported, source, split, images)

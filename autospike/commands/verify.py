@@ -18,6 +18,7 @@ from autospike.errors import UserError
 from autospike.evaluation.single import measure_stepwise
 from autospike.exporting.formats import FORMATS, MANIFEST, Comparison, read_manifest, read_probes, versions
 from autospike.model_folder import ExportedModel, read_model
+from autospike.models.decoders import as_tensor
 from autospike.report.record import record
 from autospike.space.architecture import Architecture
 
@@ -97,7 +98,7 @@ def _model(folder: Path, manifest: dict[str, Any]) -> Iterator[Check]:
         return
     yield Check(what="architecture", result="equal" if len(ids) == 1 else "different", detail=", ".join(sorted(ids)))
     with torch.no_grad():
-        found = exported.model(images)
+        found = as_tensor(exported.model(images))
     yield _compared("logits of the model", Comparison.of(found, stored["exact"]))
     for name, entry in manifest["formats"].items():
         what = f"logits of {name}"

@@ -64,8 +64,8 @@ def _check_execution(experiment: Experiment) -> None:
 
 
 # The task of a decoder, and the data with targets of each task other than classification.
-TASK_OF_DECODER = {"semantic-fpn": "segmentation"}
-DATA_OF_TASK = {"segmentation": ("scenes", "ade20k", "voc")}
+TASK_OF_DECODER = {"semantic-fpn": "segmentation", "mask-rcnn": "detection"}
+DATA_OF_TASK = {"segmentation": ("scenes", "ade20k", "voc"), "detection": ("scene_objects", "coco")}
 
 
 def _check_task(experiment: Experiment, space: SearchSpace, baseline: Architecture) -> None:
@@ -86,6 +86,10 @@ def _check_task(experiment: Experiment, space: SearchSpace, baseline: Architectu
         return
     if experiment.training.targets == "in-place":
         raise UserError("training.targets: in-place is only for classification; set it to labels")
+    if task == "detection" and experiment.training.augmentation.category_max_ratio != 1:
+        raise UserError("training.augmentation.category_max_ratio: only for segmentation; leave it out")
+    if experiment.training.loss == "tet":
+        raise UserError(f"training.loss: tet is only for classification, but task is {task}; set it to final or anytime")
     if experiment.evaluation.racing:
         raise UserError(f"evaluation.racing: compares accuracies of images, which {task} has none of; set it to 0")
 

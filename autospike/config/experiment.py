@@ -60,8 +60,9 @@ class Experiment(Section):
     An experiment file may give the name of a published architecture instead (`autospike.space.published`). With `none` no reference
     network is trained, and results are compared with nothing.
     """
-    task: Literal["classification", "segmentation"] = "classification"
-    """What networks are trained for. Segmentation needs a search space with a `decoder` and data with masks (docs/tasks.md)."""
+    task: Literal["classification", "segmentation", "detection"] = "classification"
+    """What networks are trained for. Segmentation and detection need a search space with a `decoder`, and data with masks or
+    objects (docs/tasks.md)."""
     data: DataConfig
     """Data source and its splits."""
     training: TrainingConfig

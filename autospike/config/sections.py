@@ -28,9 +28,11 @@ MAX_PROCESSES = 1024  # or threads
 DATASETS = "datasets"
 # Data sets of recordings that are integrated to frames, or rendered as frames.
 RECORDED = ("events", "cifar10_dvs", "dvs_gesture", "har_dvs", "har_dvs_images", "n_caltech101", "n_mnist")
+# Data sets with masks, and with objects.
+DENSE = ("scenes", "ade20k", "voc", "scene_objects", "coco")
 DATA_NAMES = (
     *("digits", "glyphs", "motion", "folder", "metadata", "parquet", "tars", "cifar10", "cifar100"),
-    *(*RECORDED, "scenes", "ade20k", "voc", DATASETS),
+    *(*RECORDED, *DENSE, DATASETS),
 )
 MAX_PATH = 4096  # characters, PATH_MAX of Linux
 # Folders of Linux whose files are not stored anywhere; reading some of them has no end. /dev/shm may hold data.
@@ -127,7 +129,8 @@ class DataConfig(Section):
     contain them; `har_dvs_images` are the rendered grey frames of HAR-DVS (docs/events.md).
 
     For segmentation (docs/tasks.md): `scenes` are 3,600 embedded drawings of 48x48 pixels, `ade20k` is a folder in the format of
-    ADE20K, `voc` one of PASCAL VOC. Their images are resized so that the longer side is `image_size`, and padded to a square.
+    ADE20K, `voc` one of PASCAL VOC. For detection: `scene_objects` are the scenes with boxes and masks of their shapes, `coco` is a
+    folder in the format of COCO. All their images are resized so that the longer side is `image_size`, and padded to a square.
 
     `package.module:function` is the import path of a function that is called with this section and returns the
     `torch.utils.data.Dataset`s of the splits: a dict with `train`, `test` and optionally `search` (`autospike.data.datasets`).
@@ -206,8 +209,8 @@ class AugmentationConfig(Section):
     """Augmentation of training images with timm, of event frames, and of images with their masks.
 
     The defaults disable every augmentation. `color_jitter` and `auto_augment` do not apply to events; `event_policy`, `roll` and
-    `event_drop` apply to events only. For segmentation, `resize`, `category_max_ratio`, `flip` and `color_jitter` (brightness,
-    contrast and saturation) apply.
+    `event_drop` apply to events only. For segmentation and detection, `resize`, `category_max_ratio` (only for segmentation),
+    `flip` and `color_jitter` (brightness, contrast and saturation) apply.
     """
 
     min_scale: Annotated[float, Field(gt=0, le=1, allow_inf_nan=False)] = 1.0
@@ -235,7 +238,7 @@ class AugmentationConfig(Section):
     event_drop: Fraction = 0.0
     """Probability of EventDrop (Gu et al., IJCAI 2021): nothing, a time, an area or random events are removed."""
     resize: tuple[ResizeFactor, ResizeFactor] = (1.0, 1.0)
-    """Segmentation: range of the random factor by which an image is resized before a part of `image_size` is taken."""
+    """Segmentation, detection: range of the random factor by which an image is resized before a part of `image_size` is taken."""
     category_max_ratio: Annotated[float, Field(gt=0, le=1, allow_inf_nan=False)] = 1.0
     """Segmentation: largest share of one class in the part of an image that is taken, in up to ten attempts; 1 for any."""
 
@@ -319,7 +322,7 @@ class TrainingConfig(Section):
     schedule: Literal["cosine", "poly"] = "cosine"
     """Decay of the learning rate after warm-up: half a cosine, or a straight line (`poly` of power 1, as for segmentation)."""
     head_learning_rate: LearningRate = 1.0
-    """Factor on the learning rate of the decoder of a dense task; published segmentation networks have 2."""
+    """Factor on the learning rate of the decoder of a dense task; published segmentation networks have 2, detectors 1."""
     min_learning_rate: Annotated[float, Field(ge=0, le=1000, allow_inf_nan=False)] = 1e-5
     """Learning rate at the start of the warm-up and at the end of the schedule; at most `learning_rate`."""
     weight_decay: Strength = 0.06

@@ -66,6 +66,8 @@ class OperationAccumulator:
         operands: The inputs that may drive it; none if it reads real values.
         form: Whether it is counted always, or only if linear layers are taken as separate or as fused.
         reads: What enters: the stream, a still image, or a mean.
+        regions: Number of regions so far that the operation read; None for an operation that reads one input for each image.
+            `macs`, and `elements` of the operands, are then those of a region.
     """
 
     layer: str
@@ -74,9 +76,12 @@ class OperationAccumulator:
     operands: Sequence[OperandAccumulator] = ()
     form: Form = "always"
     reads: Reads = "stream"
+    regions: int | None = None
 
     def add(self, other: OperationAccumulator) -> None:
         """Add the totals of another batch in place."""
+        if self.regions is not None and other.regions is not None:
+            self.regions += other.regions
         for own, new in zip(self.operands, other.operands, strict=True):
             own.add(new)
 
@@ -89,4 +94,5 @@ class OperationAccumulator:
             operands=tuple(operand.total() for operand in self.operands),
             form=self.form,
             reads=self.reads,
+            regions=self.regions,
         )

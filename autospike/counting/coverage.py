@@ -35,6 +35,7 @@ from autospike.counting.operator_rules import (
 from autospike.counting.provenance import unit_of
 from autospike.nn.max_pool import TimewiseMaxPool
 from autospike.nn.neuron import LIF
+from autospike.nn.regions import Uncounted
 
 # The neuron classes of spikingjelly have no common base class.
 NEURON_LAYERS: tuple[type[nn.Module], ...] = (
@@ -43,6 +44,7 @@ NEURON_LAYERS: tuple[type[nn.Module], ...] = (
 )
 NEURONS = "neurons"
 NORMALISATION = "normalisation, which folds into weights"
+BOXES = "arithmetic on boxes, and interpolation of features"
 # Inside neurons of other code, element-wise operators are free. These are not: products with weights, and statistics of the input.
 COUNTED_IN_NEURONS = frozenset(
     [
@@ -118,7 +120,7 @@ class _ModuleInfo:
         """Describe a module; normalisation with statistics of its input does not fold and is not free."""
         is_neurons = isinstance(module, (*NEURON_LAYERS, *neurons))
         folds = isinstance(module, _BatchNorm) and not _normalises_by_input(module)
-        free = NEURONS if is_neurons else NORMALISATION if folds else None
+        free = NEURONS if is_neurons else NORMALISATION if folds else BOXES if isinstance(module, Uncounted) else None
         return cls(
             name=name,
             kind=type(module).__name__,

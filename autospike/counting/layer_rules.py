@@ -10,6 +10,8 @@ one `OperationAccumulator` for each operation, with these accumulations:
     sum           one for each spike that is summed
     gate          one for each spike that meets a gate, whether it passes or not
 
+Layers of a detector read regions, of which images have different numbers. Their counts are those of all regions of an image.
+
 Neurons are free, also those that a layer runs itself. RepConv and SepConv train as several linear layers and may run fused as one.
 They are counted in both forms, and an energy convention chooses one. In the separate form only the first layer reads spikes and the
 others multiply; in the fused form the one dense kernel reads spikes.
@@ -21,16 +23,18 @@ import math
 from collections.abc import Callable
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
 from autospike.counting.accumulator import OperandAccumulator, OperationAccumulator
 from autospike.counting.fan_out import fan_out
-from autospike.counting.input_values import InputStatisticsCache
+from autospike.counting.input_values import InputStatistics, InputStatisticsCache
 from autospike.energy.counts import Form
 from autospike.models.contract import MeanHead, SpikingHead
 from autospike.nn.attention import Gate, SumOfSpikes
 from autospike.nn.attention_product import AttentionProduct, Heads
 from autospike.nn.layers import ConvNorm, LinearNorm, RepConv, SeparableConvNorm
+from autospike.nn.regions import RegionConv, RegionLinear, RegionUpsampling
 
 # Arguments of layers that cause no counted operations: the neurons after a layer, the stream that their spikes are added to, and
 # results of other layers.
@@ -125,6 +129,34 @@ def _gate(name: str, inputs: InputStatisticsCache, _module: Gate, *spikes: Tenso
     return [OperationAccumulator(layer=name, macs=elements, time_steps=len(drivers[0]), operands=operands)]
 
 
+def _region_linear(name: str, inputs: InputStatisticsCache, module: RegionLinear, x: Tensor) -> list[OperationAccumulator]:
+    """Rule of a linear layer that reads regions `x` `[T, R, in_features]`."""
+    return [_of_regions(name, inputs, x, macs=module.weight.numel(), reached=module.out_features)]
+
+
+def _region_conv(name: str, inputs: InputStatisticsCache, module: RegionConv, x: Tensor) -> list[OperationAccumulator]:
+    """Rule of a convolution that reads regions `x` `[T, R, H, W, in_channels]`."""
+    reached, macs = conv_fan_out(module.conv, x).to(x.device), _conv_macs(module.conv, x)
+    return [_of_regions(f"{name}.conv", inputs, x, macs=macs, reached=reached)]
+
+
+def _region_upsampling(name: str, inputs: InputStatisticsCache, module: RegionUpsampling, x: Tensor) -> list[OperationAccumulator]:
+    """Rule of a transposed convolution 2x2 of stride 2 that reads regions `x` `[T, R, H, W, C]`: a value reaches 2x2 positions."""
+    reached = 4 * module.out_channels
+    return [_of_regions(name, inputs, x, macs=math.prod(x.shape[2:]) * reached, reached=reached)]
+
+
+def _of_regions(layer: str, inputs: InputStatisticsCache, x: Tensor, *, macs: int, reached: float | Tensor) -> OperationAccumulator:
+    """Count a layer that reads regions `x` `[T, R, ...]`, of which there may be none."""
+    elements, regions, zeros = math.prod(x.shape[2:]), x.shape[1], x.new_zeros((len(x), 1), dtype=torch.float64)
+    if not regions:
+        statistics = InputStatistics(sums=zeros, kinds=zeros[:, 0].long())
+    else:
+        statistics = inputs.per_position(x) if isinstance(reached, Tensor) else inputs.total(x)
+    operand = OperandAccumulator.of(statistics, elements=elements, fan_out=reached)
+    return OperationAccumulator(layer=layer, macs=macs, time_steps=len(x), operands=[operand], regions=regions)
+
+
 def _weighted(
     layer: str, inputs: InputStatisticsCache, x: Tensor, reached: float | Tensor, *, macs: int | None = None, form: Form = "always"
 ) -> OperationAccumulator:
@@ -178,4 +210,7 @@ LAYER_RULES: dict[type[nn.Module], LayerRule] = {
     Gate: _gate,
     SpikingHead: _spiking_head,
     MeanHead: _mean_head,
+    RegionLinear: _region_linear,
+    RegionConv: _region_conv,
+    RegionUpsampling: _region_upsampling,
 }

@@ -18,7 +18,7 @@ from autospike.energy.counts import KINDS, InputKind, LayerCount
 from autospike.energy.operations import Operations
 from autospike.errors import UserError
 from autospike.models.contract import SpikingModel
-from autospike.models.segmentation import SegmentationModel
+from autospike.models.decoders import DecoderModel
 
 
 @torch.no_grad()
@@ -153,7 +153,7 @@ def _count(model: nn.Module, batch: Tensor, layout: BatchLayout, counter: Counte
 
 
 def _run(model: nn.Module, batch: Tensor, time_steps: int) -> None:
-    if isinstance(model, SegmentationModel):
+    if isinstance(model, DecoderModel):
         model(batch, at=[time_steps])
     elif isinstance(model, SpikingModel):
         model.forward_steps(batch, time_steps)

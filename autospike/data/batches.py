@@ -14,6 +14,7 @@ from torch.utils.data import DataLoader, Dataset
 
 from autospike.config import AugmentationConfig
 from autospike.data.images import Split
+from autospike.data.objects import collated
 from autospike.data.preparation import (
     DEFAULT_PREPARATION,
     ImagePreparation,
@@ -37,7 +38,8 @@ class Batch:
     Attributes:
         images: `[B, C, H, W]`, or event frames `[T, B, C, H, W]`, in float32.
         targets: Labels `[B]`, or smoothed and mixed probabilities `[B, num_classes]`. For segmentation classes of pixels
-            `[B, H, W]`, or for measurement a list of masks in their own sizes.
+            `[B, H, W]`, or for measurement a list of masks in their own sizes. For detection
+            `autospike.data.objects.TrainingObjects`, or for measurement a list of `Objects` in the sizes of their images.
     """
 
     images: Tensor
@@ -107,7 +109,10 @@ class TrainingBatches:
         transforms = sample_transforms(self.split, channels=self.channels, image_size=self.image_size, preparation=self.preparation)
         dataset = _AugmentedDataset(self.split, transforms.training(self.augmentation))
         keys = (self.sample_keys(step) for step in range(start, stop))
-        loader: Any = DataLoader(dataset, batch_sampler=keys, num_workers=self.workers, persistent_workers=False)
+        collate = collated if self.split.has_objects else None
+        loader: Any = DataLoader(
+            dataset, batch_sampler=keys, num_workers=self.workers, persistent_workers=False, collate_fn=collate
+        )
         if self.split.target is not None:
             for images, targets in _load(loader):
                 yield Batch(images=images.to(self.device), targets=targets.to(self.device))
@@ -267,7 +272,9 @@ class FixedBatches:
             return [self._target(position) for position in range(*span)]
         return torch.tensor(self.split.labels[slice(*span)], device=self.device)
 
-    def _target(self, position: int) -> Tensor:
+    def _target(self, position: int) -> Any:
+        if self.split.has_objects:
+            return self.split.target_at(position)
         key = ("target", self.split.name, self.split.indices[position])
         target: MmapTensor | None = self.cache.get(key)
         if target is None:

@@ -12,7 +12,9 @@ only. Splits are stratified samples that depend only on the seed, so all command
 | `folder`              | `root/train/CLASS/*`, `root/test/CLASS/*`          | `train`                 | `test`, or else `val`   |
 | `cifar10`, `cifar100` | torchvision's copy under `root`                    | the training images     | as published            |
 | `scenes`              | 3,600 drawings with masks, by `data.scenes`        | 3,000 training images   | 600 test images         |
+| `scene_objects`       | the same with boxes                                | 3,000 training images   | 600 test images         |
 | `ade20k`, `voc`       | images with masks (see `data.masks`)               | the training images     | the validation images   |
+| `coco`                | images with objects (see `data.coco`)              | the training images     | the validation images   |
 | `events`              | `root/CLASS/*.npz` (CIFAR10-DVS by spikingjelly)   | the whole               | drawn from the whole    |
 | `events`              | `root/train/CLASS/*.npz` and test (DVS128 Gesture) | `train`                 | `test`, or else `val`   |
 | `package.module:name` | the user's datasets (see `data.datasets`)          | `train`, or `search`    | `test`                  |
@@ -40,6 +42,7 @@ from autospike import import_path
 from autospike.config import DataConfig
 from autospike.config.sections import DATASETS
 from autospike.data import glyphs, motion, scenes
+from autospike.data.coco import find_coco
 from autospike.data.contents import Contents, GeneratedSamples, StoredArrays, StoredBytes, StoredFiles
 from autospike.data.encoded import EncodedPart, Kind, find_encoded
 from autospike.data.events import FrameFiles, Frames, check_channels, read_frames
@@ -83,6 +86,7 @@ class Split:
         read_for_training: Reads an image with choices of the global random generators; `read` if None.
         target: Reads the target of the sample with an index in a dense task, such as a mask; None for classification, whose
             targets are the labels. In a dense task all labels are 0.
+        has_objects: Whether the targets are objects (`autospike.data.objects`) instead of masks.
     """
 
     name: SplitName
@@ -93,6 +97,7 @@ class Split:
     contents: Contents | None = None
     read_for_training: Read | None = None
     target: Callable[[int], Any] | None = None
+    has_objects: bool = False
 
     def __len__(self) -> int:
         return len(self.indices)
@@ -150,6 +155,11 @@ class Images:
     def is_dense(self) -> bool:
         """Whether samples have targets of a dense task, such as masks, in place of labels."""
         return self.splits["train"].target is not None
+
+    @property
+    def has_objects(self) -> bool:
+        """Whether these targets are objects (`autospike.data.objects`) instead of masks."""
+        return self.splits["train"].has_objects
 
     @property
     def fingerprint(self) -> str:
@@ -259,6 +269,37 @@ def _scenes(config: DataConfig, seed: int) -> Images:
     )
 
 
+def _scene_objects(config: DataConfig, seed: int) -> Images:
+    images = _scenes(config, seed)
+    objects = [scenes.SceneObjects(split=name) for name in scenes.COUNTS]
+    return replace(
+        images,
+        classes=scenes.CLASSES[1:],
+        splits=_with_targets(images.splits, *objects, has_objects=True),
+        protocol={"objects": config.name, **images.protocol},
+    )
+
+
+def _coco(config: DataConfig, seed: int) -> Images:
+    root = _root(config)
+    classes, *both = find_coco(root)
+    channels, parts = _channels(config, 3), []
+    for part in both:
+        read = ImageFiles(root=str(root), names=part.images, channels=channels, background=config.background)
+        parts.append(([0] * len(part.images), read, StoredFiles(root=str(root), names=part.images, sizes=part.file_sizes)))
+    left_out: dict[str, tuple[int, str]] = {}
+    for reason, (count, first) in (item for part in both for item in part.left_out.items()):
+        left_out[reason] = (left_out[reason][0] + count, left_out[reason][1]) if reason in left_out else (count, first)
+    return Images(
+        classes=classes,
+        channels=channels,
+        splits=_with_targets(search_from_train(parts[0], parts[1], config, seed), *both, has_objects=True),
+        files=tuple(name for part in both for name in part.images),
+        left_out=left_out,
+        protocol={"objects": [part.digest for part in both], **_protocol(config, 3)},
+    )
+
+
 def _masked_files(find: Callable[[Path], MaskedFolders], config: DataConfig, seed: int) -> Images:
     root = _root(config)
     found = find(root)
@@ -284,9 +325,10 @@ def _masked_files(find: Callable[[Path], MaskedFolders], config: DataConfig, see
 
 
 def _with_targets(
-    splits: dict[SplitName, Split], train: Callable[[int], Any], test: Callable[[int], Any]
+    splits: dict[SplitName, Split], train: Callable[[int], Any], test: Callable[[int], Any], *, has_objects: bool = False
 ) -> dict[SplitName, Split]:
-    return {name: replace(split, target=test if name == "test" else train) for name, split in splits.items()}
+    targets = {"train": train, "search": train, "test": test}
+    return {name: replace(split, target=targets[name], has_objects=has_objects) for name, split in splits.items()}
 
 
 def _generated(source: ModuleType, split: str) -> GeneratedSamples:
@@ -623,6 +665,8 @@ SOURCES: dict[str, Callable[[DataConfig, int], Images]] = {
     **dict.fromkeys((name for name in EVENT_DATASETS if name != "events"), _recordings),
     "har_dvs_images": _rendered,
     "scenes": _scenes,
+    "scene_objects": _scene_objects,
+    "coco": _coco,
     "ade20k": partial(_masked_files, find_ade20k),
     "voc": partial(_masked_files, find_voc),
 }

@@ -14,6 +14,7 @@ from PIL import Image
 from autospike.config import DataConfig
 from autospike.data.contents import Sample, StoredFiles, copies_across_splits
 from autospike.data.images import Images, Split
+from autospike.data.objects import Objects
 from autospike.data.pixels import GREY_MODES, printable, reason_of
 from autospike.errors import UserError
 from autospike.process import available_cores
@@ -111,7 +112,7 @@ def inspect(images: Images, config: DataConfig) -> Inspection:
     counts: dict[str, Counter[int]] = {name: Counter(split.labels) for name, split in images.splits.items()}
     problems = [
         *_unreadable(readings),
-        *_classes(images, counts),
+        *([] if images.is_dense else _classes(images, counts)),
         *_copies(images),
         *_modes(readings, config, images),
         *_sizes(readings, config.image_size),
@@ -127,6 +128,8 @@ def _read(split: Split, position: int) -> Reading:
     try:
         mode, pages = _header(split, index)
         sample: Any = split.image(position)
+        if split.target is not None:
+            check_target(split.target_at(position), sample)
     except UserError as error:
         return Reading(name=name, split=split.name, error=str(error))
     values = np.asarray(sample)
@@ -136,6 +139,21 @@ def _read(split: Split, position: int) -> Reading:
     return Reading(
         name=name, split=split.name, size=size, mode=mode or sample.mode, pages=pages, low=low, high=high, uniform=uniform
     )
+
+
+def check_target(target: Any, image: Image.Image) -> None:
+    """Check a target of a dense task that was read.
+
+    Args:
+        target: A mask, or objects.
+        image: Its image.
+
+    Raises:
+        UserError: It belongs to an image of another size.
+    """
+    if isinstance(target, Objects) and target.size != (image.height, image.width):
+        height, width = target.size
+        raise UserError(f"its annotations are of {width} x {height} pixels, but it has {image.width} x {image.height}")
 
 
 def _header(split: Split, index: int) -> tuple[str, int]:

@@ -21,7 +21,7 @@ from autospike.data.batches import TrainingBatches
 from autospike.data.contents import Sample, copies_across_splits, digests
 from autospike.data.folders import describe
 from autospike.data.images import Images
-from autospike.data.picture import draw_batch, draw_masks
+from autospike.data.picture import draw_batch, draw_masks, draw_objects
 from autospike.data.pixels import printable
 from autospike.data.rank_slice import WHOLE
 
@@ -175,5 +175,10 @@ def _draw(images: Images, batches: TrainingBatches, path: Path) -> None:
     with torch.random.fork_rng(devices=[]):  # a DataLoader draws from the global generator
         batch = next(iter(first(0, 1)))
     with files.replacing(path) as temporary:
-        picture = draw_masks(batch) if images.is_dense else draw_batch(batch, images.classes, smoothing=batches.smoothing)
+        if images.has_objects:
+            picture = draw_objects(batch)
+        elif images.is_dense:
+            picture = draw_masks(batch)
+        else:
+            picture = draw_batch(batch, images.classes, smoothing=batches.smoothing)
         picture.save(temporary, format="PNG")

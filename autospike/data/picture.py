@@ -11,9 +11,11 @@ import torch
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFont
 from torch import Tensor
+from torchvision.utils import draw_bounding_boxes, draw_segmentation_masks
 
 from autospike.data.batches import Batch
-from autospike.data.masks import IGNORED
+from autospike.data.masks import IGNORED, fitted_size
+from autospike.data.objects import Objects
 from autospike.data.preparation import MEAN, STD
 
 # Side of a tile, height of its label, and space between tiles, in pixels.
@@ -59,6 +61,74 @@ def draw_masks(batch: Batch) -> Image.Image:
     """
     pairs = zip(visible_pixels(batch.images), batch.targets.numpy(), strict=True)
     return sheet_of([np.concatenate([pixels, coloured(mask)], axis=1) for pixels, mask in pairs])
+
+
+def draw_objects(batch: Batch) -> Image.Image:
+    """Draw the images of a training batch with their objects.
+
+    Args:
+        batch: Normalised as `data.preparation` does; its targets are `autospike.data.objects.TrainingObjects`.
+
+    Returns:
+        An RGB image.
+    """
+    tiles = []
+    for pixels, target in zip(visible_pixels(batch.images), batch.targets, strict=True):
+        tiles.append(_drawn(pixels, target["masks"].bool(), target["boxes"], target["labels"]))
+    return sheet_of(tiles)
+
+
+def draw_targets(batch: Batch) -> Image.Image:
+    """Draw images with their masks or objects.
+
+    Args:
+        batch: As `autospike.data.batches.FixedBatches` gives it in a dense task.
+
+    Returns:
+        An RGB image.
+    """
+    tiles = []
+    for pixels, target in zip(visible_pixels(batch.images), batch.targets, strict=True):
+        if isinstance(target, Objects):
+            tiles.append(with_objects(pixels, target))
+            continue
+        classes = np.full(pixels.shape[:2], IGNORED, dtype=np.uint8)
+        height, width = fitted_size(target.shape, len(pixels))
+        classes[:height, :width] = np.asarray(Image.fromarray(target.numpy()).resize((width, height), Image.Resampling.NEAREST))
+        tiles.append(np.concatenate([pixels, coloured(classes)], axis=1))
+    return sheet_of(tiles)
+
+
+def with_objects(pixels: NDArray[np.uint8], objects: Objects, *, drawn: NDArray[np.bool_] | None = None) -> NDArray[np.uint8]:
+    """Draw objects of an image onto its pixels: their masks in half-transparent colours, and their boxes.
+
+    Args:
+        pixels: `[S, S, 3]`, the image resized to fit into S x S and padded.
+        objects: At the size of the image.
+        drawn: Which of them are drawn, `[n]`; all if None.
+
+    Returns:
+        `[S, S, 3]`.
+    """
+    chosen = np.ones(len(objects), dtype=np.bool_) if drawn is None else drawn
+    height, width = fitted_size(objects.size, len(pixels))
+    masks = torch.zeros((int(chosen.sum()), *pixels.shape[:2]), dtype=torch.bool)
+    for placed, mask in zip(masks, objects.decoded()[chosen], strict=True):
+        resized = Image.fromarray(mask).resize((width, height), Image.Resampling.NEAREST)
+        placed[:height, :width] = torch.from_numpy(np.array(resized)) > 0
+    scale = torch.tensor([width / objects.size[1], height / objects.size[0]] * 2)
+    boxes = torch.from_numpy(objects.boxes[chosen]) * scale
+    return _drawn(pixels, masks, boxes, torch.from_numpy(objects.labels[chosen]))
+
+
+def _drawn(pixels: NDArray[np.uint8], masks: Tensor, boxes: Tensor, labels: Tensor) -> NDArray[np.uint8]:
+    """Pixels `[S, S, 3]` with masks `[n, S, S]` and boxes; the colour of a class is that of `coloured` for the class + 1."""
+    if not len(labels):
+        return pixels
+    colours = [tuple(map(int, colour)) for colour in coloured(labels.numpy()[None] + 1)[0]]
+    image = draw_segmentation_masks(torch.from_numpy(pixels).permute(2, 0, 1), masks, alpha=0.5, colors=colours)
+    framed = draw_bounding_boxes(image, boxes.clamp(0, len(pixels) - 1), colors=colours)
+    return np.ascontiguousarray(framed.permute(1, 2, 0).numpy())
 
 
 def sheet_of(tiles: Sequence[NDArray[np.uint8]]) -> Image.Image:

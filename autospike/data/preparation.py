@@ -7,9 +7,10 @@
 | augmentation | timm's          | `min_scale`, `flip`, `erasing` (to zero events); the same for all frames;   |
 |              |                 | those of `data.event_augmentation`                                          |
 
-Images with masks are transformed together with them (`MaskedImageTransforms`). For measurement the whole image is resized so that
-its longer side is `image_size`, and padded at the right or at the bottom. For training, the longer side is `image_size` times a
-random factor, and a random part of `image_size` x `image_size` is taken; padding is ignored.
+Images with masks or objects are transformed together with them (`DenseTransforms`). For measurement the whole image is resized so
+that its longer side is `image_size`, and padded at the right or at the bottom. For training, the longer side is `image_size` times
+a random factor, and a random part of `image_size` x `image_size` is taken; padding is ignored. Objects whose box is less than a
+pixel wide or high in this part are dropped.
 
 Other samples are resized for measurement so that the shorter side is `image_size` (of images: `image_size / crop_pct`), and then
 cropped at the centre. `ImagePreparation` has the crop, the interpolation and the normalisation of images. Mixup and cutmix are
@@ -36,6 +37,7 @@ from autospike.data.event_augmentation import EventDrop, Roll, SnnAugment
 from autospike.data.events import Frames
 from autospike.data.images import Split
 from autospike.data.masks import IGNORED, Mask, fitted_size
+from autospike.data.objects import Objects
 from autospike.errors import UserError
 
 # Maps pixels 0..1 to -1..1 on every channel, unless a network was trained otherwise: the first BatchNorm learns the rest.
@@ -143,7 +145,7 @@ def sample_transforms(
         The transforms.
     """
     if split.target is not None:
-        return MaskedImageTransforms(channels=channels, image_size=image_size, preparation=preparation)
+        return DenseTransforms(channels=channels, image_size=image_size, preparation=preparation)
     if split.time_steps is None:
         return ImageTransforms(channels=channels, image_size=image_size, preparation=preparation)
     return EventFrameTransforms(image_size=image_size)
@@ -293,8 +295,8 @@ def _transform_frames(transform: Any, sample: Frames) -> Tensor:
 
 
 @dataclass(frozen=True, kw_only=True)
-class MaskedImageTransforms:
-    """Transforms of PIL images, and for training of their masks, to `image_size` x `image_size`; see `SampleTransforms`.
+class DenseTransforms:
+    """Transforms of PIL images, and for training of their masks or objects, to `image_size` x `image_size`; see `SampleTransforms`.
 
     Attributes:
         channels: 1 for luma, 3 for RGB.
@@ -306,7 +308,7 @@ class MaskedImageTransforms:
     image_size: int
     preparation: ImagePreparation = DEFAULT_PREPARATION
 
-    def training(self, augmentation: AugmentationConfig) -> MaskedTrainingTransform:
+    def training(self, augmentation: AugmentationConfig) -> DenseTrainingTransform:
         """Build the transform for training, which uses the global random generator of torch.
 
         Args:
@@ -320,7 +322,7 @@ class MaskedImageTransforms:
         """
         check_augmentation(augmentation)
         jitter = v2.ColorJitter(*[augmentation.color_jitter] * 3) if augmentation.color_jitter else v2.Identity()
-        return MaskedTrainingTransform(transforms=self, augmentation=augmentation, jitter=jitter)
+        return DenseTrainingTransform(transforms=self, augmentation=augmentation, jitter=jitter)
 
     def pixels(self, image: Image.Image, size: Sequence[int]) -> Tensor:
         """Resize an image to height and width `size`; `[C, *size]` of 8-bit integers."""
@@ -372,8 +374,8 @@ def check_augmentation(augmentation: AugmentationConfig) -> None:
 
 
 @dataclass(frozen=True, kw_only=True)
-class MaskedTrainingTransform:
-    """Random resizing, cropping, flipping and colours of an image with its mask; see `MaskedImageTransforms.training`.
+class DenseTrainingTransform:
+    """Random resizing, cropping, flipping and colours of an image with its targets; see `DenseTransforms.training`.
 
     Attributes:
         transforms: Size and normalisation.
@@ -381,16 +383,57 @@ class MaskedTrainingTransform:
         jitter: Changes brightness, contrast and saturation.
     """
 
-    transforms: MaskedImageTransforms
+    transforms: DenseTransforms
     augmentation: AugmentationConfig
     jitter: Any
 
-    def __call__(self, image: Image.Image, mask: Mask) -> tuple[Tensor, Tensor]:
-        """Return the image `[C, S, S]` in float32, normalised, and the classes `[S, S]` int64."""
-        side = self.transforms.image_size
+    def __call__(self, image: Image.Image, target: Mask | Objects) -> tuple[Tensor, Any]:
+        """Transform an image.
+
+        Args:
+            image: The image.
+            target: Its mask, or its objects.
+
+        Returns:
+            The image `[C, S, S]` in float32, normalised; and the classes `[S, S]` int64, or the objects as
+            `autospike.data.objects.TrainingObjects` has them.
+        """
+        return self._with_objects(image, target) if isinstance(target, Objects) else self._with_mask(image, target)
+
+    def _with_objects(self, image: Image.Image, objects: Objects) -> tuple[Tensor, dict[str, Tensor]]:
+        if objects.size != (image.height, image.width):
+            raise UserError(
+                f"an image of {image.width} x {image.height} pixels has annotations of {objects.size[1]} x {objects.size[0]} "
+                "pixels; autospike check-data names it"
+            )
+        side, size = self.transforms.image_size, self._size(objects.size)
+        pixels = self.transforms.pixels(image, size)
+        top, left = (int(torch.randint(max(0, length - side) + 1, ())) for length in size)
+        pixels = self.transforms.padded(self.jitter(pixels[..., top : top + side, left : left + side]))
+        kept = ~objects.crowd
+        boxes, labels = torch.from_numpy(objects.boxes[kept]), torch.from_numpy(objects.labels[kept])
+        masks = torch.zeros((len(labels), side, side), dtype=torch.uint8)
+        for placed, mask in zip(masks, objects.decoded()[kept], strict=True):
+            part = _resized_mask(mask, size)[top : top + side, left : left + side]
+            placed[: part.shape[0], : part.shape[1]] = part
+        height, width = (new / old for new, old in zip(size, objects.size, strict=True))
+        boxes = boxes * torch.tensor([width, height, width, height]) - torch.tensor([left, top, left, top])
+        boxes = boxes.clamp(0, side)
+        if float(torch.rand(())) < self.augmentation.flip:
+            pixels, masks = pixels.flip(-1), masks.flip(-1)
+            boxes = torch.stack([side - boxes[:, 2], boxes[:, 1], side - boxes[:, 0], boxes[:, 3]], dim=1)
+        visible = (boxes[:, 2] - boxes[:, 0] >= 1) & (boxes[:, 3] - boxes[:, 1] >= 1)
+        target = {"boxes": boxes[visible], "labels": labels[visible], "masks": masks[visible]}
+        return self.transforms.normalise(pixels), target
+
+    def _size(self, size: Sequence[int]) -> tuple[int, int]:
+        """Height and width to which an image is resized, by a random factor."""
         low, high = self.augmentation.resize
         factor = low + (high - low) * float(torch.rand(()))
-        size = fitted_size(mask.shape, max(1, round(side * factor)))
+        return fitted_size(size, max(1, round(self.transforms.image_size * factor)))
+
+    def _with_mask(self, image: Image.Image, mask: Mask) -> tuple[Tensor, Tensor]:
+        side, size = self.transforms.image_size, self._size(mask.shape)
         pixels, classes = self.transforms.pixels(image, size), _resized_mask(mask, size)
         top, left = self._corner(classes)
         pixels, classes = (x[..., top : top + side, left : left + side] for x in (pixels, classes))

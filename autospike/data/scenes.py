@@ -20,6 +20,8 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
+from autospike.data.objects import Objects, objects_of_masks
+
 Floats = NDArray[np.floating[Any]]
 SplitName = Literal["train", "test"]
 
@@ -94,6 +96,24 @@ class SceneMasks:
         scenes, position = _drawn(self.split, index)
         classes = np.concatenate([[0], scenes.classes[position]])
         return classes[scenes.owners[position]].astype(np.uint8)
+
+
+@dataclass(frozen=True, kw_only=True)
+class SceneObjects:
+    """Reads the visible shapes of a split as objects: class 0 is the first one after the background; see `SceneImages`.
+
+    Attributes:
+        split: "train" or "test".
+    """
+
+    split: SplitName
+
+    def __call__(self, index: int) -> Objects:
+        """Return the objects of the image with an index, from back to front."""
+        scenes, position = _drawn(self.split, index)
+        shapes = np.flatnonzero(scenes.classes[position])
+        masks = (scenes.owners[position] == shapes[:, None, None] + 1).astype(np.uint8)
+        return objects_of_masks(masks, scenes.classes[position][shapes] - 1)
 
 
 def fingerprint() -> str:

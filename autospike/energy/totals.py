@@ -45,16 +45,17 @@ class OperandTotal:
         """Return, for each time step: the kind of value, the accumulations in one image, the sum of the values of all images."""
         return zip(self.kinds, (acs / images for acs in self.acs), self.sums, strict=True)
 
-    def per_step(self, images: int) -> Iterator[tuple[int, float, float]]:
+    def per_step(self, images: int, inputs: int) -> Iterator[tuple[int, float, float]]:
         """Return means over the images, for each time step.
 
         Args:
             images: Number of images in the totals.
+            inputs: Number of inputs of `elements` values each: the same, or the number of regions.
 
         Returns:
             For each time step: the kind of value, the accumulations in one image, and the mean value.
         """
-        values = images * self.elements
+        values = max(1, inputs) * self.elements
         return zip(self.kinds, (acs / images for acs in self.acs), (total / values for total in self.sums), strict=True)
 
 
@@ -69,6 +70,8 @@ class LayerTotal:
         operands: Totals of the operands; empty if the layer reads real values.
         form: See `LayerCount.form`.
         reads: See `LayerCount.reads`.
+        regions: Number of regions that the layer read in all images; None for a layer that reads one input for each image. `macs`,
+            and `elements` of the operands, are then those of a region.
     """
 
     layer: str
@@ -77,10 +80,12 @@ class LayerTotal:
     operands: tuple[OperandTotal, ...] = ()
     form: Form = "always"
     reads: Reads = "stream"
+    regions: int | None = None
 
     def __add__(self, other: LayerTotal) -> LayerTotal:
         """Return the totals over the images of both."""
-        return replace(self, operands=tuple(a + b for a, b in zip(self.operands, other.operands, strict=True)))
+        regions = None if self.regions is None or other.regions is None else self.regions + other.regions
+        return replace(self, operands=tuple(a + b for a, b in zip(self.operands, other.operands, strict=True)), regions=regions)
 
     def spikes(self, images: int, time_steps: int) -> float:
         """Return the spikes of one image that the operation reads in its first time steps; an integer v is v spikes.
@@ -103,7 +108,8 @@ class LayerTotal:
         Args:
             images: Number of images in the totals.
         """
-        steps = [min(of_step) for of_step in zip(*(operand.per_step(images) for operand in self.operands), strict=True)]
+        inputs = images if self.regions is None else self.regions
+        steps = [min(of_step) for of_step in zip(*(operand.per_step(images, inputs) for operand in self.operands), strict=True)]
         kinds = tuple(KINDS[kind] for kind, _, _ in steps)
         spiking = [] if set(kinds) <= {"real"} else [step if step[0] < REAL else (REAL, 0.0, 0.0) for step in steps]
         return LayerCount(
@@ -113,7 +119,7 @@ class LayerTotal:
             form=self.form,
             reads=self.reads,
             time_steps=self.time_steps,
-            macs=self.macs,
+            macs=self.macs if self.regions is None else round(self.macs * self.regions / images),
             acs=tuple(acs for _, acs, _ in spiking),
             rate=tuple(rate for _, _, rate in spiking),
         )

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from autospike.models.contract import SpikingModel
-from autospike.models.segmentation import SegmentationModel
+from autospike.models.decoders import SegmentationModel
 from autospike.supernet import batch_norms
 
 # Part of the protocol id: increase it when the statistics of the same batches change.

@@ -24,7 +24,7 @@ from autospike.evaluation.calibration import require_calibrated
 from autospike.measurement import Measurement
 from autospike.memory.allocator import retain_large_allocations
 from autospike.models.contract import SpikingModel
-from autospike.models.segmentation import SegmentationModel
+from autospike.models.decoders import DecoderModel
 from autospike.space.architecture import Architecture
 from autospike.tasks.classification import CorrectPredictions, classified_at_every_step
 from autospike.tasks.contract import Tally
@@ -154,7 +154,7 @@ class _Pass:
 
     def add(self, batch: Batch) -> None:
         """Run a batch."""
-        if isinstance(self.model, SegmentationModel):
+        if isinstance(self.model, DecoderModel):
             found = self._decode(self.model, batch)
         else:
             with self._watched(), self.shared.watch(self.model, images=len(batch.targets), time_steps=self.steps):
@@ -163,7 +163,7 @@ class _Pass:
         self.tallies = {t: self.tallies[t] + tally if t in self.tallies else tally for t, tally in found.items()}
         self.images += len(batch.targets)
 
-    def _decode(self, model: SegmentationModel, batch: Batch) -> Mapping[int, Tally]:
+    def _decode(self, model: DecoderModel, batch: Batch) -> Mapping[int, Tally]:
         """Run the backbone once, then the decoder for each T."""
         images, outputs = len(batch.targets), {}
         with self._watched(), self.shared.watch(model, images=images, time_steps=self.steps):

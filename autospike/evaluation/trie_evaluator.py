@@ -37,7 +37,7 @@ from autospike.models.contract import initial_stream
 from autospike.nn.blocks import Residual
 from autospike.nn.layers import SharedResults
 from autospike.space.architecture import Architecture
-from autospike.supernet import Supernet
+from autospike.supernet import Supernet, batch_norms
 from autospike.tasks.classification import classified_at_every_step
 from autospike.tasks.contract import Tally
 from autospike.tasks.registry import task_of
@@ -163,6 +163,8 @@ class TrieEvaluator:
             if node.name == HEAD and node.architecture.decoder is None:  # has no BatchNorm, and nothing follows
                 return inputs[0], NO_STATISTICS
             module = prepared.modules.of(node)
+            if node.name == HEAD and not batch_norms(module):
+                return inputs[0][0], NO_STATISTICS
             record_batch_statistics(module)
             if node.name == HEAD:
                 stream = module(inputs[0], self.time_steps, self.calibration.size)

@@ -32,6 +32,7 @@ from autospike.exporting.variants import VariantName, variant_of
 from autospike.lock import locked
 from autospike.model_folder import final_measurement, read_model
 from autospike.models.contract import SpikingModel
+from autospike.models.decoders import as_tensor
 from autospike.randomness import keyed
 from autospike.report.model_card import model_card
 from autospike.run_directory import RunDirectory
@@ -63,6 +64,8 @@ def complete(
     Raises:
         UserError: A file cannot be written, a format cannot express the model, or what was written computes another model.
     """
+    if run.experiment.task == "detection" and (formats or set(variants) != {"exact"}):
+        raise UserError("export: a detector is written for timm only; leave --format and --variant out")
     if not _is_current(out, formats, variants):
         with locked(out, "autospike export"):
             _write(run, setup, out, report, formats, variants, log)
@@ -107,12 +110,12 @@ def _write(
     entries: dict[str, Any] = dict(manifest.get("formats", {})) if same else {}
     measured: dict[str, Any] = dict(manifest.get("variants", {})) if same else {}
     logits = dict(read_probes(out)[1]) if same and (out / PROBES).exists() else {}
-    logits["exact"] = exported.model(images)
+    logits["exact"] = as_tensor(exported.model(images))
     _check_timm(out, images, logits["exact"])
     wanted = dict.fromkeys((name, _variant(name, variant)) for name in formats for variant in variants)
     for variant_name in dict.fromkeys([*(variant for _, variant in wanted), *variants]):
         variant = variant_of(exported.model, variant_name)
-        logits[variant_name] = variant.model(images)
+        logits[variant_name] = as_tensor(variant.model(images))
         for name in (name for name, of in wanted if of == variant_name):
             with working(f"write {name} ({variant_name}) and compare it with the model"):
                 folder, entry = write_format(out, name, variant, images)
@@ -138,7 +141,7 @@ def _probes(setup: Setup) -> Tensor:
 
 def _check_timm(out: Path, images: Tensor, expected: Tensor) -> None:
     """Open the folder as a user of timm does, and compare the logits, which must be the same bits."""
-    found = timm.create_model(f"local-dir:{out}", pretrained=True).eval()(images)
+    found = as_tensor(timm.create_model(f"local-dir:{out}", pretrained=True).eval()(images))
     if not torch.equal(found, expected):
         raise UserError(f"{out}: refused, timm opens another model: {Comparison.of(found, expected).text}; please report it")
 

@@ -15,14 +15,20 @@ from torch import nn
 
 from autospike.errors import UserError
 from autospike.models.contract import Readout, SpikingModel, stage_embedding
+from autospike.models.decoders import DecoderReadout, DetectionModel, SegmentationModel
 from autospike.models.early_exit import NEVER
-from autospike.models.segmentation import SegmentationModel, SegmentationReadout
 from autospike.nn.blocks import channel_branch, token_branch
 from autospike.space.architecture import Architecture
+from autospike.space.decoder import DecoderKind
 from autospike.space.families import EMBEDDINGS, rules_of
 from autospike.space.published import PUBLISHED, Published
 
 FIRST_EMBEDDING = "stages.0.embedding"
+# The last layers of decoders.
+CLASSIFIERS: dict[DecoderKind, str | tuple[str, ...]] = {
+    "semantic-fpn": "decoder.head.classifier.conv.conv",
+    "mask-rcnn": ("decoder.box_head.classes", "decoder.box_head.deltas", "decoder.mask_head.classes.conv.conv"),
+}
 ENTRY_POINT = "autospike_subnet"  # written to config.json of exported models
 
 
@@ -37,7 +43,9 @@ def build_model(architecture: Architecture, *, num_classes: int, in_chans: int) 
     Returns:
         The model, in training mode.
     """
-    family = _family(architecture) if architecture.decoder is None else _with_decoder(architecture.family)
+    family = (
+        _family(architecture) if architecture.decoder is None else _with_decoder(architecture.family, architecture.decoder.kind)
+    )
     return family(architecture, num_classes=num_classes, in_chans=in_chans)
 
 
@@ -54,7 +62,7 @@ def build_segment(architecture: Architecture, name: str, *, num_classes: int, in
         A module with the parameter names of the segment.
     """
     if name == "head":
-        return (SegmentationReadout if architecture.decoder else Readout)(architecture, num_classes)
+        return (DecoderReadout if architecture.decoder else Readout)(architecture, num_classes)
     _, index, kind, *within = name.split(".")
     stage = architecture.stages[int(index)]
     if kind == "embedding":
@@ -79,16 +87,16 @@ def _family_class(name: str) -> type[SpikingModel]:
 
 
 @cache
-def _with_decoder(name: str) -> type[SpikingModel]:
+def _with_decoder(name: str, kind: DecoderKind) -> type[SpikingModel]:
     """The class of networks with a decoder whose backbone is of a family."""
-    family = _family_class(name)
-    return type(f"{family.__name__}WithDecoder", (SegmentationModel,), {"embedding": staticmethod(family.embedding)})
+    family, base = _family_class(name), DetectionModel if kind == "mask-rcnn" else SegmentationModel
+    return type(f"{family.__name__}{base.__name__}", (base,), {"embedding": staticmethod(family.embedding)})
 
 
 def classifiers(architecture: Architecture) -> str | tuple[str, ...]:
     """Return the names of the heads. timm does not load their weights if the number of classes differs."""
     if architecture.decoder is not None:
-        return "decoder.head.classifier.conv.conv"
+        return CLASSIFIERS[architecture.decoder.kind]
     return ("head", "head_dist") if architecture.distilled else "head"
 
 

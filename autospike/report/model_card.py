@@ -16,6 +16,8 @@ FAMILY_NAMES = {
     "meta_spikeformer": "Meta-SpikeFormer",
     "qkformer": "QKFormer",
 }
+# Tasks other than classification, as Hugging Face calls them.
+PIPELINES = {"segmentation": "image-segmentation", "detection": "object-detection"}
 
 
 def model_card(report: dict[str, Any], *, data: str, version: str, formats: dict[str, Any], variants: dict[str, Any]) -> str:
@@ -44,13 +46,19 @@ def model_card(report: dict[str, Any], *, data: str, version: str, formats: dict
     return "\n".join(parts)
 
 
+def _task(report: dict[str, Any]) -> str:
+    if "score" not in report:
+        return "classification"
+    return "detection" if report["architecture"].get("decoder", {}).get("kind") == "mask-rcnn" else "segmentation"
+
+
 def _header(report: dict[str, Any], data: str) -> str:
     """YAML metadata; see the documentation of model cards on Hugging Face."""
     classifies = "score" not in report
     name = "Top-1 accuracy" if classifies else metric(report)
     kind = "accuracy" if classifies else metric(report).replace(" ", "_").lower()
     measured = {"type": kind, "value": round(report["test_accuracy"], 4), "name": f"{name} on the test split"}
-    task = "image-classification" if classifies else "image-segmentation"
+    task = "image-classification" if classifies else PIPELINES[_task(report)]
     result = {"task": {"type": task}, "dataset": {"name": data, "type": "custom"}, "metrics": [measured]}
     values = {
         "library_name": "timm",
@@ -62,7 +70,7 @@ def _header(report: dict[str, Any], data: str) -> str:
 
 
 def _summary(report: dict[str, Any], family: str, data: str) -> str:
-    task = "segmentation" if "score" in report else "classification"
+    task = _task(report)
     return (
         f"A spiking vision transformer of the {family} family for image {task} on {data}. It has {report['params']:,} parameters "
         f"and runs for T = {report['time_steps']} time steps. All neurons are leaky integrate-and-fire neurons; the weights are "

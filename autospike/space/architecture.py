@@ -21,7 +21,7 @@ from pydantic import TypeAdapter, ValidationError
 
 from autospike.errors import UserError, first_problem, quoted
 from autospike.space.block import STRICT, Block, Neuron, as_floats, check_block, check_groups
-from autospike.space.decoder import Decoder, check_stages_of
+from autospike.space.decoder import DETECTOR_DEFAULTS, Decoder, check_stages_of
 from autospike.space.families import (
     EmbeddingKind,
     Shortcut,
@@ -258,7 +258,11 @@ def digest(value: object) -> str:
 
 # Fields that are left out of the JSON form where they have their default value, so that they do not change the ids of architectures
 # that were written before these fields existed.
-OMITTED_DEFAULTS: dict[type, tuple[str, ...]] = {Neuron: ("levels", "leak", "normalised"), Embedding: ("kind",)}
+OMITTED_DEFAULTS: dict[type, tuple[str, ...]] = {
+    Neuron: ("levels", "leak", "normalised"),
+    Embedding: ("kind",),
+    Decoder: tuple(DETECTOR_DEFAULTS),
+}
 
 
 def _canonical(value: Any) -> Any:

@@ -144,6 +144,19 @@ def meta_spikeformer_segmentation(embed_dims: tuple[int, int, int, int], channel
     return replace(meta_spikeformer(embed_dims), decoder=decoder)
 
 
+def meta_spikeformer_detection(embed_dims: tuple[int, int, int, int]) -> Architecture:
+    """Return a Meta-SpikeFormer with Mask R-CNN on its maps of strides 4, 8, 16 and 16, at T = 1 and with the published strides.
+
+    Args:
+        embed_dims: Widths of the last four stages of the backbone.
+
+    Returns:
+        The architecture.
+    """
+    decoder = Decoder(kind="mask-rcnn", levels=(1, 2, 3, 4), channels=256, head_channels=1024, level_strides="published")
+    return replace(meta_spikeformer(embed_dims, time_steps=1), decoder=decoder)
+
+
 def qkformer(depth: int, embed_dim: int) -> Architecture:
     """Return an ImageNet form of QKFormer: token attention in the first two stages, SSA in the last, equally many heads in all.
 
@@ -295,6 +308,7 @@ def _one_stage(
 _cifar = partial(Published, num_classes=10, image_size=32)
 _events = partial(Published, in_chans=2, image_size=128)
 _ade20k = partial(Published, num_classes=150, image_size=512)
+_coco = partial(Published, num_classes=80, image_size=1344)  # 1333, padded to a multiple of 32
 
 PUBLISHED: dict[str, Published] = {
     "spikformer_8_384": Published(architecture=spikformer(8, 384)),
@@ -322,6 +336,8 @@ PUBLISHED: dict[str, Published] = {
     ),
     "meta_spikeformer_15m_semantic_fpn": _ade20k(architecture=meta_spikeformer_segmentation((64, 128, 256, 360), 128)),
     "meta_spikeformer_55m_semantic_fpn": _ade20k(architecture=meta_spikeformer_segmentation((128, 256, 512, 640), 256)),
+    "meta_spikeformer_15m_mask_rcnn": _coco(architecture=meta_spikeformer_detection((64, 128, 256, 360))),
+    "meta_spikeformer_55m_mask_rcnn": _coco(architecture=meta_spikeformer_detection((128, 256, 512, 640))),
     "qkformer_10_384": Published(architecture=qkformer(10, 384)),
     "qkformer_10_512": Published(architecture=qkformer(10, 512)),
     "qkformer_10_768": Published(architecture=qkformer(10, 768)),

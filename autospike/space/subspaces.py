@@ -29,9 +29,9 @@ from autospike.space.block import (
     has_gene,
     neuron_groups,
 )
-from autospike.space.decoder import Decoder, DecoderKind, check_channels, check_levels
+from autospike.space.decoder import Decoder, DecoderKind, LevelStrides, check_channels, check_detector, check_levels
 from autospike.space.families import EmbeddingKind
-from autospike.space.genes import STRICT, UNSET, Choice, IntegerChoice, NumberChoice, NumberGene, fixed, names_of
+from autospike.space.genes import STRICT, UNSET, Choice, Finite, IntegerChoice, NumberChoice, NumberGene, fixed, names_of
 from autospike.space.limits import MAX_DEPTH, check_at_most
 
 TokenMixerChoice = Annotated[Choice, names_of(TokenMixer)]
@@ -263,6 +263,9 @@ class DecoderSpace:
         levels: As in `Decoder`.
         channels: Widths of the feature pyramid.
         head_channels: Widths of the head.
+        level_strides: As in `Decoder`, for all architectures of the space; likewise the next two.
+        anchor_scale: As in `Decoder`.
+        proposals: As in `Decoder`.
         neuron: Genes of the decoder's neurons.
     """
 
@@ -273,10 +276,14 @@ class DecoderSpace:
     levels: tuple[StrictInt, ...]
     channels: IntegerChoice
     head_channels: IntegerChoice
+    level_strides: LevelStrides = "actual"
+    anchor_scale: Finite = 8.0
+    proposals: StrictInt = 1000
     neuron: NeuronSpace = NeuronSpace()
 
     def __post_init__(self) -> None:
         check_levels(self.levels)
+        check_detector(self)
         for name in ("channels", "head_channels"):
             for channels in getattr(self, name).values:
                 check_channels(name, channels)

@@ -43,17 +43,19 @@ class Task:
     """One kind of prediction.
 
     Attributes:
-        name: "classification" or "segmentation"; the field `task` of an experiment.
+        name: "classification", "segmentation" or "detection"; the field `task` of an experiment.
         metric: Name of the metric, a fraction between 0 and 1.
         loss: Compares the training output of a network with the targets of a batch; called with the output, the targets of the
             (first) head, and those of a distillation head.
         tally: Compares the outputs at several T with targets; called with the outputs, the targets and the position of the first
             image in the split. Returns one tally for each T.
         quality: Computes the numbers of a measurement from the tally of a split.
+        reads_targets: Whether a network in training is called with the targets of the batch, because it computes its losses.
     """
 
     name: str
     metric: str
     loss: Callable[[Any, Any, Any], Tensor]
-    tally: Callable[[Sequence[Tensor], Any, int], Sequence[Tally]]
+    tally: Callable[[Any, Any, int], Sequence[Tally]]
     quality: Callable[[Any], Quality]
+    reads_targets: bool = False

@@ -6,10 +6,11 @@ from autospike.space.decoder import Decoder
 from autospike.space.subspaces import DecoderSpace
 from autospike.tasks.classification import CLASSIFICATION
 from autospike.tasks.contract import Task
+from autospike.tasks.detection import DETECTION
 from autospike.tasks.segmentation import SEGMENTATION
 
 # By the kind of the decoder.
-TASKS: dict[str, Task] = {"semantic-fpn": SEGMENTATION}
+TASKS: dict[str, Task] = {"semantic-fpn": SEGMENTATION, "mask-rcnn": DETECTION}
 
 
 def task_of(decoder: Decoder | DecoderSpace | None) -> Task:

@@ -2,7 +2,8 @@
 
 nonfinite/step.json           {"step", "subnet", "loss", "gradient"}; the gradient norm is over all subnets of the step
 nonfinite/architecture.json   the first subnet with a loss that is not finite; the first one of the step if all losses are finite
-nonfinite/batch.safetensors   "images" and "targets" of the step, of all ranks; "taught": targets of a distillation head
+nonfinite/batch.safetensors   "images" and "targets" of the step, of all ranks; "taught": targets of a distillation head; of
+                              detectors the images only
 """
 
 from __future__ import annotations
@@ -66,6 +67,8 @@ def check_finite(
 
 def _gather(batch: LabelledBatch, ranks: Ranks) -> dict[str, Tensor]:
     images = ranks.gather(batch.images, dim=batch.images.dim() - 4)  # event frames have the time dimension before the batch
+    if not isinstance(batch.targets, Tensor):
+        return {"images": images}
     return {
         "images": images,
         "targets": ranks.gather(batch.targets, dim=0),

@@ -57,13 +57,13 @@ class LabelledBatch:
     Attributes:
         images: `[B, C, H, W]`, or event frames `[T, B, C, H, W]`.
         targets: Of the head, or of the first of two: labels `[B]` or probabilities `[B, num_classes]`; classes of pixels
-            `[B, H, W]` for segmentation.
+            `[B, H, W]` for segmentation; `autospike.data.objects.TrainingObjects` for detection.
         teacher_targets: Of the distillation head, where there are two heads; as `targets`.
     """
 
     images: Tensor
-    targets: Tensor
-    teacher_targets: Tensor
+    targets: Any
+    teacher_targets: Any
 
     def __len__(self) -> int:
         return len(self.targets)
@@ -107,7 +107,7 @@ class SubnetForward(Protocol):
     """Forward pass of several subnets on one batch: a supernet, or a module that wraps one.
 
     It returns the logits of each architecture, `[B, num_classes]`, or for several values of T `[len(at), B, num_classes]`; a pair
-    of them if the architecture has two heads.
+    of them if the architecture has two heads; of detectors, which are called with targets, the losses.
     """
 
     def __call__(self, images: Tensor, architectures: Sequence[Architecture], /, *, at: Sequence[int]) -> list[Logits]:
@@ -165,6 +165,7 @@ def accumulate_gradients(
     bfloat16: bool = False,
     no_sync: Callable[[], AbstractContextManager[Any]] = nullcontext,
     tet: Tet | None = None,
+    reads_targets: bool = False,
 ) -> Tensor:
     """Add the gradients of the mean loss over some architectures to `.grad` of the parameters.
 
@@ -183,6 +184,7 @@ def accumulate_gradients(
             normalisation statistics, membrane potentials and the loss stay in float32.
         no_sync: Context of all passes but the last one: ranks exchange gradients once a step.
         tet: Replaces `loss_function` and `at`: every architecture runs for its own T.
+        reads_targets: Whether the network is called with the targets; see `autospike.tasks.contract.Task.reads_targets`.
 
     Returns:
         Contribution of each architecture and part to the loss, `[len(architectures), parts]`.
@@ -196,7 +198,8 @@ def accumulate_gradients(
             is_last = len(losses) == len(architectures) * len(batches) - 1
             with nullcontext() if is_last else no_sync():
                 with torch.autocast(part.images.device.type, dtype=torch.bfloat16) if bfloat16 else nullcontext():
-                    (logits,) = network(part.images, [architecture], at=steps)
+                    read = {"targets": part.targets} if reads_targets else {}
+                    (logits,) = network(part.images, [architecture], at=steps, **read)
                 if bfloat16:
                     logits = logits.float() if isinstance(logits, Tensor) else (logits[0].float(), logits[1].float())
                 loss = loss_of(logits, part.targets, part.teacher_targets) * (len(part) / len(batch) / len(architectures))

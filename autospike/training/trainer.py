@@ -10,13 +10,14 @@ from __future__ import annotations
 import math
 import signal
 import time
-from collections.abc import Sequence
-from contextlib import nullcontext
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, nullcontext
 from functools import partial
 from pathlib import Path
 from types import FrameType, TracebackType
 from typing import Any
 
+import torch
 from timm.optim import create_optimizer_v2
 from timm.scheduler import CosineLRScheduler, PolyLRScheduler
 from timm.utils import ModelEmaV3
@@ -30,7 +31,7 @@ from autospike.data.batches import TrainingBatches
 from autospike.errors import Interrupted
 from autospike.events import Callback, CheckpointEvent, EpochEvent, ignore
 from autospike.memory.allocator import retain_large_allocations
-from autospike.randomness import keyed
+from autospike.randomness import keyed, keyed_seed
 from autospike.run_directory import RunDirectory
 from autospike.space.search_space import SearchSpace
 from autospike.supernet import Supernet
@@ -139,7 +140,7 @@ def train(
     state = TrainingState(model=supernet, optimizer=optimizer, average=average)
     network, no_sync = ranks.replica(supernet)
     tet = Tet(weight=config.tet_weight, mean=config.tet_mean) if config.loss == "tet" else None
-    loss_function = task_of(supernet.space.decoder).loss
+    task = task_of(supernet.space.decoder)
     sample, time_steps = SAMPLING[config.sampling], supernet.space.time_steps.values if config.loss == "anytime" else ()
     start = checkpoints.restore(state)
     supernet.train()
@@ -152,18 +153,20 @@ def train(
             architectures = sample(supernet.space, keyed(seed, "sampling", step), step / steps)
             teacher_targets = batch.targets if teacher is None else teacher(batch.images)
             labelled = LabelledBatch(images=batch.images, targets=batch.targets, teacher_targets=teacher_targets)
-            losses = accumulate_gradients(
-                network,
-                labelled,
-                architectures,
-                parts=config.accumulate,
-                at=time_steps,
-                loss_function=loss_function,
-                target_transform=TARGETS[config.targets],
-                bfloat16=config.precision == "bfloat16",
-                no_sync=no_sync,
-                tet=tet,
-            )
+            with _random_samples(seed, step, batches.device) if task.reads_targets else nullcontext():
+                losses = accumulate_gradients(
+                    network,
+                    labelled,
+                    architectures,
+                    parts=config.accumulate,
+                    at=time_steps,
+                    loss_function=task.loss,
+                    target_transform=TARGETS[config.targets],
+                    bfloat16=config.precision == "bfloat16",
+                    no_sync=no_sync,
+                    tet=tet,
+                    reads_targets=task.reads_targets,
+                )
             losses = ranks.mean(losses)
             updated = [p for p in supernet.parameters() if p.grad is not None]
             gradient_norm = get_total_norm([p.grad for p in updated if p.grad is not None])
@@ -195,6 +198,14 @@ def train(
         received = ranks.largest(caught.signal)  # a signal that came after the last check
         if received:
             raise Interrupted(signal=received, step=steps)
+
+
+@contextmanager
+def _random_samples(seed: int, step: int, device: torch.device) -> Iterator[None]:
+    """Seed torch's generators by (seed, step) for the length of a block: detectors sample anchors and regions."""
+    with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
+        torch.manual_seed(keyed_seed(seed, "sampled regions", step))
+        yield
 
 
 def create_optimizer(supernet: Supernet, config: TrainingConfig) -> Optimizer:

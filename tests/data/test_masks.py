@@ -14,7 +14,7 @@ from autospike.config import AugmentationConfig, DataConfig
 from autospike.data.batches import FixedBatches, TrainingBatches
 from autospike.data.images import Images, load_images
 from autospike.data.masks import IGNORED, fitted_size
-from autospike.data.preparation import MaskedImageTransforms
+from autospike.data.preparation import DenseTransforms
 from autospike.errors import UserError
 
 
@@ -130,7 +130,7 @@ def test_image_and_mask_are_transformed_together() -> None:
     """A coloured pixel image whose brightness is its class stays equal to its mask, wherever it is cropped and flipped."""
     classes = np.kron(np.arange(12).reshape(3, 4), np.ones((8, 8))).astype(np.uint8)
     image = Image.fromarray(classes * 20)
-    transform = MaskedImageTransforms(channels=1, image_size=16).training(AugmentationConfig(resize=(1.5, 1.5), flip=0.5))
+    transform = DenseTransforms(channels=1, image_size=16).training(AugmentationConfig(resize=(1.5, 1.5), flip=0.5))
     torch.manual_seed(0)
     corners = set()
     for _ in range(8):
@@ -145,4 +145,4 @@ def test_image_and_mask_are_transformed_together() -> None:
 
 def test_an_augmentation_of_classification_is_one_line() -> None:
     with pytest.raises(UserError, match=r"training\.augmentation\.mixup: only for classification"):
-        MaskedImageTransforms(channels=3, image_size=16).training(AugmentationConfig(mixup=0.5))
+        DenseTransforms(channels=3, image_size=16).training(AugmentationConfig(mixup=0.5))

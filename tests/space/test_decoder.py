@@ -21,6 +21,42 @@ def space(**changes: Any) -> SearchSpace:
     return SearchSpace.from_dict({"family": "meta_spikeformer", "shortcut": "membrane", "stages": STAGES, "decoder": decoder})
 
 
+@pytest.mark.parametrize(("name", "millions"), [("15m", 34.86), ("55m", 75.01)])
+def test_published_detectors_have_the_published_size(name: str, millions: float) -> None:
+    published = PUBLISHED[f"meta_spikeformer_{name}_mask_rcnn"]
+    assert round(count_parameters(published.architecture, num_classes=80) / 1e6, 2) == millions
+
+
+def test_settings_of_detectors_leave_other_ids_alone() -> None:
+    """The fields that only Mask R-CNN has are not written for Semantic FPN, and not for their default values."""
+    architecture = space(kind="mask-rcnn", anchor_scale=4, proposals=1000).largest()
+    assert architecture.to_dict()["decoder"].keys() == {
+        "kind",
+        "spiking",
+        "levels",
+        "channels",
+        "head_channels",
+        "neuron",
+        "anchor_scale",
+    }
+    assert Architecture.from_json(architecture.to_json()) == architecture
+    assert not {"anchor_scale", "proposals", "level_strides"} & space().largest().to_dict()["decoder"].keys()
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"proposals": 50}, "decoder.proposals: has no effect with kind semantic-fpn"),
+        ({"kind": "mask-rcnn", "proposals": 0}, "decoder.proposals must be from 1"),
+        ({"kind": "mask-rcnn", "anchor_scale": 0.0}, "decoder.anchor_scale must be above 0"),
+        ({"kind": "mask-rcnn", "level_strides": "false"}, "level_strides"),
+    ],
+)
+def test_settings_of_detectors_are_checked(changes: dict[str, Any], message: str) -> None:
+    with pytest.raises(UserError, match=message):
+        space(**changes)
+
+
 @pytest.mark.parametrize(("name", "millions"), [("15m", 16.47), ("55m", 58.99)])
 def test_published_segmentation_networks_have_the_published_size(name: str, millions: float) -> None:
     published = PUBLISHED[f"meta_spikeformer_{name}_semantic_fpn"]
