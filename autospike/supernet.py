@@ -89,7 +89,7 @@ class Supernet(nn.Module):
             For each architecture the losses of a detector, or the logits: `[B, num_classes]`, or `[len(at), B, num_classes]` if
             `at` is given; a pair of them if the architecture has two heads.
         """
-        args = (x, at) if targets is None else (x, at, targets)
+        args = (x, at) if targets is None else (x, at, False, targets)
         return [functional_call(self._template(architecture), self.view(architecture), args) for architecture in architectures]
 
     def synchronise(self) -> None:
