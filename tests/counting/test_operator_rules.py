@@ -34,6 +34,7 @@ from autospike.nn.attention import Gate, SumOfSpikes
 from autospike.nn.attention_product import AttentionProduct, Heads
 from autospike.nn.layers import ConvNorm, LinearNorm, Norm, RepConv, SeparableConvNorm
 from autospike.nn.neuron import LIF
+from autospike.nn.regions import RegionConv, RegionLinear, RegionUpsampling
 from autospike.space.architecture import Architecture, Embedding, Stage
 from autospike.space.block import Block, Neuron
 from autospike.space.published import PUBLISHED
@@ -466,7 +467,9 @@ def test_kernels_do_not_hide_the_operators_of_a_subclass_without_a_rule() -> Non
 
 
 def test_every_layer_rule_is_compared_with_operator_rules() -> None:
-    assert {*SYNAPSES, AttentionProduct} == LAYER_RULES.keys()
+    """Layers of a detector read as many regions as there are; tests/tasks/test_detection_run.py has their counts."""
+    regions = {RegionConv, RegionLinear, RegionUpsampling}
+    assert {*SYNAPSES, AttentionProduct, *regions} == LAYER_RULES.keys()
 
 
 # Operators without a rule

@@ -31,7 +31,7 @@ from autospike.energy.counts import InputKind, LayerCount, from_rows, to_rows
 from autospike.energy.operations import Operations
 from autospike.errors import UserError
 from autospike.measurement import Evaluation
-from autospike.objectives import OBJECTIVES
+from autospike.objectives import LATENCIES, OBJECTIVES
 from autospike.searching.fitness import f_aeb, refitted
 
 
@@ -540,13 +540,16 @@ def test_f_aeb_increases_with_accuracy_and_decreases_with_energy(form: str, accu
     assert f_aeb(accuracy, energy_mj / 2, reference_mj=3.0, config=config) > score
 
 
+OF_A_RUN = {"activations_kb", "spikes", *LATENCIES}  # tests/searching/test_objectives.py
+
+
 def test_objectives_of_an_evaluation() -> None:
     """Accumulations and energy are those under the convention of the search."""
     measured = measurement(small(time_steps=2), correct=80, macs=10, acs=30)
     rest = {"accuracy": (0.8, True), "params": (7, False), "time_steps": (2, False)}
     for name, macs, acs in (("exact", 20, 30), ("rate", 20, 4.5)):
         evaluation = evaluation_of(measured, f_aeb=0.5, generation=0, convention=CONVENTIONS[name])
-        values = {name: (objective.value(evaluation), objective.maximise) for name, objective in OBJECTIVES.items()}
+        values = {name: (OBJECTIVES[name].value(evaluation), OBJECTIVES[name].maximise) for name in OBJECTIVES.keys() - OF_A_RUN}
         expected_mj = pytest.approx((4.6 * macs + 0.9 * acs) * 1e-9, rel=1e-12)
         energies = {"energy_mj": (expected_mj, False), "energy_uj": (pytest.approx(1000 * expected_mj.expected), False)}
         # 2 steps of 10 + 9 dense MACs; 7 parameters of 4 bytes
