@@ -23,7 +23,7 @@ from typing import Any, Literal
 
 import pandas as pd
 
-from autospike.data.pixels import Encoded, printable, reason_of
+from autospike.data.pixels import IMAGE_EXTENSIONS, Encoded, printable, reason_of
 from autospike.data.split_names import Role, role_of
 from autospike.errors import UserError
 
@@ -104,7 +104,7 @@ def find_encoded(root: Path, kind: Kind, label_column: str | None) -> EncodedDat
 
 
 def _role(path: Path) -> Role | None:
-    """The split of a file, by the first folder on its path, or the beginning of its name, that names one."""
+    """The split of a file, by the first folder on its path, or the prefix of its name, that names one."""
     words = [*path.parts[:-1], *(path.stem.replace("_", "-").split("-")[:1])]
     return next((role for role in map(role_of, words) if role is not None), None)
 
@@ -261,7 +261,7 @@ def _archives(root: Path, paths: Sequence[Path], _label_column: str | None) -> E
         classes = {name.removesuffix(".cls"): member for name, member in members.items() if name.endswith(".cls")}
         for name, member in members.items():
             pure = PurePosixPath(name)
-            if pure.suffix.lower() not in IMAGE_SUFFIXES:
+            if pure.suffix.lower() not in IMAGE_EXTENSIONS:
                 continue
             beside = classes.get(str(pure.with_suffix("")))
             folder = pure.parent.name
@@ -270,10 +270,6 @@ def _archives(root: Path, paths: Sequence[Path], _label_column: str | None) -> E
     names = tuple(found)
     members_of = [member for _, member in found.values()]
     return EncodedPart(names=names, labels=tuple(label for label, _ in found.values()), content=lambda i: members_of[i].read())
-
-
-# torchvision's IMG_EXTENSIONS, without the dots of `autospike.data.images`.
-IMAGE_SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".ppm", ".bmp", ".pgm", ".tif", ".tiff", ".webp"})
 
 
 def _class_of(archive: Path, name: str, member: _Member) -> int:

@@ -52,7 +52,7 @@ from autospike.data.mask_folders import MaskedFolders, find_ade20k, find_voc
 from autospike.data.masks import MaskFiles
 from autospike.data.partition import Samples, partition, stratified_split
 from autospike.data.partition import SplitName as SplitName  # part of this module's interface
-from autospike.data.pixels import RGB, WHITE, is_grey, read_image
+from autospike.data.pixels import IMAGE_EXTENSIONS, RGB, WHITE, is_grey, read_image
 from autospike.data.recordings import EVENT_DATASETS, Recordings, StoredRecordings
 from autospike.data.rendered_frames import RenderedFrames, StoredFolders, find_rendered
 from autospike.errors import UserError
@@ -64,8 +64,6 @@ from autospike.space.architecture import digest
 Read = Callable[[int], Image.Image | Frames]
 Sample = TypeVar("Sample")
 
-# The files of an image folder; torchvision's IMG_EXTENSIONS.
-IMAGE_EXTENSIONS = (".jpg", ".jpeg", ".png", ".ppm", ".bmp", ".pgm", ".tif", ".tiff", ".webp")
 # Files that are examined one after the other for colours, and by several threads in a block.
 FIRST_FILES, BLOCK = 8, 512
 IMAGE_FILES = FileKind(description="image folder", example="image.png", extensions=IMAGE_EXTENSIONS)

@@ -31,6 +31,9 @@ from PIL import ExifTags, Image, ImageChops
 
 from autospike.errors import UserError
 
+# The image files that are read; torchvision's IMG_EXTENSIONS.
+IMAGE_EXTENSIONS = (".jpg", ".jpeg", ".png", ".ppm", ".bmp", ".pgm", ".tif", ".tiff", ".webp")
+
 RGB = tuple[int, int, int]
 WHITE: RGB = (255, 255, 255)
 

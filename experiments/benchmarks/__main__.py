@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from measuring import Result
 
 
-# Only run if it is asked for, because it trains for 25 minutes.
+# Only run if it is asked for, because it trains 45 supernets.
 TIME_TO_QUALITY = ("time_to_quality", "time_to_quality_mean", "time_to_quality_worst", "time_to_quality_largest")
 
 

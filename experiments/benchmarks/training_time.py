@@ -1,4 +1,4 @@
-"""CPU seconds of supernet training to a given quality on the digits, over 5 seeds; about 25 minutes.
+"""CPU seconds of supernet training to a given quality on the digits, over 5 seeds, 9 supernets each.
 
 `experiments/training_quality/time_to_quality.py` trains; its trainings are stored and not repeated.
 """
