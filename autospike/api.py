@@ -14,8 +14,8 @@ from typing import TYPE_CHECKING, Any
 
 from autospike import import_path
 from autospike.config import Experiment
+from autospike.config.data import DATASETS
 from autospike.config.experiment import merged
-from autospike.config.sections import DATASETS
 from autospike.energy.conventions import UJ_PER_MJ, convention_of
 from autospike.errors import UserError
 from autospike.events import Callback

@@ -20,7 +20,7 @@ from PIL import Image
 
 from autospike.config import DataConfig
 from autospike.data.batches import FixedBatches
-from autospike.data.images import load_images
+from autospike.data.loading import load_images
 from autospike.data.source import open_images
 from autospike.evaluation.calibration import calibrate
 from autospike.model_folder import InputSpec, read_model, write_model

@@ -23,7 +23,7 @@ from cli_runner import autospike
 from processes import kill_command
 
 from autospike.config import Experiment
-from autospike.data.images import load_images
+from autospike.data.loading import load_images
 from autospike.pareto import on_front
 from autospike.space.architecture import Architecture
 

@@ -15,7 +15,8 @@ from builders import one_line_error
 from PIL import Image
 
 from autospike.config import DataConfig
-from autospike.data.images import Images, load_images
+from autospike.data.images import Images
+from autospike.data.loading import load_images
 
 CLASSES = ("cat", "dog")
 PER_CLASS = {"train": 10, "test": 4}
