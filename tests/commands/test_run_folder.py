@@ -26,19 +26,9 @@ from autospike.space.architecture import digest
 Capsys = pytest.CaptureFixture[str]
 
 
-@pytest.fixture(scope="module")
-def finished(tmp_path_factory: pytest.TempPathFactory, tiny_experiment: Path) -> Path:
-    """A finished run of two generations."""
-    from autospike.cli import app
-
-    folder = tmp_path_factory.mktemp("runs") / "tiny"
-    app(["run", str(tiny_experiment), "--run", str(folder), "--set", "search.generations=2"], standalone_mode=False)
-    return folder
-
-
 @pytest.fixture
-def run(finished: Path, tmp_path: Path) -> Path:
-    shutil.copytree(finished, tmp_path / "run")
+def run(finished_run: Path, tmp_path: Path) -> Path:
+    shutil.copytree(finished_run, tmp_path / "run")
     return tmp_path / "run"
 
 
@@ -107,20 +97,20 @@ def test_a_cut_experiment_is_refused(run: Path, capsys: Capsys, command: str) ->
     assert autospike(capsys, command, run).code == 0
 
 
-def test_candidates_without_kernels_have_a_protocol_of_their_own(finished: Path) -> None:
+def test_candidates_without_kernels_have_a_protocol_of_their_own(finished_run: Path) -> None:
     if missing_kernels():
         pytest.skip("no C compiler here")
-    run = RunDirectory.resume(finished)
+    run = RunDirectory.resume(finished_run)
     setup = open_for_measurement(run)
     with use_kernels("off"):
         without = protocol_id(setup, run.supernet)
     found = protocol_id(setup, run.supernet)
     assert found != without
-    archived = {row[0] for row in sqlite3.connect(finished / "archive.sqlite").execute("SELECT protocol_id FROM evaluations")}
+    archived = {row[0] for row in sqlite3.connect(finished_run / "archive.sqlite").execute("SELECT protocol_id FROM evaluations")}
     assert archived == {found}
 
 
-def test_the_protocol_of_all_kernels_is_that_of_earlier_versions(finished: Path) -> None:
+def test_the_protocol_of_all_kernels_is_that_of_earlier_versions(finished_run: Path) -> None:
     """So archives of earlier versions remain valid: by hand, from the fields that they had."""
     if missing_kernels():
         pytest.skip("no C compiler here")
@@ -129,10 +119,10 @@ def test_the_protocol_of_all_kernels_is_that_of_earlier_versions(finished: Path)
     from autospike.counting.counter import VERSION as COUNTING_VERSION
     from autospike.evaluation.calibration import VERSION as CALIBRATION_VERSION
 
-    run = RunDirectory.resume(finished)
+    run = RunDirectory.resume(finished_run)
     setup = open_for_measurement(run)
     fields = {
-        "weights": json.loads((finished / "supernet" / "checkpoint.json").read_text())["sha256"],
+        "weights": json.loads((finished_run / "supernet" / "checkpoint.json").read_text())["sha256"],
         "image_size": 8,
         "images": setup.images.fingerprint,
         "torch": torch.__version__,

@@ -60,6 +60,7 @@ def test_traced_models_have_the_same_logits(model: SpikingModel, tracer: str) ->
     torch.testing.assert_close(found, expected, rtol=1e-5, atol=1e-5)
 
 
+@pytest.mark.slow
 def test_a_compiled_block_has_the_same_gradients_and_statistics() -> None:
     torch._dynamo.reset()
     torch.manual_seed(0)
