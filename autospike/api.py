@@ -457,6 +457,10 @@ def _data_of(datasets: Mapping[str, Any]) -> dict[str, Any]:
     """The section `data` of a run with the user's own datasets."""
     from autospike.data.datasets import image_size_of
 
+    if isinstance(datasets.get("search"), Mapping):
+        raise UserError(
+            "Run: search is a dataset; give settings of the search to run.search, or in an experiment: Run(FOLDER, {...}), got a dict"
+        )
     if not {"train", "test"} <= datasets.keys():
         raise UserError(f"Run: the datasets train and test are required, search is optional; got {', '.join(datasets)}")
     return {"name": DATASETS, "image_size": image_size_of(datasets["train"])}
