@@ -459,7 +459,7 @@ def _data_of(datasets: Mapping[str, Any]) -> dict[str, Any]:
 
     if isinstance(datasets.get("search"), Mapping):
         raise UserError(
-            "Run: search is a dataset; give settings of the search to run.search, or in an experiment: Run(FOLDER, {...}), got a dict"
+            "Run: search is a dataset, got a dict; its settings go to run.search, or to an experiment: Run(FOLDER, {...})"
         )
     if not {"train", "test"} <= datasets.keys():
         raise UserError(f"Run: the datasets train and test are required, search is optional; got {', '.join(datasets)}")
