@@ -26,6 +26,7 @@ from autospike.config.sections import (
     TrainingConfig,
 )
 from autospike.errors import UserError, first_problem
+from autospike.measurement import METRICS, TaskName
 from autospike.space.architecture import Architecture
 from autospike.space.search_space import SearchSpace
 
@@ -60,7 +61,7 @@ class Experiment(Section):
     An experiment file may give the name of a published architecture instead (`autospike.space.published`). With `none` no reference
     network is trained, and results are compared with nothing.
     """
-    task: Literal["classification", "segmentation", "detection"] = "classification"
+    task: TaskName = "classification"
     """What networks are trained for. Segmentation and detection need a search space with a `decoder`, and data with masks or
     objects (docs/tasks.md)."""
     data: DataConfig
@@ -155,6 +156,11 @@ class Experiment(Section):
         except UserError as error:
             raise ValueError(str(error)) from None
         return self
+
+    @property
+    def metric(self) -> str:
+        """Name of the metric of the task."""
+        return METRICS[self.task]
 
     @property
     def from_scratch(self) -> TrainingConfig:

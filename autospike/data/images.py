@@ -45,7 +45,7 @@ from autospike.data import glyphs, motion, scenes
 from autospike.data.coco import find_coco
 from autospike.data.contents import Contents, GeneratedSamples, StoredArrays, StoredBytes, StoredFiles
 from autospike.data.encoded import EncodedPart, Kind, find_encoded
-from autospike.data.events import FrameFiles, Frames, check_channels, read_frames
+from autospike.data.events import AddedFrames, FrameFiles, Frames, check_channels, read_frames
 from autospike.data.folders import ClassFolder, FileKind, FoundFolders, scan
 from autospike.data.frame_cache import Integration, RecordedFrames
 from autospike.data.mask_folders import MaskedFolders, find_ade20k, find_voc
@@ -199,7 +199,27 @@ def load_images(config: DataConfig, *, seed: int, datasets: Mapping[str, Any] | 
     images = SOURCES[config.name](config, seed) if config.name in SOURCES else _own(config, seed, datasets)
     if images.time_steps is None and images.channels not in (1, 3):
         raise UserError(f"data.channels: {images.channels} for still images; choose auto, 1 (grey) or 3 (RGB)")
-    return images
+    return images if config.integrate_to is None else _added_up(images, config.integrate_to)
+
+
+def _added_up(images: Images, time_steps: int) -> Images:
+    """The data with the frames of each sample added up to fewer ones."""
+    frames = images.time_steps
+    if frames is None:
+        raise UserError("data.integrate_to: applies to event frames, not to still images; leave it out")
+    if frames % time_steps:
+        divisors = ", ".join(str(n) for n in range(1, frames + 1) if frames % n == 0)
+        raise UserError(f"data.integrate_to: {time_steps} does not divide the {frames} frames of a sample; choose from {divisors}")
+    splits = {
+        name: replace(
+            split,
+            read=AddedFrames(read=split.read, time_steps=time_steps),
+            read_for_training=split.read_for_training and AddedFrames(read=split.read_for_training, time_steps=time_steps),
+            time_steps=time_steps,
+        )
+        for name, split in images.splits.items()
+    }
+    return replace(images, splits=splits, time_steps=time_steps, protocol={**images.protocol, "frames added up": frames})
 
 
 def _own(config: DataConfig, seed: int, datasets: Mapping[str, Any] | None) -> Images:
