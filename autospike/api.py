@@ -14,8 +14,8 @@ from typing import TYPE_CHECKING, Any
 
 from autospike import import_path
 from autospike.config import Experiment
+from autospike.config.data import DATASETS
 from autospike.config.experiment import merged
-from autospike.config.sections import DATASETS
 from autospike.energy.conventions import UJ_PER_MJ, convention_of
 from autospike.errors import UserError
 from autospike.events import Callback
@@ -457,6 +457,10 @@ def _data_of(datasets: Mapping[str, Any]) -> dict[str, Any]:
     """The section `data` of a run with the user's own datasets."""
     from autospike.data.datasets import image_size_of
 
+    if isinstance(datasets.get("search"), Mapping):
+        raise UserError(
+            "Run: search is a dataset, got a dict; its settings go to run.search, or to an experiment: Run(FOLDER, {...})"
+        )
     if not {"train", "test"} <= datasets.keys():
         raise UserError(f"Run: the datasets train and test are required, search is optional; got {', '.join(datasets)}")
     return {"name": DATASETS, "image_size": image_size_of(datasets["train"])}

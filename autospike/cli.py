@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import json
 import sys
 import time
 from contextlib import nullcontext
-from enum import StrEnum
 from pathlib import Path
 from typing import Annotated
 
@@ -14,17 +12,31 @@ import typer
 from rich.console import Console
 from rich.text import Text
 
-from autospike.errors import Interrupted, UserError, one_line
-from autospike.limit_options import (
-    MaxActivations,
-    MaxEnergy,
-    MaxFanIn,
-    MaxMacs,
-    MaxParams,
-    MaxTimeSteps,
-    MaxWeights,
-    MinAccuracy,
+from autospike.cli_options import (
+    EXECUTION,
+    LIMITS,
+    NONE_GIVEN,
+    STATIC_LIMITS,
+    ClassMap,
+    ExperimentPath,
+    ForwardBatch,
+    ListedKind,
+    MeasuredData,
+    MeasuredModel,
+    MeasuredSplit,
+    NewRunFolder,
+    Options,
+    Overrides,
+    RunFolder,
+    SampledImages,
+    SplitChoice,
+    StartFrom,
+    WeightsChoice,
+    execution_overrides,
+    overrides_of,
+    with_options,
 )
+from autospike.errors import Interrupted, UserError, one_line
 from autospike.process import interruptible, prepare_process, world_size
 from autospike.space.limits import MAX_EMBED_DIM, MAX_TIME_STEPS
 
@@ -41,97 +53,6 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     rich_markup_mode="markdown",
 )
-
-ExperimentPath = Annotated[
-    Path,
-    typer.Argument(metavar="EXPERIMENT", help="YAML file of the experiment, or a name that `autospike list experiments` prints."),
-]
-RunFolder = Annotated[Path, typer.Argument(metavar="RUN", help="Folder of a run that `autospike train` created.")]
-NewRunFolder = Annotated[
-    Path, typer.Option("--run", help="Folder of the run; created if missing, resumed if it belongs to this experiment.")
-]
-Overrides = Annotated[
-    list[str] | None,
-    typer.Option("--set", metavar="A.B=C", help="Set a field of the experiment, for example training.epochs=20. May be repeated."),
-]
-
-
-class SplitChoice(StrEnum):
-    """Splits of a dataset."""
-
-    train = "train"
-    search = "search"
-    test = "test"
-
-
-class WeightsChoice(StrEnum):
-    """Weights of a checkpoint that has an average of them."""
-
-    ema = "ema"
-    raw = "raw"
-
-
-StartFrom = Annotated[
-    Path | None,
-    typer.Option("--from", help="Initial parameters: a published checkpoint, an exported or imported model, or a run."),
-]
-
-
-MeasuredModel = Annotated[Path, typer.Argument(metavar="MODEL", help="An exported or imported model, or a run.")]
-MeasuredData = Annotated[
-    str | None,
-    typer.Option(help="A folder of images, event frames or CIFAR; an experiment; a run; or digits. Default: the model's run."),
-]
-MeasuredSplit = Annotated[SplitChoice, typer.Option(help="The split to measure on.")]
-SampledImages = Annotated[int, typer.Option(min=1, max=10_000_000, help="Number of images, sampled at random.")]
-ForwardBatch = Annotated[int, typer.Option(min=1, max=65_536, help="Images per forward pass; does not change results.")]
-ClassMap = Annotated[
-    str | None,
-    typer.Option(
-        metavar="FILE|order",
-        help="Class of the data for each class of the model: JSON {CLASS: FOLDER} or CSV CLASS,FOLDER; or order, if both are "
-        "in the same order. Default: by name.",
-    ),
-]
-
-
-class ExecutorName(StrEnum):
-    """Where candidates are measured."""
-
-    serial = "serial"
-    processes = "processes"
-    ray = "ray"
-
-
-ExecutorChoice = Annotated[
-    ExecutorName | None,
-    typer.Option(
-        "--executor", help="Measure in this process, in several processes, or in a Ray cluster. Default: that of the experiment."
-    ),
-]
-Workers = Annotated[
-    int | None, typer.Option(min=1, max=1024, help="Number of worker processes. Default: number of cores / threads.")
-]
-Address = Annotated[str | None, typer.Option(help="Ray cluster: auto or HOST:PORT. Default: one on this machine.")]
-GpusPerWorker = Annotated[
-    float | None, typer.Option(min=0, max=100, help="With Ray: fraction of a GPU for each worker, for example 0.5.")
-]
-
-
-def _overriding(section: str, **chosen: object) -> list[str]:
-    """Convert options to overrides of fields of the experiment, without those that are None."""
-    return [f"{section}.{name}={json.dumps(value)}" for name, value in chosen.items() if value is not None]
-
-
-def _executing(executor: ExecutorName | None, **settings: object) -> list[str]:
-    """Overrides of `execution`. A chosen executor resets the settings that were recorded for another one."""
-    defaults: dict[str, object] = {"workers": None, "address": None, "gpus_per_worker": 0.0}
-    reset = [f"execution.{name}={json.dumps(value)}" for name, value in defaults.items()] if executor else []
-    return [*reset, *_overriding("execution", executor=executor, **settings)]
-
-
-def _starting(source: Path | None) -> list[str]:
-    return _overriding("training", start_from=str(source.resolve())) if source else []
 
 
 @app.callback()
@@ -175,7 +96,7 @@ def train(
     from autospike.config import Experiment
     from autospike.run_directory import RunDirectory
 
-    chosen = [*(overrides or []), *_starting(start_from)]
+    chosen = [*(overrides or []), *_start_overrides(start_from)]
     if budget is not None:
         epochs = fit_training(Experiment.load(experiment, chosen), run, parse_duration(budget), begun=STARTED)
         chosen.append(f"training.epochs={epochs}")
@@ -183,12 +104,11 @@ def train(
 
 
 @app.command()
+@with_options("execution", EXECUTION)
+@with_options("limits", LIMITS)
 def search(
     run: RunFolder,
-    executor: ExecutorChoice = None,
-    workers: Workers = None,
-    address: Address = None,
-    gpus_per_worker: GpusPerWorker = None,
+    execution: Options = NONE_GIVEN,
     timeout: Annotated[
         str | None,
         typer.Option(
@@ -198,14 +118,7 @@ def search(
             help="Largest duration, for example 30m: no generation is started that would exceed it.",
         ),
     ] = None,
-    max_energy_uj: MaxEnergy = None,
-    max_params: MaxParams = None,
-    max_time_steps: MaxTimeSteps = None,
-    max_macs: MaxMacs = None,
-    max_weights_kb: MaxWeights = None,
-    max_activations_kb: MaxActivations = None,
-    max_fan_in: MaxFanIn = None,
-    min_accuracy: MinAccuracy = None,
+    limits: Options = NONE_GIVEN,
     overrides: Overrides = None,
 ) -> None:
     """Search subnets of the trained supernet; every candidate is stored in RUN/archive.sqlite."""
@@ -213,23 +126,13 @@ def search(
     from autospike.commands.search import search
     from autospike.run_directory import RunDirectory
 
-    where = _executing(executor, workers=workers, address=address, gpus_per_worker=gpus_per_worker)
-    limits = _overriding(
-        "search.constraints",
-        max_energy_uj=max_energy_uj,
-        max_params=max_params,
-        max_time_steps=max_time_steps,
-        max_macs=max_macs,
-        max_weights_kb=max_weights_kb,
-        max_activations_kb=max_activations_kb,
-        max_fan_in=max_fan_in,
-        min_accuracy=min_accuracy,
-    )
+    chosen = [*(overrides or []), *execution_overrides(**execution), *overrides_of("search.constraints", **limits)]
     timeout_s = parse_duration(timeout, option="--timeout") if timeout else None
-    search(RunDirectory.resume(run, [*(overrides or []), *where, *limits]), timeout_s=timeout_s)
+    search(RunDirectory.resume(run, chosen), timeout_s=timeout_s)
 
 
 @app.command()
+@with_options("limits", LIMITS)
 def export(
     run: RunFolder,
     pick: Annotated[
@@ -238,14 +141,7 @@ def export(
             help="Selection rule (cheapest-within-noise, knee, best-accuracy, least-energy, best-faeb) or the id of a candidate."
         ),
     ] = None,
-    max_energy_uj: MaxEnergy = None,
-    max_params: MaxParams = None,
-    max_time_steps: MaxTimeSteps = None,
-    max_macs: MaxMacs = None,
-    max_weights_kb: MaxWeights = None,
-    max_activations_kb: MaxActivations = None,
-    max_fan_in: MaxFanIn = None,
-    min_accuracy: MinAccuracy = None,
+    limits: Options = NONE_GIVEN,
     out: Annotated[Path | None, typer.Option(help="Folder to write to. Default: RUN/export.")] = None,
     formats: Annotated[
         str,
@@ -278,19 +174,8 @@ def export(
     from autospike.exporting.formats import parse_formats, parse_variants
     from autospike.run_directory import RunDirectory
 
-    limits = _overriding(
-        "search.constraints",
-        max_energy_uj=max_energy_uj,
-        max_params=max_params,
-        max_time_steps=max_time_steps,
-        max_macs=max_macs,
-        max_weights_kb=max_weights_kb,
-        max_activations_kb=max_activations_kb,
-        max_fan_in=max_fan_in,
-        min_accuracy=min_accuracy,
-    )
-    chosen = _overriding("export", pick=pick, min_accuracy=min_accuracy, exit_margin=exit_margin)
-    resumed = RunDirectory.resume(run, [*(overrides or []), *chosen, *limits])
+    chosen = overrides_of("export", pick=pick, exit_margin=exit_margin)
+    resumed = RunDirectory.resume(run, [*(overrides or []), *chosen, *overrides_of("search.constraints", **limits)])
     export(resumed, out or resumed.export, parse_formats(formats), parse_variants(variants), push)
 
 
@@ -320,20 +205,14 @@ def pack(
 
 
 @app.command()
+@with_options("limits", LIMITS)
 def retrain(
     run: RunFolder,
     pick: Annotated[
         list[str] | None,
         typer.Option(help="Selection rule or id, as for export. May be repeated for several subnets. Default: export.pick."),
     ] = None,
-    max_energy_uj: MaxEnergy = None,
-    max_params: MaxParams = None,
-    max_time_steps: MaxTimeSteps = None,
-    max_macs: MaxMacs = None,
-    max_weights_kb: MaxWeights = None,
-    max_activations_kb: MaxActivations = None,
-    max_fan_in: MaxFanIn = None,
-    min_accuracy: MinAccuracy = None,
+    limits: Options = NONE_GIVEN,
     seeds: Annotated[
         int | None, typer.Option(min=1, max=1000, help="Number of trainings of each network. Default: retrain.seeds.")
     ] = None,
@@ -347,19 +226,8 @@ def retrain(
     from autospike.commands.retrain import retrain
     from autospike.run_directory import RunDirectory
 
-    options = [*_overriding("export", min_accuracy=min_accuracy), *_overriding("retrain", seeds=seeds, epochs=epochs)]
-    limits = _overriding(
-        "search.constraints",
-        max_energy_uj=max_energy_uj,
-        max_params=max_params,
-        max_time_steps=max_time_steps,
-        max_macs=max_macs,
-        max_weights_kb=max_weights_kb,
-        max_activations_kb=max_activations_kb,
-        max_fan_in=max_fan_in,
-        min_accuracy=min_accuracy,
-    )
-    resumed = RunDirectory.resume(run, [*(overrides or []), *options, *limits])
+    options = overrides_of("retrain", seeds=seeds, epochs=epochs)
+    resumed = RunDirectory.resume(run, [*(overrides or []), *options, *overrides_of("search.constraints", **limits)])
     retrain(resumed, pick or [resumed.experiment.export.pick])
 
 
@@ -385,7 +253,7 @@ def ablate(
     from autospike.commands.ablate import AblationRequest, ablate
     from autospike.run_directory import RunDirectory
 
-    resumed = RunDirectory.resume(run, [*(overrides or []), *_overriding("retrain", epochs=epochs)])
+    resumed = RunDirectory.resume(run, [*(overrides or []), *overrides_of("retrain", epochs=epochs)])
     chosen = architecture or resumed.experiment.export.pick
     ablate(resumed, AblationRequest(architecture=chosen, genes=gene or (), together=together, retrain=retrain))
 
@@ -408,7 +276,7 @@ def assess(
     from autospike.commands.assess import assess
     from autospike.run_directory import RunDirectory
 
-    resumed = RunDirectory.resume(run, [*(overrides or []), *_overriding("retrain", epochs=epochs)])
+    resumed = RunDirectory.resume(run, [*(overrides or []), *overrides_of("retrain", epochs=epochs)])
     assess(resumed, candidates=candidates, budget_s=parse_duration(budget) if budget else None)
 
 
@@ -583,14 +451,12 @@ def firing(
 
 
 @app.command(name="run")
+@with_options("execution", EXECUTION)
 def run_all(
     experiment: ExperimentPath,
     run: NewRunFolder,
     start_from: StartFrom = None,
-    executor: ExecutorChoice = None,
-    workers: Workers = None,
-    address: Address = None,
-    gpus_per_worker: GpusPerWorker = None,
+    execution: Options = NONE_GIVEN,
     budget: Annotated[
         str | None,
         typer.Option(
@@ -621,14 +487,14 @@ def run_all(
     from autospike.config import Experiment
     from autospike.run_directory import RunDirectory
 
-    where = _executing(executor, workers=workers, address=address, gpus_per_worker=gpus_per_worker)
+    where = execution_overrides(**execution)
     left_out = [
         *(["baseline=none"] if no_reference else []),
         *(["rivals.networks=[]"] if no_rivals or no_reference else []),
     ]
     budget_s = parse_duration(budget) if budget else None
     clock = Clock.read(run, budget_s)
-    chosen = [*(overrides or []), *where, *left_out, *_starting(start_from)]
+    chosen = [*(overrides or []), *where, *left_out, *_start_overrides(start_from)]
     started = RunDirectory.start(Experiment.load(experiment, [*chosen, *(clock.overrides() if clock else [])]), run)
     if clock is None and budget_s is not None:
         clock = fit(started, budget_s, fine_tune=not no_fine_tune, begun=STARTED)
@@ -711,17 +577,13 @@ def describe(
 
 
 @app.command()
+@with_options("limits", STATIC_LIMITS)
 def profile(
     path: Annotated[
         Path,
         typer.Argument(metavar="SPACE|EXPERIMENT|RUN", help="A search space or an experiment (YAML or the name of one), or a run."),
     ],
-    max_params: MaxParams = None,
-    max_time_steps: MaxTimeSteps = None,
-    max_macs: MaxMacs = None,
-    max_weights_kb: MaxWeights = None,
-    max_activations_kb: MaxActivations = None,
-    max_fan_in: MaxFanIn = None,
+    limits: Options = NONE_GIVEN,
     image_size: Annotated[
         int | None, typer.Option(min=1, max=4096, help="Height and width in pixels. Default: of the experiment, or 32.")
     ] = None,
@@ -735,14 +597,6 @@ def profile(
     """Print the size of a space, costs of its smallest, middle and largest subnet, and the share of the space within limits."""
     from autospike.commands.profile import profile
 
-    limits = {
-        "max_params": max_params,
-        "max_time_steps": max_time_steps,
-        "max_macs": max_macs,
-        "max_weights_kb": max_weights_kb,
-        "max_activations_kb": max_activations_kb,
-        "max_fan_in": max_fan_in,
-    }
     profile(path, limits, image_size=image_size, channels=channels, classes=classes)
 
 
@@ -759,15 +613,6 @@ def check_data(
     from autospike.config import Experiment
 
     check_data(Experiment.load(experiment, overrides or []), out)
-
-
-class ListedKind(StrEnum):
-    """What has names."""
-
-    spaces = "spaces"
-    experiments = "experiments"
-    models = "models"
-    conventions = "conventions"
 
 
 @app.command(name="list")
@@ -796,6 +641,11 @@ def doctor() -> None:
     from autospike.commands.doctor import doctor
 
     doctor()
+
+
+def _start_overrides(source: Path | None) -> list[str]:
+    """Return overrides of `training.start_from`; the path is relative to the current folder."""
+    return overrides_of("training", start_from=str(source.resolve())) if source else []
 
 
 def _print_version(verbose: bool) -> None:

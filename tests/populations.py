@@ -16,7 +16,9 @@ import torch
 
 from autospike.config import DataConfig, EvaluationConfig
 from autospike.data.batches import FixedBatches, Span
-from autospike.data.images import Images, Split, SplitName, load_images
+from autospike.data.images import Images, Split
+from autospike.data.loading import load_images
+from autospike.data.partition import SplitName
 from autospike.energy.conventions import EXACT
 from autospike.evaluation.calibration import calibrate
 from autospike.evaluation.population import PopulationEvaluator

@@ -213,3 +213,10 @@ def test_an_experiment_from_a_dict_from_a_file_and_from_keyword_arguments_is_the
         autospike.Run("x", autospike.Experiment(**TINY_EXPERIMENT)),
     ]
     assert {run.experiment.to_yaml() for run in runs} == {autospike.Experiment.load(path).to_yaml()}
+
+
+def test_settings_of_the_search_in_place_of_a_dataset_are_a_one_line_error(tmp_path: Path) -> None:
+    message = one_line_error(lambda: autospike.Run(tmp_path, space="spikformer_small", search={"generations": 2}))  # type: ignore[arg-type]
+    assert message == (
+        "Run: search is a dataset, got a dict; its settings go to run.search, or to an experiment: Run(FOLDER, {...})"
+    )

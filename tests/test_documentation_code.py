@@ -19,7 +19,7 @@ from torch import nn
 from traced_models import firing_model, images
 
 from autospike.config import Experiment
-from autospike.data.images import load_images
+from autospike.data.loading import load_images
 from autospike.model_folder import InputSpec, write_model
 
 ROOT = Path(__file__).parents[1]

@@ -16,7 +16,7 @@ from autospike.space.families import FAMILIES
 
 FOLDER = Path(__file__).parents[1] / "notebooks"
 NOTEBOOKS = sorted(FOLDER.glob("*.ipynb"))
-SLOW = {"deploying_with_onnxruntime"}  # two exports to ONNX
+SLOW = {"deploying_with_onnxruntime", "adding_a_family"}  # two exports to ONNX; a supernet of a new family
 
 
 @pytest.fixture(scope="module")

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from autospike.config import AugmentationConfig, DataConfig, TrainingConfig
 from autospike.data.batches import TrainingBatches
-from autospike.data.images import load_images
+from autospike.data.loading import load_images
 from autospike.events import Event, StepEvent
 from autospike.space.search_space import SearchSpace
 from autospike.supernet import Supernet

@@ -14,8 +14,9 @@ from autospike.config import Experiment
 from autospike.console import note, table, working
 from autospike.data import overview
 from autospike.data.batches import Batch, FixedBatches
-from autospike.data.images import Images, load_images
+from autospike.data.images import Images
 from autospike.data.inspection import Inspection, Reading, inspect
+from autospike.data.loading import load_images
 from autospike.data.picture import draw_batch, draw_targets
 from autospike.data.pixels import printable
 from autospike.errors import UserError

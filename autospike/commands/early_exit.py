@@ -13,7 +13,7 @@ from matplotlib.figure import Figure
 from autospike import files
 from autospike.console import note, table, working
 from autospike.data.batches import FixedBatches
-from autospike.data.images import SplitName
+from autospike.data.partition import SplitName
 from autospike.data.source import open_images
 from autospike.energy.conventions import UJ_PER_MJ, Convention
 from autospike.errors import UserError

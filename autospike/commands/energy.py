@@ -15,7 +15,8 @@ from autospike.config import Experiment
 from autospike.console import note, short, table, working
 from autospike.data import overview
 from autospike.data.batches import FixedBatches
-from autospike.data.images import Images, SplitName
+from autospike.data.images import Images
+from autospike.data.partition import SplitName
 from autospike.data.source import open_images
 from autospike.energy.break_even import BreakEven, break_even
 from autospike.energy.conventions import DEFAULT, FP32, SRAM, Convention

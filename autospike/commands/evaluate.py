@@ -12,7 +12,7 @@ from autospike.console import note, progress, table
 from autospike.counting.counter import VERSION
 from autospike.data import overview
 from autospike.data.batches import FixedBatches
-from autospike.data.images import SplitName
+from autospike.data.partition import SplitName
 from autospike.data.source import open_images
 from autospike.energy.conventions import Convention, energies_mj
 from autospike.energy.conventions import energy as energy_of

@@ -11,7 +11,7 @@ from autospike import files
 from autospike.console import note, table, working
 from autospike.counting.activity import Activity, LayerActivity
 from autospike.data.batches import FixedBatches
-from autospike.data.images import SplitName
+from autospike.data.partition import SplitName
 from autospike.data.source import open_images
 from autospike.errors import UserError
 from autospike.model_folder import ExportedModel, read_model

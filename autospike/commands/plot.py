@@ -50,7 +50,9 @@ def plot(run: RunDirectory, convention: Convention | None = None, out: Path | No
         report = replace(report, folder=out)
     files.check_writable(report.folder, "--out")
     report.write()
-    files.write_text(report.folder / "report.html", page(page_data(run)))
+    same_convention = report.convention == run.experiment.search.energy_convention.name
+    gene_importance = report.importance if same_convention else None  # the page is of the convention of the search
+    files.write_text(report.folder / "report.html", page(page_data(run, gene_importance=gene_importance)))
     if report.damage is not None:
         note(f"plot: {report.damage}")
     on_front = int(report.candidates["on_front"].sum())

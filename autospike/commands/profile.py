@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -23,12 +24,12 @@ from autospike.space.input_shape import InputShape
 from autospike.space.search_space import SearchSpace
 
 
-def profile(path: Path, limits: dict[str, Any], *, image_size: int | None, channels: int | None, classes: int | None) -> None:
+def profile(path: Path, limits: Mapping[str, Any], *, image_size: int | None, channels: int | None, classes: int | None) -> None:
     """Print the size of a space, its smallest, middle and largest subnet, and the costs of random draws.
 
     Args:
         path: A search space or an experiment (YAML or the name of one), or a run.
-        limits: Fields of `search.constraints` that replace those of an experiment or a run; None is no limit.
+        limits: Fields of `search.constraints` that replace those of an experiment or a run.
         image_size: Height and width in pixels. Default: of the experiment, or 32.
         channels: Channels of the images. Default: of the run, or 3.
         classes: Number of classes. Default: of the run, or 10.
@@ -46,7 +47,7 @@ def profile(path: Path, limits: dict[str, Any], *, image_size: int | None, chann
     )
     given = experiment.search.constraints.model_dump() if experiment else {}
     try:
-        config = ConstraintsConfig.model_validate({**given, **{k: v for k, v in limits.items() if v is not None}})
+        config = ConstraintsConfig.model_validate({**given, **limits})
     except ValidationError as error:
         raise first_problem(error, "search.constraints") from None
     convention = experiment.search.energy_convention if experiment else DEFAULT

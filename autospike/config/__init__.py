@@ -1,28 +1,22 @@
 """An experiment: the complete configuration of a run, in one YAML file.
 
-`sections` documents every field, `experiment` combines the sections, `loading` reads a file and applies overrides, and `checks` has
-the constraints between fields.
+`data`, `training` and `search` document every field, `fields` has their types, `experiment` combines the sections, `loading` reads
+a file and applies overrides, and `checks` has the constraints between fields.
 `--set a.b=c` overrides any field. A run stores its resolved experiment, including the search space, as `RUN/experiment.yaml`.
 """
 
+from autospike.config.data import AugmentationConfig, DataConfig, NormalisationConfig
 from autospike.config.experiment import Experiment, continued, fixed_part, with_normalisation, with_start
 from autospike.config.loading import narrowing_overrides
-from autospike.config.sections import (
-    AugmentationConfig,
+from autospike.config.search import (
     ConstraintsConfig,
-    DataConfig,
     EvaluationConfig,
     ExecutionConfig,
     ExportConfig,
     FitnessConfig,
-    NormalisationConfig,
-    RetrainConfig,
-    RivalName,
-    RivalsConfig,
     SearchConfig,
-    TeacherConfig,
-    TrainingConfig,
 )
+from autospike.config.training import RetrainConfig, RivalName, RivalsConfig, TeacherConfig, TrainingConfig
 
 __all__ = [
     "AugmentationConfig",

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from autospike.config.sections import RECORDED
+from autospike.config.data import RECORDED
 from autospike.errors import UserError
 from autospike.space.architecture import Architecture
 from autospike.space.narrowing import check_narrower

@@ -12,19 +12,10 @@ from pydantic import Field, ValidationError, ValidationInfo, model_validator
 from autospike import catalogue
 from autospike.config import loading
 from autospike.config.checks import check_experiment
-from autospike.config.sections import (
-    DataConfig,
-    EvaluationConfig,
-    ExecutionConfig,
-    ExportConfig,
-    NormalisationConfig,
-    ProcessCount,
-    RetrainConfig,
-    RivalsConfig,
-    SearchConfig,
-    Section,
-    TrainingConfig,
-)
+from autospike.config.data import DataConfig, NormalisationConfig
+from autospike.config.fields import ProcessCount, Section
+from autospike.config.search import EvaluationConfig, ExecutionConfig, ExportConfig, SearchConfig
+from autospike.config.training import RetrainConfig, RivalsConfig, TrainingConfig
 from autospike.errors import UserError, first_problem
 from autospike.measurement import METRICS, TaskName
 from autospike.space.architecture import Architecture

@@ -10,7 +10,8 @@ from pathlib import Path
 from typing import Any
 
 from autospike import catalogue
-from autospike.config.sections import DEFAULT_LEARNING_RATE, FULL_RATE_WIDTH, MAX_PATH
+from autospike.config.fields import MAX_PATH
+from autospike.config.training import DEFAULT_LEARNING_RATE, FULL_RATE_WIDTH
 from autospike.errors import UserError, quoted
 from autospike.files import read_yaml
 from autospike.parsing import parse_yaml

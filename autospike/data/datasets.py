@@ -27,7 +27,8 @@ from torch.utils.data import ConcatDataset, Subset, TensorDataset
 from autospike.config import DataConfig
 from autospike.console import working
 from autospike.data.events import Frames
-from autospike.data.images import Images, SplitName, search_from_train, split_of
+from autospike.data.images import Images, search_from_train, split_of
+from autospike.data.partition import SplitName
 from autospike.errors import UserError
 
 SPLITS: tuple[SplitName, ...] = ("train", "search", "test")

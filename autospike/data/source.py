@@ -6,7 +6,10 @@ import os
 from pathlib import Path
 
 from autospike.config import DataConfig, Experiment
-from autospike.data.images import FRAME_FILES, IMAGE_FILES, Images, load_images
+from autospike.data.event_sources import FRAME_FILES
+from autospike.data.image_sources import IMAGE_FILES
+from autospike.data.images import Images
+from autospike.data.loading import load_images
 from autospike.errors import UserError
 from autospike.run_directory import RunDirectory
 

@@ -59,7 +59,7 @@ def reasons(model: SpikingModel) -> dict[str, str]:
     found = {name: REASONS[type(module)] for name, module in model.named_modules() if type(module) in REASONS}
     for name, module in model.named_modules():
         if isinstance(module, LIF) and not module.is_binary_lif:
-            found[name] = "neurons with other dynamics than hard reset and decaying input"
+            found[name] = "integer neurons, or other dynamics than hard reset and decaying input"
     if model.architecture.distilled:
         found["head_dist"] = "the mean of two heads is written as two outputs, which other tools do not average"
     return found

@@ -39,6 +39,14 @@ SPIKINGJELLY_LIF = '''class LIF(neuron.LIFNode):
                          detach_reset=True, step_mode="m")
 '''
 
+SPIKINGJELLY_INTEGER_LIF = '''class IntegerLIF(neuron.ILIFNode):
+    """spikingjelly's integer neurons over all time steps. Without a leak, tau is the largest number."""
+
+    def __init__(self, v_threshold: float, levels: int, tau: float | None) -> None:
+        super().__init__(tau=torch.finfo(torch.float32).max if tau is None else tau, v_threshold=v_threshold,
+                         surrogate_function=surrogate.MultiLevelSpikeCount(levels), detach_reset=True, step_mode="m")
+'''
+
 
 class Unsupported(UserError):  # noqa: N818 - a format that cannot express a model is no error of the program
     """A model has a layer that a format cannot express."""
@@ -69,9 +77,12 @@ def layer_source(module: nn.Module) -> tuple[str, dict[str, str]]:
 
 @layer_source.register
 def _(module: LIF) -> tuple[str, dict[str, str]]:
+    if module.neuron.levels > 1:
+        tau = module.neuron.tau if module.neuron.leak else None
+        return f"IntegerLIF(v_threshold={module.neuron.v_threshold!r}, levels={module.neuron.levels}, tau={tau!r})", {}
     if not module.is_binary_lif:
         raise Unsupported(
-            f"neurons other than binary ones with the published dynamics ({module.neuron}, {module.dynamics}) have no form in "
+            f"binary neurons with other dynamics than the published ones ({module.neuron}, {module.dynamics}) have no form in "
             "plain PyTorch; export as timm, pt2 or onnx"
         )
     return f"LIF(v_threshold={module.neuron.v_threshold!r}, tau={module.neuron.tau!r})", {}
@@ -252,13 +263,11 @@ def _forward_source(graph: fx.Graph, *, reset: bool) -> str:
 def _file(title: str, model: SpikingModel, lines: list[str], body: str, neurons: Neurons) -> str:
     constructed = "\n".join(lines)
     parts = [part for part in _plain_parts() if re.search(rf"\b{part.__name__}\(", constructed + body)]
-    parts = [part for part in parts if not (neurons == "spikingjelly" and part is plain.LIF)]
+    theirs = {plain.LIF: SPIKINGJELLY_LIF, plain.IntegerLIF: SPIKINGJELLY_INTEGER_LIF} if neurons == "spikingjelly" else {}
     if plain.RepConv in parts and plain.BatchNorm not in parts:
         parts.insert(0, plain.BatchNorm)
     parts.sort(key=lambda part: _plain_parts().index(part))
-    used = [inspect.getsource(part) for part in parts]
-    if neurons == "spikingjelly":
-        used.insert(0, SPIKINGJELLY_LIF)
+    used = [theirs.get(part) or inspect.getsource(part) for part in parts]
     needs_f = any("F." in text for text in (*used, body))
     channels = f"{model.architecture.family}, T = {model.architecture.time_steps}, {model.num_classes} classes"
     imports = ["import torch", *(["import torch.nn.functional as F"] if needs_f else []), "from safetensors.torch import load_file"]
@@ -297,6 +306,7 @@ def _plain_parts() -> list[Any]:
     """Classes and functions that a file may contain, in their order."""
     return [
         plain.LIF,
+        plain.IntegerLIF,
         plain.Conv,
         plain.BatchNorm,
         plain.ConvNorm,
@@ -308,13 +318,17 @@ def _plain_parts() -> list[Any]:
 
 
 def _tensors(variant: Variant, renamed: dict[str, str]) -> dict[str, Tensor]:
-    """The weights by their names in the file, with the integers and scales of those in 8 bits."""
+    """The weights by their names in the file, with the integers and scales of those in 8 bits.
+
+    A layer behind normalised integer neurons has its factor (`Neuron.output_scale`) in its weight or the scale of its weight.
+    """
     tensors = {}
+    factors = {f"{name}.weight": getattr(module, "input_scale", 1.0) for name, module in variant.model.named_modules()}
     for old, values in variant.model.state_dict().items():
-        new, int8 = renamed[old], variant.int8.get(old)
-        tensors[new] = values if int8 is None else int8.integers
+        new, int8, factor = renamed[old], variant.int8.get(old), factors.get(old, 1.0)
+        tensors[new] = (values if factor == 1 else values * factor) if int8 is None else int8.integers
         if int8 is not None:
-            tensors[f"{new}.scale"] = int8.scale
+            tensors[f"{new}.scale"] = int8.scale * factor
     return tensors
 
 

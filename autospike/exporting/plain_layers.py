@@ -32,6 +32,27 @@ class LIF(nn.Module):
         return torch.stack(spikes)
 
 
+class IntegerLIF(nn.Module):
+    """Integer neurons: `h = v - v / tau + x`, output `s = round(clip(h / v_threshold, 0, levels))`, then `v = h - s * v_threshold`.
+
+    Halves are rounded to even. Without a leak (tau is None), `h = v + x`.
+    """
+
+    def __init__(self, v_threshold: float, levels: int, tau: float | None) -> None:
+        super().__init__()
+        self.v_threshold, self.levels, self.tau = v_threshold, levels, tau
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Compute the integers of `x`, the input current."""
+        v, outputs = torch.zeros_like(x[0]), []
+        for current in x.unbind(0):
+            h = (v if self.tau is None else v - v / self.tau) + current
+            s = (h / self.v_threshold).clamp(0, self.levels).round()
+            v = h - s * self.v_threshold
+            outputs.append(s)
+        return torch.stack(outputs)
+
+
 class Conv(nn.Conv2d):
     """A convolution of channels-last images; a still image is computed once and repeated `time_steps` times."""
 

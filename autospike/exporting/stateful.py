@@ -20,6 +20,7 @@ from autospike import files
 from autospike.errors import UserError
 from autospike.exporting import onnx_model, program
 from autospike.exporting.variants import Variant
+from autospike.kernels.lif import one_step
 from autospike.models.contract import SpikingModel
 from autospike.nn.neuron import LIF
 
@@ -37,15 +38,13 @@ class _StepLIF(nn.Module):
 
     def __init__(self, lif: LIF, potentials: list[Tensor | None], index: int) -> None:
         super().__init__()
-        self.neuron, self.potentials, self.index = lif.neuron, potentials, index
+        self.neuron, self.potentials, self.index = lif.parameters_of_neuron(), potentials, index
 
     def forward(self, x: Tensor) -> Tensor:
         """Integrate `x` `[1, B, ...]`, fire and reset."""
         v = self.potentials[self.index]
         v = torch.zeros_like(x[0]) if v is None else v
-        h = v + (x[0] - v) / self.neuron.tau
-        s = (h >= self.neuron.v_threshold).to(h.dtype)
-        self.potentials[self.index] = (1 - s) * h
+        s, self.potentials[self.index] = one_step(x[0], v, self.neuron)
         return s[None]
 
 
@@ -57,9 +56,6 @@ class SingleStep(nn.Module):
 
     Attributes:
         names: Paths of the LIF layers, in the order of the potentials.
-
-    Raises:
-        UserError: A LIF layer has other dynamics than the published ones.
     """
 
     def __init__(self, model: SpikingModel) -> None:
@@ -69,10 +65,6 @@ class SingleStep(nn.Module):
         for index, name in enumerate(self.names):
             lif = model.get_submodule(name)
             assert isinstance(lif, LIF)
-            if not lif.is_binary_lif:
-                raise UserError(
-                    f"--format stateful: {name} is not a binary neuron with the published dynamics; choose timm, pt2 or onnx"
-                )
             parent, _, last = name.rpartition(".")
             setattr(model.get_submodule(parent), last, _StepLIF(lif, self._potentials, index))
         self.model = model
@@ -106,9 +98,6 @@ def write(variant: Variant, folder: Path, images: Tensor) -> tuple[str, ...]:
 
     Returns:
         Names of the files.
-
-    Raises:
-        UserError: A LIF layer has other dynamics than the published ones.
     """
     from copy import deepcopy
 

@@ -122,18 +122,32 @@ def _positions(x: Tensor) -> int:
 
 
 def _lif_composite(x: Tensor, neuron: NeuronParameters) -> Tensor:
-    """The equations, step by step. A surrogate passes its gradient as `p - p.detach()`, which is 0."""
+    """The equations, step by step."""
     v, fired = torch.zeros_like(x[0]), []
     for current in x.unbind(0):
-        h = v + (current - v) / neuron.tau if neuron.decay_input else v - v / neuron.tau + current
-        s = _integers(h, neuron) if neuron.levels > 1 else (h >= neuron.v_threshold).to(h.dtype)
-        if torch.is_grad_enabled():
-            p = _surrogate_primitive(h, neuron)
-            s = s + (p - p.detach())
+        s, v = one_step(current, v, neuron)
         fired.append(s)
-        r = s.detach() if neuron.detach_reset else s
-        v = h - r * neuron.v_threshold if neuron.soft_reset or neuron.levels > 1 else (1 - r) * h
     return torch.stack(fired)
+
+
+def one_step(x: Tensor, v: Tensor, neuron: NeuronParameters) -> tuple[Tensor, Tensor]:
+    """Compute one time step. A surrogate passes its gradient as `p - p.detach()`, which is 0.
+
+    Args:
+        x: Input current.
+        v: Membrane potential after the last step, of the same shape.
+        neuron: Parameters of the neurons.
+
+    Returns:
+        Spikes, or integers up to `neuron.levels`, and the membrane potential after the reset.
+    """
+    h = v + (x - v) / neuron.tau if neuron.decay_input else v - v / neuron.tau + x
+    s = _integers(h, neuron) if neuron.levels > 1 else (h >= neuron.v_threshold).to(h.dtype)
+    if torch.is_grad_enabled():
+        p = _surrogate_primitive(h, neuron)
+        s = s + (p - p.detach())
+    r = s.detach() if neuron.detach_reset else s
+    return s, h - r * neuron.v_threshold if neuron.soft_reset or neuron.levels > 1 else (1 - r) * h
 
 
 def _integers(h: Tensor, neuron: NeuronParameters) -> Tensor:

@@ -12,7 +12,8 @@ import torch
 
 from autospike.config import Experiment
 from autospike.data.batches import TrainingBatches
-from autospike.data.images import Images, load_images
+from autospike.data.images import Images
+from autospike.data.loading import load_images
 from autospike.data.preparation import DEFAULT_PREPARATION, ImagePreparation
 from autospike.errors import UserError
 from autospike.randomness import keyed_seed

@@ -24,7 +24,7 @@ from steps import training_step
 from autospike.config import AugmentationConfig, DataConfig
 from autospike.data.batches import TrainingBatches
 from autospike.data.event_files import PACKET, read_events
-from autospike.data.images import load_images
+from autospike.data.loading import load_images
 
 EVENTS, PER_PACKET = 300_000, 4096
 ROUNDS = 5

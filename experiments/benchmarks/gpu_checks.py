@@ -25,7 +25,8 @@ from torch import Tensor
 
 from autospike.config import AugmentationConfig, DataConfig, TrainingConfig
 from autospike.data.batches import FixedBatches, TrainingBatches
-from autospike.data.images import SplitName, load_images
+from autospike.data.loading import load_images
+from autospike.data.partition import SplitName
 from autospike.evaluation.calibration import calibrate, read_statistics
 from autospike.evaluation.single import StepwiseMeasurement, measure, measure_stepwise
 from autospike.evaluation.trie_evaluator import TrieEvaluator

@@ -12,7 +12,9 @@ from torch.optim import AdamW
 
 from autospike.config import AugmentationConfig, DataConfig, EvaluationConfig, SearchConfig
 from autospike.data.batches import Batch, FixedBatches, TrainingBatches
-from autospike.data.images import Images, SplitName, load_images
+from autospike.data.images import Images
+from autospike.data.loading import load_images
+from autospike.data.partition import SplitName
 from autospike.evaluation.population import PopulationEvaluator
 from autospike.evaluation.trie_evaluator import TrieEvaluator
 from autospike.execution.executor import Serial

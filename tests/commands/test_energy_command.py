@@ -20,7 +20,7 @@ from PIL import Image
 
 from autospike.config import DataConfig
 from autospike.data.batches import FixedBatches
-from autospike.data.images import load_images
+from autospike.data.loading import load_images
 from autospike.data.source import open_images
 from autospike.evaluation.calibration import calibrate
 from autospike.model_folder import InputSpec, read_model, write_model
@@ -36,12 +36,10 @@ ALL_IMAGES = 10**6
 
 
 @pytest.fixture(scope="module")
-def run(tmp_path_factory: pytest.TempPathFactory, tiny_experiment: Path) -> Path:
+def run(finished_run: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A finished run with its export."""
-    from autospike.cli import app
-
     folder = tmp_path_factory.mktemp("runs") / "tiny"
-    app(["run", str(tiny_experiment), "--run", str(folder)], standalone_mode=False)
+    shutil.copytree(finished_run, folder)
     return folder
 
 

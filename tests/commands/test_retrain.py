@@ -24,7 +24,7 @@ from torch import Tensor
 
 from autospike.config import Experiment
 from autospike.data.batches import TrainingBatches
-from autospike.data.images import load_images
+from autospike.data.loading import load_images
 from autospike.evaluation.setup import calibration_split
 from autospike.randomness import keyed_seed
 from autospike.report.retrained import MeanAndDeviation, RetrainedModel, group_by_seed

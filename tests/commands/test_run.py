@@ -23,7 +23,7 @@ from cli_runner import autospike
 from processes import kill_command
 
 from autospike.config import Experiment
-from autospike.data.images import load_images
+from autospike.data.loading import load_images
 from autospike.pareto import on_front
 from autospike.space.architecture import Architecture
 
@@ -326,7 +326,8 @@ def test_a_finished_run_repeats_no_work(run: Path, tiny_experiment: Path) -> Non
     assert new["search finished"]["measured_now"] == 0
 
 
-@pytest.mark.parametrize("generations", [pytest.param(0, marks=pytest.mark.slow), 1])
+@pytest.mark.slow
+@pytest.mark.parametrize("generations", [0, 1])
 def test_a_killed_search_resumes_to_the_same_front(run: Path, tmp_path: Path, generations: int) -> None:
     """Archived generations are not measured again; the generation in progress is lost."""
     folder = tmp_path / "run"
@@ -354,25 +355,30 @@ def archived_generations(run: Path) -> int:
         return 0
 
 
-def test_a_finished_search_continues_with_more_generations(tmp_path: Path, tiny_experiment: Path) -> None:
-    call("train", tiny_experiment, "--run", tmp_path, "--set", "training.epochs=1")
-    call("search", tmp_path, "--set", "search.generations=1")
-    first = [tuple(row) for row in rows(tmp_path)]
-    call("search", tmp_path, "--set", "search.generations=2")
-    assert [tuple(row) for row in rows(tmp_path)][: len(first)] == first
-    assert len(proposed(rows(tmp_path))) == 12
+def trained_copy(searched_run: Path, folder: Path) -> Path:
+    """Copy a run as it was after its training."""
+    shutil.copytree(searched_run, folder, ignore=shutil.ignore_patterns("archive.sqlite*", "report", "export"))
+    return folder
 
 
-def test_two_algorithms_share_an_archive(tmp_path: Path, tiny_experiment: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    settings = ["--set", "training.epochs=1", "--set", "search.generations=1"]
-    call("train", tiny_experiment, "--run", tmp_path, *settings)
-    call("search", tmp_path)
-    assert autospike(capsys, "search", tmp_path, "--set", "search.algorithm=random").code == 0
-    assert autospike(capsys, "search", tmp_path, "--set", "search.algorithm=aeb").code == 0
-    searches = sqlite3.connect(tmp_path / "archive.sqlite").execute("SELECT DISTINCT search_id FROM proposals").fetchall()
+def test_a_finished_search_continues_with_more_generations(tmp_path: Path, searched_run: Path) -> None:
+    run = trained_copy(searched_run, tmp_path / "run")
+    call("search", run, "--set", "search.generations=1")
+    first = [tuple(row) for row in rows(run)]
+    call("search", run, "--set", "search.generations=2")
+    assert [tuple(row) for row in rows(run)][: len(first)] == first
+    assert len(proposed(rows(run))) == 12
+
+
+def test_two_algorithms_share_an_archive(tmp_path: Path, searched_run: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    run = trained_copy(searched_run, tmp_path / "run")
+    for algorithm in ("nsga2", "random", "aeb"):
+        command = ("search", run, "--set", "search.generations=1", "--set", f"search.algorithm={algorithm}")
+        assert autospike(capsys, *command).code == 0
+    searches = sqlite3.connect(run / "archive.sqlite").execute("SELECT DISTINCT search_id FROM proposals").fetchall()
     assert {name.split("-")[0] for (name,) in searches} == {"nsga2", "random", "aeb"}
-    assert len(proposed(rows(tmp_path))) == 6  # all three have the same first generation
-    assert autospike(capsys, "plot", tmp_path).code == 0
+    assert len(proposed(rows(run))) == 6  # all three have the same first generation
+    assert autospike(capsys, "plot", run).code == 0
 
 
 def test_least_energy_within_a_tolerance_of_the_best_accuracy(
@@ -494,16 +500,14 @@ def test_a_reference_network_of_an_older_version_is_a_one_line_error(
 
 
 @pytest.fixture(scope="module")
-def random_searches(tmp_path_factory: pytest.TempPathFactory, tiny_experiment: Path) -> tuple[Path, Path]:
+def random_searches(tmp_path_factory: pytest.TempPathFactory, searched_run: Path) -> tuple[Path, Path]:
     """Two runs of one supernet: one searched under `exact` and then under `binary-only`, one only under `binary-only`."""
-    reused, fresh = (tmp_path_factory.mktemp("conventions") / name for name in ("reused", "fresh"))
-    call("train", tiny_experiment, "--run", reused, "--set", "training.epochs=1", "--set", "search.algorithm=random")
-    shutil.copytree(reused, fresh)
-    call("search", reused)
+    reused, fresh = (trained_copy(searched_run, tmp_path_factory.mktemp("conventions") / name) for name in ("reused", "fresh"))
+    call("search", reused, "--set", "search.algorithm=random")
     measured = [(row["seconds"], row["measured_at"]) for row in rows(reused)]
     call("search", reused, "--set", "search.convention=binary-only")
     assert [(row["seconds"], row["measured_at"]) for row in rows(reused)] == measured
-    call("search", fresh, "--set", "search.convention=binary-only")
+    call("search", fresh, "--set", "search.algorithm=random", "--set", "search.convention=binary-only")
     for run in (reused, fresh):
         call("plot", run)
     return reused, fresh
@@ -525,7 +529,7 @@ def untimed(row: sqlite3.Row) -> dict[str, Any]:
 def test_an_archive_has_the_energies_of_the_latest_search(random_searches: tuple[Path, Path]) -> None:
     reused, _ = random_searches
     found = rows(reused)
-    assert len(proposed(found)) == 18
+    assert len(proposed(found)) == 6 * 2
     energies = {row["architecture_id"]: binary_only_mj(row) for row in found}
     f_aeb = by_f_aeb(energies, {row["architecture_id"]: row["accuracy"] for row in found}, largest_of(reused))
     for row in found:

@@ -26,19 +26,9 @@ from autospike.space.architecture import digest
 Capsys = pytest.CaptureFixture[str]
 
 
-@pytest.fixture(scope="module")
-def finished(tmp_path_factory: pytest.TempPathFactory, tiny_experiment: Path) -> Path:
-    """A finished run of two generations."""
-    from autospike.cli import app
-
-    folder = tmp_path_factory.mktemp("runs") / "tiny"
-    app(["run", str(tiny_experiment), "--run", str(folder), "--set", "search.generations=2"], standalone_mode=False)
-    return folder
-
-
 @pytest.fixture
-def run(finished: Path, tmp_path: Path) -> Path:
-    shutil.copytree(finished, tmp_path / "run")
+def run(finished_run: Path, tmp_path: Path) -> Path:
+    shutil.copytree(finished_run, tmp_path / "run")
     return tmp_path / "run"
 
 
@@ -51,7 +41,14 @@ def append(path: Path) -> None:
 
 
 @pytest.mark.parametrize("name", ["model.safetensors", "config.json", "architecture.json", "report.json"])
-@pytest.mark.parametrize("damage", [Path.unlink, append, lambda path: path.write_bytes(b"")], ids=["lost", "changed", "empty"])
+@pytest.mark.parametrize(
+    "damage",
+    [
+        pytest.param(Path.unlink, id="lost"),
+        pytest.param(append, id="changed", marks=pytest.mark.slow),
+        pytest.param(lambda path: path.write_bytes(b""), id="empty", marks=pytest.mark.slow),
+    ],
+)
 def test_an_export_with_a_damaged_file_is_written_again(
     run: Path, capsys: Capsys, name: str, damage: Callable[[Path], None]
 ) -> None:
@@ -107,20 +104,20 @@ def test_a_cut_experiment_is_refused(run: Path, capsys: Capsys, command: str) ->
     assert autospike(capsys, command, run).code == 0
 
 
-def test_candidates_without_kernels_have_a_protocol_of_their_own(finished: Path) -> None:
+def test_candidates_without_kernels_have_a_protocol_of_their_own(finished_run: Path) -> None:
     if missing_kernels():
         pytest.skip("no C compiler here")
-    run = RunDirectory.resume(finished)
+    run = RunDirectory.resume(finished_run)
     setup = open_for_measurement(run)
     with use_kernels("off"):
         without = protocol_id(setup, run.supernet)
     found = protocol_id(setup, run.supernet)
     assert found != without
-    archived = {row[0] for row in sqlite3.connect(finished / "archive.sqlite").execute("SELECT protocol_id FROM evaluations")}
+    archived = {row[0] for row in sqlite3.connect(finished_run / "archive.sqlite").execute("SELECT protocol_id FROM evaluations")}
     assert archived == {found}
 
 
-def test_the_protocol_of_all_kernels_is_that_of_earlier_versions(finished: Path) -> None:
+def test_the_protocol_of_all_kernels_is_that_of_earlier_versions(finished_run: Path) -> None:
     """So archives of earlier versions remain valid: by hand, from the fields that they had."""
     if missing_kernels():
         pytest.skip("no C compiler here")
@@ -129,10 +126,10 @@ def test_the_protocol_of_all_kernels_is_that_of_earlier_versions(finished: Path)
     from autospike.counting.counter import VERSION as COUNTING_VERSION
     from autospike.evaluation.calibration import VERSION as CALIBRATION_VERSION
 
-    run = RunDirectory.resume(finished)
+    run = RunDirectory.resume(finished_run)
     setup = open_for_measurement(run)
     fields = {
-        "weights": json.loads((finished / "supernet" / "checkpoint.json").read_text())["sha256"],
+        "weights": json.loads((finished_run / "supernet" / "checkpoint.json").read_text())["sha256"],
         "image_size": 8,
         "images": setup.images.fingerprint,
         "torch": torch.__version__,
@@ -326,5 +323,5 @@ def test_a_refused_training_does_not_write_an_unchanged_experiment(
     for path in (run / "baseline").glob("step-*.safetensors"):
         path.write_bytes(path.read_bytes()[:-1])
     before = (run / "experiment.yaml").stat().st_mtime_ns
-    assert autospike(capsys, "train", tiny_experiment, "--run", run, "--set", "search.generations=2").code == 2
+    assert autospike(capsys, "train", tiny_experiment, "--run", run).code == 2
     assert (run / "experiment.yaml").stat().st_mtime_ns == before

@@ -15,7 +15,7 @@ from pydantic.fields import FieldInfo
 from tiny_experiment import TINY_EXPERIMENT, TINY_SPACE
 
 from autospike.config import Experiment
-from autospike.config.sections import Section
+from autospike.config.fields import Section
 
 
 def _numbers(section: type[Section], path: str = "") -> Iterator[tuple[str, type, list[Any]]]:

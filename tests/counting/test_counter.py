@@ -316,7 +316,7 @@ INPUTS: dict[str, Callable[[], Tensor]] = {
 }
 
 
-@pytest.mark.parametrize("inputs", INPUTS)
+@pytest.mark.parametrize("inputs", ["images", "frames", pytest.param("frames that become real", marks=pytest.mark.slow)])
 @pytest.mark.parametrize(("family", "shortcut"), FAMILIES_AND_SHORTCUTS)
 def test_counts_of_the_first_steps_do_not_depend_on_later_steps(family: str, shortcut: str, inputs: str) -> None:
     model, x = spiking_model(family, shortcut), INPUTS[inputs]()

@@ -16,7 +16,8 @@ from PIL import Image
 from autospike.config import AugmentationConfig, DataConfig
 from autospike.data import scenes
 from autospike.data.coco import EMPTY, NARROW
-from autospike.data.images import Images, load_images
+from autospike.data.images import Images
+from autospike.data.loading import load_images
 from autospike.data.objects import Objects, encoded, objects_of_masks
 from autospike.data.preparation import DenseTransforms
 from autospike.errors import UserError

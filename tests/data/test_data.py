@@ -15,7 +15,8 @@ from PIL import Image
 
 from autospike.config import AugmentationConfig, DataConfig
 from autospike.data.batches import Batch, TrainingBatches
-from autospike.data.images import Split, load_images
+from autospike.data.images import Split
+from autospike.data.loading import load_images
 from autospike.errors import UserError
 
 DIGITS = DataConfig(name="digits", image_size=8)

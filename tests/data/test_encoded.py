@@ -14,7 +14,8 @@ from encoded_trees import CLASSES, LAYOUTS, files, write_folders_in_tars, write_
 from PIL import Image
 
 from autospike.config import DataConfig
-from autospike.data.images import Images, load_images
+from autospike.data.images import Images
+from autospike.data.loading import load_images
 
 
 def opened(root: Path, name: str, **changes: Any) -> Images:

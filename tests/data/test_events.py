@@ -13,7 +13,8 @@ import torch
 
 from autospike.config import AugmentationConfig, DataConfig, EvaluationConfig, Experiment
 from autospike.data.batches import Batch, FixedBatches, TrainingBatches
-from autospike.data.images import Images, Split, load_images
+from autospike.data.images import Images, Split
+from autospike.data.loading import load_images
 from autospike.errors import UserError
 from autospike.evaluation.setup import calibrated_subnet, fixed_batches, held_out_batches, population_evaluator, trie_evaluator
 from autospike.evaluation.single import measure

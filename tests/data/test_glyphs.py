@@ -11,7 +11,7 @@ import pytest
 
 from autospike.config import DataConfig
 from autospike.data import glyphs
-from autospike.data.images import load_images
+from autospike.data.loading import load_images
 from autospike.data.source import open_images
 
 CONFIG = DataConfig(name="glyphs", image_size=32, search_share=0.1)

@@ -14,7 +14,8 @@ from PIL import Image
 
 from autospike.config import AugmentationConfig, DataConfig
 from autospike.data.batches import FixedBatches, TrainingBatches
-from autospike.data.images import Images, load_images
+from autospike.data.images import Images
+from autospike.data.loading import load_images
 from autospike.data.source import open_images
 from autospike.errors import UserError
 

@@ -12,7 +12,8 @@ from PIL import Image
 
 from autospike.config import AugmentationConfig, DataConfig
 from autospike.data.batches import FixedBatches, TrainingBatches
-from autospike.data.images import Images, load_images
+from autospike.data.images import Images
+from autospike.data.loading import load_images
 from autospike.data.masks import IGNORED, fitted_size
 from autospike.data.preparation import DenseTransforms
 from autospike.errors import UserError

@@ -15,7 +15,7 @@ from sklearn.ensemble import ExtraTreesClassifier
 from autospike.config import DataConfig
 from autospike.data import motion
 from autospike.data.event_camera import Camera
-from autospike.data.images import load_images
+from autospike.data.loading import load_images
 from autospike.data.source import open_images
 from autospike.errors import UserError
 

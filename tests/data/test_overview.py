@@ -16,7 +16,8 @@ from tiny_experiment import TINY_EXPERIMENT
 from autospike.config import AugmentationConfig, DataConfig, Experiment
 from autospike.data import overview
 from autospike.data.batches import Batch, TrainingBatches
-from autospike.data.images import Images, load_images
+from autospike.data.images import Images
+from autospike.data.loading import load_images
 from autospike.data.picture import GAP, LABEL, TILE, draw_batch, label_of, visible_pixels
 from autospike.run_directory import RunDirectory
 from autospike.training.setup import open_run, training_batches

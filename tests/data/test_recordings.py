@@ -17,7 +17,8 @@ from spikingjelly.datasets.dvs128_gesture import _split_aedat_files_to_np
 from spikingjelly.datasets.utils import integrate_events_by_fixed_frames_number, load_ATIS_bin
 
 from autospike.config import DataConfig
-from autospike.data.images import Images, load_images
+from autospike.data.images import Images
+from autospike.data.loading import load_images
 from autospike.errors import UserError
 
 CLASSES = ("airplane", "cat")

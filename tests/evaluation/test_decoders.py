@@ -12,7 +12,8 @@ from torch.func import functional_call
 
 from autospike.config import DataConfig, EvaluationConfig
 from autospike.data.batches import FixedBatches
-from autospike.data.images import Images, load_images
+from autospike.data.images import Images
+from autospike.data.loading import load_images
 from autospike.energy.conventions import EXACT
 from autospike.evaluation.calibration import calibrate
 from autospike.evaluation.population import PopulationEvaluator

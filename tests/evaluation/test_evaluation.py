@@ -14,7 +14,9 @@ from PIL import Image
 from autospike.config import DataConfig, EvaluationConfig
 from autospike.counting.firing import FiringRates
 from autospike.data.batches import FixedBatches
-from autospike.data.images import Split, SplitName, load_images
+from autospike.data.images import Split
+from autospike.data.loading import load_images
+from autospike.data.partition import SplitName
 from autospike.data.preparation import ImagePreparation
 from autospike.energy.conventions import BINARY_ONLY, EXACT
 from autospike.evaluation.calibration import UncalibratedError, average, calibrate

@@ -12,7 +12,7 @@ import torch
 import yaml
 from tiny_experiment import TINY_EXPERIMENT
 
-from autospike.cli import ExecutorName, _executing
+from autospike.cli_options import ExecutorName, execution_overrides
 from autospike.config import Experiment
 from autospike.errors import UserError
 from autospike.evaluation.setup import CreateTrieEvaluator, versions
@@ -30,16 +30,16 @@ def experiment(folder: Path, *overrides: str, **sections: dict[str, Any]) -> Exp
 def test_another_executor_resets_the_settings_of_the_previous_one(tmp_path: Path) -> None:
     """Settings of `--executor ray` do not prevent `--executor serial`."""
     recorded = {"executor": "ray", "workers": 3, "address": "10.0.0.1:6379", "gpus_per_worker": 0.5}
-    found = experiment(tmp_path, *_executing(ExecutorName.serial), execution=recorded).execution
+    found = experiment(tmp_path, *execution_overrides(executor=ExecutorName.serial), execution=recorded).execution
     assert (found.executor, found.workers, found.address, found.gpus_per_worker) == ("serial", None, None, 0.0)
-    found = experiment(tmp_path, *_executing(ExecutorName.processes, workers=2), execution=recorded).execution
+    found = experiment(tmp_path, *execution_overrides(executor=ExecutorName.processes, workers=2), execution=recorded).execution
     assert (found.executor, found.workers, found.address) == ("processes", 2, None)
 
 
 def test_settings_are_kept_without_another_executor(tmp_path: Path) -> None:
     recorded = {"executor": "processes", "workers": 3}
-    assert experiment(tmp_path, *_executing(None), execution=recorded).execution.workers == 3
-    assert experiment(tmp_path, *_executing(None, workers=4), execution=recorded).execution.workers == 4
+    assert experiment(tmp_path, *execution_overrides(), execution=recorded).execution.workers == 3
+    assert experiment(tmp_path, *execution_overrides(workers=4), execution=recorded).execution.workers == 4
 
 
 @pytest.mark.parametrize(

@@ -263,6 +263,7 @@ class ExecutorContract:
 class WorkersContract(ExecutorContract):
     """Behaviour of every executor with worker processes."""
 
+    @pytest.mark.slow
     def test_measurements_do_not_change_if_a_worker_is_killed(
         self, executor: Executor, population: list[Architecture], expected: list[Measurement], tmp_path: Path
     ) -> None:
@@ -275,6 +276,7 @@ class WorkersContract(ExecutorContract):
         """After all have created their state, which includes importing torch on a machine that may be busy."""
         assert within(180, lambda: len({pid for _, pid in executor.run(Pid(), SHARDS)} - {os.getpid()}) == 2)
 
+    @pytest.mark.slow
     def test_a_worker_killed_while_idle_is_replaced(self, executor: Executor) -> None:
         pids = {pid for _, pid in executor.run(Pid(), SHARDS)}
         killed = min(pids)

@@ -20,8 +20,6 @@ from autospike.models.registry import build_model
 from autospike.space.architecture import Architecture, Embedding, Stage
 from autospike.space.block import Block, Neuron
 
-BINARY = [name for name in ARCHITECTURES if name != "e_spikeformer"]  # its neurons emit integers
-
 
 def convolutional(time_steps: int = 3) -> SpikingModel:
     """A Meta-SpikeFormer of convolutional blocks, which NIR can express, whose neurons fire."""
@@ -44,7 +42,7 @@ def convolutional(time_steps: int = 3) -> SpikingModel:
 
 
 @torch.no_grad()
-@pytest.mark.parametrize("name", BINARY)
+@pytest.mark.parametrize("name", ARCHITECTURES)
 def test_single_steps(name: str) -> None:
     """T single steps from potentials of 0 give the logits of the model."""
     model = firing_model(name)
@@ -77,9 +75,7 @@ def test_each_program(tmp_path: Path, name: str, variant: VariantName) -> None:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("variant", ["exact", "int8"])
-@pytest.mark.parametrize(
-    ("name", "model"), [("onnx", model) for model in ARCHITECTURES] + [("stateful", model) for model in BINARY]
-)
+@pytest.mark.parametrize(("name", "model"), [(name, model) for name in ("onnx", "stateful") for model in ARCHITECTURES])
 def test_each_onnx_model(tmp_path: Path, model: str, name: str, variant: VariantName) -> None:
     pytest.importorskip("onnxscript")
     pytest.importorskip("onnxruntime")

@@ -12,16 +12,17 @@ from torch import Tensor, nn
 from traced_models import ARCHITECTURES, firing_model, images
 
 from autospike.errors import UserError
-from autospike.exporting import plain
+from autospike.exporting import plain, plain_layers
 from autospike.exporting.variants import Int8Weight, VariantName, variant_of
+from autospike.nn.neuron import LIF
+from autospike.space.block import Neuron
 
-BINARY = [name for name in ARCHITECTURES if name != "e_spikeformer"]  # its neurons emit integers
 VARIANTS: tuple[VariantName, ...] = ("exact", "fused", "int8")
 
 
 @pytest.mark.parametrize("variant", VARIANTS)
 @pytest.mark.parametrize("neurons", ["plain", "spikingjelly"])
-@pytest.mark.parametrize("name", BINARY)
+@pytest.mark.parametrize("name", ARCHITECTURES)
 def test_logits_of_the_file(tmp_path: Path, name: str, neurons: plain.Neurons, variant: VariantName) -> None:
     written = variant_of(firing_model(name), variant)
     plain.write(written, tmp_path, neurons=neurons, title="A test.")
@@ -50,9 +51,21 @@ def test_a_fused_file_has_no_normalisation(tmp_path: Path) -> None:
     assert "BatchNorm" not in (tmp_path / "model.py").read_text()
 
 
-def test_integer_neurons_are_refused(tmp_path: Path) -> None:
-    with pytest.raises(UserError, match="neurons other than binary ones"):
-        plain.write(variant_of(firing_model("e_spikeformer"), "exact"), tmp_path, neurons="plain", title="A test.")
+@pytest.mark.parametrize("leak", [True, False])
+@torch.no_grad()
+def test_integer_neurons(leak: bool) -> None:
+    neuron = Neuron(v_threshold=0.7, tau=1.5, levels=3, leak=leak)
+    currents = 2 * torch.randn(5, 2, 8, generator=torch.Generator().manual_seed(0))
+    written = plain_layers.IntegerLIF(0.7, 3, 1.5 if leak else None)(currents)
+    assert len(written.unique()) == 4
+    assert torch.equal(written, LIF(neuron)(currents))
+
+
+def test_binary_neurons_without_a_leak_are_refused(tmp_path: Path) -> None:
+    model = firing_model("spikformer")
+    model.head_lif = LIF(Neuron(leak=False))
+    with pytest.raises(UserError, match="binary neurons with other dynamics"):
+        plain.write(variant_of(model, "exact"), tmp_path, neurons="plain", title="A test.")
     assert not list(tmp_path.iterdir())
 
 

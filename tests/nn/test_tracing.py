@@ -49,7 +49,7 @@ TRACERS: dict[str, Callable[[nn.Module, Tensor], Callable[[Tensor], Tensor]]] = 
 
 @pytest.mark.filterwarnings("ignore:`torch.jit", "ignore::torch.jit.TracerWarning")
 @pytest.mark.parametrize(
-    "tracer", [pytest.param(name, marks=[pytest.mark.slow] if "compile" in name or "export" in name else []) for name in TRACERS]
+    "tracer", [pytest.param(name, marks=[] if name == "torch.jit.trace" else [pytest.mark.slow]) for name in TRACERS]
 )
 @torch.no_grad()
 def test_traced_models_have_the_same_logits(model: SpikingModel, tracer: str) -> None:
@@ -60,6 +60,7 @@ def test_traced_models_have_the_same_logits(model: SpikingModel, tracer: str) ->
     torch.testing.assert_close(found, expected, rtol=1e-5, atol=1e-5)
 
 
+@pytest.mark.slow
 def test_a_compiled_block_has_the_same_gradients_and_statistics() -> None:
     torch._dynamo.reset()
     torch.manual_seed(0)

@@ -11,7 +11,7 @@ from builders import one_line_error
 from searches import WIDE, make_search, recording, settings_of
 
 from autospike.config import ConstraintsConfig, SearchConfig
-from autospike.config.sections import ADDED_SETTINGS
+from autospike.config.search import ADDED_SETTINGS
 from autospike.energy.conventions import UJ_PER_MJ
 from autospike.measurement import Evaluation
 from autospike.searching.algorithms import fitness_of

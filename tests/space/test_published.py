@@ -189,7 +189,13 @@ def test_strides_of_the_stages(name: str) -> None:
     assert [info["reduction"] for info in on_meta(name).feature_info][-1] == PUBLISHED[name].architecture.stride
 
 
-@every_network
+@pytest.mark.parametrize(
+    "name",
+    [
+        name if published.architecture.decoder is None else pytest.param(name, marks=pytest.mark.slow)
+        for name, published in PUBLISHED.items()
+    ],
+)
 def test_output_shapes_of_an_image_of_another_size(name: str) -> None:
     """The image is not square, and its sides are no multiples of a stride."""
     classes, channels, _ = INPUTS[name]

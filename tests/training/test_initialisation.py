@@ -110,6 +110,7 @@ def test_the_first_convolution_is_copied_unchanged(experiment: Path, imported: P
     assert torch.equal(copied, load_file(imported / "model.safetensors")[name])
 
 
+@pytest.mark.slow
 def test_later_commands_and_the_export_use_it(experiment: Path, imported: Path, tmp_path: Path, capsys: Capsys) -> None:
     """The same command without --from resumes the run; the exported model records mean and deviation; energy reads them."""
     run = tmp_path / "run"

@@ -46,7 +46,9 @@ def uninterrupted(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Tensor]
 
 
 @pytest.mark.parametrize("way", WAYS)
-@pytest.mark.parametrize("kill_at", [[1], [6], [4, 9, 13]])
+@pytest.mark.parametrize(
+    "kill_at", [pytest.param([1], marks=pytest.mark.slow), pytest.param([6], marks=pytest.mark.slow), [4, 9, 13]]
+)
 def test_a_killed_training_resumes_bit_identically(tmp_path: Path, tiny_space: SearchSpace, way: str, kill_at: list[int]) -> None:
     config = CONFIG.model_copy(update=WAYS[way])
     uninterrupted = run(tiny_space, tmp_path / "whole", config)

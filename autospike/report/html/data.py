@@ -38,11 +38,12 @@ MAX_CANDIDATES = 3000
 CURVE_POINTS, GENES = 200, 12
 
 
-def page_data(run: RunDirectory, *, limit: int = MAX_CANDIDATES) -> dict[str, Any]:
+def page_data(run: RunDirectory, *, gene_importance: pd.DataFrame | None = None, limit: int = MAX_CANDIDATES) -> dict[str, Any]:
     """Collect the data of a searched run, which is only read.
 
     Args:
         run: The run. Its search may be running.
+        gene_importance: The table of `autospike.report.importance`, if it was computed before.
         limit: Largest number of candidates.
 
     Returns:
@@ -79,7 +80,7 @@ def page_data(run: RunDirectory, *, limit: int = MAX_CANDIDATES) -> dict[str, An
         "reference": _reference(run),
         "selected": selected.get("architecture_id"),
         "searches": _searches(proposals, algorithms, evaluations, space, objectives),
-        "importance": _importance(space, evaluations),
+        "importance": _most_important(_importance(space, evaluations) if gene_importance is None else gene_importance),
         "trainings": _trainings(run),
         "retrained": _optional(run.retrain / "report.json").get("ways", []),
         "provenance": _provenance(run, archive.protocol_id, selected),
@@ -236,11 +237,14 @@ def _value(objective: Objective, evaluation: Evaluation) -> float:
         return math.nan
 
 
-def _importance(space: SearchSpace, evaluations: Sequence[Evaluation]) -> list[dict[str, Any]]:
-    """The most important genes for accuracy and for the logarithm of energy; see `autospike.report.importance`."""
+def _importance(space: SearchSpace, evaluations: Sequence[Evaluation]) -> pd.DataFrame:
+    """Importance of the genes for accuracy and for the logarithm of energy; see `autospike.report.importance`."""
     energies = [math.log(max(e.energy.energy_mj, 1e-300)) for e in evaluations]
     quantities = {"accuracy": [e.measurement.accuracy for e in evaluations], "energy": energies}
-    table = importance(space, [e.measurement.architecture for e in evaluations], quantities)
+    return importance(space, [e.measurement.architecture for e in evaluations], quantities)
+
+
+def _most_important(table: pd.DataFrame) -> list[dict[str, Any]]:
     return [{str(name): value for name, value in row.items()} for row in table.head(GENES).to_dict("records")]
 
 
