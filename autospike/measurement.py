@@ -14,11 +14,16 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from typing import Literal
 
 from autospike.energy.conventions import Convention, Energy, energy
 from autospike.energy.counts import LayerCount
 from autospike.space.architecture import Architecture
 from autospike.statistics import Interval, jackknife_interval, wilson_interval
+
+TaskName = Literal["classification", "segmentation", "detection"]
+METRICS: dict[TaskName, str] = {"classification": "accuracy", "segmentation": "mean IoU", "detection": "box AP"}
+"""Name of the metric of each task in tables, figures and messages. Files and options call its value the accuracy."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -72,6 +77,11 @@ class Measurement:
     def accuracy(self) -> float:
         """Value of the metric of the task, a fraction between 0 and 1: top-1 accuracy, or that of the score."""
         return self.correct / self.images if self.score is None else self.score.value
+
+    @property
+    def metric(self) -> str:
+        """Name of the metric of the task."""
+        return METRICS["classification"] if self.score is None else self.score.metric
 
     @property
     def accuracy_interval(self) -> Interval:

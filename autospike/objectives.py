@@ -14,7 +14,7 @@ from typing import Literal
 from autospike import import_path
 from autospike.energy.conventions import UJ_PER_MJ, convention_of
 from autospike.errors import UserError, quoted
-from autospike.measurement import Evaluation, Latency
+from autospike.measurement import METRICS, Evaluation, Latency
 from autospike.space.costs import BYTES_PER_KB, BYTES_PER_VALUE, costs
 from autospike.space.input_shape import InputShape
 
@@ -27,6 +27,7 @@ class Objective:
         value: Returns the number.
         maximise: True if larger values are better, False if smaller values are better.
         label: Text of an axis; the name if empty.
+        title: Short text for titles; the name without its unit if empty.
         log: Whether an axis is logarithmic.
         worst: Value of the reference point of the hypervolume: `zero`, `largest` (the value of the largest subnet), or `found` (the
             worst of the candidates). The best value is 1, 0, or the best of the candidates.
@@ -35,12 +36,18 @@ class Objective:
     value: Callable[[Evaluation], float]
     maximise: bool = False
     label: str = ""
+    title: str = ""
     log: bool = False
     worst: Literal["zero", "largest", "found"] = "found"
 
 
 Objectives = Mapping[str, Objective]
 """Objectives by name, in the order of `search.objectives`."""
+
+
+def titles(objectives: Objectives) -> list[str]:
+    """Return a short text for each objective: that of accuracy is the metric of the task."""
+    return [objective.title or name.removesuffix("_mj") for name, objective in objectives.items()]
 
 
 def _cost(value: Callable[[Evaluation], float], label: str) -> Objective:
@@ -128,11 +135,14 @@ def objective_of(name: str, shape: InputShape | None = None) -> Objective:
     return replace(objective, value=value)
 
 
-def objectives_of(names: Sequence[str], shape: InputShape | None = None) -> Objectives:
+def objectives_of(names: Sequence[str], shape: InputShape | None = None, *, metric: str = METRICS["classification"]) -> Objectives:
     """Return the objectives that names mean; see `objective_of`.
 
     Args:
         names: As in `search.objectives`.
         shape: Input and output size of the networks.
+        metric: Name of the metric of the task, for the texts of `accuracy`.
     """
-    return {name: objective_of(name, shape) for name in names}
+    found = {name: objective_of(name, shape) for name in names}
+    named = {"accuracy": replace(OBJECTIVES["accuracy"], label=f"{metric} on the search split", title=metric)}
+    return {name: named.get(name, objective) for name, objective in found.items()}

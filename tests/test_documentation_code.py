@@ -5,15 +5,21 @@ from __future__ import annotations
 import re
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
+from encoded_trees import Files, files, write_metadata, write_parquet, write_webdataset
+from event_recordings import random_events, write_aedat3
 from spikingjelly.activation_based import neuron
 from torch import nn
 from traced_models import firing_model, images
 
+from autospike.config import Experiment
+from autospike.data.loading import load_images
 from autospike.model_folder import InputSpec, write_model
 
 ROOT = Path(__file__).parents[1]
@@ -67,6 +73,51 @@ def test_the_code_of_a_page_runs(page: Path, tmp_path: Path, monkeypatch: pytest
         code = compile(block, page.name, "exec")
         if page.name not in COMPILED_ONLY:
             exec(code, namespace)
+
+
+def write_folder(root: Path, given: Files) -> None:
+    for split, encoded in given.items():
+        for number, (label, content) in enumerate(encoded):
+            path = root / split / str(label) / f"{number}.png"
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_bytes(content)
+
+
+def write_recordings(root: Path, _given: Files) -> None:
+    for i in range(20):
+        write_aedat3(root / f"class_{i % 2}" / f"{i}.aedat", random_events(200, seed=i))
+
+
+# The data that the experiments of docs/data.md read, by their folder.
+TREES: dict[str, Callable[[Path, Files], None]] = {
+    "my_images": write_folder,
+    "my_table": lambda root, given: write_metadata(root, given, ".csv"),
+    "my_dataset": write_parquet,
+    "my_shards": write_webdataset,
+    "my_recordings": write_recordings,
+}
+
+
+def test_the_experiment_of_each_data_source_opens(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each has at most 15 lines, and reads samples of every split from a small data set in its layout."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    page = ROOT / "docs" / "data.md"
+    (own,) = python_blocks(page)
+    (tmp_path / "my_data.py").write_text(own)
+    for root, write in TREES.items():
+        write(tmp_path / root, files())
+    found = {}
+    for block in re.findall(r"```yaml\n(.*?)```", page.read_text(), flags=re.DOTALL):
+        assert len(block.splitlines()) <= 15
+        (tmp_path / "experiment.yaml").write_text(block)
+        experiment = Experiment.load(tmp_path / "experiment.yaml")
+        opened = load_images(experiment.data, seed=0)
+        for split in opened.splits.values():
+            assert np.asarray(split.image(0)).size > 0
+        found[experiment.data.name] = len(opened.classes)
+    assert found == {"folder": 2, "metadata": 2, "parquet": 2, "tars": 2, "my_data:datasets": 3, "events": 2}
 
 
 @pytest.mark.slow

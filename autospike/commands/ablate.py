@@ -138,8 +138,9 @@ def _report(
     name = f"{architecture.id}-{weights}{'-together' if request.together else ''}"
     files.write_text(run.ablation / f"{name}.csv", to_csv(ablated))
     title = f"{run.experiment.data.title}: one gene changed, {weights} weights"
-    convention = run.experiment.search.energy_convention.name
-    figures.save(ablation.draw(ablated, title=title, convention=convention), run.ablation / f"{name}.png")
+    convention, metric = run.experiment.search.energy_convention.name, run.experiment.metric
+    figure = ablation.draw(ablated, title=title, convention=convention, metric=metric)
+    figures.save(figure, run.ablation / f"{name}.png")
     rows = [
         [
             row["gene"],
@@ -155,7 +156,7 @@ def _report(
         ]
         for row in ablated.to_dict("records")
     ]
-    columns = ["gene", "changed", "accuracy", "points (95 %)", "uJ", "ratio", "parameters", "T"]
+    columns = ["gene", "changed", metric, "points (95 %)", "uJ", "ratio", "parameters", "T"]
     images = records[architecture]["search_images"]
     table(f"{run.folder}: {architecture.id}, {weights} weights", columns, rows, f"{images} images of the search split")
     note(f"ablate: see {run.ablation / name}.csv and .png")

@@ -134,8 +134,9 @@ def _report(run: RunDirectory, found: pd.DataFrame, result: Assessment, *, asked
         run.assess / "assessment.json",
         {**result.to_json(), "trained": len(found), "asked": asked, "epochs": training.epochs, "protocol_id": protocol},
     )
-    title = f"{run.experiment.data.title}: inherited and stand-alone accuracy"
-    figures.save(assessment.draw(found, title=title), run.assess / "assessment.png")
+    metric = run.experiment.metric
+    title = f"{run.experiment.data.title}: inherited and stand-alone {metric}"
+    figures.save(assessment.draw(found, title=title, metric=metric), run.assess / "assessment.png")
     rows = [
         ["Kendall's tau", _cell(result.everywhere.kendall), _cell(result.top_third.kendall)],
         ["Spearman's rho", _cell(result.everywhere.spearman), _cell(result.top_third.spearman)],
@@ -146,9 +147,9 @@ def _report(run: RunDirectory, found: pd.DataFrame, result: Assessment, *, asked
     images = int(found["images"].max())
     caption = (
         f"{len(found)} of {asked} networks, {training.epochs} epochs each, one seed; {images} images of the search split. 95 % "
-        "bootstrap intervals over the networks. Top third: by inherited accuracy."
+        f"bootstrap intervals over the networks. Top third: by inherited {metric}."
     )
-    table(f"{run.folder}: inherited against stand-alone accuracy", ["", "all", "top third"], rows, caption)
+    table(f"{run.folder}: inherited against stand-alone {metric}", ["", "all", "top third"], rows, caption)
     note(f"assess: see {run.assess / 'assessment.json'} and assessment.png")
 
 

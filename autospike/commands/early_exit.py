@@ -69,6 +69,8 @@ def early_exit(request: EarlyExitRequest) -> None:
     out = request.out or folder / "early_exit"
     files.check_writable(out, "--out")
     exported = read_calibrated(folder)
+    if exported.model.architecture.decoder is not None:
+        raise UserError(f"{request.model}: segments images or detects objects; early exit is for classifiers only")
     source = request.data or _run_of(folder)
     batches = _batches(request, exported, source)
     if request.split == "test":

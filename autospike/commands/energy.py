@@ -230,8 +230,9 @@ class EnergyReport:
         note(_break_even_sentence(self.break_even))
         if self.curve is not None:
             rows = [_curve_cells(row) for row in self.curve.to_dict("records")]
-            columns = ["T", "accuracy (95 % interval)", "uJ/image"]
-            table("Accuracy and energy over T", columns, rows, "from one run: a network is causal in time")
+            metric = self.measured.at(1).metric
+            columns = ["T", f"{metric} (95 % interval)", "uJ/image"]
+            table(f"{metric[0].upper()}{metric[1:]} and energy over T", columns, rows, "from one run: a network is causal in time")
 
     def write(self, out: Path, *, data: str, knows_classes: bool) -> None:
         """Write tables, figures and `energy.json`, and delete the curve of an earlier report if this one has none.
@@ -253,7 +254,8 @@ class EnergyReport:
         else:
             files.write_text(out / "curve.csv", to_csv(self.curve))
             title = f"{_data_title(data)}: {self.model} at every T"
-            figures.save(figures.energy_curve(self.curve, title=title, convention=name), out / "curve.png")
+            curve = figures.energy_curve(self.curve, title=title, convention=name, metric=self.measured.at(1).metric)
+            figures.save(curve, out / "curve.png")
         note(f"energy: see {out}")
 
     def _json(self, data: str, knows_classes: bool) -> dict[str, Any]:

@@ -15,7 +15,7 @@ from autospike import files
 from autospike.console import note
 from autospike.energy.conventions import Convention
 from autospike.errors import UserError
-from autospike.objectives import Objectives, objectives_of
+from autospike.objectives import Objectives, objectives_of, titles
 from autospike.report import comparison, comparison_figure, figures, paper, tables
 from autospike.report.comparison import RIVAL_NAMES, kind_of
 from autospike.report.figures import Curve, Point
@@ -70,6 +70,7 @@ class SearchReport:
         folder: The folder to write to.
         convention: Name of the energy convention.
         data: Name of the data set, for titles.
+        metric: Name of the metric of the task.
         objectives: What the front is of.
         candidates: All candidates; see `report.tables.candidates`.
         histories: Progress of each search of the archive; see `report.tables.search_history`.
@@ -84,6 +85,7 @@ class SearchReport:
     folder: Path
     convention: str
     data: str
+    metric: str
     objectives: Objectives
     candidates: pd.DataFrame
     histories: list[tables.SearchHistory]
@@ -106,7 +108,8 @@ class SearchReport:
             UserError: Nothing was searched yet, or the reference network was measured by an older version.
         """
         archive = Archive.newest(run.existing_archive(), convention)
-        objectives = objectives_of(run.experiment.search.objectives, run.input_shape)
+        experiment = run.experiment
+        objectives = objectives_of(experiment.search.objectives, run.input_shape, metric=experiment.metric)
         try:
             archived = with_objectives(archive, with_fitness(archive, run), objectives)
             proposals, damage = archive.proposals(), archive.damage()
@@ -114,7 +117,7 @@ class SearchReport:
             archive.close()
         if archived.empty:
             raise UserError(f"{damage or f'{run.archive}: no candidates yet'}; run: autospike search {run.folder}")
-        space, search = run.experiment.search_space, run.experiment.search
+        space, search = experiment.search_space, experiment.search
         table = tables.candidates_of(archived, objectives)
         box = tables.Box.of(table, objectives, space.largest().id)
         best = tables.front(table, objectives)
@@ -124,7 +127,8 @@ class SearchReport:
         return cls(
             folder=run.report if convention == search.energy_convention else run.report / convention.name.replace("/", "-"),
             convention=convention.name,
-            data=run.experiment.data.title,
+            data=experiment.data.title,
+            metric=experiment.metric,
             objectives=objectives,
             candidates=table,
             histories=[tables.search_history(name, ids, table, box=box, objectives=objectives) for name, ids in proposals.items()],
@@ -150,11 +154,11 @@ class SearchReport:
         best = tables.front(self.candidates, self.objectives)
         files.write_text(self.folder / "front.csv", tables.to_csv(best))
         front = paper.numbers(best, self.objectives)
-        images = int(self.candidates["images"].max())
+        images, texts = int(self.candidates["images"].max()), {"front.tex": paper.latex, "front.md": paper.markdown}
         files.write_text(self.folder / "front_plot.csv", paper.plot_data(front))
-        files.write_text(self.folder / "front.tex", paper.latex(front, convention=self.convention, images=images))
-        files.write_text(self.folder / "front.md", paper.markdown(front, convention=self.convention, images=images))
-        names = " and ".join(name.removesuffix("_mj") for name in self.objectives)
+        for name, text in texts.items():
+            files.write_text(self.folder / name, text(front, convention=self.convention, images=images, metric=self.metric))
+        names = " and ".join(titles(self.objectives))
         title = f"{self.data}: {names} of the subnets"
         pareto = figures.pareto(self.candidates, self.curves, title=title, convention=self.convention, objectives=self.objectives)
         figures.save(pareto, self.folder / "pareto.png")

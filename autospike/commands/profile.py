@@ -91,13 +91,14 @@ def _show_subnets(
             row += _measured_cells(evaluation)
         rows.append(row)
     columns = ["", "T", "parameters", "M MACs/step", "weights kB", "activations kB", "fan-in"]
-    columns += ["uJ", "accuracy"] if measured is not None else []
+    metric = run.experiment.metric if run else ""
+    columns += ["uJ", metric] if measured is not None else []
     size = space.size()
     shape = constraints.shape
     caption = f"for {shape.channels} x {shape.image_size} x {shape.image_size} images, {shape.classes} classes" if shape else ""
     caption += "; MACs, activations and fan-in without the decoder" if space.decoder is not None else ""
     if measured is not None:
-        caption += "; energy and accuracy from the archive, - if not measured"
+        caption += f"; energy and {metric} from the archive, - if not measured"
     table(f"{path}: {size:.4g} architectures" if size < 1e300 else f"{path}: more than 1e300 architectures", columns, rows, caption)
 
 

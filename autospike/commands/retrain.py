@@ -125,7 +125,8 @@ def _report(run: RunDirectory, selected: dict[str, Architecture], groups: Sequen
     files.write_text(run.report / "retrained.csv", to_csv(retrained.table(groups)))
     rules = {name: ", ".join(rule for rule, found in picks.items() if found == name) for name in picks.values()}
     title = f"{run.experiment.data.title}: retrained networks"
-    figures.save(figures.retrained(groups, title=title, convention=convention, names=rules), run.report / "retrained.png")
+    figure = figures.retrained(groups, title=title, convention=convention, names=rules, metric=run.experiment.metric)
+    figures.save(figure, run.report / "retrained.png")
     note(f"retrain: see {run.retrain / 'report.json'} and {run.report / 'retrained.png'}")
 
 
@@ -144,7 +145,7 @@ def _show(run: RunDirectory, selected: dict[str, Architecture], groups: Sequence
         ]
         for group in groups
     ]
-    columns = ["network", "weights", "test accuracy", "energy (uJ/image)", "parameters", "T", "seeds"]
+    columns = ["network", "weights", f"test {run.experiment.metric}", "energy (uJ/image)", "parameters", "T", "seeds"]
     caption = (
         f"{images} test images. Mean ± sample standard deviation over seeds; inherited weights have none, because a run has one "
         "supernet."

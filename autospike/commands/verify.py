@@ -116,7 +116,7 @@ def _compared(what: str, comparison: Comparison) -> Check:
 
 
 def _measurements(folder: Path, data: str | None, batch_size: int) -> Iterator[Check]:
-    """Accuracy and energy on the test split."""
+    """Accuracy, or the score of a dense task, and energy on the test split."""
     try:
         exported, report = read_model(folder), files.read_json(folder / "report.json")
     except UserError:
@@ -127,18 +127,20 @@ def _measurements(folder: Path, data: str | None, batch_size: int) -> Iterator[C
         yield Check(what="accuracy and energy", result="not checked", detail=detail)
         return
     measured = _measured(exported, source, report["convention"], batch_size)
-    same_images = measured["test_images"] == report["test_images"]
-    correct = f"{measured['test_correct']} of {measured['test_images']} test images, written {report['test_correct']}"
-    moved = _different_bits(measured["correct_mask"], report["correct_mask"]) if same_images else measured["test_images"]
-    if "score" in report:
-        yield _score(measured, report)
-    detail = correct if not moved else f"{correct}; {moved} predictions differ"
-    yield Check(what="accuracy", result="different" if moved else "equal", detail=detail)
+    yield _score(measured, report) if "score" in report else _accuracy(measured, report)
     written, found = report["energy_mj_by_convention"], measured["energy_mj_by_convention"]
     wrong = [name for name, value in written.items() if abs(found[name] - value) > ENERGY_TOLERANCE * abs(value)]
     energies = f"{found[report['convention']]:.9g} mJ under {report['convention']}, written {report['energy_mj']:.9g}"
     detail = energies if not wrong else f"{energies}; different under {', '.join(wrong)}"
     yield Check(what="energy", result="different" if wrong else "equal", detail=detail)
+
+
+def _accuracy(measured: dict[str, Any], report: dict[str, Any]) -> Check:
+    same_images = measured["test_images"] == report["test_images"]
+    correct = f"{measured['test_correct']} of {measured['test_images']} test images, written {report['test_correct']}"
+    moved = _different_bits(measured["correct_mask"], report["correct_mask"]) if same_images else measured["test_images"]
+    detail = correct if not moved else f"{correct}; {moved} predictions differ"
+    return Check(what="accuracy", result="different" if moved else "equal", detail=detail)
 
 
 def _score(measured: dict[str, Any], report: dict[str, Any]) -> Check:

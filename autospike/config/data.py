@@ -116,6 +116,12 @@ class DataConfig(Section):
     """
     frames: Annotated[int, Field(ge=1, le=MAX_TIME_STEPS)] | None = None
     """Number of frames that each recording is integrated to; required for recordings, and for them only."""
+    integrate_to: Annotated[int, Field(ge=1, le=MAX_TIME_STEPS)] | None = None
+    """Number of frames to which the stored frames of a sample are added up, in equal groups: its events in fewer, longer frames.
+
+    A network with T smaller than the number of frames reads the first T. With `integrate_to: T` it reads all events. It applies
+    to `motion`, to `events` without `frames`, and to own datasets of frames; for recordings set `frames`. Default: none.
+    """
     frames_by: Literal["number", "time"] = "number"
     """Whether every frame of a recording has the same number of events, or the same duration."""
     sensor: tuple[Annotated[int, Field(ge=1, le=MAX_IMAGE_SIZE)], Annotated[int, Field(ge=1, le=MAX_IMAGE_SIZE)]] | None = None
@@ -137,6 +143,8 @@ class DataConfig(Section):
         given = [name for name in ("frames", "sensor", "cache") if getattr(self, name) is not None]
         if given and self.name not in RECORDED and ":" not in self.name:
             raise ValueError(f"{given[0]} applies to recordings ({', '.join(RECORDED)}), not to {self.name}; leave it out")
+        if self.integrate_to is not None and self.name in RECORDED and (self.frames is not None or self.name != "events"):
+            raise ValueError(f"integrate_to applies to stored frames; recordings are integrated to frames: {self.integrate_to}")
         return self
 
     @property

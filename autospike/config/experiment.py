@@ -17,6 +17,7 @@ from autospike.config.fields import ProcessCount, Section
 from autospike.config.search import EvaluationConfig, ExecutionConfig, ExportConfig, SearchConfig
 from autospike.config.training import RetrainConfig, RivalsConfig, TrainingConfig
 from autospike.errors import UserError, first_problem
+from autospike.measurement import METRICS, TaskName
 from autospike.space.architecture import Architecture
 from autospike.space.search_space import SearchSpace
 
@@ -51,7 +52,7 @@ class Experiment(Section):
     An experiment file may give the name of a published architecture instead (`autospike.space.published`). With `none` no reference
     network is trained, and results are compared with nothing.
     """
-    task: Literal["classification", "segmentation", "detection"] = "classification"
+    task: TaskName = "classification"
     """What networks are trained for. Segmentation and detection need a search space with a `decoder`, and data with masks or
     objects (docs/tasks.md)."""
     data: DataConfig
@@ -146,6 +147,11 @@ class Experiment(Section):
         except UserError as error:
             raise ValueError(str(error)) from None
         return self
+
+    @property
+    def metric(self) -> str:
+        """Name of the metric of the task."""
+        return METRICS[self.task]
 
     @property
     def from_scratch(self) -> TrainingConfig:

@@ -5,10 +5,10 @@ spikingjelly's datasets write them in this form, with C = 2 for the two polariti
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -58,6 +58,24 @@ class FrameFiles:
                 f"frames with {self.channels}; create all files with the same number of frames"
             )
         return frames
+
+
+@dataclass(frozen=True, kw_only=True)
+class AddedFrames:
+    """Event frames of which groups of equal length are added up.
+
+    Attributes:
+        read: Reads the frames of a sample, `[time_steps * group, C, H, W]`.
+        time_steps: Number of frames afterwards.
+    """
+
+    read: Callable[[int], Any]
+    time_steps: int
+
+    def __call__(self, index: int) -> Frames:
+        """Return the frames of a sample, `[time_steps, C, H, W]`: frame t is the sum of the t-th group."""
+        frames: Frames = self.read(index)
+        return frames.reshape(self.time_steps, -1, *frames.shape[1:]).sum(axis=1)
 
 
 def check_channels(path: Path, shape: Sequence[int], expected: int | Literal["auto"]) -> None:

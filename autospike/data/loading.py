@@ -26,6 +26,7 @@ only. Splits are stratified samples that depend only on the seed, so all command
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from functools import partial
 from typing import Any
 
@@ -34,6 +35,7 @@ from autospike.config import DataConfig
 from autospike.config.data import DATASETS
 from autospike.data.dense_sources import open_coco, open_masked_files, open_scene_objects, open_scenes
 from autospike.data.event_sources import open_events, open_motion, open_recordings, open_rendered
+from autospike.data.events import AddedFrames
 from autospike.data.image_sources import open_cifar, open_digits, open_encoded, open_folder, open_glyphs
 from autospike.data.images import Images
 from autospike.data.mask_folders import find_ade20k, find_voc
@@ -58,7 +60,27 @@ def load_images(config: DataConfig, *, seed: int, datasets: Mapping[str, Any] | 
     images = SOURCES[config.name](config, seed) if config.name in SOURCES else _own(config, seed, datasets)
     if images.time_steps is None and images.channels not in (1, 3):
         raise UserError(f"data.channels: {images.channels} for still images; choose auto, 1 (grey) or 3 (RGB)")
-    return images
+    return images if config.integrate_to is None else _added_up(images, config.integrate_to)
+
+
+def _added_up(images: Images, time_steps: int) -> Images:
+    """The data with the frames of each sample added up to fewer ones."""
+    frames = images.time_steps
+    if frames is None:
+        raise UserError("data.integrate_to: applies to event frames, not to still images; leave it out")
+    if frames % time_steps:
+        divisors = ", ".join(str(n) for n in range(1, frames + 1) if frames % n == 0)
+        raise UserError(f"data.integrate_to: {time_steps} does not divide the {frames} frames of a sample; choose from {divisors}")
+    splits = {
+        name: replace(
+            split,
+            read=AddedFrames(read=split.read, time_steps=time_steps),
+            read_for_training=split.read_for_training and AddedFrames(read=split.read_for_training, time_steps=time_steps),
+            time_steps=time_steps,
+        )
+        for name, split in images.splits.items()
+    }
+    return replace(images, splits=splits, time_steps=time_steps, protocol={**images.protocol, "frames added up": frames})
 
 
 def _own(config: DataConfig, seed: int, datasets: Mapping[str, Any] | None) -> Images:

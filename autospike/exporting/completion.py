@@ -34,6 +34,7 @@ from autospike.model_folder import final_measurement, read_model
 from autospike.models.contract import SpikingModel
 from autospike.models.decoders import as_tensor
 from autospike.randomness import keyed
+from autospike.report.comparison import metric
 from autospike.report.model_card import model_card
 from autospike.run_directory import RunDirectory
 from autospike.training.setup import Setup
@@ -165,7 +166,7 @@ def _measure_variant(run: RunDirectory, setup: Setup, model: SpikingModel, name:
 def _variant_sentence(measured: dict[str, Any], report: dict[str, Any]) -> str:
     difference = (measured["test_accuracy"] - report["test_accuracy"]) * 100
     return (
-        f"test accuracy {measured['test_accuracy']:.4f} ({difference:+.2f} points), "
+        f"test {metric(report)} {measured['test_accuracy']:.4f} ({difference:+.2f} points), "
         f"{measured['energy_mj'] * UJ_PER_MJ:.3f} uJ/image under `{measured['convention']}`"
     )
 

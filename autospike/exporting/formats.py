@@ -62,7 +62,7 @@ def _write_spikingjelly(variant: Variant, folder: Path, _images: Tensor) -> Sequ
 
 
 FORMATS = {
-    "torch": Format(description="plain PyTorch", write=_write_plain, load=lambda folder, _steps: plain.load(folder)),
+    "torch": Format(description="plain PyTorch", write=_write_plain, load=lambda folder, _steps: plain.load(folder), dense=False),
     "pt2": Format(description="torch.export program", write=program.write, load=lambda folder, _steps: program.load(folder)),
     "onnx": Format(
         description=f"ONNX, opset {onnx_model.OPSET}", write=onnx_model.write, load=lambda folder, _steps: onnx_model.load(folder)
@@ -77,6 +77,7 @@ FORMATS = {
         description="PyTorch with spikingjelly's neurons",
         write=_write_spikingjelly,
         load=lambda folder, _steps: plain.load(folder),
+        dense=False,
     ),
     "nir": Format(description="NIR graph", write=nir_graph.write, load=nir_graph.load, folds=True, dense=False),
 }
@@ -221,7 +222,7 @@ def write_format(folder: Path, name: str, variant: Variant, images: Tensor) -> t
     """
     chosen, target = FORMATS[name], folder / folder_name(name, variant.name)
     if variant.model.architecture.decoder is not None and not chosen.dense:
-        raise UserError(f"--format {name}: writes classifiers only; choose another format for a network that segments images")
+        raise UserError(f"--format {name}: writes classifiers only; choose pt2 or onnx for a network that segments images")
     if target.exists() and not (target.is_dir() and _is_ours(folder, target.name)):
         raise UserError(f"{target}: exists, and autospike did not write it; move it away, or choose another folder with --out")
     part = target.with_name(f".{target.name}.part")

@@ -144,18 +144,19 @@ def _comparison(measured: Mapping[str, Any], original: Mapping[str, Any]) -> Pai
     return PairedComparison.of(masks[0], masks[1], measured["search_images"])
 
 
-def draw(ablated: pd.DataFrame, *, title: str, convention: str) -> Figure:
+def draw(ablated: pd.DataFrame, *, title: str, convention: str, metric: str) -> Figure:
     """Draw accuracy with its interval, energy and parameters of each variant; dashed lines are the original network.
 
     Args:
         ablated: As `table` returns it.
         title: Title of the figure.
         convention: Name of the energy convention.
+        metric: Name of the metric, which the accuracies are values of.
     """
     names = ["original", *(f"{row.gene}: {row.before} → {row.after}" for row in ablated.iloc[1:].itertuples())]
     positions = np.arange(len(ablated))
     panels = {
-        "accuracy on the search split": ablated["accuracy"],
+        f"{metric} on the search split": ablated["accuracy"],
         ENERGY_LABEL.format(convention=convention): ablated["energy_mj"] * UJ_PER_MJ,
         "parameters": ablated["params"],
     }

@@ -158,12 +158,13 @@ def stratified(energies_mj: Sequence[float], number: int, rng: random.Random, *,
     return [*chosen, *new, *rest][: max(number, len(chosen))]
 
 
-def draw(table: pd.DataFrame, *, title: str) -> Figure:
+def draw(table: pd.DataFrame, *, title: str, metric: str) -> Figure:
     """Draw stand-alone over inherited accuracy, with 95 % intervals and the line on which both are equal.
 
     Args:
         table: Columns `inherited`, `inherited_low`, `inherited_high`, `alone`, `alone_low` and `alone_high`.
         title: Title of the figure.
+        metric: Name of the metric, which the accuracies are values of.
     """
     with mpl.rc_context(STYLE):
         figure = Figure(figsize=(5.6, 5.2))
@@ -177,7 +178,7 @@ def draw(table: pd.DataFrame, *, title: str) -> Figure:
         lines: dict[str, Any] = {"fmt": "none", "ecolor": ACCENT, "elinewidth": 0.6, "alpha": 0.5}
         ax.errorbar(table["inherited"], table["alone"], yerr=spread["alone"], xerr=spread["inherited"], **lines)
         ax.plot(table["inherited"], table["alone"], "o", color=ACCENT, ms=4, label=f"{len(table)} networks, 95 % intervals")
-        ax.set(xlabel="accuracy with inherited weights", ylabel="accuracy trained alone")
+        ax.set(xlabel=f"{metric} with inherited weights", ylabel=f"{metric} trained alone")
         ax.set_title(title, loc="left")
         ax.legend(loc="lower right", fontsize=8)
     return figure

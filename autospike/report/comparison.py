@@ -261,7 +261,7 @@ def caption(report: dict[str, Any]) -> str:
             f"{points(against_reference(report))}."
         )
     if any(network.int8_mj is not None for network in networks(report)):
-        found += " int8: the same operations at 8-bit costs; accuracies are of 32-bit weights."
+        found += " int8: the same operations at 8-bit costs; the weights have 32 bits."
     lines = [_equal_accuracy(report, network) for network in networks(report) if _is_benchmark(network, report)]
     return "\n".join([found, *(line for line in lines if line)])
 
@@ -316,7 +316,7 @@ def _below_reference(report: dict[str, Any]) -> list[str]:
     if difference.significantly_below:
         test = "McNemar test" if metric(report) == "accuracy" else f"{metric(report)}, jackknife"
         found.append(
-            f"warning: the subnet is significantly less accurate than the reference network ({test}, p = "
+            f"warning: the {metric(report)} of the subnet is significantly below that of the reference network ({test}, p = "
             f"{difference.p_value_below:.2g}). Train longer, or select with --pick best-accuracy."
         )
     if supernet and supernet["under_trained"]:

@@ -9,7 +9,7 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from autospike.report.comparison import Compared, front, networks
+from autospike.report.comparison import Compared, front, metric, networks
 from autospike.report.figures import STYLE, Curve, Point, draw_curve, draw_front, finish
 
 
@@ -31,7 +31,7 @@ def draw(report: dict[str, Any], *, title: str) -> Figure:
         for panel, ax in enumerate(axes):
             _draw(ax, compared, subnets, panel)
             finish(ax, title if panel == 0 else "8-bit costs", convention if panel == 0 else f"{convention}, 8-bit costs")
-        axes[0].set(ylabel="accuracy on the test split (95 % intervals)")
+        axes[0].set(ylabel=f"{metric(report)} on the test split (95 % intervals)")
     return figure
 
 

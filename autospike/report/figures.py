@@ -19,7 +19,7 @@ from matplotlib.ticker import LogLocator, NullFormatter
 
 from autospike import files
 from autospike.energy.conventions import UJ_PER_MJ
-from autospike.objectives import ACCURACY_AND_ENERGY, Objectives
+from autospike.objectives import ACCURACY_AND_ENERGY, Objectives, titles
 from autospike.pareto import knee
 from autospike.report.retrained import WAY_LABELS, SeedGroup
 from autospike.report.tables import SearchHistory, accuracy_intervals, front, horizontal, vertical
@@ -249,7 +249,7 @@ def search(histories: Sequence[SearchHistory], *, title: str, objectives: Object
     Returns:
         The figure, with one panel for each of the two quantities.
     """
-    names = " x ".join(name.removesuffix("_mj") for name in objectives)
+    names = " x ".join(titles(objectives))
     with mpl.rc_context(STYLE):
         figure = Figure(figsize=(9, 3.6), layout="constrained")
         left, right = figure.subplots(1, 2)
@@ -324,13 +324,14 @@ def energy_by_layer(energies: pd.Series[float], *, title: str, convention: str) 
     return figure
 
 
-def energy_curve(table: pd.DataFrame, *, title: str, convention: str) -> Figure:
+def energy_curve(table: pd.DataFrame, *, title: str, convention: str, metric: str) -> Figure:
     """Draw accuracy over energy, with one point for each T.
 
     Args:
         table: Accuracy, number of images and energy by T, from `autospike.report.energy.by_time_steps`.
         title: Title of the figure.
         convention: Name of the energy convention.
+        metric: Name of the metric, which the accuracies are values of.
 
     Returns:
         The figure, in µJ, with 95 % Wilson intervals.
@@ -345,7 +346,7 @@ def energy_curve(table: pd.DataFrame, *, title: str, convention: str) -> Figure:
         ax.plot(energies_uj, table["accuracy"], "o-", color=ACCENT, ms=5, lw=1.5)
         for steps, energy_uj, accuracy in zip(table["time_steps"], energies_uj, table["accuracy"], strict=True):
             ax.annotate(f"T = {steps}", (energy_uj, accuracy), textcoords="offset points", xytext=(8, 6), ha="left")
-        ax.set(xlabel=ENERGY_LABEL.format(convention=convention), ylabel="accuracy (95 % interval)")
+        ax.set(xlabel=ENERGY_LABEL.format(convention=convention), ylabel=f"{metric} (95 % interval)")
         ax.set_title(title, loc="left")
         ax.margins(0.15)
     return figure
@@ -355,7 +356,7 @@ def energy_curve(table: pd.DataFrame, *, title: str, convention: str) -> Figure:
 MARKERS = {"inherited": (MUTED, "o"), "fine-tuned": (ACCENT, "s"), "scratch": (INK, "^"), "hand-made": (CONTRAST, "*")}
 
 
-def retrained(groups: Sequence[SeedGroup], *, title: str, convention: str, names: Mapping[str, str]) -> Figure:
+def retrained(groups: Sequence[SeedGroup], *, title: str, convention: str, names: Mapping[str, str], metric: str) -> Figure:
     """Draw accuracy over energy on the test split for each architecture and way of training.
 
     Args:
@@ -363,6 +364,7 @@ def retrained(groups: Sequence[SeedGroup], *, title: str, convention: str, names
         title: Title of the figure.
         convention: Name of the energy convention.
         names: Readable name of each subnet, by its id.
+        metric: Name of the metric.
 
     Returns:
         The figure, in µJ. It has the mean of each group with its standard deviation over the seeds, or with the 95 % Wilson
@@ -385,7 +387,7 @@ def retrained(groups: Sequence[SeedGroup], *, title: str, convention: str, names
             ax.annotate(names.get(name, name), (energies[0], accuracies[0]), **place)  # type: ignore[arg-type]
         for way, (color, marker) in MARKERS.items():
             ax.plot([], [], marker, color=color, label=WAY_LABELS[way])
-        ax.set(xlabel=ENERGY_LABEL.format(convention=convention), ylabel="accuracy on the test split")
+        ax.set(xlabel=ENERGY_LABEL.format(convention=convention), ylabel=f"{metric} on the test split")
         ax.set_title(title, loc="left")
         ax.margins(0.1)
         ax.legend()

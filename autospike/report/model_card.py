@@ -119,7 +119,7 @@ def _search(report: dict[str, Any], version: str) -> str:
         f"With autospike {version}: a supernet was trained once, its subnets were "
         f"measured with inherited weights, and `{selected}` selected this one, which the search first measured in generation "
         f"{report.get('generation', '?')}. Protocol of the measurements: `{provenance.get('protocol_id', '?')}`. The digests of "
-        "all files are in `export.json`; `autospike verify FOLDER` checks them, the logits and the accuracy.\n"
+        f"all files are in `export.json`; `autospike verify FOLDER` checks them, the outputs and the {metric(report)}.\n"
     )
 
 
@@ -141,7 +141,7 @@ def _loading(report: dict[str, Any], formats: dict[str, Any]) -> str:
 
 
 def _variants(variants: dict[str, Any], report: dict[str, Any]) -> str:
-    lines = ["| variant | test accuracy | uJ per image | convention |", "|---|---|---|---|"]
+    lines = [f"| variant | test {metric(report)} | uJ per image | convention |", "|---|---|---|---|"]
     rows = {"exact": {**report, "energy_mj": report["energy_mj"], "convention": report["convention"]}, **variants}
     for name, found in rows.items():
         low, high = found["test_accuracy_interval"]

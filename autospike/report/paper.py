@@ -8,11 +8,11 @@ from collections.abc import Sequence
 import pandas as pd
 
 from autospike.energy.conventions import UJ_PER_MJ
+from autospike.measurement import METRICS
 from autospike.objectives import ACCURACY_AND_ENERGY, OBJECTIVES, Objectives
-from autospike.statistics import wilson_interval
+from autospike.report.tables import accuracy_intervals
 
 COLUMNS = ("id", "accuracy", "accuracy_low", "accuracy_high", "energy_uj", "params", "time_steps")
-HEAD = ("candidate", "accuracy (%)", "energy (µJ)", "parameters", "T")
 
 
 def numbers(front: pd.DataFrame, objectives: Objectives = ACCURACY_AND_ENERGY) -> pd.DataFrame:
@@ -23,17 +23,16 @@ def numbers(front: pd.DataFrame, objectives: Objectives = ACCURACY_AND_ENERGY) -
         objectives: What the front is of.
 
     Returns:
-        The columns `id`, `accuracy`, `accuracy_low` and `accuracy_high` (95 % Wilson interval), `energy_uj`, `params` and
+        The columns `id`, `accuracy`, `accuracy_low` and `accuracy_high` (95 % interval), `energy_uj`, `params` and
         `time_steps`, then those of other objectives.
     """
-    pairs = zip(front["accuracy"].tolist(), front["images"].tolist(), strict=True)
-    intervals = [wilson_interval(round(accuracy * images), images) for accuracy, images in pairs]
+    low, high = accuracy_intervals(front)
     return pd.DataFrame(
         {
             "id": front["id"].tolist(),
             "accuracy": front["accuracy"].tolist(),
-            "accuracy_low": [low for low, _ in intervals],
-            "accuracy_high": [high for _, high in intervals],
+            "accuracy_low": low.tolist(),
+            "accuracy_high": high.tolist(),
             "energy_uj": (front["energy_mj"] * UJ_PER_MJ).tolist(),
             "params": front["params"].tolist(),
             "time_steps": front["time_steps"].tolist(),
@@ -75,36 +74,38 @@ def _label(name: str) -> str:
     return OBJECTIVES[name].label if name in OBJECTIVES else name
 
 
-def markdown(table: pd.DataFrame, *, convention: str, images: int) -> str:
+def markdown(table: pd.DataFrame, *, convention: str, images: int, metric: str) -> str:
     """Return a table in Markdown.
 
     Args:
         table: As `numbers` returns it.
         convention: Name of the energy convention.
         images: Number of images of the search split.
+        metric: Name of the metric, which the accuracies are values of.
     """
     rows = _cells(table, thousands=",", interval="{:.2f} ({:.2f} to {:.2f})")
-    head = [*HEAD, *map(_label, _added(table))]
+    head = ["candidate", f"{metric} (%)", "energy (µJ)", "parameters", "T", *map(_label, _added(table))]
     lines = [_line(head), _line(["---", *["---:"] * (len(head) - 1)]), *map(_line, rows)]
-    return "\n".join([*lines, "", _caption(convention, images, code="`{}`", percent="%")]) + "\n"
+    return "\n".join([*lines, "", _caption(convention, images, metric, code="`{}`", percent="%")]) + "\n"
 
 
 def _line(cells: Sequence[str]) -> str:
     return f"| {' | '.join(cells)} |"
 
 
-def latex(table: pd.DataFrame, *, convention: str, images: int) -> str:
+def latex(table: pd.DataFrame, *, convention: str, images: int, metric: str) -> str:
     r"""Return a table in LaTeX, which needs `\usepackage{booktabs}`.
 
     Args:
         table: As `numbers` returns it.
         convention: Name of the energy convention.
         images: Number of images of the search split.
+        metric: Name of the metric, which the accuracies are values of.
     """
     rows = _cells(table, thousands=r"\,", interval=r"${:.2f}$ [${:.2f}$, ${:.2f}$]")
     added = [_label(name).replace("_", r"\_") for name in _added(table)]
-    head = ("candidate", r"accuracy (\%)", r"energy ($\mu$J)", "parameters", "$T$", *added)
-    caption = _caption(convention, images, code=r"\texttt{{{}}}", percent=r"\%")
+    head = ("candidate", rf"{metric} (\%)", r"energy ($\mu$J)", "parameters", "$T$", *added)
+    caption = _caption(convention, images, metric, code=r"\texttt{{{}}}", percent=r"\%")
     body = [" & ".join([rf"\texttt{{{row[0]}}}", *row[1:]]) + r" \\" for row in rows]
     return "\n".join(
         [
@@ -124,8 +125,9 @@ def latex(table: pd.DataFrame, *, convention: str, images: int) -> str:
     )
 
 
-def _caption(convention: str, images: int, *, code: str, percent: str) -> str:
+def _caption(convention: str, images: int, metric: str, *, code: str, percent: str) -> str:
+    intervals = "Wilson intervals" if metric == METRICS["classification"] else "jackknife intervals"
     return (
-        f"Pareto front on the search split ({images} images), with 95 {percent} Wilson intervals. Energy per image, counted "
+        f"Pareto front on the search split ({images} images), with 95 {percent} {intervals}. Energy per image, counted "
         f"under the convention {code.format(convention)}."
     )

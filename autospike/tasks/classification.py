@@ -89,6 +89,4 @@ def _quality(tally: CorrectPredictions) -> Quality:
     return Quality(correct=tally.mask.count(1), correct_mask=pack_mask(tally.mask))
 
 
-CLASSIFICATION = Task(
-    name="classification", metric="top-1 accuracy", loss=cross_entropy, tally=correct_predictions, quality=_quality
-)
+CLASSIFICATION = Task(name="classification", loss=cross_entropy, tally=correct_predictions, quality=_quality)

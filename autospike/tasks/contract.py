@@ -13,7 +13,7 @@ from typing import Any, Protocol, Self
 
 from torch import Tensor
 
-from autospike.measurement import Score
+from autospike.measurement import METRICS, Score, TaskName
 
 
 class Tally(Protocol):
@@ -43,8 +43,7 @@ class Task:
     """One kind of prediction.
 
     Attributes:
-        name: "classification", "segmentation" or "detection"; the field `task` of an experiment.
-        metric: Name of the metric, a fraction between 0 and 1.
+        name: The field `task` of an experiment.
         loss: Compares the training output of a network with the targets of a batch; called with the output, the targets of the
             (first) head, and those of a distillation head.
         tally: Compares the outputs at several T with targets; called with the outputs, the targets and the position of the first
@@ -53,9 +52,13 @@ class Task:
         reads_targets: Whether a network in training is called with the targets of the batch, because it computes its losses.
     """
 
-    name: str
-    metric: str
+    name: TaskName
     loss: Callable[[Any, Any, Any], Tensor]
     tally: Callable[[Any, Any, int], Sequence[Tally]]
     quality: Callable[[Any], Quality]
     reads_targets: bool = False
+
+    @property
+    def metric(self) -> str:
+        """Name of the metric, a fraction between 0 and 1."""
+        return METRICS[self.name]

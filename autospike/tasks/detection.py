@@ -249,6 +249,4 @@ def sum_of_losses(losses: Tensor, _targets: Any, _teacher_targets: Any) -> Tenso
     return losses.sum(dim=-1).mean()
 
 
-DETECTION = Task(
-    name="detection", metric="box AP", loss=sum_of_losses, tally=matched_detections, quality=_quality, reads_targets=True
-)
+DETECTION = Task(name="detection", loss=sum_of_losses, tally=matched_detections, quality=_quality, reads_targets=True)

@@ -136,4 +136,4 @@ def _quality(tally: ConfusionMatrices) -> Quality:
     )
 
 
-SEGMENTATION = Task(name="segmentation", metric="mean IoU", loss=pixel_cross_entropy, tally=confusion_matrices, quality=_quality)
+SEGMENTATION = Task(name="segmentation", loss=pixel_cross_entropy, tally=confusion_matrices, quality=_quality)

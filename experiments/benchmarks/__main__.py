@@ -52,7 +52,10 @@ def benchmarks() -> dict[tuple[str, ...], Callable[[], list[Result]]]:
         ("archive_plot", "archive_resume"): archive,
         TIME_TO_QUALITY: time_to_quality,
         ("event_reader",): event_reader,
-        ("input_images", "input_recordings", "input_cached_frames", "input_digits"): input_pipeline,
+        (
+            *("input_images", "input_metadata", "input_parquet", "input_tars", "input_recordings", "input_cached_frames"),
+            *("input_digits", "input_glyphs", "input_motion"),
+        ): input_pipeline,
     }
 
 

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import io
+import tarfile
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from statistics import median
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 import torch
 from measuring import Result, interleaved
 from numpy.typing import NDArray
@@ -82,19 +86,45 @@ def sources() -> Iterator[dict[str, DataConfig]]:
     rng = np.random.default_rng(0)
     with tempfile.TemporaryDirectory() as folder:
         root = Path(folder)
+        encoded: list[tuple[str, bytes]] = []  # class and content
         for label in "ab":
             for kind in ("images", "aedat"):
                 (root / kind / label).mkdir(parents=True)
             for i in range(48):
-                Image.fromarray(rng.integers(0, 256, (64, 64, 3), dtype=np.uint8)).save(root / "images" / label / f"{i}.jpg")
+                path = root / "images" / label / f"{i}.jpg"
+                Image.fromarray(rng.integers(0, 256, (64, 64, 3), dtype=np.uint8)).save(path)
+                encoded.append((label, path.read_bytes()))
                 (root / "aedat" / label / f"{i}.aedat").write_bytes(aedat3(50_000, seed=i))
+        write_encoded(root, encoded)
         recordings = {"name": "events", "root": root / "aedat", "sensor": [128, 128], "frames": 4, "image_size": 32}
         yield {
             "images": DataConfig.model_validate({"name": "folder", "root": root / "images", "image_size": 32}),
+            **{
+                name: DataConfig.model_validate({"name": name, "root": root / name, "image_size": 32})
+                for name in ("metadata", "parquet", "tars")
+            },
             "recordings": DataConfig.model_validate({**recordings, "cache": "none"}),
             "cached_frames": DataConfig.model_validate({**recordings, "cache": root / "cache"}),
-            "digits": DataConfig.model_validate({"name": "digits", "image_size": 32}),
+            **{name: DataConfig.model_validate({"name": name, "image_size": 32}) for name in ("digits", "glyphs", "motion")},
         }
+
+
+def write_encoded(root: Path, encoded: Sequence[tuple[str, bytes]]) -> None:
+    """Write images as files with a table, as a parquet file, and as a tar."""
+    (root / "metadata").mkdir()
+    (root / "parquet").mkdir()
+    (root / "tars").mkdir()
+    lines = ["file_name,label"]
+    with tarfile.open(root / "tars" / "all.tar", "w") as archive:
+        for number, (label, content) in enumerate(encoded):
+            (root / "metadata" / f"{number}.jpg").write_bytes(content)
+            lines.append(f"{number}.jpg,{label}")
+            entry = tarfile.TarInfo(f"{label}/{number}.jpg")
+            entry.size = len(content)
+            archive.addfile(entry, io.BytesIO(content))
+    (root / "metadata" / "metadata.csv").write_text("\n".join(lines) + "\n")
+    columns = {"image": [{"bytes": content, "path": None} for _, content in encoded], "label": [label for label, _ in encoded]}
+    pq.write_table(pa.table(columns), root / "parquet" / "all-00000-of-00001.parquet")
 
 
 def _batches(config: DataConfig, workers: int) -> TrainingBatches:

@@ -128,6 +128,32 @@ def test_the_fingerprint_depends_on_the_files_and_the_number_of_frames(tmp_path:
     assert events(four).fingerprint != before
 
 
+def test_stored_frames_are_added_up_to_fewer_frames(tmp_path: Path) -> None:
+    """The first of two frames is the sum of the first two of four; no event is lost."""
+    root = frames_folder(tmp_path, CLASSES)
+    images = load_images(DataConfig(name="events", root=root, image_size=8, integrate_to=2), seed=0)
+    assert (images.time_steps, {split.time_steps for split in images.splits.values()}) == (2, {2})
+    for name, split in images.splits.items():
+        stored = events(root).splits[name].image(0)
+        assert np.array_equal(split.image(0), [stored[0] + stored[1], stored[2] + stored[3]])
+    assert images.fingerprint not in (
+        events(root).fingerprint,
+        events(frames_folder(tmp_path / "two", CLASSES, steps=2)).fingerprint,
+    )
+    assert pickle.loads(pickle.dumps(images.splits["train"])).image(0).shape == (2, 2, 8, 8)
+
+
+def test_frames_are_added_up_in_equal_groups_only(tmp_path: Path) -> None:
+    root = frames_folder(tmp_path, CLASSES)
+    with pytest.raises(UserError, match=r"data\.integrate_to: 3 does not divide the 4 frames .*; choose from 1, 2, 4"):
+        load_images(DataConfig(name="events", root=root, image_size=8, integrate_to=3), seed=0)
+    with pytest.raises(UserError, match="applies to event frames, not to still images"):
+        load_images(DataConfig(name="digits", image_size=8, integrate_to=2), seed=0)
+    for name, frames in (("cifar10_dvs", 8), ("events", 8), ("har_dvs_images", 8)):
+        with pytest.raises(ValueError, match="recordings are integrated to frames: 2"):
+            DataConfig(name=name, image_size=8, frames=frames, integrate_to=2)
+
+
 def test_splits_can_be_pickled(tmp_path: Path) -> None:
     split = events(frames_folder(tmp_path / "frames", CLASSES)).splits["train"]
     assert torch.equal(image_tensor(pickle.loads(pickle.dumps(split)), 3), image_tensor(split, 3))

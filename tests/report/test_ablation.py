@@ -69,6 +69,6 @@ def test_the_table_by_hand() -> None:
     half = 1.959963984540054 * ((1 / 6 + 2 / 6 - 1 / 36) / 6) ** 0.5
     assert found["difference_low"][1] == pytest.approx(-1 / 6 - half)
     assert found["energy_ratio"][1] == pytest.approx(records[variant.architecture]["energy_mj"] / records[largest]["energy_mj"])
-    figure = draw(found, title="digits", convention="exact")
+    figure = draw(found, title="digits", convention="exact", metric="accuracy")
     assert [text.get_text() for text in figure.axes[0].get_yticklabels()] == ["original", "time_steps: 3 → 2"]
     assert np.asarray(figure.axes[2].get_lines()[0].get_xdata()).tolist() == [7, 7]  # the parameters of the original network

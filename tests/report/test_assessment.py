@@ -96,5 +96,5 @@ def test_earlier_candidates_stay() -> None:
 
 def test_the_figure_has_a_point_for_each_network() -> None:
     columns = {f"{name}{end}": [0.4, 0.5] for name in ("inherited", "alone") for end in ("", "_low", "_high")}
-    figure = draw(pd.DataFrame(columns), title="digits")
+    figure = draw(pd.DataFrame(columns), title="digits", metric="accuracy")
     assert [len(np.asarray(line.get_xdata())) for line in figure.axes[0].get_lines() if line.get_marker() == "o"] == [2]

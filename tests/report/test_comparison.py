@@ -105,7 +105,7 @@ def test_a_significantly_worse_subnet_is_a_warning(subnet: int, warns: bool) -> 
     found = comparison.warnings(report(subnet, 38))
     assert bool(found) is warns
     if warns:
-        assert "significantly less accurate" in found[0]
+        assert "significantly below" in found[0]
 
 
 def test_an_under_trained_supernet_is_a_warning() -> None:

@@ -36,14 +36,14 @@ def test_plot_data_is_read_again() -> None:
 
 
 def test_markdown() -> None:
-    lines = paper.markdown(paper.numbers(FRONT), convention="exact", images=4).splitlines()
+    lines = paper.markdown(paper.numbers(FRONT), convention="exact", images=4, metric="accuracy").splitlines()
     assert lines[0] == "| candidate | accuracy (%) | energy (µJ) | parameters | T |"
     assert lines[2] == "| aaaaaaaaaaaa | 50.00 (15.00 to 85.00) | 1.235 | 1,234,567 | 1 |"
     assert "`exact`" in lines[-1]
 
 
 def test_latex() -> None:
-    text = paper.latex(paper.numbers(FRONT), convention="spikformer/int8", images=4)
+    text = paper.latex(paper.numbers(FRONT), convention="spikformer/int8", images=4, metric="accuracy")
     assert r"\texttt{aaaaaaaaaaaa} & $50.00$ [$15.00$, $85.00$] & 1.235 & 1\,234\,567 & 1 \\" in text
     assert r"95 \% Wilson intervals" in text
     assert r"\texttt{spikformer/int8}." in text

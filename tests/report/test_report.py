@@ -563,7 +563,7 @@ def test_energy_figure_has_a_bar_for_each_layer(scale: float) -> None:
 @pytest.mark.parametrize("scale", [1e-6, 2.0])
 def test_energy_curve_has_a_point_for_each_number_of_steps(scale: float) -> None:
     table = pd.DataFrame({"time_steps": [1, 2, 3], "accuracy": [0.25, 0.75, 0.5], "energy_mj": [scale, 2 * scale, 4 * scale]})
-    axes = only_axes(figures.energy_curve(table.assign(images=40), title="a network", convention="exact"))
+    axes = only_axes(figures.energy_curve(table.assign(images=40), title="a network", convention="exact", metric="accuracy"))
     line = axes.lines[-1]
     points = [[scale * 1000, 0.25], [2000 * scale, 0.75], [4000 * scale, 0.5]]
     assert line.get_xydata().tolist() == [pytest.approx(point, rel=1e-12) for point in points]

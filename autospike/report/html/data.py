@@ -58,7 +58,7 @@ def page_data(run: RunDirectory, *, gene_importance: pd.DataFrame | None = None,
         table, proposals, algorithms = with_fitness(archive, run), archive.proposals(), archive.algorithms()
         if table.empty:
             raise UserError(f"{run.archive}: no candidates yet; run: autospike search {run.folder}")
-        objectives = objectives_of(search.objectives, run.input_shape)
+        objectives = objectives_of(search.objectives, run.input_shape, metric=run.experiment.metric)
         table = tables.candidates_of(with_objectives(archive, table, objectives), objectives)
         kept = _kept(table["on_front"].tolist(), limit)
         found = [archive.get_by_id(name) for name in table["id"].iloc[kept].tolist()]
@@ -71,6 +71,7 @@ def page_data(run: RunDirectory, *, gene_importance: pd.DataFrame | None = None,
         "title": f"Search on {run.experiment.data.name}",
         "subtitle": f"{run.folder.resolve().name}: {space.family}, {len(table)} measured candidates, autospike {__version__}",
         "measured": len(table),
+        "metric": run.experiment.metric,
         "convention": search.energy_convention.name.partition("/")[0],
         "conventions": [_convention(convention) for convention in CONVENTIONS.values()],
         "costs": [_costs(costs) for costs in COSTS.values()],
@@ -166,8 +167,8 @@ def _candidates(evaluations: Sequence[Evaluation]) -> dict[str, Any]:
     return {
         "candidates": {
             "id": [m.architecture.id for m in measurements],
-            "correct": [m.correct for m in measurements],
-            "images": [m.images for m in measurements],
+            "accuracy": [m.accuracy for m in measurements],
+            "interval": [list(m.accuracy_interval) for m in measurements],
             "params": [m.params for m in measurements],
             "time_steps": [m.architecture.time_steps for m in measurements],
             "architecture": numbers,
@@ -271,7 +272,8 @@ def _provenance(run: RunDirectory, protocol_id: str, selected: Mapping[str, Any]
     if selected:
         low, high = selected["test_accuracy_interval"]
         parts.append(
-            f"exported: {selected['architecture_id']}, test accuracy {selected['test_accuracy']:.4f} ({low:.4f} to {high:.4f})"
+            f"exported: {selected['architecture_id']}, test {run.experiment.metric} {selected['test_accuracy']:.4f} "
+            f"({low:.4f} to {high:.4f})"
         )
     environment = _optional(run.folder / "environment.json")
     parts += [f"\nenvironment.json\n{json.dumps(environment, indent=2)}", f"\nexperiment.yaml\n{run.experiment.to_yaml()}"]

@@ -31,14 +31,8 @@ function operations(c, row) {
 }
 const millijoules = ([macs, acs], cost = costs()) => (cost.pj_per_mac * macs + cost.pj_per_ac * acs) * 1e-9;
 
-function wilson(correct, n) { // 95 % interval
-  const z = 1.959963984540054, p = correct / n, d = 1 + z * z / n, m = p + z * z / (2 * n);
-  const h = z * Math.sqrt(p * (1 - p) / n + z * z / (4 * n * n));
-  return [(m - h) / d, (m + h) / d];
-}
-
 const OBJECTIVES = {
-  accuracy: { label: "accuracy on the search split", best: "max", value: (i) => data.candidates.correct[i] / data.candidates.images[i] },
+  accuracy: { label: "accuracy on the search split", best: "max", value: (i) => data.candidates.accuracy[i] },
   energy: { label: "energy per image", best: "min", log: true, value: (i) => millijoules(totals(i)), energy: true },
   params: { label: "parameters", best: "min", log: true, value: (i) => data.candidates.params[i] },
   time_steps: { label: "time steps T", best: "min", value: (i) => data.candidates.time_steps[i] },
@@ -126,8 +120,8 @@ function front(x, y) {
 }
 
 function description(i) {
-  const c = data.candidates, [low, high] = wilson(c.correct[i], c.images[i]);
-  return `${c.id[i]}${c.id[i] === data.selected ? " (exported)" : ""}\naccuracy ${percent(c.correct[i] / c.images[i])} (95 % ${percent(low)} to ${percent(high)})` +
+  const c = data.candidates, [low, high] = c.interval[i];
+  return `${c.id[i]}${c.id[i] === data.selected ? " (exported)" : ""}\n${data.metric} ${percent(c.accuracy[i])} (95 % ${percent(low)} to ${percent(high)})` +
     `\nenergy ${joules(millijoules(totals(i)))}, ${short(c.params[i])} parameters, T = ${c.time_steps[i]}\n${genes(i)}`;
 }
 
@@ -165,7 +159,7 @@ function drawFront() {
   on.forEach((i, k) => {
     const [cx, cy] = at(i);
     if (y === OBJECTIVES.accuracy) {
-      const [low, high] = wilson(data.candidates.correct[i], data.candidates.images[i]).map((v) => Math.max(Math.min(v, 1.2), 0));
+      const [low, high] = data.candidates.interval[i].map((v) => Math.max(Math.min(v, 1.2), 0));
       const clip = (v) => Math.min(Math.max(Y(v), 12), 386);
       root.append(svg("line", { class: "whisker", x1: cx, x2: cx, y1: clip(low), y2: clip(high) }));
     }
@@ -185,8 +179,8 @@ function drawFront() {
     root.append(svg("path", { class: "reference", d: `M${cx} ${cy - 9}l7 9l-7 9l-7 -9z` }, svg("title", {}, `reference network, ${joules(millijoules(total))}`)));
   }
   $("#front-caption").textContent = `${data.candidates.id.length} of ${data.measured} measured candidates, ${on.length} on the front of ${x.label} and ${y.label}. ` +
-    "Whiskers: 95 % Wilson interval. Diamond: the reference network. Click a point, or use Tab, the arrow keys and Enter.";
-  table($("#front-table"), ["candidate", "accuracy", "energy", "parameters", "T"], on.map((i) => [
+    "Whiskers: 95 % interval. Diamond: the reference network. Click a point, or use Tab, the arrow keys and Enter.";
+  table($("#front-table"), ["candidate", data.metric, "energy", "parameters", "T"], on.map((i) => [
     html("button", { onclick: () => choose(i) }, data.candidates.id[i]), percent(OBJECTIVES.accuracy.value(i)), joules(millijoules(totals(i))),
     short(data.candidates.params[i]), data.candidates.time_steps[i]]));
 }
@@ -259,7 +253,7 @@ function drawSteps(i) {
   const unit = Math.max(...same.map((k) => millijoules(totals(k)))) >= 1 ? ["mJ", 1] : ["µJ", 1000];
   lines($("#steps"), [{ name: c.id[i], points: same.map((k) => [millijoules(totals(k)) * unit[1], OBJECTIVES.accuracy.value(k)]),
     labels: same.map((k) => `T = ${c.time_steps[k]}: ${percent(OBJECTIVES.accuracy.value(k))}, ${joules(millijoules(totals(k)))}`) }],
-  { x: { label: `energy per image (${unit[0]}), one point for each T: ${same.map((k) => c.time_steps[k]).join(", ")}` }, y: { label: "accuracy" }, title: "Accuracy and energy at each T" });
+  { x: { label: `energy per image (${unit[0]}), one point for each T: ${same.map((k) => c.time_steps[k]).join(", ")}` }, y: { label: data.metric }, title: `${data.metric} and energy at each T` });
 }
 
 // Other figures ----------------------------------------------------------------------------------------------------------------
@@ -270,7 +264,7 @@ function drawSearch() {
     { x: { label: "candidates, by-products included" }, y: { label: "hypervolume" }, title: "Hypervolume against evaluations", empty: `No hypervolume under ${name} in this page.` });
   const random = data.searches.some((s) => s.algorithm === "random");
   $("#search-note").textContent = (random ? "" : "There is no random search in this archive to compare with; add one: autospike search RUN --set search.algorithm=random. ") +
-    "Share of the box between accuracy 0 and 1 and the energy of the largest subnet.";
+    `Share of the box between ${data.metric} 0 and 1 and the energy of the largest subnet.`;
 }
 
 function bars(target, rows, names) {
@@ -286,12 +280,12 @@ function bars(target, rows, names) {
 
 function drawRest() {
   const rows = data.importance, most = Math.max(1, ...rows.flatMap((row) => [row.accuracy, row.energy]));
-  bars($("#genes"), rows.map((row) => ({ name: row.gene, values: [row.accuracy / most, row.energy / most].map((v) => Math.max(0, v)), texts: [row.accuracy, row.energy].map((v) => v.toFixed(3)) })), ["accuracy", "log energy"]);
+  bars($("#genes"), rows.map((row) => ({ name: row.gene, values: [row.accuracy / most, row.energy / most].map((v) => Math.max(0, v)), texts: [row.accuracy, row.energy].map((v) => v.toFixed(3)) })), [data.metric, "log energy"]);
   $("#genes-note").textContent = rows.length ? "Decrease of R² of a forest that predicts a candidate from its genes, when the values of one gene are shuffled (permutation importance). " +
-    `R² without shuffling: accuracy ${rows[0].accuracy_r2.toFixed(2)}, log energy ${rows[0].energy_r2.toFixed(2)}; near 0, nothing can be read from the bars. A search does not draw its candidates at random, so read it as a description.` : "Too few candidates.";
+    `R² without shuffling: ${data.metric} ${rows[0].accuracy_r2.toFixed(2)}, log energy ${rows[0].energy_r2.toFixed(2)}; near 0, nothing can be read from the bars. A search does not draw its candidates at random, so read it as a description.` : "Too few candidates.";
   lines($("#training"), data.trainings.map((t) => ({ name: t.network, points: t.steps.map((s, k) => [s, t.loss[k]]) })), { x: { label: "step" }, y: { label: "training loss" }, title: "Training curves" });
   if (!data.retrained.length) $("#retrained").replaceChildren(html("p", { class: "note" }, "Nothing was retrained yet."));
-  else table($("#retrained"), ["network", "weights", "test accuracy", "energy", "seeds"], data.retrained.map((r) => [r.architecture_id, r.way, percent(r.test_accuracy_mean) + (r.test_accuracy_deviation === null ? "" : ` ± ${(100 * r.test_accuracy_deviation).toFixed(2)}`), joules(r.energy_mj_mean), r.seeds]));
+  else table($("#retrained"), ["network", "weights", `test ${data.metric}`, "energy", "seeds"], data.retrained.map((r) => [r.architecture_id, r.way, percent(r.test_accuracy_mean) + (r.test_accuracy_deviation === null ? "" : ` ± ${(100 * r.test_accuracy_deviation).toFixed(2)}`), joules(r.energy_mj_mean), r.seeds]));
   $("#provenance").textContent = data.provenance;
 }
 
@@ -306,6 +300,7 @@ function show(loaded) {
   data = loaded;
   $("h1").textContent = data.title;
   $("#subtitle").textContent = data.subtitle;
+  OBJECTIVES.accuracy.label = `${data.metric} on the search split`;
   for (const own of data.objectives.own) OBJECTIVES[own.name] = { ...own, value: (i) => data.objectives.own.find((o) => o.name === own.name).values[i] ?? NaN };
   if (first) {
     fill($("#convention"), data.conventions.map((c) => [c.name, c.name]), data.convention);
