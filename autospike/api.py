@@ -236,6 +236,7 @@ class Run:
         self,
         picks: Sequence[str] | None = None,
         *,
+        random: int = 0,
         seeds: int | None = None,
         epochs: int | None = None,
         callbacks: Sequence[Callback] = (),
@@ -244,6 +245,7 @@ class Run:
 
         Args:
             picks: Selection rules, or ids of candidates. Default: `export.pick` of the experiment.
+            random: Number of random subnets of the energy of the first selected one that are trained as well.
             seeds: Number of trainings of each network. Default: `retrain.seeds`.
             epochs: Epochs from scratch. Default: `training.epochs`.
             callbacks: Receive the events of the trainings.
@@ -257,7 +259,7 @@ class Run:
         from autospike.commands.retrain import retrain
 
         directory = self._stored(retrain={"seeds": seeds, "epochs": epochs})
-        retrain(directory, picks or [directory.experiment.export.pick], callbacks)
+        retrain(directory, picks or [directory.experiment.export.pick], random=random, callbacks=callbacks)
         return directory.retrain
 
     def ablate(
@@ -432,12 +434,13 @@ def retrain(
     run: Run,
     picks: Sequence[str] | None = None,
     *,
+    random: int = 0,
     seeds: int | None = None,
     epochs: int | None = None,
     callbacks: Sequence[Callback] = (),
 ) -> Path:
     """Train selected subnets of a run separately; see `Run.retrain`."""
-    return run.retrain(picks, seeds=seeds, epochs=epochs, callbacks=callbacks)
+    return run.retrain(picks, random=random, seeds=seeds, epochs=epochs, callbacks=callbacks)
 
 
 def plot(run: Run, out: str | Path | None = None, *, convention: str | None = None) -> None:

@@ -213,6 +213,9 @@ def retrain(
         typer.Option(help="Selection rule or id, as for export. May be repeated for several subnets. Default: export.pick."),
     ] = None,
     limits: Options = NONE_GIVEN,
+    random: Annotated[
+        int, typer.Option(min=0, max=100, help="Number of random subnets of the same energy as the first one, for comparison.")
+    ] = 0,
     seeds: Annotated[
         int | None, typer.Option(min=1, max=1000, help="Number of trainings of each network. Default: retrain.seeds.")
     ] = None,
@@ -228,7 +231,7 @@ def retrain(
 
     options = overrides_of("retrain", seeds=seeds, epochs=epochs)
     resumed = RunDirectory.resume(run, [*(overrides or []), *options, *overrides_of("search.constraints", **limits)])
-    retrain(resumed, pick or [resumed.experiment.export.pick])
+    retrain(resumed, pick or [resumed.experiment.export.pick], random=random)
 
 
 @app.command()

@@ -12,6 +12,7 @@ from autospike import files
 from autospike.console import note, progress, table
 from autospike.data.batches import FixedBatches
 from autospike.energy.conventions import UJ_PER_MJ
+from autospike.evaluation.random_subnets import random_subnets
 from autospike.evaluation.setup import calibrated_subnet, held_out_batches, open_for_measurement, protocol_id
 from autospike.events import Callback
 from autospike.model_folder import check_replaceable, complete_report, final_measurement, write_report, write_run_model
@@ -26,12 +27,13 @@ from autospike.training.retraining import RetrainedNetwork, networks, train_retr
 from autospike.training.setup import Setup, load_trained_supernet, threads_of_torch
 
 
-def retrain(run: RunDirectory, picks: Sequence[str], callbacks: Sequence[Callback] = ()) -> None:
+def retrain(run: RunDirectory, picks: Sequence[str], *, random: int = 0, callbacks: Sequence[Callback] = ()) -> None:
     """Retrain candidates of a searched run. Finished trainings and measurements are not repeated.
 
     Args:
         run: A searched run.
         picks: Selection rules or ids of candidates.
+        random: Number of random subnets of the energy of the first selected one that are trained as well.
         callbacks: Receive the events of the trainings.
 
     Raises:
@@ -39,7 +41,7 @@ def retrain(run: RunDirectory, picks: Sequence[str], callbacks: Sequence[Callbac
     """
     threads = torch.get_num_threads()
     setup = open_for_measurement(run)
-    selected = _selected(run, setup, picks)
+    selected = _selected(run, setup, picks, random)
     compared = networks(run, dict.fromkeys(selected.values()))
     for network in compared:
         network.check_recipe()
@@ -49,15 +51,18 @@ def retrain(run: RunDirectory, picks: Sequence[str], callbacks: Sequence[Callbac
                 train_retrained(run, setup, network, callbacks)
     groups = retrained.group_by_seed(_measured(run, setup, compared))
     _report(run, selected, groups)
-    _show(run, groups, images=len(setup.images.splits["test"]))
+    _show(run, selected, groups, images=len(setup.images.splits["test"]))
 
 
-def _selected(run: RunDirectory, setup: Setup, picks: Sequence[str]) -> dict[str, Architecture]:
-    load_trained_supernet(setup, run.experiment.search_space, run.supernet)  # raises if the training has not finished
+def _selected(run: RunDirectory, setup: Setup, picks: Sequence[str], random: int) -> dict[str, Architecture]:
+    """The architectures by the rule that selects them; `random-1` and so on are random ones."""
+    supernet = load_trained_supernet(setup, run.experiment.search_space, run.supernet)  # raises if the training has not finished
     chosen = pick_archived(
         run, protocol_id(setup, run.supernet), picks, lambda damage: note(f"retrain: {damage}"), setup.input_shape
     )
-    return {rule: evaluation.measurement.architecture for rule, evaluation in zip(picks, chosen, strict=True)}
+    selected = {rule: evaluation.measurement.architecture for rule, evaluation in zip(picks, chosen, strict=True)}
+    others = random_subnets(setup, supernet, selected[picks[0]], random) if random else []
+    return selected | {f"random-{number}": architecture for number, architecture in enumerate(others, start=1)}
 
 
 def _measured(run: RunDirectory, setup: Setup, compared: Sequence[RetrainedNetwork]) -> list[RetrainedModel]:
@@ -125,11 +130,12 @@ def _report(run: RunDirectory, selected: dict[str, Architecture], groups: Sequen
     note(f"retrain: see {run.retrain / 'report.json'} and {run.report / 'retrained.png'}")
 
 
-def _show(run: RunDirectory, groups: Sequence[SeedGroup], *, images: int) -> None:
+def _show(run: RunDirectory, selected: dict[str, Architecture], groups: Sequence[SeedGroup], *, images: int) -> None:
     """Print a table with one row for each network and way of training."""
+    randoms = {architecture.id: rule for rule, architecture in selected.items() if rule.startswith("random-")}
     rows = [
         [
-            group.architecture_id,
+            randoms.get(group.architecture_id, group.architecture_id),
             WAY_LABELS[group.way],
             _mean_cell(group.test_accuracy, digits=4),
             _mean_cell(group.energy_mj, digits=3, scale=UJ_PER_MJ),
@@ -144,6 +150,8 @@ def _show(run: RunDirectory, groups: Sequence[SeedGroup], *, images: int) -> Non
         f"{images} test images. Mean ± sample standard deviation over seeds; inherited weights have none, because a run has one "
         "supernet."
     )
+    if randoms:
+        caption += f" Random subnets have about the energy of the first selected one ({next(iter(selected.values())).id})."
     table(f"{run.retrain}: retrained", columns, rows, caption)
 
 

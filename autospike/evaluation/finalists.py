@@ -15,7 +15,7 @@ from autospike.run_directory import RunDirectory
 from autospike.searching.archive import Archive
 from autospike.searching.constraints import Constraints
 from autospike.searching.fitness import f_aeb
-from autospike.searching.selection import RULES, Choices, pick_index
+from autospike.searching.selection import RULES, Choices, pick_index, significantly_below
 from autospike.space.architecture import Architecture
 from autospike.training.retraining import fine_tuned
 from autospike.training.setup import Setup
@@ -119,6 +119,10 @@ def _fine_tuned(run: RunDirectory, setup: Setup, architecture: Architecture, ref
 def choose(run: RunDirectory, setup: Setup, networks: Sequence[Finalist]) -> Finalist:
     """Choose the network that is exported by `export.pick` on the search split; the more accurate one, if that is an id.
 
+    Of the candidate with both kinds of weights, the fine-tuned ones compete, unless they are significantly less accurate than the
+    inherited ones. The accuracy of the inherited weights is one of the highest of hundreds on the same images, so it is too high on
+    average; that of the fine-tuned ones is not.
+
     Args:
         run: Selection rule and limits.
         setup: Input and output size of the networks.
@@ -134,12 +138,26 @@ def choose(run: RunDirectory, setup: Setup, networks: Sequence[Finalist]) -> Fin
         for network in networks
         if network.accuracy >= config.min_accuracy and not constraints.measured_violation(network.accuracy, network.energy_mj)
     ] or list(networks[:1])
-    choices = Choices(
-        ids=[network.architecture.id for network in allowed],
-        points=[(network.accuracy, network.energy_mj) for network in allowed],
-        f_aeb=[network.f_aeb for network in allowed],
-        images=[network.images for network in allowed],
-        correct_masks=[network.correct_mask for network in allowed],
-        without=[network.without for network in allowed],
+    allowed = _with_one_kind_of_weights(allowed)
+    return allowed[pick_index(_choices(allowed), rule, tolerance=config.tolerance)]
+
+
+def _with_one_kind_of_weights(networks: Sequence[Finalist]) -> list[Finalist]:
+    """Leave out the inherited or the fine-tuned weights of the candidate that has both."""
+    first, *others = networks
+    same = [network for network in others if network.architecture == first.architecture]
+    if first.weights != "inherited" or not same:
+        return [first, *others]
+    worse = significantly_below(_choices([*same, first]), 0, 1)
+    return [first, *(network for network in others if network not in same)] if worse else others
+
+
+def _choices(networks: Sequence[Finalist]) -> Choices:
+    return Choices(
+        ids=[network.architecture.id for network in networks],
+        points=[(network.accuracy, network.energy_mj) for network in networks],
+        f_aeb=[network.f_aeb for network in networks],
+        images=[network.images for network in networks],
+        correct_masks=[network.correct_mask for network in networks],
+        without=[network.without for network in networks],
     )
-    return allowed[pick_index(choices, rule, tolerance=config.tolerance)]

@@ -364,3 +364,13 @@ def test_a_warm_up_as_long_as_the_training_is_rejected(searched: Path, capsys: p
     written["training"] |= {"epochs": 20, "warmup_epochs": 5}
     (tmp_path / "experiment.yaml").write_text(yaml.safe_dump(written))
     assert_one_line_error(autospike(capsys, "retrain", tmp_path, "--epochs", 5), "retrain.epochs: 5", "training.warmup_epochs")
+
+
+def test_retraining_of_random_subnets(searched: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    folder = tmp_path / "run"
+    shutil.copytree(searched, folder)
+    call("retrain", folder, "--pick", "least-energy", "--random", 1, "--seeds", 1, "--epochs", 1)
+    found = report(folder)
+    assert list(found["picks"]) == ["least-energy", "random-1"]
+    assert {one["architecture_id"] for one in found["ways"]} == {*found["picks"].values(), reference(folder)}
+    assert "random-1" in capsys.readouterr().out
