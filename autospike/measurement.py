@@ -61,6 +61,8 @@ class Measurement:
         score: The score of a dense task; None for classification.
         spikes: Spikes that layers and products of attention read, mean over the images, summed over layers and time steps; an
             integer v is v spikes. None if it is unknown: archives of older versions have none.
+        mean_time_steps: Mean number of steps that an image runs, with early exit in a search. `counts` and `spikes`, and the energy
+            that follows from them, are then estimates (`LayerCount.running`). None if every image runs all T steps.
     """
 
     architecture: Architecture
@@ -72,6 +74,7 @@ class Measurement:
     correct_mask: bytes = b""
     score: Score | None = None
     spikes: float | None = field(default=None, compare=False)
+    mean_time_steps: float | None = None
 
     @property
     def accuracy(self) -> float:

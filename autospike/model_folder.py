@@ -30,11 +30,10 @@ from autospike.errors import UserError
 from autospike.evaluation.early_exit import measure_exits
 from autospike.evaluation.single import measure_stepwise
 from autospike.models.contract import SpikingModel
-from autospike.models.early_exit import NEVER
 from autospike.models.registry import ENTRY_POINT, build_model, classifiers, first_conv
 from autospike.report.record import record, record_point
 from autospike.run_directory import RunDirectory
-from autospike.space.architecture import Architecture
+from autospike.space.architecture import NEVER, Architecture
 from autospike.tensors import write_tensors
 from autospike.training.setup import Setup
 
@@ -151,8 +150,9 @@ def write_model(
     write_tensors(folder / "model.safetensors", model.state_dict(), metadata={"format": "pt"})
     files.write_json(folder / "architecture.json", architecture.to_dict())
     config = _timm_config(architecture, classes, input_spec)
-    if getattr(model, "exit_margin", NEVER) != NEVER:
-        config["model_args"]["exit_margin"] = model.exit_margin
+    exit_margin = getattr(model, "exit_margin", NEVER)
+    if not exit_margin == architecture.exit_margin == NEVER:
+        config["model_args"]["exit_margin"] = exit_margin
     files.write_json(folder / "config.json", config)
 
 
@@ -196,7 +196,7 @@ def read_model(folder: Path) -> ExportedModel:
         if broken is not None:
             raise ValueError(f"{broken} has values that are NaN or infinite")
         model.load_state_dict(tensors)
-        model.exit_margin = float(config.get("model_args", {}).get("exit_margin", NEVER))
+        model.exit_margin = float(config.get("model_args", {}).get("exit_margin", architecture.exit_margin))
     except (KeyError, TypeError, ValueError, OSError, RuntimeError, SafetensorError) as error:
         reason = " ".join(str(error).split())
         raise UserError(f"{folder}: the model is damaged ({type(error).__name__}: {reason[:200]}); export it again") from None

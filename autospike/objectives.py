@@ -67,6 +67,11 @@ def _spikes(evaluation: Evaluation) -> float:
     return evaluation.measurement.spikes
 
 
+def _mean_time_steps(evaluation: Evaluation) -> float:
+    measured = evaluation.measurement
+    return measured.architecture.time_steps if measured.mean_time_steps is None else measured.mean_time_steps
+
+
 def _latency(evaluation: Evaluation) -> Latency:
     if evaluation.latency is None:
         raise UserError("latency: measured only in a search with this objective")
@@ -88,6 +93,7 @@ OBJECTIVES: dict[str, Objective] = {
     "energy_mj": _cost(lambda e: e.energy.energy_mj, "energy per image (mJ)"),
     "params": _cost(lambda e: e.measurement.params, "parameters"),
     "time_steps": replace(_cost(lambda e: e.measurement.architecture.time_steps, "time steps T"), log=False),
+    "mean_time_steps": replace(_cost(_mean_time_steps, "mean time steps"), log=False),
     "acs": _cost(lambda e: e.energy.acs, "accumulations per image"),
     "macs": _cost(lambda e: e.energy.macs, "multiply-accumulates per image"),
     "dense_macs": _cost(_dense_macs, "dense multiply-accumulates per image"),

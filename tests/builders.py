@@ -244,6 +244,8 @@ def is_unvisited(path: str, value: Any) -> bool:
     name = path.rpartition(".")[2]
     if (name, value) == ("decoder", None):
         return True
+    if (name, value) == ("exit_margin", 1):
+        return True
     return name in ("leak", "normalised") or (name == "levels" and value in (1, None)) or (name == "kind" and value == "family")
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +23,7 @@ from autospike.report.tables import to_csv
 from autospike.run_directory import RunDirectory
 from autospike.searching.archive import Archive
 from autospike.searching.selection import pick_archived
-from autospike.space.architecture import Architecture
+from autospike.space.architecture import NEVER, Architecture
 from autospike.training.retraining import from_scratch, train_retrained
 from autospike.training.setup import Setup, threads_of_torch
 
@@ -72,13 +72,13 @@ def ablate(run: RunDirectory, request: AblationRequest) -> None:
 
 
 def _architecture(run: RunDirectory, setup: Setup, chosen: str) -> Architecture:
-    """The architecture of a file, or the one that a selection rule or an id selects."""
+    """The architecture of a file, or the one that a selection rule or an id selects, without early exit."""
     path = Path(chosen)
     if path.suffix not in (".yaml", ".yml", ".json"):
         (selected,) = pick_archived(
             run, protocol_id(setup, run.supernet), [chosen], lambda damage: note(f"ablate: {damage}"), setup.input_shape
         )
-        return selected.measurement.architecture
+        return replace(selected.measurement.architecture, exit_margin=NEVER)
     architecture = Architecture.from_dict(files.read_yaml(path), source=str(path))
     if not run.experiment.search_space.contains(architecture):
         raise UserError(f"{path}: not an architecture of the space of {run.folder}; its supernet has no weights for it")

@@ -18,7 +18,7 @@ from autospike.evaluation.trained_alone import measure_trained_alone
 from autospike.randomness import keyed
 from autospike.report import assessment, figures
 from autospike.report.assessment import Assessment, Estimate
-from autospike.report.tables import accuracy_intervals, candidates_of, to_csv
+from autospike.report.tables import ESTIMATE, accuracy_intervals, candidates_of, to_csv
 from autospike.run_directory import RunDirectory
 from autospike.searching.archive import Archive
 from autospike.searching.selection import with_fitness
@@ -61,7 +61,7 @@ def assess(run: RunDirectory, *, candidates: int, budget_s: float | None = None)
 
 
 def _archived(run: RunDirectory, protocol: str) -> pd.DataFrame:
-    """The candidates that were measured on every image, by id."""
+    """The candidates that were measured on every image, by id; without those with early exit, which share their weights."""
     archive = Archive(run.existing_archive(), protocol, run.experiment.search.energy_convention, read_only=True)
     try:
         found = candidates_of(with_fitness(archive, run))
@@ -69,7 +69,8 @@ def _archived(run: RunDirectory, protocol: str) -> pd.DataFrame:
         archive.close()
     if found.empty:
         raise UserError(f"{run.archive}: no candidates of this supernet yet; run: autospike search {run.folder}")
-    return found[found["images"] == found["images"].max()].set_index("id", drop=False)
+    whole = ~found[ESTIMATE] if ESTIMATE in found else True
+    return found[(found["images"] == found["images"].max()) & whole].set_index("id", drop=False)
 
 
 def _chosen(run: RunDirectory, protocol: str, archived: pd.DataFrame, number: int) -> list[str]:

@@ -26,7 +26,6 @@ from autospike.exporting.variants import VariantName
 from autospike.lock import locked
 from autospike.model_folder import check_replaceable, complete_report, final_measurement, write_report, write_run_model
 from autospike.models.contract import SpikingModel
-from autospike.models.early_exit import NEVER
 from autospike.report import comparison
 from autospike.report.test_split import EVENT, HeldOutUses
 from autospike.run_directory import RunDirectory
@@ -144,8 +143,9 @@ def _write_and_measure(
     check_replaceable(out)
     tested = [selected.architecture, *(network.architecture for network, _ in others), *([reference] if reference else [])]
     _log(run, EVENT, images=len(setup.images.splits["test"]), command="export", architecture_ids=[a.id for a in tested])
-    for model in models.values():
-        model.exit_margin = NEVER if run.experiment.export.exit_margin is None else run.experiment.export.exit_margin
+    if run.experiment.export.exit_margin is not None:  # otherwise that of the architecture
+        for model in models.values():
+            model.exit_margin = run.experiment.export.exit_margin
     write_run_model(setup, models[selected.weights], out)
     test = held_out_batches(setup)
     if setup.images.is_dense:

@@ -117,7 +117,7 @@ class SearchReport:
             archive.close()
         if archived.empty:
             raise UserError(f"{damage or f'{run.archive}: no candidates yet'}; run: autospike search {run.folder}")
-        space, search = experiment.search_space, experiment.search
+        space, search = experiment.archived_space, experiment.search
         table = tables.candidates_of(archived, objectives)
         box = tables.Box.of(table, objectives, space.largest().id)
         best = tables.front(table, objectives)

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 from autospike.config.data import RECORDED
 from autospike.errors import UserError
+from autospike.objectives import LATENCIES
 from autospike.space.architecture import Architecture
 from autospike.space.narrowing import check_narrower
 from autospike.space.parameters import check_activation
@@ -37,6 +38,7 @@ def check_experiment(experiment: Experiment) -> None:
         raise UserError("data.normalisation: event counts are not normalised; leave it out")
     if experiment.search.space is not None:
         check_narrower(SearchSpace.from_dict(experiment.search.space, source="search.space"), space, source="search")
+    _check_early_exit(experiment)
     _check_execution(experiment)
     _check_training(experiment)
     if experiment.training.teacher is not None and not (space.distilled and baseline.distilled):
@@ -47,6 +49,17 @@ def check_experiment(experiment: Experiment) -> None:
             f"data.image_size: {experiment.data.image_size} pixels are too few for embeddings that downsample {stride} times"
         )
     _check_activations(experiment, [space.largest(), baseline])
+
+
+def _check_early_exit(experiment: Experiment) -> None:
+    """Check that candidates with early exit can be measured."""
+    if not experiment.search.early_exit:
+        return
+    if experiment.task != "classification":
+        raise UserError(f"search.early_exit: only for classification, but task is {experiment.task}; leave it out")
+    latencies = [name for name in experiment.search.objectives if name in LATENCIES]
+    if latencies:
+        raise UserError(f"search.early_exit: {latencies[0]} is measured for whole runs only; leave one of them out")
 
 
 def _check_execution(experiment: Experiment) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
@@ -18,8 +19,12 @@ from autospike.config.search import EvaluationConfig, ExecutionConfig, ExportCon
 from autospike.config.training import RetrainConfig, RivalsConfig, TrainingConfig
 from autospike.errors import UserError, first_problem
 from autospike.measurement import METRICS, TaskName
-from autospike.space.architecture import Architecture
+from autospike.space.architecture import NEVER, Architecture
+from autospike.space.genes import Choice
 from autospike.space.search_space import SearchSpace
+
+# Exit margins of a search with early exit, and 1 for none. Close ones differ little (docs/early_exit.md). Our choice.
+EXIT_MARGINS = (0.1, 0.3, 0.5, 0.7, 0.9, NEVER)
 
 
 class Experiment(Section):
@@ -179,9 +184,18 @@ class Experiment(Section):
     @property
     def searched_space(self) -> SearchSpace:
         """The space that a search chooses from: the narrowed one if `search.space` is set, otherwise that of the supernet."""
-        if self.search.space is None:
-            return self.search_space
-        return SearchSpace.from_dict(self.search.space, source="search.space")
+        narrowed = self.search.space
+        space = self.search_space if narrowed is None else SearchSpace.from_dict(narrowed, source="search.space")
+        return self._with_exit_margins(space)
+
+    @property
+    def archived_space(self) -> SearchSpace:
+        """The space of all candidates of the archive: that of the supernet, with the exit margins that the search varies."""
+        return self._with_exit_margins(self.search_space)
+
+    def _with_exit_margins(self, space: SearchSpace) -> SearchSpace:
+        varied = self.search.early_exit and space.exit_margin.size == 1
+        return replace(space, exit_margin=Choice(values=EXIT_MARGINS)) if varied else space
 
     @property
     def baseline_architecture(self) -> Architecture | None:

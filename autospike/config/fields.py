@@ -6,7 +6,7 @@ import os
 from pathlib import Path
 from typing import Annotated
 
-from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, field_validator
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, ValidationInfo, field_validator
 
 from autospike.errors import quoted
 
@@ -63,14 +63,15 @@ class Section(BaseModel):
     """Base class of the sections: immutable, and unknown fields are errors.
 
     Numbers may be given as strings, because YAML 1.1 reads `5e-4` as a string. Every number has a lower and an upper bound, which
-    its type states, and must be finite.
+    its type states, and must be finite. Booleans are accepted by fields of type `StrictBool` only.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     @field_validator("*", mode="before")
     @classmethod
-    def _reject_booleans(cls, value: object) -> object:
-        if isinstance(value, bool):
+    def _reject_booleans(cls, value: object, info: ValidationInfo) -> object:
+        is_boolean = info.field_name is not None and cls.model_fields[info.field_name].annotation is bool
+        if isinstance(value, bool) and not is_boolean:
             raise ValueError(f"booleans are not accepted here, got {str(value).lower()}")
         return value

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, Field, field_validator
+from pydantic import AfterValidator, Field, StrictBool, field_validator
 
 from autospike.config.fields import MAX_BATCH, BatchSize, CountLimit, Fraction, Limit, ProcessCount, Section, Strength, Text
 from autospike.energy.conventions import DEFAULT, Convention, convention_of
@@ -51,7 +51,7 @@ class ExecutionConfig(Section):
 
 
 # Settings of `search` that later versions have added. They are not part of the identity of a search unless they are set.
-ADDED_SETTINGS = ("constraints", "space", "latency_batch")
+ADDED_SETTINGS = ("constraints", "space", "latency_batch", "early_exit")
 
 
 class FitnessConfig(Section):
@@ -151,6 +151,11 @@ class SearchConfig(Section):
 
     `autospike search RUN --set space.time_steps=[1,2]` writes it. F_AEB stays relative to the largest subnet of the trained space.
     """
+    early_exit: StrictBool = False
+    """Whether the search varies the exit margin, above which an image stops before the last time step (docs/early_exit.md).
+
+    Candidates with early exit are by-products. Their energy is an estimate. For classification only.
+    """
 
     @property
     def identity(self) -> dict[str, Any]:
@@ -200,4 +205,7 @@ class ExportConfig(Section):
     tolerance: Fraction = 1.0
     """Select among candidates whose accuracy is at most this much below the highest. With 1 every candidate qualifies."""
     exit_margin: Fraction | None = None
-    """Confidence margin above which an image stops before the last time step (docs/early_exit.md). None for no early exit."""
+    """Confidence margin above which an image stops before the last time step (docs/early_exit.md).
+
+    Default: that of the candidate, which has one after a search with `search.early_exit`.
+    """

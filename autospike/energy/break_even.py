@@ -69,7 +69,7 @@ def break_even(counts: Sequence[LayerCount], *, costs: Costs = FP32) -> BreakEve
     dense = sum(count.macs * count.time_steps for count in spiking)
     if not dense:
         return None
-    steps = max(count.time_steps for count in spiking)
+    steps = math.ceil(max(count.time_steps for count in spiking))
     bits = math.ceil(math.log2(steps + 1))
     return BreakEven(
         time_steps=steps,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, fields, replace
 from typing import Any, Literal
 
 InputKind = Literal["binary", "integer", "real"]
@@ -30,7 +30,7 @@ class LayerCount:
             to which they are `fused`. All other operations are `always`.
         reads: `image` if the input is a still image, which is the same at every time step; `mean` if it is a mean over positions
             that the network also averages over time, as in a head; otherwise `stream`.
-        time_steps: T of this layer.
+        time_steps: T of this layer. If images stop at different steps, the mean number of steps that they run.
         macs: Dense multiply-accumulates of one time step, including zero padding.
         acs: Accumulations at each time step, `[T]`: input values times true fan-out, without zero padding. Zero at a step with real
             input; empty if all steps have real input.
@@ -42,7 +42,7 @@ class LayerCount:
     input_by_step: tuple[InputKind, ...] = ()
     form: Form = "always"
     reads: Reads = "stream"
-    time_steps: int
+    time_steps: float
     macs: int
     acs: tuple[float, ...]
     rate: tuple[float, ...]
@@ -66,6 +66,21 @@ class LayerCount:
             rate=() if real else self.rate[:steps],
         )
 
+    def running(self, shares: Sequence[float]) -> LayerCount:
+        """Return the counts if not every image runs every step, an estimate.
+
+        An image that runs a step is charged the mean operations of that step over all images.
+
+        Args:
+            shares: Share of the images that run each step, `[T]`.
+        """
+        return replace(
+            self,
+            time_steps=sum(shares[: int(self.time_steps)]),
+            acs=tuple(acs * share for acs, share in zip(self.acs, shares, strict=False)),
+            rate=tuple(rate * share for rate, share in zip(self.rate, shares, strict=False)),
+        )
+
 
 def to_rows(counts: Sequence[LayerCount]) -> list[dict[str, Any]]:
     """Convert counts to values for JSON.
@@ -76,7 +91,8 @@ def to_rows(counts: Sequence[LayerCount]) -> list[dict[str, Any]]:
     Returns:
         One dictionary for each count, with the attributes of `LayerCount` as keys.
     """
-    return [asdict(count) for count in counts]
+    names = [field.name for field in fields(LayerCount)]
+    return [{name: getattr(count, name) for name in names} for count in counts]
 
 
 def from_rows(rows: Sequence[dict[str, Any]]) -> tuple[LayerCount, ...]:

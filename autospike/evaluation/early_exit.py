@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from autospike.counting.counter import Counter
 from autospike.data.batches import Batch, Batches
-from autospike.energy.conventions import Convention, energy
+from autospike.energy.conventions import Convention, energy, with_int8_costs
 from autospike.energy.counts import LayerCount
 from autospike.energy.operations import Operations
 from autospike.errors import UserError
@@ -142,6 +142,7 @@ class ExitMeasurement:
         Args:
             convention: The energy convention.
         """
+        int8 = with_int8_costs(convention)
         return {
             "exit_margin": self.margin,
             "accuracy": self.accuracy,
@@ -151,6 +152,7 @@ class ExitMeasurement:
             "images_by_time_steps": list(self.images_by_steps),
             "mean_time_steps": self.mean_time_steps,
             "energy_mj": self.energy_mj(convention),
+            "energy_mj_int8": int8 and self.energy_mj(int8),
             "convention": convention.name,
         }
 

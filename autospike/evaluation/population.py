@@ -11,7 +11,7 @@ import math
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
-from itertools import chain
+from itertools import chain, pairwise
 from typing import Any
 
 from autospike.config import EvaluationConfig
@@ -25,6 +25,8 @@ from autospike.execution.executor import Executor, Job
 from autospike.measurement import Measurement
 from autospike.memory.allocator import gc_disabled
 from autospike.space.architecture import Architecture
+from autospike.statistics import pack_mask
+from autospike.tasks.classification import CorrectPredictions, Exits
 from autospike.tasks.registry import task_of
 
 # Called with the number of finished shards and the number of all shards of a population.
@@ -53,14 +55,16 @@ class ScoringJob:
     Attributes:
         population: One architecture for each head of the trie.
         calibrated: Statistics of all its nodes.
+        exit_margins: The exit margins of the candidates with early exit.
     """
 
     population: Population
     calibrated: CalibratedStatistics
+    exit_margins: tuple[float, ...] = ()
 
     def __call__(self, evaluator: TrieEvaluator, span: Span) -> dict[str, NodeResult]:
         """Return the results by node key."""
-        return evaluator.score(self.population, self.calibrated, span)
+        return evaluator.score(self.population, self.calibrated, span, self.exit_margins)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -119,8 +123,9 @@ class PopulationEvaluator:
         calibrated = CalibratedStatistics.over([statistics[i] for i in range(len(batches))])
         totals, remaining, done = _Totals(trie=trie), list(trie.paths), len(batches)
         measured: dict[Architecture, Measurement] = {}
+        margins = tuple(sorted({a.exit_margin for a in trie.paths if a.exits_early}))
         for shards in rounds_of_shards:
-            job = ScoringJob(population=_one_per_head(trie, remaining), calibrated=calibrated)
+            job = ScoringJob(population=_one_per_head(trie, remaining), calibrated=calibrated, exit_margins=margins)
             for _, results in self._run(job, shards, before=done, total=total):
                 totals.add(results)
             done += len(shards)
@@ -184,6 +189,8 @@ class _Totals:
         path, steps = self.trie.paths[architecture], architecture.time_steps
         if any(self.results[key].images != images for key in path):
             raise RuntimeError(f"{architecture.id}: a part of it was not measured on all of {images} images")
+        if architecture.exits_early:
+            return self._with_exits(architecture, images=images)
         quality = task_of(architecture.decoder).quality(self.results[path[-1]].tallies[steps])
         return Measurement(
             architecture=architecture,
@@ -195,6 +202,26 @@ class _Totals:
             correct_mask=quality.correct_mask,
             score=quality.score,
             spikes=sum(self.results[key].spikes_at(steps, images) for key in path),
+        )
+
+    def _with_exits(self, architecture: Architecture, *, images: int) -> Measurement:
+        """Measurement of an architecture with early exit; its operations are those of `LayerCount.running`."""
+        path, steps = self.trie.paths[architecture], architecture.time_steps
+        head = self.results[path[-1]]
+        tallies = {t: tally for t, tally in head.tallies.items() if isinstance(tally, CorrectPredictions)}
+        exits = Exits.of(tallies, head.confident[architecture.exit_margin], steps)
+        shares = exits.shares
+        spikes = [0.0, *(sum(self.results[key].spikes_at(t, images) for key in path) for t in range(1, steps + 1))]
+        return Measurement(
+            architecture=architecture,
+            correct=exits.correct.count(1),
+            images=images,
+            counts=tuple(count.running(shares) for key in path for count in self._count(key, steps, images)),
+            params=sum(self.results[key].params for key in path),
+            seconds=0.0,
+            correct_mask=pack_mask(exits.correct),
+            spikes=sum(share * (after - before) for share, (before, after) in zip(shares, pairwise(spikes), strict=True)),
+            mean_time_steps=exits.mean_time_steps,
         )
 
     def _count(self, key: str, steps: int, images: int) -> tuple[LayerCount, ...]:

@@ -3,7 +3,8 @@
 A network is a chain of segments: embedding, token mixer, channel mixer, token mixer, ..., head. The output of a segment depends
 only on its own genes and on those of the segments before it. Candidates whose first genes are equal share a prefix, and a
 population is a trie: each distinct prefix is one node, which is computed once. T is not a gene of any segment: a pass runs the
-largest T of the space, and since a network is causal in time, its first steps are those of the same network at a smaller T.
+largest T of the space, and since a network is causal in time, its first steps are those of the same network at a smaller T. Nor is
+the exit margin: it selects among the outputs of the steps.
 """
 
 from __future__ import annotations
@@ -39,7 +40,7 @@ class Segment:
 
 def segments(architecture: Architecture) -> Iterator[Segment]:
     """Yield the segments of an architecture, from embedding to head."""
-    settings = _fields_except(architecture, "time_steps", "stages", "decoder")
+    settings = _fields_except(architecture, "time_steps", "exit_margin", "stages", "decoder")
     for i, stage in enumerate(architecture.stages):
         yield Segment(name=f"stages.{i}.embedding", genes=(*settings, *_fields_except(stage, "blocks")))
         for j, block in enumerate(stage.blocks):

@@ -38,7 +38,7 @@ from autospike.nn.blocks import Residual
 from autospike.nn.layers import SharedResults
 from autospike.space.architecture import Architecture
 from autospike.supernet import Supernet, batch_norms
-from autospike.tasks.classification import classified_at_every_step
+from autospike.tasks.classification import ConfidentSteps, classified_at_every_step, confident_at
 from autospike.tasks.contract import Tally
 from autospike.tasks.registry import task_of
 
@@ -85,6 +85,7 @@ class NodeResult:
         tallies: Predictions of a head, compared with the targets, by T.
         decoder_layers: Operations of each layer of a decoder by T: it runs anew for each T, so that its operations at a smaller T
             are not the first ones of those at a larger T.
+        confident: When each image is confident enough to stop, by exit margin; of a head, if candidates have early exit.
     """
 
     layers: tuple[LayerTotal, ...]
@@ -92,6 +93,7 @@ class NodeResult:
     images: int
     tallies: Mapping[int, Tally] = field(default_factory=dict)
     decoder_layers: Mapping[int, tuple[LayerTotal, ...]] = field(default_factory=dict)
+    confident: Mapping[float, ConfidentSteps] = field(default_factory=dict)
 
     @property
     def nbytes(self) -> int:
@@ -105,6 +107,7 @@ class NodeResult:
             images=self.images + other.images,
             tallies={t: tally + other.tallies[t] for t, tally in self.tallies.items()},
             decoder_layers={t: _added(layers, other.decoder_layers[t]) for t, layers in self.decoder_layers.items()},
+            confident={margin: steps + other.confident[margin] for margin, steps in self.confident.items()},
         )
 
     def counts_at(self, steps: int, images: int) -> tuple[LayerCount, ...]:
@@ -183,13 +186,16 @@ class TrieEvaluator:
             return {key: values.array() for key, values in found.items() if values.shape.numel()}
 
     @torch.no_grad()
-    def score(self, population: Population, calibrated: CalibratedStatistics, span: Span) -> dict[str, NodeResult]:
+    def score(
+        self, population: Population, calibrated: CalibratedStatistics, span: Span, exit_margins: Sequence[float] = ()
+    ) -> dict[str, NodeResult]:
         """Count operations and correct predictions of every node on some images.
 
         Args:
             population: The subnets.
             calibrated: Statistics of all their nodes.
             span: Positions in the search images.
+            exit_margins: The exit margins of classifiers with early exit.
 
         Returns:
             Results by node key.
@@ -213,6 +219,7 @@ class TrieEvaluator:
                 params=structure.params,
                 images=len(targets),
                 tallies=classified_at_every_step(output, targets, span[0]) if node.name == HEAD else {},
+                confident=confident_at(output, exit_margins, span[0]) if node.name == HEAD and exit_margins else {},
             )
 
         with gc_disabled():

@@ -157,9 +157,12 @@ INLINE void add_stream(const float *restrict stream, int width, float *restrict 
 
 /* Neurons start, ..., start + width - 1; y: the input of the first one. */
 INLINE void forward_block(const float *y, const shape *s, const neuron *p, const float *restrict scale, const float *restrict shift,
-                          const float *stream, float *spikes, int64_t start, int width, spike_counts c, int norm, int soft,
-                          int decay_input, int integers) {
+                          const float *stream, float *spikes, int64_t start, int width, spike_counts c, float *potential,
+                          int norm, int soft, int decay_input, int integers) {
     float v[FORWARD_BLOCK] = {0}, block[FORWARD_BLOCK];
+    if (potential) {
+        memcpy(v, potential + start, width * sizeof *v);
+    }
     const float tau = p->tau, rate = 1.0f / tau, v_threshold = p->v_threshold, levels = (float)p->levels;
     const int past_cache = s->steps * s->size > LARGE;
     for (int64_t t = 0; t < s->steps; t++) {
@@ -188,35 +191,40 @@ INLINE void forward_block(const float *y, const shape *s, const neuron *p, const
             store(fired, width, 1, out);
         }
     }
+    if (potential) {
+        memcpy(potential + start, v, width * sizeof *v);
+    }
 }
 
 /* A row of neurons from `first` on. The published dynamics, and integers without a decaying input, are compiled separately. */
 static void forward_row(const float *y, const shape *s, const neuron *p, affine_row r, const float *stream, float *spikes,
-                        int64_t first, spike_counts c) {
+                        int64_t first, spike_counts c, float *potential) {
     for (int64_t i = 0; i < r.period && first + i < s->size; i += FORWARD_BLOCK, y += FORWARD_BLOCK) {
         const int64_t start = first + i;
         const int width = (int)at_most(FORWARD_BLOCK, at_most(r.period - i, s->size - start));
         if (p->levels > 1 && r.scale && !p->decay_input) {
-            forward_block(y, s, p, r.scale + i, r.shift + i, stream, spikes, start, width, c, 1, 1, 0, 1);
+            forward_block(y, s, p, r.scale + i, r.shift + i, stream, spikes, start, width, c, potential, 1, 1, 0, 1);
         } else if (p->levels > 1 && r.scale) {
-            forward_block(y, s, p, r.scale + i, r.shift + i, stream, spikes, start, width, c, 1, 1, 1, 1);
+            forward_block(y, s, p, r.scale + i, r.shift + i, stream, spikes, start, width, c, potential, 1, 1, 1, 1);
         } else if (p->levels > 1) {
-            forward_block(y, s, p, NULL, NULL, stream, spikes, start, width, c, 0, 1, p->decay_input, 1);
+            forward_block(y, s, p, NULL, NULL, stream, spikes, start, width, c, potential, 0, 1, p->decay_input, 1);
         } else if (r.scale && !p->soft_reset && p->decay_input) {
-            forward_block(y, s, p, r.scale + i, r.shift + i, stream, spikes, start, width, c, 1, 0, 1, 0);
+            forward_block(y, s, p, r.scale + i, r.shift + i, stream, spikes, start, width, c, potential, 1, 0, 1, 0);
         } else if (r.scale) {
-            forward_block(y, s, p, r.scale + i, r.shift + i, stream, spikes, start, width, c, 1, p->soft_reset, p->decay_input, 0);
+            forward_block(y, s, p, r.scale + i, r.shift + i, stream, spikes, start, width, c, potential, 1, p->soft_reset,
+                          p->decay_input, 0);
         } else if (!p->soft_reset && p->decay_input) {
-            forward_block(y, s, p, NULL, NULL, stream, spikes, start, width, c, 0, 0, 1, 0);
+            forward_block(y, s, p, NULL, NULL, stream, spikes, start, width, c, potential, 0, 0, 1, 0);
         } else {
-            forward_block(y, s, p, NULL, NULL, stream, spikes, start, width, c, 0, p->soft_reset, p->decay_input, 0);
+            forward_block(y, s, p, NULL, NULL, stream, spikes, start, width, c, potential, 0, p->soft_reset, p->decay_input, 0);
         }
     }
 }
 
-/* Spikes, or stream plus spikes, [steps, size]. norm, stream: null for none. */
+/* Spikes, or stream plus spikes, [steps, size]. norm, stream: null for none. potential: v[0], [size], which v[steps] replaces; null
+ * for 0. */
 int lif(const float *y, const shape *s, const neuron *p, const batch_norm *norm, const float *stream, float *spikes,
-        int64_t positions, double *sums) {
+        int64_t positions, double *sums, float *potential) {
     affine_row r;
     if (make_row(norm, s->channels, FORWARD_BLOCK, &r) != OK) {
         return OUT_OF_MEMORY;
@@ -224,7 +232,7 @@ int lif(const float *y, const shape *s, const neuron *p, const batch_norm *norm,
     const spike_counts c = {positions, sums};
 #pragma omp parallel for num_threads(s->threads) if (s->steps * s->size >= SMALL)
     for (int64_t start = 0; start < s->size; start += r.period) {
-        forward_row(y + start, s, p, r, stream, spikes, start, c);
+        forward_row(y + start, s, p, r, stream, spikes, start, c, potential);
     }
     free(r.scale);
     return OK;
@@ -236,7 +244,7 @@ typedef int linear_rows(const void *linear, int64_t first, int64_t count, float 
 /* As `lif`, where y is the output of a linear layer. It is computed in tiles of a few rows of every step, which the neurons read
  * from cache. */
 int linear_lif(linear_rows *rows, const void *linear, const shape *s, const neuron *p, const batch_norm *norm, const float *stream,
-               float *spikes, int64_t positions, double *sums) {
+               float *spikes, int64_t positions, double *sums, float *potential) {
     affine_row r;
     if (make_row(norm, s->channels, FORWARD_BLOCK, &r) != OK) {
         return OUT_OF_MEMORY;
@@ -256,7 +264,7 @@ int linear_lif(linear_rows *rows, const void *linear, const shape *s, const neur
                 status &= rows(linear, (t * s->size + first) / s->channels, (last - first) / s->channels, y + t * tile);
             }
             for (int64_t start = first; start < last && status == OK; start += r.period) {
-                forward_row(y + start - first, &tile_shape, p, r, stream, spikes, start, c);
+                forward_row(y + start - first, &tile_shape, p, r, stream, spikes, start, c, potential);
             }
         }
         free(y);

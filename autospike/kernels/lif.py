@@ -62,8 +62,8 @@ _structs = tuple(ctypes.POINTER(struct) for struct in (ShapeStruct, NeuronStruct
 LIBRARY = Library(
     "lif",
     {
-        "lif": (POINTER, *_structs, POINTER, POINTER, INT64, POINTER),
-        "linear_lif": (POINTER, POINTER, *_structs, POINTER, POINTER, INT64, POINTER),
+        "lif": (POINTER, *_structs, POINTER, POINTER, INT64, POINTER, POINTER),
+        "linear_lif": (POINTER, POINTER, *_structs, POINTER, POINTER, INT64, POINTER, POINTER),
         "lif_backward": (POINTER, *_structs, INT32, *(POINTER,) * 4),
     },
     structs={"neuron": NeuronStruct, "shape": ShapeStruct, "batch_norm": BatchNormStruct},
@@ -84,6 +84,7 @@ def lif(
     affine: Affine | None = None,
     stream: Tensor | None = None,
     count: bool = False,
+    potential: Tensor | None = None,
 ) -> tuple[Tensor, Tensor]:
     """Compute the spikes of a LIF layer.
 
@@ -94,6 +95,8 @@ def lif(
         affine: The normalisation of y, if any.
         stream: A residual stream to which spikes are added, `[T, B, ..., C]`.
         count: Whether to count spikes.
+        potential: Membrane potentials at the start, `[B, ..., C]`, contiguous, which are replaced by those after the last step;
+            without gradients. None for a start at 0.
 
     Returns:
         Spikes, or stream plus spikes, `[T, B, ..., C]`, and the number of spikes by step and position, `[T, positions]` float64,
@@ -102,12 +105,16 @@ def lif(
     if LIBRARY.supports(y):
         fused = stream is not None and stream.shape == (steps, *y.shape[1:]) and LIBRARY.supports(stream)
         added = stream.contiguous() if stream is not None and fused else None
-        spikes, counts = _lif(y.contiguous(), *(affine or NO_NORM), added, steps, *neuron, count)
+        inputs = (y.contiguous(), *(affine or NO_NORM), added, steps, *neuron, count)
+        spikes, counts = _lif(*inputs) if potential is None else _lif_cpu(*inputs, potential=potential)
         return spikes if stream is None or fused else stream + spikes, counts
     y = y if affine is None else normalise(y, affine)
     eager_cuda = y.is_cuda and type(y) in PLAIN_TYPES and not (torch.compiler.is_compiling() or is_observed())
-    eager_cuda = eager_cuda and neuron.levels == 1
-    spikes = (_lif_spikingjelly if eager_cuda else _lif_composite)(y.expand(steps, *y.shape[1:]), neuron)
+    current = y.expand(steps, *y.shape[1:])
+    if eager_cuda and neuron.levels == 1 and potential is None:
+        spikes = _lif_spikingjelly(current, neuron)
+    else:
+        spikes = _lif_composite(current, neuron, potential)
     counts = count_spikes(spikes) if count else spikes.new_empty(0, dtype=torch.float64)
     return spikes if stream is None else stream + spikes, counts
 
@@ -121,12 +128,14 @@ def _positions(x: Tensor) -> int:
     return math.prod(x.shape[2:-1])
 
 
-def _lif_composite(x: Tensor, neuron: NeuronParameters) -> Tensor:
+def _lif_composite(x: Tensor, neuron: NeuronParameters, potential: Tensor | None = None) -> Tensor:
     """The equations, step by step."""
-    v, fired = torch.zeros_like(x[0]), []
+    v, fired = torch.zeros_like(x[0]) if potential is None else potential, []
     for current in x.unbind(0):
         s, v = one_step(current, v, neuron)
         fired.append(s)
+    if potential is not None:
+        potential.copy_(v)
     return torch.stack(fired)
 
 
@@ -212,13 +221,15 @@ def _lif_cpu(
     stream: Tensor | None,
     steps: int,
     *rest: Any,
+    potential: Tensor | None = None,
 ) -> tuple[Tensor, Tensor]:
     *neuron, count = rest
     y, stream = y.contiguous(), None if stream is None else stream.contiguous()
     spikes = y.new_empty(steps, *y.shape[1:])
     counts, counting = new_counts(spikes, count=count)
     structs = (shape_struct(y, steps), NeuronStruct(*neuron), norm_struct(weight, bias, mean, inverse))
-    LIBRARY.functions.lif(y.data_ptr(), *structs, None if stream is None else stream.data_ptr(), spikes.data_ptr(), *counting)
+    pointers = (None if x is None else x.data_ptr() for x in (stream, spikes))
+    LIBRARY.functions.lif(y.data_ptr(), *structs, *pointers, *counting, None if potential is None else potential.data_ptr())
     return spikes, counts
 
 

@@ -44,6 +44,7 @@ def linear_lif(
     *,
     stream: Tensor | None = None,
     count: bool = False,
+    potential: Tensor | None = None,
 ) -> tuple[Tensor, Tensor]:
     """Compute the spikes of a LIF layer behind a linear layer and a normalisation; bit-identical to one after the other.
 
@@ -55,12 +56,14 @@ def linear_lif(
         neuron: Parameters of the neurons.
         stream: A residual stream to which spikes are added, `[T, B, H, W, out]`.
         count: Whether to count spikes.
+        potential: As in `lif.lif`, `[B, H, W, out]`.
 
     Returns:
         Spikes, or stream plus spikes, `[T, B, H, W, out]`, and counts, as `lif.lif`.
     """
     stream = None if stream is None else stream.contiguous()
-    return _linear_lif(x.contiguous(), weight, bias, *affine[:4], stream, *neuron, count)
+    inputs = (x.contiguous(), weight, bias, *affine[:4], stream, *neuron, count)
+    return _linear_lif(*inputs) if potential is None else _linear_lif_cpu(*inputs, potential=potential)
 
 
 def _linear_lif_cpu(
@@ -73,6 +76,7 @@ def _linear_lif_cpu(
     inverse: Tensor,
     stream: Tensor | None,
     *rest: Any,
+    potential: Tensor | None = None,
 ) -> tuple[Tensor, Tensor]:
     *neuron, count = rest
     x, stream = x.contiguous(), None if stream is None else stream.contiguous()
@@ -84,8 +88,9 @@ def _linear_lif_cpu(
     shape = sparse_conv.shape_struct(x.flatten(0, 1), out.flatten(0, 1), kernel, Geometry())
     functions.begin_linear(x.data_ptr(), shape, weight.data_ptr(), None if bias is None else bias.data_ptr(), linear)
     rows = ctypes.cast(functions.linear_rows, POINTER)
-    stream_pointer = None if stream is None else stream.data_ptr()
-    lif.LIBRARY.functions.linear_lif(rows, ctypes.byref(linear), *structs, stream_pointer, out.data_ptr(), *counting)
+    pointers = (None if tensor is None else tensor.data_ptr() for tensor in (stream, out))
+    last = None if potential is None else potential.data_ptr()
+    lif.LIBRARY.functions.linear_lif(rows, ctypes.byref(linear), *structs, *pointers, *counting, last)
     return out, counts
 
 

@@ -11,7 +11,7 @@ from timm.layers import trunc_normal_
 from timm.models._features import feature_take_indices
 from torch import Tensor, nn
 
-from autospike.models.early_exit import NEVER, exited
+from autospike.models.early_exit import exited, run_until_exit
 from autospike.nn.blocks import SpikingBlock
 from autospike.nn.embeddings import EMBEDDING_KINDS
 from autospike.nn.neuron import LIF
@@ -165,7 +165,7 @@ class SpikingModel(nn.Module):
         num_features: Width of the last stage, D.
         head_hidden_size: The same, under timm's name.
         feature_info: timm's description of the feature map of each stage.
-        exit_margin: Threshold of early exit; with 1 every image runs all steps.
+        exit_margin: Threshold of early exit, at first that of the architecture; with 1 every image runs all steps.
         distilled_training: Whether the training output is the logits of both heads; see `set_distilled_training`.
     """
 
@@ -181,7 +181,7 @@ class SpikingModel(nn.Module):
         )
         self.feature_info = _feature_info(architecture)
         self.distilled_training = False
-        self.exit_margin = NEVER
+        self.exit_margin = architecture.exit_margin
         self.add_head(num_classes)
         self.apply(initialise)
 
@@ -276,19 +276,27 @@ class SpikingModel(nn.Module):
             x: Images `[B, C, H, W]` or frames `[T, B, C, H, W]`.
             at: Numbers of time steps. All outputs come from one run of the largest T.
             early_exit: Whether the output of an image is that of the first step whose confidence margin is above `exit_margin`
-                (`autospike.models.early_exit`). All steps are computed: layers have no state between calls. Without effect on `at`.
+                (`autospike.models.early_exit`). In eval mode later steps are not computed, and there are no gradients. Without
+                effect on `at`.
 
         Returns:
             Logits `[B, num_classes]` at the T of the architecture; with `at`, `[len(at), B, num_classes]` at each of these T. In
             distilled training, a pair with the logits of each head.
         """
         if not is_symbolic(early_exit) and early_exit:
-            return exited(self.forward_steps(x), self.exit_margin)[0]
+            return self._until_exit(x)
         if not (is_symbolic(at) or at):
             return self.forward_head(self.forward_features(x))
         stream = self.forward_features(x, largest(at, self.architecture.time_steps))
         features = pool_positions(self.head_lif, stream)
         return self._logits(features, partial(mean_over_steps, at=at))
+
+    def _until_exit(self, x: Tensor) -> Tensor:
+        """The output of each image at its exit. In training mode statistics are those of all steps, so that all are computed."""
+        if self.training:
+            return exited(self.forward_steps(x), self.exit_margin)[0]
+        steps, margin = self.architecture.time_steps, self.exit_margin
+        return run_until_exit(self, self.forward_steps, x, time_steps=steps, threshold=margin)[0]
 
     def forward_intermediates(
         self,

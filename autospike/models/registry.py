@@ -16,7 +16,6 @@ from torch import nn
 from autospike.errors import UserError
 from autospike.models.contract import Readout, SpikingModel, stage_embedding
 from autospike.models.decoders import DecoderReadout, DetectionModel, SegmentationModel
-from autospike.models.early_exit import NEVER
 from autospike.nn.blocks import channel_branch, token_branch
 from autospike.space.architecture import Architecture
 from autospike.space.decoder import DecoderKind
@@ -143,7 +142,7 @@ def _build(
     drop_rate: float = 0.0,
     drop_path_rate: float = 0.0,
     global_pool: str = "avg",
-    exit_margin: float = NEVER,
+    exit_margin: float | None = None,
 ) -> SpikingModel:
     """Build the model for `timm.models.build_model_with_cfg`.
 
@@ -154,7 +153,8 @@ def _build(
             f"dropout and other pooling are not supported; got {drop_rate=}, {drop_path_rate=}, {global_pool=}; omit them"
         )
     model = build_model(_parsed(architecture), num_classes=num_classes, in_chans=in_chans)
-    model.exit_margin = exit_margin
+    if exit_margin is not None:
+        model.exit_margin = exit_margin
     return model
 
 

@@ -36,7 +36,8 @@ bfloat16 and float16 currents.
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Literal
 
@@ -84,12 +85,72 @@ PUBLISHED = Dynamics()
 NO_LEAK = torch.finfo(torch.float32).max
 
 
+class Potentials:
+    """Membrane potentials of LIF layers after their last call, where a sequence is computed in several calls."""
+
+    def __init__(self) -> None:
+        self._of: dict[nn.Module, Tensor] = {}
+
+    def of(self, layer: nn.Module, current: Tensor, channels: int) -> Tensor:
+        """Return the potentials of a layer, which the next call changes in place; 0 before the first call.
+
+        Args:
+            layer: The layer.
+            current: A tensor `[T, B, ..., C]` that has type, device and shape of the input current, except C.
+            channels: C of the current.
+
+        Returns:
+            `[B, ..., C]`, contiguous.
+
+        Raises:
+            ValueError: The shape differs from that of the last call.
+        """
+        shape = (*current.shape[1:-1], channels)
+        if layer not in self._of:
+            self._of[layer] = current.new_zeros(shape)
+        if self._of[layer].shape != shape:
+            raise ValueError(f"the potentials are {list(self._of[layer].shape)}, but this call has {list(shape)}")
+        return self._of[layer]
+
+    def select(self, images: Tensor) -> None:
+        """Keep the potentials of some images of the batch.
+
+        Args:
+            images: Their positions in the batch.
+        """
+        self._of = {layer: potential[images] for layer, potential in self._of.items()}
+
+
+@contextmanager
+def continued(model: nn.Module) -> Iterator[Potentials]:
+    """Let every LIF layer of a model start a call where its last one ended, inside the block and without gradients.
+
+    Args:
+        model: The model. A layer is called once for each time step.
+
+    Yields:
+        The potentials.
+    """
+    layers, potentials = [module for module in model.modules() if isinstance(module, LIF)], Potentials()
+    for layer in layers:
+        layer.potentials = potentials
+    try:
+        with torch.no_grad():
+            yield potentials
+    finally:
+        for layer in layers:
+            layer.potentials = None
+
+
 class LIF(nn.Module):
-    """A layer of LIF neurons. It has no state: every call starts from v = 0 and computes the whole sequence.
+    """A layer of LIF neurons. Every call starts from v = 0 and computes the whole sequence, except inside `continued`.
 
     Args:
         neuron: Threshold, time constant, levels and leak.
         dynamics: Variants of the neuron. Reset and input do not apply to integer neurons.
+
+    Attributes:
+        potentials: Where the potentials are kept between calls; None for a start at 0. `continued` sets it.
 
     Shape: input current `[T, B, ..., C]` to spikes `[T, B, ..., C]`, integers from 0 to `neuron.levels`.
     """
@@ -98,6 +159,7 @@ class LIF(nn.Module):
         super().__init__()
         self.neuron = neuron
         self.dynamics = dynamics
+        self.potentials: Potentials | None = None
         self._spike_count_hooks: OrderedDict[int, SpikeCountHook] = OrderedDict()
 
     @property
@@ -139,7 +201,8 @@ class LIF(nn.Module):
         x, steps = _without_repetition(x, time_steps)
         affine = bn.coefficients(x, statistics) if isinstance(bn, Norm) else None
         added, count = None if half else stream, stream is None and bool(self._spike_count_hooks)
-        spikes, counts = lif(x, steps, self.parameters_of_neuron(), affine=affine, stream=added, count=count)
+        start = None if self.potentials is None else self.potentials.of(self, x, x.shape[-1])
+        spikes, counts = lif(x, steps, self.parameters_of_neuron(), affine=affine, stream=added, count=count, potential=start)
         if half:
             spikes = spikes.to(dtype) if stream is None else stream + spikes.to(dtype)
         if count:
@@ -161,7 +224,8 @@ class LIF(nn.Module):
         """
         affine, neuron = bn.coefficients(x), self.parameters_of_neuron()
         count = stream is None and bool(self._spike_count_hooks)
-        spikes, counts = linear_lif(x, weight, linear.bias, affine, neuron, stream=stream, count=count)
+        start = None if self.potentials is None else self.potentials.of(self, x, linear.out_features)
+        spikes, counts = linear_lif(x, weight, linear.bias, affine, neuron, stream=stream, count=count, potential=start)
         if count:
             self._call_hooks(spikes, counts)
         return spikes

@@ -1,6 +1,6 @@
 """The closing comparison of an export: the subnet beside other networks on the test split, and what the numbers mean in words.
 
-Others are the subnet with its other weights, the reference network at every T, and networks without spikes.
+Others are the subnet with early exit and with its other weights, the reference network at every T, and networks without spikes.
 """
 
 from __future__ import annotations
@@ -46,7 +46,7 @@ class Compared:
         energy_mj: Energy of one image in mJ under the convention of the report.
         int8_mj: The same with the costs of 8-bit integers; None if the convention has costs of its own.
         params: Number of parameters.
-        time_steps: T; 1 for a network without spikes.
+        time_steps: T; 1 for a network without spikes, the mean number of steps with early exit.
     """
 
     name: str
@@ -58,7 +58,7 @@ class Compared:
     energy_mj: float
     int8_mj: float | None
     params: int
-    time_steps: int
+    time_steps: float
 
     @classmethod
     def of(cls, name: str, kind: Kind, measured: dict[str, Any], whole: dict[str, Any]) -> Compared:
@@ -85,6 +85,28 @@ class Compared:
             time_steps=every["time_steps"],
         )
 
+    @classmethod
+    def with_exits(cls, report: dict[str, Any]) -> Compared:
+        """Read the exported subnet with early exit, measured image by image.
+
+        Args:
+            report: The content of `report.json`, with the entry `early_exit`.
+        """
+        found = report["early_exit"]
+        low, high = found["accuracy_interval"]
+        return cls(
+            name=f"the same, early exit at margin {found['exit_margin']:g}",
+            kind="early-exit",
+            accuracy=found["accuracy"],
+            interval=(low, high),
+            images=found["images"],
+            correct_mask=bytes.fromhex(found["correct_mask"]),
+            energy_mj=found["energy_mj"],
+            int8_mj=found.get("energy_mj_int8"),
+            params=report["params"],
+            time_steps=found["mean_time_steps"],
+        )
+
     @property
     def correct(self) -> Masks:
         """Correct predictions, `[images]`."""
@@ -104,6 +126,8 @@ def networks(report: dict[str, Any]) -> list[Compared]:
     """
     exported = report.get("weights", "inherited")
     found = [Compared.of(f"exported subnet ({exported})", "exported", report, report)]
+    if "early_exit" in report:
+        found.append(Compared.with_exits(report))
     for way, other in report.get("by_weights", {}).items():
         if way != exported:
             found.append(Compared.of(f"not exported ({way})", "fine-tuned", other, report))
@@ -164,7 +188,7 @@ def table(report: dict[str, Any]) -> pd.DataFrame:
     """
     rows = []
     for network in networks(report):
-        equal = None if network.kind in ("exported", "fine-tuned") else at_equal_accuracy(report, network)
+        equal = None if network.kind in ("exported", "early-exit", "fine-tuned") else at_equal_accuracy(report, network)
         rows.append(
             {
                 "name": network.name,
@@ -206,7 +230,7 @@ def _row(network: Compared) -> list[str]:
     low, high = network.interval
     accuracy = f"{network.accuracy:.4f} ({low:.3f} to {high:.3f})"
     energy, int8 = ("-" if mj is None else microjoules(mj, digits=3) for mj in network.energies_mj)
-    return [network.name, accuracy, energy, int8, f"{network.params:,}", str(network.time_steps)]
+    return [network.name, accuracy, energy, int8, f"{network.params:,}", f"{network.time_steps:.3g}"]
 
 
 def against_reference(report: dict[str, Any]) -> Comparison:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 
 import pandas as pd
@@ -27,7 +28,7 @@ def by_layer(counts: Sequence[LayerCount], convention: Convention) -> pd.DataFra
         `rate_1 ... rate_T`, the values of each time step; then `energy_mj_NAME` for every convention. Energies are in mJ.
     """
     total_mj = energy(counts, convention).energy_mj
-    steps = range(1, max((count.time_steps for count in counts), default=0) + 1)
+    steps = range(1, math.ceil(max((count.time_steps for count in counts), default=0)) + 1)
     numbered = [f"{name}_{t}" for name in ("acs", "rate") for t in steps]
     return pd.DataFrame(
         [_row(count, convention, total_mj) for count in counts],

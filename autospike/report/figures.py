@@ -22,7 +22,7 @@ from autospike.energy.conventions import UJ_PER_MJ
 from autospike.objectives import ACCURACY_AND_ENERGY, Objectives, titles
 from autospike.pareto import knee
 from autospike.report.retrained import WAY_LABELS, SeedGroup
-from autospike.report.tables import SearchHistory, accuracy_intervals, front, horizontal, vertical
+from autospike.report.tables import ESTIMATE, SearchHistory, accuracy_intervals, front, horizontal, vertical
 from autospike.statistics import Interval
 
 # More points than this are one image in an SVG file, which would otherwise have tens of megabytes.
@@ -51,12 +51,13 @@ STYLE: dict[Any, Any] = {
 
 ENERGY_LABEL = "energy per image (µJ, counted, `{convention}`)"
 
-Kind = Literal["exported", "fine-tuned", "reference", "cnn", "vit"]
+Kind = Literal["exported", "fine-tuned", "early-exit", "reference", "cnn", "vit"]
 
 # Colour, marker and size of each kind of network. The exported subnet is the one that stands out.
 KINDS: dict[Kind, tuple[str, str, float]] = {
     "exported": (CONTRAST, "D", 7),
     "fine-tuned": (CONTRAST, "s", 7),
+    "early-exit": (CONTRAST, "P", 8),
     "reference": (INK, "*", 12),
     "cnn": ("#c47f00", "^", 8),
     "vit": ("#7a3e9d", "v", 8),
@@ -137,12 +138,21 @@ def pareto(
             )
             draw_front(ax, best, x=x, y=y, line="steps-post" if len(objectives) < 3 else None)
             ax.plot(_on_axis(at_knee, x), _on_axis(at_knee, y), "o", ms=11, mfc="none", mec=ACCENT, mew=1.2, label="knee")
+            _mark_exits(ax, best, x=x, y=y)
             for curve in curves if (x, y) in WITH_CURVES else ():
                 draw_curve(ax, curve)
             ax.set(ylabel=_label(y, objectives, convention))
             logarithmic = objectives[x].log and bool((_on_axis(table, x).dropna() > 0).all())
             finish(ax, title if i == 0 else "", convention, label=_label(x, objectives, convention), logarithmic=logarithmic)
     return figure
+
+
+def _mark_exits(ax: Axes, best: pd.DataFrame, *, x: str, y: str) -> None:
+    """Mark the candidates with early exit on a front, if there are any."""
+    exits = best[best[ESTIMATE]] if ESTIMATE in best else best.iloc[:0]
+    if len(exits):
+        label = "early exit (energy is an estimate)"
+        ax.plot(_on_axis(exits, x), _on_axis(exits, y), "s", ms=8, mfc="none", mec=INK, mew=0.9, label=label)
 
 
 # Axes of a panel in which other networks are drawn, horizontal and vertical.

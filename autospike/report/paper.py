@@ -24,8 +24,9 @@ def numbers(front: pd.DataFrame, objectives: Objectives = ACCURACY_AND_ENERGY) -
 
     Returns:
         The columns `id`, `accuracy`, `accuracy_low` and `accuracy_high` (95 % interval), `energy_uj`, `params` and
-        `time_steps`, then those of other objectives.
+        `time_steps`, then those of other objectives, and `mean_time_steps` if there are candidates with early exit.
     """
+    added = dict.fromkeys([*objectives, *(["mean_time_steps"] if "mean_time_steps" in front else [])])
     low, high = accuracy_intervals(front)
     return pd.DataFrame(
         {
@@ -36,7 +37,7 @@ def numbers(front: pd.DataFrame, objectives: Objectives = ACCURACY_AND_ENERGY) -
             "energy_uj": (front["energy_mj"] * UJ_PER_MJ).tolist(),
             "params": front["params"].tolist(),
             "time_steps": front["time_steps"].tolist(),
-            **{name: front[name].tolist() for name in objectives if name not in (*COLUMNS, "energy_mj")},
+            **{name: front[name].tolist() for name in added if name not in (*COLUMNS, "energy_mj")},
         }
     )
 

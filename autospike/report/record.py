@@ -26,7 +26,8 @@ def record(measurement: Measurement, convention: Convention, split: Split) -> di
         Architecture, accuracy with its 95 % Wilson interval, correct predictions (one bit for each image, as hexadecimal digits of
         `numpy.packbits`), energy in mJ (and uJ) under the convention, with 8-bit costs and under all others, cost of an operation
         in pJ, size, and the operation counts of each layer, from which the energy under any convention can be computed again. For a
-        dense task the accuracy is the value of its `score`, which is added.
+        dense task the accuracy is the value of its `score`, which is added. With early exit, counts and energy are estimates, and
+        `mean_time_steps` is added.
     """
     architecture, score = measurement.architecture, measurement.score
     return {
@@ -41,6 +42,7 @@ def record(measurement: Measurement, convention: Convention, split: Split) -> di
         **_operations(measurement.counts, convention),
         "params": measurement.params,
         "time_steps": architecture.time_steps,
+        **({} if measurement.mean_time_steps is None else {"mean_time_steps": measurement.mean_time_steps}),
         "layers": to_rows(measurement.counts),
     }
 

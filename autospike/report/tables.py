@@ -16,10 +16,10 @@ from numpy.typing import NDArray
 
 from autospike.energy.conventions import UJ_PER_MJ
 from autospike.measurement import Evaluation
-from autospike.objectives import ACCURACY_AND_ENERGY, Objective, Objectives
+from autospike.objectives import ACCURACY_AND_ENERGY, OBJECTIVES, Objective, Objectives
 from autospike.pareto import hypervolume_in_box, on_front
 from autospike.searching.archived_row import scores_without_a_group
-from autospike.space.architecture import Architecture
+from autospike.space.architecture import NEVER, Architecture
 from autospike.space.genes import Choice, Range
 from autospike.space.search_space import SearchSpace
 from autospike.space.visitor import GenePath
@@ -41,6 +41,9 @@ COLUMNS = [
     "on_front",
     "architecture",
 ]
+
+# Columns of candidates with early exit, and whether the energy of a candidate is an estimate.
+EXIT_COLUMNS, ESTIMATE = ("exit_margin", "mean_time_steps"), "energy_is_estimate"
 
 # Energies in mJ have this in their column names, energies in uJ the other.
 MILLI, MICRO = "energy_mj", "energy_uj"
@@ -68,10 +71,12 @@ def candidates(evaluations: Sequence[Evaluation]) -> pd.DataFrame:
             "free": e.by_product,
             "images": e.measurement.images,
             "architecture": e.measurement.architecture.to_json(),
+            "exit_margin": e.measurement.architecture.exit_margin if e.measurement.mean_time_steps is not None else NEVER,
+            "mean_time_steps": OBJECTIVES["mean_time_steps"].value(e),
         }
         for e in evaluations
     ]
-    return candidates_of(pd.DataFrame(rows, columns=[name for name in COLUMNS if name != "on_front"]))
+    return candidates_of(pd.DataFrame(rows, columns=[name for name in (*COLUMNS, *EXIT_COLUMNS) if name != "on_front"]))
 
 
 def candidates_of(archived: pd.DataFrame, objectives: Objectives = ACCURACY_AND_ENERGY) -> pd.DataFrame:
@@ -83,10 +88,15 @@ def candidates_of(archived: pd.DataFrame, objectives: Objectives = ACCURACY_AND_
 
     Returns:
         As `candidates`, with the other columns of objectives at the end. A candidate without a value of an objective is not on the
-        front.
+        front. If there are candidates with early exit, the columns `EXIT_COLUMNS` and `ESTIMATE` are added: exit margin (1 for
+        others), mean number of steps, and whether the energy is an estimate.
     """
-    added = [name for name in objectives if name not in COLUMNS]
+    exits = archived["exit_margin"] < NEVER
+    added = [*(EXIT_COLUMNS if exits.any() else ()), *(name for name in objectives if name not in (*COLUMNS, *EXIT_COLUMNS))]
+    added += [name for name in objectives if name in EXIT_COLUMNS and name not in added]
     found = archived.assign(on_front=_on_front(archived, objectives))[[*COLUMNS, *added]].reset_index(drop=True)
+    if exits.any():
+        found[ESTIMATE] = exits.tolist()
     if "score" in archived and archived["score"].notna().any():
         found[WITHOUT] = [scores_without_a_group(score) for score in archived["score"]]
     return found
@@ -290,7 +300,7 @@ def gene_shares_of(space: SearchSpace, *groups: Sequence[str]) -> list[dict[str,
 
 
 # A part of an architecture with all that determines its genes: where it is, and its content. The position is that of a block,
-# "time_steps", or "" for all the rest.
+# "time_steps" (with the exit margin, which is a gene where T is above 1), or "" for all the rest.
 Position = tuple[int, int] | str
 Part = tuple[Position, Any, Any]
 
@@ -301,6 +311,7 @@ TIME_STEPS = ',"time_steps":'
 def _parts(prefix: str) -> list[Part]:
     """Divide an architecture without its T into its blocks and the rest."""
     written = json.loads(prefix + "}")
+    written.pop("exit_margin", None)
     shortcut = written.get("shortcut")
     parts: list[Part] = []
     for i, stage in enumerate(written["stages"]):
@@ -324,15 +335,16 @@ def _counted(
     divided = [(prefix, time_steps) for prefix, _, time_steps in (architecture.rpartition(TIME_STEPS) for architecture in group)]
     occurrences: Counter[Part] = Counter()
     parts_of: dict[str, list[Part]] = {}
+    margin_of = {prefix: json.loads(prefix + "}").get("exit_margin", NEVER) for prefix in dict.fromkeys(p for p, _ in divided)}
     for prefix, number in Counter(prefix for prefix, _ in divided).items():
         parts_of[prefix] = _parts(prefix)
         for part in parts_of[prefix]:
             occurrences[part] += number
     for prefix, time_steps in dict.fromkeys(divided):
-        parts = [("time_steps", None, time_steps), *parts_of[prefix]]
+        parts = [("time_steps", margin_of[prefix], time_steps), *parts_of[prefix]]
         if any(part not in values_of for part in parts):
             values_of |= _values(space, Architecture.from_json(f"{prefix}{TIME_STEPS}{time_steps}"), parts, levels)
-    occurrences.update(("time_steps", None, time_steps) for _, time_steps in divided)
+    occurrences.update(("time_steps", margin_of[prefix], time_steps) for prefix, time_steps in divided)
     counts: dict[str, Counter[str]] = {}
     for part, number in occurrences.items():
         for name, level in values_of[part]:
@@ -349,7 +361,8 @@ def _values(
         name, path = gene_name(found.path, len(space.stages)), found.path
         levels.setdefault(name, {}).update(dict.fromkeys(_levels(found.gene)))
         if found.gene.size > 1:
-            position = path[1:4:2] if path[2:3] == ("blocks",) else "time_steps" if path == ("time_steps",) else ""
+            of_steps = path in (("time_steps",), ("exit_margin",))
+            position = path[1:4:2] if path[2:3] == ("blocks",) else "time_steps" if of_steps else ""
             by_position[position].append((name, level(found.gene, found.value)))
     return {part: by_position[part[0]] for part in parts}
 

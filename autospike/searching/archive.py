@@ -41,7 +41,7 @@ from autospike.searching.archived_row import (
     is_named_by,
     packed_score,
 )
-from autospike.space.architecture import Architecture
+from autospike.space.architecture import NEVER, Architecture
 
 # The columns of `Archive.table`, besides `id`, `architecture` and `free`.
 TABLE = (
@@ -58,6 +58,7 @@ TABLE = (
     "generation",
     "accuracy",
     "score",
+    "mean_time_steps",
 )
 
 
@@ -148,7 +149,8 @@ class Archive:
 
         Returns:
             The columns `TABLE`, with `accuracy` as a fraction, the id and the canonical JSON of the `architecture`, and whether a
-            candidate is `free`; `energy_mj`, `macs` and `acs` under the convention of this archive. The index is the row id.
+            candidate is `free`; `energy_mj`, `macs` and `acs` under the convention of this archive; `mean_time_steps`, which is T
+            for a candidate without early exit, and its `exit_margin`. The index is the row id.
         """
         return self._table()[0]
 
@@ -162,6 +164,7 @@ class Archive:
         fraction = frame["correct"].astype(float) / frame["images"].astype(float)
         frame = frame.assign(**numbers, accuracy=fraction.where(frame["score"].isna(), frame["accuracy"].astype(float)))
         frame["free"] = frame["free"].astype(bool)
+        frame = _with_exits(frame)
         costs = self.convention.costs
         by_columns = (costs.pj_per_mac * frame["macs"] + costs.pj_per_ac * frame["acs"]) * MJ_PER_PJ
         stale = ~((frame["convention"] == self.convention.name) & (by_columns == frame["energy_mj"])).to_numpy(dtype=bool)
@@ -271,6 +274,7 @@ class Archive:
             "correct_mask": m.correct_mask or None,
             "score": None if m.score is None else packed_score(m.score),
             "spikes": m.spikes,
+            "mean_time_steps": m.mean_time_steps,
         }
 
     def add_latencies(self, latencies: Mapping[Architecture, Latency]) -> None:
@@ -499,6 +503,16 @@ class Archive:
         except (*DAMAGE, sqlite3.DatabaseError) as error:
             self._leave_out(rowid, f"its counts are damaged ({_line(error)})")
             return None
+
+
+def _with_exits(frame: pd.DataFrame) -> pd.DataFrame:
+    """The rows with `exit_margin`, and with T as `mean_time_steps` where it is NULL."""
+    mean = frame["mean_time_steps"].astype(float)
+    margins = [
+        NEVER if whole else float(json.loads(text)["exit_margin"])
+        for text, whole in zip(frame["architecture"].tolist(), mean.isna().tolist(), strict=True)
+    ]
+    return frame.assign(mean_time_steps=mean.fillna(frame["time_steps"].astype(float)), exit_margin=np.array(margins, dtype=float))
 
 
 def _line(error: Exception) -> str:

@@ -40,6 +40,7 @@ CREATE TABLE IF NOT EXISTS evaluations (
     latency_device  TEXT,            -- where latency was measured; NULL if it was not
     latency_ms      REAL,            -- of one image
     latency_batch_ms REAL,           -- in a batch, per image
+    mean_time_steps REAL,            -- of a candidate with early exit, whose counts and energy are estimates; NULL for others
     PRIMARY KEY (architecture_id, protocol_id)
 );
 CREATE TABLE IF NOT EXISTS searches (
@@ -104,6 +105,8 @@ def open_to_write(path: Path) -> sqlite3.Connection:
             if not has_column(db, "evaluations", "spikes"):  # added in version 0.5
                 for column in ("spikes REAL", "latency_device TEXT", "latency_ms REAL", "latency_batch_ms REAL"):
                     db.execute(f"ALTER TABLE evaluations ADD COLUMN {column}")
+            if not has_column(db, "evaluations", "mean_time_steps"):  # added in version 0.5
+                db.execute("ALTER TABLE evaluations ADD COLUMN mean_time_steps REAL")
     except sqlite3.OperationalError as error:  # also if the file system is read-only
         raise UserError(f"{path}: cannot be opened to write ({error}); check that you may write to it and to its folder") from None
     except sqlite3.DatabaseError as error:

@@ -20,7 +20,10 @@ from autospike.space.architecture import Architecture
 LATENCY = ("latency_device", "latency_ms", "latency_batch_ms")
 
 # Columns that archives of older versions lack, and the value that their rows have.
-ADDED_COLUMNS = {"free": "0", "correct_mask": "NULL", "score": "NULL", "spikes": "NULL", **dict.fromkeys(LATENCY, "NULL")}
+ADDED_COLUMNS = {
+    "free": "0",
+    **dict.fromkeys(("correct_mask", "score", "spikes", *LATENCY, "mean_time_steps"), "NULL"),
+}
 
 # What SQLite finds wrong with a row, as text, or NULL. It stores a value of any type in any column.
 PROBLEM = """
@@ -41,6 +44,8 @@ CASE
     WHEN correct_mask IS NOT NULL AND (typeof(correct_mask) <> 'blob' OR length(correct_mask) <> (images + 7) / 8)
         THEN 'its mask of correct predictions has not one bit for each image'
     WHEN spikes IS NOT NULL AND typeof(spikes) <> 'real' THEN 'spikes is not a number'
+    WHEN mean_time_steps IS NOT NULL AND (typeof(mean_time_steps) <> 'real' OR mean_time_steps NOT BETWEEN 1 AND time_steps)
+        THEN 'its mean number of time steps is not between 1 and T'
     WHEN latency_device IS NOT NULL AND (typeof(latency_ms) <> 'real' OR typeof(latency_batch_ms) <> 'real')
         THEN 'its latency is not a number'
 END
@@ -92,6 +97,7 @@ EVALUATION = (
     "correct_mask",
     "score",
     "spikes",
+    "mean_time_steps",
     *LATENCY,
 )
 
@@ -141,7 +147,9 @@ def evaluation_of(row: Sequence[Any], convention: Convention) -> Evaluation:
     Raises:
         DAMAGE: The row is damaged.
     """
-    architecture, correct, images, counts, params, seconds, f_aeb, generation, free, correct_mask, score, spikes, *latency = row
+    architecture, correct, images, counts, params, seconds, f_aeb, generation, free, correct_mask, score, spikes, mean, *latency = (
+        row
+    )
     measurement = Measurement(
         architecture=Architecture.from_json(architecture),
         correct=correct,
@@ -152,6 +160,7 @@ def evaluation_of(row: Sequence[Any], convention: Convention) -> Evaluation:
         correct_mask=correct_mask or b"",
         score=None if score is None else score_of(score),
         spikes=spikes,
+        mean_time_steps=mean,
     )
     energy = measurement.energy(convention)
     return Evaluation(

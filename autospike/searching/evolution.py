@@ -19,6 +19,7 @@ from autospike.config import SearchConfig
 from autospike.events import Callback, CandidateEvent, GenerationEvent, ignore
 from autospike.measurement import Evaluation, Latency, Measurement
 from autospike.objectives import Objective, objectives_of
+from autospike.pareto import on_front
 from autospike.randomness import keyed
 from autospike.searching.algorithms import ALGORITHMS, Algorithm, GenerationContext, Individual, algorithm_of, fitness_of
 from autospike.searching.archive import Archive
@@ -142,7 +143,7 @@ class Search:
             for evaluation in evaluations[: len(candidates)]:
                 self.on_event(CandidateEvent(evaluation=evaluation, generation=generation))
             # Tell: the algorithm selects the next population.
-            population = algorithm.tell(population, [self._individual(e, objectives) for e in evaluations], context)
+            population = algorithm.tell(population, self._offspring(evaluations, objectives), context)
             survivors = [(i.architecture.id, getattr(i.fitness, "crowding_dist", None)) for i in population]
             self.archive.store_population(self.id, generation, survivors)
             self.on_event(
@@ -251,6 +252,19 @@ class Search:
     @property
     def _reference(self) -> Architecture:
         return self.reference or self.space.largest()
+
+    def _offspring(self, evaluations: Sequence[Evaluation], objectives: Sequence[Objective]) -> list[Individual]:
+        """The individuals of a generation, without those with early exit that another feasible one dominates.
+
+        There are several of them for each network, so that sorting them all would take longer than measuring them.
+        """
+        individuals = [self._individual(evaluation, objectives) for evaluation in evaluations]
+        if not any(individual.architecture.exits_early for individual in individuals):
+            return individuals
+        feasible = [individual for individual in individuals if not individual.fitness.violation]
+        flags = on_front([i.fitness.values for i in feasible], maximise=[objective.maximise for objective in objectives])
+        best = {individual.architecture for individual, flag in zip(feasible, flags, strict=True) if flag}
+        return [i for i in individuals if not i.architecture.exits_early or i.architecture in best]
 
     def _individual(self, evaluation: Evaluation, objectives: Sequence[Objective]) -> Individual:
         values, directions = [o.value(evaluation) for o in objectives], [o.maximise for o in objectives]

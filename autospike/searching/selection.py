@@ -20,7 +20,8 @@ from autospike.searching.archived_row import scores_without_a_group
 from autospike.searching.constraints import Constraints
 from autospike.searching.fitness import f_aeb_of_all
 from autospike.searching.objective_columns import with_objectives
-from autospike.space.architecture import Architecture
+from autospike.space.architecture import NEVER, Architecture
+from autospike.space.genes import fixed
 from autospike.space.input_shape import InputShape
 from autospike.statistics import SIGNIFICANCE, JackknifeComparison, PairedComparison, unpaired_p_value_below
 
@@ -276,6 +277,8 @@ def within_limits(table: pd.DataFrame, constraints: Constraints, experiment: Exp
     inside = pd.Series(data=True, index=table.index)
     if constraints.limits:
         inside &= _violations(table, constraints) == 0
+    if experiment.archived_space.exit_margin == fixed(NEVER):  # the archive may be of a search with early exit
+        inside &= table["exit_margin"] == NEVER
     if experiment.search.space is not None:
         space = experiment.searched_space
         inside &= table["architecture"].map(lambda text: space.contains(Architecture.from_json(text))).astype(bool)

@@ -129,7 +129,7 @@ def _count_positions(architecture: Architecture, stages: int) -> int:
 def _position(architecture: Architecture, path: GenePath) -> int:
     """Return the index of the first embedding or block that a gene affects."""
     match path:
-        case ("time_steps",):
+        case ("time_steps",) | ("exit_margin",):
             return _count_positions(architecture, len(architecture.stages))  # none: one trie evaluation gives every T
         case ("decoder", *_):
             return _count_positions(architecture, len(architecture.stages))  # after the last block

@@ -42,6 +42,9 @@ from autospike.space.parameters import count_parameters
 # Defaults of the settings, the fields of an architecture that are never genes: those of Spikformer's ImageNet form.
 SETTING_DEFAULTS = {"qkv_bias": False, "attention_scale": 0.125, "compact_embedding": False, "distilled": False}
 
+NEVER = 1.0
+"""The exit margin at which no image stops before the last time step: no confidence margin is above it."""
+
 # Fields that have the same value in a space and in all of its architectures.
 SETTINGS = ("family", *SETTING_DEFAULTS)
 
@@ -116,6 +119,8 @@ class Architecture:
         distilled: A second head, which is trained on a teacher's predictions and averaged with the first (Meta-SpikeFormer).
         stages: The stages in the order of computation, at least one.
         decoder: Neck and heads of a dense task, in place of the classification head; None for classification.
+        exit_margin: Confidence margin above which an image stops before the last time step (`autospike.models.early_exit`); with 1
+            every image runs all T steps. It changes neither the parameters nor the training of the network.
     """
 
     __pydantic_config__ = STRICT
@@ -128,10 +133,12 @@ class Architecture:
     distilled: bool = False
     stages: tuple[Stage, ...]
     decoder: Decoder | None = None
+    exit_margin: float = NEVER
 
     def __post_init__(self) -> None:
-        as_floats(self, "attention_scale")
+        as_floats(self, "attention_scale", "exit_margin")
         check_scale(self.attention_scale)
+        check_exit_margin(self.exit_margin, dense=self.decoder is not None)
         check_time_steps(self.time_steps)
         check_shortcut(self.family, self.shortcut)
         check_compact(self.family, self.compact_embedding)
@@ -147,6 +154,11 @@ class Architecture:
                 check_groups(f"stages[{i}].blocks[{j}]", block, self.shortcut)
         if self.decoder is not None:
             check_decoder(self.decoder.levels, stages=len(self.stages), distilled=self.distilled)
+
+    @property
+    def exits_early(self) -> bool:
+        """Whether an image may stop before the last time step."""
+        return self.exit_margin < NEVER and self.time_steps > 1
 
     @cached_property
     def id(self) -> str:
@@ -262,6 +274,7 @@ OMITTED_DEFAULTS: dict[type, tuple[str, ...]] = {
     Neuron: ("levels", "leak", "normalised"),
     Embedding: ("kind",),
     Decoder: tuple(DETECTOR_DEFAULTS),
+    Architecture: ("exit_margin",),
 }
 
 
@@ -303,6 +316,22 @@ def check_decoder(levels: Sequence[int], *, stages: int, distilled: bool) -> Non
     check_stages_of(levels, stages)
     if distilled:
         raise ValueError("distilled: a network with a decoder has no classification heads; leave it out")
+
+
+def check_exit_margin(exit_margin: float, *, dense: bool) -> None:
+    """Check an exit margin.
+
+    Args:
+        exit_margin: The margin.
+        dense: Whether the network has a decoder.
+
+    Raises:
+        ValueError: It is not between 0 and 1, or below 1 for a network with a decoder.
+    """
+    if not 0 <= exit_margin <= NEVER:
+        raise ValueError(f"exit_margin must be between 0 and 1, got {quoted(exit_margin)}")
+    if dense and exit_margin < NEVER:
+        raise ValueError("exit_margin: for classifiers only; the pixels of an image have no common exit; leave it out")
 
 
 def check_time_steps(time_steps: int) -> None:

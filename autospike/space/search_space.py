@@ -22,7 +22,15 @@ from pydantic import AfterValidator, StrictBool, TypeAdapter, ValidationError
 from autospike import catalogue
 from autospike.errors import UserError, first_problem
 from autospike.files import read_yaml
-from autospike.space.architecture import SETTINGS, Architecture, check_decoder, check_scale, check_time_steps
+from autospike.space.architecture import (
+    NEVER,
+    SETTINGS,
+    Architecture,
+    check_decoder,
+    check_exit_margin,
+    check_scale,
+    check_time_steps,
+)
 from autospike.space.block import PUBLISHED_NEURON, THRESHOLD_FACTORS
 from autospike.space.decoder import DECODER_SETTINGS
 from autospike.space.families import (
@@ -34,7 +42,7 @@ from autospike.space.families import (
     has_embedding_neurons,
     rules_of,
 )
-from autospike.space.genes import STRICT, UNSET, Choice, Finite, Gene, IntegerChoice, fixed, names_of
+from autospike.space.genes import STRICT, UNSET, Choice, Finite, Gene, IntegerChoice, NumberChoice, fixed, names_of
 from autospike.space.limits import check_parameters
 from autospike.space.parameters import largest_parameters
 from autospike.space.subspaces import BlockSpace, DecoderSpace, EmbeddingSpace, NeuronSpace, StageSpace
@@ -65,6 +73,7 @@ class SearchSpace:
         distilled: As in `Architecture`.
         stages: Genes of the stages, in the order of computation. The number of stages is fixed.
         decoder: Genes of neck and heads of a dense task; None for classification.
+        exit_margin: Confidence margins of early exit, from 0 to 1, which training ignores. `search.early_exit` sets them.
     """
 
     __pydantic_config__ = STRICT
@@ -77,11 +86,14 @@ class SearchSpace:
     distilled: StrictBool = False
     stages: tuple[StageSpace, ...]
     decoder: DecoderSpace | None = None
+    exit_margin: NumberChoice = fixed(NEVER)
 
     def __post_init__(self) -> None:
         for time_steps in self.time_steps.values:
             check_time_steps(time_steps)
         check_scale(self.attention_scale)
+        for margin in self.exit_margin.values:
+            check_exit_margin(margin, dense=self.decoder is not None)
         for shortcut in self.shortcut.values:
             check_shortcut(self.family, shortcut)
         check_compact(self.family, self.compact_embedding)

@@ -8,15 +8,15 @@ that it uses, and the shortcut before the neurons that exist with it. Every arch
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, fields
 from typing import Any, NamedTuple, Protocol
 
-from autospike.space.architecture import SETTINGS, Architecture, Embedding, Stage
+from autospike.space.architecture import NEVER, SETTINGS, Architecture, Embedding, Stage
 from autospike.space.block import PUBLISHED_NEURON, Block, Neuron, NeuronGroups, has_gene, neuron_groups
 from autospike.space.decoder import DECODER_SETTINGS, Decoder
 from autospike.space.families import has_embedding_neurons
-from autospike.space.genes import UNSET, Choice, Gene, Range
+from autospike.space.genes import UNSET, Choice, Gene, Range, fixed
 from autospike.space.subspaces import BlockSpace, DecoderSpace, EmbeddingSpace, StageSpace
 
 GenePath = tuple[str | int, ...]
@@ -24,7 +24,7 @@ GeneVisitor = Callable[..., Any]
 
 # Genes that are visited only if they have several values, because a visit draws a random number: spaces that were written before
 # these genes existed keep their samples.
-VISITED_IF_SEVERAL = ("levels", "kind")
+VISITED_IF_SEVERAL = ("levels", "kind", "exit_margin")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -66,6 +66,10 @@ class Genes(Protocol):
     def decoder(self) -> DecoderSpace | None:
         """Genes of neck and heads of a dense task."""
 
+    @property
+    def exit_margin(self) -> Choice:
+        """Confidence margins of early exit."""
+
 
 class _Context(NamedTuple):
     """What determines, besides a stage itself, which genes the stage has."""
@@ -89,6 +93,7 @@ def visit_genes(space: Genes, visitor: GeneVisitor, *parents: Architecture) -> A
         The architecture of the chosen values.
     """
     time_steps = _visit(space.time_steps, visitor, [p.time_steps for p in parents], ("time_steps",))
+    exit_margin = _visit_exit_margin(space, time_steps, visitor, parents)
     shortcut = _visit(space.shortcut, visitor, [p.shortcut for p in parents], ("shortcut",))
     context = _Context(space.family, shortcut)
     stages = tuple(
@@ -96,7 +101,26 @@ def visit_genes(space: Genes, visitor: GeneVisitor, *parents: Architecture) -> A
     )
     decoder = _visit_decoder(space.decoder, visitor, [p.decoder for p in parents if p.decoder is not None])
     settings = {name: getattr(space, name) for name in SETTINGS}
-    return Architecture(**settings, time_steps=time_steps, shortcut=shortcut, stages=stages, decoder=decoder)
+    return Architecture(
+        **settings, time_steps=time_steps, shortcut=shortcut, stages=stages, decoder=decoder, exit_margin=exit_margin
+    )
+
+
+def exit_margins(space: Genes, time_steps: int) -> Choice:
+    """Return the exit margins that have an effect at T = `time_steps`: with a single step no image can stop earlier.
+
+    Args:
+        space: The genes.
+        time_steps: T.
+    """
+    return space.exit_margin if time_steps > 1 else fixed(NEVER)
+
+
+def _visit_exit_margin(space: Genes, time_steps: int, visitor: GeneVisitor, parents: Sequence[Architecture]) -> float:
+    gene = exit_margins(space, time_steps)
+    if gene.size == 1:
+        return float(gene.values[0])
+    return float(_visit(gene, visitor, [p.exit_margin for p in parents if p.time_steps > 1], ("exit_margin",)))
 
 
 def with_values(space: Genes, architecture: Architecture, values: Mapping[GenePath, Any]) -> Architecture:
@@ -247,7 +271,8 @@ def count_architectures(space: Genes) -> int | float:
     per_shortcut = (math.prod(_stage_size(stage, i, context) for i, stage in enumerate(space.stages)) for context in contexts)
     decoders = math.prod(_size(getattr(space.decoder, name)) for name in space.decoder.genes) if space.decoder else 1
     try:
-        return space.time_steps.size * decoders * sum(per_shortcut)
+        steps = sum(exit_margins(space, time_steps).size for time_steps in space.time_steps.values)
+        return steps * decoders * sum(per_shortcut)
     except OverflowError:  # a whole number of more than 308 digits times infinity
         return math.inf
 

@@ -262,7 +262,7 @@ def test_an_operation_is_either_multiplied_or_accumulated(count: LayerCount, con
 def test_the_first_time_steps_and_the_rest_add_up(count: LayerCount, convention: Convention, steps: int) -> None:
     """For layers that are computed at every time step."""
     first = count.first(steps)
-    common = min(steps, count.time_steps)
+    common = min(steps, int(count.time_steps))
     assert (first.time_steps, first.layer, first.macs) == (common, count.layer, count.macs)
     assert (first.acs, first.rate) == (count.acs[:common], count.rate[:common])
     every_step = replace(convention, image="every-step", head="every-step")
@@ -546,7 +546,7 @@ OF_A_RUN = {"activations_kb", "spikes", *LATENCIES}  # tests/searching/test_obje
 def test_objectives_of_an_evaluation() -> None:
     """Accumulations and energy are those under the convention of the search."""
     measured = measurement(small(time_steps=2), correct=80, macs=10, acs=30)
-    rest = {"accuracy": (0.8, True), "params": (7, False), "time_steps": (2, False)}
+    rest = {"accuracy": (0.8, True), "params": (7, False), "time_steps": (2, False), "mean_time_steps": (2, False)}
     for name, macs, acs in (("exact", 20, 30), ("rate", 20, 4.5)):
         evaluation = evaluation_of(measured, f_aeb=0.5, generation=0, convention=CONVENTIONS[name])
         values = {name: (OBJECTIVES[name].value(evaluation), OBJECTIVES[name].maximise) for name in OBJECTIVES.keys() - OF_A_RUN}

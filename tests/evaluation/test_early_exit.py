@@ -5,11 +5,14 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import replace
 from functools import partial
+from pathlib import Path
 
 import numpy as np
 import pytest
+import timm
 import torch
 from builders import small
+from populations import WRITTEN, calibrated, make_evaluator, measure_population, sample
 from torch import Tensor
 
 from autospike.data.batches import Batch
@@ -18,9 +21,15 @@ from autospike.energy.counts import LayerCount
 from autospike.evaluation.calibration import calibrate
 from autospike.evaluation.early_exit import StepPredictions, measure_exits, predict_steps
 from autospike.evaluation.single import measure_stepwise
+from autospike.measurement import Measurement
+from autospike.model_folder import InputSpec, read_model, write_model
 from autospike.models import build_model
 from autospike.models.contract import SpikingModel
-from autospike.models.early_exit import confidence_margins, exit_steps, exited, running_means
+from autospike.models.early_exit import confidence_margins, exit_steps, exited, run_until_exit, running_means
+from autospike.space.architecture import Architecture
+from autospike.space.search_space import SearchSpace
+from autospike.statistics import pack_mask
+from autospike.tasks.classification import ConfidentSteps, CorrectPredictions, Exits, confident_at
 
 STEPS = 4
 
@@ -146,14 +155,149 @@ def test_at_margin_1_a_measurement_is_that_of_the_whole_run(model: SpikingModel)
 
 @torch.no_grad()
 def test_the_forward_pass_returns_the_output_of_the_exit(model: SpikingModel) -> None:
-    assert torch.equal(model(IMAGES, early_exit=True), running_means(model.forward_steps(IMAGES))[-1])  # without a margin
+    torch.testing.assert_close(model(IMAGES, early_exit=True), running_means(model.forward_steps(IMAGES))[-1])  # without a margin
     margin = middle_margin(model)
     model.exit_margin = margin
     outputs, steps = exited(model.forward_steps(IMAGES), margin)
     found = model(IMAGES, early_exit=True)
     model.exit_margin = 1.0
-    assert torch.equal(found, outputs)
+    torch.testing.assert_close(found, outputs)
     for i in (0, 5, 11):
         at_step = build_model(replace(model.architecture, time_steps=int(steps[i])), num_classes=3, in_chans=3).eval()
         at_step.load_state_dict(model.state_dict())
         assert torch.allclose(at_step(IMAGES[i : i + 1])[0], found[i], atol=1e-5)
+
+
+@torch.no_grad()
+def test_the_forward_pass_stops_at_the_last_exit(model: SpikingModel, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each step runs for the images that still run, and none after the last exit."""
+    margin, seen, whole = middle_margin(model), list[int](), model.forward_steps
+    steps = exit_steps(confidence_margins(running_means(whole(IMAGES))), margin)
+    early = IMAGES[steps <= 2]
+
+    def counted(x: Tensor, time_steps: int | None = None) -> Tensor:
+        seen.append(len(x))
+        return whole(x, time_steps)
+
+    monkeypatch.setattr(model, "forward_steps", counted)
+    monkeypatch.setattr(model, "exit_margin", margin)
+    model(early, early_exit=True)
+    assert seen == [len(early), int((steps == 2).sum())]
+    assert 0 < seen[1] < seen[0]
+
+
+@pytest.mark.parametrize("family", ["sew", "events", "spike_driven", "meta_spikeformer", "qkformer", "e_spikeformer", "max_former"])
+@torch.no_grad()
+def test_step_by_step_equals_all_steps_at_once(family: str) -> None:
+    """In every family, with still images and with event frames: the same exits, and the outputs up to rounding in the head."""
+    evaluator = make_evaluator(family)
+    model = calibrated(evaluator, evaluator.supernet.space.largest())
+    images = evaluator.search.batch((0, 12)).images
+    logits = model.forward_steps(images)
+    margins = confidence_margins(running_means(logits))
+    model.exit_margin = float(margins[0].median())
+    outputs, steps = exited(logits, model.exit_margin)
+    assert len(set(steps.tolist())) > 1
+    found, found_steps = run_until_exit(
+        model, model.forward_steps, images, time_steps=model.architecture.time_steps, threshold=model.exit_margin
+    )
+    assert found_steps.tolist() == steps.tolist()
+    torch.testing.assert_close(found, outputs)
+    assert torch.equal(model.forward_steps(images), logits), "no potential is left"
+
+
+@pytest.mark.parametrize("margin", [0.4, 0.7, 1.0])
+def test_a_written_model_has_its_own_margin_or_that_of_its_architecture(margin: float, tmp_path: Path) -> None:
+    architecture = replace(small(), exit_margin=0.4)
+    written = build_model(architecture, num_classes=3, in_chans=3)
+    assert written.exit_margin == 0.4
+    written.exit_margin = margin
+    spec = InputSpec(channels=3, image_size=8, mean=(0.0,) * 3, std=(1.0,) * 3)
+    write_model(tmp_path, written, architecture, classes=("a", "b", "c"), input_spec=spec)
+    assert read_model(tmp_path).model.exit_margin == margin
+    assert timm.create_model(f"local-dir:{tmp_path}").exit_margin == margin
+
+
+# In a search: by-products of the trie evaluation.
+
+NEURON_SPACE = "sew"  # T is 1 or 3
+MARGINS = (0.005, 0.02, 0.06)  # the outputs of untrained networks differ little
+
+
+@pytest.fixture(scope="module")
+def candidates() -> list[Architecture]:
+    whole = sample(SearchSpace.from_dict(WRITTEN[NEURON_SPACE]), 2, by_products=True)
+    return [replace(a, exit_margin=m) for a in whole if a.time_steps == 3 for m in (*MARGINS, 1.0)]
+
+
+@pytest.fixture(scope="module")
+def measured(candidates: list[Architecture]) -> dict[Architecture, Measurement]:
+    return dict(zip(candidates, measure_population(make_evaluator(NEURON_SPACE), candidates), strict=True))
+
+
+def test_exits_by_hand() -> None:
+    """Four images, T up to 3. The first stops at 1, the second at 2, the third at 3, the fourth never."""
+    right = {1: b"\1\0\0\0", 2: b"\1\1\0\0", 3: b"\0\1\1\0"}
+    tallies = {t: CorrectPredictions(shards={0: mask[:2], 2: mask[2:]}) for t, mask in right.items()}
+    confident = ConfidentSteps(shards={0: np.array([1, 2], np.uint16)}) + ConfidentSteps(shards={2: np.array([3, 0], np.uint16)})
+    at_3, at_2 = (Exits.of(tallies, confident, time_steps) for time_steps in (3, 2))
+    assert at_3.steps.tolist() == [1, 2, 3, 3]
+    assert at_3.correct == b"\1\1\1\0"
+    assert at_3.shares == (1.0, 0.75, 0.5)
+    assert at_3.mean_time_steps == 2.25
+    assert at_2.steps.tolist() == [1, 2, 2, 2]
+    assert at_2.correct == b"\1\1\0\0"
+    assert at_2.shares == (1.0, 0.75)
+
+
+def test_confident_steps_of_hand_made_logits() -> None:
+    found = confident_at(logits_of(SURE, LATE, UNSURE), (0.5, 0.95), 7)
+    assert {margin: steps.shards[7].tolist() for margin, steps in found.items()} == {0.5: [1, 3, 0], 0.95: [0, 0, 0]}
+
+
+def test_counts_of_the_images_that_still_run() -> None:
+    real = LayerCount(layer="q", input="real", time_steps=2, macs=100, acs=(), rate=())
+    spiking = LayerCount(layer="k", input="binary", time_steps=2, macs=100, acs=(30.0, 10.0), rate=(0.3, 0.1))
+    found = [count.running((1.0, 0.25)) for count in (real, spiking)]
+    assert [DEFAULT.macs(count) for count in found] == [125.0, 0.0]
+    assert [DEFAULT.acs(count) for count in found] == [0.0, 32.5]
+    once = replace(real, reads="image").running((1.0, 0.25))
+    assert DEFAULT.macs(once) == 100.0
+
+
+def test_by_products_have_the_exits_of_a_network_alone(measured: dict[Architecture, Measurement]) -> None:
+    """Accuracy and exits are those that a measurement image by image finds; the energy is the estimate of the curve."""
+    evaluator = make_evaluator(NEURON_SPACE)
+    means = set()
+    for architecture in [a for a in measured if a.exits_early][:6]:
+        model, found = calibrated(evaluator, architecture), measured[architecture]
+        alone = measure_exits(model, evaluator.search, margin=architecture.exit_margin, batch_size=25)
+        assert found.correct_mask == pack_mask(alone.correct)
+        assert found.mean_time_steps == alone.mean_time_steps
+        curve = predict_steps(model, evaluator.search, batch_size=25).curve(DEFAULT, [architecture.exit_margin])
+        assert found.energy(DEFAULT).energy_mj == pytest.approx(curve["energy_mj_estimate"].iloc[0], rel=1e-12)
+        means.add(found.mean_time_steps)
+    assert len(means) > 2, "margins that differ should stop images at different steps"
+
+
+def test_margin_1_is_the_whole_run(measured: dict[Architecture, Measurement]) -> None:
+    """A margin that no image passes before the last step gives the numbers of the whole run as well."""
+    whole = [a for a in measured if not a.exits_early]
+    never = measure_population(make_evaluator(NEURON_SPACE), [replace(a, exit_margin=0.999999) for a in whole])
+    for architecture, found in zip(whole, never, strict=True):
+        expected = measured[architecture]
+        assert expected.mean_time_steps is None
+        assert found.mean_time_steps == 3
+        assert (found.correct_mask, found.counts, found.params) == (expected.correct_mask, expected.counts, expected.params)
+        assert found.spikes == pytest.approx(expected.spikes, rel=1e-12)
+
+
+@pytest.mark.parametrize("batch_size", [4, 25])
+def test_by_products_do_not_depend_on_shards_or_population(
+    measured: dict[Architecture, Measurement], candidates: list[Architecture], batch_size: int
+) -> None:
+    assert measure_population(make_evaluator(NEURON_SPACE), candidates[::-1], batch_size=batch_size) == [
+        measured[a] for a in candidates[::-1]
+    ]
+    one = next(a for a in candidates if a.exits_early)
+    assert measure_population(make_evaluator(NEURON_SPACE), [one], batch_size=batch_size) == [measured[one]]

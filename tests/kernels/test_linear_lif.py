@@ -13,7 +13,7 @@ from torch import Tensor
 from autospike.kernels.build import library, use_kernels
 from autospike.nn.fusion import fused
 from autospike.nn.layers import LinearNorm, fire
-from autospike.nn.neuron import LIF
+from autospike.nn.neuron import LIF, continued
 from autospike.space.block import Neuron
 
 
@@ -117,3 +117,21 @@ def test_layers_that_cannot_be_fused_compute_the_same(instead: str) -> None:
     else:
         assert torch.equal(fire(fused(layer).eval(), lif, x), expected)
     assert library("lif") is None or expected.any()
+
+
+@pytest.mark.usefixtures("isa")
+@pytest.mark.parametrize("adds", [False, True])
+@torch.no_grad()
+def test_continued_calls_are_bit_identical(adds: bool) -> None:
+    """Three steps in calls of one step each, against one call; both fused."""
+    torch.manual_seed(0)
+    x = (torch.rand(3, 2, 3, 4, 24) < 0.3).float()
+    stream = torch.randint(0, 4, (3, 2, 3, 4, 33)).float() if adds else None
+    layer, lif = LinearNorm(24, 33, bias=True), LIF(Neuron(v_threshold=0.3, tau=1.7))
+    layer(x)
+    layer.eval()
+    expected = fire(layer, lif, x, stream=stream)
+    streams = (None,) * 3 if stream is None else stream.split(1)
+    with continued(lif):
+        found = [fire(layer, lif, part, stream=above) for part, above in zip(x.split(1), streams, strict=True)]
+    assert torch.equal(torch.cat(found), expected)

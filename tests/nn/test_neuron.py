@@ -15,7 +15,7 @@ from spikingjelly.activation_based import neuron as spikingjelly_neuron
 from spikingjelly.activation_based import surrogate
 from torch import Tensor
 
-from autospike.nn.neuron import LIF, Dynamics
+from autospike.nn.neuron import LIF, Dynamics, continued
 from autospike.nn.norm import Norm
 from autospike.space.block import Neuron
 from autospike.space.limits import MIN_THRESHOLD
@@ -49,6 +49,44 @@ def test_a_potential_equal_to_the_threshold_spikes() -> None:
 def test_calls_are_independent() -> None:
     lif, x = LIF(Neuron()), torch.full((2, 3), 0.9)
     assert torch.equal(lif(x), lif(x))
+
+
+NEURONS = {
+    "binary": (Neuron(v_threshold=0.7, tau=1.5), Dynamics()),
+    "soft reset": (Neuron(), Dynamics(reset="soft", input_decays=False)),
+    "integers": (Neuron(levels=3, tau=2.5), Dynamics()),
+    "no leak": (Neuron(levels=3, leak=False), Dynamics()),
+}
+
+
+@pytest.mark.parametrize("kind", NEURONS)
+@pytest.mark.parametrize("norm", [False, True])
+def test_continued_calls_equal_one_call(kind: str, norm: bool) -> None:
+    """A sequence of 5 steps in calls of 1, 2 and 2 steps; 700 channels, so that a position needs two blocks of neurons."""
+    torch.manual_seed(0)
+    lif, bn, x = LIF(*NEURONS[kind]), Norm(700).eval() if norm else None, torch.randn(5, 3, 2, 2, 700) * 2
+    stream = torch.randn_like(x)
+    with torch.no_grad():
+        expected, added = lif(x, bn), lif(x, bn, stream=stream)
+    with continued(lif):
+        found = torch.cat([lif(part, bn) for part in x.split([1, 2, 2])])
+    assert torch.equal(found, expected)
+    with continued(lif):
+        parts = zip(x.split([1, 2, 2]), stream.split([1, 2, 2]), strict=True)
+        assert torch.equal(torch.cat([lif(part, bn, stream=above) for part, above in parts]), added)
+    assert torch.equal(lif(x, bn), expected), "after the block, calls are independent again"
+
+
+def test_potentials_of_some_images() -> None:
+    torch.manual_seed(0)
+    lif, x, images = LIF(Neuron()), torch.randn(2, 4, 50) * 2, torch.tensor([3, 1])
+    with continued(lif) as potentials:
+        lif(x[:1])
+        potentials.select(images)
+        found = lif(x[1:, images])
+        with pytest.raises(ValueError, match=r"the potentials are \[2, 50\], but this call has \[4, 50\]"):
+            lif(x[1:])
+    assert torch.equal(found, lif(x)[1:, images])
 
 
 def test_gradient_of_one_step_is_the_surrogate_over_tau() -> None:

@@ -51,6 +51,7 @@ COLUMNS = {
     "latency_device": "TEXT",
     "latency_ms": "REAL",
     "latency_batch_ms": "REAL",
+    "mean_time_steps": "REAL",
 }
 
 ONE, TWO, THREE = (small(blocks=(Block(num_heads=heads),)) for heads in (1, 2, 4))
@@ -72,7 +73,7 @@ def test_the_table_has_the_documented_columns(path: Path) -> None:
     Archive(path, "p")
     info = sqlite3.connect(path).execute("PRAGMA table_info(evaluations)").fetchall()
     assert [(name, kind) for _, name, kind, *_ in info] == list(COLUMNS.items())
-    assert [name for _, name, _, not_null, *_ in info if not not_null] == list(COLUMNS)[-6:]  # unknown in older rows
+    assert [name for _, name, _, not_null, *_ in info if not not_null] == list(COLUMNS)[-7:]  # unknown in older rows
     assert [name for _, name, *_, key in info if key] == ["architecture_id", "protocol_id"]
 
 
@@ -87,7 +88,7 @@ def test_values_of_a_row(path: Path) -> None:
     assert row.pop("measured_at").endswith("+00:00")
     assert row == {
         "score": None,  # of tasks other than classification
-        **dict.fromkeys(("spikes", "latency_device", "latency_ms", "latency_batch_ms")),
+        **dict.fromkeys(("spikes", "latency_device", "latency_ms", "latency_batch_ms", "mean_time_steps")),
         "architecture_id": ONE.id,
         "protocol_id": "p",
         "architecture": ONE.to_json(),
@@ -214,7 +215,7 @@ def write_archive_of_older_version(path: Path) -> None:
     """Write an archive of an older version with ONE, proposed by a search `s`."""
     Archive(path.with_name("new.sqlite"), "p").add([evaluation(ONE, generation=3)])
     row = stored(path.with_name("new.sqlite"), "p")[ONE.id]
-    for name in ("free", "correct_mask", "score", "spikes", "latency_device", "latency_ms", "latency_batch_ms"):
+    for name in ("free", "correct_mask", "score", "spikes", "latency_device", "latency_ms", "latency_batch_ms", "mean_time_steps"):
         del row[name]
     db = sqlite3.connect(path)
     db.executescript(OLD_TABLES.format(name=ONE.id))
@@ -518,6 +519,24 @@ def test_a_table_has_what_the_evaluations_have(path: Path, convention: str) -> N
     columns = ["id", "architecture", "correct", "images", "accuracy", "energy_mj", "macs", "acs"]
     columns += ["params", "time_steps", "f_aeb", "generation", "free"]
     assert list(archive.table()[columns].itertuples(index=False, name=None)) == expected
+
+
+def test_a_candidate_with_early_exit(path: Path) -> None:
+    """Its margin is part of the architecture, its mean number of steps a column; candidates without it have T there."""
+    early = replace(ONE, exit_margin=0.3)
+    found = evaluation(early)
+    counts = tuple(count.running((1.0, 0.25)) for count in found.measurement.counts)
+    measured = replace(found.measurement, counts=counts, mean_time_steps=1.25)
+    archive = Archive(path, "p")
+    archive.add([evaluation(TWO), replace(found, measurement=measured, energy=measured.energy(CONVENTIONS["exact"]))])
+    assert archive.get(early).measurement == measured
+    table = archive.table()
+    assert table["exit_margin"].tolist() == [1.0, 0.3]
+    assert table["mean_time_steps"].tolist() == [2.0, 1.25]
+    assert table["energy_mj"].iloc[1] == pytest.approx((4.6 * 10 * 1.25 + 0.9 * (15 + 15 / 4)) * 1e-9, rel=1e-12)
+    sqlite3.connect(path, isolation_level=None).execute("UPDATE evaluations SET mean_time_steps = 3 WHERE mean_time_steps > 1")
+    assert archive.get(early) is None  # damaged: T is 2
+    assert archive.table()["id"].tolist() == [TWO.id]
 
 
 def filled(path: Path, number: int) -> list[Evaluation]:

@@ -35,6 +35,20 @@ def test_by_product_candidates_by_hand() -> None:
     assert list(by_product_candidates(SPACE, of(2, TWO))) == [of(2, TWO), of(4, TWO)]
 
 
+def test_every_exit_margin_is_a_by_product_where_it_has_an_effect() -> None:
+    space = SearchSpace.from_dict(
+        {
+            "time_steps": [1, 2],
+            "exit_margin": [0.5, 1],
+            "stages": [{"embed_dim": 8, "embedding": {"stride": 4}, "depth": 1, "block": {}}],
+        }
+    )
+    whole = space.largest()
+    expected = [replace(whole, time_steps=1), replace(whole, exit_margin=0.5), whole]
+    assert list(by_product_candidates(space, whole)) == expected
+    assert list(by_product_candidates(space, expected[0])) == expected
+
+
 def test_only_the_last_stage_is_cut() -> None:
     """What follows an earlier stage would read another stream."""
     space = SearchSpace.from_dict(

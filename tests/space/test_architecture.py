@@ -168,6 +168,7 @@ def changes_of_one_field() -> dict[str, Architecture]:
         "qkv_bias": replace(two, qkv_bias=True),
         "attention_scale": replace(two, attention_scale=0.25),
         "distilled": replace(two, distilled=True),
+        "exit_margin": replace(two, exit_margin=0.5),
         "another family": replace(two, family="qkformer"),
         "compact_embedding": replace(two, family="qkformer", compact_embedding=True),
         **{f"first {name}": small(blocks=(changed, block)) for name, changed in blocks.items()},
@@ -177,7 +178,7 @@ def changes_of_one_field() -> dict[str, Architecture]:
 
 def test_every_field_changes_the_id() -> None:
     changed = changes_of_one_field()
-    assert len({architecture.id for architecture in changed.values()}) == len(changed) == 15 + 2 * (4 + 3 + 8 + 14)
+    assert len({architecture.id for architecture in changed.values()}) == len(changed) == 16 + 2 * (4 + 3 + 8 + 14)
 
 
 def test_a_redundant_neuron_override_changes_the_id() -> None:
@@ -289,6 +290,10 @@ def test_fields_with_their_default_are_left_out_of_the_json() -> None:
     assert '"levels":4' in text
     assert not any(name in old for name in ("kind", "levels", "leak", "normalised"))
     assert Architecture.from_json(text).to_json() == text
+    early = Architecture(family="qkformer", stages=(plain,), exit_margin=0.4)
+    assert '"exit_margin":0.4' in early.to_json()
+    assert "exit_margin" not in old
+    assert Architecture.from_json(early.to_json()) == early
 
 
 def test_an_override_of_the_levels_to_one_is_written() -> None:
@@ -357,6 +362,8 @@ INVALID = {
     "zero width": ("stages.0.embed_dim", 0, "embed_dim"),
     "no blocks": ("stages.0.blocks", [], "stages[0]"),
     "no stages": ("stages", [], "stage"),
+    "a margin above 1": ("exit_margin", 1.5, "exit_margin"),
+    "a negative margin": ("exit_margin", -0.5, "exit_margin"),
     "two stages": ("stages", VALID["stages"] * 2, "stage"),
 }
 

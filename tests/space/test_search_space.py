@@ -89,6 +89,28 @@ def test_size_counts_embedding_groups_and_positions() -> None:
     assert SearchSpace.from_dict(POSITIONS).size() == 2 * (2 + 2 * (2 * 2))
 
 
+def test_an_exit_margin_counts_and_is_visited_where_an_image_can_stop_early() -> None:
+    """TINY has T in (1, 3)."""
+    space = SearchSpace.from_dict({**TINY, "exit_margin": [0.2, 0.6, 1]})
+    assert space.size() == SearchSpace.from_dict(TINY).size() / 2 * (1 + 3)
+    rng = random.Random(0)
+    found = {(a.time_steps, a.exit_margin) for a in (space.sample(rng) for _ in range(200))}
+    assert found == {(1, 1.0), (3, 0.2), (3, 0.6), (3, 1.0)}
+    assert (space.largest().exit_margin, space.smallest().exit_margin) == (1.0, 1.0)
+    early = replace(space.largest(), exit_margin=0.2)
+    assert space.contains(early)
+    assert not space.contains(replace(early, exit_margin=0.3))
+    assert not space.contains(replace(early, time_steps=1))
+    assert ("exit_margin",) in [found.path for found in space.genes(early)]
+    assert ("exit_margin",) not in [found.path for found in space.genes(space.smallest())]
+    assert SearchSpace.of(early).largest() == early
+
+
+@pytest.mark.parametrize("margins", [[0.5, 1.5], [-0.1], "high"])
+def test_exit_margins_are_between_0_and_1(margins: object) -> None:
+    assert "exit_margin" in one_line_error(lambda: SearchSpace.from_dict({**TINY, "exit_margin": margins}))
+
+
 def test_a_range_makes_the_space_infinite() -> None:
     assert SearchSpace.from_dict(RANGES).size() == math.inf
 

@@ -371,7 +371,8 @@ def test_training_starts_from_a_classification_backbone(case: Case, folder: Path
     given = {name: p.detach() for name, p in source.named_parameters() if name.startswith("stages.")}
     for network in ("baseline", "supernet"):
         found = trained(started, network)
-        assert given and all(torch.equal(found[f"model.shared.{name}"], tensor) for name, tensor in given.items())
+        for name, tensor in given.items():
+            torch.testing.assert_close(found[f"model.shared.{name}"], tensor, rtol=0, atol=1e-20)
         assert any(name.startswith("model.shared.decoder.") for name in found)
 
 
@@ -382,7 +383,8 @@ def test_bfloat16_gives_a_similar_loss_and_float32_parameters(
     reduced = RunDirectory.start(case.load(folder, precision="bfloat16"), tmp_path / "run")
     found = train_recording(reduced)
     assert found[0] != losses[0]
-    assert found == pytest.approx(losses, rel=0.2)
+    assert found[0] == pytest.approx(losses[0], rel=0.05)
+    assert np.mean(found) == pytest.approx(np.mean(losses), rel=0.1)  # single steps of a detector sample other regions
     assert {t.dtype for name, t in trained(reduced, "supernet").items() if name.startswith("model.")} == {torch.float32}
 
 

@@ -21,7 +21,7 @@ from autospike import __version__, files
 from autospike.energy.conventions import CONVENTIONS, COSTS, MEMORY, Convention, energy
 from autospike.energy.counts import LayerCount
 from autospike.errors import UserError
-from autospike.measurement import Evaluation
+from autospike.measurement import Evaluation, Measurement
 from autospike.objectives import Objective, Objectives, objectives_of
 from autospike.pareto import on_front
 from autospike.report import tables
@@ -65,7 +65,7 @@ def page_data(run: RunDirectory, *, gene_importance: pd.DataFrame | None = None,
     finally:
         archive.close()
     evaluations = [evaluation for evaluation in found if evaluation is not None]
-    space = run.experiment.search_space
+    space = run.experiment.archived_space
     selected = _optional(run.export / "report.json")
     return {
         "title": f"Search on {run.experiment.data.name}",
@@ -172,11 +172,19 @@ def _candidates(evaluations: Sequence[Evaluation]) -> dict[str, Any]:
             "params": [m.params for m in measurements],
             "time_steps": [m.architecture.time_steps for m in measurements],
             "architecture": numbers,
+            **_exits(measurements),
             "operations": {name: [_rounded([t.macs for t in of]), _rounded([t.acs for t in of])] for name, of in totals.items()},
         },
         "architectures": [json.loads(text) for text in architectures],
         "layers": {measurements[i].architecture.id: _layers(measurements[i].counts) for i in sorted(fronts)},
     }
+
+
+def _exits(measurements: Sequence[Measurement]) -> dict[str, Any]:
+    """Exit margin and mean T of each candidate, null without early exit; nothing if none has it."""
+    margins = [None if m.mean_time_steps is None else m.architecture.exit_margin for m in measurements]
+    found = {"exit_margin": margins, "mean_time_steps": [m.mean_time_steps for m in measurements]}
+    return found if any(margin is not None for margin in margins) else {}
 
 
 def _layers(counts: Sequence[LayerCount]) -> list[dict[str, Any]]:

@@ -122,7 +122,12 @@ function front(x, y) {
 function description(i) {
   const c = data.candidates, [low, high] = c.interval[i];
   return `${c.id[i]}${c.id[i] === data.selected ? " (exported)" : ""}\n${data.metric} ${percent(c.accuracy[i])} (95 % ${percent(low)} to ${percent(high)})` +
-    `\nenergy ${joules(millijoules(totals(i)))}, ${short(c.params[i])} parameters, T = ${c.time_steps[i]}\n${genes(i)}`;
+    `\nenergy ${joules(millijoules(totals(i)))}, ${short(c.params[i])} parameters, T = ${c.time_steps[i]}${exit(i)}\n${genes(i)}`;
+}
+
+function exit(i) { // early exit, in words
+  const c = data.candidates, margin = c.exit_margin ? c.exit_margin[i] : null;
+  return margin === null ? "" : `\nearly exit at margin ${margin}: mean T ${c.mean_time_steps[i].toFixed(2)}; the energy is an estimate`;
 }
 
 function genes(i) {
@@ -179,10 +184,11 @@ function drawFront() {
     root.append(svg("path", { class: "reference", d: `M${cx} ${cy - 9}l7 9l-7 9l-7 -9z` }, svg("title", {}, `reference network, ${joules(millijoules(total))}`)));
   }
   $("#front-caption").textContent = `${data.candidates.id.length} of ${data.measured} measured candidates, ${on.length} on the front of ${x.label} and ${y.label}. ` +
-    "Whiskers: 95 % interval. Diamond: the reference network. Click a point, or use Tab, the arrow keys and Enter.";
+    "Whiskers: 95 % interval. Diamond: the reference network. Click a point, or use Tab, the arrow keys and Enter." +
+    (data.candidates.exit_margin ? ` ${on.filter((i) => exit(i)).length} on the front have early exit; their energies are estimates.` : "");
   table($("#front-table"), ["candidate", data.metric, "energy", "parameters", "T"], on.map((i) => [
     html("button", { onclick: () => choose(i) }, data.candidates.id[i]), percent(OBJECTIVES.accuracy.value(i)), joules(millijoules(totals(i))),
-    short(data.candidates.params[i]), data.candidates.time_steps[i]]));
+    short(data.candidates.params[i]), data.candidates.time_steps[i] + (exit(i) ? `, mean ${data.candidates.mean_time_steps[i].toFixed(2)}` : "")]));
 }
 
 function table(target, head, rows) {
@@ -208,7 +214,7 @@ function parts(a) { // the segments of an architecture, in the order of computat
 
 function drawCandidate() {
   const i = chosen, c = convention(), layers = data.layers[data.candidates.id[i]];
-  $("#candidate").replaceChildren(html("p", { style: "white-space: pre-line" }, description(i).split("\n").slice(0, 3).join("\n")));
+  $("#candidate").replaceChildren(html("p", { style: "white-space: pre-line" }, description(i).split("\n").slice(0, exit(i) ? 4 : 3).join("\n")));
   drawSteps(i);
   if (!layers) {
     $("#candidate").append(html("p", { class: "note" }, "Counts by layer are in this page for candidates on a front only."), html("pre", {}, genes(i)));
