@@ -70,7 +70,8 @@ def export(
     architecture = selected.architecture
     provenance = _provenance(run, setup, protocol, networks, best)
     report = complete_report(out, {"architecture_id": architecture.id, "provenance": provenance})
-    if report is not None:
+    # Reports of versions without fine-tuning do not name their weights.
+    if report is not None and report.get("weights", "inherited") == selected.weights:
         note(f"export: {out} already holds this subnet")
     else:
         files.check_writable(out, "--out")

@@ -191,3 +191,20 @@ def test_a_damaged_network_is_found_before_an_export_is_written(
     assert "damaged, its content differs from what was written" in outcome.err
     assert not out.exists() or not list(out.iterdir())
     assert (folder / "log.jsonl").read_bytes() == log
+
+
+def test_an_export_with_other_weights_of_the_same_subnet_is_written_again(
+    run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Here the fine-tuned weights have become significantly worse than the inherited ones."""
+    folder = tmp_path / "run"
+    shutil.copytree(run, folder)
+    before = report(folder)
+    assert before["weights"] == "fine-tuned"
+    path = checkpoints(folder) / "measurement.json"
+    measured = json.loads(path.read_text())
+    path.write_text(json.dumps(measured | {"search_accuracy": 0.0, "correct_mask": "0" * len(measured["correct_mask"])}))
+    outcome = autospike(capsys, "export", folder)
+    assert outcome.code == 0
+    assert "already holds" not in outcome.out
+    assert (report(folder)["weights"], report(folder)["architecture_id"]) == ("inherited", before["architecture_id"])
