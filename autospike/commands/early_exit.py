@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import matplotlib as mpl
@@ -18,7 +18,7 @@ from autospike.data.source import open_images
 from autospike.energy.conventions import UJ_PER_MJ, Convention
 from autospike.errors import UserError
 from autospike.evaluation.class_map import class_indices, relabelled
-from autospike.evaluation.early_exit import ExitMeasurement, StepPredictions, measure_exits, predict_steps
+from autospike.evaluation.early_exit import ExitMeasurement, StepPredictions, measure_exits, predict_steps, time_passes
 from autospike.measured_model import find_model, log_test_split, other_classes, read_calibrated
 from autospike.model_folder import ExportedModel
 from autospike.randomness import keyed
@@ -79,12 +79,19 @@ def early_exit(request: EarlyExitRequest) -> None:
         predictions = predict_steps(exported.model, batches, batch_size=request.batch_size)
         margin = smallest_margin(predictions, request.convention) if request.margin is None else request.margin
         measured = measure_exits(exported.model, batches, margin=margin, batch_size=request.batch_size)
+        times = time_passes(exported.model, batches, margin=margin, batch_size=request.batch_size)
     curve = predictions.curve(request.convention)
     files.write_text(out / "curve.csv", to_csv(curve))
-    files.write_json(out / "early_exit.json", {"split": request.split, **measured.to_json(request.convention)})
+    files.write_json(
+        out / "early_exit.json", {"split": request.split, **measured.to_json(request.convention), "pass": asdict(times)}
+    )
     figure = draw(curve, measured, request.convention, title=f"{folder}: early exit")
     figures.save(figure, out / "early_exit.png")
     _show(request, curve, measured, out)
+    note(
+        f"a forward pass of {times.images} images takes {times.all_steps_ms:.1f} ms for all steps and {times.early_exit_ms:.1f} ms "
+        "with early exit on this device"
+    )
 
 
 def _run_of(folder: Path) -> str:

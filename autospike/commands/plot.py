@@ -78,7 +78,8 @@ class SearchReport:
         front_shares: The same on the Pareto front, by-product candidates included.
         importance: Importance of the genes for accuracy and the logarithm of energy; see `report.importance`.
         curves: The selected subnet, the reference network at every T and networks without spikes, on the search split.
-        export: The report of RUN/export, if it is of the same supernet and energy convention; otherwise None.
+        export: The report of RUN/export, if it is of the same supernet and energy convention, and has the front, which older
+            versions did not measure; otherwise None.
         damage: A line on rows of the archive that are damaged and left out, or None.
     """
 
@@ -123,6 +124,7 @@ class SearchReport:
         best = tables.front(table, objectives)
         proposed = table["architecture"][~table["free"]]  # by-products of a candidate have every T equally often
         proposed_shares, front_shares = tables.gene_shares_of(space, proposed.tolist(), best["architecture"].tolist())
+        exported = _export_report(run, archive.protocol_id)
         quantities = {"accuracy": table["accuracy"].tolist(), "energy": np.log(table["energy_mj"].clip(lower=1e-300)).tolist()}
         return cls(
             folder=run.report if convention == search.energy_convention else run.report / convention.name.replace("/", "-"),
@@ -136,11 +138,11 @@ class SearchReport:
             importance=importance(space, list(map(Architecture.from_json, table["architecture"])), quantities),
             front_shares=front_shares,
             curves=[
-                *_selected(run, archived, archive.protocol_id, objectives, convention),
+                *_selected(run, archived, exported, objectives, convention),
                 *_reference(run, convention),
                 *_rivals(run, convention),
             ],
-            export=_export_report(run, archive.protocol_id, convention),
+            export=exported if exported.get("convention") == convention.name and "front" in exported else None,
             damage=damage,
         )
 
@@ -174,10 +176,10 @@ class SearchReport:
 
 
 def _selected(
-    run: RunDirectory, archived: pd.DataFrame, protocol_id: str, objectives: Objectives, convention: Convention
+    run: RunDirectory, archived: pd.DataFrame, report: dict[str, Any], objectives: Objectives, convention: Convention
 ) -> list[Curve]:
     """The subnet in RUN/export, or else the one that `export.pick` selects, with inherited and with fine-tuned weights."""
-    config, exported = run.experiment.export, _exported_id(run, protocol_id)
+    config, exported = run.experiment.export, report.get("architecture_id")
     if exported in set(archived["id"]):
         index, label = archived["id"].tolist().index(exported), "exported subnet"
     else:
@@ -194,36 +196,20 @@ def _selected(
     rest = [Curve(label="other subnets, fine-tuned", kind="fine-tuned", points=tuple(others))] if others else []
     if mine is None:
         return [Curve(label=label, kind="exported", points=(point,)), *rest]
-    if _exported_weights(run) == "fine-tuned":
+    if report.get("weights") == "fine-tuned":
         chosen, same, name = mine, point, "the same, inherited weights"
     else:
         chosen, same, name = point, mine, "the same, fine-tuned"
     return [Curve(label=label, kind="exported", points=(chosen,)), Curve(label=name, kind="fine-tuned", points=(same,)), *rest]
 
 
-def _exported_weights(run: RunDirectory) -> str | None:
-    """Where the weights of the subnet in RUN/export come from; None if there is none, or its report is damaged."""
+def _export_report(run: RunDirectory, protocol_id: str) -> dict[str, Any]:
+    """The report of RUN/export if it is of the archive's newest protocol, else nothing."""
     try:
-        return str(files.read_json(run.export / "report.json")["weights"])
-    except (UserError, KeyError, TypeError):
-        return None
-
-
-def _exported_id(run: RunDirectory, protocol_id: str) -> str | None:
-    """Id of the subnet in RUN/export, if it is one of the archive's newest protocol."""
-    try:
-        report = files.read_json(run.export / "report.json")
-        return str(report["architecture_id"]) if report["provenance"]["protocol_id"] == protocol_id else None
+        report: dict[str, Any] = files.read_json(run.export / "report.json")
+        return report if report["provenance"]["protocol_id"] == protocol_id else {}
     except (UserError, KeyError, TypeError):  # there is none, or it is damaged: `export` writes it again
-        return None
-
-
-def _export_report(run: RunDirectory, protocol_id: str, convention: Convention) -> dict[str, Any] | None:
-    """The report of RUN/export, unless it is of another supernet or convention, or of an older version without the front."""
-    if _exported_id(run, protocol_id) is None:
-        return None
-    report: dict[str, Any] = files.read_json(run.export / "report.json")
-    return report if report.get("convention") == convention.name and "front" in report else None
+        return {}
 
 
 def _rivals(run: RunDirectory, convention: Convention) -> list[Curve]:

@@ -6,8 +6,10 @@ for its own number of steps and counts exactly what it runs.
 
 from __future__ import annotations
 
+import time
 from collections.abc import Sequence
 from dataclasses import dataclass
+from statistics import median
 
 import numpy as np
 import pandas as pd
@@ -194,6 +196,46 @@ def measure_exits(model: SpikingModel, batches: Batches, *, margin: float, batch
         images_by_steps=tuple(counters[t].images if t in counters else 0 for t in range(1, longest + 1)),
         operations={t: counters[t].operations() for t in sorted(counters)},
     )
+
+
+@dataclass(frozen=True, kw_only=True)
+class PassTimes:
+    """Measured duration of a forward pass of one batch.
+
+    Attributes:
+        images: Number of images.
+        all_steps_ms: Median duration of a pass over all steps, in ms.
+        early_exit_ms: The same of a pass that stops at the exits.
+    """
+
+    images: int
+    all_steps_ms: float
+    early_exit_ms: float
+
+
+@torch.no_grad()
+def time_passes(model: SpikingModel, batches: Batches, *, margin: float, batch_size: int, rounds: int = 7) -> PassTimes:
+    """Measure the duration of a forward pass of the first batch, over all steps and with early exit.
+
+    Args:
+        model: The classifier, calibrated and in eval mode.
+        batches: Labelled images.
+        margin: The margin.
+        batch_size: Images in the batch.
+        rounds: Number of passes of each kind, in turn, after one that is not counted.
+    """
+    images, before = next(iter(batches(batch_size))).images, model.exit_margin
+    seconds: dict[bool, list[float]] = {False: [], True: []}
+    model.exit_margin = margin
+    try:
+        for early_exit in (False, True) * (rounds + 1):
+            started = time.perf_counter()
+            model(images, early_exit=early_exit).sum().item()  # waits for a GPU
+            seconds[early_exit].append(time.perf_counter() - started)
+    finally:
+        model.exit_margin = before
+    whole, early = (1000 * median(seconds[early_exit][1:]) for early_exit in (False, True))
+    return PassTimes(images=images.shape[-4], all_steps_ms=whole, early_exit_ms=early)
 
 
 def _images_of(batch: Batch, chosen: torch.Tensor) -> torch.Tensor:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 
 import pandas as pd
@@ -200,7 +201,39 @@ def pick_archived(
     Raises:
         UserError: Nothing was searched yet, no candidate is within the limits, or a rule selects no candidate.
     """
-    search, config = run.experiment.search, run.experiment.export
+    with _opened(run, protocol_id, rules, on_damage, shape) as candidates:
+        return [candidates.select(rule) for rule in rules]
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Candidates:
+    """The candidates of an opened archive among which rules select.
+
+    Attributes:
+        archive: The archive.
+        table: Its table, with the objectives that rules compare.
+        allowed: The rows within the limits and the space of the search.
+        config: Smallest accuracy and tolerance.
+        objectives: What the rule `knee` compares.
+    """
+
+    archive: Archive
+    table: pd.DataFrame
+    allowed: pd.DataFrame
+    config: ExportConfig
+    objectives: Objectives
+
+    def select(self, rule: str) -> Evaluation:
+        """Return the candidate of a rule among those allowed, or of an id among all."""
+        return _archived(self.archive, self.allowed if rule in RULES else self.table, rule, self.config, self.objectives)
+
+
+@contextmanager
+def _opened(
+    run: RunDirectory, protocol_id: str, rules: Sequence[str], on_damage: Callable[[str], None], shape: InputShape | None
+) -> Iterator[_Candidates]:
+    """Read the archive of a run once; see `pick_archived`. Damage is reported at the end of the block."""
+    search = run.experiment.search
     archive = Archive(run.existing_archive(), protocol_id, search.energy_convention, read_only=True)
     try:
         constraints = Constraints.of(search, shape or run.input_shape)
@@ -209,13 +242,12 @@ def pick_archived(
         allowed = table[within_limits(table, constraints, run.experiment)]
         if allowed.empty and not table.empty and any(rule in RULES for rule in rules):
             raise UserError(nothing_within_limits(table, constraints))
-        selected = [_archived(archive, allowed if rule in RULES else table, rule, config, objectives) for rule in rules]
+        yield _Candidates(archive=archive, table=table, allowed=allowed, config=run.experiment.export, objectives=objectives)
         damage = archive.damage()
     finally:
         archive.close()
     if damage is not None:
         on_damage(damage)
-    return selected
 
 
 def _compared(search: SearchConfig, rules: Sequence[str], shape: InputShape | None) -> Objectives:
@@ -243,23 +275,16 @@ def pick_finalists(
     Raises:
         UserError: Nothing was searched yet, no candidate is within the limits, or the rule selects no candidate.
     """
-    search, config = run.experiment.search, run.experiment.export
-    found = pick_archived(run, protocol_id, [config.pick], on_damage, shape)
-    if config.pick not in RULES:
-        return found
-    archive = Archive(run.existing_archive(), protocol_id, search.energy_convention, read_only=True)
-    try:
-        constraints = Constraints.of(search, shape or run.input_shape)
-        objectives = _compared(search, [config.pick], constraints.shape)
-        table = with_objectives(archive, with_fitness(archive, run), objectives)
-        allowed = table[within_limits(table, constraints, run.experiment)]
-        for steps in range(found[0].measurement.architecture.time_steps - 1, 0, -1):
+    rule = run.experiment.export.pick
+    with _opened(run, protocol_id, [rule], on_damage, shape) as candidates:
+        found, allowed = [candidates.select(rule)], candidates.allowed
+        # Fine-tuning may still reach `min_accuracy`; the export checks it.
+        config = candidates.config.model_copy(update={"min_accuracy": 0.0})
+        smaller = range(found[0].measurement.architecture.time_steps - 1, 0, -1) if rule in RULES else ()
+        for steps in smaller:
             rows = allowed[allowed["time_steps"] == steps]
             if not rows.empty and len(found) < run.experiment.retrain.finalists:
-                # Fine-tuning may still reach `min_accuracy`; the export checks it.
-                found.append(_archived(archive, rows, config.pick, config.model_copy(update={"min_accuracy": 0.0}), objectives))
-    finally:
-        archive.close()
+                found.append(_archived(candidates.archive, rows, rule, config, candidates.objectives))
     return found
 
 

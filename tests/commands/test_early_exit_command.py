@@ -12,6 +12,7 @@ import pytest
 import timm
 from cli_runner import autospike
 
+from autospike.config.experiment import EXIT_MARGINS
 from autospike.report.html.data import page_data
 from autospike.run_directory import RunDirectory
 
@@ -35,7 +36,10 @@ def test_an_export_with_a_margin_carries_and_measures_it(
     assert (last["margin"], last["mean_time_steps"]) == (1.0, report["time_steps"])
     assert last["accuracy"] == pytest.approx(whole)
     assert curve["mean_time_steps"].is_monotonic_increasing
-    assert json.loads((folder / "early_exit" / "early_exit.json").read_text())["split"] == "search"
+    written = json.loads((folder / "early_exit" / "early_exit.json").read_text())
+    assert written["split"] == "search"
+    assert 0 < written["pass"]["images"] <= 128
+    assert min(written["pass"]["all_steps_ms"], written["pass"]["early_exit_ms"]) > 0
     assert (folder / "early_exit" / "early_exit.png").exists()
 
 
@@ -63,10 +67,10 @@ def test_a_search_with_early_exit_from_archive_to_export(
     assert autospike(capsys, "plot", run).code == 0
     table = pd.read_csv(run / "report" / "candidates.csv")
     early = table[table["energy_is_estimate"]]
-    assert set(early["exit_margin"]) == {0.1, 0.3, 0.5, 0.7, 0.9}
+    assert set(early["exit_margin"]) == set(EXIT_MARGINS[:-1])
     assert (early["mean_time_steps"] <= early["time_steps"]).all()
     assert "mean time steps" in (run / "report" / "front.md").read_text()
-    assert {0.1, None} < set(page_data(RunDirectory.resume(run))["candidates"]["exit_margin"])
+    assert {EXIT_MARGINS[0], None} < set(page_data(RunDirectory.resume(run))["candidates"]["exit_margin"])
     chosen = early.sort_values("mean_time_steps").iloc[0]
     assert autospike(capsys, "export", run, "--pick", chosen["id"], "--out", tmp_path / "exported").code == 0
     report = json.loads((tmp_path / "exported" / "report.json").read_text())
