@@ -18,6 +18,7 @@ from autospike.commands.serve import server
 from autospike.config import Experiment
 from autospike.energy.conventions import convention_of
 from autospike.report.html.data import page_data
+from autospike.report.html.page import page
 from autospike.run_directory import RunDirectory
 from autospike.searching.archive import Archive
 
@@ -67,6 +68,23 @@ def test_trainings_and_provenance(data: dict[str, Any]) -> None:
 
 def test_the_file_is_small(run: Path) -> None:
     assert (run / "report" / "report.html").stat().st_size < 2_000_000
+
+
+EXIT_CURVE = "margin,accuracy,images,mean_time_steps,energy_mj_estimate\n0.0,0.5,40,1.0,0.001\n1.0,0.75,40,3.0,0.004\n"
+
+
+def test_the_curve_of_early_exit_is_in_the_page(run: Path, data: dict[str, Any], tmp_path: Path) -> None:
+    assert data["early_exit"] is None
+    copy = tmp_path / "run"
+    shutil.copytree(run, copy)
+    folder = copy / "export" / "early_exit"
+    folder.mkdir(parents=True)
+    (folder / "curve.csv").write_text(EXIT_CURVE)
+    assert page_data(RunDirectory.resume(copy))["early_exit"] is None  # not complete yet
+    (folder / "early_exit.json").write_text(json.dumps({"split": "search", "convention": "exact"}))
+    found = page_data(RunDirectory.resume(copy))["early_exit"]
+    assert (found["margin"], found["accuracy"], found["mean_time_steps"]) == ([0.0, 1.0], [0.5, 0.75], [1.0, 3.0])
+    assert (found["energy_mj"], found["images"], found["split"], found["convention"]) == ([0.001, 0.004], 40, "search", "exact")
 
 
 @pytest.fixture
@@ -120,6 +138,20 @@ def opened(browser: Any, run: Path) -> Any:
     page.wait_for_selector("body[data-ready]", timeout=60_000)
     assert page.errors == []
     return page
+
+
+def test_the_curve_of_early_exit_in_the_browser(browser: Any, opened: Any, data: dict[str, Any], tmp_path: Path) -> None:
+    assert "Not measured" in opened.inner_text("#exits")
+    curve = {"margin": [0.0, 1.0], "accuracy": [0.5, 0.75], "mean_time_steps": [1.0, 3.0], "energy_mj": [0.001, 0.004]}
+    measured = {**data, "early_exit": {**curve, "images": 40, "split": "search", "convention": "exact"}}
+    (tmp_path / "report.html").write_text(page(measured))
+    shown = browser.new_page()
+    shown.goto((tmp_path / "report.html").as_uri())
+    shown.wait_for_selector("body[data-ready]", timeout=60_000)
+    texts = [title.text_content() for title in shown.query_selector_all("#exits circle title")]
+    assert texts == ["margin 0: 50.00 %, mean T 1.00, 1.000 µJ", "margin 1: 75.00 %, mean T 3.00, 4.000 µJ"]
+    assert len(shown.query_selector_all("#exit-energy circle")) == 2
+    shown.close()
 
 
 def shown(energy_mj: float) -> str:

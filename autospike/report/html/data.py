@@ -82,6 +82,7 @@ def page_data(run: RunDirectory, *, gene_importance: pd.DataFrame | None = None,
         "searches": _searches(proposals, algorithms, evaluations, space, objectives),
         "importance": _most_important(_importance(space, evaluations) if gene_importance is None else gene_importance),
         "trainings": _trainings(run),
+        "early_exit": _early_exit(run),
         "retrained": _optional(run.retrain / "report.json").get("ways", []),
         "provenance": _provenance(run, archive.protocol_id, selected),
     }
@@ -254,6 +255,25 @@ def _importance(space: SearchSpace, evaluations: Sequence[Evaluation]) -> pd.Dat
 
 def _most_important(table: pd.DataFrame) -> list[dict[str, Any]]:
     return [{str(name): value for name, value in row.items()} for row in table.head(GENES).to_dict("records")]
+
+
+def _early_exit(run: RunDirectory) -> dict[str, Any] | None:
+    """The curve that `autospike early-exit` has written for the exported subnet; None without one, or if a file is damaged."""
+    folder = run.export / "early_exit"
+    measured = _optional(folder / "early_exit.json")
+    try:
+        curve = pd.read_csv(folder / "curve.csv")
+        columns = {name: curve[name].tolist() for name in ("margin", "accuracy", "mean_time_steps")}
+        energy_mj, images = curve["energy_mj_estimate"].tolist(), int(curve["images"].iloc[0])
+        return {
+            **columns,
+            "energy_mj": energy_mj,
+            "images": images,
+            "split": measured["split"],
+            "convention": measured["convention"],
+        }
+    except (OSError, KeyError, ValueError, IndexError):
+        return None
 
 
 def _trainings(run: RunDirectory) -> list[dict[str, Any]]:

@@ -292,7 +292,19 @@ function drawRest() {
   lines($("#training"), data.trainings.map((t) => ({ name: t.network, points: t.steps.map((s, k) => [s, t.loss[k]]) })), { x: { label: "step" }, y: { label: "training loss" }, title: "Training curves" });
   if (!data.retrained.length) $("#retrained").replaceChildren(html("p", { class: "note" }, "Nothing was retrained yet."));
   else table($("#retrained"), ["network", "weights", `test ${data.metric}`, "energy", "seeds"], data.retrained.map((r) => [r.architecture_id, r.way, percent(r.test_accuracy_mean) + (r.test_accuracy_deviation === null ? "" : ` ± ${(100 * r.test_accuracy_deviation).toFixed(2)}`), joules(r.energy_mj_mean), r.seeds]));
+  drawExits();
   $("#provenance").textContent = data.provenance;
+}
+
+function drawExits() { // of one convention, because the file has energies and no counts
+  const e = data.early_exit;
+  if (!e) return $("#exits").replaceChildren(html("p", { class: "note" }, "Not measured. Write it with: autospike early-exit RUN"));
+  const unit = Math.max(...e.energy_mj) >= 1 ? ["mJ", 1] : ["µJ", 1000], points = (values) => [{ name: "exported subnet", points: e.margin.map((m, k) => [m, values[k]]),
+    labels: e.margin.map((m, k) => `margin ${m}: ${percent(e.accuracy[k])}, mean T ${e.mean_time_steps[k].toFixed(2)}, ${joules(e.energy_mj[k])}`) }];
+  const x = { label: "confidence margin at which an image stops" };
+  lines($("#exits"), points(e.accuracy), { x, y: { label: "accuracy" }, title: "Accuracy against the confidence margin" });
+  lines($("#exit-energy"), points(e.energy_mj.map((mj) => mj * unit[1])), { x, y: { label: `energy per image (${unit[0]})` }, title: "Energy against the confidence margin" });
+  $("#exits-note").textContent = `${e.images} images of the ${e.split} split. Energies are estimates under ${e.convention}: the mean energy of each step times the share of images that still run. Hover for the mean T.`;
 }
 
 // Start ------------------------------------------------------------------------------------------------------------------------
