@@ -26,6 +26,7 @@ def main() -> None:
     parser.add_argument("--set", action="append", default=[], dest="overrides", metavar="A.B=C")
     parser.add_argument("--seeds", type=int, default=20)
     parser.add_argument("--population", type=int, action="append", help="candidates of a generation; may be repeated")
+    parser.add_argument("--box", choices=("whole", "front"), default="whole", help="box of the hypervolume; see study.compare")
     parser.add_argument("--out", type=Path, help="JSON file for all figures")
     parser.add_argument("--measure-only", action="store_true")
     options = parser.parse_args()
@@ -36,7 +37,8 @@ def main() -> None:
     config = run.experiment.search
     front = true_front(measured, config)
     print(f"{len(measured):,} architectures, {len(front)} on the true front")
-    found = compare(space, measured, config, seeds=options.seeds, populations=options.population or [config.population])
+    populations = options.population or [config.population]
+    found = compare(space, measured, config, seeds=options.seeds, populations=populations, box=options.box)
     rows = [
         [f"{r.algorithm}, population {r.population}", *(f"{r.mean(s):.4f} ± {r.error(s):.4f}" for s in SHARES), f"{r.p_value:.2g}"]
         for r in found

@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from statistics import mean, stdev
-from typing import Any
+from typing import Any, Literal
 
 from scipy.stats import mannwhitneyu
 
 from autospike.config import SearchConfig
 from autospike.measurement import Measurement
-from autospike.pareto import hypervolume, on_front
+from autospike.pareto import hypervolume, hypervolume_in_box, on_front
 from autospike.searching.archive import Archive
 from autospike.searching.evolution import Search
 from autospike.space.architecture import Architecture
@@ -24,6 +25,8 @@ Point = tuple[float, float]
 # Shares of the space, in measured architectures, at which the front is compared. The goal is stated for the last one.
 SHARES = (0.01, 0.02, 0.05)
 ALGORITHMS = ("random", "nsga2", "aeb")
+BoxName = Literal["whole", "front"]
+MARGIN = 1e-9  # by which the ends of a front are inside their box
 
 
 def true_front(measured: Table, config: SearchConfig) -> list[Point]:
@@ -74,6 +77,7 @@ def compare(
     seeds: int,
     populations: Sequence[int],
     algorithms: Sequence[str] = ALGORITHMS,
+    box: BoxName = "whole",
 ) -> list[Shares]:
     """Search the table with each algorithm and population.
 
@@ -84,10 +88,12 @@ def compare(
         seeds: Number of searches of each kind.
         populations: Numbers of candidates of a generation.
         algorithms: The algorithms; `random` first, because the others are tested against it.
+        box: The box of the hypervolume: `whole`, from accuracy 0 and the largest energy of the table, or `front`, the smallest one
+            that has the true front inside. Points outside the smaller box add nothing.
     """
     points = _points(measured, config)
-    worst = max(energy for _, energy in points.values())
-    volume = hypervolume(list(points.values()), energy_reference=worst)
+    volume_of = _in_whole_box(list(points.values())) if box == "whole" else _in_box_of(true_front(measured, config))
+    volume = volume_of(list(points.values()))
     found: list[Shares] = []
     baseline: dict[int, Sequence[float]] = {}
     for algorithm in algorithms:
@@ -96,10 +102,7 @@ def compare(
             chosen = config.model_copy(update=changes)
             trajectories = [_searched(space, measured, chosen, seed) for seed in range(seeds)]
             by_share = {
-                share: [
-                    hypervolume([points[a] for a in order[: round(share * len(measured))]], energy_reference=worst) / volume
-                    for order in trajectories
-                ]
+                share: [volume_of([points[a] for a in order[: round(share * len(measured))]]) / volume for order in trajectories]
                 for share in SHARES
             }
             at_goal = by_share[SHARES[-1]]
@@ -108,6 +111,18 @@ def compare(
             p_value = 1.0 if at_goal is baseline[population] else float(test.pvalue)
             found.append(Shares(algorithm=algorithm, population=population, by_share=by_share, p_value=p_value))
     return found
+
+
+def _in_whole_box(points: Sequence[Point]) -> Callable[[Sequence[Point]], float]:
+    """Hypervolume from accuracy 0 and the largest energy of the points."""
+    return partial(hypervolume, energy_reference=max(energy for _, energy in points))
+
+
+def _in_box_of(front: Sequence[Point]) -> Callable[[Sequence[Point]], float]:
+    """Hypervolume in the smallest box with the front inside; its least accurate and its most expensive point are just inside."""
+    accuracies, energies = zip(*front, strict=True)
+    worst = (min(accuracies) * (1 - MARGIN), max(energies) * (1 + MARGIN))
+    return partial(hypervolume_in_box, best=(max(accuracies), min(energies)), worst=worst)
 
 
 @dataclass(kw_only=True)
