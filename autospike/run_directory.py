@@ -12,6 +12,7 @@ RUN/baseline/           checkpoints and measurement of the reference network
 RUN/rivals/             networks without spikes, for comparison: checkpoints and measurement of each
 RUN/tensorboard/        TensorBoard scalars of the trainings
 RUN/archive.sqlite      every measured candidate
+RUN/optuna.log          trials of a search by Optuna, for optuna-dashboard
 RUN/export/             exported subnet
 RUN/report/             figures and tables
 RUN/retrain/            retrained networks: ID/inherited, ID/fine-tuned/seed-K, ID/scratch/seed-K, hand-made/seed-K (the

@@ -96,10 +96,13 @@ class ConstraintsConfig(Section):
 class SearchConfig(Section):
     """Search algorithm and its operators."""
 
-    algorithm: Annotated[str, AfterValidator(name_or_import_path("nsga2", "nsga3", "aeb", "random"))] = "nsga2"
+    algorithm: Annotated[str, AfterValidator(name_or_import_path("nsga2", "nsga3", "aeb", "random", "optuna", "optuna-nsga3"))] = (
+        "nsga2"
+    )
     """`nsga2` is NSGA-II over `objectives`, `nsga3` is NSGA-III, which is meant for more than two.
 
-    `aeb` is the evolution on F_AEB of Auto-Spikformer, `random` uniform sampling.
+    `aeb` is the evolution on F_AEB of Auto-Spikformer, `random` uniform sampling. `optuna` is TPE and `optuna-nsga3` NSGA-III of
+    Optuna, which need `autospike[optuna]` (docs/search.md).
 
     With `aeb`, by-product candidates compete as well. `package.module:Class` is the import path of an own algorithm: a class
     without arguments whose objects have `ask` and `tell` (`autospike.searching.algorithms.Algorithm`).

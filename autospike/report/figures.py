@@ -234,7 +234,13 @@ def finish(ax: Axes, title: str, convention: str, *, label: str | None = None, l
 
 
 # Names of the search algorithms in legends.
-ALGORITHMS = {"nsga2": "NSGA-II", "aeb": "evolution on F_AEB", "random": "random search"}
+ALGORITHMS = {
+    "nsga2": "NSGA-II",
+    "aeb": "evolution on F_AEB",
+    "random": "random search",
+    "optuna": "TPE (Optuna)",
+    "optuna-nsga3": "NSGA-III (Optuna)",
+}
 
 
 def search_names(search_ids: Sequence[str]) -> list[str]:

@@ -11,6 +11,7 @@ import random
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cache
+from pathlib import Path
 from typing import Protocol
 
 from deap import base, tools
@@ -102,12 +103,16 @@ class GenerationContext:
         config: The settings of the search.
         rng: Random generator of the generation.
         key: Seed of DEAP's operators, which draw from Python's global generator.
+        search_id: Id of the search in the archive.
+        folder: Folder of the run, for files that others read; None if the archive is in memory.
     """
 
     space: SearchSpace
     config: SearchConfig
     rng: random.Random
     key: tuple[int, str, int]
+    search_id: str = ""
+    folder: Path | None = None
 
 
 class Algorithm(Protocol):
@@ -244,17 +249,23 @@ class AEB:
 
 ALGORITHMS: dict[str, Callable[[], Algorithm]] = {"nsga2": NSGA2, "nsga3": NSGA3, "aeb": AEB, "random": RandomSearch}
 
+# Algorithms that need an extra of this package, by their import path.
+EXTRA_ALGORITHMS = {
+    "optuna": "autospike.searching.optuna_search:OptunaSearch",
+    "optuna-nsga3": "autospike.searching.optuna_search:OptunaNSGA3",
+}
+
 
 def algorithm_of(name: str) -> Algorithm:
     """Return the algorithm that a name means.
 
     Args:
-        name: A key of `ALGORITHMS`, or the import path of a class without arguments.
+        name: A key of `ALGORITHMS` or `EXTRA_ALGORITHMS`, or the import path of a class without arguments.
 
     Raises:
         UserError: Nothing can be imported from the path, or it has no `ask` and `tell`.
     """
-    create = ALGORITHMS.get(name) or import_path.load(name, source="search.algorithm")
+    create = ALGORITHMS.get(name) or import_path.load(EXTRA_ALGORITHMS.get(name, name), source="search.algorithm")
     try:
         algorithm: Algorithm = create()
     except TypeError as error:

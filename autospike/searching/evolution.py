@@ -117,6 +117,8 @@ class Search:
                 config=self.config,
                 rng=keyed(self.seed, "search", generation),
                 key=(self.seed, "deap", generation),
+                search_id=self.id,
+                folder=self.archive.folder,
             )
             # Ask: new candidates and their by-product candidates.
             proposed = algorithm.ask(population, context) if generation else self._first_generation(context)
