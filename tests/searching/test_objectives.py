@@ -177,7 +177,7 @@ def test_the_knee_follows_the_objectives() -> None:
     )
     assert pick_row(table, "knee", ExportConfig(), objectives) == 1
     assert pick_row(table, "knee", ExportConfig()) == 2  # of accuracy and energy, where c dominates
-    found = candidates_of(table.assign(params=1, generation=0, free=False, architecture="{}"), objectives)
+    found = candidates_of(table.assign(params=1, generation=0, free=False, architecture="{}", exit_margin=1.0), objectives)
     assert found["on_front"].tolist() == [True, True, True, False]
     assert front(found, objectives)["id"].tolist() == ["a", "b", "c"]
     box = Box.of(found, objectives, "c")
