@@ -37,9 +37,12 @@ ALL_IMAGES = 10**6
 
 @pytest.fixture(scope="module")
 def run(finished_run: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A finished run with its export."""
+    """A finished run whose export has inherited weights, so that its counts are in the archive."""
+    from autospike.cli import app
+
     folder = tmp_path_factory.mktemp("runs") / "tiny"
-    shutil.copytree(finished_run, folder)
+    shutil.copytree(finished_run, folder, ignore=shutil.ignore_patterns("retrain", "export"))
+    app(["export", str(folder)], standalone_mode=False)
     return folder
 
 
