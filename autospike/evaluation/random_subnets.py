@@ -12,8 +12,7 @@ from autospike.space.architecture import Architecture
 from autospike.supernet import Supernet
 from autospike.training.setup import Setup
 
-# Number of subnets among which the closest ones are taken. Our choice: each is measured at every T, and 20 of them are then within
-# a few percent of most energies.
+# Number of subnets among which the closest ones are taken, each measured at every T. Our choice.
 DRAWS = 100
 
 
