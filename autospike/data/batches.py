@@ -157,16 +157,24 @@ def _permutation(images: int, seed: int, epoch: int) -> tuple[int, ...]:
 
 
 def _load(loader: Any) -> Iterator[Any]:
-    """Iterate over a DataLoader. Its workers report a UserError as a traceback, whose last line is the message."""
+    """Iterate over a DataLoader. Its workers report a UserError as a traceback, whose last line is the message.
+
+    The traceback of the original error is dropped: it would keep the iterator of the DataLoader alive until a garbage collection,
+    which would then wait up to five seconds for workers that no longer receive the message to end.
+    """
     try:
         yield from loader
+        return
     except UserError as error:
-        raise UserError(str(error).splitlines()[-1].removeprefix(f"{UserError.__module__}.{UserError.__name__}: ")) from None
+        message = str(error).splitlines()[-1].removeprefix(f"{UserError.__module__}.{UserError.__name__}: ")
+        error.with_traceback(None)
     except RuntimeError as error:
         if "DataLoader worker" not in str(error):
             raise
         reason = " ".join(str(error).split())
-        raise UserError(f"training.workers: a process that loads images ended ({reason}); use fewer, or 0") from None
+        message = f"training.workers: a process that loads images ended ({reason}); use fewer, or 0"
+        error.with_traceback(None)
+    raise UserError(message)
 
 
 def _time_first(batch: Tensor) -> Tensor:

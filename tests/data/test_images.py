@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import multiprocessing
 import struct
 from pathlib import Path
 from typing import Any
@@ -143,6 +144,7 @@ def test_an_unreadable_image_is_one_line_from_any_worker(tmp_path: Path, name: s
     with pytest.raises(UserError, match=r"^\S+/(cat|dog)/\d\.png: not a readable image \(.*\); repair or remove it$") as error:
         next(iter(training(images, workers=workers)(0, 1)))
     assert "\n" not in str(error.value)
+    assert not multiprocessing.active_children()  # before any garbage collection
 
 
 def test_an_unreadable_image_is_named_when_colours_are_looked_for(tmp_path: Path) -> None:
