@@ -54,6 +54,9 @@ class ExecutionConfig(Section):
 ADDED_SETTINGS = ("constraints", "space", "latency_batch", "early_exit")
 
 
+ALGORITHM_NAMES = ("nsga2", "nsga3", "aeb", "random", "predictor", "optuna", "optuna-nsga3")
+
+
 class FitnessConfig(Section):
     """Accuracy-energy-balanced fitness (F_AEB).
 
@@ -96,13 +99,12 @@ class ConstraintsConfig(Section):
 class SearchConfig(Section):
     """Search algorithm and its operators."""
 
-    algorithm: Annotated[str, AfterValidator(name_or_import_path("nsga2", "nsga3", "aeb", "random", "optuna", "optuna-nsga3"))] = (
-        "nsga2"
-    )
+    algorithm: Annotated[str, AfterValidator(name_or_import_path(*ALGORITHM_NAMES))] = "nsga2"
     """`nsga2` is NSGA-II over `objectives`, `nsga3` is NSGA-III, which is meant for more than two.
 
-    `aeb` is the evolution on F_AEB of Auto-Spikformer, `random` uniform sampling. `optuna` is TPE and `optuna-nsga3` NSGA-III of
-    Optuna, which need `autospike[optuna]` (docs/search.md).
+    `aeb` is the evolution on F_AEB of Auto-Spikformer, `random` uniform sampling. `predictor` predicts the objectives by Gaussian
+    processes and proposes the largest expected improvement (docs/search.md). `optuna` is TPE and `optuna-nsga3` NSGA-III of Optuna,
+    which need `autospike[optuna]`.
 
     With `aeb`, by-product candidates compete as well. `package.module:Class` is the import path of an own algorithm: a class
     without arguments whose objects have `ask` and `tell` (`autospike.searching.algorithms.Algorithm`).

@@ -238,6 +238,7 @@ ALGORITHMS = {
     "nsga2": "NSGA-II",
     "aeb": "evolution on F_AEB",
     "random": "random search",
+    "predictor": "Bayesian optimisation",
     "optuna": "TPE (Optuna)",
     "optuna-nsga3": "NSGA-III (Optuna)",
 }

@@ -18,6 +18,7 @@ from sklearn.model_selection import train_test_split
 
 from autospike.randomness import keyed
 from autospike.space.architecture import Architecture
+from autospike.space.encoding import encode
 from autospike.space.search_space import SearchSpace
 from autospike.space.visitor import GenePath
 
@@ -66,20 +67,11 @@ def _of_quantity(name: str, genes: NDArray[np.float64], values: NDArray[np.float
 
 
 def _features(space: SearchSpace, architectures: Sequence[Architecture]) -> tuple[list[str], NDArray[np.float64]]:
-    """Names of the genes that differ between candidates, and their values `[N, genes]`: numbers, or the position of a name.
-
-    A gene that a candidate lacks is -1.
-    """
-    columns: dict[GenePath, NDArray[np.float64]] = {}
-    for i, architecture in enumerate(architectures):
-        for found in space.genes(architecture):
-            if found.gene.size > 1:
-                column = columns.setdefault(found.path, np.full(len(architectures), -1.0))
-                column[i] = found.gene.values.index(found.value) if isinstance(found.value, str) else found.value
-    varying = {path: column for path, column in columns.items() if len(np.unique(column)) > 1}
-    return [gene_at(path) for path in varying], np.column_stack([*varying.values()]) if varying else np.empty(
-        (len(architectures), 0)
-    )
+    """Names of the genes that differ between candidates, and their values `[N, genes]`; a gene that a candidate lacks is -1."""
+    encoding = encode(space, architectures)
+    values = np.nan_to_num(encoding.values, nan=-1.0)
+    varying = [i for i in range(values.shape[1]) if len(np.unique(values[:, i])) > 1]
+    return [gene_at(encoding.paths[i]) for i in varying], values[:, varying]
 
 
 def gene_at(path: GenePath) -> str:

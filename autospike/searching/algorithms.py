@@ -105,6 +105,7 @@ class GenerationContext:
         key: Seed of DEAP's operators, which draw from Python's global generator.
         search_id: Id of the search in the archive.
         folder: Folder of the run, for files that others read; None if the archive is in memory.
+        is_allowed: Whether an architecture is within the limits that are known before measuring; proposals beyond them are changed.
     """
 
     space: SearchSpace
@@ -113,6 +114,7 @@ class GenerationContext:
     key: tuple[int, str, int]
     search_id: str = ""
     folder: Path | None = None
+    is_allowed: Callable[[Architecture], bool] = lambda _architecture: True
 
 
 class Algorithm(Protocol):
@@ -249,8 +251,9 @@ class AEB:
 
 ALGORITHMS: dict[str, Callable[[], Algorithm]] = {"nsga2": NSGA2, "nsga3": NSGA3, "aeb": AEB, "random": RandomSearch}
 
-# Algorithms that need an extra of this package, by their import path.
-EXTRA_ALGORITHMS = {
+# Algorithms whose libraries are imported only if they are used, by their import path. Those of Optuna need an extra.
+IMPORTED_ALGORITHMS = {
+    "predictor": "autospike.searching.predictor:PredictorSearch",
     "optuna": "autospike.searching.optuna_search:OptunaSearch",
     "optuna-nsga3": "autospike.searching.optuna_search:OptunaNSGA3",
 }
@@ -260,12 +263,12 @@ def algorithm_of(name: str) -> Algorithm:
     """Return the algorithm that a name means.
 
     Args:
-        name: A key of `ALGORITHMS` or `EXTRA_ALGORITHMS`, or the import path of a class without arguments.
+        name: A key of `ALGORITHMS` or `IMPORTED_ALGORITHMS`, or the import path of a class without arguments.
 
     Raises:
         UserError: Nothing can be imported from the path, or it has no `ask` and `tell`.
     """
-    create = ALGORITHMS.get(name) or import_path.load(EXTRA_ALGORITHMS.get(name, name), source="search.algorithm")
+    create = ALGORITHMS.get(name) or import_path.load(IMPORTED_ALGORITHMS.get(name, name), source="search.algorithm")
     try:
         algorithm: Algorithm = create()
     except TypeError as error:

@@ -119,6 +119,7 @@ class Search:
                 key=(self.seed, "deap", generation),
                 search_id=self.id,
                 folder=self.archive.folder,
+                is_allowed=lambda architecture: self.constraints.static_violation(architecture) == 0,
             )
             # Ask: new candidates and their by-product candidates.
             proposed = algorithm.ask(population, context) if generation else self._first_generation(context)

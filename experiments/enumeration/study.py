@@ -22,9 +22,10 @@ from autospike.space.search_space import SearchSpace
 Table = Mapping[Architecture, Measurement]
 Point = tuple[float, float]
 
-# Shares of the space, in measured architectures, at which the front is compared. The goal is stated for the last one.
-SHARES = (0.01, 0.02, 0.05)
-ALGORITHMS = ("random", "nsga2", "aeb")
+# Shares of the space, in measured architectures, at which the front is compared. The goal is stated for `GOAL`.
+SHARES = (0.01, 0.02, 0.05, 0.1)
+GOAL = 0.05
+ALGORITHMS = ("random", "nsga2", "aeb", "predictor")
 BoxName = Literal["whole", "front"]
 MARGIN = 1e-9  # by which the ends of a front are inside their box
 
@@ -46,14 +47,16 @@ class Shares:
     Attributes:
         algorithm: The algorithm.
         population: Candidates of a generation.
+        box: The box of the hypervolume.
         by_share: For each of `SHARES`, one value for each seed.
-        p_value: One-sided Mann-Whitney U test against random search at the last of `SHARES`; 1 for random search.
+        p_values: For each of `SHARES`, the one-sided Mann-Whitney U test against random search; 1 for random search.
     """
 
     algorithm: str
     population: int
+    box: BoxName
     by_share: Mapping[float, Sequence[float]]
-    p_value: float
+    p_values: Mapping[float, float]
 
     def mean(self, share: float) -> float:
         """Mean over the seeds."""
@@ -66,7 +69,9 @@ class Shares:
     def to_json(self) -> dict[str, Any]:
         """Return all values for JSON."""
         shares = {str(share): list(values) for share, values in self.by_share.items()}
-        return {"algorithm": self.algorithm, "population": self.population, "shares": shares, "p_value": self.p_value}
+        p_values = {str(share): p_value for share, p_value in self.p_values.items()}
+        found = {"algorithm": self.algorithm, "population": self.population, "box": self.box}
+        return {**found, "shares": shares, "p_values": p_values}
 
 
 def compare(
@@ -77,7 +82,7 @@ def compare(
     seeds: int,
     populations: Sequence[int],
     algorithms: Sequence[str] = ALGORITHMS,
-    box: BoxName = "whole",
+    boxes: Sequence[BoxName] = ("whole",),
 ) -> list[Shares]:
     """Search the table with each algorithm and population.
 
@@ -88,29 +93,36 @@ def compare(
         seeds: Number of searches of each kind.
         populations: Numbers of candidates of a generation.
         algorithms: The algorithms; `random` first, because the others are tested against it.
-        box: The box of the hypervolume: `whole`, from accuracy 0 and the largest energy of the table, or `front`, the smallest one
-            that has the true front inside. Points outside the smaller box add nothing.
+        boxes: The boxes of the hypervolume: `whole`, from accuracy 0 and the largest energy of the table, or `front`, the smallest
+            one that has the true front inside. Points outside the smaller box add nothing.
     """
     points = _points(measured, config)
-    volume_of = _in_whole_box(list(points.values())) if box == "whole" else _in_box_of(true_front(measured, config))
-    volume = volume_of(list(points.values()))
     found: list[Shares] = []
-    baseline: dict[int, Sequence[float]] = {}
+    baseline: dict[tuple[int, BoxName], Mapping[float, Sequence[float]]] = {}
     for algorithm in algorithms:
         for population in populations:
             changes = {"algorithm": algorithm, "population": population, "generations": 100_000, "space": None}
             chosen = config.model_copy(update=changes)
-            trajectories = [_searched(space, measured, chosen, seed) for seed in range(seeds)]
-            by_share = {
-                share: [volume_of([points[a] for a in order[: round(share * len(measured))]]) / volume for order in trajectories]
-                for share in SHARES
-            }
-            at_goal = by_share[SHARES[-1]]
-            baseline.setdefault(population, at_goal)
-            test = mannwhitneyu(at_goal, baseline[population], alternative="greater")
-            p_value = 1.0 if at_goal is baseline[population] else float(test.pvalue)
-            found.append(Shares(algorithm=algorithm, population=population, by_share=by_share, p_value=p_value))
+            trajectories = [[points[a] for a in _searched(space, measured, chosen, seed)] for seed in range(seeds)]
+            for box in boxes:
+                volume_of = _volume_of(box, measured, config)
+                volume = volume_of(list(points.values()))
+                by_share = {
+                    share: [volume_of(order[: round(share * len(measured))]) / volume for order in trajectories] for share in SHARES
+                }
+                base = baseline.setdefault((population, box), by_share)
+                p_values = {share: 1.0 if base is by_share else _p_value(by_share[share], base[share]) for share in SHARES}
+                found.append(Shares(algorithm=algorithm, population=population, box=box, by_share=by_share, p_values=p_values))
     return found
+
+
+def _p_value(values: Sequence[float], baseline: Sequence[float]) -> float:
+    return float(mannwhitneyu(values, baseline, alternative="greater").pvalue)
+
+
+def _volume_of(box: BoxName, measured: Table, config: SearchConfig) -> Callable[[Sequence[Point]], float]:
+    points = list(_points(measured, config).values())
+    return _in_whole_box(points) if box == "whole" else _in_box_of(true_front(measured, config))
 
 
 def _in_whole_box(points: Sequence[Point]) -> Callable[[Sequence[Point]], float]:
