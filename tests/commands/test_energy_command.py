@@ -15,7 +15,6 @@ import pandas as pd
 import pytest
 import torch
 from cli_runner import Outcome, autospike
-from matplotlib.figure import Figure
 from PIL import Image
 
 from autospike.config import DataConfig
@@ -47,18 +46,6 @@ def run(finished_run: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 LAYERS = ("layers.png", "layers.svg", "layers.pdf")
-
-
-@pytest.fixture(autouse=True)
-def without_figures(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Replace matplotlib's `savefig`, which takes most of the time of a command, unless a test uses `with_figures`."""
-    if "with_figures" not in request.fixturenames:
-        monkeypatch.setattr(Figure, "savefig", lambda _figure, path, **_settings: Path(path).touch())
-
-
-@pytest.fixture
-def with_figures() -> None:
-    """Write the figures."""
 
 
 def run_energy(capsys: Capsys, *args: object) -> Outcome:

@@ -13,15 +13,10 @@ import pandas as pd
 import pytest
 from cli_runner import autospike
 from scipy.stats import binomtest
+from tiny_runs import call, without_figures
 
-from autospike.cli import app
 from autospike.commands.plot import SearchReport
 from autospike.run_directory import RunDirectory
-
-
-def call(*args: object) -> None:
-    """Run a command that must succeed."""
-    app([str(arg) for arg in args], standalone_mode=False)
 
 
 @pytest.fixture(scope="module")
@@ -40,7 +35,8 @@ def finalists(run: Path, tmp_path_factory: pytest.TempPathFactory, tiny_experime
         every = bytes([255] * 22 + [240])  # 180 bits
         archive.execute("UPDATE evaluations SET correct = images, accuracy = 1, correct_mask = ? WHERE time_steps = 3", (every,))
         archive.commit()
-    call("run", tiny_experiment, "--run", folder)
+    with without_figures():
+        call("run", tiny_experiment, "--run", folder)
     return folder
 
 
@@ -159,8 +155,11 @@ def test_a_second_run_fine_tunes_nothing(run: Path, tiny_experiment: Path) -> No
     assert {path: path.stat().st_mtime_ns for path in files} == files
 
 
-def test_without_fine_tuning_the_inherited_weights_are_exported(tmp_path: Path, tiny_experiment: Path) -> None:
+def test_without_fine_tuning_the_inherited_weights_are_exported(
+    trained_run: Path, tmp_path: Path, tiny_experiment: Path
+) -> None:
     folder = tmp_path / "inherited"
+    shutil.copytree(trained_run, folder)
     call("run", tiny_experiment, "--run", folder, "--no-fine-tune", "--no-rivals")
     assert report(folder)["weights"] == "inherited"
     assert report(folder)["rivals"] == []

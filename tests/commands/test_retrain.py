@@ -20,6 +20,7 @@ from cli_runner import Outcome, autospike
 from processes import kill_command
 from safetensors.torch import load_file
 from tiny_experiment import TINY_EXPERIMENT
+from tiny_runs import call, without_figures
 from torch import Tensor
 
 from autospike.config import Experiment
@@ -54,13 +55,6 @@ def run(searched: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     shutil.copytree(searched, folder)
     call("retrain", folder, "--pick", "least-energy", "--pick", reference(folder), "--seeds", 2)
     return folder
-
-
-def call(*args: object) -> None:
-    """Run a command that must succeed."""
-    from autospike.cli import app
-
-    app([str(arg) for arg in args], standalone_mode=False)
 
 
 def reference(run: Path) -> str:
