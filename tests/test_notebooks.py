@@ -54,7 +54,7 @@ def own_parts(names: dict[str, Any], _run: Path) -> None:
     table = run.candidates()
     assert set(table["images"]) == {400}
     accurate = table[table["accuracy"] >= 0.9 * table["accuracy"].max()]
-    assert objective(best.evaluation) == min(objective(evaluation) for evaluation in run._evaluations(accurate["id"]))
+    assert objective(best.evaluation) == min(objective(evaluation) for evaluation in run.evaluations(accurate["id"]))
     assert names["model"].architecture == best.architecture
     assert run.experiment.search.algorithm == "own_parts:MutateTheBest"
 

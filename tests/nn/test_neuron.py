@@ -77,6 +77,20 @@ def test_continued_calls_equal_one_call(kind: str, norm: bool) -> None:
     assert torch.equal(lif(x, bn), expected), "after the block, calls are independent again"
 
 
+def test_a_layer_has_one_start_hook() -> None:
+    """It supplies the potentials of a call, which replaces them; without it, a call starts from 0 again."""
+    lif, x = LIF(Neuron(tau=2.0)), torch.tensor([[[0.5]]])
+    potential = torch.tensor([[1.5]])
+    handle = lif.register_start_hook(lambda _layer, _current, _channels: potential)
+    with pytest.raises(ValueError, match="already has a start hook"), continued(lif):
+        pass
+    with torch.no_grad():
+        assert lif(x).item() == 1  # h = 1.5 + (0.5 - 1.5) / 2 = 1
+        assert potential.item() == 0
+        handle.remove()
+        assert lif(x).item() == 0
+
+
 def test_potentials_of_some_images() -> None:
     torch.manual_seed(0)
     lif, x, images = LIF(Neuron()), torch.randn(2, 4, 50) * 2, torch.tensor([3, 1])

@@ -113,7 +113,7 @@ def test_limits_are_constraints_of_the_trials() -> None:
     history = individuals(space, 6, limit=1e-6)
     violations = [i.fitness.violation for i in history]
     assert any(violations)
-    trials = [optuna_search._trial(individual, space) for individual in history]
+    trials = [optuna_search.trial_of(individual, space) for individual in history]
     assert [trial.constraints.get("limits", 0.0) for trial in trials] == violations
 
 
