@@ -59,6 +59,7 @@ def significantly_below(first: str, second: str) -> bool:
     return bool(lost > won and binomtest(lost, lost + won, alternative="greater").pvalue < 0.05)
 
 
+@pytest.mark.slow
 def test_finalists_are_the_choices_of_the_rule_at_each_smaller_t(finalists: Path) -> None:
     measured = [json.loads(path.read_text()) for path in (finalists / "retrain").rglob("measurement.json")]
     candidates = pd.read_csv(finalists / "report" / "candidates.csv", dtype={"id": str})
@@ -68,7 +69,7 @@ def test_finalists_are_the_choices_of_the_rule_at_each_smaller_t(finalists: Path
     assert selected == correct["energy_mj"].idxmin()
 
 
-@pytest.mark.parametrize("folder", ["run", "finalists"])
+@pytest.mark.parametrize("folder", ["run", pytest.param("finalists", marks=pytest.mark.slow)])
 def test_the_cheapest_finalist_within_noise_is_exported(folder: str, request: pytest.FixtureRequest) -> None:
     run: Path = request.getfixturevalue(folder)
     measured = {path.parents[2].name: json.loads(path.read_text()) for path in (run / "retrain").rglob("measurement.json")}
@@ -93,6 +94,7 @@ def test_the_cheapest_finalist_within_noise_is_exported(folder: str, request: py
     assert names.count("finalist (fine-tuned)") + names.count("finalist (inherited)") == len(others)
 
 
+@pytest.mark.slow
 def test_the_figure_has_the_exported_point_and_every_fine_tuned_one(finalists: Path) -> None:
     run = RunDirectory.resume(finalists)
     curves = {curve.label: curve for curve in SearchReport.of(run, run.experiment.search.energy_convention).curves}
@@ -149,15 +151,15 @@ def test_the_last_time_step_of_the_reference_network_is_its_measurement(run: Pat
     assert {name: reference[name] for name in last} == last
 
 
+@pytest.mark.slow
 def test_a_second_run_fine_tunes_nothing(run: Path, tiny_experiment: Path) -> None:
     files = {path: path.stat().st_mtime_ns for path in checkpoints(run).iterdir() if path.suffix == ".safetensors"}
     call("run", tiny_experiment, "--run", run)
     assert {path: path.stat().st_mtime_ns for path in files} == files
 
 
-def test_without_fine_tuning_the_inherited_weights_are_exported(
-    trained_run: Path, tmp_path: Path, tiny_experiment: Path
-) -> None:
+@pytest.mark.slow
+def test_without_fine_tuning_the_inherited_weights_are_exported(trained_run: Path, tmp_path: Path, tiny_experiment: Path) -> None:
     folder = tmp_path / "inherited"
     shutil.copytree(trained_run, folder)
     call("run", tiny_experiment, "--run", folder, "--no-fine-tune", "--no-rivals")
@@ -167,6 +169,7 @@ def test_without_fine_tuning_the_inherited_weights_are_exported(
     assert not (folder / "retrain").exists()
 
 
+@pytest.mark.slow
 def test_retrain_uses_the_fine_tuning_of_the_run(run: Path) -> None:
     files = {path: path.stat().st_mtime_ns for path in checkpoints(run).iterdir() if path.suffix == ".safetensors"}
     call("retrain", run, "--seeds", "1")

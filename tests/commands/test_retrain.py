@@ -20,7 +20,7 @@ from cli_runner import Outcome, autospike
 from processes import kill_command
 from safetensors.torch import load_file
 from tiny_experiment import TINY_EXPERIMENT
-from tiny_runs import call, without_figures
+from tiny_runs import call
 from torch import Tensor
 
 from autospike.config import Experiment
@@ -223,6 +223,7 @@ def recipe(folder: Path) -> dict[str, Any]:
     return found
 
 
+@pytest.mark.slow
 def test_fine_tuning_starts_from_the_inherited_weights(searched: Path, tmp_path: Path) -> None:
     """A learning rate of 1e-30 changes no weight. Fine-tuning takes a third of the epochs."""
     folder = tmp_path / "run"
@@ -362,6 +363,7 @@ def test_a_warm_up_as_long_as_the_training_is_rejected(searched: Path, capsys: p
     assert_one_line_error(autospike(capsys, "retrain", tmp_path, "--epochs", 5), "retrain.epochs: 5", "training.warmup_epochs")
 
 
+@pytest.mark.slow
 def test_retraining_of_random_subnets(
     searched: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -358,6 +358,7 @@ def test_a_finished_search_continues_with_more_generations(tmp_path: Path, train
     assert len(proposed(rows(run))) == 12
 
 
+@pytest.mark.slow
 def test_two_algorithms_share_an_archive(tmp_path: Path, trained_run: Path, capsys: pytest.CaptureFixture[str]) -> None:
     run = copied(trained_run, tmp_path / "run")
     for algorithm in ("nsga2", "random", "aeb"):
@@ -369,6 +370,7 @@ def test_two_algorithms_share_an_archive(tmp_path: Path, trained_run: Path, caps
     assert autospike(capsys, "plot", run).code == 0
 
 
+@pytest.mark.slow
 def test_least_energy_within_a_tolerance_of_the_best_accuracy(
     run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -381,7 +383,9 @@ def test_least_energy_within_a_tolerance_of_the_best_accuracy(
         assert report["architecture_id"] == accurate.loc[accurate["energy_mj"].idxmin(), "id"]
 
 
-@pytest.mark.parametrize("pick", ["best-accuracy", "least-energy", "best-faeb", "knee"])
+@pytest.mark.parametrize(
+    "pick", ["least-energy", *(pytest.param(rule, marks=pytest.mark.slow) for rule in ("best-accuracy", "best-faeb", "knee"))]
+)
 def test_each_selection_rule_exports_its_candidate(
     run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], pick: str
 ) -> None:
@@ -501,6 +505,7 @@ def random_searches(tmp_path_factory: pytest.TempPathFactory, trained_run: Path)
     return reused, fresh
 
 
+@pytest.mark.slow
 def test_a_random_search_under_another_convention_measures_nothing(random_searches: tuple[Path, Path]) -> None:
     """The front equals that of a new search, because random search proposes the same candidates under any convention."""
     reused, fresh = random_searches
@@ -514,6 +519,7 @@ def untimed(row: sqlite3.Row) -> dict[str, Any]:
     return {name: value for name, value in dict(row).items() if name not in ("seconds", "measured_at")}
 
 
+@pytest.mark.slow
 def test_an_archive_has_the_energies_of_the_latest_search(random_searches: tuple[Path, Path]) -> None:
     reused, _ = random_searches
     found = rows(reused)
@@ -527,6 +533,7 @@ def test_an_archive_has_the_energies_of_the_latest_search(random_searches: tuple
         assert row["f_aeb"] == pytest.approx(f_aeb[row["architecture_id"]], rel=1e-12)
 
 
+@pytest.mark.slow
 def test_an_export_uses_the_convention_of_the_latest_search(random_searches: tuple[Path, Path], tmp_path: Path) -> None:
     reused, _ = random_searches
     assert Experiment.load(reused / "experiment.yaml").search.convention == "binary-only"
@@ -538,6 +545,7 @@ def test_an_export_uses_the_convention_of_the_latest_search(random_searches: tup
         assert (part["convention"], part["macs"], part["acs"]) == ("binary-only", macs, pytest.approx(acs, rel=1e-12))
 
 
+@pytest.mark.slow
 def test_an_export_under_another_convention_is_reported_under_it(run: Path, tmp_path: Path) -> None:
     """Energy and fitness are under that convention."""
     name, out = largest_of(run), tmp_path / "out"
@@ -547,6 +555,7 @@ def test_an_export_under_another_convention_is_reported_under_it(run: Path, tmp_
         assert (report["architecture_id"], report["convention"]) == (name, convention)
 
 
+@pytest.mark.slow
 def test_an_export_under_another_fitness_is_reported_with_it(run: Path, tmp_path: Path) -> None:
     """F_AEB follows from the accuracy and the energy in the archive."""
     found, name = {row["architecture_id"]: row for row in rows(run)}, rows(run)[3]["architecture_id"]

@@ -40,7 +40,13 @@ def append(path: Path) -> None:
     path.write_bytes(path.read_bytes() + b" ")
 
 
-@pytest.mark.parametrize("name", ["model.safetensors", "config.json", "architecture.json", "report.json"])
+@pytest.mark.parametrize(
+    "name",
+    [
+        "report.json",
+        *(pytest.param(name, marks=pytest.mark.slow) for name in ("model.safetensors", "config.json", "architecture.json")),
+    ],
+)
 @pytest.mark.parametrize(
     "damage",
     [
@@ -89,7 +95,7 @@ def test_a_lost_checkpoint_record_does_not_restart_the_training(run: Path, tiny_
     assert autospike(capsys, "train", tiny_experiment, "--run", run, "--set", "seed=99").code == 2  # another experiment
 
 
-@pytest.mark.parametrize("command", ["search", "plot", "export"])
+@pytest.mark.parametrize("command", ["search", "plot", pytest.param("export", marks=pytest.mark.slow)])
 def test_a_cut_experiment_is_refused(run: Path, capsys: Capsys, command: str) -> None:
     path = run / "experiment.yaml"
     lines = path.read_text().splitlines(keepends=True)
@@ -188,12 +194,13 @@ def test_a_read_only_run_is_plotted_and_exported(run: Path, tmp_path: Path) -> N
     assert contents(run) == before
 
 
-def test_a_refused_command_leaves_nothing_behind(tmp_path: Path, tiny_experiment: Path, capsys: Capsys) -> None:
-    for settings in (["training.start_from=/nowhere"], ["training.teacher=/nowhere"]):
-        flags = [word for setting in settings for word in ("--set", setting)]
-        outcome = autospike(capsys, "run", tiny_experiment, "--run", tmp_path / "new" / "run", *flags)
-        assert outcome.code == 2
-        assert not list(tmp_path.iterdir())
+@pytest.mark.parametrize(
+    "setting", ["training.start_from=/nowhere", pytest.param("training.teacher=/nowhere", marks=pytest.mark.slow)]
+)
+def test_a_refused_command_leaves_nothing_behind(tmp_path: Path, tiny_experiment: Path, capsys: Capsys, setting: str) -> None:
+    outcome = autospike(capsys, "run", tiny_experiment, "--run", tmp_path / "new" / "run", "--set", setting)
+    assert outcome.code == 2
+    assert not list(tmp_path.iterdir())
 
 
 def test_a_refused_search_leaves_the_run_as_it_was(run: Path, capsys: Capsys) -> None:
