@@ -13,6 +13,7 @@ import pandas as pd
 import pytest
 from cli_runner import autospike
 from scipy.stats import binomtest
+from slow_parameters import slow_except
 from tiny_runs import call, without_figures
 
 from autospike.commands.plot import SearchReport
@@ -69,7 +70,7 @@ def test_finalists_are_the_choices_of_the_rule_at_each_smaller_t(finalists: Path
     assert selected == correct["energy_mj"].idxmin()
 
 
-@pytest.mark.parametrize("folder", ["run", pytest.param("finalists", marks=pytest.mark.slow)])
+@pytest.mark.parametrize("folder", slow_except(["run"], ["run", "finalists"]))
 def test_the_cheapest_finalist_within_noise_is_exported(folder: str, request: pytest.FixtureRequest) -> None:
     run: Path = request.getfixturevalue(folder)
     measured = {path.parents[2].name: json.loads(path.read_text()) for path in (run / "retrain").rglob("measurement.json")}

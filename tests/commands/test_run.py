@@ -21,6 +21,7 @@ import torch
 import yaml
 from cli_runner import autospike
 from processes import kill_command
+from slow_parameters import slow_except
 from tiny_runs import call, searched, without_figures
 
 from autospike.config import Experiment
@@ -383,9 +384,7 @@ def test_least_energy_within_a_tolerance_of_the_best_accuracy(
         assert report["architecture_id"] == accurate.loc[accurate["energy_mj"].idxmin(), "id"]
 
 
-@pytest.mark.parametrize(
-    "pick", ["least-energy", *(pytest.param(rule, marks=pytest.mark.slow) for rule in ("best-accuracy", "best-faeb", "knee"))]
-)
+@pytest.mark.parametrize("pick", slow_except(["least-energy"], ["best-accuracy", "least-energy", "best-faeb", "knee"]))
 def test_each_selection_rule_exports_its_candidate(
     run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], pick: str
 ) -> None:

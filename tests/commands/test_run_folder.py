@@ -16,6 +16,7 @@ from pathlib import Path
 import pytest
 from cli_runner import autospike
 from read_only import run_read_only
+from slow_parameters import slow_except
 
 from autospike.config import Experiment
 from autospike.evaluation.setup import open_for_measurement, protocol_id
@@ -41,11 +42,7 @@ def append(path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    "name",
-    [
-        "report.json",
-        *(pytest.param(name, marks=pytest.mark.slow) for name in ("model.safetensors", "config.json", "architecture.json")),
-    ],
+    "name", slow_except(["report.json"], ["model.safetensors", "config.json", "architecture.json", "report.json"])
 )
 @pytest.mark.parametrize(
     "damage",
@@ -95,7 +92,7 @@ def test_a_lost_checkpoint_record_does_not_restart_the_training(run: Path, tiny_
     assert autospike(capsys, "train", tiny_experiment, "--run", run, "--set", "seed=99").code == 2  # another experiment
 
 
-@pytest.mark.parametrize("command", ["search", "plot", pytest.param("export", marks=pytest.mark.slow)])
+@pytest.mark.parametrize("command", slow_except(["search", "plot"], ["search", "plot", "export"]))
 def test_a_cut_experiment_is_refused(run: Path, capsys: Capsys, command: str) -> None:
     path = run / "experiment.yaml"
     lines = path.read_text().splitlines(keepends=True)
@@ -195,7 +192,7 @@ def test_a_read_only_run_is_plotted_and_exported(run: Path, tmp_path: Path) -> N
 
 
 @pytest.mark.parametrize(
-    "setting", ["training.start_from=/nowhere", pytest.param("training.teacher=/nowhere", marks=pytest.mark.slow)]
+    "setting", slow_except(["training.start_from=/nowhere"], ["training.start_from=/nowhere", "training.teacher=/nowhere"])
 )
 def test_a_refused_command_leaves_nothing_behind(tmp_path: Path, tiny_experiment: Path, capsys: Capsys, setting: str) -> None:
     outcome = autospike(capsys, "run", tiny_experiment, "--run", tmp_path / "new" / "run", "--set", setting)

@@ -241,6 +241,7 @@ def test_import_does_not_overwrite_an_export(vectors: Path, tmp_path: Path, caps
     assert read_json(out / "architecture.json") == meta(8).to_dict()
 
 
+@pytest.mark.slow
 def test_a_new_run_starts_both_networks_from_those_of_the_other_run(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """The reference network is trained separately."""
     experiment = ROOT / "experiments" / "digits_spike_driven.yaml"

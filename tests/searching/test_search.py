@@ -585,6 +585,7 @@ def test_nsga2_selects_the_front_first() -> None:
     assert survivors <= undominated or undominated <= survivors
 
 
+@pytest.mark.slow
 def test_nsga2_optimises_the_configured_objective() -> None:
     # With T as the only objective, most candidates of the last generation have T = 1. The mean of the last 30 candidates of five
     # searches is below 1.5; of random samples it is 2.

@@ -534,6 +534,7 @@ def test_size_with_conditional_genes_by_enumeration() -> None:
     assert all(space.contains(member) for member in members)
 
 
+@pytest.mark.slow
 def test_samples_with_conditional_genes_are_enumerated_members() -> None:
     space, rng, members = SearchSpace.from_dict(ENUMERABLE_CONDITIONAL), random.Random(0), enumerable_conditional_architectures()
     samples = {space.sample(rng) for _ in range(3000)}
