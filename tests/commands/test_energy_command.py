@@ -249,6 +249,7 @@ def test_other_images_than_in_training_are_rejected(run: Path, tmp_path: Path, c
     assert_rejected(capsys, tmp_path / "out", "not those that this run was trained on", changed)
 
 
+@pytest.mark.slow
 def test_equal_commands_write_equal_tables(run: Path, tmp_path: Path, capsys: Capsys) -> None:
     for name in ("one", "two"):
         torch.manual_seed(len(name))
@@ -279,6 +280,7 @@ def curve(run: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]
     yield folder
 
 
+@pytest.mark.slow
 def test_every_row_of_a_curve_equals_a_run_with_its_t(run: Path, curve: Path, tmp_path: Path, capsys: Capsys) -> None:
     for row in pd.read_csv(curve / "curve.csv").to_dict("records"):
         out = tmp_path / str(row["time_steps"])
@@ -319,6 +321,7 @@ def test_a_published_name_is_a_network_with_random_weights(tmp_path: Path, capsy
     assert "untrained" in outcome.out
 
 
+@pytest.mark.slow
 def test_random_weights_are_reproducible(tmp_path: Path, capsys: Capsys) -> None:
     """They do not depend on torch's random generator and do not change it."""
     random_after: list[float] = []

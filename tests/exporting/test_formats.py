@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from slow_parameters import slow_except
 from torch import Tensor
 from traced_models import ARCHITECTURES, firing_model, images
 
@@ -42,7 +43,7 @@ def convolutional(time_steps: int = 3) -> SpikingModel:
 
 
 @torch.no_grad()
-@pytest.mark.parametrize("name", ARCHITECTURES)
+@pytest.mark.parametrize("name", slow_except(["spikformer", "meta_spikeformer"], ARCHITECTURES))
 def test_single_steps(name: str) -> None:
     """T single steps from potentials of 0 give the logits of the model."""
     model = firing_model(name)

@@ -141,6 +141,7 @@ def test_a_supernet_copies_the_shared_corner_of_other_weights(width: int) -> Non
         assert torch.equal(copied_model[common], parameters[name][common])
 
 
+@pytest.mark.slow
 def test_training_starts_from_an_export_with_other_classes(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """The learning rate is 0, so the first checkpoint holds the initial weights."""
     source = build_model(meta(8), num_classes=3, in_chans=1)

@@ -11,6 +11,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from slow_parameters import slow_except
 from spikingjelly.activation_based import neuron as spikingjelly_neuron
 from spikingjelly.activation_based import surrogate
 from torch import Tensor
@@ -242,7 +243,7 @@ def test_spikes_are_counted_by_step_and_position(steps: int | None, channels: in
     assert torch.equal(counts, spikes.double().sum(dim=(1, 4)).flatten(1))
 
 
-@pytest.mark.parametrize("batch", [5, 2700])
+@pytest.mark.parametrize("batch", slow_except([5], [5, 2700]))
 @pytest.mark.parametrize("kind", ["plain", "repeated", "transposed", "bfloat16", "broadcast"])
 def test_spikes_are_added_to_a_residual_stream(kind: str, batch: int) -> None:
     """Also covers the gradients; the hook is not called. The output of 2700 images is written with non-temporal stores."""

@@ -524,6 +524,7 @@ def enumerable_conditional_architectures() -> list[Architecture]:
     return found
 
 
+@pytest.mark.slow
 def test_size_with_conditional_genes_by_enumeration() -> None:
     # X, qkv x token_input_tau, token_input_tau x sepconv, and one without a token mixer.
     membrane, sew = 2 * 2 * 2 + 2 * 2 + 2 * 2 + 1, 3 * (2 * 2 + 2 + 2 + 1)
