@@ -200,8 +200,26 @@ class Run:
             )
         measured = objective_of(objective, self._stored().input_shape) if isinstance(objective, str) else _objective(objective)
         sign = -1 if measured.maximise else 1
-        evaluations = self._evaluations(within["id"])
+        evaluations = self.evaluations(within["id"])
         return Candidate(run=self, evaluation=min(evaluations, key=lambda e: (sign * measured.value(e), e.energy.energy_mj)))
+
+    def evaluations(self, ids: Iterable[str]) -> list[Evaluation]:
+        """Read measured candidates with their counts, by which an objective of one's own can be computed.
+
+        Args:
+            ids: Ids of architectures, for example of `front()`. Those that are not in the archive are left out.
+
+        Returns:
+            An evaluation for each.
+
+        Raises:
+            UserError: Nothing was searched yet.
+        """
+        archive, _ = self._archive()
+        try:
+            return [evaluation for evaluation in map(archive.get_by_id, ids) if evaluation is not None]
+        finally:
+            archive.close()
 
     def export(
         self,
@@ -346,13 +364,6 @@ class Run:
         directory = self._stored()
         chosen = convention_of(convention) if convention else directory.experiment.search.energy_convention
         return Archive.newest(directory.existing_archive(), chosen), directory
-
-    def _evaluations(self, ids: Iterable[str]) -> list[Evaluation]:
-        archive, _ = self._archive()
-        try:
-            return [evaluation for evaluation in map(archive.get_by_id, ids) if evaluation is not None]
-        finally:
-            archive.close()
 
     def _model(self, architecture: Architecture) -> SpikingModel:
         from autospike.evaluation.setup import calibrated_subnet, open_for_measurement

@@ -1,4 +1,4 @@
-"""Fixtures that several test files share: small spaces, and one tiny run from training to plots."""
+"""Fixtures that several test files share: small spaces, and runs of a tiny experiment."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from pathlib import Path
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # before torch is loaded: the networks here are too small for more
 
 import pytest
+import tiny_runs
 import yaml
 from tiny_experiment import TINY_EXPERIMENT, TINY_SPACE
 
@@ -29,6 +30,24 @@ def tiny_experiment(tmp_path_factory: pytest.TempPathFactory) -> Path:
     path = tmp_path_factory.mktemp("experiment") / "tiny.yaml"
     path.write_text(yaml.safe_dump(TINY_EXPERIMENT))
     return path
+
+
+@pytest.fixture(scope="session")
+def trained_run(tmp_path_factory: pytest.TempPathFactory, tiny_experiment: Path) -> Path:
+    """A run after `autospike train`. Tests copy it before they change it."""
+    return tiny_runs.trained(tiny_experiment, tmp_path_factory)
+
+
+@pytest.fixture(scope="session")
+def searched_run(tmp_path_factory: pytest.TempPathFactory, tiny_experiment: Path) -> Path:
+    """A run after `train`, `search` and `plot`. Tests may add exports, and change nothing else."""
+    return tiny_runs.searched(tiny_experiment, tmp_path_factory)
+
+
+@pytest.fixture(scope="session")
+def finished_run(tmp_path_factory: pytest.TempPathFactory, tiny_experiment: Path) -> Path:
+    """A run with fine-tuning, export and networks without spikes. Tests copy it before they change it."""
+    return tiny_runs.finished(tiny_experiment, tmp_path_factory)
 
 
 @pytest.fixture(scope="session")

@@ -14,6 +14,7 @@ from types import ModuleType
 import pytest
 import torch
 from rich.console import Console
+from slow_parameters import slow_except
 
 from autospike.space.families import FAMILIES
 from autospike.supernet import Supernet
@@ -124,7 +125,10 @@ def test_every_family_is_checked_on_a_gpu(gpu_checks: ModuleType) -> None:
     assert set(gpu_checks.SPACES) == set(FAMILIES)
 
 
-@pytest.mark.parametrize("name", ["forward", "backward", "calibration", "counting", "trie evaluation", "resume"])
+@pytest.mark.parametrize(
+    "name",
+    slow_except(["forward", "trie evaluation"], ["forward", "backward", "calibration", "counting", "trie evaluation", "resume"]),
+)
 def test_a_device_passes_the_checks_against_itself(gpu_checks: ModuleType, name: str) -> None:
     check = gpu_checks.run_check(name, partial(gpu_checks.OF_FAMILY[name], "qkformer", CPU))
     assert check.passed, check.note
@@ -139,7 +143,7 @@ def test_all_checks_pass_on_the_cpu(gpu_checks: ModuleType) -> None:
     assert len(found) == 2 + 6 * len(FAMILIES)
 
 
-@pytest.mark.parametrize("name", ["forward", "backward", "calibration", "counting"])
+@pytest.mark.parametrize("name", slow_except(["forward"], ["forward", "backward", "calibration", "counting"]))
 def test_a_device_that_computes_other_values_fails(gpu_checks: ModuleType, name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """The second network, that of the device, has one other weight in its first layer."""
     build = gpu_checks.supernet

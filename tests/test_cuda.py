@@ -11,6 +11,7 @@ import pytest
 import torch
 from fake_cuda import CUDA, fake_cuda, on_cuda
 from populations import WRITTEN, make_evaluator
+from slow_parameters import slow_except
 from torch import Tensor, nn
 from torch.nn.modules.module import register_module_forward_hook
 from torch.utils._pytree import tree_leaves
@@ -110,7 +111,7 @@ def test_a_mix_of_devices_raises() -> None:
             norm(torch.zeros(3, 4, device=CUDA))
 
 
-@pytest.mark.parametrize("name", SPACES)
+@pytest.mark.parametrize("name", slow_except(["sew"], SPACES))
 def test_trie_evaluation_runs_on_cuda(name: str) -> None:
     """Calibration, counting, the cache of streams and right answers. Expected: the layers that the CPU counts."""
     expected = measured(make_evaluator(name), two_relatives(make_evaluator(name).supernet.space))
@@ -121,6 +122,7 @@ def test_trie_evaluation_runs_on_cuda(name: str) -> None:
     assert independent_of_values(found) == independent_of_values(expected)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("shortcut", ["membrane", "sew"])
 def test_every_token_mixer_is_calibrated_and_counted_on_cuda(shortcut: Shortcut) -> None:
     """A plain model, which the coverage check observes."""

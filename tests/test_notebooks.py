@@ -16,21 +16,12 @@ from autospike.space.families import FAMILIES
 
 FOLDER = Path(__file__).parents[1] / "notebooks"
 NOTEBOOKS = sorted(FOLDER.glob("*.ipynb"))
-SLOW = {"deploying_with_onnxruntime", "adding_a_family"}  # two exports to ONNX; a supernet of a new family
-
-
-@pytest.fixture(scope="module")
-def run(tmp_path_factory: pytest.TempPathFactory, tiny_experiment: Path) -> Path:
-    from autospike.cli import app
-
-    folder = tmp_path_factory.mktemp("runs") / "tiny"
-    settings = ["--set", "training.epochs=1", "--set", "search.generations=1"]
-    app(["run", str(tiny_experiment), "--run", str(folder), *settings], standalone_mode=False)
-    return folder
+# Two exports to ONNX; a supernet of a new family; a run on new data.
+SLOW = {"deploying_with_onnxruntime", "adding_a_family", "own_parts"}
 
 
 def explore_a_run(names: dict[str, Any], _run: Path) -> None:
-    assert (~names["table"]["free"]).sum() == 6
+    assert (~names["table"]["free"]).sum() == 6 * 3
     assert names["layers"]["energy (uJ)"].sum() == pytest.approx(names["chosen"].energy.energy_mj * 1000)
 
 
@@ -63,7 +54,7 @@ def own_parts(names: dict[str, Any], _run: Path) -> None:
     table = run.candidates()
     assert set(table["images"]) == {400}
     accurate = table[table["accuracy"] >= 0.9 * table["accuracy"].max()]
-    assert objective(best.evaluation) == min(objective(evaluation) for evaluation in run._evaluations(accurate["id"]))
+    assert objective(best.evaluation) == min(objective(evaluation) for evaluation in run.evaluations(accurate["id"]))
     assert names["model"].architecture == best.architecture
     assert run.experiment.search.algorithm == "own_parts:MutateTheBest"
 
@@ -80,8 +71,8 @@ CHECKS: dict[str, Callable[[dict[str, Any], Path], None]] = {
     [pytest.param(path, marks=pytest.mark.slow) if path.stem in SLOW else path for path in NOTEBOOKS],
     ids=lambda path: path.stem,
 )
-def test_a_notebook_runs(path: Path, run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("RUN", str(run))
+def test_a_notebook_runs(path: Path, finished_run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("RUN", str(finished_run))
     monkeypatch.setenv("OUT", str(tmp_path / "out"))
     monkeypatch.setenv("OWN_RUN", str(tmp_path / "own"))
     monkeypatch.setenv("EPOCHS", "1")
@@ -93,7 +84,7 @@ def test_a_notebook_runs(path: Path, run: Path, tmp_path: Path, monkeypatch: pyt
     for cell in json.loads(path.read_text())["cells"]:
         if cell["cell_type"] == "code":
             exec("".join(cell["source"]), module.__dict__)
-    CHECKS[path.stem](module.__dict__, run)
+    CHECKS[path.stem](module.__dict__, finished_run)
 
 
 @pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)

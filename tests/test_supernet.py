@@ -15,6 +15,7 @@ import torch
 from builders import FAMILIES, READS, WITH_HEADS, groups_of
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from slow_parameters import slow_except
 from torch import Tensor, nn
 from torch.func import functional_call
 
@@ -314,14 +315,11 @@ def changes(name: str) -> Iterator[Change]:
                     yield Change(found.path, value, start, changed, before, observe(spiking_supernet(name), changed))
 
 
-QUICK_FAMILIES = ("spikformer", "spike_driven")  # the spaces of the others have many more genes
-
-
-@pytest.mark.parametrize("name", FREE_SPACES)
+@pytest.mark.parametrize("name", slow_except(["spikformer", "spike_driven", "e_spikeformer"], FREE_SPACES))
 class TestContract:
     """Requirements of a supernet that every family fulfils."""
 
-    @settings(max_examples=8, deadline=None)
+    @settings(max_examples=4, deadline=None)
     @given(seed=st.integers(0, 10**6))
     def test_every_parameter_of_a_subnet_is_a_corner_of_a_shared_one(self, name: str, seed: int) -> None:
         shared = {key: tuple(p.shape) for key, p in spiking_supernet(name).shared.named_parameters()}
@@ -365,10 +363,7 @@ class TestContract:
         supernet.zero_grad(set_to_none=True)
 
 
-@pytest.mark.parametrize(
-    "name",
-    [name if FREE_SPACES[name]["family"] in QUICK_FAMILIES else pytest.param(name, marks=pytest.mark.slow) for name in FREE_SPACES],
-)
+@pytest.mark.parametrize("name", slow_except(["spikformer"], FREE_SPACES))
 def test_every_gene_changes_its_segment_and_no_earlier_one(name: str) -> None:
     """The outputs or the counts change."""
     for change in changes(name):

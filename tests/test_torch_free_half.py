@@ -78,6 +78,7 @@ def searched_run(folder: Path) -> Path:
     return folder
 
 
+@pytest.mark.slow
 def test_a_plot_under_another_convention_loads_no_torch(tmp_path: Path) -> None:
     run = searched_run(tmp_path / "run")
     packages = loaded_by(

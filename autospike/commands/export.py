@@ -21,7 +21,7 @@ from autospike.evaluation.setup import (
     protocol_id,
 )
 from autospike.evaluation.trained_alone import read_measurement
-from autospike.exporting import completion
+from autospike.exporting import completion, upload
 from autospike.exporting.variants import VariantName
 from autospike.lock import locked
 from autospike.model_folder import check_replaceable, complete_report, final_measurement, write_report, write_run_model
@@ -88,7 +88,7 @@ def export(
         note(warning)
     completion.complete(run, setup, out, report, formats, variants, partial(_log, run))
     if push is not None:
-        completion.push(out, push)
+        upload.push(out, push)
 
 
 def _log(run: RunDirectory, event: str, **details: object) -> None:

@@ -23,6 +23,7 @@ from autospike.report.test_split import log_opening
 from autospike.run_directory import RunDirectory
 from autospike.searching.selection import pick_archived
 from autospike.space.architecture import Architecture
+from autospike.supernet import Supernet
 from autospike.training.retraining import RetrainedNetwork, networks, train_retrained
 from autospike.training.setup import Setup, load_trained_supernet, threads_of_torch
 
@@ -46,6 +47,7 @@ def retrain(run: RunDirectory, picks: Sequence[str], *, random: int = 0, callbac
     for network in compared:
         network.check_recipe()
     with run.locked("retrain"), threads_of_torch(run.experiment.threads or threads):
+        _store_random(run, setup, selected)
         for network in compared:
             if network.way != "inherited":
                 train_retrained(run, setup, network, callbacks)
@@ -61,8 +63,35 @@ def _selected(run: RunDirectory, setup: Setup, picks: Sequence[str], random: int
         run, protocol_id(setup, run.supernet), picks, lambda damage: note(f"retrain: {damage}"), setup.input_shape
     )
     selected = {rule: evaluation.measurement.architecture for rule, evaluation in zip(picks, chosen, strict=True)}
-    others = random_subnets(setup, supernet, selected[picks[0]], random) if random else []
+    others = _random(run, setup, supernet, selected[picks[0]], random) if random else []
     return selected | {f"random-{number}": architecture for number, architecture in enumerate(others, start=1)}
+
+
+def _random(run: RunDirectory, setup: Setup, supernet: Supernet, selected: Architecture, count: int) -> list[Architecture]:
+    """Random subnets, read from a file where they were drawn before under the same settings: each draw is measured."""
+    path, settings = run.retrain / "random.json", _random_settings(run, setup, selected)
+    stored = files.read_json(path) if path.exists() else None
+    if not isinstance(stored, dict) or stored.get("settings") != settings or len(stored.get("architectures", ())) < count:
+        return random_subnets(setup, supernet, selected, count)
+    return [Architecture.from_dict(values, source=str(path)) for values in stored["architectures"][:count]]
+
+
+def _store_random(run: RunDirectory, setup: Setup, selected: dict[str, Architecture]) -> None:
+    settings = _random_settings(run, setup, next(iter(selected.values())))
+    drawn = [architecture.to_dict() for rule, architecture in selected.items() if rule.startswith("random-")]
+    if drawn:
+        files.write_json(run.retrain / "random.json", {"settings": settings, "architectures": drawn})
+
+
+def _random_settings(run: RunDirectory, setup: Setup, selected: Architecture) -> dict[str, Any]:
+    """What the drawn subnets depend on."""
+    search = run.experiment.search
+    return {
+        "selected": selected.id,
+        "protocol_id": protocol_id(setup, run.supernet),
+        "convention": search.energy_convention.name,
+        "space": search.space,
+    }
 
 
 def _measured(run: RunDirectory, setup: Setup, compared: Sequence[RetrainedNetwork]) -> list[RetrainedModel]:

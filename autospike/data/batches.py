@@ -72,7 +72,7 @@ class TrainingBatches:
         preparation: Normalisation of still images.
 
     Raises:
-        UserError: A batch cannot be divided among the ranks.
+        UserError: A batch cannot be divided among the ranks, or an augmentation does not apply to the images.
     """
 
     split: Split
@@ -90,6 +90,7 @@ class TrainingBatches:
 
     def __post_init__(self) -> None:
         self.sample_keys(0)
+        self._transform()
 
     @property
     def per_epoch(self) -> int:
@@ -106,8 +107,7 @@ class TrainingBatches:
         Yields:
             The batch of each step, or the slice of this rank.
         """
-        transforms = sample_transforms(self.split, channels=self.channels, image_size=self.image_size, preparation=self.preparation)
-        dataset = _AugmentedDataset(self.split, transforms.training(self.augmentation))
+        dataset = _AugmentedDataset(self.split, self._transform())
         keys = (self.sample_keys(step) for step in range(start, stop))
         collate = collated if self.split.has_objects else None
         loader: Any = DataLoader(
@@ -125,6 +125,10 @@ class TrainingBatches:
                 mixup = mixing if step < unmixed_from else plain
                 mixed_images, mixed_labels = mixup(channels.to(self.device), labels.to(self.device))
             yield Batch(images=_time_first(mixed_images.view(images.shape)), targets=mixed_labels)
+
+    def _transform(self) -> TrainingTransform:
+        transforms = sample_transforms(self.split, channels=self.channels, image_size=self.image_size, preparation=self.preparation)
+        return transforms.training(self.augmentation)
 
     def _mixup(self, augmentation: AugmentationConfig) -> Any:
         """Mixup and cutmix of timm; without either, it only smooths the labels."""

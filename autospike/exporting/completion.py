@@ -169,26 +169,3 @@ def _variant_sentence(measured: dict[str, Any], report: dict[str, Any]) -> str:
         f"test {metric(report)} {measured['test_accuracy']:.4f} ({difference:+.2f} points), "
         f"{measured['energy_mj'] * UJ_PER_MJ:.3f} uJ/image under `{measured['convention']}`"
     )
-
-
-def push(out: Path, name: str) -> None:
-    """Upload the folder of an export to Hugging Face, with the credentials of its own command line.
-
-    Args:
-        out: The folder.
-        name: The repository, OWNER/NAME; created if it does not exist.
-
-    Raises:
-        UserError: The upload is refused.
-    """
-    from huggingface_hub import HfApi
-    from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalTokenNotFoundError
-
-    api = HfApi()
-    try:
-        api.create_repo(name, exist_ok=True)
-        api.upload_folder(repo_id=name, folder_path=out, ignore_patterns=[".*"])
-    except (HfHubHTTPError, HFValidationError, LocalTokenNotFoundError, OSError) as error:
-        reason = " ".join(str(error).split())[:200]
-        raise UserError(f"--push {name}: {reason}; log in with: hf auth login, and give OWNER/NAME") from None
-    note(f"export: uploaded to https://huggingface.co/{name}; load it with timm.create_model('hf-hub:{name}')")

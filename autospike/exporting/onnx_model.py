@@ -56,24 +56,27 @@ def save(program: torch.export.ExportedProgram, path: Path, inputs: Sequence[str
     assert converted is not None
     model = converted.model_proto
     if int8:
-        _store_integers(model)
+        store_integers(model)
     onnx.checker.check_model(model)
     with files.replacing(path) as temporary:
         temporary.write_bytes(model.SerializeToString())
 
 
-def _store_integers(model: Any) -> None:
+def store_integers(model: Any) -> None:
     """Replace each initialiser whose values are multiples of one scale for each output channel by integers, exactly.
 
     Weights of convolutions pass a `DequantizeLinear`, weights of linear layers a `Cast` and a `Mul`: onnxruntime replaces
     `DequantizeLinear` and `MatMul` by a `MatMulNBits` that rounds the activations to 8 bits too where the processor has VNNI.
+
+    Args:
+        model: The ONNX model, which is changed.
     """
     from onnx import TensorProto, helper, numpy_helper
 
     graph, added, kept = model.graph, [], []
     for tensor in graph.initializer:
         values = numpy_helper.to_array(tensor)
-        found = next((f for f in (_integers(values, axis) for axis in range(min(2, values.ndim))) if f is not None), None)
+        found = next((f for f in (as_integers(values, axis) for axis in range(min(2, values.ndim))) if f is not None), None)
         if values.dtype != np.float32 or values.ndim < 2 or found is None:
             kept.append(tensor)
             continue
@@ -93,8 +96,16 @@ def _store_integers(model: Any) -> None:
     graph.node.extend([*added, *nodes])
 
 
-def _integers(values: NDArray[Any], axis: int) -> tuple[int, NDArray[np.int8], NDArray[np.float32]] | None:
-    """The integers and scales along an axis, if they give exactly these values; the largest of a channel is 127."""
+def as_integers(values: NDArray[Any], axis: int) -> tuple[int, NDArray[np.int8], NDArray[np.float32]] | None:
+    """Express values as 8-bit integers times a scale for each channel, of which the largest integer is 127.
+
+    Args:
+        values: In float32.
+        axis: Of the channels.
+
+    Returns:
+        Axis, integers and scales; None if they do not give exactly these values.
+    """
     if values.dtype != np.float32 or values.ndim < 2:
         return None
     others = tuple(i for i in range(values.ndim) if i != axis)

@@ -4,7 +4,8 @@
 
 The caller keeps the potentials between steps, starts them at 0, and averages the logits of T steps. This is the form for a stream
 of frames, and for accelerators that have no loop over time. It is written as a `torch.export` program, and as ONNX if the packages
-are installed.
+are installed. Other tools have no LIF operator, so the LIF layers are replaced by layers of elementary operators, whose potentials
+are inputs and outputs; in Python, `autospike.nn.neuron.continued` continues a model without replacing layers.
 """
 
 from __future__ import annotations

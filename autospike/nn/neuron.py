@@ -56,6 +56,8 @@ Surrogate = Literal["sigmoid", "arctan"]
 SLOPES: dict[Surrogate, float] = {"sigmoid": 4.0, "arctan": 2.0}
 # Called as `hook(spikes, counts)`, see `LIF.register_spike_count_hook`.
 SpikeCountHook = Callable[[Tensor, Tensor], None]
+# Called as `hook(layer, current, channels)`, see `LIF.register_start_hook`.
+StartHook = Callable[[nn.Module, Tensor, int], Tensor]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -131,15 +133,14 @@ def continued(model: nn.Module) -> Iterator[Potentials]:
     Yields:
         The potentials.
     """
-    layers, potentials = [module for module in model.modules() if isinstance(module, LIF)], Potentials()
-    for layer in layers:
-        layer.potentials = potentials
+    potentials = Potentials()
+    handles = [module.register_start_hook(potentials.of) for module in model.modules() if isinstance(module, LIF)]
     try:
         with torch.no_grad():
             yield potentials
     finally:
-        for layer in layers:
-            layer.potentials = None
+        for handle in handles:
+            handle.remove()
 
 
 class LIF(nn.Module):
@@ -149,9 +150,6 @@ class LIF(nn.Module):
         neuron: Threshold, time constant, levels and leak.
         dynamics: Variants of the neuron. Reset and input do not apply to integer neurons.
 
-    Attributes:
-        potentials: Where the potentials are kept between calls; None for a start at 0. `continued` sets it.
-
     Shape: input current `[T, B, ..., C]` to spikes `[T, B, ..., C]`, integers from 0 to `neuron.levels`.
     """
 
@@ -159,7 +157,7 @@ class LIF(nn.Module):
         super().__init__()
         self.neuron = neuron
         self.dynamics = dynamics
-        self.potentials: Potentials | None = None
+        self._start_hooks: OrderedDict[int, StartHook] = OrderedDict()
         self._spike_count_hooks: OrderedDict[int, SpikeCountHook] = OrderedDict()
 
     @property
@@ -201,7 +199,7 @@ class LIF(nn.Module):
         x, steps = _without_repetition(x, time_steps)
         affine = bn.coefficients(x, statistics) if isinstance(bn, Norm) else None
         added, count = None if half else stream, stream is None and bool(self._spike_count_hooks)
-        start = None if self.potentials is None else self.potentials.of(self, x, x.shape[-1])
+        start = self._start(x, x.shape[-1])
         spikes, counts = lif(x, steps, self.parameters_of_neuron(), affine=affine, stream=added, count=count, potential=start)
         if half:
             spikes = spikes.to(dtype) if stream is None else stream + spikes.to(dtype)
@@ -224,7 +222,7 @@ class LIF(nn.Module):
         """
         affine, neuron = bn.coefficients(x), self.parameters_of_neuron()
         count = stream is None and bool(self._spike_count_hooks)
-        start = None if self.potentials is None else self.potentials.of(self, x, linear.out_features)
+        start = self._start(x, linear.out_features)
         spikes, counts = linear_lif(x, weight, linear.bias, affine, neuron, stream=stream, count=count, potential=start)
         if count:
             self._call_hooks(spikes, counts)
@@ -247,6 +245,26 @@ class LIF(nn.Module):
         self._spike_count_hooks[handle.id] = hook
         return handle
 
+    def register_start_hook(self, hook: StartHook) -> RemovableHandle:
+        """Register a hook that supplies the potentials from which a call starts, instead of 0. One hook at a time.
+
+        Args:
+            hook: Called as `hook(layer, current, channels)` with a tensor `[T, B, ..., C]` that has type, device and shape of the
+                input current, except C, and C of the current. Returns `[B, ..., channels]`, contiguous, which the call replaces
+                by the potentials after its last step.
+
+        Returns:
+            A handle whose `remove()` removes the hook.
+
+        Raises:
+            ValueError: Another hook is registered.
+        """
+        if self._start_hooks:
+            raise ValueError("this layer already has a start hook; remove it first")
+        handle = RemovableHandle(self._start_hooks)
+        self._start_hooks[handle.id] = hook
+        return handle
+
     def parameters_of_neuron(self) -> NeuronParameters:
         """Return the parameters of the kernel."""
         own, neuron = self.dynamics, self.neuron
@@ -267,6 +285,11 @@ class LIF(nn.Module):
         neuron = self.neuron
         more = (f", levels={neuron.levels}" if neuron.levels > 1 else "") + ("" if neuron.leak else ", leak=False")
         return f"v_threshold={neuron.v_threshold:g}, tau={neuron.tau:g}{more}"
+
+    def _start(self, current: Tensor, channels: int) -> Tensor | None:
+        """The potentials at the start of a call; None for 0."""
+        hook = next(iter(self._start_hooks.values()), None)
+        return None if hook is None else hook(self, current, channels)
 
     def _call_hooks(self, spikes: Tensor, counts: Tensor) -> None:
         for hook in self._spike_count_hooks.values():

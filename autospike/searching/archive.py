@@ -461,9 +461,10 @@ class Archive:
 
     def _without_missing_columns(self, query: str) -> str:
         """A query with the columns that an archive of an older version lacks replaced by their values."""
-        missing = [name for name in ADDED_COLUMNS if not archive_file.has_column(self._db, "evaluations", name)]
-        for name in missing:
-            query = re.sub(rf"\b{name}\b", ADDED_COLUMNS[name], query)
+        present = archive_file.columns_of(self._db, "evaluations")
+        for name in ADDED_COLUMNS:
+            if name not in present:
+                query = re.sub(rf"\b{name}\b", ADDED_COLUMNS[name], query)
         return query
 
     def _sound(self, columns: str, where: str, *values: object) -> list[tuple[Any, ...]]:

@@ -176,9 +176,14 @@ def _not_an_archive(path: Path, error: sqlite3.Error) -> str:
     )
 
 
+def columns_of(db: sqlite3.Connection, table: str) -> set[str]:
+    """Return the names of the columns of a table; of one that does not exist, none."""
+    return {name for _, name, *_ in db.execute(f"PRAGMA table_info({table})")}
+
+
 def has_column(db: sqlite3.Connection, table: str, column: str) -> bool:
     """Return whether a table exists and has a column."""
-    return column in {name for _, name, *_ in db.execute(f"PRAGMA table_info({table})")}
+    return column in columns_of(db, table)
 
 
 def read_rows(db: sqlite3.Connection, columns: str, where: str, values: tuple[object, ...]) -> tuple[list[tuple[Any, ...]], int]:

@@ -68,7 +68,7 @@ class OptunaSearch:
         with _quiet():
             sampler = self.sampler(context.rng.getrandbits(32), context.config.population)
             study = optuna.create_study(sampler=sampler, directions=_directions(population))
-            study.add_trials([_trial(individual, context.space, of=sampler) for individual in population])
+            study.add_trials([trial_of(individual, context.space, of=sampler) for individual in population])
         while True:
             trial = study.ask()
 
@@ -129,11 +129,19 @@ def _name(path: GenePath) -> str:
     return ".".join(map(str, path))
 
 
-def _trial(individual: Individual, space: SearchSpace, *, of: Any = None) -> Any:
-    """A finished trial.
+def trial_of(individual: Individual, space: SearchSpace, *, of: Any = None) -> Any:
+    """Return the finished trial of an individual.
 
     Optuna's genetic samplers select parents among the trials of earlier generations, which they recognise by an attribute. In the
     study of a generation all trials are of one earlier generation, so that the parents are the best of the whole history.
+
+    Args:
+        individual: The individual.
+        space: Its search space.
+        of: The sampler of the study; None for a study that is only stored.
+
+    Returns:
+        An `optuna.trial.FrozenTrial`.
     """
     optuna = _optuna()
     distributions, params = {}, {}
@@ -168,7 +176,7 @@ def _store(path: Path, history: Sequence[Individual], context: GenerationContext
             )
             study.set_metric_names(list(context.config.objectives))
             known = {trial.user_attrs.get("architecture") for trial in study.get_trials(deepcopy=False)}
-            study.add_trials([_trial(i, context.space) for i in history if i.architecture.id not in known])
+            study.add_trials([trial_of(i, context.space) for i in history if i.architecture.id not in known])
     except (OSError, ValueError, KeyError) as error:
         reason = " ".join(f"{type(error).__name__}: {error}".split())[:200]
         raise UserError(f"{path}: cannot be written ({reason}); delete it, and the search writes it again") from None

@@ -25,6 +25,7 @@ def test_a_table_and_a_figure_of_inherited_weights(searched_run: Path, capsys: p
     assert pd.read_csv(path).equals(table)
 
 
+@pytest.mark.slow
 def test_networks_that_are_trained_alone_are_not_trained_again(searched_run: Path, capsys: pytest.CaptureFixture[str]) -> None:
     command = ("ablate", searched_run, "--architecture", "least-energy", "--gene", "time_steps", "--retrain", "--epochs", "1")
     assert autospike(capsys, *command).code == 0

@@ -59,7 +59,7 @@ def test_an_invalid_setting_is_a_one_line_error(
     assert words in outcome.err
     assert outcome.err.count("\n") == 1
     assert "Traceback" not in outcome.err
-    assert not (tmp_path / "run" / "supernet").exists()
+    assert not (tmp_path / "run").exists()
 
 
 @pytest.mark.parametrize(

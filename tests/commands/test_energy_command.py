@@ -15,7 +15,6 @@ import pandas as pd
 import pytest
 import torch
 from cli_runner import Outcome, autospike
-from matplotlib.figure import Figure
 from PIL import Image
 
 from autospike.config import DataConfig
@@ -47,18 +46,6 @@ def run(finished_run: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 LAYERS = ("layers.png", "layers.svg", "layers.pdf")
-
-
-@pytest.fixture(autouse=True)
-def without_figures(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Replace matplotlib's `savefig`, which takes most of the time of a command, unless a test uses `with_figures`."""
-    if "with_figures" not in request.fixturenames:
-        monkeypatch.setattr(Figure, "savefig", lambda _figure, path, **_settings: Path(path).touch())
-
-
-@pytest.fixture
-def with_figures() -> None:
-    """Write the figures."""
 
 
 def run_energy(capsys: Capsys, *args: object) -> Outcome:
@@ -262,6 +249,7 @@ def test_other_images_than_in_training_are_rejected(run: Path, tmp_path: Path, c
     assert_rejected(capsys, tmp_path / "out", "not those that this run was trained on", changed)
 
 
+@pytest.mark.slow
 def test_equal_commands_write_equal_tables(run: Path, tmp_path: Path, capsys: Capsys) -> None:
     for name in ("one", "two"):
         torch.manual_seed(len(name))
@@ -292,6 +280,7 @@ def curve(run: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]
     yield folder
 
 
+@pytest.mark.slow
 def test_every_row_of_a_curve_equals_a_run_with_its_t(run: Path, curve: Path, tmp_path: Path, capsys: Capsys) -> None:
     for row in pd.read_csv(curve / "curve.csv").to_dict("records"):
         out = tmp_path / str(row["time_steps"])
@@ -332,6 +321,7 @@ def test_a_published_name_is_a_network_with_random_weights(tmp_path: Path, capsy
     assert "untrained" in outcome.out
 
 
+@pytest.mark.slow
 def test_random_weights_are_reproducible(tmp_path: Path, capsys: Capsys) -> None:
     """They do not depend on torch's random generator and do not change it."""
     random_after: list[float] = []

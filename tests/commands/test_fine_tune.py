@@ -13,15 +13,11 @@ import pandas as pd
 import pytest
 from cli_runner import autospike
 from scipy.stats import binomtest
+from slow_parameters import slow_except
+from tiny_runs import call, without_figures
 
-from autospike.cli import app
 from autospike.commands.plot import SearchReport
 from autospike.run_directory import RunDirectory
-
-
-def call(*args: object) -> None:
-    """Run a command that must succeed."""
-    app([str(arg) for arg in args], standalone_mode=False)
 
 
 @pytest.fixture(scope="module")
@@ -40,7 +36,8 @@ def finalists(run: Path, tmp_path_factory: pytest.TempPathFactory, tiny_experime
         every = bytes([255] * 22 + [240])  # 180 bits
         archive.execute("UPDATE evaluations SET correct = images, accuracy = 1, correct_mask = ? WHERE time_steps = 3", (every,))
         archive.commit()
-    call("run", tiny_experiment, "--run", folder)
+    with without_figures():
+        call("run", tiny_experiment, "--run", folder)
     return folder
 
 
@@ -63,6 +60,7 @@ def significantly_below(first: str, second: str) -> bool:
     return bool(lost > won and binomtest(lost, lost + won, alternative="greater").pvalue < 0.05)
 
 
+@pytest.mark.slow
 def test_finalists_are_the_choices_of_the_rule_at_each_smaller_t(finalists: Path) -> None:
     measured = [json.loads(path.read_text()) for path in (finalists / "retrain").rglob("measurement.json")]
     candidates = pd.read_csv(finalists / "report" / "candidates.csv", dtype={"id": str})
@@ -72,7 +70,7 @@ def test_finalists_are_the_choices_of_the_rule_at_each_smaller_t(finalists: Path
     assert selected == correct["energy_mj"].idxmin()
 
 
-@pytest.mark.parametrize("folder", ["run", "finalists"])
+@pytest.mark.parametrize("folder", slow_except(["run"], ["run", "finalists"]))
 def test_the_cheapest_finalist_within_noise_is_exported(folder: str, request: pytest.FixtureRequest) -> None:
     run: Path = request.getfixturevalue(folder)
     measured = {path.parents[2].name: json.loads(path.read_text()) for path in (run / "retrain").rglob("measurement.json")}
@@ -97,6 +95,7 @@ def test_the_cheapest_finalist_within_noise_is_exported(folder: str, request: py
     assert names.count("finalist (fine-tuned)") + names.count("finalist (inherited)") == len(others)
 
 
+@pytest.mark.slow
 def test_the_figure_has_the_exported_point_and_every_fine_tuned_one(finalists: Path) -> None:
     run = RunDirectory.resume(finalists)
     curves = {curve.label: curve for curve in SearchReport.of(run, run.experiment.search.energy_convention).curves}
@@ -153,14 +152,17 @@ def test_the_last_time_step_of_the_reference_network_is_its_measurement(run: Pat
     assert {name: reference[name] for name in last} == last
 
 
+@pytest.mark.slow
 def test_a_second_run_fine_tunes_nothing(run: Path, tiny_experiment: Path) -> None:
     files = {path: path.stat().st_mtime_ns for path in checkpoints(run).iterdir() if path.suffix == ".safetensors"}
     call("run", tiny_experiment, "--run", run)
     assert {path: path.stat().st_mtime_ns for path in files} == files
 
 
-def test_without_fine_tuning_the_inherited_weights_are_exported(tmp_path: Path, tiny_experiment: Path) -> None:
+@pytest.mark.slow
+def test_without_fine_tuning_the_inherited_weights_are_exported(trained_run: Path, tmp_path: Path, tiny_experiment: Path) -> None:
     folder = tmp_path / "inherited"
+    shutil.copytree(trained_run, folder)
     call("run", tiny_experiment, "--run", folder, "--no-fine-tune", "--no-rivals")
     assert report(folder)["weights"] == "inherited"
     assert report(folder)["rivals"] == []
@@ -168,6 +170,7 @@ def test_without_fine_tuning_the_inherited_weights_are_exported(tmp_path: Path, 
     assert not (folder / "retrain").exists()
 
 
+@pytest.mark.slow
 def test_retrain_uses_the_fine_tuning_of_the_run(run: Path) -> None:
     files = {path: path.stat().st_mtime_ns for path in checkpoints(run).iterdir() if path.suffix == ".safetensors"}
     call("retrain", run, "--seeds", "1")

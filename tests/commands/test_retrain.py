@@ -20,14 +20,17 @@ from cli_runner import Outcome, autospike
 from processes import kill_command
 from safetensors.torch import load_file
 from tiny_experiment import TINY_EXPERIMENT
+from tiny_runs import call
 from torch import Tensor
 
 from autospike.config import Experiment
 from autospike.data.batches import TrainingBatches
 from autospike.data.loading import load_images
+from autospike.evaluation import random_subnets
 from autospike.evaluation.setup import calibration_split
 from autospike.randomness import keyed_seed
 from autospike.report.retrained import MeanAndDeviation, RetrainedModel, group_by_seed
+from autospike.space.architecture import Architecture
 from autospike.space.search_space import SearchSpace
 from autospike.supernet import Supernet
 from autospike.training.checkpoint import Checkpoints
@@ -54,13 +57,6 @@ def run(searched: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     shutil.copytree(searched, folder)
     call("retrain", folder, "--pick", "least-energy", "--pick", reference(folder), "--seeds", 2)
     return folder
-
-
-def call(*args: object) -> None:
-    """Run a command that must succeed."""
-    from autospike.cli import app
-
-    app([str(arg) for arg in args], standalone_mode=False)
 
 
 def reference(run: Path) -> str:
@@ -227,6 +223,7 @@ def recipe(folder: Path) -> dict[str, Any]:
     return found
 
 
+@pytest.mark.slow
 def test_fine_tuning_starts_from_the_inherited_weights(searched: Path, tmp_path: Path) -> None:
     """A learning rate of 1e-30 changes no weight. Fine-tuning takes a third of the epochs."""
     folder = tmp_path / "run"
@@ -366,7 +363,10 @@ def test_a_warm_up_as_long_as_the_training_is_rejected(searched: Path, capsys: p
     assert_one_line_error(autospike(capsys, "retrain", tmp_path, "--epochs", 5), "retrain.epochs: 5", "training.warmup_epochs")
 
 
-def test_retraining_of_random_subnets(searched: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+@pytest.mark.slow
+def test_retraining_of_random_subnets(
+    searched: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
     folder = tmp_path / "run"
     shutil.copytree(searched, folder)
     call("retrain", folder, "--pick", "least-energy", "--random", 1, "--seeds", 1, "--epochs", 1)
@@ -374,3 +374,8 @@ def test_retraining_of_random_subnets(searched: Path, tmp_path: Path, capsys: py
     assert list(found["picks"]) == ["least-energy", "random-1"]
     assert {one["architecture_id"] for one in found["ways"]} == {*found["picks"].values(), reference(folder)}
     assert "random-1" in capsys.readouterr().out
+    drawn = json.loads((folder / "retrain" / "random.json").read_text())["architectures"]
+    monkeypatch.setattr(random_subnets, "population_evaluator", None)  # the subnets are not drawn and measured again
+    call("retrain", folder, "--pick", "least-energy", "--random", 1, "--seeds", 1, "--epochs", 1)
+    assert report(folder) == found
+    assert [Architecture.from_dict(values).id for values in drawn] == [found["picks"]["random-1"]]

@@ -21,6 +21,8 @@ import torch
 import yaml
 from cli_runner import autospike
 from processes import kill_command
+from slow_parameters import slow_except
+from tiny_runs import call, searched, without_figures
 
 from autospike.config import Experiment
 from autospike.data.loading import load_images
@@ -32,23 +34,10 @@ EXPERIMENTS = Path(__file__).parents[2] / "experiments"
 
 @pytest.fixture(scope="module")
 def run(tmp_path_factory: pytest.TempPathFactory, tiny_experiment: Path) -> Path:
-    """A finished run, made by the four commands in sequence."""
-    folder = tmp_path_factory.mktemp("runs") / "tiny"
-    for command in (
-        ["train", tiny_experiment, "--run", folder],
-        ["search", folder],
-        ["plot", folder],
-        ["export", folder, "--pick", "knee"],
-    ):
-        call(*command)
+    """A finished run, made by the commands `train`, `search`, `plot` and `export` in sequence."""
+    folder = searched(tiny_experiment, tmp_path_factory)
+    call("export", folder, "--pick", "knee")
     return folder
-
-
-def call(*args: object) -> None:
-    """Run a command that must succeed."""
-    from autospike.cli import app
-
-    app([str(arg) for arg in args], standalone_mode=False)
 
 
 def rows(run: Path) -> list[sqlite3.Row]:
@@ -234,7 +223,8 @@ def folder_run(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
     with unreadable_test_images(images, Experiment.load(EXPERIMENTS / "folder.yaml", settings[1::2])):
         call("train", EXPERIMENTS / "folder.yaml", "--run", run, *settings)
         call("search", run)
-        call("plot", run)
+        with without_figures():
+            call("plot", run)
     return images, run
 
 
@@ -355,14 +345,13 @@ def archived_generations(run: Path) -> int:
         return 0
 
 
-def trained_copy(searched_run: Path, folder: Path) -> Path:
-    """Copy a run as it was after its training."""
-    shutil.copytree(searched_run, folder, ignore=shutil.ignore_patterns("archive.sqlite*", "report", "export"))
+def copied(run: Path, folder: Path) -> Path:
+    shutil.copytree(run, folder)
     return folder
 
 
-def test_a_finished_search_continues_with_more_generations(tmp_path: Path, searched_run: Path) -> None:
-    run = trained_copy(searched_run, tmp_path / "run")
+def test_a_finished_search_continues_with_more_generations(tmp_path: Path, trained_run: Path) -> None:
+    run = copied(trained_run, tmp_path / "run")
     call("search", run, "--set", "search.generations=1")
     first = [tuple(row) for row in rows(run)]
     call("search", run, "--set", "search.generations=2")
@@ -370,8 +359,9 @@ def test_a_finished_search_continues_with_more_generations(tmp_path: Path, searc
     assert len(proposed(rows(run))) == 12
 
 
-def test_two_algorithms_share_an_archive(tmp_path: Path, searched_run: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    run = trained_copy(searched_run, tmp_path / "run")
+@pytest.mark.slow
+def test_two_algorithms_share_an_archive(tmp_path: Path, trained_run: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    run = copied(trained_run, tmp_path / "run")
     for algorithm in ("nsga2", "random", "aeb"):
         command = ("search", run, "--set", "search.generations=1", "--set", f"search.algorithm={algorithm}")
         assert autospike(capsys, *command).code == 0
@@ -381,6 +371,7 @@ def test_two_algorithms_share_an_archive(tmp_path: Path, searched_run: Path, cap
     assert autospike(capsys, "plot", run).code == 0
 
 
+@pytest.mark.slow
 def test_least_energy_within_a_tolerance_of_the_best_accuracy(
     run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -393,7 +384,7 @@ def test_least_energy_within_a_tolerance_of_the_best_accuracy(
         assert report["architecture_id"] == accurate.loc[accurate["energy_mj"].idxmin(), "id"]
 
 
-@pytest.mark.parametrize("pick", ["best-accuracy", "least-energy", "best-faeb", "knee"])
+@pytest.mark.parametrize("pick", slow_except(["least-energy"], ["best-accuracy", "least-energy", "best-faeb", "knee"]))
 def test_each_selection_rule_exports_its_candidate(
     run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], pick: str
 ) -> None:
@@ -416,13 +407,11 @@ def test_a_rejected_option_is_not_stored(run: Path, tmp_path: Path, capsys: pyte
     assert (run / "experiment.yaml").read_text() == before or torch.cuda.is_available()
 
 
-def test_another_protocol_measures_the_baseline_again(tmp_path: Path, tiny_experiment: Path) -> None:
-    settings = ["--set", "training.epochs=1", "--set", "search.generations=1"]
-    call("train", tiny_experiment, "--run", tmp_path, *settings)
-    found = []
+def test_another_protocol_measures_the_baseline_again(tmp_path: Path, trained_run: Path) -> None:
+    run, found = copied(trained_run, tmp_path / "run"), []
     for images in (64, 8):
-        call("search", tmp_path, "--set", f"evaluation.calibration_images={images}")
-        found.append(json.loads((tmp_path / "baseline" / "measurement.json").read_text()))
+        call("search", run, "--set", "search.generations=1", "--set", f"evaluation.calibration_images={images}")
+        found.append(json.loads((run / "baseline" / "measurement.json").read_text()))
     assert found[0]["protocol_id"] != found[1]["protocol_id"]
     assert found[0]["acs"] != found[1]["acs"]
 
@@ -500,19 +489,22 @@ def test_a_reference_network_of_an_older_version_is_a_one_line_error(
 
 
 @pytest.fixture(scope="module")
-def random_searches(tmp_path_factory: pytest.TempPathFactory, searched_run: Path) -> tuple[Path, Path]:
+def random_searches(tmp_path_factory: pytest.TempPathFactory, trained_run: Path) -> tuple[Path, Path]:
     """Two runs of one supernet: one searched under `exact` and then under `binary-only`, one only under `binary-only`."""
-    reused, fresh = (trained_copy(searched_run, tmp_path_factory.mktemp("conventions") / name) for name in ("reused", "fresh"))
-    call("search", reused, "--set", "search.algorithm=random")
+    reused, fresh = (copied(trained_run, tmp_path_factory.mktemp("conventions") / name) for name in ("reused", "fresh"))
+    random = ("--set", "search.algorithm=random", "--set", "search.generations=2")
+    call("search", reused, *random)
     measured = [(row["seconds"], row["measured_at"]) for row in rows(reused)]
     call("search", reused, "--set", "search.convention=binary-only")
     assert [(row["seconds"], row["measured_at"]) for row in rows(reused)] == measured
-    call("search", fresh, "--set", "search.algorithm=random", "--set", "search.convention=binary-only")
-    for run in (reused, fresh):
-        call("plot", run)
+    call("search", fresh, *random, "--set", "search.convention=binary-only")
+    with without_figures():
+        for run in (reused, fresh):
+            call("plot", run)
     return reused, fresh
 
 
+@pytest.mark.slow
 def test_a_random_search_under_another_convention_measures_nothing(random_searches: tuple[Path, Path]) -> None:
     """The front equals that of a new search, because random search proposes the same candidates under any convention."""
     reused, fresh = random_searches
@@ -526,6 +518,7 @@ def untimed(row: sqlite3.Row) -> dict[str, Any]:
     return {name: value for name, value in dict(row).items() if name not in ("seconds", "measured_at")}
 
 
+@pytest.mark.slow
 def test_an_archive_has_the_energies_of_the_latest_search(random_searches: tuple[Path, Path]) -> None:
     reused, _ = random_searches
     found = rows(reused)
@@ -539,6 +532,7 @@ def test_an_archive_has_the_energies_of_the_latest_search(random_searches: tuple
         assert row["f_aeb"] == pytest.approx(f_aeb[row["architecture_id"]], rel=1e-12)
 
 
+@pytest.mark.slow
 def test_an_export_uses_the_convention_of_the_latest_search(random_searches: tuple[Path, Path], tmp_path: Path) -> None:
     reused, _ = random_searches
     assert Experiment.load(reused / "experiment.yaml").search.convention == "binary-only"
@@ -550,6 +544,7 @@ def test_an_export_uses_the_convention_of_the_latest_search(random_searches: tup
         assert (part["convention"], part["macs"], part["acs"]) == ("binary-only", macs, pytest.approx(acs, rel=1e-12))
 
 
+@pytest.mark.slow
 def test_an_export_under_another_convention_is_reported_under_it(run: Path, tmp_path: Path) -> None:
     """Energy and fitness are under that convention."""
     name, out = largest_of(run), tmp_path / "out"
@@ -559,6 +554,7 @@ def test_an_export_under_another_convention_is_reported_under_it(run: Path, tmp_
         assert (report["architecture_id"], report["convention"]) == (name, convention)
 
 
+@pytest.mark.slow
 def test_an_export_under_another_fitness_is_reported_with_it(run: Path, tmp_path: Path) -> None:
     """F_AEB follows from the accuracy and the energy in the archive."""
     found, name = {row["architecture_id"]: row for row in rows(run)}, rows(run)[3]["architecture_id"]

@@ -16,6 +16,7 @@ from pathlib import Path
 import pytest
 from cli_runner import autospike
 from read_only import run_read_only
+from slow_parameters import slow_except
 
 from autospike.config import Experiment
 from autospike.evaluation.setup import open_for_measurement, protocol_id
@@ -40,7 +41,9 @@ def append(path: Path) -> None:
     path.write_bytes(path.read_bytes() + b" ")
 
 
-@pytest.mark.parametrize("name", ["model.safetensors", "config.json", "architecture.json", "report.json"])
+@pytest.mark.parametrize(
+    "name", slow_except(["report.json"], ["model.safetensors", "config.json", "architecture.json", "report.json"])
+)
 @pytest.mark.parametrize(
     "damage",
     [
@@ -89,7 +92,7 @@ def test_a_lost_checkpoint_record_does_not_restart_the_training(run: Path, tiny_
     assert autospike(capsys, "train", tiny_experiment, "--run", run, "--set", "seed=99").code == 2  # another experiment
 
 
-@pytest.mark.parametrize("command", ["search", "plot", "export"])
+@pytest.mark.parametrize("command", slow_except(["search", "plot"], ["search", "plot", "export"]))
 def test_a_cut_experiment_is_refused(run: Path, capsys: Capsys, command: str) -> None:
     path = run / "experiment.yaml"
     lines = path.read_text().splitlines(keepends=True)
@@ -188,12 +191,12 @@ def test_a_read_only_run_is_plotted_and_exported(run: Path, tmp_path: Path) -> N
     assert contents(run) == before
 
 
-def test_a_refused_command_leaves_nothing_behind(tmp_path: Path, tiny_experiment: Path, capsys: Capsys) -> None:
-    for settings in (["training.start_from=/nowhere"], ["training.teacher=/nowhere"]):
-        flags = [word for setting in settings for word in ("--set", setting)]
-        outcome = autospike(capsys, "run", tiny_experiment, "--run", tmp_path / "new" / "run", *flags)
-        assert outcome.code == 2
-        assert not list(tmp_path.iterdir())
+@pytest.mark.slow
+@pytest.mark.parametrize("setting", ["training.start_from=/nowhere", "training.teacher=/nowhere"])
+def test_a_refused_command_leaves_nothing_behind(tmp_path: Path, tiny_experiment: Path, capsys: Capsys, setting: str) -> None:
+    outcome = autospike(capsys, "run", tiny_experiment, "--run", tmp_path / "new" / "run", "--set", setting)
+    assert outcome.code == 2
+    assert not list(tmp_path.iterdir())
 
 
 def test_a_refused_search_leaves_the_run_as_it_was(run: Path, capsys: Capsys) -> None:

@@ -13,6 +13,7 @@ import torch
 from builders import FAMILIES, READS, WITH_HEADS, few_examples
 from hypothesis import given
 from hypothesis import strategies as st
+from slow_parameters import slow_except
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
@@ -236,7 +237,10 @@ def test_frames_beyond_the_last_step_are_not_counted(tiny_space: SearchSpace) ->
 # Batches, steps
 
 
-FAMILIES_AND_SHORTCUTS = [(family, shortcut) for family, (shortcuts, *_) in FAMILIES.items() for shortcut in shortcuts]
+FAMILIES_AND_SHORTCUTS = slow_except(
+    [("spikformer", "sew"), ("spike_driven", "membrane")],
+    [(family, shortcut) for family, (shortcuts, *_) in FAMILIES.items() for shortcut in shortcuts],
+)
 
 
 @cache

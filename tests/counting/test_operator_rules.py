@@ -14,6 +14,7 @@ import torch.nn.functional as F
 from builders import FAMILIES, READS, WITH_HEADS, few_examples
 from hypothesis import given
 from hypothesis import strategies as st
+from slow_parameters import slow_except
 from spikingjelly.activation_based.neuron import IFNode
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
@@ -708,7 +709,7 @@ def assert_nothing_unknown(architecture: Architecture, x: Tensor, num_classes: i
     assert layers <= {c.layer for c in found.counts}
 
 
-@pytest.mark.parametrize("name", PUBLISHED)
+@pytest.mark.parametrize("name", slow_except([name for name in PUBLISHED if "cifar" in name], PUBLISHED))
 def test_no_operator_of_a_published_network_is_unknown(name: str) -> None:
     published = PUBLISHED[name]
     events = published.in_chans == 2
@@ -724,6 +725,7 @@ def smallest_of_each_form() -> list[str]:
     return list(found.values())
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", smallest_of_each_form())
 def test_no_operator_of_a_full_size_network_is_unknown(name: str) -> None:
     published = PUBLISHED[name]
@@ -734,7 +736,9 @@ def test_no_operator_of_a_full_size_network_is_unknown(name: str) -> None:
 FAMILIES_AND_SHORTCUTS = [(family, shortcut) for family, (shortcuts, *_) in FAMILIES.items() for shortcut in shortcuts]
 
 
-@pytest.mark.parametrize(("family", "shortcut"), FAMILIES_AND_SHORTCUTS)
+@pytest.mark.parametrize(
+    ("family", "shortcut"), slow_except([("spikformer", "sew"), ("spike_driven", "membrane")], FAMILIES_AND_SHORTCUTS)
+)
 def test_no_operator_of_any_architecture_choice_is_unknown(family: str, shortcut: str) -> None:
     """All token mixers, channel mixers, synapses and shortcuts, with a second head."""
     blocks = [

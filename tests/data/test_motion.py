@@ -96,6 +96,7 @@ def test_bright_and_dark_objects_are_equally_frequent(totals: NDArray[np.float64
     assert on / off == pytest.approx(1, abs=0.05)
 
 
+@pytest.mark.slow
 def test_a_classifier_of_the_events_summed_over_time_stays_at_chance() -> None:
     """Within three standard errors of 0.25; the same classifier tells left from right by products of consecutive frames."""
     fitted, measured = (motion.frames(name, range(count)).astype(np.float32) for name, count in SAMPLES)

@@ -7,6 +7,7 @@ import random
 import pytest
 import torch
 from masked_trees import write_ade20k
+from slow_parameters import slow_except
 from torch import nn
 from torch.func import functional_call
 
@@ -61,7 +62,7 @@ def supernet(space: SearchSpace) -> Supernet:
     return net
 
 
-@pytest.mark.parametrize("spiking", [True, False])
+@pytest.mark.parametrize("spiking", slow_except([True], [True, False]))
 def test_the_trie_measures_what_single_models_measure(images: Images, spiking: bool) -> None:
     decoder = {**SPACE["decoder"], "spiking": spiking}  # type: ignore[dict-item]
     if not spiking:

@@ -25,6 +25,7 @@ from populations import (
     measure_population,
     sample,
 )
+from slow_parameters import slow_except
 from torch import Tensor, nn
 from torch.nn.modules.module import register_module_forward_hook
 
@@ -76,7 +77,7 @@ def executed_nodes(work: Callable[[], Any]) -> int:
     return sum(isinstance(module, Residual) and not isinstance(module.mixer, ConvNorm) for module, _ in calls(work))
 
 
-@pytest.mark.parametrize("name", FAMILIES)
+@pytest.mark.parametrize("name", slow_except(["sew", "spike_driven", "e_spikeformer"], FAMILIES))
 def test_measurements_equal_those_of_separate_candidates(name: str) -> None:
     """At the T of the candidate: correct predictions, images, counts and parameters."""
     evaluator = make_evaluator(name)
@@ -86,7 +87,7 @@ def test_measurements_equal_those_of_separate_candidates(name: str) -> None:
     assert len({m.correct for m in found}) > 1, "candidates that differ should answer differently"
 
 
-@pytest.mark.parametrize("name", ["sew", "spike_driven", "meta_spikeformer", "events"])
+@pytest.mark.parametrize("name", slow_except(["sew"], ["sew", "spike_driven", "meta_spikeformer", "events"]))
 def test_measurements_do_not_depend_on_batch_size_order_or_population(name: str) -> None:
     """The expected measurements are those of the population in the original order."""
     expected = measure_population(make_evaluator(name), population_of(make_evaluator(name)))
@@ -111,7 +112,7 @@ class Sharded(Serial):
         return reversed([(i, job(self.state, span)) for i, span in enumerate(shards)])
 
 
-@pytest.mark.parametrize("workers", [3, 12])
+@pytest.mark.parametrize("workers", slow_except([12], [3, 12]))
 def test_measurements_do_not_depend_on_the_number_of_shards(workers: int) -> None:
     evaluator = make_evaluator("meta_spikeformer")
     population = population_of(evaluator)
@@ -124,7 +125,10 @@ def test_measurements_do_not_depend_on_the_number_of_shards(workers: int) -> Non
 BUDGETS = (1 << 30, 0, 900, 9_000, 60_000, 240_000)
 
 
-@pytest.mark.parametrize(("name", "budget"), [*(("sew", budget) for budget in BUDGETS), ("meta_spikeformer", 120_000)])
+@pytest.mark.parametrize(
+    ("name", "budget"),
+    slow_except([("sew", 0), ("sew", 9_000)], [*(("sew", budget) for budget in BUDGETS), ("meta_spikeformer", 120_000)]),
+)
 def test_measurements_do_not_depend_on_the_cache_budget(name: str, budget: int) -> None:
     """The same population twice, then another, then the first one again."""
     evaluator = make_evaluator(name, cache=ByteBudgetCache(budget))
@@ -319,7 +323,7 @@ def test_measurements_of_siblings_with_shared_layers_equal_separate_measurements
     assert measure_population(evaluator, population) == [measure_alone(evaluator, a) for a in population]
 
 
-@pytest.mark.parametrize("name", FAMILIES)
+@pytest.mark.parametrize("name", slow_except(["sew", "spike_driven", "e_spikeformer"], FAMILIES))
 def test_statistics_equal_those_of_a_separately_calibrated_model(name: str) -> None:
     evaluator = make_evaluator(name)
     population = tuple(population_of(evaluator, 2))

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from slow_parameters import slow_except
 from torch import Tensor
 from traced_models import ARCHITECTURES, firing_model, images
 
@@ -42,7 +43,7 @@ def convolutional(time_steps: int = 3) -> SpikingModel:
 
 
 @torch.no_grad()
-@pytest.mark.parametrize("name", ARCHITECTURES)
+@pytest.mark.parametrize("name", slow_except(["spikformer", "meta_spikeformer"], ARCHITECTURES))
 def test_single_steps(name: str) -> None:
     """T single steps from potentials of 0 give the logits of the model."""
     model = firing_model(name)
@@ -87,11 +88,11 @@ def test_each_onnx_model(tmp_path: Path, model: str, name: str, variant: Variant
 def test_integers_of_a_rounded_weight_are_found() -> None:
     integers = np.array([[127, -3, 0], [-127, 64, 1]], dtype=np.int8)
     scale = np.array([0.013, 0.21], dtype=np.float32)
-    found = onnx_model._integers(integers.astype(np.float32) * scale[:, None], 0)
+    found = onnx_model.as_integers(integers.astype(np.float32) * scale[:, None], 0)
     assert found is not None
     assert found[0] == 0
     assert np.array_equal(found[1], integers)
-    assert onnx_model._integers(np.array([[1.0, 0.3333]], dtype=np.float32), 0) is None
+    assert onnx_model.as_integers(np.array([[1.0, 0.3333]], dtype=np.float32), 0) is None
 
 
 def test_integers_of_linear_layers_are_not_quantised_again(tmp_path: Path) -> None:
@@ -114,7 +115,7 @@ def test_integers_of_linear_layers_are_not_quantised_again(tmp_path: Path) -> No
         opset_imports=[helper.make_opsetid("", onnx_model.OPSET)],
         ir_version=10,
     )
-    onnx_model._store_integers(model)
+    onnx_model.store_integers(model)
     assert {tensor.data_type for tensor in model.graph.initializer} == {onnx.TensorProto.INT8, onnx.TensorProto.FLOAT}
     onnx.save(model, tmp_path / "model.onnx")
     x = rng.standard_normal((5, 64)).astype(np.float32)

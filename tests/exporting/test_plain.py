@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 from safetensors.torch import load_file
+from slow_parameters import slow_except
 from torch import Tensor, nn
 from traced_models import ARCHITECTURES, firing_model, images
 
@@ -22,7 +23,7 @@ VARIANTS: tuple[VariantName, ...] = ("exact", "fused", "int8")
 
 @pytest.mark.parametrize("variant", VARIANTS)
 @pytest.mark.parametrize("neurons", ["plain", "spikingjelly"])
-@pytest.mark.parametrize("name", ARCHITECTURES)
+@pytest.mark.parametrize("name", slow_except(["spikformer", "meta_spikeformer", "e_spikeformer"], ARCHITECTURES))
 def test_logits_of_the_file(tmp_path: Path, name: str, neurons: plain.Neurons, variant: VariantName) -> None:
     written = variant_of(firing_model(name), variant)
     plain.write(written, tmp_path, neurons=neurons, title="A test.")

@@ -7,6 +7,8 @@ from typing import Any
 
 import pytest
 import torch
+from instruction_sets import ISAS
+from slow_parameters import slow_except
 from torch import Tensor
 from torch.fx.experimental.proxy_tensor import make_fx
 from torch.utils._python_dispatch import TorchDispatchMode
@@ -87,6 +89,7 @@ def cases() -> dict[str, tuple[Any, ...]]:
     }  # fmt: skip
 
 
+@pytest.mark.parametrize("isa", slow_except(ISAS[:1], ISAS or ["none"]), indirect=True)
 @pytest.mark.parametrize("case", cases())
 def test_schema_fake_implementation_and_autograd(case: str, isa: str) -> None:  # noqa: ARG001
     """`opcheck` runs the operator, compares it with its fake implementation, and traces it with AOTAutograd."""

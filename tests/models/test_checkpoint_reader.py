@@ -24,6 +24,7 @@ import torch
 from builders import one_line_error
 from published_states import spikformer_cifar
 from safetensors.torch import save_file
+from slow_parameters import slow_except
 from torch import Tensor
 
 from autospike.models.checkpoint_import import load_reference
@@ -315,7 +316,7 @@ def test_two_weights_of_one_name(tmp_path: Path, state: State) -> None:
     assert "two different weights called 'head.bias'" in one_line_error(lambda: read_checkpoint(path))
 
 
-@pytest.mark.parametrize("name", ["a.pth", "a.safetensors"])
+@pytest.mark.parametrize("name", slow_except(["a.pth"], ["a.pth", "a.safetensors"]))
 def test_many_keys_are_refused_without_reading_them(tmp_path: Path, name: str) -> None:
     """Within 5 s of processor time. The tensors of the torch file share one storage, so names are all that it has many of."""
     keys = [f"block.{i}.attn.q_conv.weight" for i in range(400_000)]
@@ -331,6 +332,7 @@ def test_many_keys_are_refused_without_reading_them(tmp_path: Path, name: str) -
     assert f"has 400,000 weights, but no supported network has more than {MAX_KEYS:,}" in message
 
 
+@pytest.mark.slow
 def test_many_tensors_are_counted_without_reading_them(tmp_path: Path) -> None:
     """A zip file of 100,001 empty entries stands in for one of as many tensors; above 65,534 the number has its own record."""
     with zipfile.ZipFile(tmp_path / "a.pth", "w") as archive:

@@ -141,6 +141,7 @@ def test_a_supernet_copies_the_shared_corner_of_other_weights(width: int) -> Non
         assert torch.equal(copied_model[common], parameters[name][common])
 
 
+@pytest.mark.slow
 def test_training_starts_from_an_export_with_other_classes(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """The learning rate is 0, so the first checkpoint holds the initial weights."""
     source = build_model(meta(8), num_classes=3, in_chans=1)
@@ -241,6 +242,7 @@ def test_import_does_not_overwrite_an_export(vectors: Path, tmp_path: Path, caps
     assert read_json(out / "architecture.json") == meta(8).to_dict()
 
 
+@pytest.mark.slow
 def test_a_new_run_starts_both_networks_from_those_of_the_other_run(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """The reference network is trained separately."""
     experiment = ROOT / "experiments" / "digits_spike_driven.yaml"

@@ -12,6 +12,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from slow_parameters import slow_except
 from torch import Tensor, nn
 from traced_models import ARCHITECTURES, firing_model, images
 
@@ -61,6 +62,6 @@ def test_export_with_torch_export(name: str, tmp_path: Path) -> None:
 
 
 @pytest.mark.filterwarnings("ignore")
-@pytest.mark.parametrize("name", ARCHITECTURES)
+@pytest.mark.parametrize("name", slow_except(["spikformer"], ARCHITECTURES))
 def test_export_with_torchscript(name: str, tmp_path: Path) -> None:
     assert_equal_logits(with_torchscript, name, tmp_path, 6)

@@ -12,6 +12,7 @@ import pytest
 import timm
 import torch
 from builders import one_line_error
+from slow_parameters import slow_except
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
@@ -398,7 +399,7 @@ def exported(folder: Path, name: str) -> str:
 
 
 @each
-@pytest.mark.parametrize("time_steps", [1, 2, 6])
+@pytest.mark.parametrize("time_steps", slow_except([6], [1, 2, 6]))
 def test_time_steps_of_an_exported_folder(tmp_path: Path, name: str, time_steps: int) -> None:
     """The weights are those of the folder, and the output is the mean of that many steps."""
     model = timm.create_model(exported(tmp_path, name), time_steps=time_steps).eval()

@@ -8,6 +8,7 @@ from dataclasses import replace
 import pytest
 import torch
 from builders import FAMILIES, READS
+from slow_parameters import slow_except
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
@@ -173,7 +174,7 @@ def test_fused_layers_of_each_token_mixer(mixer: str) -> None:
 TOTALS = {"15m": (6.41, 9.98, 14.84), "31m": (13.93, 21.29, 32.3), "55m": (24.70, 37.80, 57.4)}
 
 
-@pytest.mark.parametrize("name", TOTALS)
+@pytest.mark.parametrize("name", slow_except(["15m"], TOTALS))
 def test_dense_totals_of_the_published_models(name: str) -> None:
     architecture = replace(PUBLISHED[f"meta_spikeformer_{name}"].architecture, time_steps=1)
     model = build_model(architecture, num_classes=1000, in_chans=3).eval()

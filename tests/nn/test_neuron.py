@@ -11,6 +11,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from slow_parameters import slow_except
 from spikingjelly.activation_based import neuron as spikingjelly_neuron
 from spikingjelly.activation_based import surrogate
 from torch import Tensor
@@ -75,6 +76,20 @@ def test_continued_calls_equal_one_call(kind: str, norm: bool) -> None:
         parts = zip(x.split([1, 2, 2]), stream.split([1, 2, 2]), strict=True)
         assert torch.equal(torch.cat([lif(part, bn, stream=above) for part, above in parts]), added)
     assert torch.equal(lif(x, bn), expected), "after the block, calls are independent again"
+
+
+def test_a_layer_has_one_start_hook() -> None:
+    """It supplies the potentials of a call, which replaces them; without it, a call starts from 0 again."""
+    lif, x = LIF(Neuron(tau=2.0)), torch.tensor([[[0.5]]])
+    potential = torch.tensor([[1.5]])
+    handle = lif.register_start_hook(lambda _layer, _current, _channels: potential)
+    with pytest.raises(ValueError, match="already has a start hook"), continued(lif):
+        pass
+    with torch.no_grad():
+        assert lif(x).item() == 1  # h = 1.5 + (0.5 - 1.5) / 2 = 1
+        assert potential.item() == 0
+        handle.remove()
+        assert lif(x).item() == 0
 
 
 def test_potentials_of_some_images() -> None:
@@ -228,7 +243,7 @@ def test_spikes_are_counted_by_step_and_position(steps: int | None, channels: in
     assert torch.equal(counts, spikes.double().sum(dim=(1, 4)).flatten(1))
 
 
-@pytest.mark.parametrize("batch", [5, 2700])
+@pytest.mark.parametrize("batch", slow_except([5], [5, 2700]))
 @pytest.mark.parametrize("kind", ["plain", "repeated", "transposed", "bfloat16", "broadcast"])
 def test_spikes_are_added_to_a_residual_stream(kind: str, batch: int) -> None:
     """Also covers the gradients; the hook is not called. The output of 2700 images is written with non-temporal stores."""

@@ -7,6 +7,7 @@ from copy import deepcopy
 
 import pytest
 import torch
+from slow_parameters import slow_except
 from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.fx.experimental.proxy_tensor import make_fx
@@ -17,7 +18,7 @@ from autospike.models.contract import SpikingModel
 from autospike.nn.blocks import SpikingBlock
 
 
-@pytest.fixture(params=ARCHITECTURES)
+@pytest.fixture(params=slow_except(["spikformer"], ARCHITECTURES))
 def model(request: pytest.FixtureRequest) -> Iterator[SpikingModel]:
     torch._dynamo.reset()
     yield firing_model(request.param)
@@ -108,7 +109,7 @@ def test_torch_func_grad_equals_autograd(model: SpikingModel) -> None:
 
 @pytest.mark.parametrize("training", [True, False])
 @pytest.mark.parametrize("device", ["cpu", "cuda"])
-@pytest.mark.parametrize("name", ARCHITECTURES)
+@pytest.mark.parametrize("name", slow_except(["spikformer"], ARCHITECTURES))
 def test_fake_tensors_have_the_shape_and_device_of_the_logits(name: str, device: str, training: bool) -> None:
     """Mixed devices would raise, also on a machine without a GPU."""
     with FakeTensorMode(), torch.device(device):

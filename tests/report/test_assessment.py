@@ -64,6 +64,7 @@ def test_equal_accuracies_have_no_correlation() -> None:
     assert found.everywhere.spearman is None
 
 
+@pytest.mark.slow
 def test_the_interval_covers_the_true_correlation() -> None:
     """Of independent normal pairs tau is 0: 95 % intervals miss it rarely."""
     generator = rng()

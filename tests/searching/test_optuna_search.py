@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 from builders import CONDITIONAL, analytic, evaluation_of, one_line_error
 from searches import WIDE, KilledError, make_search, recording, settings_of
+from slow_parameters import slow_except
 
 from autospike.searching import optuna_search
 from autospike.searching.algorithms import GenerationContext, Individual, algorithm_of, fitness_of
@@ -55,7 +56,7 @@ def individuals(space: SearchSpace, count: int, *, limit: float = float("inf")) 
 
 
 @pytest.mark.parametrize("name", NAMES)
-@pytest.mark.parametrize("space", [CONDITIONAL, RANGES], ids=["conditional", "ranges"])
+@pytest.mark.parametrize("space", slow_except([RANGES], [CONDITIONAL, RANGES]), ids=["conditional", "ranges"])
 def test_a_killed_search_resumes_to_the_archive_of_an_uninterrupted_one(name: str, space: dict[str, Any], tmp_path: Path) -> None:
     """Also the storage has every trial once."""
     whole, killed = tmp_path / "whole" / "archive.sqlite", tmp_path / "killed" / "archive.sqlite"
@@ -113,7 +114,7 @@ def test_limits_are_constraints_of_the_trials() -> None:
     history = individuals(space, 6, limit=1e-6)
     violations = [i.fitness.violation for i in history]
     assert any(violations)
-    trials = [optuna_search._trial(individual, space) for individual in history]
+    trials = [optuna_search.trial_of(individual, space) for individual in history]
     assert [trial.constraints.get("limits", 0.0) for trial in trials] == violations
 
 

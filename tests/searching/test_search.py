@@ -24,6 +24,7 @@ from builders import CONDITIONAL, analytic, edited, evaluation_of, measurement, 
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from searches import WIDE, KilledError, make_search, recording, settings_of
+from slow_parameters import slow_except
 
 from autospike.config import SearchConfig
 from autospike.energy.conventions import DEFAULT
@@ -41,6 +42,7 @@ from autospike.space.search_space import SearchSpace
 from autospike.statistics import pack_mask
 
 NAMES = sorted(ALGORITHMS)
+ONE = slow_except(["nsga2"], NAMES)
 
 
 def recording_calls(calls: list[list[Architecture]]) -> Evaluate:
@@ -124,13 +126,13 @@ def test_equal_seeds_give_equal_fronts(algorithm: str) -> None:
     assert front(second) == front(first)
 
 
-@pytest.mark.parametrize("algorithm", NAMES)
+@pytest.mark.parametrize("algorithm", ONE)
 def test_another_seed_gives_other_candidates(algorithm: str) -> None:
     one, other = (set(architectures_of(evaluations_of_search(settings_of(algorithm), seed=seed))) for seed in (7, 8))
     assert len(one & other) < len(one) / 2
 
 
-@settings(max_examples=12, deadline=None)
+@settings(max_examples=6, deadline=None)
 @given(st.sampled_from(NAMES), st.floats(0, 1, exclude_max=True), st.booleans())
 def test_a_killed_search_resumes_to_the_archive_of_an_uninterrupted_one(algorithm: str, fraction: float, lazy: bool) -> None:
     """Only the generation in progress is measured again."""
@@ -171,7 +173,7 @@ def test_a_killed_search_of_a_conditional_space_resumes(algorithm: str, tmp_path
     assert len(proposed(expected)) == 24
 
 
-@pytest.mark.parametrize("algorithm", NAMES)
+@pytest.mark.parametrize("algorithm", ONE)
 def test_a_search_killed_several_times_measures_archived_candidates_once(algorithm: str, tmp_path: Path) -> None:
     """Archived candidates are not measured again."""
     ends = archived_after_generation(algorithm)
@@ -191,7 +193,7 @@ def test_a_search_killed_several_times_measures_archived_candidates_once(algorit
     assert contents(tmp_path / "archive.sqlite") == uninterrupted(algorithm)
 
 
-@pytest.mark.parametrize("algorithm", NAMES)
+@pytest.mark.parametrize("algorithm", ONE)
 def test_a_finished_search_measures_nothing_again(algorithm: str, tmp_path: Path) -> None:
     archive = Archive(tmp_path / "archive.sqlite", "p")
     run_search(archive, settings_of(algorithm), recording([]))
@@ -199,7 +201,7 @@ def test_a_finished_search_measures_nothing_again(algorithm: str, tmp_path: Path
     assert contents(tmp_path / "archive.sqlite") == uninterrupted(algorithm)
 
 
-@pytest.mark.parametrize("algorithm", NAMES)
+@pytest.mark.parametrize("algorithm", ONE)
 def test_more_generations_extend_a_search(algorithm: str, tmp_path: Path) -> None:
     measured: list[Architecture] = []
     archive = Archive(tmp_path / "archive.sqlite", "p")
@@ -211,7 +213,7 @@ def test_more_generations_extend_a_search(algorithm: str, tmp_path: Path) -> Non
     assert list(archive.proposals()) == list({row[0] for row in uninterrupted(algorithm)[1]})
 
 
-@pytest.mark.parametrize("algorithm", NAMES)
+@pytest.mark.parametrize("algorithm", ONE)
 def test_the_archive_is_independent_of_when_results_arrive(algorithm: str, tmp_path: Path) -> None:
     archive = Archive(tmp_path / "archive.sqlite", "p")
     run_search(archive, settings_of(algorithm), recording([], lazy=False))
@@ -241,7 +243,7 @@ def test_another_protocol_measures_all_candidates_again(tmp_path: Path) -> None:
 class TestAlgorithm:
     """The interface of every algorithm."""
 
-    @pytest.fixture(params=NAMES)
+    @pytest.fixture(params=ONE)
     def algorithm(self, request: pytest.FixtureRequest) -> str:
         return str(request.param)
 
@@ -457,7 +459,7 @@ def test_random_search_under_another_convention_measures_nothing(tmp_path: Path)
 SMALL: dict[str, Any] = {"time_steps": [1, 2], "stages": [{"embed_dim": [8, 16], "depth": [1, 2], "block": {"num_heads": [1, 2]}}]}
 
 
-@pytest.mark.parametrize("algorithm", NAMES)
+@pytest.mark.parametrize("algorithm", ONE)
 def test_an_exhausted_space_is_not_measured_again_under_another_convention(algorithm: str, tmp_path: Path) -> None:
     reused, fresh = tmp_path / "reused.sqlite", tmp_path / "fresh.sqlite"
     exact, binary = (settings_of(algorithm, population=5, generations=20, convention=name) for name in ("exact", "binary-only"))
@@ -470,7 +472,7 @@ def test_an_exhausted_space_is_not_measured_again_under_another_convention(algor
     assert set(architectures_of(front(found))) != set(architectures_of(front(before)))
 
 
-@pytest.mark.parametrize("algorithm", NAMES)
+@pytest.mark.parametrize("algorithm", ONE)
 def test_a_search_under_another_convention_proposes_the_candidates_of_a_new_search(algorithm: str, tmp_path: Path) -> None:
     """Those in the archive are not measured again."""
     reused, fresh = tmp_path / "reused.sqlite", tmp_path / "fresh.sqlite"
@@ -486,7 +488,7 @@ def test_a_search_under_another_convention_proposes_the_candidates_of_a_new_sear
     assert set(architectures_of(front(evaluations))) == set(architectures_of(front(expected)))
 
 
-@pytest.mark.parametrize("algorithm", NAMES)
+@pytest.mark.parametrize("algorithm", ONE)
 def test_a_killed_search_under_another_convention_leaves_all_rows_under_it(algorithm: str, tmp_path: Path) -> None:
     """This includes the rows that an earlier search measured."""
     path, other, config = tmp_path / "archive.sqlite", {"seed": 9}, settings_of(algorithm, convention="binary-only")
@@ -547,7 +549,7 @@ def generation_context(algorithm: str) -> GenerationContext:
     )
 
 
-@pytest.mark.parametrize("algorithm", NAMES)
+@pytest.mark.parametrize("algorithm", ONE)
 def test_f_aeb_is_relative_to_the_energy_of_the_largest_subnet(algorithm: str) -> None:
     evaluations = evaluations_of_search(settings_of(algorithm, fitness={"beta": 0.5}))
     reference = analytic(SearchSpace.from_dict(WIDE).largest()).energy(DEFAULT).energy_mj
@@ -583,6 +585,7 @@ def test_nsga2_selects_the_front_first() -> None:
     assert survivors <= undominated or undominated <= survivors
 
 
+@pytest.mark.slow
 def test_nsga2_optimises_the_configured_objective() -> None:
     # With T as the only objective, most candidates of the last generation have T = 1. The mean of the last 30 candidates of five
     # searches is below 1.5; of random samples it is 2.
@@ -626,7 +629,7 @@ def test_aeb_finds_a_better_fitness_than_random_search() -> None:
     assert min(found) > mean(random_search)
 
 
-@pytest.mark.parametrize("algorithm", NAMES)
+@pytest.mark.parametrize("algorithm", ONE)
 def test_the_front_has_all_candidates_that_no_other_dominates(algorithm: str) -> None:
     evaluations = evaluations_of_search(settings_of(algorithm, population=12, generations=6))
     points = {e.measurement.architecture: (e.measurement.correct, e.energy.energy_mj) for e in evaluations}

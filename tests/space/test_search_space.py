@@ -524,6 +524,7 @@ def enumerable_conditional_architectures() -> list[Architecture]:
     return found
 
 
+@pytest.mark.slow
 def test_size_with_conditional_genes_by_enumeration() -> None:
     # X, qkv x token_input_tau, token_input_tau x sepconv, and one without a token mixer.
     membrane, sew = 2 * 2 * 2 + 2 * 2 + 2 * 2 + 1, 3 * (2 * 2 + 2 + 2 + 1)
@@ -534,6 +535,7 @@ def test_size_with_conditional_genes_by_enumeration() -> None:
     assert all(space.contains(member) for member in members)
 
 
+@pytest.mark.slow
 def test_samples_with_conditional_genes_are_enumerated_members() -> None:
     space, rng, members = SearchSpace.from_dict(ENUMERABLE_CONDITIONAL), random.Random(0), enumerable_conditional_architectures()
     samples = {space.sample(rng) for _ in range(3000)}

@@ -20,6 +20,7 @@ from coco_trees import write_coco
 from masked_trees import write_ade20k
 from PIL import Image
 from safetensors.torch import load_file
+from slow_parameters import slow_except
 from torch import Tensor, nn
 
 from autospike.commands.export import export
@@ -183,7 +184,7 @@ def train_recording(run: RunDirectory) -> list[float]:
     return found
 
 
-@pytest.fixture(scope="module", params=CASES)
+@pytest.fixture(scope="module", params=slow_except(["segmentation"], CASES))
 def case(request: pytest.FixtureRequest) -> Case:
     return CASES[request.param]
 

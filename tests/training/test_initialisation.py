@@ -170,6 +170,7 @@ def test_a_normalisation_that_does_not_fit(experiment: Path, tmp_path: Path, cap
     assert not (tmp_path / "run" / "supernet").exists()
 
 
+@pytest.mark.slow
 def test_a_source_for_other_channels_keeps_the_default(
     imported: Path, tiny_experiment: Path, tmp_path: Path, capsys: Capsys
 ) -> None:

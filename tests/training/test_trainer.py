@@ -18,6 +18,7 @@ from typing import Any
 import pytest
 import torch
 from safetensors.torch import load_file
+from slow_parameters import slow_except
 from tiny_experiment import TINY_SPACE
 from torch import Tensor
 from trainings import CONFIG, SHORT, KilledError, bit_identical, forkserver, run, supernet, weights
@@ -45,7 +46,7 @@ def uninterrupted(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Tensor]
     return weights(folder)
 
 
-@pytest.mark.parametrize("way", WAYS)
+@pytest.mark.parametrize("way", slow_except(["single path", "small first, anytime"], WAYS))
 @pytest.mark.parametrize(
     "kill_at", [pytest.param([1], marks=pytest.mark.slow), pytest.param([6], marks=pytest.mark.slow), [4, 9, 13]]
 )
@@ -79,6 +80,7 @@ def test_the_command_resumes_bit_identically_after_sigkill(tmp_path: Path, tiny_
         assert bit_identical(weights(tmp_path / "killed" / network), weights(tmp_path / "whole" / network))
 
 
+@pytest.mark.slow
 def test_each_option_changes_the_result(tmp_path: Path, tiny_space: SearchSpace) -> None:
     ways: list[dict[str, Any]] = [
         {"sampling": "single-path"},
