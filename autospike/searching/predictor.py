@@ -45,8 +45,8 @@ MARGIN = 0.1
 
 
 @dataclass(frozen=True, kw_only=True)
-class _Data:
-    """What is predicted from.
+class KnownCosts:
+    """Measured architectures, from which the others are predicted.
 
     Attributes:
         features: `[N, features]`.
@@ -58,8 +58,9 @@ class _Data:
     costs: Matrix
     violation: Matrix
 
-    def rows(self, chosen: Sequence[int]) -> _Data:
-        return _Data(features=self.features[chosen], costs=self.costs[chosen], violation=self.violation[chosen])
+    def rows(self, chosen: Sequence[int]) -> KnownCosts:
+        """Return some of the rows."""
+        return KnownCosts(features=self.features[chosen], costs=self.costs[chosen], violation=self.violation[chosen])
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -82,7 +83,7 @@ class PredictorSearch:
         if not pool:
             return
         features = encode(context.space, [*(i.architecture for i in population), *pool]).features()
-        data = _Data(
+        data = KnownCosts(
             features=features[: len(population)],
             costs=np.array([[-value for value in i.fitness.wvalues] for i in population]),
             violation=np.array([i.fitness.violation for i in population]),
@@ -130,16 +131,16 @@ def _front(population: Sequence[Individual]) -> list[int]:
     return [n for n, flag in zip(best, flags, strict=True) if flag]
 
 
-def _samples(data: _Data, features: Matrix, generator: np.random.Generator) -> tuple[Matrix, Matrix]:
+def _samples(data: KnownCosts, features: Matrix, generator: np.random.Generator) -> tuple[Matrix, Matrix]:
     """Samples of the costs `[SAMPLES, pool, objectives]` and of the violation of the limits `[SAMPLES, pool]`."""
     feasible = np.flatnonzero(data.violation == 0)
-    known = data.rows(_few(data, ROWS, generator))
-    fitted = known.rows(_few(known, FITTED_ROWS, generator))
+    known = data.rows(chosen_rows(data, ROWS, generator))
+    fitted = known.rows(chosen_rows(known, FITTED_ROWS, generator))
     costs = []
     for column in range(data.costs.shape[1]):
         logarithmic = bool((data.costs[:, column] > 0).all())  # genes multiply costs, for example energy
         values = [np.log(rows.costs[:, column]) if logarithmic else rows.costs[:, column] for rows in (fitted, known)]
-        drawn = _gaussian_process(fitted.features, values[0], known.features, values[1], features, generator)
+        drawn = gaussian_process_samples(fitted.features, values[0], known.features, values[1], features, generator)
         costs.append(np.exp(drawn) if logarithmic else drawn)
     violation = np.zeros((SAMPLES, len(features)))
     if len(feasible) < len(data.violation):  # most violations are 0, for which a Gaussian process is no model
@@ -149,8 +150,17 @@ def _samples(data: _Data, features: Matrix, generator: np.random.Generator) -> t
     return np.stack(costs, axis=-1), violation
 
 
-def _few(data: _Data, most: int, generator: np.random.Generator) -> list[int]:
-    """At most so many rows in ascending order: those of the front, then random ones."""
+def chosen_rows(data: KnownCosts, most: int, generator: np.random.Generator) -> list[int]:
+    """Choose at most so many rows: those of the front, then random ones.
+
+    Args:
+        data: All rows.
+        most: The largest number.
+        generator: Of the random rows.
+
+    Returns:
+        The rows in ascending order.
+    """
     if len(data.costs) <= most:
         return list(range(len(data.costs)))
     flags = moocore.is_nondominated(data.costs) & (data.violation == data.violation.min())
@@ -158,12 +168,23 @@ def _few(data: _Data, most: int, generator: np.random.Generator) -> list[int]:
     return sorted(order[np.argsort(~flags[order], kind="stable")][:most].tolist())
 
 
-def _gaussian_process(
+def gaussian_process_samples(
     fitted: Matrix, fitted_values: Matrix, known: Matrix, values: Matrix, features: Matrix, generator: np.random.Generator
 ) -> Matrix:
-    """Joint samples `[SAMPLES, pool]` of a Gaussian process without its noise.
+    """Draw joint samples of a Gaussian process without its noise.
 
     The kernel is Matern 5/2 with a length scale for each feature, and its parameters maximise the likelihood of `fitted_values`.
+
+    Args:
+        fitted: Features that the parameters of the kernel are fitted to, `[n, features]`.
+        fitted_values: Their values, `[n]`.
+        known: Features that the process is conditioned on, `[N, features]`.
+        values: Their values, `[N]`.
+        features: Features of the pool, `[pool, features]`.
+        generator: Of the samples.
+
+    Returns:
+        `[SAMPLES, pool]`.
     """
     mean, scale = values.mean(), values.std() or 1.0
     kernel = ConstantKernel(1.0, (1e-2, 1e2)) * Matern(np.ones(known.shape[1]), (0.1, 100.0), nu=2.5)
@@ -179,7 +200,9 @@ def _gaussian_process(
     return np.asarray(drawn * scale + mean)
 
 
-def _greedy(pool: Sequence[Architecture], samples: Matrix, violation: Matrix, data: _Data, space: SearchSpace) -> Iterator[int]:
+def _greedy(
+    pool: Sequence[Architecture], samples: Matrix, violation: Matrix, data: KnownCosts, space: SearchSpace
+) -> Iterator[int]:
     """Yield indices of the pool by expected improvement, given those before and their by-product candidates.
 
     An improvement only decreases with what is known before, so those that are below the largest one need not be computed again.
@@ -188,7 +211,7 @@ def _greedy(pool: Sequence[Architecture], samples: Matrix, violation: Matrix, da
     indices = {architecture: i for i, architecture in enumerate(pool)}
     scaled, fronts = _scaled(samples, data)
     feasible, violations = violation <= 0, violation.mean(axis=0)
-    improvements = np.array([_improvement(i, scaled, feasible, fronts) for i in range(len(pool))])
+    improvements = np.array([improvement(i, scaled, feasible, fronts) for i in range(len(pool))])
     waiting = np.ones(len(pool), dtype=bool)
     while waiting.any():
         current: set[int] = set()
@@ -197,7 +220,7 @@ def _greedy(pool: Sequence[Architecture], samples: Matrix, violation: Matrix, da
             best = int(order[0])
             if best in current:
                 break
-            improvements[best] = _improvement(best, scaled, feasible, fronts)
+            improvements[best] = improvement(best, scaled, feasible, fronts)
             current.add(best)
         yield best
         together = [indices[a] for a in by_product_candidates(space, pool[best]) if a in indices]
@@ -208,7 +231,7 @@ def _greedy(pool: Sequence[Architecture], samples: Matrix, violation: Matrix, da
         ]
 
 
-def _scaled(samples: Matrix, data: _Data) -> tuple[Matrix, list[Matrix]]:
+def _scaled(samples: Matrix, data: KnownCosts) -> tuple[Matrix, list[Matrix]]:
     """Samples, and the front of the feasible rows for each sample, scaled to [0, 1] between the ends of the front.
 
     The reference point is then `1 + MARGIN` in each objective.
@@ -222,10 +245,16 @@ def _scaled(samples: Matrix, data: _Data) -> tuple[Matrix, list[Matrix]]:
     return (samples - low) / length, [(front - low) / length for _ in samples]
 
 
-def _improvement(index: int, scaled: Matrix, feasible: NDArray[np.bool_], fronts: Sequence[Matrix]) -> float:
-    """Mean over the samples of the hypervolume that a point adds to the front, 0 where it violates limits.
+def improvement(index: int, scaled: Matrix, feasible: NDArray[np.bool_], fronts: Sequence[Matrix]) -> float:
+    """Return the mean over the samples of the hypervolume that a point adds to the front, 0 where it violates limits.
 
     Of the volume of the point, the part that the front dominates too is that of the front, clipped to the point.
+
+    Args:
+        index: Of the point.
+        scaled: Points of each sample, `[samples, pool, objectives]`, to be minimised; the reference point is `1 + MARGIN`.
+        feasible: Whether a point is within the limits, `[samples, pool]`.
+        fronts: The front of each sample, `[n, objectives]`.
     """
     reference, total = np.full(scaled.shape[2], 1 + MARGIN), 0.0
     for front, points, allowed in zip(fronts, scaled, feasible, strict=True):
