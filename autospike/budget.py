@@ -13,6 +13,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, field
+from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
@@ -100,7 +101,12 @@ def measured_step(setup: Setup, space: SearchSpace) -> float:
     """
     config = setup.experiment.training.model_copy(update={"start_from": None, "teacher": None})
     supernet, batches, seed = build_supernet(setup, space), training_batches(setup), setup.training_seed
-    return _mean_step(lambda checkpoints, report: train(supernet, batches, config, checkpoints, report, seed=seed))
+    total, share = 0.0, config.single_step_share
+    for single, weight in ((1.0, share), (0.0, 1 - share)):
+        if weight > 0:
+            changed = config.model_copy(update={"single_step_share": single})
+            total += weight * _mean_step(partial(train, supernet, batches, changed, seed=seed))
+    return total
 
 
 def _rivals(experiment: Experiment) -> tuple[RivalName, ...]:

@@ -145,7 +145,9 @@ def _check_training(experiment: Experiment) -> None:
             f"training.targets: in-place needs the largest subnet in every step, which {training.sampling} does not run; "
             "set training.sampling to sandwich, or targets to labels"
         )
-    if training.teacher is not None and experiment.data.name == "events":
+    if training.single_step_share and training.loss == "anytime":
+        raise UserError("training.single_step_share: loss anytime needs every T in a step; set it to 0, or loss to final")
+    if training.teacher is not None and experiment.data.name in (*RECORDED, "motion"):
         raise UserError("training.teacher: a teacher cannot be used with events; leave it out")
     if training.min_learning_rate > training.learning_rate:
         raise UserError(f"training.min_learning_rate: {training.min_learning_rate:g} is more than learning_rate")

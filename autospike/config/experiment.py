@@ -174,6 +174,7 @@ class Experiment(Section):
             "min_learning_rate": min(self.training.min_learning_rate, learning_rate),
             "warmup_epochs": None,
             "cooldown_epochs": 0,
+            "single_step_share": 0.0,
         }
         return self.training.model_copy(update=changes)
 

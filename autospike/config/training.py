@@ -47,6 +47,11 @@ class TrainingConfig(Section):
     - `small-first`: one sampled subnet, from a space that first has only the smallest sizes and from half of the training on has
       all of them.
     """
+    single_step_share: Fraction = 0.0
+    """Part of the training, from its start, in which every subnet has T = 1 (progressive time steps; docs/training.md).
+
+    Such a step costs about 1 / T. It does not apply to events, to `loss: anytime`, or to fine-tuning.
+    """
     targets: Literal["labels", "in-place"] = "labels"
     """Targets of the subnets in a step.
 

@@ -179,8 +179,14 @@ def load_trained_supernet(setup: Setup, space: SearchSpace, folder: Path) -> Sup
 
 
 def training_batches(setup: Setup) -> TrainingBatches:
-    """Return augmented batches of the training split, the slice of this rank."""
+    """Return augmented batches of the training split, the slice of this rank.
+
+    Raises:
+        UserError: A setting of the training does not apply to these images.
+    """
     config = setup.experiment.training
+    if config.single_step_share and setup.images.time_steps is not None:
+        raise UserError("training.single_step_share: only for still images, because one step reads one frame; set it to 0")
     return TrainingBatches(
         split=setup.images.splits["train"],
         num_classes=len(setup.images.classes),

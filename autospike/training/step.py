@@ -50,6 +50,11 @@ def small_first(space: SearchSpace, rng: random.Random, progress: float) -> tupl
 SAMPLING: dict[str, Sampling] = {"single-path": single_path, "sandwich": sandwich, "small-first": small_first}
 
 
+def with_single_time_step(architectures: Sequence[Architecture]) -> tuple[Architecture, ...]:
+    """Return the architectures with T = 1, each once."""
+    return tuple(dict.fromkeys(replace(architecture, time_steps=1) for architecture in architectures))
+
+
 @dataclass(frozen=True, kw_only=True)
 class LabelledBatch:
     """Images with their targets; of a network with two classification heads, those of both.

@@ -43,7 +43,7 @@ from autospike.training.initialisation import NetworkOfRun, initialise_from
 from autospike.training.nonfinite import check_finite
 from autospike.training.progress import StepTimer, display_name, reporting
 from autospike.training.setup import Setup, build_supernet, training_batches
-from autospike.training.step import SAMPLING, TARGETS, LabelledBatch, Tet, accumulate_gradients
+from autospike.training.step import SAMPLING, TARGETS, LabelledBatch, Tet, accumulate_gradients, with_single_time_step
 
 # Name of the decoder in a network; the factor `training.head_learning_rate` applies to its parameters.
 DECODER = "decoder"
@@ -151,6 +151,8 @@ def train(
         for step, batch in zip(range(start, steps), batches(start, steps), strict=True):
             schedule.step_update(step)
             architectures = sample(supernet.space, keyed(seed, "sampling", step), step / steps)
+            if step < config.single_step_share * steps:
+                architectures = with_single_time_step(architectures)
             teacher_targets = batch.targets if teacher is None else teacher(batch.images)
             labelled = LabelledBatch(images=batch.images, targets=batch.targets, teacher_targets=teacher_targets)
             with _random_samples(seed, step, batches.device) if task.reads_targets else nullcontext():

@@ -185,6 +185,7 @@ def test_the_last_override_wins(tmp_path: Path) -> None:
             "training.targets: in-place needs the largest subnet in every step",
         ),
         ("training.augmentation.min_scale=0", "training.augmentation.min_scale"),
+        ("training.single_step_share=1.1", "training.single_step_share"),
         ("training=3", "training"),
         ("seed=-1", "seed"),
         ("seed.a=1", "seed"),
@@ -491,3 +492,9 @@ def test_every_path_of_an_experiment_is_made_absolute() -> None:
                     yield from found(inner, (*above, name))
 
     assert set(found(Experiment, ())) == set(PATHS) - {("training", "teacher", "model")}
+
+
+def test_single_steps_first_do_not_apply_to_fine_tuning_and_the_anytime_loss(tmp_path: Path) -> None:
+    assert load(tmp_path, "training.single_step_share=0.5").fine_tuning.single_step_share == 0
+    message = one_line_error(lambda: load(tmp_path, "training.single_step_share=0.5", "training.loss=anytime"))
+    assert "training.single_step_share: loss anytime" in message

@@ -10,6 +10,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from itertools import combinations
 from multiprocessing.synchronize import Event
 from pathlib import Path
@@ -17,16 +18,19 @@ from typing import Any
 
 import pytest
 import torch
+from builders import one_line_error
 from safetensors.torch import load_file
 from slow_parameters import slow_except
 from tiny_experiment import TINY_SPACE
 from torch import Tensor
 from trainings import CONFIG, SHORT, KilledError, bit_identical, forkserver, run, supernet, weights
 
+from autospike.config import Experiment
 from autospike.errors import Interrupted
 from autospike.events import StepEvent
 from autospike.space.search_space import SearchSpace
 from autospike.training.checkpoint import Checkpoints
+from autospike.training.setup import open_experiment, training_batches
 from autospike.training.trainer import moving_average
 
 WAYS: dict[str, dict[str, Any]] = {
@@ -35,6 +39,7 @@ WAYS: dict[str, dict[str, Any]] = {
     "LAMB": {"optimizer": "lamb"},  # counts its steps for each parameter group
     "accumulate": {"accumulate": 4},
     "small first, anytime": {"sampling": "small-first", "loss": "anytime"},  # sampling depends on the progress of the training
+    "single step first": {"single_step_share": 0.6},
 }
 
 
@@ -110,6 +115,26 @@ def test_small_first_widens_with_the_progress_of_the_training(tmp_path: Path, ti
     assert torch.equal(early[:, 8:], before[:, 8:])
     run(tiny_space, tmp_path, config)
     assert not torch.equal(weights(tmp_path)["model.shared.head.weight"][:, 8:], before[:, 8:])
+
+
+def test_a_training_starts_with_a_single_time_step(tmp_path: Path) -> None:
+    """Expected: until that step, the training of the same network with T = 1."""
+    three = SearchSpace.from_dict(TINY_SPACE).largest()
+    one, config = replace(three, time_steps=1), CONFIG.model_copy(update={"single_step_share": 0.5})
+    for architecture, folder in ((one, tmp_path / "one"), (three, tmp_path / "three")):
+        with pytest.raises(KilledError):
+            run(SearchSpace.of(architecture), folder, config, kill_at=8)
+    files = [load_file(tmp_path / name / "step-00000008.safetensors") for name in ("one", "three")]
+    assert bit_identical(*files)
+    for architecture, folder in ((one, tmp_path / "one"), (three, tmp_path / "three")):
+        run(SearchSpace.of(architecture), folder, config)
+    assert not bit_identical(weights(tmp_path / "one"), weights(tmp_path / "three"))
+
+
+def test_frames_of_events_refuse_a_single_time_step(tiny_experiment: Path) -> None:
+    setup = open_experiment(Experiment.load(tiny_experiment, ["training.single_step_share=0.5"]))
+    frames = replace(setup, images=replace(setup.images, time_steps=3))
+    assert "training.single_step_share: only for still images" in one_line_error(lambda: training_batches(frames))
 
 
 def test_a_finished_training_runs_no_step(tmp_path: Path, tiny_space: SearchSpace) -> None:
