@@ -29,6 +29,6 @@ def kill_command(condition: Callable[[], bool], *arguments: object, seconds: flo
     while process.is_alive() and time.monotonic() < deadline and not condition():
         time.sleep(0.002)
     process.kill()
-    process.join()
+    process.join(timeout=60)
     assert process.exitcode == -signal.SIGKILL, f"the command ended with exit code {process.exitcode}"
     assert condition()

@@ -20,7 +20,11 @@ def run_read_only(folder: Path, command: Sequence[str]) -> subprocess.CompletedP
         if shutil.which("unshare") is None:
             pytest.skip("no unshare here, and root may write to every folder")
         done = subprocess.run(
-            ["unshare", "--mount", "sh", "-c", MOUNT, str(folder), *command], capture_output=True, text=True, check=False
+            ["unshare", "--mount", "sh", "-c", MOUNT, str(folder), *command],
+            capture_output=True,
+            text=True,
+            check=False,
+            timeout=300,
         )
         if done.returncode == 77 or done.stderr.startswith("unshare:"):
             pytest.skip("root may not mount a folder read-only here")
@@ -29,7 +33,7 @@ def run_read_only(folder: Path, command: Sequence[str]) -> subprocess.CompletedP
     for path in paths:
         path.chmod(0o555 if path.is_dir() else 0o444)
     try:
-        return subprocess.run(command, capture_output=True, text=True, check=False)
+        return subprocess.run(command, capture_output=True, text=True, check=False, timeout=300)
     finally:
         for path in paths:
             path.chmod(0o755 if path.is_dir() else 0o644)

@@ -154,6 +154,7 @@ def test_other_data_are_refused_and_the_command_line_says_how_to_open_the_run(
     assert "the images are objects in Python; open the run there with autospike.Run(FOLDER, train=..., test=...)" in outcome.err
 
 
+@pytest.mark.slow
 def test_a_run_from_import_paths_is_opened_by_the_command_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """Data source, objective and algorithm are named in a file; the search split is sampled from the training images."""
     written = {

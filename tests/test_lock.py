@@ -39,7 +39,7 @@ def test_a_locked_folder_is_refused_until_its_process_is_killed(tmp_path: Path) 
         assert message.startswith(where)
     finally:
         holder.send_signal(signal.SIGKILL)
-        holder.communicate()
+        holder.communicate(timeout=60)
     assert (tmp_path / ".lock").exists()  # stale
     lock(tmp_path)
     assert not list(tmp_path.iterdir())
@@ -73,4 +73,4 @@ def test_a_lock_whose_file_says_nothing(tmp_path: Path) -> None:
         assert "in use by another command" in one_line_error(lambda: lock(tmp_path))
     finally:
         holder.kill()
-        holder.communicate()
+        holder.communicate(timeout=60)

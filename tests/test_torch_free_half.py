@@ -47,7 +47,7 @@ LOADED = "import json, sys\nprint(); print(json.dumps(sorted({name.partition('.'
 
 def loaded_by(program: str) -> set[str]:
     """Return the packages that a new interpreter has loaded after a program."""
-    ended = subprocess.run([sys.executable, "-c", program + LOADED], capture_output=True, text=True, check=False)
+    ended = subprocess.run([sys.executable, "-c", program + LOADED], capture_output=True, text=True, check=False, timeout=300)
     assert ended.returncode == 0, ended.stderr
     return set(json.loads(ended.stdout.splitlines()[-1]))
 

@@ -17,7 +17,7 @@ from autospike.kernels.build import LIBRARIES
 def printed(*args: str, **environment: str) -> subprocess.CompletedProcess[str]:
     """Run in a process of its own: the instruction set is chosen once per process."""
     command = [sys.executable, "-m", "autospike", *args]
-    return subprocess.run(command, capture_output=True, text=True, env={**os.environ, **environment}, check=False)
+    return subprocess.run(command, capture_output=True, text=True, env={**os.environ, **environment}, check=False, timeout=300)
 
 
 def test_version_is_one_line() -> None:

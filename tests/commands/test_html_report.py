@@ -96,12 +96,12 @@ def address(run: Path) -> Iterator[str]:
 
 
 def test_the_server_answers_two_paths(run: Path, address: str) -> None:
-    assert b"data-live" in urlopen(f"{address}/").read()
-    served = json.loads(urlopen(f"{address}/data.json").read())
+    assert b"data-live" in urlopen(f"{address}/", timeout=60).read()
+    served = json.loads(urlopen(f"{address}/data.json", timeout=60).read())
     assert served["candidates"] == page_data(RunDirectory.resume(run))["candidates"]
     for path in ("/experiment.yaml", "/../experiment.yaml", "/data"):
         with pytest.raises(HTTPError, match="404"):
-            urlopen(address + path)
+            urlopen(address + path, timeout=60)
 
 
 def test_a_run_without_candidates_is_served_as_a_message(tmp_path: Path, tiny_experiment: Path) -> None:
@@ -109,7 +109,7 @@ def test_a_run_without_candidates_is_served_as_a_message(tmp_path: Path, tiny_ex
     with server(run, 0) as running:
         threading.Thread(target=running.serve_forever, daemon=True).start()
         with pytest.raises(HTTPError, match="503") as error:
-            urlopen(f"http://127.0.0.1:{running.server_port}/data.json")
+            urlopen(f"http://127.0.0.1:{running.server_port}/data.json", timeout=60)
         assert "run: autospike search" in error.value.read().decode()
         running.shutdown()
 

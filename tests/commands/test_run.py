@@ -350,6 +350,7 @@ def copied(run: Path, folder: Path) -> Path:
     return folder
 
 
+@pytest.mark.slow
 def test_a_finished_search_continues_with_more_generations(tmp_path: Path, trained_run: Path) -> None:
     run = copied(trained_run, tmp_path / "run")
     call("search", run, "--set", "search.generations=1")
@@ -407,6 +408,7 @@ def test_a_rejected_option_is_not_stored(run: Path, tmp_path: Path, capsys: pyte
     assert (run / "experiment.yaml").read_text() == before or torch.cuda.is_available()
 
 
+@pytest.mark.slow
 def test_another_protocol_measures_the_baseline_again(tmp_path: Path, trained_run: Path) -> None:
     run, found = copied(trained_run, tmp_path / "run"), []
     for images in (64, 8):

@@ -296,7 +296,7 @@ def test_a_second_command_on_a_folder_is_refused(run: Path, capsys: Capsys, tiny
         assert contents(run) == before
         assert autospike(capsys, "plot", run).code == 0  # reads only
     finally:
-        holder.communicate("")
+        holder.communicate("", timeout=60)
 
 
 @pytest.mark.parametrize("name", ["model.safetensors", "config.json"])

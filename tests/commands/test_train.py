@@ -77,7 +77,7 @@ def test_training_under_torchrun_has_the_losses_of_one_process(tmp_path: Path, t
     losses = {}
     for name, launcher in {"single": python, "together": torchrun}.items():
         command = [*launcher, *arguments, "--run", str(tmp_path / name), *settings]
-        subprocess.run(command, check=True, capture_output=True)
+        subprocess.run(command, check=True, capture_output=True, timeout=300)
         events = [json.loads(line) for line in (tmp_path / name / "log.jsonl").read_text().splitlines()]
         losses[name] = [event["loss"] for event in events if event["event"] == "train"]
         assert [event["event"] for event in events if event["event"] != "train"] == ["train started", "train finished"] * 2

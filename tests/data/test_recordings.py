@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import multiprocessing
 import random
 from collections.abc import Callable
 from dataclasses import replace
@@ -15,6 +14,7 @@ from event_recordings import gesture_tree, har_lists, random_events, write_aedat
 from PIL import Image
 from spikingjelly.datasets.dvs128_gesture import _split_aedat_files_to_np
 from spikingjelly.datasets.utils import integrate_events_by_fixed_frames_number, load_ATIS_bin
+from trainings import forkserver
 
 from autospike.config import DataConfig
 from autospike.data.images import Images
@@ -229,14 +229,15 @@ def _read_everything(root: Path, digests: Any) -> None:
 
 
 def test_two_processes_share_a_cache(tmp_path: Path) -> None:
-    root, context = cifar10_dvs(tmp_path / "data", 40), multiprocessing.get_context("fork")
+    root, context = cifar10_dvs(tmp_path / "data", 40), forkserver()
     queue = context.Queue()
     processes = [context.Process(target=_read_everything, args=(root, queue)) for _ in range(2)]
     for process in processes:
         process.start()
     found = [queue.get(timeout=120) for _ in processes]
     for process in processes:
-        process.join()
+        process.join(timeout=60)
+    assert [process.exitcode for process in processes] == [0, 0]
     split = opened(root, "cifar10_dvs", cache="none").splits["train"]
     assert found[0] == found[1] == [float(split.image(i)[1].sum()) for i in range(len(split))]
     assert not list((tmp_path / "cache").rglob("*.part"))

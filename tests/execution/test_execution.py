@@ -351,7 +351,7 @@ if __name__ == "__main__":
         assert pids
         assert all(map(is_alive, pids))
         script.kill()
-        script.wait()
+        script.wait(timeout=60)
         assert within(10, lambda: not any(map(is_alive, pids)))
 
 
@@ -382,7 +382,7 @@ class Node:
             for pid in (self.process.pid, *descendants(self.process.pid)):
                 if is_alive(pid):
                     os.kill(pid, signal.SIGKILL)
-            self.process.wait()
+            self.process.wait(timeout=60)
 
 
 def ray_environment() -> dict[str, str]:

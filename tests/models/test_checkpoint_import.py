@@ -16,6 +16,7 @@ import pytest
 import torch
 from builders import one_line_error
 from safetensors.torch import save_file
+from slow_parameters import slow_except
 from torch import Tensor
 
 from autospike.models.checkpoint_import import load_reference, published_keys, read_checkpoint, recognise_format
@@ -513,6 +514,7 @@ def test_any_key_without_weights_is_named(format_name: str, state: StateDict, da
         assert f"key {key!r}" in import_error({**state, key: NO_WEIGHTS[damage]})
 
 
+@pytest.mark.parametrize("format_name", slow_except(["Spikformer"], STATE_DICTS), indirect=True)
 def test_any_key_of_one_dimension_is_named(state: StateDict) -> None:
     for key, tensor in state.items():
         if tensor.dim() > 1 and "talking_heads" not in key:

@@ -307,6 +307,7 @@ def test_default_feature_stages(name: str, count: int) -> None:
     assert features(name).feature_info.channels() == list(MAPS[name][0][-count:])
 
 
+@pytest.mark.slow
 def test_features_of_the_published_meta_spikeformer() -> None:
     """Its published detector uses maps at strides 4, 8, 16 and 16; its segmentation also that at stride 2."""
     with torch.device("meta"):

@@ -512,6 +512,7 @@ def test_a_killed_search_under_another_convention_leaves_all_rows_under_it(algor
         assert f_aeb == pytest.approx(accuracy * (expected / reference) ** -0.07, rel=1e-12)
 
 
+@pytest.mark.slow
 def test_aeb_maximises_f_aeb_under_the_convention_of_the_search(tmp_path: Path) -> None:
     """With beta = 2, the best candidate needs little energy under the convention of the search."""
     config = {"generations": 8, "fitness": {"beta": 2}}

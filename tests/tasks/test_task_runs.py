@@ -396,7 +396,9 @@ def test_two_ranks_train_it(case: Case, folder: Path, tmp_path: Path) -> None:
     path, python = tmp_path / "experiment.yaml", [sys.executable, "-m"]
     path.write_text(experiment.to_yaml())
     torchrun = [*python, "torch.distributed.run", "--standalone", "--nproc-per-node", "2", "-m", "--"]
-    subprocess.run([*torchrun, "autospike", "train", str(path), "--run", str(tmp_path / "run")], check=True, capture_output=True)
+    subprocess.run(
+        [*torchrun, "autospike", "train", str(path), "--run", str(tmp_path / "run")], check=True, capture_output=True, timeout=300
+    )
     together = RunDirectory.resume(tmp_path / "run")
     expected = train_recording(RunDirectory.start(experiment, tmp_path / "alone"))
     events = map(json.loads, (together.folder / "log.jsonl").read_text().splitlines())

@@ -73,14 +73,14 @@ def test_the_command_resumes_bit_identically_after_sigkill(tmp_path: Path, tiny_
         settings = ["--set", "training.epochs=12", "--set", "training.batch_size=128"]
         return [sys.executable, "-m", "autospike", "train", str(tiny_experiment), "--run", str(tmp_path / folder), *settings]
 
-    subprocess.run(command("whole"), check=True, capture_output=True)
+    subprocess.run(command("whole"), check=True, capture_output=True, timeout=600)
     rng = random.Random(0)
     for _ in range(4):
         process = subprocess.Popen(command("killed"), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
         time.sleep(rng.uniform(6, 12))
         process.send_signal(signal.SIGKILL)
-        process.wait()
-    subprocess.run(command("killed"), check=True, capture_output=True)
+        process.wait(timeout=60)
+    subprocess.run(command("killed"), check=True, capture_output=True, timeout=600)
     for network in ("supernet", "baseline"):
         assert bit_identical(weights(tmp_path / "killed" / network), weights(tmp_path / "whole" / network))
 
@@ -282,7 +282,7 @@ def test_training_resumes_bit_identically_after_twenty_kills(tmp_path: Path, tin
         assert started.wait(timeout=120)
         time.sleep(rng.uniform(0, 0.7))
         process.kill()
-        process.join()
+        process.join(timeout=60)
         message = checkpoints.recover(80)  # a kill between the first file and its record is no damage
         assert message is None or message.endswith("rebuilt from step-00000004.safetensors")
         steps.append(checkpoints.record.step if checkpoints.record else 0)
