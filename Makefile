@@ -22,7 +22,7 @@ test: check
 	$(BIN)/python -m pytest -n auto --dist loadfile
 
 test-slow: setup
-	$(BIN)/python -m pytest -m slow -n auto --dist loadfile
+	$(BIN)/python -m pytest -m slow -n auto --dist loadfile -o faulthandler_timeout=1800
 
 bench: setup
 	OMP_NUM_THREADS=1 $(BIN)/python experiments/benchmarks $(ONLY)
