@@ -18,7 +18,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 
 from autospike import files
-from autospike.config import Experiment, RivalName
+from autospike.config import Experiment, RivalName, TrainingConfig
 from autospike.data.batches import spans
 from autospike.errors import UserError
 from autospike.evaluation.setup import calibration_split, trie_evaluator
@@ -49,7 +49,8 @@ class Speed:
     """Durations that were measured on this machine.
 
     Attributes:
-        supernet_step: Seconds of a training step of the supernet.
+        supernet_step: Seconds of a training step of the supernet, the mean over the training.
+        fine_tuning_step: Seconds of a fine-tuning step of a subnet of mean size.
         reference_step: Seconds of a training step of the reference network; 0 if there is none.
         rival_step: Seconds of a training step of each network without spikes, together; 0 if there is none.
         generation: Seconds in which a generation of the search is measured.
@@ -58,6 +59,7 @@ class Speed:
     """
 
     supernet_step: float
+    fine_tuning_step: float
     reference_step: float
     rival_step: float
     generation: float
@@ -76,11 +78,13 @@ def measure_speed(setup: Setup) -> Speed:
     Args:
         setup: Configuration, data and device.
     """
-    experiment = setup.experiment
-    reference = experiment.baseline_architecture
+    experiment, space = setup.experiment, setup.experiment.search_space
+    reference, training = experiment.baseline_architecture, experiment.training
+    supernet_step = measured_step(setup, space, training)
     return Speed(
-        supernet_step=measured_step(setup, experiment.search_space),
-        reference_step=measured_step(setup, SearchSpace.of(reference)) if reference else 0.0,
+        supernet_step=supernet_step,
+        fine_tuning_step=measured_step(setup, space, experiment.fine_tuning) if training.single_step_share else supernet_step,
+        reference_step=measured_step(setup, SearchSpace.of(reference), training) if reference else 0.0,
         rival_step=sum(measured_rival_step(setup, name) for name in _rivals(experiment)),
         generation=_seconds_per_generation(setup),
         steps_per_epoch=training_batches(setup).per_epoch,
@@ -92,21 +96,22 @@ class _Enough(Exception):  # noqa: N818 - not an error
     """Enough steps were timed."""
 
 
-def measured_step(setup: Setup, space: SearchSpace) -> float:
+def measured_step(setup: Setup, space: SearchSpace, training: TrainingConfig) -> float:
     """Train the supernet of a space for some seconds, and return the mean duration of a step in seconds, with loading its batch.
 
     Args:
         setup: Configuration, data and device.
         space: The space. The parameters are thrown away.
+        training: The configuration. The part of the training with T = 1 and the rest are timed separately.
     """
-    config = setup.experiment.training.model_copy(update={"start_from": None, "teacher": None})
     supernet, batches, seed = build_supernet(setup, space), training_batches(setup), setup.training_seed
-    total, share = 0.0, config.single_step_share
-    for single, weight in ((1.0, share), (0.0, 1 - share)):
-        if weight > 0:
-            changed = config.model_copy(update={"single_step_share": single})
-            total += weight * _mean_step(partial(train, supernet, batches, changed, seed=seed))
-    return total
+
+    def timed(single_step_share: float) -> float:
+        changes = {"start_from": None, "teacher": None, "single_step_share": single_step_share}
+        return _mean_step(partial(train, supernet, batches, training.model_copy(update=changes), seed=seed))
+
+    share = training.single_step_share
+    return sum(weight * timed(single) for single, weight in ((1.0, share), (0.0, 1 - share)) if weight > 0)
 
 
 def _rivals(experiment: Experiment) -> tuple[RivalName, ...]:
@@ -231,7 +236,7 @@ def expected(experiment: Experiment, speed: Speed, *, fine_tune: bool) -> Plan:
         fine_tune_epochs=fine_tune_epochs,
         training_s=experiment.training.epochs * speed.steps_per_epoch * (speed.supernet_step + speed.reference_step),
         search_s=experiment.search.generations * speed.generation,
-        fine_tuning_s=fine_tuning_epochs * speed.steps_per_epoch * speed.supernet_step,
+        fine_tuning_s=fine_tuning_epochs * speed.steps_per_epoch * speed.fine_tuning_step,
         fixed_s=FIXED_SECONDS,
         memory_bytes=speed.memory_bytes,
         rival_epochs=rival_epochs,
@@ -252,7 +257,9 @@ def within(experiment: Experiment, speed: Speed, budget_s: float, *, fine_tune: 
         UserError: The budget is too small for one epoch and one generation.
     """
     available, epoch = budget_s - FIXED_SECONDS, speed.epoch
-    fine_tune_epoch = speed.steps_per_epoch * speed.supernet_step * _largest_number_of_finalists(experiment) if fine_tune else 0.0
+    fine_tune_epoch = (
+        speed.steps_per_epoch * speed.fine_tuning_step * _largest_number_of_finalists(experiment) if fine_tune else 0.0
+    )
     generations = max(1, min(experiment.search.generations, int(available * SEARCH_SHARE / speed.generation)))
     # What the search does not take is divided among the trainings.
     share = TRAINING_SHARE / (1 - SEARCH_SHARE) if fine_tune else 1.0

@@ -15,7 +15,15 @@ from autospike.budget import FIXED_SECONDS, Clock, Plan, Speed, duration, expect
 from autospike.config import Experiment
 
 EXPERIMENT = Experiment.model_validate(TINY_EXPERIMENT)
-SPEED = Speed(supernet_step=0.1, reference_step=0.15, rival_step=0.0, generation=3.0, steps_per_epoch=4, memory_bytes=10**9)
+SPEED = Speed(
+    supernet_step=0.1,
+    fine_tuning_step=0.1,
+    reference_step=0.15,
+    rival_step=0.0,
+    generation=3.0,
+    steps_per_epoch=4,
+    memory_bytes=10**9,
+)
 
 
 @pytest.mark.parametrize(("text", "seconds"), [("90s", 90), ("30m", 1800), ("1h30m", 5400), ("1.5h", 5400), ("1h1m1s", 3661)])
@@ -46,6 +54,13 @@ def test_networks_without_spikes_are_part_of_the_plan_by_hand() -> None:
     assert plan.total_s == pytest.approx(101 + FIXED_SECONDS)
     assert "networks without spikes (6 s)" in plan.text()
     assert within(EXPERIMENT, SPEED, 101 + FIXED_SECONDS, fine_tune=True).rival_epochs == 0
+
+
+def test_fine_tuning_has_the_speed_of_its_own_steps() -> None:
+    """Training starts with T = 1, and fine-tuning does not: its epochs take 2 * 4 * 0.3 s."""
+    plan = within(EXPERIMENT, replace(SPEED, fine_tuning_step=0.3), 101 + FIXED_SECONDS, fine_tune=True)
+    assert plan.epochs == 47
+    assert plan.fine_tune_epochs == int((101 - 47 - 3 * EXPERIMENT.search.generations) / 2.4)
 
 
 def test_a_plan_without_fine_tuning_trains_longer() -> None:

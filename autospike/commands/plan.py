@@ -77,7 +77,8 @@ def fit_fine_tuning(run: RunDirectory, clock: Clock) -> RunDirectory:
         setup = open_for_measurement(run)
         finalists = [e.measurement for e in pick_finalists(run, protocol_id(setup, run.supernet), note, setup.input_shape)]
         with working("measure the speed of the finalists"):
-            step_s = sum(measured_step(setup, SearchSpace.of(finalist.architecture)) for finalist in finalists)
+            fine_tuning = run.experiment.fine_tuning
+            step_s = sum(measured_step(setup, SearchSpace.of(f.architecture), fine_tuning) for f in finalists)
         selected, alone = finalists[0], sum(finalist.seconds for finalist in finalists)
         images = len(setup.images.splits["test"]) + selected.images
         measurement_s = ((2 * ALONE + FRONT_POINTS) * selected.seconds + ALONE * alone) * images / selected.images
@@ -110,7 +111,7 @@ def fit_training(experiment: Experiment, folder: Path, budget_s: float, *, begun
     if experiment.baseline_architecture is not None:
         spaces.append(SearchSpace.of(experiment.baseline_architecture))
     with working("measure the speed of training on this machine"):
-        epoch_s = training_batches(setup).per_epoch * sum(measured_step(setup, space) for space in spaces)
+        epoch_s = training_batches(setup).per_epoch * sum(measured_step(setup, space, experiment.training) for space in spaces)
     epochs = int((budget_s - (time.monotonic() - begun)) / epoch_s)
     if epochs < 1:
         raise UserError(f"--budget {duration(budget_s)}: one epoch of both trainings takes {duration(epoch_s)}; give more time")

@@ -68,19 +68,26 @@ def _selected(run: RunDirectory, setup: Setup, picks: Sequence[str], random: int
 
 
 def _random(run: RunDirectory, setup: Setup, supernet: Supernet, selected: Architecture, count: int) -> list[Architecture]:
-    """Random subnets, read from a file where they were drawn before under the same settings: each draw is measured."""
-    path, settings = run.retrain / "random.json", _random_settings(run, setup, selected)
+    """Random subnets: those that an earlier call stored under the same settings, unless it drew fewer."""
+    stored = _stored_random(run, setup, selected)
+    return stored[:count] if len(stored) >= count else random_subnets(setup, supernet, selected, count)
+
+
+def _stored_random(run: RunDirectory, setup: Setup, selected: Architecture) -> list[Architecture]:
+    path = run.retrain / "random.json"
     stored = files.read_json(path) if path.exists() else None
-    if not isinstance(stored, dict) or stored.get("settings") != settings or len(stored.get("architectures", ())) < count:
-        return random_subnets(setup, supernet, selected, count)
-    return [Architecture.from_dict(values, source=str(path)) for values in stored["architectures"][:count]]
+    if not isinstance(stored, dict) or stored.get("settings") != _random_settings(run, setup, selected):
+        return []
+    return [Architecture.from_dict(values, source=str(path)) for values in stored.get("architectures", ())]
 
 
 def _store_random(run: RunDirectory, setup: Setup, selected: dict[str, Architecture]) -> None:
-    settings = _random_settings(run, setup, next(iter(selected.values())))
+    """Store the drawn subnets, because each draw is measured. A longer list is kept."""
+    first = next(iter(selected.values()))
     drawn = [architecture.to_dict() for rule, architecture in selected.items() if rule.startswith("random-")]
-    if drawn:
-        files.write_json(run.retrain / "random.json", {"settings": settings, "architectures": drawn})
+    if len(drawn) > len(_stored_random(run, setup, first)):
+        values = {"settings": _random_settings(run, setup, first), "architectures": drawn}
+        files.write_json(run.retrain / "random.json", values)
 
 
 def _random_settings(run: RunDirectory, setup: Setup, selected: Architecture) -> dict[str, Any]:

@@ -68,9 +68,9 @@ def _of_quantity(name: str, genes: NDArray[np.float64], values: NDArray[np.float
 
 
 def _r2(forest: ExtraTreesRegressor, genes: NDArray[np.float64], values: NDArray[np.float64]) -> float:
-    """Return R^2 of the mean of the trees, as `forest.score` does, which validates its input again for each tree."""
+    """R^2 of the mean of the trees. `forest.score` checks its input again for each tree, and takes three times as long."""
     read = np.ascontiguousarray(genes, dtype=np.float32)
-    predicted = sum(tree.tree_.predict(read)[:, 0] for tree in forest.estimators_) / len(forest.estimators_)
+    predicted = sum(tree.predict(read, check_input=False) for tree in forest.estimators_) / len(forest.estimators_)
     return float(r2_score(values, predicted))
 
 

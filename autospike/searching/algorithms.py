@@ -105,7 +105,7 @@ class GenerationContext:
         key: Seed of DEAP's operators, which draw from Python's global generator.
         search_id: Id of the search in the archive.
         folder: Folder of the run, for files that others read; None if the archive is in memory.
-        is_allowed: Whether an architecture is within the limits that are known before measuring; proposals beyond them are changed.
+        is_allowed: Whether an architecture is within the limits that need no measurement. The search replaces other proposals.
     """
 
     space: SearchSpace

@@ -24,7 +24,7 @@ from sklearn.gaussian_process import GaussianProcessRegressor
 from sklearn.gaussian_process.kernels import ConstantKernel, Matern, WhiteKernel
 from threadpoolctl import threadpool_limits
 
-from autospike.searching.algorithms import GenerationContext, Individual, RandomSearch
+from autospike.searching.algorithms import GenerationContext, Individual
 from autospike.searching.by_products import by_product_candidates
 from autospike.searching.variation import crossover, mutate
 from autospike.space.architecture import Architecture
@@ -76,22 +76,17 @@ class PredictorSearch:
 
     def ask(self, population: list[Individual], context: GenerationContext) -> Iterator[Architecture]:
         """Yield the architectures of a pool, those with the largest expected improvement first."""
-        if not population:
-            yield from RandomSearch().ask([], context)
         known = {individual.architecture for individual in population}
         pool = [a for a in _pool(population, context, self.pool) if a not in known and context.is_allowed(a)]
         if not pool:
             return
         features = encode(context.space, [*(i.architecture for i in population), *pool]).features()
-        data = KnownCosts(
-            features=features[: len(population)],
-            costs=np.array([[-value for value in i.fitness.wvalues] for i in population]),
-            violation=np.array([i.fitness.violation for i in population]),
-        )
+        costs, violation = _costs(population)
+        data = KnownCosts(features=features[: len(population)], costs=costs, violation=violation)
         generator = np.random.default_rng(context.rng.getrandbits(64))
         with threadpool_limits(limits=1):  # sums in another order would have other last bits
-            samples, violation = _samples(data, features[len(population) :], generator)
-        for index in _greedy(pool, samples, violation, data, context.space):
+            samples, violations = _samples(data, features[len(population) :], generator)
+        for index in _greedy(pool, samples, violations, data, context.space):
             yield pool[index]
 
     def tell(self, population: list[Individual], offspring: list[Individual], context: GenerationContext) -> list[Individual]:  # noqa: ARG002
@@ -110,7 +105,7 @@ def _pool(population: list[Individual], context: GenerationContext, size: int) -
     if space.size() <= SMALL:
         pool = list(_everything(space))
     else:
-        parents = [population[i].architecture for i in _front(population)]
+        parents = [i.architecture for i, flag in zip(population, _on_front(*_costs(population)), strict=True) if flag]
 
         def parent() -> Architecture:
             return rng.choice(parents)
@@ -123,17 +118,21 @@ def _pool(population: list[Individual], context: GenerationContext, size: int) -
     return pool
 
 
-def _front(population: Sequence[Individual]) -> list[int]:
-    """Indices of the front of the feasible individuals; of the ones that violate the limits least, if none is feasible."""
-    least = min(i.fitness.violation for i in population)
-    best = [n for n, i in enumerate(population) if i.fitness.violation == least]
-    flags = moocore.is_nondominated(np.array([[-value for value in population[n].fitness.wvalues] for n in best]))
-    return [n for n, flag in zip(best, flags, strict=True) if flag]
+def _costs(population: Sequence[Individual]) -> tuple[Matrix, Matrix]:
+    """Costs `[N, objectives]`, negated values of maximised objectives, and by how much limits are violated, `[N]`."""
+    costs = np.array([[-value for value in individual.fitness.wvalues] for individual in population])
+    return costs, np.array([individual.fitness.violation for individual in population])
+
+
+def _on_front(costs: Matrix, violation: Matrix) -> NDArray[np.bool_]:
+    """Whether a row is on the front of the feasible ones; of those that violate the limits least, if none is feasible."""
+    flags = violation == violation.min()
+    flags[flags] = moocore.is_nondominated(costs[flags])
+    return flags
 
 
 def _samples(data: KnownCosts, features: Matrix, generator: np.random.Generator) -> tuple[Matrix, Matrix]:
     """Samples of the costs `[SAMPLES, pool, objectives]` and of the violation of the limits `[SAMPLES, pool]`."""
-    feasible = np.flatnonzero(data.violation == 0)
     known = data.rows(chosen_rows(data, ROWS, generator))
     fitted = known.rows(chosen_rows(known, FITTED_ROWS, generator))
     costs = []
@@ -143,7 +142,7 @@ def _samples(data: KnownCosts, features: Matrix, generator: np.random.Generator)
         drawn = gaussian_process_samples(fitted.features, values[0], known.features, values[1], features, generator)
         costs.append(np.exp(drawn) if logarithmic else drawn)
     violation = np.zeros((SAMPLES, len(features)))
-    if len(feasible) < len(data.violation):  # most violations are 0, for which a Gaussian process is no model
+    if data.violation.any():  # most violations are 0, for which a Gaussian process is no model
         seed = int(generator.integers(2**31))
         forest = ExtraTreesRegressor(n_estimators=SAMPLES, random_state=seed).fit(known.features, known.violation)
         violation = np.stack([tree.predict(features.astype(np.float32)) for tree in forest.estimators_])
@@ -163,7 +162,7 @@ def chosen_rows(data: KnownCosts, most: int, generator: np.random.Generator) -> 
     """
     if len(data.costs) <= most:
         return list(range(len(data.costs)))
-    flags = moocore.is_nondominated(data.costs) & (data.violation == data.violation.min())
+    flags = _on_front(data.costs, data.violation)
     order = generator.permutation(len(flags))
     return sorted(order[np.argsort(~flags[order], kind="stable")][:most].tolist())
 
@@ -237,7 +236,7 @@ def _scaled(samples: Matrix, data: KnownCosts) -> tuple[Matrix, list[Matrix]]:
     The reference point is then `1 + MARGIN` in each objective.
     """
     feasible = data.costs[data.violation == 0]
-    front = feasible[moocore.is_nondominated(feasible)] if len(feasible) else feasible
+    front = _nondominated(feasible)
     ends = front if len(front) else data.costs
     low, length = ends.min(axis=0), np.ptp(ends, axis=0)
     length = np.where(length > 0, length, np.ptp(data.costs, axis=0))  # a front of one point

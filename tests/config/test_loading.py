@@ -102,6 +102,19 @@ def test_a_teacher_needs_a_head_in_the_space_and_in_the_baseline(tmp_path: Path)
     assert load(tmp_path, *overrides, "baseline.distilled=true", experiment_dict=experiment_dict).baseline_architecture.distilled
 
 
+@pytest.mark.parametrize("name", ["events", "motion", "cifar10_dvs"])
+def test_events_have_no_teacher(name: str, tmp_path: Path) -> None:
+    overrides = [
+        "training.teacher.model=resnet18",
+        "space.distilled=true",
+        f"data.name={name}",
+        "data.root=/data",
+        "data.image_size=32",
+    ]
+    overrides += ["data.root=null"] if name == "motion" else []
+    assert "training.teacher: a teacher cannot be used with events" in one_line_error(lambda: load(tmp_path, *overrides))
+
+
 def test_paths_of_spaces_are_relative_to_the_experiment(tmp_path: Path) -> None:
     write_yaml(tmp_path / "spaces" / "small.yaml", SPACE)
     path = write_yaml(tmp_path / "experiments" / "one.yaml", {**EXPERIMENT, "space": "../spaces/small.yaml"})
