@@ -12,7 +12,7 @@ from cli_runner import autospike
 
 def test_networks_are_trained_once_and_more_may_follow(searched_run: Path, capsys: pytest.CaptureFixture[str]) -> None:
     folder = searched_run / "assess"
-    stopped = autospike(capsys, "assess", searched_run, "--candidates", "4", "--epochs", "1", "--budget", "1s")
+    stopped = autospike(capsys, "assess", searched_run, "--candidates", "4", "--epochs", "1", "--budget", "0.001s")
     assert stopped.code == 0
     assert json.loads((folder / "assessment.json").read_text())["trained"] == 1
     assert autospike(capsys, "assess", searched_run, "--candidates", "4", "--epochs", "1").code == 0
