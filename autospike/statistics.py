@@ -154,8 +154,8 @@ class PairedComparison:
             second: Of the second network, on the same images in the same order.
             images: Number of images.
         """
-        a, b = (np.unpackbits(np.frombuffer(mask, np.uint8), count=images).astype(bool) for mask in (first, second))
-        return cls(only_first=int((a & ~b).sum()), only_second=int((b & ~a).sum()), images=images)
+        a, b = (int.from_bytes(mask, "big") >> max(0, 8 * len(mask) - images) for mask in (first, second))
+        return cls(only_first=(a & ~b).bit_count(), only_second=(b & ~a).bit_count(), images=images)
 
     @property
     def difference(self) -> float:

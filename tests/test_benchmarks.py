@@ -16,6 +16,7 @@ import torch
 from rich.console import Console
 from slow_parameters import slow_except
 
+from autospike.searching.archive import Archive
 from autospike.space.families import FAMILIES
 from autospike.supernet import Supernet
 
@@ -222,3 +223,17 @@ def test_figures_of_a_gpu_run_on_the_cpu(load: Callable[[str], ModuleType]) -> N
     names = ["gpu_lif_forward_backward", "gpu_step_tiny", "gpu_step_tiny_memory", "gpu_evaluation", "gpu_evaluation_memory"]
     assert [result.name for result in found] == names
     assert all(result.value > 0 for result in found)
+
+
+def test_a_synthetic_archive_has_every_column_of_a_searched_one(load: Callable[[str], ModuleType], tmp_path: Path) -> None:
+    """A resumed search finds all candidates, and every value that a search of a classification network stores is there."""
+    archive = load("archive")
+    run = archive.synthetic_run(tmp_path / "run", 12 * archive.GENERATIONS)
+    archive.resume(run)
+    opened = Archive.newest(run.archive)
+    candidates = opened.all()
+    assert opened.damage() is None
+    opened.close()
+    assert len(candidates) == 12 * archive.GENERATIONS
+    for field in ("correct_mask", "spikes", "counts"):
+        assert all(getattr(candidate.measurement, field) for candidate in candidates)

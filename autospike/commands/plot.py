@@ -28,7 +28,6 @@ from autospike.searching.archive import Archive
 from autospike.searching.archived_row import scores_without_a_group
 from autospike.searching.objective_columns import with_objectives
 from autospike.searching.selection import pick_row, with_fitness
-from autospike.space.architecture import Architecture
 from autospike.statistics import jackknife_interval, wilson_interval
 
 
@@ -50,9 +49,9 @@ def plot(run: RunDirectory, convention: Convention | None = None, out: Path | No
         report = replace(report, folder=out)
     files.check_writable(report.folder, "--out")
     report.write()
-    same_convention = report.convention == run.experiment.search.energy_convention.name
-    gene_importance = report.importance if same_convention else None  # the page is of the convention of the search
-    files.write_text(report.folder / "report.html", page(page_data(run, gene_importance=gene_importance)))
+    same = report.convention == run.experiment.search.energy_convention.name  # the page is of the convention of the search
+    table, gene_importance = (report.candidates, report.importance) if same else (None, None)
+    files.write_text(report.folder / "report.html", page(page_data(run, table=table, gene_importance=gene_importance)))
     if report.damage is not None:
         note(f"plot: {report.damage}")
     on_front = int(report.candidates["on_front"].sum())
@@ -135,7 +134,7 @@ class SearchReport:
             candidates=table,
             histories=[tables.search_history(name, ids, table, box=box, objectives=objectives) for name, ids in proposals.items()],
             proposed_shares=proposed_shares,
-            importance=importance(space, list(map(Architecture.from_json, table["architecture"])), quantities),
+            importance=importance(space, table["architecture"].tolist(), quantities),
             front_shares=front_shares,
             curves=[
                 *_selected(run, archived, exported, objectives, convention),

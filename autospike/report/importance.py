@@ -25,19 +25,18 @@ from autospike.space.visitor import GenePath
 
 # Trees of a forest, repetitions of a permutation, share of the candidates that are held out, largest number of candidates.
 # Our choice.
-TREES, REPETITIONS, HELD_OUT, MOST = 50, 10, 0.3, 3000
+TREES, REPETITIONS, HELD_OUT, MOST = 50, 10, 0.3, 1000
 # With fewer candidates there is nothing to learn from.
 FEWEST = 20
 
 
-def importance(
-    space: SearchSpace, architectures: Sequence[Architecture], quantities: Mapping[str, Sequence[float]]
-) -> pd.DataFrame:
+def importance(space: SearchSpace, architectures: Sequence[str], quantities: Mapping[str, Sequence[float]]) -> pd.DataFrame:
     """Compute the importance of each gene for each quantity.
 
     Args:
         space: The search space of the candidates.
-        architectures: The candidates. Of more than 3,000, that many are drawn at random.
+        architectures: The candidates as JSON (`Architecture.to_json`). Of more than 1,000, that many are drawn at random, and only
+            these are read.
         quantities: The values of each quantity, by name, in the same order. Energies should be given as logarithms.
 
     Returns:
@@ -46,7 +45,7 @@ def importance(
         (`NAME_r2`), at which a forest that predicts nothing is 0 or below. Without rows if there are fewer than 20 candidates.
     """
     chosen = sorted(keyed(0, "importance").sample(range(len(architectures)), min(MOST, len(architectures))))
-    names, genes = _features(space, [architectures[i] for i in chosen])
+    names, genes = _features(space, [Architecture.from_json(architectures[i]) for i in chosen])
     if len(chosen) < FEWEST or not names:
         return pd.DataFrame(columns=["gene"])
     columns: dict[str, Any] = {"gene": names}

@@ -96,8 +96,8 @@ def _cheapest_within_noise(choices: Choices) -> int:
     images = max(choices.images)
     complete = [i for i, count in enumerate(choices.images) if count == images]
     best = complete[_most_accurate(choices.at(complete))]
-    close = [i for i in complete if not significantly_below(choices, i, best)]
-    return close[_least_energy(choices.at(close))]
+    by_energy = sorted(complete, key=lambda i: (choices.points[i][1], -choices.points[i][0]))
+    return next(i for i in by_energy if i == best or not significantly_below(choices, i, best))
 
 
 def significantly_below(choices: Choices, first: int, second: int) -> bool:

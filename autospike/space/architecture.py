@@ -12,7 +12,7 @@ import json
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, fields, is_dataclass, replace
-from functools import cached_property
+from functools import cache, cached_property
 from itertools import accumulate
 from operator import mul
 from typing import Any
@@ -282,11 +282,19 @@ def _canonical(value: Any) -> Any:
     """Return a dataclass as nested dicts and lists, without None, `OMITTED_DEFAULTS` and dicts that are empty as a result."""
     if not is_dataclass(value):
         return [_canonical(v) for v in value] if isinstance(value, tuple) else value
-    omitted = OMITTED_DEFAULTS.get(type(value), ())
-    written = {f.name: v for f in fields(value) if (v := getattr(value, f.name)) is not None}
-    defaults = {f.name: f.default for f in fields(value) if f.name in omitted}
-    pruned = {name: _canonical(v) for name, v in written.items() if name not in defaults or v != defaults[name]}
-    return {name: v for name, v in pruned.items() if v != {}}
+    kind: type = type(value)
+    names, defaults = _written_fields(kind)
+    written = (
+        (name, v) for name in names if (v := getattr(value, name)) is not None and (name not in defaults or v != defaults[name])
+    )
+    return {name: found for name, v in written if (found := _canonical(v)) != {}}
+
+
+@cache
+def _written_fields(kind: type) -> tuple[tuple[str, ...], dict[str, object]]:
+    """Names of the fields of a dataclass, and the default values of those that are left out where they have them."""
+    omitted = OMITTED_DEFAULTS.get(kind, ())
+    return tuple(f.name for f in fields(kind)), {f.name: f.default for f in fields(kind) if f.name in omitted}
 
 
 def check_scale(attention_scale: float) -> None:

@@ -110,8 +110,9 @@ class NeuronOverride:
     levels: int | None = None
 
     def __post_init__(self) -> None:
-        as_floats(self, "v_threshold", "tau")
-        self.applied_to(Neuron())
+        if self.v_threshold is not None or self.tau is not None or self.levels is not None:
+            as_floats(self, "v_threshold", "tau")
+            self.applied_to(Neuron())
 
     def applied_to(self, neuron: Neuron) -> Neuron:
         """Return a neuron with the overridden parameters replaced.
@@ -124,6 +125,9 @@ class NeuronOverride:
         """
         own = {name: value for name in PUBLISHED_NEURON if (value := getattr(self, name)) is not None}
         return replace(neuron, **own)
+
+
+NO_OVERRIDE = NeuronOverride()
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -145,17 +149,17 @@ class NeuronGroups:
     """
 
     __pydantic_config__ = STRICT
-    token_input: NeuronOverride = NeuronOverride()
-    q: NeuronOverride = NeuronOverride()
-    k: NeuronOverride = NeuronOverride()
-    v: NeuronOverride = NeuronOverride()
-    attention: NeuronOverride = NeuronOverride()
-    sepconv: NeuronOverride = NeuronOverride()
-    depthwise: NeuronOverride = NeuronOverride()
-    projection: NeuronOverride = NeuronOverride()
-    channel_input: NeuronOverride = NeuronOverride()
-    fc1: NeuronOverride = NeuronOverride()
-    fc2: NeuronOverride = NeuronOverride()
+    token_input: NeuronOverride = NO_OVERRIDE
+    q: NeuronOverride = NO_OVERRIDE
+    k: NeuronOverride = NO_OVERRIDE
+    v: NeuronOverride = NO_OVERRIDE
+    attention: NeuronOverride = NO_OVERRIDE
+    sepconv: NeuronOverride = NO_OVERRIDE
+    depthwise: NeuronOverride = NO_OVERRIDE
+    projection: NeuronOverride = NO_OVERRIDE
+    channel_input: NeuronOverride = NO_OVERRIDE
+    fc1: NeuronOverride = NO_OVERRIDE
+    fc2: NeuronOverride = NO_OVERRIDE
 
 
 def token_groups(token_mixer: str, shortcut: str) -> tuple[str, ...]:
@@ -342,7 +346,7 @@ def check_groups(where: str, block: Block, shortcut: str) -> None:
     """
     existing = neuron_groups(block.token_mixer, block.channel_mixer, shortcut)
     for f in fields(block.groups):
-        if f.name not in existing and getattr(block.groups, f.name) != NeuronOverride():
+        if f.name not in existing and getattr(block.groups, f.name) != NO_OVERRIDE:
             raise ValueError(
                 f"{where}.groups.{f.name}: this neuron group does not exist with token_mixer {block.token_mixer} and {shortcut} "
                 f"shortcuts; choose from {', '.join(existing)}"

@@ -11,7 +11,7 @@ import sys
 import tempfile
 import time
 import zlib
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -27,6 +27,7 @@ from autospike.searching.evolution import Search
 from autospike.searching.fitness import f_aeb
 from autospike.space.architecture import Architecture
 from autospike.space.search_space import SearchSpace
+from autospike.statistics import pack_mask
 
 ROWS = 100_000
 GENERATIONS = 200
@@ -87,7 +88,7 @@ def synthetic_run(folder: Path, rows: int) -> RunDirectory:
     reference = {"search_accuracy": 0.9, "layers": to_rows(counts)}
     run.baseline.mkdir()
     (run.baseline / "measurement.json").write_text(json.dumps(reference))
-    _fill(run, _candidates(run.experiment.search_space, rows), zlib.compress(json.dumps(to_rows(counts)).encode()))
+    _fill(run, list(_candidates(run.experiment.search_space, rows)), zlib.compress(json.dumps(to_rows(counts)).encode()))
     return run
 
 
@@ -119,33 +120,52 @@ def _candidates(space: SearchSpace, count: int) -> Iterator[Architecture]:
         sampled = space.sample(rng)
 
 
-def _fill(run: RunDirectory, candidates: Iterable[Architecture], counts: bytes) -> None:
+def _fill(run: RunDirectory, candidates: Sequence[Architecture], counts: bytes) -> None:
     """Write rows, proposals and the last population."""
     search, rng = _search(run), random.Random(1)
     config, largest = run.experiment.search, run.experiment.search_space.largest()
     search.archive.begin(search.id, config.model_dump_json())
     rows, proposals, reference_mj = [], [], 4.6 * 1e6 * MJ_PER_PJ + 0.9 * 4e6 * MJ_PER_PJ
-    per_generation = ROWS // GENERATIONS
+    per_generation = len(candidates) // GENERATIONS
     for i, architecture in enumerate(candidates):
         macs, acs = 1e6, 4e6 if architecture == largest else 1e5 + 3e6 * rng.random()
         energy_mj = (EXACT.costs.pj_per_mac * macs + EXACT.costs.pj_per_ac * acs) * MJ_PER_PJ
         correct = round(IMAGES * (0.5 + 0.4 * (acs / 4e6) ** 0.5 * rng.random()))
-        fitness = f_aeb(correct / IMAGES, energy_mj, reference_mj=reference_mj, config=config.fitness)
-        written, generation = architecture.to_json(), i // per_generation
-        scores = (correct / IMAGES, correct, IMAGES, energy_mj, EXACT.name, macs, acs, 10**5, architecture.time_steps, fitness)
-        free = int(i % 3 > 0)
-        rest = (generation, free, 0.1, "2026-01-01T00:00:00+00:00", counts)
-        rows.append((architecture.id, PROTOCOL, written, *scores, *rest))
+        generation, free = i // per_generation, int(i % 3 > 0)
+        row = {
+            "architecture_id": architecture.id,
+            "protocol_id": PROTOCOL,
+            "architecture": architecture.to_json(),
+            "accuracy": correct / IMAGES,
+            "correct": correct,
+            "images": IMAGES,
+            "energy_mj": energy_mj,
+            "convention": EXACT.name,
+            "macs": macs,
+            "acs": acs,
+            "params": 10**5,
+            "time_steps": architecture.time_steps,
+            "f_aeb": f_aeb(correct / IMAGES, energy_mj, reference_mj=reference_mj, config=config.fitness),
+            "generation": generation,
+            "free": free,
+            "seconds": 0.1,
+            "measured_at": "2026-01-01T00:00:00+00:00",
+            "counts": counts,
+            "correct_mask": pack_mask(bytes([1] * correct + [0] * (IMAGES - correct))),
+            "spikes": acs / 100,
+        }
+        rows.append(row)
         proposals.append((search.id, generation, i % per_generation, architecture.id, PROTOCOL, free))
     search.archive.close()
     db = sqlite3.connect(run.archive)
     with db:
-        db.executemany(f"INSERT INTO evaluations VALUES ({', '.join('?' * 18)})", rows)
+        marks = ", ".join(f":{name}" for name in rows[0])
+        db.executemany(f"INSERT INTO evaluations ({', '.join(rows[0])}) VALUES ({marks})", rows)
         db.executemany(f"INSERT INTO proposals VALUES ({', '.join('?' * 6)})", proposals)
         db.execute("INSERT INTO checksums SELECT rowid, ? FROM evaluations", (zlib.crc32(counts),))
     db.close()
     archive = Archive(run.archive, PROTOCOL)
-    archive.store_population(search.id, GENERATIONS - 1, [(row[0], 1.0) for row in rows[: config.population]])
+    archive.store_population(search.id, GENERATIONS - 1, [(row["architecture_id"], 1.0) for row in rows[: config.population]])
     archive.close()
 
 

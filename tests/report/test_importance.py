@@ -19,6 +19,10 @@ def drawn(number: int) -> list[Architecture]:
     return [SPACE.sample(rng) for _ in range(number)]
 
 
+def written(architectures: list[Architecture]) -> list[str]:
+    return [architecture.to_json() for architecture in architectures]
+
+
 def test_only_the_gene_that_decides_is_important() -> None:
     """Shuffling the gene y = T of a perfect prediction gives R^2 = 1 - E (y - y')^2 / Var y = 1 - 2, a decrease of 2."""
     architectures = drawn(400)
@@ -26,7 +30,7 @@ def test_only_the_gene_that_decides_is_important() -> None:
         "steps": [float(a.time_steps) for a in architectures],
         "width": [float(a.stages[0].embed_dim) for a in architectures],
     }
-    table = importance(SPACE, architectures, quantities).set_index("gene")
+    table = importance(SPACE, written(architectures), quantities).set_index("gene")
     assert table.loc["time_steps", "steps"] == pytest.approx(2, abs=0.3)
     assert table.loc["stage 1 embed_dim", "width"] == pytest.approx(2, abs=0.3)
     assert table["steps"].drop("time_steps").abs().max() < 0.05
@@ -37,15 +41,15 @@ def test_only_the_gene_that_decides_is_important() -> None:
 def test_noise_gives_no_r2() -> None:
     rng = random.Random(1)
     architectures = drawn(200)
-    table = importance(SPACE, architectures, {"noise": [rng.random() for _ in architectures]})
+    table = importance(SPACE, written(architectures), {"noise": [rng.random() for _ in architectures]})
     assert table["noise_r2"].iloc[0] < 0.1
 
 
 def test_results_are_repeatable_and_few_candidates_give_none() -> None:
     architectures = drawn(30)
     quantities = {"steps": [float(a.time_steps) for a in architectures]}
-    assert importance(SPACE, architectures, quantities).equals(importance(SPACE, architectures, quantities))
-    assert importance(SPACE, architectures[:19], {"steps": quantities["steps"][:19]}).empty
+    assert importance(SPACE, written(architectures), quantities).equals(importance(SPACE, written(architectures), quantities))
+    assert importance(SPACE, written(architectures[:19]), {"steps": quantities["steps"][:19]}).empty
 
 
 def test_names_of_genes_count_from_one() -> None:

@@ -18,7 +18,7 @@ import numpy as np
 import pandas as pd
 
 from autospike import __version__, files
-from autospike.energy.conventions import CONVENTIONS, COSTS, MEMORY, Convention, energy
+from autospike.energy.conventions import CONVENTIONS, COSTS, MEMORY, Convention, Energy, energy
 from autospike.energy.counts import LayerCount
 from autospike.errors import UserError
 from autospike.measurement import Evaluation, Measurement
@@ -38,11 +38,18 @@ MAX_CANDIDATES = 3000
 CURVE_POINTS, GENES = 200, 12
 
 
-def page_data(run: RunDirectory, *, gene_importance: pd.DataFrame | None = None, limit: int = MAX_CANDIDATES) -> dict[str, Any]:
+def page_data(
+    run: RunDirectory,
+    *,
+    table: pd.DataFrame | None = None,
+    gene_importance: pd.DataFrame | None = None,
+    limit: int = MAX_CANDIDATES,
+) -> dict[str, Any]:
     """Collect the data of a searched run, which is only read.
 
     Args:
         run: The run. Its search may be running.
+        table: The candidates under the convention of the search, as `tables.candidates_of` returns them, if they were read before.
         gene_importance: The table of `autospike.report.importance`, if it was computed before.
         limit: Largest number of candidates.
 
@@ -54,18 +61,24 @@ def page_data(run: RunDirectory, *, gene_importance: pd.DataFrame | None = None,
     """
     search = run.experiment.search
     archive = Archive.newest(run.existing_archive(), search.energy_convention)
+    space = run.experiment.archived_space
     try:
-        table, proposals, algorithms = with_fitness(archive, run), archive.proposals(), archive.algorithms()
-        if table.empty:
-            raise UserError(f"{run.archive}: no candidates yet; run: autospike search {run.folder}")
+        proposals, algorithms = archive.proposals(), archive.algorithms()
         objectives = objectives_of(search.objectives, run.input_shape, metric=run.experiment.metric)
-        table = tables.candidates_of(with_objectives(archive, table, objectives), objectives)
-        kept = _kept(table["on_front"].tolist(), limit)
-        found = [archive.get_by_id(name) for name in table["id"].iloc[kept].tolist()]
+        if table is None:
+            archived = with_fitness(archive, run)
+            if archived.empty:
+                raise UserError(f"{run.archive}: no candidates yet; run: autospike search {run.folder}")
+            table = tables.candidates_of(with_objectives(archive, archived, objectives), objectives)
+        kept = _kept((table["on_front"] | (table["id"] == space.largest().id)).tolist(), limit)
+        found = {name: archive.get_by_id(name) for name in table["id"].iloc[kept].tolist()}
     finally:
         archive.close()
-    evaluations = [evaluation for evaluation in found if evaluation is not None]
-    space = run.experiment.archived_space
+    evaluations = {name: evaluation for name, evaluation in found.items() if evaluation is not None}
+    shown = table.set_index("id").loc[list(evaluations)]
+    totals = {
+        name: [energy(e.measurement.counts, convention) for e in evaluations.values()] for name, convention in CONVENTIONS.items()
+    }
     selected = _optional(run.export / "report.json")
     return {
         "title": f"Search on {run.experiment.data.name}",
@@ -75,12 +88,12 @@ def page_data(run: RunDirectory, *, gene_importance: pd.DataFrame | None = None,
         "convention": search.energy_convention.name.partition("/")[0],
         "conventions": [_convention(convention) for convention in CONVENTIONS.values()],
         "costs": [_costs(costs) for costs in COSTS.values()],
-        "objectives": _objectives(objectives, table.set_index("id"), evaluations),
-        **_candidates(evaluations),
+        "objectives": _objectives(objectives, shown),
+        **_candidates(shown, evaluations, totals),
         "reference": _reference(run),
         "selected": selected.get("architecture_id"),
-        "searches": _searches(proposals, algorithms, evaluations, space, objectives),
-        "importance": _most_important(_importance(space, evaluations) if gene_importance is None else gene_importance),
+        "searches": _searches(proposals, algorithms, shown, list(evaluations.values()), totals, space.largest().id, objectives),
+        "importance": _most_important(_importance(space, shown) if gene_importance is None else gene_importance),
         "trainings": _trainings(run),
         "early_exit": _early_exit(run),
         "retrained": _optional(run.retrain / "report.json").get("ways", []),
@@ -89,7 +102,7 @@ def page_data(run: RunDirectory, *, gene_importance: pd.DataFrame | None = None,
 
 
 def _kept(flags: Sequence[bool], limit: int) -> list[int]:
-    """Positions of the candidates of a page: all on the front, and every nth of the others."""
+    """Positions of the candidates of a page: all on the front and the largest subnet (`flags`), and every nth of the others."""
     others = [i for i, flag in enumerate(flags) if not flag]
     room = max(0, limit - (len(flags) - len(others)))
     step = max(1, math.ceil(len(others) / max(1, room)))
@@ -129,16 +142,15 @@ OF_PAGE = {
 }
 
 
-def _objectives(objectives: Objectives, table: pd.DataFrame, evaluations: Sequence[Evaluation]) -> dict[str, Any]:
+def _objectives(objectives: Objectives, shown: pd.DataFrame) -> dict[str, Any]:
     """The objectives of the axes at first, and those of the run that the page cannot compute, with the value of each candidate."""
-    ids = [e.measurement.architecture.id for e in evaluations]
     own = [
         {
             "name": name,
             "label": objective.label or name,
             "best": "max" if objective.maximise else "min",
             "log": objective.log,
-            "values": [None if math.isnan(value) else value for value in table.loc[ids, name].astype(float).tolist()],
+            "values": [None if math.isnan(value) else value for value in shown[name].astype(float).tolist()],
         }
         for name, objective in objectives.items()
         if name not in OF_PAGE
@@ -151,33 +163,34 @@ def _rounded(values: Sequence[float], digits: int = 7) -> list[float]:
     return [float(f"{value:.{digits}g}") for value in values]
 
 
-def _candidates(evaluations: Sequence[Evaluation]) -> dict[str, Any]:
+def _candidates(
+    shown: pd.DataFrame, evaluations: Mapping[str, Evaluation], totals: Mapping[str, Sequence[Energy]]
+) -> dict[str, Any]:
     """Columns of the candidates, their architectures without T, and the counts by layer of those on a front."""
-    measurements = [e.measurement for e in evaluations]
+    measurements = {name: e.measurement for name, e in evaluations.items()}
     architectures: dict[str, int] = {}
     numbers = []
-    for m in measurements:
-        value = {name: part for name, part in m.architecture.to_dict().items() if name != "time_steps"}
+    for text in shown["architecture"]:
+        value = {name: part for name, part in json.loads(text).items() if name != "time_steps"}
         numbers.append(architectures.setdefault(json.dumps(value, sort_keys=True), len(architectures)))
-    counted = {name: c for name, c in CONVENTIONS.items() if name not in COUNTED_AS}
-    totals = {name: [energy(m.counts, convention) for m in measurements] for name, convention in counted.items()}
-    fronts = set[int]()
-    for name in counted:
-        points = [(m.accuracy, t.energy_mj) for m, t in zip(measurements, totals[name], strict=True)]
-        fronts |= {i for i, flag in enumerate(on_front(points)) if flag}
+    counted = {name: of for name, of in totals.items() if name not in COUNTED_AS}
+    fronts = set[str]()
+    for of in counted.values():
+        points = list(zip(shown["accuracy"].tolist(), [t.energy_mj for t in of], strict=True))
+        fronts |= {name for name, flag in zip(measurements, on_front(points), strict=True) if flag}
     return {
         "candidates": {
-            "id": [m.architecture.id for m in measurements],
-            "accuracy": [m.accuracy for m in measurements],
-            "interval": [list(m.accuracy_interval) for m in measurements],
-            "params": [m.params for m in measurements],
-            "time_steps": [m.architecture.time_steps for m in measurements],
+            "id": list(measurements),
+            "accuracy": [m.accuracy for m in measurements.values()],
+            "interval": [list(m.accuracy_interval) for m in measurements.values()],
+            "params": [m.params for m in measurements.values()],
+            "time_steps": [m.architecture.time_steps for m in measurements.values()],
             "architecture": numbers,
-            **_exits(measurements),
-            "operations": {name: [_rounded([t.macs for t in of]), _rounded([t.acs for t in of])] for name, of in totals.items()},
+            **_exits(list(measurements.values())),
+            "operations": {name: [_rounded([t.macs for t in of]), _rounded([t.acs for t in of])] for name, of in counted.items()},
         },
         "architectures": [json.loads(text) for text in architectures],
-        "layers": {measurements[i].architecture.id: _layers(measurements[i].counts) for i in sorted(fronts)},
+        "layers": {name: _layers(m.counts) for name, m in measurements.items() if name in fronts},
     }
 
 
@@ -210,23 +223,23 @@ def _reference(run: RunDirectory) -> dict[str, Any] | None:
 def _searches(
     proposals: Mapping[str, list[list[str]]],
     algorithms: Mapping[str, str],
+    shown: pd.DataFrame,
     evaluations: Sequence[Evaluation],
-    space: SearchSpace,
+    totals: Mapping[str, Sequence[Energy]],
+    largest: str,
     objectives: Objectives,
 ) -> list[dict[str, Any]]:
-    """Number of proposed candidates and hypervolume after each generation of each search, under each way of counting.
+    """Number of proposed candidates and hypervolume after each generation of each search, under each convention.
 
     In a thinned page the hypervolume is that of the candidates in it.
     """
-    largest = space.largest().id
     by_convention = {}
-    for name, convention in CONVENTIONS.items():
-        counted = [replace(e, energy=e.measurement.energy(convention)) for e in evaluations]
-        if any(e.measurement.architecture.id == largest for e in evaluations):
-            table = tables.candidates(counted)
-            for objective in objectives.keys() - set(table):
-                table[objective] = [_value(objectives[objective], e) for e in counted]
-            by_convention[name] = table, tables.Box.of(table, objectives, largest)
+    for name, of in totals.items() if largest in shown.index else ():
+        table = shown.assign(energy_mj=[total.energy_mj for total in of]).reset_index()
+        for objective in objectives.keys() - set(tables.COLUMNS):
+            counted = (replace(e, energy=total) for e, total in zip(evaluations, of, strict=True))
+            table[objective] = [_value(objectives[objective], e) for e in counted]
+        by_convention[name] = table, tables.Box.of(table, objectives, largest)
     found = []
     for search_id, generations in proposals.items():
         volumes = {
@@ -246,11 +259,10 @@ def _value(objective: Objective, evaluation: Evaluation) -> float:
         return math.nan
 
 
-def _importance(space: SearchSpace, evaluations: Sequence[Evaluation]) -> pd.DataFrame:
+def _importance(space: SearchSpace, shown: pd.DataFrame) -> pd.DataFrame:
     """Importance of the genes for accuracy and for the logarithm of energy; see `autospike.report.importance`."""
-    energies = [math.log(max(e.energy.energy_mj, 1e-300)) for e in evaluations]
-    quantities = {"accuracy": [e.measurement.accuracy for e in evaluations], "energy": energies}
-    return importance(space, [e.measurement.architecture for e in evaluations], quantities)
+    energies = [math.log(max(value, 1e-300)) for value in shown["energy_mj"]]
+    return importance(space, shown["architecture"].tolist(), {"accuracy": shown["accuracy"].tolist(), "energy": energies})
 
 
 def _most_important(table: pd.DataFrame) -> list[dict[str, Any]]:
