@@ -54,6 +54,16 @@ def test_searches_have_the_hypervolume_of_the_figure(data: dict[str, Any]) -> No
     assert search["hypervolume"]["exact"] == sorted(search["hypervolume"]["exact"])
 
 
+def test_a_thinned_page_has_the_front_the_largest_subnet_and_a_hypervolume(run: Path) -> None:
+    resumed = RunDirectory.resume(run)
+    thinned = page_data(resumed, limit=1)
+    front = pd.read_csv(run / "report" / "front.csv")
+    shown, largest = set(thinned["candidates"]["id"]), resumed.experiment.search_space.largest().id
+    assert {*front["id"], largest} <= shown
+    assert len(shown) < thinned["measured"]
+    assert all(0 < share <= 1 for share in thinned["searches"][0]["hypervolume"]["exact"])
+
+
 def test_the_page_has_the_importance_of_the_table(data: dict[str, Any], searched_run: Path) -> None:
     table = pd.read_csv(searched_run / "report" / "importance.csv")
     assert [row["gene"] for row in data["importance"]] == table["gene"].head(12).tolist()
