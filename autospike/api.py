@@ -387,6 +387,10 @@ class Candidate:
     run: Run
     evaluation: Evaluation
 
+    def __repr__(self) -> str:
+        values = f"accuracy={self.accuracy:.4f}, energy_uj={self.energy_uj:.4g}, params={self.params}"
+        return f"Candidate(id={self.id!r}, {values}, time_steps={self.architecture.time_steps})"
+
     @property
     def id(self) -> str:
         """The id of its architecture."""

@@ -131,6 +131,7 @@ def test_best_is_the_candidate_with_the_best_value_within_the_limits(run: autosp
     within = table[table["energy_mj"] * 1000 <= limit]
     assert best.accuracy == within["accuracy"].max()
     assert best.energy_uj <= limit
+    assert repr(best).startswith(f"Candidate(id='{best.id}', accuracy={best.accuracy:.4f}, energy_uj=")
     assert run.best(depth_of, max_params=int(table["params"].median())).architecture.depth == 1
     assert "no candidate is within the limits: accuracies up to" in one_line_error(lambda: run.best(max_energy_uj=1e-9))
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, Field, StrictBool, field_validator
+from pydantic import AfterValidator, Field, StrictBool, field_validator, model_validator
 
 from autospike.config.fields import MAX_BATCH, BatchSize, CountLimit, Fraction, Limit, ProcessCount, Section, Strength, Text
 from autospike.energy.conventions import DEFAULT, Convention, convention_of
@@ -76,6 +76,8 @@ class ConstraintsConfig(Section):
 
     Parameters, T, MACs, memory and fan-in follow from an architecture: candidates beyond such a limit are not measured. Energy and
     accuracy are measured: candidates within all limits are selected first, then those that violate them least.
+
+    A limit may be written without `max_` or `min_`: `params: 50000` is `max_params: 50000`.
     """
 
     max_energy_uj: Limit | None = None
@@ -94,6 +96,20 @@ class ConstraintsConfig(Section):
     """Largest number of synapses of a neuron, the axon limit of neuromorphic cores."""
     min_accuracy: Fraction | None = None
     """Smallest accuracy on the search split."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _read_short_names(cls, given: Any) -> Any:
+        if not isinstance(given, dict):
+            return given
+        found = dict(given)
+        for field in cls.model_fields:
+            short = field.partition("_")[2]
+            if short in found:
+                if found.get(field) is not None:
+                    raise ValueError(f"{short} and {field} are the same limit; give one of them")
+                found[field] = found.pop(short)
+        return found
 
 
 class SearchConfig(Section):

@@ -16,6 +16,7 @@ from pydantic import BaseModel
 from autospike.config import Experiment, continued
 from autospike.config.loading import PATHS
 from autospike.energy.conventions import EXACT, INT8, RATE
+from autospike.errors import UserError
 from autospike.run_directory import RunDirectory
 from autospike.space.architecture import Architecture, Embedding, Stage
 from autospike.space.block import Block
@@ -171,6 +172,16 @@ def test_all_spellings_of_a_convention_give_equal_experiments(tmp_path: Path) ->
 def test_an_override_changes_only_its_field(tmp_path: Path) -> None:
     plain, changed = (load(tmp_path, *overrides).model_dump(mode="json") for overrides in ((), ("training.epochs=9",)))
     assert changed == edited(plain, "training.epochs", 9)
+
+
+def test_limits_without_max_and_min(tmp_path: Path) -> None:
+    experiment = load(tmp_path, "search.constraints={params: 50000, accuracy: 0.9, energy_uj: 0.4}")
+    limits = experiment.search.constraints
+    assert (limits.max_params, limits.min_accuracy, limits.max_energy_uj, limits.max_macs) == (50_000, 0.9, 0.4, None)
+    changed = experiment.changed({"search": {"constraints": {"macs": 7}}}, source="a test")
+    assert (changed.search.constraints.max_macs, changed.search.constraints.max_params) == (7, 50_000)
+    with pytest.raises(UserError, match="params and max_params are the same limit; give one of them"):
+        load(tmp_path, "search.constraints={params: 1, max_params: 2}")
 
 
 def test_the_last_override_wins(tmp_path: Path) -> None:
