@@ -279,7 +279,11 @@ class FixedBatches:
         return self.image_size, self.image_size
 
     def targets(self, span: Span) -> Any:
-        """Return the labels `[B]` of the images of a span, on the device; in a dense task a list of their targets."""
+        """Return the labels `[B]` of the images of a span, on the device; in a dense task a list of their targets.
+
+        Args:
+            span: First position of the split, and the one after the last.
+        """
         if self.split.target is not None:
             return [self._target(position) for position in range(*span)]
         return torch.tensor(self.split.labels[slice(*span)], device=self.device)

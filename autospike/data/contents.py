@@ -27,16 +27,41 @@ class Contents(Protocol):
     """The stored samples of a dataset."""
 
     def name(self, index: int) -> str:
-        """Return the path of a sample relative to the root of the dataset, or its number."""
+        """Return the path of a sample relative to the root of the dataset, or its number.
+
+        Args:
+            index: Number of the sample in the dataset.
+        """
 
     def size(self, index: int) -> int:
-        """Return the number of stored bytes of a sample."""
+        """Return the number of stored bytes of a sample.
+
+        Args:
+            index: Number of the sample in the dataset.
+
+        Raises:
+            UserError: The file cannot be read.
+        """
 
     def head(self, index: int) -> bytes:
-        """Return the first bytes of a sample, at most `HEAD`."""
+        """Return the first bytes of a sample, at most `HEAD`.
+
+        Args:
+            index: Number of the sample in the dataset.
+
+        Raises:
+            UserError: The file cannot be read.
+        """
 
     def digest(self, index: int) -> str:
-        """Return the SHA-256 digest of the stored bytes of a sample."""
+        """Return the SHA-256 digest of the stored bytes of a sample.
+
+        Args:
+            index: Number of the sample in the dataset.
+
+        Raises:
+            UserError: The file cannot be read.
+        """
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -199,7 +224,11 @@ class Sample:
 
 
 def digests(samples: Sequence[Sample]) -> list[str]:
-    """Return the SHA-256 digest of each sample; files are read by several threads."""
+    """Return the SHA-256 digest of each sample; files are read by several threads.
+
+    Args:
+        samples: The samples.
+    """
     with ThreadPoolExecutor(available_cores()) as pool:
         return list(pool.map(lambda sample: sample.contents.digest(sample.index), samples, chunksize=1))
 

@@ -73,7 +73,11 @@ def images_of(datasets: Mapping[str, Any], config: DataConfig, seed: int) -> Ima
 
 
 def image_size_of(dataset: Any) -> int:
-    """Return the shorter side of the first sample of a dataset, in pixels."""
+    """Return the shorter side of the first sample of a dataset, in pixels.
+
+    Args:
+        dataset: The user's own dataset, whose samples are pairs of an image or event frames `[T, C, H, W]`, and a label.
+    """
     sample = _first_sample(dataset, "train")
     return min(sample.size) if isinstance(sample, Image.Image) else min(sample.shape[-2:])
 

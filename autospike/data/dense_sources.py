@@ -28,7 +28,15 @@ from autospike.data.partition import SplitName
 
 
 def open_scenes(config: DataConfig, seed: int) -> Images:
-    """Open the embedded scenes with masks (`data.scenes`)."""
+    """Open the embedded scenes with masks (`data.scenes`).
+
+    Args:
+        config: Size of the search split, and number of channels.
+        seed: Key of the splits.
+
+    Returns:
+        The images, with a mask for each.
+    """
     parts: list[Readable] = [
         ([0] * count, scenes.SceneImages(split=name), generated_contents(scenes, name)) for name, count in scenes.COUNTS.items()
     ]
@@ -43,7 +51,15 @@ def open_scenes(config: DataConfig, seed: int) -> Images:
 
 
 def open_scene_objects(config: DataConfig, seed: int) -> Images:
-    """Open the embedded scenes with objects."""
+    """Open the embedded scenes with objects.
+
+    Args:
+        config: Size of the search split, and number of channels.
+        seed: Key of the splits.
+
+    Returns:
+        The images, with their objects.
+    """
     images = open_scenes(config, seed)
     objects = [scenes.SceneObjects(split=name) for name in scenes.COUNTS]
     return replace(
@@ -55,7 +71,15 @@ def open_scene_objects(config: DataConfig, seed: int) -> Images:
 
 
 def open_coco(config: DataConfig, seed: int) -> Images:
-    """Open a folder in the format of COCO (`data.coco`)."""
+    """Open a folder in the format of COCO (`data.coco`).
+
+    Args:
+        config: The folder, the size of the search split, and how images are read.
+        seed: Key of the splits.
+
+    Returns:
+        The images, with their objects.
+    """
     root = data_root(config)
     classes, *both = find_coco(root)
     channels, parts = chosen_channels(config, 3), []
@@ -76,7 +100,16 @@ def open_coco(config: DataConfig, seed: int) -> Images:
 
 
 def open_masked_files(find: Callable[[Path], MaskedFolders], config: DataConfig, seed: int) -> Images:
-    """Open a folder with masks, which `find` finds (`data.mask_folders`)."""
+    """Open a folder with masks, which `find` finds (`data.mask_folders`).
+
+    Args:
+        find: Returns the images and masks of a folder.
+        config: The folder, the size of the search split, and how images are read.
+        seed: Key of the splits.
+
+    Returns:
+        The images, with a mask for each.
+    """
     root = data_root(config)
     found = find(root)
     channels, parts, targets = chosen_channels(config, 3), [], []

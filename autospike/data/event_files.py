@@ -69,7 +69,12 @@ class Events:
         return len(self.t)
 
     def between(self, start: int, stop: int) -> Events:
-        """Return the events of `start <= t < stop`."""
+        """Return the events of `start <= t < stop`.
+
+        Args:
+            start: First time, in microseconds.
+            stop: Time after the last one, in microseconds.
+        """
         inside = (self.t >= start) & (self.t < stop)
         return Events(t=self.t[inside], x=self.x[inside], y=self.y[inside], p=self.p[inside])
 

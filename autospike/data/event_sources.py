@@ -32,7 +32,15 @@ FRAME_FILES = FileKind(description="folder of event frames", example="frames.npz
 
 
 def open_motion(config: DataConfig, seed: int) -> Images:
-    """Open the embedded event recordings (`data.motion`)."""
+    """Open the embedded event recordings (`data.motion`).
+
+    Args:
+        config: Size of the search split.
+        seed: Key of the splits.
+
+    Returns:
+        The recordings as frames `[T, 2, H, W]`.
+    """
     train, test = ((motion.labels(name), motion.Motion(split=name), generated_contents(motion, name)) for name in ("train", "test"))
     splits = search_from_train(train, test, config, seed)
     return Images(
@@ -45,7 +53,15 @@ def open_motion(config: DataConfig, seed: int) -> Images:
 
 
 def open_events(config: DataConfig, seed: int) -> Images:
-    """Open a folder of stored frames, or of recordings if `config.frames` is given."""
+    """Open a folder of stored frames, or of recordings if `config.frames` is given.
+
+    Args:
+        config: The folder, the splits, and how recordings become frames.
+        seed: Key of the splits.
+
+    Returns:
+        The samples as frames `[T, C, H, W]`.
+    """
     if config.frames is not None:
         return open_recordings(config, seed)
     root, found = data_root(config), scan(data_root(config), FRAME_FILES)
@@ -61,7 +77,18 @@ def open_events(config: DataConfig, seed: int) -> Images:
 
 
 def open_recordings(config: DataConfig, seed: int) -> Images:
-    """Recordings that are integrated to frames."""
+    """Open recordings, which are integrated to frames when they are read.
+
+    Args:
+        config: The folder, the format, the splits, and how recordings become frames.
+        seed: Key of the splits.
+
+    Returns:
+        The recordings as frames `[T, 2, H, W]`.
+
+    Raises:
+        UserError: The size of the sensor is not known, or the folder has no such recordings.
+    """
     root, dataset, frames = data_root(config), EVENT_DATASETS[config.name], _frames(config)
     sensor = config.sensor or dataset.sensor
     if sensor is None:
@@ -77,7 +104,15 @@ def open_recordings(config: DataConfig, seed: int) -> Images:
 
 
 def open_rendered(config: DataConfig, seed: int) -> Images:
-    """HAR-DVS as grey frames."""
+    """Open HAR-DVS, whose recordings are rendered as grey images.
+
+    Args:
+        config: The folder, the splits and the number of frames.
+        seed: Key of the splits.
+
+    Returns:
+        The clips as frames `[T, 2, H, W]`. Those for training start at a random frame.
+    """
     found, frames = find_rendered(data_root(config)), _frames(config)
     measured, training = (
         RenderedFrames(samples=found.samples, frames=frames, image_size=config.image_size, random_start=random_start)

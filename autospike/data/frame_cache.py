@@ -77,7 +77,13 @@ class RecordedFrames:
 
     @classmethod
     def of(cls, samples: tuple[Recording, ...], integration: Integration, cache: Path | None) -> RecordedFrames:
-        """Return the reader of some recordings."""
+        """Return the reader of some recordings.
+
+        Args:
+            samples: The recordings.
+            integration: How they become frames.
+            cache: The folder of the cache; None to integrate at every access.
+        """
         windows: dict[Path, tuple[int, ...]] = {}
         for index, sample in enumerate(samples):
             if sample.window is not None:

@@ -95,12 +95,16 @@ class Glyphs:
 
 
 def labels(split: SplitName) -> list[int]:
-    """Class of each image of a split: every class equally often."""
+    """Return the class of each image of a split. Every class occurs equally often.
+
+    Args:
+        split: Name of the split, "train" or "test".
+    """
     return [index % len(CLASSES) for index in range(COUNTS[split])]
 
 
 def fingerprint() -> str:
-    """Digest of all that the images depend on: the version of this module, the seed and the letter masks."""
+    """Return a digest of all that the images depend on: the version of this module, the seed and the letter masks."""
     masks = np.rint(letter_masks() * 255).astype(np.uint8)
     return hashlib.sha256(f"glyphs {VERSION} {SEED} {COUNTS}".encode() + masks.tobytes()).hexdigest()[:12]
 
@@ -113,7 +117,11 @@ def _chunk(split: SplitName, chunk: int) -> NDArray[np.uint8]:
 
 @lru_cache(maxsize=1)
 def letter_masks() -> Masks:
-    """Render every letter in every font, centred in its box by its bounding box."""
+    """Render every letter in every font, centred in its box by its bounding box.
+
+    Returns:
+        Coverage of each pixel between 0 and 1, `[fonts, letters, BOX, BOX]`.
+    """
     import matplotlib
 
     folder = Path(matplotlib.get_data_path()) / "fonts" / "ttf"

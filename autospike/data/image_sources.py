@@ -41,7 +41,15 @@ IMAGE_FILES = FileKind(description="image folder", example="image.png", extensio
 
 
 def open_digits(config: DataConfig, seed: int) -> Images:
-    """Open scikit-learn's digits."""
+    """Open scikit-learn's digits.
+
+    Args:
+        config: The splits, and the number of channels.
+        seed: Key of the splits.
+
+    Returns:
+        The images, 8 x 8 pixels.
+    """
     from sklearn.datasets import load_digits
 
     digits = load_digits()
@@ -56,7 +64,15 @@ def open_digits(config: DataConfig, seed: int) -> Images:
 
 
 def open_glyphs(config: DataConfig, seed: int) -> Images:
-    """Open the embedded letters (`data.glyphs`)."""
+    """Open the embedded letters (`data.glyphs`).
+
+    Args:
+        config: Size of the search split, and number of channels.
+        seed: Key of the splits.
+
+    Returns:
+        The images.
+    """
     train, test = ((glyphs.labels(name), glyphs.Glyphs(split=name), generated_contents(glyphs, name)) for name in ("train", "test"))
     return Images(
         classes=glyphs.CLASSES,
@@ -68,7 +84,18 @@ def open_glyphs(config: DataConfig, seed: int) -> Images:
 
 
 def open_cifar(config: DataConfig, seed: int) -> Images:
-    """Open torchvision's copy of CIFAR-10 or CIFAR-100."""
+    """Open torchvision's copy of CIFAR-10 or CIFAR-100.
+
+    Args:
+        config: The name, the folder, the size of the search split, and the number of channels.
+        seed: Key of the splits.
+
+    Returns:
+        The images, 32 x 32 pixels.
+
+    Raises:
+        UserError: The folder does not contain the data set.
+    """
     from torchvision import datasets
 
     source = datasets.CIFAR10 if config.name == "cifar10" else datasets.CIFAR100
@@ -93,7 +120,15 @@ def open_cifar(config: DataConfig, seed: int) -> Images:
 
 
 def open_folder(config: DataConfig, seed: int) -> Images:
-    """Open a folder of images, with one subfolder for each class (`data.folders`)."""
+    """Open a folder of images, with one subfolder for each class (`data.folders`).
+
+    Args:
+        config: The folder, the splits, and how images are read.
+        seed: Key of the splits.
+
+    Returns:
+        The images.
+    """
     root, found = data_root(config), scan(data_root(config), IMAGE_FILES)
     background = config.background
     channels = _folder_channels(root, found, background) if config.channels == "auto" else config.channels
@@ -105,7 +140,16 @@ def open_folder(config: DataConfig, seed: int) -> Images:
 
 
 def open_encoded(kind: Kind, config: DataConfig, seed: int) -> Images:
-    """Images of tables and archives (`data.encoded`)."""
+    """Open images of tables or archives (`data.encoded`).
+
+    Args:
+        kind: The format of the files.
+        config: The folder, the splits, and how images are read.
+        seed: Key of the splits.
+
+    Returns:
+        The images.
+    """
     found, background = find_encoded(data_root(config), kind, config.label_column), config.background
     samples = [(part, index) for part in found.parts for index in range(len(part.names))]
     channels = (
@@ -148,7 +192,11 @@ def _grey_or_rgb(samples: list[Sample], grey: Callable[[Sample], bool]) -> int:
 
 @dataclass(frozen=True, kw_only=True)
 class ArrayImages:
-    """Images in memory, `[images, H, W]` or `[images, H, W, 3]`."""
+    """Images in memory, `[images, H, W]` or `[images, H, W, 3]`.
+
+    Attributes:
+        arrays: The images, values from 0 to 255.
+    """
 
     arrays: NDArray[np.uint8]
 

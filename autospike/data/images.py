@@ -54,15 +54,36 @@ class Split:
         return len(self.indices)
 
     def image(self, position: int) -> Any:
-        """Read the image at a position of the split: a PIL image, or event frames `[T, C, H, W]`."""
+        """Read an image: a PIL image, or event frames `[T, C, H, W]`.
+
+        Args:
+            position: Position in the split.
+
+        Returns:
+            The image.
+        """
         return self.read(self.indices[position])
 
     def training_image(self, position: int) -> Any:
-        """Read the image at a position of the split for training; a clip may start at a random frame."""
+        """Read an image for training. A clip may start at a random frame.
+
+        Args:
+            position: Position in the split.
+
+        Returns:
+            As `image` returns it.
+        """
         return (self.read_for_training or self.read)(self.indices[position])
 
     def target_at(self, position: int) -> Any:
-        """Read the target at a position of the split, in a dense task."""
+        """Read a target of a dense task.
+
+        Args:
+            position: Position in the split.
+
+        Returns:
+            A mask or objects.
+        """
         assert self.target is not None
         return self.target(self.indices[position])
 
@@ -136,7 +157,14 @@ class Images:
 
 
 def data_root(config: DataConfig) -> Path:
-    """Return the folder of the data; raise a UserError if there is none."""
+    """Return the folder of the data.
+
+    Args:
+        config: The data set.
+
+    Raises:
+        UserError: `data.root` is not set, or not a folder.
+    """
     if config.root is None:
         raise UserError(f"data.root: required for data.name {config.name}; set it to the folder of the images")
     if not config.root.is_dir():
@@ -145,30 +173,65 @@ def data_root(config: DataConfig) -> Path:
 
 
 def chosen_channels(config: DataConfig, own: int) -> int:
-    """Return the number of channels of a network's input; `own` is that of the data set."""
+    """Return the number of channels of a network's input.
+
+    Args:
+        config: The setting `channels`.
+        own: Number of channels of the data set, which "auto" means.
+    """
     return own if config.channels == "auto" else config.channels
 
 
 def channels_protocol(config: DataConfig, usual: int) -> dict[str, Any]:
-    """What the fingerprint adds for another number of channels than usual, so that fingerprints of older runs stay valid."""
+    """Return what the fingerprint adds for another number of channels than usual, so that fingerprints of older runs stay valid.
+
+    Args:
+        config: The setting `channels`.
+        usual: Number of channels of the data set.
+    """
     channels = chosen_channels(config, usual)
     return {} if channels == usual else {"channels": channels}
 
 
 def generated_contents(source: ModuleType, split: str) -> GeneratedSamples:
-    """Return what the samples of an embedded data set are generated from."""
+    """Return what the samples of an embedded data set are generated from.
+
+    Args:
+        source: The module of the data set, which has a function `fingerprint`.
+        split: Name of the split.
+    """
     return GeneratedSamples(generator=source.fingerprint(), prefix=f"{split}/")
 
 
 def split_all(
     labels: Sequence[int], read: Read, config: DataConfig, seed: int, contents: Contents, names: Sequence[str] = ()
 ) -> dict[SplitName, Split]:
-    """Draw all three splits from samples without a test split of their own."""
+    """Draw all three splits from samples without a test split of their own.
+
+    Args:
+        labels: Class of each sample.
+        read: Reads the sample with an index.
+        config: The rule and the sizes of the splits.
+        seed: Key of the splits.
+        contents: What the samples are read from.
+        names: Path of each sample, for rules that need it.
+
+    Returns:
+        The splits by name.
+    """
     return splits_by_rule(Samples(labels=labels, names=names), read, contents, config, seed)
 
 
 def splits_by_rule(samples: Samples, read: Read, contents: Contents, config: DataConfig, seed: int) -> dict[SplitName, Split]:
-    """The splits of samples with one reader, by the rule of the configuration."""
+    """Return the splits of samples with one reader, by the rule of the configuration.
+
+    Args:
+        samples: Labels of the samples, and what else rules need.
+        read: Reads the sample with an index.
+        contents: What the samples are read from.
+        config: The rule and the sizes of the splits.
+        seed: Key of the splits.
+    """
     chosen = partition(samples, config.split, search_share=config.search_share, test_share=config.test_share, seed=seed)
     return {name: split_of(name, indices, samples.labels, read, contents) for name, indices in chosen.items()}
 
@@ -181,6 +244,9 @@ def search_from_train(train: Readable, test: Readable, config: DataConfig, seed:
         test: Those of the test samples.
         config: Size of the search split.
         seed: Key of the sample.
+
+    Returns:
+        The splits by name.
 
     Raises:
         UserError: A class has too few samples.
@@ -217,7 +283,17 @@ def images_of_folders(
     time_steps: int | None = None,
     protocol: dict[str, Any] | None = None,
 ) -> Images:
-    """Splits of one folder, or of one for training and one for testing."""
+    """Return the splits of one folder, or of one for training and one for testing.
+
+    Args:
+        found: The classes and the files of each folder.
+        reads: Reads the samples of each folder.
+        config: The rule and the sizes of the splits.
+        seed: Key of the splits.
+        channels: Number of channels of an image.
+        time_steps: Number of frames of each sample; None for still images.
+        protocol: Settings that the fingerprint adds; none by default.
+    """
     first, *rest = [(folder.labels, read, _stored_files(config, folder)) for folder, read in zip(found.folders, reads, strict=True)]
     labels, read, stored = first
     if rest:
@@ -237,7 +313,14 @@ def images_of_folders(
 
 
 def check_rule(config: DataConfig) -> None:
-    """Raise a UserError for a rule that does not apply to data in folders for training and testing."""
+    """Check that the rule of the splits applies to data in folders for training and testing.
+
+    Args:
+        config: The setting `split`.
+
+    Raises:
+        UserError: It does not.
+    """
     if config.split not in (None, "stratified"):
         raise UserError(f"data.split: {config.split} does not apply to data with a test split of their own; choose stratified")
 

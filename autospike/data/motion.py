@@ -90,12 +90,16 @@ class Motion:
 
 
 def labels(split: SplitName) -> list[int]:
-    """Class of each sample of a split: every class equally often."""
+    """Return the class of each sample of a split. Every class occurs equally often.
+
+    Args:
+        split: Name of the split, "train" or "test".
+    """
     return [index % len(CLASSES) for index in range(COUNTS[split])]
 
 
 def fingerprint() -> str:
-    """Digest of all that the samples depend on: the version of this module, the seed and the camera."""
+    """Return a digest of all that the samples depend on: the version of this module, the seed and the camera."""
     return hashlib.sha256(f"motion {VERSION} {SEED} {COUNTS} {CAMERA}".encode()).hexdigest()[:12]
 
 

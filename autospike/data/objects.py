@@ -48,14 +48,26 @@ class Objects:
 
 
 def encoded(masks: NDArray[np.uint8]) -> tuple[dict[str, Any], ...]:
-    """Encode masks `[n, H, W]` by run lengths."""
+    """Encode masks by run lengths.
+
+    Args:
+        masks: `[n, H, W]`, 1 inside and 0 outside of an object.
+
+    Returns:
+        COCO's run-length encoding of each mask.
+    """
     if not len(masks):
         return ()
     return tuple(run_length.encode(np.asfortranarray(masks.transpose(1, 2, 0))))
 
 
 def objects_of_masks(masks: NDArray[np.uint8], labels: NDArray[np.int64]) -> Objects:
-    """Return the objects that masks `[n, H, W]` show, none of which is empty; each box is the smallest around its mask."""
+    """Return the objects that masks show. Each box is the smallest around its mask.
+
+    Args:
+        masks: `[n, H, W]`, 1 inside and 0 outside of an object; none is empty.
+        labels: Class of each object, `[n]`.
+    """
     boxes = np.zeros((len(masks), 4), dtype=np.float32)
     for box, mask in zip(boxes, masks, strict=True):
         rows, columns = np.flatnonzero(mask.any(axis=1)), np.flatnonzero(mask.any(axis=0))
@@ -90,15 +102,30 @@ class TrainingObjects(Sequence[dict[str, Tensor]]):
         return self.of_images[index]
 
     def to(self, device: torch.device) -> TrainingObjects:
-        """Return the objects on a device."""
+        """Return the objects on a device.
+
+        Args:
+            device: The device.
+        """
         return TrainingObjects(of_images=tuple({name: x.to(device) for name, x in image.items()} for image in self.of_images))
 
     def split(self, size: int) -> list[TrainingObjects]:
-        """Split the batch into parts of `size` images; the last one may be smaller."""
+        """Split the batch, in order.
+
+        Args:
+            size: Number of images of a part; the last one may be smaller.
+
+        Returns:
+            The parts.
+        """
         return [TrainingObjects(of_images=self.of_images[i : i + size]) for i in range(0, len(self), size)]
 
 
 def collated(samples: Sequence[tuple[Tensor, dict[str, Tensor]]]) -> tuple[Tensor, TrainingObjects]:
-    """Return images `[B, C, H, W]` with their objects, from pairs of an image and its objects."""
+    """Return images `[B, C, H, W]` with their objects, from pairs of an image and its objects.
+
+    Args:
+        samples: An image `[C, H, W]` and its objects for each sample.
+    """
     images, targets = zip(*samples, strict=True)
     return torch.stack(images), TrainingObjects(of_images=targets)

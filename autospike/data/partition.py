@@ -155,6 +155,9 @@ def stratified_split(
         seed: Key of the sample.
         name: The split that it is for.
 
+    Returns:
+        The remaining indices and the sample.
+
     Raises:
         UserError: A class has too few images to be in both.
     """

@@ -132,7 +132,14 @@ def _drawn(pixels: NDArray[np.uint8], masks: Tensor, boxes: Tensor, labels: Tens
 
 
 def sheet_of(tiles: Sequence[NDArray[np.uint8]]) -> Image.Image:
-    """Arrange tiles of equal size `[H, W, 3]` in a sheet about as wide as high; small ones are enlarged."""
+    """Arrange tiles of equal size `[H, W, 3]` in a sheet about as wide as high; small ones are enlarged.
+
+    Args:
+        tiles: Images of values from 0 to 255; at least one.
+
+    Returns:
+        The sheet.
+    """
     height, width = tiles[0].shape[:2]
     scale = max(1, TILE // height)
     columns = max(1, round(math.sqrt(len(tiles) * height / width)))
@@ -149,6 +156,9 @@ def coloured(mask: NDArray[Any]) -> NDArray[np.uint8]:
     """Return a colour for each class of a mask `[H, W]`: class 0 is black, ignored pixels are white; `[H, W, 3]`.
 
     The colours are those of PASCAL VOC: the bits of the class, spread over red, green and blue from the highest bit on.
+
+    Args:
+        mask: Class of each pixel, `[H, W]`.
     """
     values = mask.astype(np.int64)
     colours = np.zeros((*mask.shape, 3), dtype=np.int64)

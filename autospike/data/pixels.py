@@ -96,7 +96,7 @@ def read_image(path: Source, *, channels: Literal[1, 3], background: RGB = WHITE
 
 
 def is_grey(path: Source, *, background: RGB = WHITE) -> bool:
-    """Whether an image has no colour: its mode is grey, or red, green and blue are equal in every pixel.
+    """Return whether an image has no colour: its mode is grey, or red, green and blue are equal in every pixel.
 
     Only the header is read if the mode is enough to know.
 
@@ -122,13 +122,21 @@ def is_grey(path: Source, *, background: RGB = WHITE) -> bool:
 
 
 def printable(name: object) -> str:
-    """Return a file name for a message of one line: control characters and undecodable bytes are escaped."""
+    """Return a file name for a message of one line: control characters and undecodable bytes are escaped.
+
+    Args:
+        name: A path, or another value whose text is a file name.
+    """
     text = str(name).encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
     return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
 
 
 def reason_of(error: BaseException) -> str:
-    """Return the message of an exception in one line, or its type if it has none."""
+    """Return the message of an exception in one line, or its type if it has none.
+
+    Args:
+        error: The exception.
+    """
     return " ".join(printable(" ".join(str(error).split())).split())[:200] or type(error).__name__
 
 

@@ -84,7 +84,14 @@ class ImagePreparation:
         return (pixels - mean) / std
 
     def restore(self, normalised: Tensor) -> Tensor:
-        """Compute the pixels in 0..1 that `normalise` was given, up to rounding."""
+        """Compute the pixels in 0..1 that `normalise` was given, up to rounding.
+
+        Args:
+            normalised: `[..., C, H, W]`.
+
+        Returns:
+            The pixels, of the same shape.
+        """
         mean, std = (torch.tensor(values, device=normalised.device)[:, None, None] for values in (self.mean, self.std))
         return normalised * std + mean
 
@@ -325,7 +332,15 @@ class DenseTransforms:
         return DenseTrainingTransform(transforms=self, augmentation=augmentation, jitter=jitter)
 
     def pixels(self, image: Image.Image, size: Sequence[int]) -> Tensor:
-        """Resize an image to height and width `size`; `[C, *size]` of 8-bit integers."""
+        """Resize an image.
+
+        Args:
+            image: The image.
+            size: Height and width of the result.
+
+        Returns:
+            `[C, height, width]` uint8.
+        """
         converted = image.convert("L" if self.channels == 1 else "RGB")
         if converted.size != (size[1], size[0]):
             converted = converted.resize((size[1], size[0]), Image.Resampling.BILINEAR)
@@ -338,7 +353,14 @@ class DenseTransforms:
         return self.padded(pixels)
 
     def padded(self, pixels: Tensor) -> Tensor:
-        """Pad an image `[C, H, W]` at the right and at the bottom, with the mean of the normalisation."""
+        """Pad an image `[C, H, W]` at the right and at the bottom, with the mean of the normalisation.
+
+        Args:
+            pixels: `[C, H, W]`, at most `image_size` high and wide.
+
+        Returns:
+            `[C, image_size, image_size]`.
+        """
         missing = (self.image_size - pixels.shape[2], self.image_size - pixels.shape[1])
         if not any(missing):
             return pixels

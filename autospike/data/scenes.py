@@ -117,7 +117,7 @@ class SceneObjects:
 
 
 def fingerprint() -> str:
-    """Digest of all that the images depend on: the version of this module, the seed and the number of images."""
+    """Return a digest of all that the images depend on: the version of this module, the seed and the number of images."""
     return hashlib.sha256(f"scenes {VERSION} {SEED} {COUNTS}".encode()).hexdigest()[:12]
 
 

@@ -34,7 +34,11 @@ def role_of(name: str) -> Role | None:
 
 
 def has_role(name: str) -> bool:
-    """Whether one word of a name means a split, so that the name may mean one beside others."""
+    """Return whether one word of a name means a split, so that the name may mean one beside others.
+
+    Args:
+        name: Name of a folder or file.
+    """
     return _parse(name)[0] is not None
 
 
@@ -70,5 +74,9 @@ def _stem(word: str) -> str:
 
 
 def is_part(name: str) -> bool:
-    """Whether the name of a folder means a part or a form of a dataset (images, masks, fold1), rather than a class."""
+    """Return whether the name of a folder means a part or a form of a dataset (images, masks, fold1), rather than a class.
+
+    Args:
+        name: Name of the folder.
+    """
     return role_of(name) is not None or re.fullmatch(rf"(?:{FILLER}|{PARTS})[\W_]*\d*", name.lower()) is not None
