@@ -426,22 +426,50 @@ class Candidate:
         return self.run._model(self.architecture)
 
     def export(self, out: str | Path | None = None) -> Path:
-        """Write the candidate as a timm model, and measure it on the test split; see `Run.export`."""
+        """Write the candidate as a timm model, and measure it on the test split; see `Run.export`.
+
+        Args:
+            out: The folder to write to. Default: `export` in the folder of the run.
+
+        Returns:
+            The folder.
+        """
         return self.run.export(out, pick=self.id)
 
 
 def train(run: Run, *, callbacks: Sequence[Callback] = (), **settings: Any) -> None:
-    """Train the supernet of a run; see `Run.train`."""
+    """Train the supernet of a run; see `Run.train`.
+
+    Args:
+        run: The run.
+        callbacks: Receive the events of the training.
+        **settings: Fields of the section `training`.
+    """
     run.train(callbacks=callbacks, **settings)
 
 
 def search(run: Run, **settings: Any) -> None:
-    """Search subnets of the trained supernet of a run; see `Run.search`."""
+    """Search subnets of the trained supernet of a run; see `Run.search`.
+
+    Args:
+        run: A trained run.
+        **settings: Arguments of `Run.search`.
+    """
     run.search(**settings)
 
 
 def export(run: Run, out: str | Path | None = None, *, pick: str | None = None, min_accuracy: float | None = None) -> Path:
-    """Write a candidate of a run as a timm model; see `Run.export`."""
+    """Write a candidate of a run as a timm model; see `Run.export`.
+
+    Args:
+        run: A searched run.
+        out: The folder to write to. Default: `export` in the folder of the run.
+        pick: Selection rule, or id of a candidate. Default: `export.pick` of the experiment.
+        min_accuracy: Select among candidates with at least this accuracy on the search split, a fraction.
+
+    Returns:
+        The folder.
+    """
     return run.export(out, pick=pick, min_accuracy=min_accuracy)
 
 
@@ -454,12 +482,30 @@ def retrain(
     epochs: int | None = None,
     callbacks: Sequence[Callback] = (),
 ) -> Path:
-    """Train selected subnets of a run separately; see `Run.retrain`."""
+    """Train selected subnets of a run separately; see `Run.retrain`.
+
+    Args:
+        run: A searched run.
+        picks: Selection rules, or ids of candidates. Default: `export.pick` of the experiment.
+        random: Number of random subnets that are trained as well.
+        seeds: Number of trainings of each network. Default: `retrain.seeds`.
+        epochs: Epochs from scratch. Default: `training.epochs`.
+        callbacks: Receive the events of the trainings.
+
+    Returns:
+        The folder with the models and `report.json`.
+    """
     return run.retrain(picks, random=random, seeds=seeds, epochs=epochs, callbacks=callbacks)
 
 
 def plot(run: Run, out: str | Path | None = None, *, convention: str | None = None) -> None:
-    """Write figures and tables of the search of a run; see `Run.plot`."""
+    """Write figures and tables of the search of a run; see `Run.plot`.
+
+    Args:
+        run: A searched run.
+        out: The folder to write to. Default: `report` in the folder of the run.
+        convention: Energy convention. Default: that of the search.
+    """
     run.plot(out, convention=convention)
 
 

@@ -77,6 +77,9 @@ def measure_speed(setup: Setup) -> Speed:
 
     Args:
         setup: Configuration, data and device.
+
+    Returns:
+        The durations.
     """
     experiment, space = setup.experiment, setup.experiment.search_space
     reference, training = experiment.baseline_architecture, experiment.training
@@ -97,12 +100,15 @@ class _Enough(Exception):  # noqa: N818 - not an error
 
 
 def measured_step(setup: Setup, space: SearchSpace, training: TrainingConfig) -> float:
-    """Train the supernet of a space for some seconds, and return the mean duration of a step in seconds, with loading its batch.
+    """Train the supernet of a space for some seconds, and measure the mean duration of a step, with loading its batch.
 
     Args:
         setup: Configuration, data and device.
         space: The space. The parameters are thrown away.
         training: The configuration. The part of the training with T = 1 and the rest are timed separately.
+
+    Returns:
+        The duration in seconds.
     """
     supernet, batches, seed = build_supernet(setup, space), training_batches(setup), setup.training_seed
 
@@ -120,11 +126,14 @@ def _rivals(experiment: Experiment) -> tuple[RivalName, ...]:
 
 
 def measured_rival_step(setup: Setup, name: RivalName) -> float:
-    """Train a network without spikes for some seconds, and return the mean duration of a step in seconds.
+    """Train a network without spikes for some seconds, and measure the mean duration of a step, with loading its batch.
 
     Args:
         setup: Configuration, data and device.
         name: The network. Its parameters are thrown away.
+
+    Returns:
+        The duration in seconds.
     """
     rival, config, batches = untrained_rival(setup, name), rival_recipe(setup, name), training_batches(setup)
     return _mean_step(lambda checkpoints, report: fit_rival(rival, batches, config, checkpoints, report))
@@ -200,7 +209,7 @@ class Plan:
         return self.training_s + self.rivals_s + self.search_s + self.fine_tuning_s + self.fixed_s
 
     def text(self) -> str:
-        """The plan in one line."""
+        """Return the plan in one line."""
         fine_tuning = (
             f"fine-tuning {self.fine_tune_epochs} epochs ({duration(self.fine_tuning_s)}), " if self.fine_tune_epochs else ""
         )
@@ -226,6 +235,9 @@ def expected(experiment: Experiment, speed: Speed, *, fine_tune: bool) -> Plan:
         experiment: The configuration.
         speed: Measured durations.
         fine_tune: Whether the selected subnet is fine-tuned.
+
+    Returns:
+        The plan of the configured epochs and generations.
     """
     fine_tune_epochs = experiment.fine_tuning.epochs if fine_tune else 0
     fine_tuning_epochs = _largest_number_of_finalists(experiment) * fine_tune_epochs
@@ -252,6 +264,9 @@ def within(experiment: Experiment, speed: Speed, budget_s: float, *, fine_tune: 
         speed: Measured durations.
         budget_s: Wall-clock time in seconds.
         fine_tune: Whether the selected subnet is fine-tuned.
+
+    Returns:
+        The plan, whose durations add up to at most the budget.
 
     Raises:
         UserError: The budget is too small for one epoch and one generation.
@@ -396,7 +411,14 @@ class Clock:
 
 
 def duration(seconds: float) -> str:
-    """Format a duration: 45 s, 12 min, 3.5 h."""
+    """Format a duration: 45 s, 12 min, 3.5 h.
+
+    Args:
+        seconds: The duration in seconds.
+
+    Returns:
+        The duration in seconds, minutes or hours with its unit.
+    """
     if seconds < 100:
         return f"{seconds:.0f} s"
     return f"{seconds / 60:.0f} min" if seconds < 6000 else f"{seconds / 3600:.1f} h"

@@ -59,5 +59,9 @@ def find(kind: Kind, given: str, folder: Path) -> Path:
 
 
 def is_path(given: str) -> bool:
-    """Whether a text can only be a path: it has a parent folder or an ending, or is not printable."""
+    """Return whether a text can only be a path: it has a parent folder or an ending, or is not printable.
+
+    Args:
+        given: A path, or the name of a search space or experiment.
+    """
     return Path(given).name != given or Path(given).suffix != "" or not given.isprintable()

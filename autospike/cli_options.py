@@ -151,12 +151,22 @@ def with_options(parameter: str, options: Options) -> Callable[[Callable[..., No
 
 
 def overrides_of(section: str, **values: object) -> list[str]:
-    """Return overrides that set fields of a section of the experiment, without those that are None."""
+    """Return overrides that set fields of a section of the experiment, without those that are None.
+
+    Args:
+        section: Name of the section, such as `search`.
+        **values: Values of fields by name.
+    """
     return [f"{section}.{name}={json.dumps(value)}" for name, value in values.items() if value is not None]
 
 
 def execution_overrides(*, executor: ExecutorName | None = None, **settings: object) -> list[str]:
-    """Return overrides of `execution`. A chosen executor resets the settings that were recorded for another one."""
+    """Return overrides of `execution`. A chosen executor resets the settings that were recorded for another one.
+
+    Args:
+        executor: Name of the executor; None to leave it and the settings that belong to it.
+        **settings: Values of other fields of `execution`; those that are None are left out.
+    """
     defaults: dict[str, object] = {"workers": None, "address": None, "gpus_per_worker": 0.0}
     reset = [f"execution.{name}={json.dumps(value)}" for name, value in defaults.items()] if executor else []
     return [*reset, *overrides_of("execution", executor=executor, **settings)]

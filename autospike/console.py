@@ -82,7 +82,12 @@ class ProgressLine:
     before: int | None = None
 
     def update(self, completed: int, state: str) -> None:
-        """Replace the finished amount of work and the text on its state."""
+        """Replace the finished amount of work and the text on its state.
+
+        Args:
+            completed: Finished amount of work, in the unit of `total`.
+            state: A short text on the state of the work.
+        """
         self.before = completed if self.before is None else self.before
         self.completed, self.state = completed, state
 
@@ -137,7 +142,14 @@ def working(what: str) -> Iterator[None]:
 
 
 def short(number: float) -> str:
-    """Format a number with three digits and a letter: 37.4k, 1.2M."""
+    """Format a number with three digits and a letter: 37.4k, 1.2M.
+
+    Args:
+        number: A number that is not negative.
+
+    Returns:
+        The text.
+    """
     for scale, letter in ((1e9, "G"), (1e6, "M"), (1e3, "k")):
         if number >= scale:
             return f"{number / scale:.3g}{letter}"
@@ -145,7 +157,11 @@ def short(number: float) -> str:
 
 
 def note(text: str) -> None:
-    """Print a line in dim style."""
+    """Print a line in dim style.
+
+    Args:
+        text: The line, which is printed as it is, without markup.
+    """
     console.print(text, style="dim", markup=False, highlight=False, soft_wrap=True)
 
 

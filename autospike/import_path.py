@@ -15,7 +15,11 @@ _PATTERN = re.compile(r"[A-Za-z_]\w*(\.[A-Za-z_]\w*)*:[A-Za-z_]\w*(\.[A-Za-z_]\w
 
 
 def is_import_path(text: str) -> bool:
-    """Whether a text has the form `package.module:name`."""
+    """Return whether a text has the form `package.module:name`.
+
+    Args:
+        text: The text.
+    """
     return _PATTERN.fullmatch(text) is not None
 
 

@@ -29,6 +29,9 @@ def input_shape(path: Path, image_size: int | None, channels: int | None, classe
         image_size: Height and width in pixels, if given.
         channels: Number of channels, if given.
         classes: Number of classes, if given.
+
+    Returns:
+        The input and output size.
     """
     published = PUBLISHED.get(str(path))
     return InputShape(

@@ -142,6 +142,9 @@ def draw(curve: pd.DataFrame, measured: ExitMeasurement, convention: Convention,
         measured: The measurement at one margin.
         convention: The energy convention.
         title: Title of the figure.
+
+    Returns:
+        The figure.
     """
     axes = {
         "mean time steps": (curve["mean_time_steps"], measured.mean_time_steps),

@@ -191,7 +191,18 @@ class EnergyReport:
 
     @classmethod
     def of(cls, measured: StepwiseMeasurement, convention: Convention, *, model: str, split: str, curve: bool) -> EnergyReport:
-        """Compute the tables; the arguments are the attributes of the same names, `curve` whether to compute one."""
+        """Compute the tables.
+
+        Args:
+            measured: The measurement, at every T.
+            convention: The chosen convention.
+            model: The model as the user named it.
+            split: The split that was measured.
+            curve: Whether to compute accuracy and energy at every T.
+
+        Returns:
+            The tables.
+        """
         counts = measured.operations.counts
         by_steps = [measured.at(steps) for steps in range(1, measured.time_steps + 1)]
         return cls(

@@ -104,6 +104,9 @@ class SearchReport:
             run: A searched run.
             convention: The energy convention.
 
+        Returns:
+            The tables.
+
         Raises:
             UserError: Nothing was searched yet, or the reference network was measured by an older version.
         """

@@ -182,7 +182,11 @@ def _versions(manifest: dict[str, Any]) -> Check:
 
 
 def exit_code(checks: list[Check]) -> int:
-    """Return 1 if anything differs, otherwise 0, and say so."""
+    """Return 1 if anything differs, otherwise 0, and say so.
+
+    Args:
+        checks: The results of the comparison.
+    """
     code = int(any(check.result == "different" for check in checks))
     note("verify: " + ("something differs from what was written" if code else "nothing differs"))
     return code

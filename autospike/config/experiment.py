@@ -262,12 +262,22 @@ def continued(trained: Experiment, changed: Experiment, *, source: str) -> Exper
 
 
 def with_start(experiment: Experiment, start_from: Path | None) -> Experiment:
-    """Return a copy of the experiment with `training.start_from` replaced."""
+    """Return a copy of the experiment with `training.start_from` replaced.
+
+    Args:
+        experiment: The configuration.
+        start_from: Initial weights, as `training.start_from` describes them; None for those of `training.initial`.
+    """
     return experiment.model_copy(update={"training": experiment.training.model_copy(update={"start_from": start_from})})
 
 
 def with_normalisation(experiment: Experiment, normalisation: NormalisationConfig | None) -> Experiment:
-    """Return a copy of the experiment with `data.normalisation` replaced."""
+    """Return a copy of the experiment with `data.normalisation` replaced.
+
+    Args:
+        experiment: The configuration.
+        normalisation: Mean and standard deviation of the pixels; None for the default.
+    """
     return experiment.model_copy(update={"data": experiment.data.model_copy(update={"normalisation": normalisation})})
 
 
@@ -275,6 +285,10 @@ def fixed_part(experiment: Experiment, name: str) -> Any:
     """Return the part of a field on which trained weights depend, as a JSON value.
 
     The folders of the data and of its frames, the number of loader processes and the checkpoint interval are left out.
+
+    Args:
+        experiment: The configuration.
+        name: Name of the field.
     """
     value = experiment.model_dump(mode="json")[name]
     ignored = {"data": ("root", "cache"), "training": ("workers", "checkpoint_epochs", "checkpoint_minutes")}.get(name, ())

@@ -167,6 +167,9 @@ def resolve_baseline(fields: dict[str, Any], source: str) -> dict[str, Any]:
         fields: The fields of an experiment.
         source: Where they are from, for error messages.
 
+    Returns:
+        The fields, with those of the architecture as `baseline`.
+
     Raises:
         UserError: No published architecture has this name.
     """

@@ -45,7 +45,11 @@ class OperandAccumulator:
         return cls(kinds=statistics.kinds, sums=sums.sum(dim=1), acs=(sums * fan_out).sum(dim=1), elements=elements)
 
     def add(self, other: OperandAccumulator) -> None:
-        """Add the totals of another batch in place."""
+        """Add the totals of another batch in place.
+
+        Args:
+            other: Totals of the same operand.
+        """
         self.kinds = torch.maximum(self.kinds, other.kinds)
         self.sums, self.acs = self.sums + other.sums, self.acs + other.acs
 
@@ -79,7 +83,11 @@ class OperationAccumulator:
     regions: int | None = None
 
     def add(self, other: OperationAccumulator) -> None:
-        """Add the totals of another batch in place."""
+        """Add the totals of another batch in place.
+
+        Args:
+            other: Totals of the same operation.
+        """
         if self.regions is not None and other.regions is not None:
             self.regions += other.regions
         for own, new in zip(self.operands, other.operands, strict=True):

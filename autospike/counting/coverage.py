@@ -82,7 +82,11 @@ def numbered(name: str, calls: Frequencies[str]) -> str:
 
 
 def unnumbered(name: str) -> str:
-    """Return the name of a layer without the number of the call."""
+    """Return the name of a layer without the number of the call.
+
+    Args:
+        name: Name of a layer, with `#` before the number of the call if it is called several times.
+    """
     return name.partition("#")[0]
 
 
@@ -281,12 +285,15 @@ class OperatorCoverageCheck(TorchDispatchMode):
         return result
 
     def count_einsum(self, equation: str, a: Tensor, b: Tensor) -> bool:
-        """Count `torch.einsum` of weights and values by its labels, and return whether that was possible.
+        """Count `torch.einsum` of weights and values by its labels.
 
         Args:
             equation: The equation.
             a: The first operand.
             b: The second operand.
+
+        Returns:
+            Whether that was possible.
         """
         if (self._covered_depth and not self._neuron_depth) or self._batch.is_weight(a) == self._batch.is_weight(b):
             return False

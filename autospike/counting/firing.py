@@ -31,6 +31,9 @@ class FiringRates:
     def watch(self, model: nn.Module) -> Iterator[None]:
         """Accumulate the outputs of all LIF layers of `model` inside the block.
 
+        Args:
+            model: A model with layers of class `LIF`.
+
         Yields:
             Nothing.
         """

@@ -37,7 +37,11 @@ class InputStatisticsCache:
     _statistics: WeakTensorKeyDictionary = field(default_factory=WeakTensorKeyDictionary, repr=False)
 
     def per_position(self, x: Tensor) -> InputStatistics:
-        """Return the statistics of `x` `[T, B, ..., C]` for each position of the dimensions between B and C."""
+        """Return the statistics of `x` `[T, B, ..., C]` for each position of the dimensions between B and C.
+
+        Args:
+            x: `[T, B, ..., C]`.
+        """
         statistics = self._cached(x)
         if statistics is None:
             statistics = input_statistics(x.flatten(2, -2))
@@ -48,6 +52,9 @@ class InputStatisticsCache:
         """Return the statistics of `x` `[T, ...]` with all positions summed into one.
 
         If `x` is a view of all values of a cached tensor (split into heads or reshaped), the cached statistics are used.
+
+        Args:
+            x: `[T, ...]`.
         """
         order = sorted(range(1, x.dim()), key=x.stride, reverse=True)  # the order in memory, so that nothing is copied
         in_memory, base = x.permute(0, *order), x if x._base is None else x._base

@@ -47,6 +47,9 @@ class BatchContext:
 
         This holds for a number, for a parameter, a buffer or a view of one, and for what operators computed from these alone. A
         tensor that no operator made is a weight if it has fewer values than there are images.
+
+        Args:
+            x: An argument of an operator.
         """
         if not isinstance(x, Tensor):
             return True
@@ -56,7 +59,11 @@ class BatchContext:
         return x.numel() == 1 or x.numel() < self.images or address(x) in self.weights
 
     def is_parameter(self, x: object) -> bool:
-        """Return whether `x` is a parameter or a buffer, or a view of one."""
+        """Return whether `x` is a parameter or a buffer, or a view of one.
+
+        Args:
+            x: An argument of an operator.
+        """
         return isinstance(x, Tensor) and address(x) in self.weights
 
     def levels(self, x: Tensor) -> Tensor:
@@ -69,11 +76,19 @@ class BatchContext:
         return x if scale == 1 and not _has_negative(x) else magnitudes(x, scale)
 
     def is_countable(self, x: Tensor) -> bool:
-        """Return whether `x` has at least one value for each image."""
+        """Return whether `x` has at least one value for each image.
+
+        Args:
+            x: An operand or a result of an operator.
+        """
         return x.numel() >= self.images
 
     def steps_of(self, x: Tensor) -> int:
-        """Return T for a tensor `[T * B * ..., ...]` or `[T, B, ...]`, and 1 for a tensor of another shape."""
+        """Return T for a tensor `[T * B * ..., ...]` or `[T, B, ...]`, and 1 for a tensor of another shape.
+
+        Args:
+            x: The tensor.
+        """
         timed = len(x) % (self.time_steps * self.images) == 0 or x.shape[:2] == (self.time_steps, self.images)
         return self.time_steps if timed else 1
 
@@ -317,23 +332,40 @@ def free_reason(name: str, batch: BatchContext, args: Sequence[Any]) -> str | No
 
 
 def operator_name(function: Any) -> str:
-    """Return the name of an operator: `add` for `aten::add_.Tensor`; `namespace::name` for one that is not of ATen."""
+    """Return the name of an operator: `add` for `aten::add_.Tensor`; `namespace::name` for one that is not of ATen.
+
+    Args:
+        function: A `torch._ops.OpOverload`.
+    """
     namespace, _, name = function._schema.name.partition("::")
     name = name.removesuffix("_") if not name.startswith("__") else name
     return name if namespace == "aten" else f"{namespace}::{name}"
 
 
 def is_composite(function: Any) -> bool:
-    """Return whether torch implements an operator by calling other operators (CompositeImplicitAutograd)."""
+    """Return whether torch implements an operator by calling other operators (CompositeImplicitAutograd).
+
+    Args:
+        function: A `torch._ops.OpOverload`.
+    """
     return torch._C._dispatch_has_kernel_for_dispatch_key(function.name(), "CompositeImplicitAutograd")
 
 
 def storage_pointers(tensors: Iterator[Tensor]) -> frozenset[int]:
-    """Return the storage addresses of tensors, by which views of them are recognised."""
+    """Return the storage addresses of tensors, by which views of them are recognised.
+
+    Args:
+        tensors: The tensors; those on the meta device and empty ones are left out.
+    """
     return frozenset(x.untyped_storage().data_ptr() for x in tensors if not x.is_meta and x.numel())
 
 
 def is_constant_over_time(x: Tensor, time_steps: int) -> bool:
-    """Return whether `x` `[T * B, ...]` is the same at each of several time steps."""
+    """Return whether `x` `[T * B, ...]` is the same at each of several time steps.
+
+    Args:
+        x: `[T * B, ...]`.
+        time_steps: T.
+    """
     steps = x.reshape(time_steps, -1)
     return time_steps > 1 and bool(torch.all(steps == steps[:1]))

@@ -109,11 +109,19 @@ class Provenance:
     scales: dict[int, float] = field(default_factory=dict)
 
     def source(self, x: Tensor) -> Source | None:
-        """Return where the values of `x` come from, or None if no operator made them."""
+        """Return where the values of `x` come from, or None if no operator made them.
+
+        Args:
+            x: A tensor of the running batch.
+        """
         return self.sources.get(address(x))
 
     def scale(self, x: Tensor) -> float:
-        """Return the constant that the values of `x` are expected to be whole multiples of."""
+        """Return the constant that the values of `x` are expected to be whole multiples of.
+
+        Args:
+            x: A tensor of the running batch.
+        """
         return self.scales.get(address(x), 1.0)
 
     def set_batch(self, result: Any, scale: float = 1.0) -> None:
@@ -181,7 +189,11 @@ class Provenance:
 
 
 def address(x: Tensor) -> int:
-    """Return the address of the storage of a tensor; 0 if it has none."""
+    """Return the address of the storage of a tensor; 0 if it has none.
+
+    Args:
+        x: The tensor.
+    """
     return 0 if x.is_meta else x.untyped_storage().data_ptr()
 
 

@@ -251,6 +251,9 @@ def energy(counts: Sequence[LayerCount], convention: Convention = DEFAULT) -> En
     Args:
         counts: Operation counts of the layers.
         convention: The convention.
+
+    Returns:
+        The energy in mJ, with the operations that the convention counts.
     """
     macs, acs = sum(map(convention.macs, counts)), sum(map(convention.acs, counts))
     total_mj = (convention.costs.pj_per_mac * macs + convention.costs.pj_per_ac * acs) * MJ_PER_PJ

@@ -100,6 +100,9 @@ def from_rows(rows: Sequence[dict[str, Any]]) -> tuple[LayerCount, ...]:
 
     Args:
         rows: Dictionaries as `to_rows` returns them; lists in place of tuples are accepted.
+
+    Returns:
+        The counts.
     """
     return tuple(LayerCount(**_with_tuples(row)) for row in rows)
 

@@ -42,7 +42,11 @@ class OperandTotal:
         )
 
     def driven(self, images: int) -> Iterator[tuple[int, float, float]]:
-        """Return, for each time step: the kind of value, the accumulations in one image, the sum of the values of all images."""
+        """Return, for each time step: the kind of value, the accumulations in one image, the sum of the values of all images.
+
+        Args:
+            images: Number of images that the totals are of.
+        """
         return zip(self.kinds, (acs / images for acs in self.acs), self.sums, strict=True)
 
     def per_step(self, images: int, inputs: int) -> Iterator[tuple[int, float, float]]:

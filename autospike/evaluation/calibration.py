@@ -49,7 +49,11 @@ def calibrate(model: SpikingModel, batches: Iterable[Tensor], *, time_steps: int
 
 
 def record_batch_statistics(module: nn.Module) -> None:
-    """Set training mode, and make the running statistics of each BatchNorm those of the last batch alone."""
+    """Set training mode, and make the running statistics of each BatchNorm those of the last batch alone.
+
+    Args:
+        module: The module.
+    """
     module.train()
     for bn in batch_norms(module):
         bn.momentum = 1.0
@@ -69,7 +73,11 @@ def read_statistics(module: nn.Module) -> Tensor:
 
 
 def average(statistics: Sequence[Tensor]) -> Tensor:
-    """Mean over batches, summed in float64 so that it does not depend on rounding in between."""
+    """Return the mean over batches, summed in float64 so that it does not depend on rounding in between.
+
+    Args:
+        statistics: Tensors of one shape, one for each batch.
+    """
     return torch.stack(list(statistics)).double().mean(dim=0).float()
 
 

@@ -47,13 +47,21 @@ class StepPredictions:
     counts: tuple[LayerCount, ...]
 
     def steps(self, margin: float) -> NDArray[np.int64]:
-        """Return the number of steps of each image, `[N]`; see `autospike.models.early_exit.exit_steps`."""
+        """Return the number of steps of each image, `[N]`; see `autospike.models.early_exit.exit_steps`.
+
+        Args:
+            margin: The exit margin, between 0 and 1.
+        """
         passed = self.margins > margin
         passed[-1] = True
         return passed.argmax(axis=0) + 1
 
     def correct_at(self, margin: float) -> NDArray[np.bool_]:
-        """Return whether the prediction of each image at its exit is right, `[N]`."""
+        """Return whether the prediction of each image at its exit is right, `[N]`.
+
+        Args:
+            margin: The exit margin, between 0 and 1.
+        """
         return self.correct[self.steps(margin) - 1, np.arange(self.correct.shape[1])]
 
     def curve(self, convention: Convention, margins: Sequence[float] = MARGINS) -> pd.DataFrame:
@@ -88,6 +96,9 @@ def predict_steps(model: SpikingModel, batches: Batches, *, batch_size: int) -> 
         model: The classifier, calibrated and in eval mode.
         batches: The labelled split.
         batch_size: Images in a forward pass; does not change the result.
+
+    Returns:
+        Margins and predictions at every T, and the operations.
 
     Raises:
         UserError: The model is no classifier.
@@ -134,7 +145,11 @@ class ExitMeasurement:
         return sum(t * n for t, n in enumerate(self.images_by_steps, 1)) / len(self.correct)
 
     def energy_mj(self, convention: Convention) -> float:
-        """Return the energy of one image in mJ, the mean over the images."""
+        """Return the energy of one image in mJ, the mean over the images.
+
+        Args:
+            convention: The energy convention.
+        """
         total = sum(of.images * energy(of.counts, convention).energy_mj for of in self.operations.values())
         return total / len(self.correct)
 
@@ -171,6 +186,9 @@ def measure_exits(model: SpikingModel, batches: Batches, *, margin: float, batch
         batches: The labelled split.
         margin: The margin; see `autospike.models.early_exit.exit_steps`.
         batch_size: Images in a forward pass; does not change the result.
+
+    Returns:
+        The measurement.
 
     Raises:
         UserError: The model is no classifier.
@@ -223,6 +241,9 @@ def time_passes(model: SpikingModel, batches: Batches, *, margin: float, batch_s
         margin: The margin.
         batch_size: Images in the batch.
         rounds: Number of passes of each kind, in turn, after one that is not counted.
+
+    Returns:
+        The median durations in ms.
     """
     images, before = next(iter(batches(batch_size))).images, model.exit_margin
     seconds: dict[bool, list[float]] = {False: [], True: []}

@@ -50,6 +50,9 @@ class LatencyMeter:
         Args:
             run: A trained run.
             setup: Configuration, data and device.
+
+        Returns:
+            The meter.
         """
         search = fixed_batches(setup, setup.images.splits["search"])
         many = search.batch((0, min(run.experiment.search.latency_batch, len(search))))

@@ -27,7 +27,14 @@ class Packed:
 
     @classmethod
     def of(cls, x: Tensor) -> Packed:
-        """Pack a tensor."""
+        """Pack a tensor.
+
+        Args:
+            x: The tensor.
+
+        Returns:
+            The packed tensor, or the tensor itself if it cannot be packed.
+        """
         bits = bits_needed(x)
         return cls(data=MmapTensor.of(x if bits is None else pack(x, bits)), bits=bits, shape=x.shape)
 

@@ -56,12 +56,20 @@ class Part:
         )
 
     def counts(self, steps: int) -> tuple[LayerCount, ...]:
-        """Return the operations for one image at T = `steps`."""
+        """Return the operations for one image at T = `steps`.
+
+        Args:
+            steps: A number of time steps, from 1.
+        """
         return tuple(layer.count(self.images).first(steps) for layer in self.layers)
 
     @classmethod
     def read(cls, value: Mapping[str, Any]) -> Part:
-        """Return the part whose `asdict` was written as JSON."""
+        """Return the part whose `asdict` was written as JSON.
+
+        Args:
+            value: What was read from JSON.
+        """
         layers = tuple(
             LayerTotal(**{**layer, "operands": tuple(OperandTotal(**_tuples(operand)) for operand in layer["operands"])})
             for layer in value["layers"]

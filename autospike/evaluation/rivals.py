@@ -69,7 +69,7 @@ def measure_on_search_split(run: RunDirectory, setup: Setup, training: RivalTrai
 
 
 def rival_digest(setup: Setup, training: RivalTraining) -> str:
-    """Digest of the weights of a trained rival and of the images.
+    """Return the digest of the weights of a trained rival and of the images.
 
     Args:
         setup: The images.

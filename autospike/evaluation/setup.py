@@ -60,7 +60,11 @@ def open_for_measurement(run: RunDirectory) -> Setup:
 
 
 def measuring_device_type(setup: Setup) -> str:
-    """Type of the device on which candidates are measured, "cpu" or "cuda"."""
+    """Return the type of the device on which candidates are measured, "cpu" or "cuda".
+
+    Args:
+        setup: Configuration and device.
+    """
     return "cuda" if setup.experiment.execution.gpus_per_worker else setup.device.type
 
 
@@ -124,7 +128,11 @@ def calibrated_subnet(setup: Setup, supernet: Supernet, architecture: Architectu
 
 
 def held_out_batches(setup: Setup) -> FixedBatches:
-    """The test split, which only the final measurement may open."""
+    """Return the test split, which only the final measurement may open.
+
+    Args:
+        setup: Configuration, data and device.
+    """
     return fixed_batches(setup, setup.images.splits["test"])
 
 
@@ -150,7 +158,11 @@ def fixed_batches(setup: Setup, split: Split, cache: ByteBudgetCache | None = No
 
 
 def calibration_split(setup: Setup) -> Split:
-    """The training images on which statistics are calibrated."""
+    """Return the training images on which statistics are calibrated.
+
+    Args:
+        setup: Configuration and data.
+    """
     count = setup.experiment.evaluation.calibration_images
     return setup.images.splits["train"].sample(count, keyed(setup.experiment.seed, "calibration"))
 
@@ -284,6 +296,6 @@ def _worker_state(run: RunDirectory, setup: Setup, weights: Path | Weights) -> C
 
 
 def versions() -> str:
-    """Versions of the packages, and the missing kernels, that must be the same in every worker."""
+    """Return the versions of the packages, and the missing kernels, that must be the same in every worker."""
     without = missing_kernels()
     return f"autospike {autospike.__version__}, torch {torch.__version__}" + (f", without {', '.join(without)}" if without else "")

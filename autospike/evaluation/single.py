@@ -76,6 +76,9 @@ class StepwiseMeasurement:
         """Return the measurement at T = `steps`.
 
         A network is causal in time: its first steps do not depend on how many follow.
+
+        Args:
+            steps: A number of time steps, from 1 to that of the model.
         """
         quality = task_of(self.architecture.decoder).quality(self.tallies[steps - 1])
         counts = tuple(count.first(steps) for count in self.shared.counts)

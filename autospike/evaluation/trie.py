@@ -39,7 +39,11 @@ class Segment:
 
 
 def segments(architecture: Architecture) -> Iterator[Segment]:
-    """Yield the segments of an architecture, from embedding to head."""
+    """Yield the segments of an architecture, from embedding to head.
+
+    Args:
+        architecture: The architecture.
+    """
     settings = _fields_except(architecture, "time_steps", "exit_margin", "stages", "decoder")
     for i, stage in enumerate(architecture.stages):
         yield Segment(name=f"stages.{i}.embedding", genes=(*settings, *_fields_except(stage, "blocks")))

@@ -63,12 +63,24 @@ class CalibratedStatistics:
 
     @classmethod
     def over(cls, batches: Sequence[NodeStatistics]) -> CalibratedStatistics:
-        """Average the statistics of batches, in their order."""
+        """Average the statistics of batches, in their order.
+
+        Args:
+            batches: Statistics of every node by batch; at least one batch.
+
+        Returns:
+            The means.
+        """
         averages = {key: average([torch.tensor(batch[key]) for batch in batches]) for key in batches[0]}
         return cls(statistics={key: values.numpy() for key, values in averages.items()}, batches=len(batches))
 
     def write(self, key: str, module: nn.Module) -> None:
-        """Set the statistics of a node's module; nodes without BatchNorm have none."""
+        """Set the statistics of a node's module; nodes without BatchNorm have none.
+
+        Args:
+            key: Key of the node.
+            module: The module of the node.
+        """
         values = self.statistics.get(key)
         if values is not None:
             write_statistics(module, torch.tensor(values).to(next(module.parameters()).device), batches=self.batches)
@@ -111,13 +123,23 @@ class NodeResult:
         )
 
     def counts_at(self, steps: int, images: int) -> tuple[LayerCount, ...]:
-        """Return the operation counts at T = `steps`, as means over the images."""
+        """Return the operation counts at T = `steps`, as means over the images.
+
+        Args:
+            steps: A number of time steps, from 1 to that of the pass.
+            images: Number of images of the pass.
+        """
         if self.decoder_layers:
             return tuple(layer.count(images) for layer in self.decoder_layers[steps])
         return tuple(layer.count(images).first(steps) for layer in self.layers)
 
     def spikes_at(self, steps: int, images: int) -> float:
-        """Return the spikes that layers read at T = `steps`, as a mean over the images; those of the form that always runs."""
+        """Return the spikes that layers read at T = `steps`, as a mean over the images; those of the form that always runs.
+
+        Args:
+            steps: A number of time steps, from 1 to that of the pass.
+            images: Number of images of the pass.
+        """
         layers = self.decoder_layers[steps] if self.decoder_layers else self.layers
         return sum(layer.spikes(images, steps) for layer in layers if layer.form in ("always", "fused"))
 

@@ -31,7 +31,15 @@ class Worker(Protocol):
         """Return a future that is done when the worker has created its state."""
 
     def submit(self, job: Any, shard: Shard) -> Future[Any]:
-        """Start a job on a shard, and return the future of its result."""
+        """Start a job on a shard.
+
+        Args:
+            job: Called with the state of the worker and the shard.
+            shard: The shard.
+
+        Returns:
+            The future of the result.
+        """
 
     def restart(self) -> None:
         """Replace the lost worker by a new one."""
