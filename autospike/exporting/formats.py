@@ -93,6 +93,9 @@ def parse_variants(text: str) -> list[VariantName]:
     Args:
         text: Names, separated by commas.
 
+    Returns:
+        The names in the order of `VARIANTS`, each once.
+
     Raises:
         UserError: A name is unknown.
     """
@@ -145,6 +148,9 @@ class Comparison:
         Args:
             found: Of the written files, `[B, classes]` or `[B, classes, H, W]`.
             expected: Of the model, of the same shape.
+
+        Returns:
+            The differences. All images differ if the shapes do.
         """
         if found.shape != expected.shape:
             return cls(images=len(expected), largest_difference=float("inf"), moved=len(expected), other_predictions=len(expected))
@@ -172,7 +178,12 @@ class Comparison:
 
 
 def folder_name(name: str, variant: VariantName) -> str:
-    """Return the name of the folder of a format and variant."""
+    """Return the name of the folder of a format and variant.
+
+    Args:
+        name: Name of the format.
+        variant: The variant.
+    """
     return name if variant == "exact" else f"{name}-{variant}"
 
 

@@ -22,7 +22,14 @@ class LIF(nn.Module):
         self.v_threshold, self.tau = v_threshold, tau
 
     def forward(self, x: Tensor) -> Tensor:
-        """Compute the spikes of `x`, the input current."""
+        """Compute the spikes.
+
+        Args:
+            x: Input current, `[T, ...]`.
+
+        Returns:
+            Spikes, of the same shape.
+        """
         v, spikes = torch.zeros_like(x[0]), []
         for current in x.unbind(0):
             h = v + (current - v) / self.tau
@@ -43,7 +50,14 @@ class IntegerLIF(nn.Module):
         self.v_threshold, self.levels, self.tau = v_threshold, levels, tau
 
     def forward(self, x: Tensor) -> Tensor:
-        """Compute the integers of `x`, the input current."""
+        """Compute the integers.
+
+        Args:
+            x: Input current, `[T, ...]`.
+
+        Returns:
+            Whole numbers from 0 to `levels`, of the same shape.
+        """
         v, outputs = torch.zeros_like(x[0]), []
         for current in x.unbind(0):
             h = (v if self.tau is None else v - v / self.tau) + current
@@ -57,7 +71,15 @@ class Conv(nn.Conv2d):
     """A convolution of channels-last images; a still image is computed once and repeated `time_steps` times."""
 
     def forward(self, x: Tensor, time_steps: int | None = None) -> Tensor:
-        """Convolve `x`."""
+        """Convolve images.
+
+        Args:
+            x: `[T, B, H, W, in_channels]`.
+            time_steps: T of the result, if `x` is `[1, B, H, W, in_channels]`. Default: that of `x`.
+
+        Returns:
+            `[T, B, H', W', out_channels]`.
+        """
         y = super().forward(x.flatten(0, 1).permute(0, 3, 1, 2)).permute(0, 2, 3, 1).unflatten(0, x.shape[:2])
         return y if time_steps is None else y.expand(time_steps, *y.shape[1:])
 
@@ -66,7 +88,14 @@ class BatchNorm(nn.BatchNorm1d):
     """Batch normalisation of the last dimension."""
 
     def forward(self, x: Tensor) -> Tensor:
-        """Normalise `x`."""
+        """Normalise the channels.
+
+        Args:
+            x: `[..., C]`.
+
+        Returns:
+            Of the same shape.
+        """
         return super().forward(x.flatten(0, -2)).view(x.shape)
 
 
@@ -78,7 +107,15 @@ class ConvNorm(nn.Module):
         self.conv, self.bn = conv, bn
 
     def forward(self, x: Tensor, time_steps: int | None = None) -> Tensor:
-        """Convolve and normalise `x`."""
+        """Convolve and normalise images.
+
+        Args:
+            x: `[T, B, H, W, in_channels]`.
+            time_steps: T of the result, if `x` is `[1, B, H, W, in_channels]`. Default: that of `x`.
+
+        Returns:
+            `[T, B, H', W', out_channels]`.
+        """
         y = self.bn(self.conv(x))
         return y if time_steps is None else y.expand(time_steps, *y.shape[1:])
 
@@ -93,7 +130,14 @@ class RepConv(nn.Module):
         self.last, self.last_bn, self.outer_bn = nn.Linear(channels, channels, bias=False), BatchNorm(channels), BatchNorm(channels)
 
     def forward(self, x: Tensor) -> Tensor:
-        """Apply all layers to `x`."""
+        """Apply all layers.
+
+        Args:
+            x: `[T, B, H, W, channels]`.
+
+        Returns:
+            `[T, B, H, W, channels]`.
+        """
         bn = self.first_bn
         border = bn(torch.zeros(1, bn.num_features, device=x.device))[0]
         padded = F.pad(self.first_bn(self.first(x)) - border, (0, 0, 1, 1, 1, 1)) + border
@@ -104,7 +148,14 @@ class MaxPool(nn.Module):
     """Max-pool 3x3 with stride 2 and padding 1 at every time step."""
 
     def forward(self, x: Tensor) -> Tensor:
-        """Pool `x`."""
+        """Pool images.
+
+        Args:
+            x: `[T, B, H, W, C]`.
+
+        Returns:
+            `[T, B, ceil(H / 2), ceil(W / 2), C]`.
+        """
         pooled = F.max_pool2d(x.flatten(0, 1).permute(0, 3, 1, 2), kernel_size=3, stride=2, padding=1)
         return pooled.permute(0, 2, 3, 1).unflatten(0, x.shape[:2]).contiguous()
 
@@ -117,20 +168,43 @@ class AttentionProduct(nn.Module):
         self.scale = scale
 
     def forward(self, heads: Sequence[Tensor]) -> Tensor:
-        """Multiply q, k and v."""
+        """Multiply q, k and v.
+
+        Args:
+            heads: q, k and v, `[T, B, heads, tokens, head_dim]` each.
+
+        Returns:
+            Of the same shape.
+        """
         q, k, v = heads
         return q @ (k.transpose(-1, -2) @ v) * self.scale
 
 
 def as_stream(x: Tensor, time_steps: int) -> tuple[Tensor, int | None]:
-    """Images `[B, C, H, W]` or frames `[T, B, C, H, W]` as channels-last; T, if they are repeated at every time step."""
+    """Convert a batch to channels-last.
+
+    Args:
+        x: Images `[B, C, H, W]` or frames `[T, B, C, H, W]`.
+        time_steps: T of the network; later frames are left out.
+
+    Returns:
+        `[1, B, H, W, C]` and T for images, which are repeated at every time step; `[T, B, H, W, C]` and None for frames.
+    """
     still = x.dim() == 4
     stream = (x.unsqueeze(0) if still else x[:time_steps]).permute(0, 1, 3, 4, 2).contiguous()
     return stream, time_steps if still else None
 
 
 def load_weights(model: nn.Module, path: str | Path) -> nn.Module:
-    """Load a safetensors file. A weight of 8-bit integers has one scale for each output channel, in `NAME.scale`."""
+    """Load a safetensors file.
+
+    Args:
+        model: The network of this module.
+        path: The file. A weight of 8-bit integers has one scale for each output channel, in `NAME.scale`.
+
+    Returns:
+        The network, in eval mode.
+    """
     stored = load_file(path)
     tensors = {name: tensor for name, tensor in stored.items() if not name.endswith(".scale")}
     for name, tensor in tensors.items():

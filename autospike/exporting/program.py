@@ -22,7 +22,11 @@ FILE = "model.pt2"
 
 
 def batch_dimension(images: Tensor) -> int:
-    """Return the dimension of the batch: 0 of images `[B, C, H, W]`, 1 of event frames `[T, B, C, H, W]`."""
+    """Return the dimension of the batch: 0 of images `[B, C, H, W]`, 1 of event frames `[T, B, C, H, W]`.
+
+    Args:
+        images: An input of the model.
+    """
     return images.dim() - 4
 
 
@@ -61,6 +65,9 @@ def export_program(model: nn.Module, args: tuple[Any, ...], dynamic_shapes: Any)
         model: The module, in eval mode.
         args: Example arguments; the batch size must be at least 2, because torch treats 1 as a constant.
         dynamic_shapes: As for `torch.export.export`.
+
+    Returns:
+        The program.
     """
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
@@ -68,7 +75,12 @@ def export_program(model: nn.Module, args: tuple[Any, ...], dynamic_shapes: Any)
 
 
 def save(program: torch.export.ExportedProgram, path: Path) -> None:
-    """Write a program atomically."""
+    """Write a program atomically.
+
+    Args:
+        program: The program.
+        path: The file, which is replaced.
+    """
     with files.replacing(path) as temporary, temporary.open("wb") as file:
         torch.export.save(program, file)
 

@@ -35,6 +35,9 @@ class Int8Weight:
 
         Args:
             weight: `[out_channels, ...]`.
+
+        Returns:
+            The integers and the scales.
         """
         flat = weight.detach().flatten(1)
         scale = flat.abs().amax(dim=1) / LARGEST_INT8

@@ -54,12 +54,21 @@ def attention_product(q: Tensor, k: Tensor, v: Tensor, scale: float) -> Tensor:
 
 
 def split_heads(x: Tensor, num_heads: int) -> Tensor:
-    """Return a view `[T, B, heads, N, D / heads]` of `[T, B, N, D]`."""
+    """Return a view `[T, B, heads, N, D / heads]` of `[T, B, N, D]`.
+
+    Args:
+        x: `[T, B, N, D]`.
+        num_heads: Number of heads, which divides D.
+    """
     return x.unflatten(-1, (num_heads, -1)).transpose(2, 3)
 
 
 def merge_heads(x: Tensor) -> Tensor:
-    """Return `[T, B, N, D]` of `[T, B, heads, N, D / heads]`."""
+    """Return `[T, B, N, D]` of `[T, B, heads, N, D / heads]`.
+
+    Args:
+        x: `[T, B, heads, N, D / heads]`.
+    """
     return x.transpose(2, 3).flatten(3)
 
 

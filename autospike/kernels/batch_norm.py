@@ -40,7 +40,14 @@ class BatchNormStruct(ctypes.Structure):
 
 
 def batch_norm_struct(weight: Tensor, bias: Tensor, mean: Tensor, inverse: Tensor) -> BatchNormStruct:
-    """Return the struct of `[C]` tensors, which it keeps alive."""
+    """Return the struct of `[C]` tensors, which it keeps alive.
+
+    Args:
+        weight: Weight of the normalisation.
+        bias: Bias of the normalisation.
+        mean: Mean that is subtracted.
+        inverse: Inverse standard deviation.
+    """
     tensors = [x.contiguous() for x in (weight, bias, mean, inverse)]
     struct = BatchNormStruct(*(x.data_ptr() for x in tensors))
     struct.tensors = tensors
@@ -77,7 +84,17 @@ def batch_statistics(y: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def normalise(y: Tensor, affine: Affine) -> Tensor:
-    """Normalise `y` `[..., C]` of a type that `LIBRARY.supports`; `torch.nn.functional.batch_norm` is the composite for others."""
+    """Normalise channels: `(y - mean) * inverse * weight + bias`.
+
+    `torch.nn.functional.batch_norm` is the composite for tensors that `LIBRARY.supports` does not allow.
+
+    Args:
+        y: `[..., C]` of a type that `LIBRARY.supports`.
+        affine: Parameters and statistics, `[C]` each.
+
+    Returns:
+        Of the shape of `y`.
+    """
     return _normalise(y.contiguous(), *affine)
 
 

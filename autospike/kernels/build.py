@@ -172,7 +172,11 @@ def missing_reason() -> str | None:
 
 
 def kernel_status() -> list[KernelStatus]:
-    """Build every library if need be, and return the state of each."""
+    """Build every library if need be.
+
+    Returns:
+        The state of each library.
+    """
     isa, found = instruction_set(), []
     for name in LIBRARIES:
         built = _build(name, isa)
@@ -205,7 +209,7 @@ def vector_extension() -> str:
 
 
 def kernel_paths() -> dict[str, str]:
-    """Return, for each kernel, the path that it takes in this process, or why composite operations of torch run instead."""
+    """Return the path that each kernel takes in this process, or why composite operations of torch run instead."""
     extension, paths = vector_extension(), {}
     for status in kernel_status():
         built = f"{extension}, {WIDTHS.get(extension, 4)} floats a vector: {METHODS[status.name]}"

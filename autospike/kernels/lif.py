@@ -120,7 +120,14 @@ def lif(
 
 
 def count_spikes(spikes: Tensor) -> Tensor:
-    """Count spikes `[T, B, ..., C]` by step and position, `[T, positions]` float64."""
+    """Count spikes by step and position.
+
+    Args:
+        spikes: `[T, B, ..., C]`.
+
+    Returns:
+        `[T, positions]` float64.
+    """
     return spikes.reshape(len(spikes), -1, _positions(spikes), spikes.shape[-1]).sum(dim=(1, 3), dtype=torch.float64)
 
 
@@ -191,20 +198,37 @@ def _lif_spikingjelly(x: Tensor, neuron: NeuronParameters) -> Tensor:
 
 
 def shape_struct(y: Tensor, steps: int) -> ShapeStruct:
-    """Return the struct of an input `[steps, ...]`, or `[1, ...]` of one that is the same at every step."""
+    """Return the struct of an input `[steps, ...]`, or `[1, ...]` of one that is the same at every step.
+
+    Args:
+        y: `[steps, ...]`, or `[1, ...]` if the input is the same at every step.
+        steps: T.
+    """
     size = y[0].numel()
     return ShapeStruct(steps, size if len(y) == steps else 0, size, y.shape[-1], torch.get_num_threads())
 
 
 def norm_struct(weight: Tensor | None, bias: Tensor | None, mean: Tensor | None, inverse: Tensor | None) -> BatchNormStruct | None:
-    """Return the struct of a normalisation; None for none."""
+    """Return the struct of a normalisation; None for none.
+
+    Args:
+        weight: Weight, `[C]`.
+        bias: Bias, `[C]`.
+        mean: Mean that is subtracted, `[C]`.
+        inverse: Inverse standard deviation, `[C]`.
+    """
     if weight is None or bias is None or mean is None or inverse is None:
         return None
     return batch_norm_struct(weight, bias, mean, inverse)
 
 
 def new_counts(spikes: Tensor, *, count: bool) -> tuple[Tensor, tuple[int, int | None]]:
-    """Return the tensor of counts, and the arguments by which a C function adds to it."""
+    """Return the tensor of counts, and the arguments by which a C function adds to it.
+
+    Args:
+        spikes: The output that is counted, `[T, B, ..., C]`.
+        count: Whether to count; the tensor is empty otherwise.
+    """
     if not count:
         return spikes.new_empty(0, dtype=torch.float64), (0, None)
     counts = spikes.new_zeros(len(spikes), _positions(spikes), dtype=torch.float64)

@@ -72,6 +72,9 @@ class Library:
         - in transforms of torch.func;
         - under a `TorchDispatchMode` that observes operations, like `FlopCounterMode`: it would not see a kernel. A mode that
           counts whole layers by rules has an attribute `reads_layers` that is True while kernels may run.
+
+        Args:
+            *tensors: Inputs of the kernel; None for an input that is left out.
         """
         if torch.compiler.is_compiling():
             fits = all(x is None or (x.device.type == "cpu" and x.dtype == torch.float32) for x in tensors)

@@ -38,12 +38,26 @@ def bits_needed(x: Tensor) -> int | None:
 
 
 def pack(x: Tensor, bits: int) -> Tensor:
-    """Pack values that `bits_needed` allows into `bits` each, `[ceil(numel * bits / 8)]` uint8."""
+    """Pack values of few bits.
+
+    Args:
+        x: Values that `bits_needed` allows.
+        bits: Bits of a packed value: 1, 2, 4 or 8.
+
+    Returns:
+        `[ceil(numel * bits / 8)]` uint8.
+    """
     return _pack(x.contiguous(), bits) if LIBRARY.supports(x) else _pack_composite(x, bits)
 
 
 def unpack(packed: Tensor, bits: int, shape: torch.Size) -> Tensor:
-    """Return the float32 values `shape` of a packed tensor."""
+    """Return the float32 values `shape` of a packed tensor.
+
+    Args:
+        packed: As `pack` returns it.
+        bits: Bits of a packed value.
+        shape: Shape of the result.
+    """
     on_cpu = packed.device.type == "cpu" and LIBRARY.supports()
     return (_unpack(packed, bits, shape.numel()) if on_cpu else _unpack_composite(packed, bits, shape.numel())).view(shape)
 

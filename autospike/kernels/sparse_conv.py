@@ -81,7 +81,14 @@ def spiking_conv(
 
 
 def supports(x: Tensor, weight: Tensor, bias: Tensor | None, geometry: Geometry) -> bool:
-    """Return whether the kernel computes this convolution of images `[images, H, W, in]`."""
+    """Return whether the kernel computes this convolution of images `[images, H, W, in]`.
+
+    Args:
+        x: `[images, H, W, in]`.
+        weight: `[out, in, kernel, kernel]`.
+        bias: `[out]`, if there is one.
+        geometry: Stride, padding and groups.
+    """
     kernel, in_channels = weight.shape[2], weight.shape[1]
     if geometry.groups != 1 or in_channels < FEWEST_INPUTS or x.shape[3] != in_channels or x.numel() == 0:
         return False  # what is wrong with a shape, torch reports
@@ -94,6 +101,12 @@ def shape_struct(x: Tensor, y: Tensor, weight: Tensor, geometry: Geometry) -> Sh
     """Return the struct of a convolution of `x` `[images, H, W, in]` to `y` `[images, H', W', out]`.
 
     A linear layer is a 1x1 convolution of one image of width 1, whose rows are all positions.
+
+    Args:
+        x: Input.
+        y: Output.
+        weight: `[out, in, kernel, kernel]`.
+        geometry: Stride, padding and groups.
     """
     kernel, pointwise = weight.shape[2], weight.shape[2] == geometry.stride == 1 and geometry.padding == 0
     sizes = [[1, x.shape[:3].numel(), 1, x.shape[3]], [y.shape[:3].numel(), 1]] if pointwise else [x.shape, y.shape[1:3]]

@@ -33,7 +33,11 @@ class ByteBudgetCache:
         self._generation += 1
 
     def get(self, key: Key) -> Any:
-        """Return the value of a key, or None."""
+        """Return the value of a key, or None.
+
+        Args:
+            key: Key of the entry, which becomes the most recently used one.
+        """
         if key not in self._entries:
             return None
         value, nbytes, _ = self._entries.pop(key)

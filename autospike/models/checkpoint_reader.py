@@ -132,7 +132,11 @@ def open_checkpoint(path: Path, weights: Weights | None = None) -> Checkpoint:
 
 
 def too_many_keys(number: int) -> str:
-    """Return the reason why a state dict with more than `MAX_KEYS` keys is refused."""
+    """Return the reason why a state dict with more than `MAX_KEYS` keys is refused.
+
+    Args:
+        number: Number of keys.
+    """
     return f"has {number:,} weights, but no supported network has more than {MAX_KEYS:,}; it is not a checkpoint of one"
 
 

@@ -91,7 +91,12 @@ def step_logits(heads: Sequence[nn.Module], features: Tensor) -> Tensor:
 # `torch.fx.wrap`: torch.fx.symbolic_trace records a call as one node, because the result depends on values that it does not know.
 @torch.fx.wrap
 def largest(at: Sequence[int], time_steps: int) -> int:
-    """Return the largest of some numbers of time steps, or `time_steps` if there is none."""
+    """Return the largest of some numbers of time steps, or `time_steps` if there is none.
+
+    Args:
+        at: Numbers of time steps.
+        time_steps: T of the model.
+    """
     return max(at, default=time_steps)
 
 
@@ -110,12 +115,27 @@ def mean_over_steps(logits: Tensor, at: Sequence[int]) -> Tensor:
 
 
 def head_neurons(architecture: Architecture) -> nn.Module:
-    """Build the neurons before the head: LIF where the stream is a membrane potential, otherwise `nn.Identity`."""
+    """Build the neurons before the head.
+
+    Args:
+        architecture: The architecture.
+
+    Returns:
+        LIF where the stream is a membrane potential, otherwise `nn.Identity`.
+    """
     return LIF(architecture.head_neuron) if architecture.shortcut == "membrane" else nn.Identity()
 
 
 def untrained_head(architecture: Architecture, num_classes: int) -> nn.Module:
-    """Build a head with fresh parameters, or `nn.Identity` for 0 classes."""
+    """Build a head with fresh parameters.
+
+    Args:
+        architecture: The architecture, whose last stage gives the width.
+        num_classes: Number of classes.
+
+    Returns:
+        The head; `nn.Identity` for 0 classes.
+    """
     if not num_classes:
         return nn.Identity()
     kind = SpikingHead if architecture.shortcut == "membrane" else MeanHead
@@ -372,7 +392,11 @@ class SpikingModel(nn.Module):
             self.head_dist = untrained_head(self.architecture, num_classes)
 
     def set_distilled_training(self, enable: bool = True) -> None:
-        """Set whether the training output of a distilled model is the logits of both heads; part of timm's interface."""
+        """Set whether the training output of a distilled model is the logits of both heads; part of timm's interface.
+
+        Args:
+            enable: Whether it is.
+        """
         self.distilled_training = enable
 
     def _logits(self, features: Tensor, over_time: Callable[[Tensor], Tensor]) -> Any:
@@ -423,6 +447,9 @@ def initialise(module: nn.Module) -> None:
 
     Weights of linear layers are drawn from a normal distribution of std 0.02 (by timm's `trunc_normal_`, whose bounds of -2 and 2
     are never reached), and their biases are 0. Convolutions keep torch's initialisation.
+
+    Args:
+        module: The module; its submodules are left as they are.
     """
     if isinstance(module, nn.Linear) and not module.weight.is_meta:  # on the meta device it would be slow and without effect
         trunc_normal_(module.weight, std=0.02)

@@ -22,6 +22,9 @@ def build_decoder(architecture: Architecture, num_classes: int) -> SemanticFPN |
     Args:
         architecture: An architecture with a decoder.
         num_classes: Number of classes; 0 without the last layer.
+
+    Returns:
+        The decoder.
     """
     decoder = architecture.decoder
     assert decoder is not None
@@ -52,7 +55,13 @@ class DecoderReadout(nn.Module):
         self.decoder = build_decoder(architecture, num_classes)
 
     def forward(self, levels: Sequence[Tensor], time_steps: int, size: Sequence[int]) -> Any:
-        """Return the outputs at T = `time_steps` for images of a size; see the decoder."""
+        """Return the outputs at T = `time_steps` for images of a size; see the decoder.
+
+        Args:
+            levels: Streams of the stages that the decoder reads, `[T, B, H, W, C]` each, from fine to coarse.
+            time_steps: T of the outputs, at most that of the levels.
+            size: Height and width of the images.
+        """
         return self.decoder(levels, time_steps, size)
 
 

@@ -47,7 +47,13 @@ TAR_MAGIC, TAR_OFFSET = b"ustar", 257
 
 
 def is_safetensors(path: Path) -> bool:
-    """Whether a file is of safetensors: the length of a header, and the header in JSON. If it is incomplete, the suffix decides."""
+    """Return whether a file is of safetensors: it begins with the length of a header and the header in JSON.
+
+    If the file is incomplete, its suffix decides.
+
+    Args:
+        path: The file.
+    """
     with path.open("rb") as file:
         first_bytes = file.read(9)
     size = path.stat().st_size
@@ -56,7 +62,11 @@ def is_safetensors(path: Path) -> bool:
 
 
 def is_torch_zip(path: Path) -> bool:
-    """Whether a file has torch's zip format, complete or not."""
+    """Return whether a file has torch's zip format, complete or not.
+
+    Args:
+        path: The file.
+    """
     with path.open("rb") as file:
         return file.read(4) == b"PK\x03\x04"
 
@@ -65,6 +75,9 @@ def count_zip_entries(path: Path) -> int:
     """Return the number of tensors, and a few other entries, in torch's zip format; 0 for another format.
 
     It is read from the end of the file, without the entries: 2 bytes, or 8 for 65,535 or more.
+
+    Args:
+        path: The file.
     """
     if not is_torch_zip(path):
         return 0

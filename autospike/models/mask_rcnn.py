@@ -61,7 +61,12 @@ def make_firing(module: nn.Module, neuron: Neuron | None) -> None:
 
 @torch.no_grad()
 def make_small(module: nn.Module, std: float = 0.01) -> None:
-    """Draw the weights of a last layer from a normal distribution, and set its biases to 0, as torchvision and mmdetection do."""
+    """Draw the weights of a last layer from a normal distribution, and set its biases to 0, as torchvision and mmdetection do.
+
+    Args:
+        module: A layer with weight and bias.
+        std: Standard deviation of the weights.
+    """
     for parameter in module.parameters():
         if not parameter.is_meta:
             nn.init.normal_(parameter, std=std if parameter.dim() > 1 else 0.0)
@@ -85,7 +90,14 @@ class ProposalHead(nn.Module):
         make_small(self.deltas)
 
     def forward(self, level: Tensor) -> tuple[Tensor, Tensor]:
-        """Compute objectness `[T, B, H, W, 3]` and changes `[T, B, H, W, 12]` of a level `[T, B, H, W, C]`."""
+        """Compute objectness and changes of a level.
+
+        Args:
+            level: `[T, B, H, W, C]`.
+
+        Returns:
+            Objectness `[T, B, H, W, 3]` and changes `[T, B, H, W, 12]`.
+        """
         x = self.conv(level)
         return self.objectness(x), self.deltas(x)
 
@@ -112,7 +124,11 @@ class BoxHead(nn.Module):
         self.reset_classifier(num_classes)
 
     def reset_classifier(self, num_classes: int) -> None:
-        """Replace the last layers by untrained ones; remove them for 0 classes."""
+        """Replace the last layers by untrained ones; remove them for 0 classes.
+
+        Args:
+            num_classes: Number of classes, without the background.
+        """
         self.classes = RegionLinear(self.hidden, num_classes + 1) if num_classes else nn.Identity()
         self.deltas: nn.Module = RegionLinear(self.hidden, 4 * num_classes) if num_classes else nn.Identity()
         make_small(self.classes)
@@ -160,7 +176,11 @@ class MaskHead(nn.Module):
         self.reset_classifier(num_classes)
 
     def reset_classifier(self, num_classes: int) -> None:
-        """Replace the last layer by an untrained one; remove it for 0 classes."""
+        """Replace the last layer by an untrained one; remove it for 0 classes.
+
+        Args:
+            num_classes: Number of classes.
+        """
         self.classes: nn.Module = (
             DecoderConv(self.channels, num_classes, kernel_size=1, neuron=self.neuron, layer=RegionConv)
             if num_classes
@@ -168,7 +188,14 @@ class MaskHead(nn.Module):
         )
 
     def forward(self, regions: Tensor) -> Tensor:
-        """Compute logits `[R, classes, 28, 28]`, means over time, from features `[T, R, C, 14, 14]`."""
+        """Compute logits of masks, as means over time.
+
+        Args:
+            regions: Features, `[T, R, C, 14, 14]`.
+
+        Returns:
+            `[R, classes, 28, 28]`.
+        """
         x = regions.permute(0, 1, 3, 4, 2).contiguous()
         for convolution in self.convolutions:
             x = convolution(x)
@@ -204,7 +231,11 @@ class MaskRCNN(nn.Module):
         self.masks = Masks()
 
     def reset_classifier(self, num_classes: int) -> None:
-        """Replace the last layers of the heads by untrained ones; remove them for 0 classes."""
+        """Replace the last layers of the heads by untrained ones; remove them for 0 classes.
+
+        Args:
+            num_classes: Number of classes.
+        """
         self.box_head.reset_classifier(num_classes)
         self.mask_head.reset_classifier(num_classes)
 
@@ -250,7 +281,15 @@ class MaskRCNN(nn.Module):
         return torch.stack([*losses, sampled.mask_loss(logits, targets)])
 
     def pyramid(self, levels: Sequence[Tensor], time_steps: int) -> list[Tensor]:
-        """Compute the levels of the pyramid, `[T, B, H, W, C]`. The last one is every second position of the one before it."""
+        """Compute the levels of the pyramid. The last one is every second position of the one before it.
+
+        Args:
+            levels: Streams of the stages, `[T, B, H, W, C]` each, from fine to coarse.
+            time_steps: T of the result; later steps are left out.
+
+        Returns:
+            `[T, B, H, W, channels]` of each level.
+        """
         found = self.neck([level[:time_steps] for level in levels])
         return [*found, found[-1][:, :, ::2, ::2]]
 

@@ -172,7 +172,11 @@ class RegionFeatures(Uncounted):
         return features
 
     def levels(self, boxes: Tensor) -> Tensor:
-        """Return the level of each box `[n, 4]`: 0 below a side of `2 * SECOND_LEVEL` anchors, then one more for each doubling."""
+        """Return the level of each box `[n, 4]`: 0 below a side of `2 * SECOND_LEVEL` anchors, then one more for each doubling.
+
+        Args:
+            boxes: Corners (left, top, right, bottom) in pixels.
+        """
         side = ((boxes[:, 2] - boxes[:, 0]) * (boxes[:, 3] - boxes[:, 1])).sqrt()
         found = torch.floor(torch.log2(side / (SECOND_LEVEL * self.side) + 1e-6))
         return found.clamp(0, len(self.strides) - 1).long()
@@ -224,7 +228,15 @@ class Regions(Uncounted):
         return boxes, scores, [of_image - 1 for of_image in labels]
 
     def sample(self, proposals: list[Tensor], targets: Sequence[dict[str, Tensor]]) -> SampledRegions:
-        """Sample regions for training; the boxes of the objects are added to the proposals."""
+        """Sample regions for training. The boxes of the objects are added to the proposals.
+
+        Args:
+            proposals: Boxes `[n, 4]` of each image.
+            targets: Objects of each image, as in `autospike.data.objects.TrainingObjects`.
+
+        Returns:
+            The regions.
+        """
         shifted = [{**target, "labels": target["labels"] + 1} for target in targets]  # 0 is the background
         boxes, matched, labels, deltas = self.heads.select_training_samples(list(proposals), shifted)
         return SampledRegions(boxes=boxes, objects=matched, labels=labels, deltas=deltas)
@@ -269,6 +281,9 @@ class SampledRegions:
         Args:
             logits: `[R, classes + 1]`, the last one of the background.
             deltas: `[R, 4 * classes]`.
+
+        Returns:
+            Both losses, scalars.
         """
         labels, wanted = torch.cat(self.labels), torch.cat(self.deltas)
         classes = F.cross_entropy(logits.float().roll(1, dims=-1), labels)
@@ -283,7 +298,15 @@ class SampledRegions:
         return boxes, [objects[which] for objects, which in zip(self.objects, chosen, strict=True)]
 
     def mask_loss(self, logits: Tensor, targets: Sequence[dict[str, Tensor]]) -> Tensor:
-        """Compute the binary cross-entropy of the masks of the regions with objects, `[R', classes, 28, 28]`."""
+        """Compute the binary cross-entropy of the masks of the regions with objects.
+
+        Args:
+            logits: `[R', classes, 28, 28]`.
+            targets: Objects of each image, as in `autospike.data.objects.TrainingObjects`.
+
+        Returns:
+            The loss, a scalar.
+        """
         boxes, objects = self.with_objects()
         masks, labels = [target["masks"] for target in targets], [target["labels"] for target in targets]
         loss: Tensor = maskrcnn_loss(logits.float(), boxes, masks, labels, objects)

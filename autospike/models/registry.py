@@ -93,21 +93,33 @@ def _with_decoder(name: str, kind: DecoderKind) -> type[SpikingModel]:
 
 
 def classifiers(architecture: Architecture) -> str | tuple[str, ...]:
-    """Return the names of the heads. timm does not load their weights if the number of classes differs."""
+    """Return the names of the heads. timm does not load their weights if the number of classes differs.
+
+    Args:
+        architecture: The architecture.
+    """
     if architecture.decoder is not None:
         return CLASSIFIERS[architecture.decoder.kind]
     return ("head", "head_dist") if architecture.distilled else "head"
 
 
 def first_conv(architecture: Architecture) -> str:
-    """Return the path, in the model, of the convolution that reads the image."""
+    """Return the path, in the model, of the convolution that reads the image.
+
+    Args:
+        architecture: The architecture.
+    """
     kind = architecture.stages[0].embedding.kind
     inside = rules_of(architecture.family).first_conv if kind == "family" else EMBEDDINGS[kind].first_conv
     return f"{FIRST_EMBEDDING}.{inside}"
 
 
 def first_convs(family: str) -> tuple[str, ...]:
-    """Return the paths, in models of a family, at which the convolution that reads the image may be."""
+    """Return the paths, in models of a family, at which the convolution that reads the image may be.
+
+    Args:
+        family: Name of the family.
+    """
     inside = (rules_of(family).first_conv, *(rules.first_conv for rules in EMBEDDINGS.values()))
     return tuple(f"{FIRST_EMBEDDING}.{path}" for path in dict.fromkeys(inside))
 

@@ -59,7 +59,12 @@ class RivalInput:
         return self.channels * max(1, self.frames)
 
     def batch(self, size: int, device: torch.device | None = None) -> Tensor:
-        """Return zeros of the shape of a batch: `[B, C, H, W]`, or `[T, B, C, H, W]` for event frames."""
+        """Return zeros of the shape of a batch: `[B, C, H, W]`, or `[T, B, C, H, W]` for event frames.
+
+        Args:
+            size: Number of images, B.
+            device: The device. Default: torch's.
+        """
         shape = (size, self.channels, self.image_size, self.image_size)
         return torch.zeros((self.frames, *shape) if self.frames else shape, device=device)
 
@@ -81,7 +86,14 @@ class Rival(nn.Module):
         self.network = network
 
     def forward(self, images: Tensor) -> Tensor:
-        """Compute logits `[B, num_classes]` of images `[B, C, H, W]`, or of event frames `[T, B, C, H, W]` with T >= `frames`."""
+        """Compute logits.
+
+        Args:
+            images: `[B, C, H, W]`, or event frames `[T, B, C, H, W]` with T >= `frames`.
+
+        Returns:
+            `[B, num_classes]`.
+        """
         stacked = images[: self.frames].transpose(0, 1).flatten(1, 2) if self.frames else images
         logits: Tensor = self.network(F.pad(self.norm(stacked), (0, self.padding, 0, self.padding)))
         return logits
@@ -170,6 +182,9 @@ def dense_counts(rival: Rival, reads: RivalInput) -> tuple[LayerCount, ...]:
     Args:
         rival: The network. Its mode is changed to eval.
         reads: What it reads.
+
+    Returns:
+        The layers that have multiply-accumulates.
     """
     device = next(rival.parameters()).device
     with FlopCounterMode(display=False) as counter, sdpa_kernel(SDPBackend.MATH):

@@ -46,7 +46,11 @@ class SemanticHead(nn.Module):
         self.reset_classifier(num_classes)
 
     def reset_classifier(self, num_classes: int) -> None:
-        """Replace the last convolution by an untrained one; remove it for 0 classes."""
+        """Replace the last convolution by an untrained one; remove it for 0 classes.
+
+        Args:
+            num_classes: Number of classes.
+        """
         self.classifier: nn.Module = (
             DecoderConv(self.channels, num_classes, kernel_size=1, neuron=self.neuron) if num_classes else nn.Identity()
         )
@@ -100,7 +104,11 @@ class SemanticFPN(nn.Module):
         self.head = SemanticHead(strides, channels, head_channels, num_classes, neuron)
 
     def reset_classifier(self, num_classes: int) -> None:
-        """Replace the last layer by an untrained one; remove it for 0 classes."""
+        """Replace the last layer by an untrained one; remove it for 0 classes.
+
+        Args:
+            num_classes: Number of classes.
+        """
         self.head.reset_classifier(num_classes)
 
     def forward(self, levels: Sequence[Tensor], time_steps: int, size: Sequence[int]) -> Tensor:

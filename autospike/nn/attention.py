@@ -45,7 +45,14 @@ class SumOfSpikes(nn.Module):
         self.scale = scale
 
     def forward(self, spikes: Tensor) -> Tensor:
-        """Sum spikes `[T, B, ...]`."""
+        """Sum spikes.
+
+        Args:
+            spikes: `[T, B, ...]`.
+
+        Returns:
+            The sum, with size 1 along `dim`.
+        """
         total = spikes.sum(dim=self.dim, keepdim=True)
         return total if self.scale == 1 else total * self.scale
 
@@ -54,7 +61,15 @@ class Gate(nn.Module):
     """Passes spikes where another LIF layer fired; integers are multiplied. A module so that its operations can be counted."""
 
     def forward(self, spikes: Tensor, gate: Tensor) -> Tensor:
-        """Multiply two layers of spikes, whose shapes may broadcast."""
+        """Multiply two layers of spikes.
+
+        Args:
+            spikes: The spikes that pass, `[T, B, ...]`.
+            gate: Spikes of the other layer, whose shape may broadcast.
+
+        Returns:
+            The product.
+        """
         return spikes * gate
 
 
@@ -269,7 +284,12 @@ class Attention(Mixer):
 
 
 def by_head(x: Tensor, num_heads: int) -> Tensor:
-    """Return a view `[T, B, heads, N, D / heads]` of `[T, B, H, W, D]`."""
+    """Return a view `[T, B, heads, N, D / heads]` of `[T, B, H, W, D]`.
+
+    Args:
+        x: `[T, B, H, W, D]`.
+        num_heads: Number of heads, which divides D.
+    """
     return split_heads(x.flatten(2, 3), num_heads)
 
 

@@ -304,7 +304,13 @@ class SpikingBlock(nn.Module):
 
 
 def token_branch(architecture: Architecture, embed_dim: int, block: Block) -> nn.Module:
-    """Return the first half of a block; `nn.Identity` in a block without a token mixer."""
+    """Return the first half of a block; `nn.Identity` in a block without a token mixer.
+
+    Args:
+        architecture: Its shortcut and attention settings.
+        embed_dim: Width of the stage, D.
+        block: Genes of the block.
+    """
     if block.token_mixer == "none":
         return nn.Identity()
     membrane = architecture.shortcut == "membrane"
@@ -314,7 +320,14 @@ def token_branch(architecture: Architecture, embed_dim: int, block: Block) -> nn
 
 
 def channel_branch(architecture: Architecture, embed_dim: int, hidden_features: int, block: Block) -> nn.Module:
-    """Return the second half of a block; `nn.Identity` in a block without a channel mixer."""
+    """Return the second half of a block; `nn.Identity` in a block without a channel mixer.
+
+    Args:
+        architecture: Its shortcut.
+        embed_dim: Width of the stage, D.
+        hidden_features: Width between the two layers.
+        block: Genes of the block.
+    """
     if block.channel_mixer == "none":
         return nn.Identity()
     if block.channel_mixer == "mlp_residual":

@@ -129,7 +129,15 @@ class EmbedMax(_Embedding):
             self.max_residual_lif = nn.Identity()
 
     def forward(self, x: Tensor, time_steps: int | None = None) -> Tensor:
-        """Compute the stream before the first block."""
+        """Compute the stream before the first block.
+
+        Args:
+            x: `[T, B, H, W, in_channels]`.
+            time_steps: T of the result, if `x` is `[1, B, H, W, in_channels]`. Default: that of `x`.
+
+        Returns:
+            `[T, B, ceil(H / stride), ceil(W / stride), D]`.
+        """
         read = self.spikes("max1", x)
         y = self.convolve("max2", self.spikes("max2", self.convolve("max1", read, time_steps)))
         return self.convolve("max_residual", read, time_steps, stream=y)
@@ -147,7 +155,15 @@ class EmbedMaxPlus(_Embedding):
         self.add_residual("plus_residual", width // 4, width, stride=2 ** min(pools, 2))
 
     def forward(self, x: Tensor, time_steps: int | None = None) -> Tensor:
-        """Compute the stream before the first block."""
+        """Compute the stream before the first block.
+
+        Args:
+            x: `[T, B, H, W, in_channels]`.
+            time_steps: T of the result, if `x` is `[1, B, H, W, in_channels]`. Default: that of `x`.
+
+        Returns:
+            `[T, B, ceil(H / stride), ceil(W / stride), D]`.
+        """
         y = self.convolve("plus1", self.spikes("plus1", x), time_steps)
         y = quarter = self.spikes("plus3", self.convolve("plus2", self.spikes("plus2", y)))
         y = self.convolve("plus4", self.spikes("plus4", self.convolve("plus3", y)))

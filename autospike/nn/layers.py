@@ -161,7 +161,11 @@ class Conv(nn.Conv2d):
 
 
 def scaled_weight(layer: Linear | Conv) -> Tensor:
-    """Return the weight of a layer times the scale of its input."""
+    """Return the weight of a layer times the scale of its input.
+
+    Args:
+        layer: The layer.
+    """
     weight: Tensor = layer.weight
     return weight if layer.input_scale == 1 else weight * layer.input_scale
 
@@ -179,7 +183,14 @@ class Synapse(nn.Module):
     bn: nn.Module
 
     def pre_norm(self, x: Tensor) -> Tensor:
-        """Compute the linear part, without the last BatchNorm."""
+        """Compute the linear part, without the last BatchNorm.
+
+        Args:
+            x: `[T, B, H, W, in_channels]`.
+
+        Returns:
+            `[T, B, H', W', out_channels]`.
+        """
         raise NotImplementedError
 
     def bias_cancels(self) -> bool:
@@ -187,7 +198,14 @@ class Synapse(nn.Module):
         return isinstance(self.bn, _BatchNorm) and (self.bn.training or self.bn.running_mean is None)
 
     def update_statistics(self, x: Tensor) -> Tensor:
-        """Update the statistics of every BatchNorm, and return the input of the last one."""
+        """Update the statistics of every BatchNorm.
+
+        Args:
+            x: `[T, B, H, W, in_channels]`.
+
+        Returns:
+            The input of the last BatchNorm, `[T, B, H', W', out_channels]`.
+        """
         return self._with_statistics(x).y
 
     def _with_statistics(self, x: Tensor) -> PreNorm:
@@ -227,7 +245,15 @@ class Mixer(nn.Module):
     """
 
     def hidden(self, x: Tensor, shared: SharedResults | None = None) -> Tensor:
-        """Compute the input of the last synapse."""
+        """Compute the input of the last synapse.
+
+        Args:
+            x: `[T, B, H, W, D]`.
+            shared: Results of first layers that several mixers contain; None to compute them.
+
+        Returns:
+            `[T, B, H, W, in_channels]` of the last synapse.
+        """
         raise NotImplementedError
 
     @property
@@ -258,7 +284,15 @@ class Mixer(nn.Module):
         return out
 
     def update_statistics(self, x: Tensor, shared: SharedResults | None = None) -> Tensor:
-        """Update the statistics of every BatchNorm, and return the input of the last one."""
+        """Update the statistics of every BatchNorm.
+
+        Args:
+            x: `[T, B, H, W, D]`.
+            shared: Results of first layers that several mixers contain; None to compute them.
+
+        Returns:
+            The input of the last BatchNorm, `[T, B, H, W, D]`.
+        """
         return self.last_synapse.update_statistics(self.hidden(x, shared))
 
 
@@ -473,6 +507,9 @@ def has_forward_hooks(module: nn.Module) -> bool:
     """Return whether forward hooks observe a module. Its inputs and outputs have to exist then, so it is not fused.
 
     `torch.nn.TransformerEncoderLayer` leaves its fast path for the same reason.
+
+    Args:
+        module: The module. Hooks of all modules count too.
     """
     hooks = (module._forward_pre_hooks, module._forward_hooks, _global_forward_pre_hooks, _global_forward_hooks)
     return any(hooks)

@@ -58,19 +58,32 @@ class Norm(nn.BatchNorm1d):
         return super().forward(y.flatten(0, -2)).view(y.shape)
 
     def uses_kernel(self, y: Tensor) -> bool:
-        """Return whether a compiled kernel normalises `y`; torch does otherwise, and reports what is wrong with a shape."""
+        """Return whether a compiled kernel normalises `y`; torch does otherwise, and reports what is wrong with a shape.
+
+        Args:
+            y: `[..., C]`.
+        """
         enough = y.numel() > (self.num_features if self._uses_batch() else 0)
         if not (self.affine and y.dim() > 1 and y.shape[-1] == self.num_features and enough):
             return False
         return LIBRARY.supports(y, self.weight, self.bias, self.running_mean, self.running_var)
 
     def coefficients(self, y: Tensor, statistics: Statistics | None = None) -> Affine:
-        """Return the parameters, with given statistics or those of `self.statistics(y)`."""
+        """Return the parameters, with given statistics or those of `self.statistics(y)`.
+
+        Args:
+            y: `[..., C]`.
+            statistics: Mean and inverse standard deviation. Default: `self.statistics(y)`.
+        """
         return Affine(self.weight, self.bias, *(statistics or self.statistics(y)))
 
     @torch.no_grad()
     def statistics(self, y: Tensor) -> Statistics:
-        """Return the statistics with which `y` is normalised; in training those of `y`, and the running ones are updated."""
+        """Return the statistics with which `y` is normalised; in training those of `y`, and the running ones are updated.
+
+        Args:
+            y: `[..., C]`.
+        """
         if not self._uses_batch():
             return Statistics(self.running_mean, torch.rsqrt(self.running_var + self.eps), False)  # type: ignore[arg-type,operator]
         if self.uses_kernel(y):
@@ -82,14 +95,22 @@ class Norm(nn.BatchNorm1d):
         return Statistics(mean, torch.rsqrt(variance + self.eps), True)
 
     def moments(self, y: Tensor) -> tuple[Tensor, Tensor]:
-        """Return mean and biased variance of a batch, `[C]` each, in float32 or wider."""
+        """Return mean and biased variance of a batch, `[C]` each, in float32 or wider.
+
+        Args:
+            y: `[..., C]`.
+        """
         wide = y.to(torch.promote_types(y.dtype, torch.float32))
         variance, mean = torch.var_mean(wide.flatten(0, -2), dim=0, correction=0)
         return mean, variance
 
     @torch.no_grad()
     def of_zero(self, y: Tensor) -> Tensor:
-        """Return what 0 is normalised to when `y` is normalised, `[C]`; no gradient passes."""
+        """Return what 0 is normalised to when `y` is normalised, `[C]`; no gradient passes.
+
+        Args:
+            y: `[..., C]`.
+        """
         mean, variance = self.moments(y) if self._uses_batch() else (self.running_mean, self.running_var)
         return self.bias - mean * self.weight / torch.sqrt(variance + self.eps)  # type: ignore[arg-type,operator]
 

@@ -45,18 +45,38 @@ class SumOverRanks(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, x: Tensor) -> Tensor:  # noqa: ARG004
-        """Sum `x` over the ranks."""
+        """Sum a tensor over the ranks.
+
+        Args:
+            ctx: The context of torch; unused.
+            x: The tensor of this rank, of the same shape on every rank.
+
+        Returns:
+            The sum.
+        """
         return _summed(x)
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, *grad_outputs: Tensor) -> Tensor:  # noqa: ARG004
-        """Sum the gradient over the ranks."""
+        """Sum the gradient over the ranks.
+
+        Args:
+            ctx: The context of torch; unused.
+            *grad_outputs: The gradient of the sum.
+
+        Returns:
+            The gradient of `x`.
+        """
         return _summed(grad_outputs[0])
 
 
 def synchronise(model: nn.Module) -> None:
-    """Replace every `Norm` of a model by a `SynchronisedNorm` with the same parameters under the same names."""
+    """Replace every `Norm` of a model by a `SynchronisedNorm` with the same parameters under the same names.
+
+    Args:
+        model: The model, which is changed in place.
+    """
     for parent in list(model.modules()):
         for name, child in parent.named_children():
             if isinstance(child, Norm):

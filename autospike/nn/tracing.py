@@ -21,7 +21,11 @@ F = TypeVar("F", bound=Callable[..., Any])
 
 
 def is_symbolic(x: object) -> bool:
-    """Return whether `x` is a proxy of a symbolic tracer, or a tuple with one: it has neither data nor a shape."""
+    """Return whether `x` is a proxy of a symbolic tracer, or a tuple with one: it has neither data nor a shape.
+
+    Args:
+        x: An argument of a module.
+    """
     return isinstance(x, Proxy) or (isinstance(x, tuple) and any(isinstance(part, Proxy) for part in x))
 
 
