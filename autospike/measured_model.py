@@ -54,6 +54,9 @@ def read_calibrated(folder: Path) -> ExportedModel:
     Args:
         folder: The folder.
 
+    Returns:
+        The model.
+
     Raises:
         UserError: They were not.
     """

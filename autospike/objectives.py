@@ -46,7 +46,11 @@ Objectives = Mapping[str, Objective]
 
 
 def titles(objectives: Objectives) -> list[str]:
-    """Return a short text for each objective: that of accuracy is the metric of the task."""
+    """Return a short text for each objective: that of accuracy is the metric of the task.
+
+    Args:
+        objectives: The objectives by name.
+    """
     return [objective.title or name.removesuffix("_mj") for name, objective in objectives.items()]
 
 

@@ -132,12 +132,12 @@ def signals_blocked() -> Iterator[None]:
 
 
 def world_size() -> int:
-    """Number of ranks that torchrun started; 1 without torchrun, even if a job scheduler sets WORLD_SIZE."""
+    """Return the number of ranks that torchrun started; 1 without torchrun, even if a job scheduler sets WORLD_SIZE."""
     return int(os.environ["WORLD_SIZE"]) if "LOCAL_RANK" in os.environ else 1
 
 
 def available_cores() -> int:
-    """Number of cores that this process may use, by its CPU affinity and the CPU quota of its container."""
+    """Return the number of cores that this process may use, by its CPU affinity and the CPU quota of its container."""
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     quota = Path("/sys/fs/cgroup/cpu.max")  # microseconds in each period, or "max"
     allowed, _, period = quota.read_text().partition(" ") if quota.exists() else ("max", "", "")

@@ -113,6 +113,9 @@ class RunDirectory:
                 genes of `space` may be narrowed, which sets `search.space`.
             datasets: The user's own datasets, by split.
 
+        Returns:
+            The run.
+
         Raises:
             UserError: The folder has no run, or an override is invalid.
         """
@@ -221,6 +224,9 @@ class RunDirectory:
 
         Args:
             command: Name of the command, for example `train`.
+
+        Returns:
+            The context manager of the block.
         """
         return locked(self.folder, f"autospike {command}")
 

@@ -153,6 +153,9 @@ class PairedComparison:
             first: Of the first network, as `pack_mask` returns it.
             second: Of the second network, on the same images in the same order.
             images: Number of images.
+
+        Returns:
+            The comparison.
         """
         a, b = (int.from_bytes(mask, "big") >> max(0, 8 * len(mask) - images) for mask in (first, second))
         return cls(only_first=(a & ~b).bit_count(), only_second=(b & ~a).bit_count(), images=images)
@@ -199,6 +202,9 @@ def unpaired_p_value_below(first: int, first_images: int, second: int, second_im
         first_images: Number of its images.
         second: Number of correct predictions behind the other accuracy.
         second_images: Number of its images.
+
+    Returns:
+        The p-value, between 0 and 1.
     """
     pooled = (first + second) / (first_images + second_images)
     deviation = math.sqrt(pooled * (1 - pooled) * (1 / first_images + 1 / second_images))

@@ -195,7 +195,11 @@ def corner(tensor: Tensor, shape: Sequence[int]) -> Tensor:
 
 
 def batch_norms(model: nn.Module) -> list[_BatchNorm]:
-    """Return the BatchNorm layers of a model, in the order of its modules."""
+    """Return the BatchNorm layers of a model, in the order of its modules.
+
+    Args:
+        model: The model.
+    """
     return [module for module in model.modules() if isinstance(module, _BatchNorm)]
 
 

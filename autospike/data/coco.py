@@ -104,7 +104,13 @@ class CocoSplit:
 
 
 class CocoFolders(NamedTuple):
-    """The classes of a data set, its training images, and its validation images, which are the test split."""
+    """The splits of a data set in the format of COCO.
+
+    Attributes:
+        classes: Names of the classes.
+        train: The training images.
+        test: The validation images, which are the test split.
+    """
 
     classes: tuple[str, ...]
     train: CocoSplit

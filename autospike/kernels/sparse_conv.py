@@ -19,7 +19,13 @@ FEWEST_INPUTS = 16  # with fewer, finding zeros takes longer than multiplying by
 
 
 class Geometry(NamedTuple):
-    """Geometry of a convolution, the same in both directions of the image."""
+    """Geometry of a convolution, the same in both directions of the image.
+
+    Attributes:
+        stride: Step of the kernel.
+        padding: Zeros on each side of the image.
+        groups: Number of groups of channels.
+    """
 
     stride: int = 1
     padding: int = 0

@@ -11,7 +11,13 @@ from autospike.nn.tracing import recorded_as_one_call
 
 
 class Heads(NamedTuple):
-    """Spikes of the three projections by head, `[T, B, heads, N, head_dim]` each."""
+    """Spikes of the three projections by head, `[T, B, heads, N, head_dim]` each.
+
+    Attributes:
+        q: Queries.
+        k: Keys.
+        v: Values.
+    """
 
     q: Tensor
     k: Tensor

@@ -152,6 +152,9 @@ def draw(ablated: pd.DataFrame, *, title: str, convention: str, metric: str) -> 
         title: Title of the figure.
         convention: Name of the energy convention.
         metric: Name of the metric, which the accuracies are values of.
+
+    Returns:
+        The figure.
     """
     names = ["original", *(f"{row.gene}: {row.before} → {row.after}" for row in ablated.iloc[1:].itertuples())]
     positions = np.arange(len(ablated))

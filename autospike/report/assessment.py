@@ -81,6 +81,9 @@ def assess(inherited: Sequence[float], alone: Sequence[float], rng: np.random.Ge
         inherited: With inherited weights.
         alone: Of the same networks trained alone, in the same order.
         rng: Random generator of the bootstrap.
+
+    Returns:
+        The comparison, with bootstrap intervals.
     """
     x, y = np.array(inherited, dtype=float), np.array(alone, dtype=float)
     order = np.argsort(-x, kind="stable")
@@ -165,6 +168,9 @@ def draw(table: pd.DataFrame, *, title: str, metric: str) -> Figure:
         table: Columns `inherited`, `inherited_low`, `inherited_high`, `alone`, `alone_low` and `alone_high`.
         title: Title of the figure.
         metric: Name of the metric, which the accuracies are values of.
+
+    Returns:
+        The figure.
     """
     with mpl.rc_context(STYLE):
         figure = Figure(figsize=(5.6, 5.2))

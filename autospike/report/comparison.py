@@ -28,7 +28,11 @@ RIVAL_NAMES = {"cnn": "CNN", "cnn-small": "small CNN", "vit": "ViT"}
 
 
 def kind_of(rival: str) -> Kind:
-    """Return the kind of a network without spikes, by its name."""
+    """Return the kind of a network without spikes, by its name.
+
+    Args:
+        rival: Name of the network, such as "vit".
+    """
     return "vit" if rival == "vit" else "cnn"
 
 
@@ -69,6 +73,9 @@ class Compared:
             kind: What it is.
             measured: Its measurement.
             whole: The record that has what the measurement lacks: number of images, parameters and T.
+
+        Returns:
+            The network.
         """
         every = {**whole, **measured}
         low, high = every["test_accuracy_interval"]
@@ -91,6 +98,9 @@ class Compared:
 
         Args:
             report: The content of `report.json`, with the entry `early_exit`.
+
+        Returns:
+            The network, with the mean number of steps as T.
         """
         found = report["early_exit"]
         low, high = found["accuracy_interval"]
@@ -238,6 +248,9 @@ def against_reference(report: dict[str, Any]) -> Comparison:
 
     Args:
         report: The content of `report.json` of a run with a reference network.
+
+    Returns:
+        As `compared` returns it; the subnet is the first network.
     """
     return compared(report, report["baseline"], report["test_images"])
 

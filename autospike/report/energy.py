@@ -114,6 +114,9 @@ def microjoules(energy_mj: float, *, digits: int) -> str:
     Args:
         energy_mj: Energy in mJ.
         digits: Significant digits of numbers below 10^`digits`; larger ones have all digits before the point.
+
+    Returns:
+        The number without its unit.
     """
     energy_uj = energy_mj * UJ_PER_MJ
     return f"{energy_uj:,.0f}" if energy_uj >= 10**digits else f"{energy_uj:.{digits}g}"

@@ -19,6 +19,9 @@ def rates(by_layer: Mapping[str, Sequence[float]], *, title: str) -> Figure:
     Args:
         by_layer: Firing rate at each time step, by the path of the layer.
         title: Title of the figure.
+
+    Returns:
+        The figure.
     """
     steps = max(len(values) for values in by_layer.values())
     grid = np.full((len(by_layer), steps), np.nan)
@@ -43,6 +46,9 @@ def attention(images: NDArray[Any], maps: Mapping[str, NDArray[Any]], *, title: 
         images: `[B, H, W]`.
         maps: `[B, H', W']`, by the path of the token mixer.
         title: Title of the figure.
+
+    Returns:
+        The figure.
     """
     with mpl.rc_context({**STYLE, "axes.grid": False}):
         figure = Figure(figsize=(1.6 * len(images) + 1.2, 1.6 * (1 + len(maps)) + 0.4), layout="constrained")

@@ -86,6 +86,9 @@ def gene_at(path: GenePath) -> str:
 
     Args:
         path: Path of the gene.
+
+    Returns:
+        The name.
     """
     words, names = [], {"stages": "stage", "blocks": "block"}
     for part, after in zip(path, (*path[1:], None), strict=True):

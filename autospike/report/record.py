@@ -59,6 +59,9 @@ def record_rival(
         params: Number of its parameters.
         convention: The energy convention.
         split: The split that was measured.
+
+    Returns:
+        A dictionary.
     """
     return {
         "name": name,
@@ -99,6 +102,9 @@ def record_point(measurement: Measurement, convention: Convention, split: Split)
         measurement: The measurement.
         convention: The energy convention.
         split: The split that was measured.
+
+    Returns:
+        A dictionary with the other fields of `record`.
     """
     left_out = ("architecture_id", "architecture", "layers", "pj_per_mac", "pj_per_ac", "convention")
     return {name: value for name, value in record(measurement, convention, split).items() if name not in left_out}

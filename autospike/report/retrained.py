@@ -38,6 +38,9 @@ class MeanAndDeviation:
 
         Args:
             values: One value for each seed; at least one.
+
+        Returns:
+            Mean and deviation.
         """
         return cls(mean=statistics.fmean(values), deviation=statistics.stdev(values) if len(values) > 1 else None)
 

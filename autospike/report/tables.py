@@ -121,12 +121,20 @@ def front(table: pd.DataFrame, objectives: Objectives = ACCURACY_AND_ENERGY) -> 
 
 
 def vertical(objectives: Objectives) -> str:
-    """Return the objective of the vertical axis of figures: the first maximised one, or else the first one."""
+    """Return the objective of the vertical axis of figures: the first maximised one, or else the first one.
+
+    Args:
+        objectives: The objectives by name; at least one.
+    """
     return next((name for name, objective in objectives.items() if objective.maximise), next(iter(objectives)))
 
 
 def horizontal(objectives: Objectives) -> list[str]:
-    """Return the objectives of horizontal axes: the minimised ones, then other maximised ones; of a single objective itself."""
+    """Return the objectives of horizontal axes: the minimised ones, then other maximised ones; of a single objective itself.
+
+    Args:
+        objectives: The objectives by name; at least one.
+    """
     others = [name for name in objectives if name != vertical(objectives)]
     return sorted(others, key=lambda name: objectives[name].maximise) or list(objectives)
 
@@ -289,6 +297,9 @@ def gene_shares_of(space: SearchSpace, *groups: Sequence[str]) -> list[dict[str,
     Args:
         space: The search space of the candidates.
         groups: Canonical JSON of the architectures of each group.
+
+    Returns:
+        As `gene_shares` returns it.
     """
     levels: dict[str, dict[str, None]] = {}
     for found in space.genes(space.largest()):  # it has a block at every position
@@ -377,6 +388,9 @@ def gene_name(path: GenePath, stages: int) -> str:
     Args:
         path: Path of the gene.
         stages: Number of stages of the space.
+
+    Returns:
+        The name.
     """
     words = [str(part) for part in path if not isinstance(part, int) and part not in ("stages", "blocks")]
     prefix = f"stage {path[1]} " if path[0] == "stages" and stages > 1 else ""

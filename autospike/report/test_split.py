@@ -35,6 +35,9 @@ class HeldOutUses:
 
         Args:
             run: The run.
+
+        Returns:
+            The uses.
         """
         events = _events(run.folder / "log.jsonl")
         opened = [event for event in events if event.get("event") == EVENT]
@@ -42,7 +45,11 @@ class HeldOutUses:
         return cls(openings=len(opened), exported=tuple(dict.fromkeys(name for name in exported if isinstance(name, str))))
 
     def with_export(self, architecture_id: str) -> HeldOutUses:
-        """Return the uses with the export of a subnet, which the log does not have yet."""
+        """Return the uses with the export of a subnet, which the log does not have yet.
+
+        Args:
+            architecture_id: Id of the subnet.
+        """
         return replace(self, exported=tuple(dict.fromkeys((*self.exported, architecture_id))))
 
     def warning(self) -> str | None:

@@ -29,7 +29,7 @@ from autospike.space.search_space import SearchSpace
 class Individual:
     """An evaluated architecture in a population.
 
-    Args:
+    Attributes:
         architecture: The architecture.
         f_aeb: Accuracy-energy-balanced fitness, by which `AEB` selects.
         fitness: DEAP's fitness with the values of the objectives and the violation of limits, by which `NSGA2` selects.
@@ -98,7 +98,7 @@ def _fitness_class(weights: tuple[float, ...]) -> type[ConstrainedFitness]:
 class GenerationContext:
     """The inputs of an algorithm for one generation.
 
-    Args:
+    Attributes:
         space: The search space.
         config: The settings of the search.
         rng: Random generator of the generation.

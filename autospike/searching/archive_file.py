@@ -177,12 +177,23 @@ def _not_an_archive(path: Path, error: sqlite3.Error) -> str:
 
 
 def columns_of(db: sqlite3.Connection, table: str) -> set[str]:
-    """Return the names of the columns of a table; of one that does not exist, none."""
+    """Return the names of the columns of a table; of one that does not exist, none.
+
+    Args:
+        db: An open database.
+        table: Name of the table.
+    """
     return {name for _, name, *_ in db.execute(f"PRAGMA table_info({table})")}
 
 
 def has_column(db: sqlite3.Connection, table: str, column: str) -> bool:
-    """Return whether a table exists and has a column."""
+    """Return whether a table exists and has a column.
+
+    Args:
+        db: An open database.
+        table: Name of the table.
+        column: Name of the column.
+    """
     return column in columns_of(db, table)
 
 
@@ -238,7 +249,11 @@ def _readable(rows: Iterator[tuple[int]]) -> Iterator[tuple[int]]:
 
 
 def is_intact(db: sqlite3.Connection) -> bool:
-    """Return whether all pages of a database are consistent."""
+    """Return whether all pages of a database are consistent.
+
+    Args:
+        db: An open database.
+    """
     try:
         return db.execute("PRAGMA quick_check(1)").fetchone() == ("ok",)
     except sqlite3.DatabaseError:

@@ -76,6 +76,9 @@ def energy_of(counts: bytes, convention: Convention) -> Energy:
         counts: The column `counts`.
         convention: The convention.
 
+    Returns:
+        The energy of one image.
+
     Raises:
         DAMAGE: The counts are damaged.
     """
@@ -117,6 +120,9 @@ def score_of(packed: bytes) -> Score:
     Args:
         packed: As `packed_score` returns it.
 
+    Returns:
+        The score.
+
     Raises:
         DAMAGE: It is damaged.
     """
@@ -143,6 +149,9 @@ def evaluation_of(row: Sequence[Any], convention: Convention) -> Evaluation:
     Args:
         row: The columns `EVALUATION`.
         convention: Energy convention of the evaluation.
+
+    Returns:
+        The evaluation.
 
     Raises:
         DAMAGE: The row is damaged.

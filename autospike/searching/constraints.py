@@ -93,6 +93,9 @@ class Constraints:
     def costs(self, architecture: Architecture) -> Costs:
         """Return the costs of an architecture.
 
+        Args:
+            architecture: The architecture.
+
         Raises:
             UserError: The input size is unknown, or a limited cost is not known for a network with a decoder.
         """
@@ -106,7 +109,11 @@ class Constraints:
         return costs(architecture, self.shape, fused=self.fused)
 
     def static_violation(self, architecture: Architecture) -> float:
-        """Return by how much an architecture exceeds the static limits: the sum of the excesses, relative to the limits."""
+        """Return by how much an architecture exceeds the static limits: the sum of the excesses, relative to the limits.
+
+        Args:
+            architecture: The architecture.
+        """
         if not self.static:
             return 0.0
         found = self.costs(architecture)
@@ -124,7 +131,11 @@ class Constraints:
         return excess + (max(0.0, 1 - accuracy / least) if least else 0.0)
 
     def violation(self, evaluation: Evaluation) -> float:
-        """Return by how much a candidate violates all limits; 0 if it is feasible."""
+        """Return by how much a candidate violates all limits; 0 if it is feasible.
+
+        Args:
+            evaluation: The measured candidate.
+        """
         m = evaluation.measurement
         return self.static_violation(m.architecture) + self.measured_violation(m.accuracy, evaluation.energy.energy_mj)
 

@@ -52,7 +52,7 @@ DRAWS_PER_CANDIDATE = 50
 class Search:
     """A search of a space.
 
-    Args:
+    Attributes:
         space: The search space.
         anchors: Architectures of the first generation, such as the reference network. Those outside the space are skipped.
         evaluate: Measures architectures and yields the measurements in the order of the architectures.

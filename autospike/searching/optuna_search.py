@@ -36,14 +36,34 @@ CreateSampler = Callable[[int, int], "optuna.samplers.BaseSampler"]
 
 
 def tpe(seed: int, population: int) -> optuna.samplers.BaseSampler:  # noqa: ARG001
-    """Create the tree-structured Parzen estimator (Ozaki et al., JAIR 73, 2022)."""
+    """Create the tree-structured Parzen estimator.
+
+    Source: Ozaki et al., JAIR 73, 2022.
+
+    Args:
+        seed: Seed of the sampler.
+        population: Number of candidates of a generation; unused.
+
+    Returns:
+        The sampler.
+    """
     from optuna.samplers import TPESampler
 
     return TPESampler(seed=seed)
 
 
 def nsga3(seed: int, population: int) -> optuna.samplers.BaseSampler:
-    """Create Optuna's NSGA-III (Deb and Jain, IEEE TEVC 18(4), 2014)."""
+    """Create Optuna's NSGA-III.
+
+    Source: Deb and Jain, IEEE TEVC 18(4), 2014.
+
+    Args:
+        seed: Seed of the sampler.
+        population: Number of candidates of a generation.
+
+    Returns:
+        The sampler.
+    """
     from optuna.samplers import NSGAIIISampler
 
     return NSGAIIISampler(seed=seed, population_size=population)

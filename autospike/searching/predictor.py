@@ -59,7 +59,11 @@ class KnownCosts:
     violation: Matrix
 
     def rows(self, chosen: Sequence[int]) -> KnownCosts:
-        """Return some of the rows."""
+        """Return some of the rows.
+
+        Args:
+            chosen: Indices of the rows.
+        """
         return KnownCosts(features=self.features[chosen], costs=self.costs[chosen], violation=self.violation[chosen])
 
 

@@ -30,7 +30,11 @@ Points = list[tuple[float, float]]
 
 
 def accuracy_and_energy(evaluations: Sequence[Evaluation]) -> Points:
-    """Return (accuracy, energy in mJ) of each evaluation."""
+    """Return (accuracy, energy in mJ) of each evaluation.
+
+    Args:
+        evaluations: The candidates.
+    """
     return [(e.measurement.accuracy, e.energy.energy_mj) for e in evaluations]
 
 
@@ -59,7 +63,11 @@ class Choices:
     values: Sequence[tuple[float, ...]] = ()
 
     def at(self, indices: Sequence[int]) -> Choices:
-        """Return the candidates at some positions."""
+        """Return the candidates at some positions.
+
+        Args:
+            indices: The positions, in the order of the result.
+        """
         return Choices(
             ids=[self.ids[i] for i in indices],
             points=[self.points[i] for i in indices],
@@ -169,7 +177,20 @@ def pick(evaluations: Sequence[Evaluation], rule: str, *, min_accuracy: float = 
 
 
 def pick_index(choices: Choices, rule: str, *, min_accuracy: float = 0.0, tolerance: float = 1.0) -> int:
-    """Select a candidate as `pick` does, and return its position."""
+    """Select a candidate as `pick` does.
+
+    Args:
+        choices: The candidates.
+        rule: A key of `RULES`, an architecture id, or a unique prefix of one.
+        min_accuracy: Smallest accuracy on the search split, a fraction; does not apply to ids.
+        tolerance: Largest difference from the accuracy of the most accurate candidate, a fraction; does not apply to ids.
+
+    Returns:
+        The position of the selected candidate.
+
+    Raises:
+        UserError: There is no candidate, none is accurate enough, or `rule` is neither a rule nor an id.
+    """
     if not choices.ids:
         raise UserError("the archive holds no candidate of this supernet; run: autospike search RUN")
     if rule not in RULES:
@@ -320,11 +341,14 @@ def _violations(table: pd.DataFrame, constraints: Constraints) -> pd.Series[floa
 
 
 def nothing_within_limits(table: pd.DataFrame, constraints: Constraints) -> str:
-    """Return, in one line, that no candidate is within the limits, and which one is nearest.
+    """Describe that no candidate is within the limits, and which one is nearest.
 
     Args:
         table: As `Archive.table` returns it; at least one row.
         constraints: The limits.
+
+    Returns:
+        The message, one line.
     """
     if not constraints.limits:
         return "no measured candidate is in the narrowed space; run: autospike search RUN"

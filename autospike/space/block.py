@@ -44,7 +44,15 @@ STRICT = ConfigDict(extra="forbid", strict=True)
 
 
 def as_floats(value: object, *names: str) -> None:
-    """Convert fields to float, so that 4 and 4.0 give the same JSON and the same id."""
+    """Convert fields to float, so that 4 and 4.0 give the same JSON and the same id.
+
+    Args:
+        value: A frozen dataclass, which is changed in place.
+        *names: Names of the fields; those that are None are left as they are.
+
+    Raises:
+        ValueError: A number is larger than `MAX_NUMBER`, or not finite.
+    """
     for name in names:
         number = getattr(value, name)
         if number is not None:

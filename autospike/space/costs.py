@@ -92,6 +92,9 @@ def costs(architecture: Architecture, shape: InputShape, *, fused: bool = True) 
         architecture: The architecture.
         shape: Input and output size.
         fused: Whether consecutive linear layers are merged, as in the energy convention `exact`.
+
+    Returns:
+        The costs.
     """
     layers = list(_layers(architecture, shape))
     bytes_per_value = architecture.time_steps * BYTES_PER_VALUE

@@ -52,6 +52,9 @@ def encode(space: SearchSpace, architectures: Sequence[Architecture]) -> Encodin
     Args:
         space: Their search space.
         architectures: The architectures.
+
+    Returns:
+        The genes and their values.
     """
     genes: dict[GenePath, Gene] = {}
     columns: dict[GenePath, NDArray[np.float64]] = {}

@@ -37,7 +37,11 @@ EmbeddingKind = Literal["family", "embed_orig", "embed_max", "embed_max_plus"]
 
 
 def batch_norm_parameters(channels: int) -> int:
-    """Return the number of parameters of a BatchNorm: weight and bias."""
+    """Return the number of parameters of a BatchNorm: weight and bias.
+
+    Args:
+        channels: Number of channels.
+    """
     return 2 * channels
 
 
@@ -68,7 +72,7 @@ class EmbeddingParameters(Protocol):
 
 
 def one_convolution(in_channels: int, width: int, *, first: bool, compact: bool) -> int:
-    """Parameters of an embedding of one 3x3 convolution; see `EmbeddingParameters`."""
+    """Return the number of parameters of an embedding of one 3x3 convolution; see `EmbeddingParameters`."""
     del first, compact
     return conv_norm_parameters(in_channels, width)
 

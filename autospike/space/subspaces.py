@@ -93,7 +93,21 @@ class NeuronOverrideSpace:
 
 @dataclass(frozen=True, kw_only=True)
 class NeuronGroupsSpace:
-    """Genes of `NeuronGroups`, where the groups are described."""
+    """Genes of `NeuronGroups`, where the groups are described.
+
+    Attributes:
+        token_input: Of the neurons at the input of the token mixer.
+        q: Of the neurons after the query projection.
+        k: Of the neurons after the key projection.
+        v: Of the neurons after the value projection.
+        attention: Of the neurons after the attention.
+        sepconv: Of the neurons inside a SepConv.
+        depthwise: Of the neurons inside a spiking SepConv.
+        projection: Of the neurons at the output of the token mixer.
+        channel_input: Of the neurons at the input of the channel mixer.
+        fc1: Of the neurons between the two layers of the channel mixer.
+        fc2: Of the neurons at the output of the channel mixer.
+    """
 
     __pydantic_config__ = STRICT
     builds = NeuronGroups

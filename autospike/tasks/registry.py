@@ -14,5 +14,9 @@ TASKS: dict[str, Task] = {"semantic-fpn": SEGMENTATION, "mask-rcnn": DETECTION}
 
 
 def task_of(decoder: Decoder | DecoderSpace | None) -> Task:
-    """Return the task of networks with a decoder; classification for those without."""
+    """Return the task of networks with a decoder; classification for those without.
+
+    Args:
+        decoder: Decoder of an architecture or of a search space, or None.
+    """
     return CLASSIFICATION if decoder is None else TASKS[decoder.kind]

@@ -56,7 +56,11 @@ def mean_iou(confusion: NDArray[np.int64]) -> float:
 
 
 def intersection_and_union(confusion: NDArray[np.int64]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    """Return the pixels of each class in both target and prediction, and in at least one of them."""
+    """Return the pixels of each class in both target and prediction, and in at least one of them.
+
+    Args:
+        confusion: Number of pixels by target (rows) and prediction (columns), `[classes, classes]`.
+    """
     intersection = np.diagonal(confusion)
     return intersection, confusion.sum(axis=0) + confusion.sum(axis=1) - intersection
 

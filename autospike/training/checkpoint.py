@@ -273,7 +273,11 @@ def _is_complete(path: Path) -> bool:
 
 
 def trained_parameters(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
-    """Return the parameters in the tensors of a checkpoint, as their moving average if there is one."""
+    """Return the parameters in the tensors of a checkpoint, as their moving average if there is one.
+
+    Args:
+        tensors: Tensors of a checkpoint by name.
+    """
     return _with_prefix(tensors, "averaged.") or _with_prefix(tensors, "model.")
 
 

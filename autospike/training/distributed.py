@@ -44,7 +44,11 @@ class Ranks:
 
     @classmethod
     def of_environment(cls) -> Ranks:
-        """Read the environment variables that torchrun sets."""
+        """Read the environment variables that torchrun sets.
+
+        Returns:
+            This rank.
+        """
         if world_size() == 1:
             return ALONE
         return cls(rank=int(os.environ["RANK"]), size=world_size(), local=int(os.environ["LOCAL_RANK"]))
@@ -126,7 +130,11 @@ class Ranks:
         return parallel, parallel.no_sync
 
     def mean(self, values: Tensor) -> Tensor:
-        """Return the mean of a tensor over the ranks, in float64 if there are several."""
+        """Return the mean of a tensor over the ranks, in float64 if there are several.
+
+        Args:
+            values: The tensor of this rank, of the same shape on every rank.
+        """
         if self.size == 1:
             return values
         total = values.double()
@@ -134,7 +142,11 @@ class Ranks:
         return total / self.size
 
     def largest(self, number: int) -> int:
-        """Return the largest of the numbers that the ranks give."""
+        """Return the largest of the numbers that the ranks give.
+
+        Args:
+            number: The number of this rank.
+        """
         if self.size == 1:
             return number
         numbers = torch.tensor(number, device=_communication_device())

@@ -173,6 +173,9 @@ def fine_tuned(run: RunDirectory, architecture: Architecture, *, seed: int) -> R
         run: A searched run.
         architecture: The subnet.
         seed: Number of the repetition, from 0.
+
+    Returns:
+        The network to train.
     """
     training = run.experiment.fine_tuning.model_copy(update={"start_from": run.folder.resolve()})
     return _retrained(run, architecture, "fine-tuned", seed, training)
@@ -185,6 +188,9 @@ def from_scratch(run: RunDirectory, architecture: Architecture, *, seed: int) ->
         run: A trained run.
         architecture: The subnet.
         seed: Number of the repetition, from 0.
+
+    Returns:
+        The network to train.
     """
     training = run.experiment.from_scratch.model_copy(update={"start_from": None})
     return _retrained(run, architecture, "scratch", seed, training)

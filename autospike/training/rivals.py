@@ -68,7 +68,7 @@ class RivalTraining:
 
 
 def rival_input(setup: Setup) -> RivalInput:
-    """What the rivals of a run read: of event frames, as many as the reference network.
+    """Return what the rivals of a run read: of event frames, as many as the reference network.
 
     Args:
         setup: Configuration and data.
@@ -104,6 +104,9 @@ def untrained_rival(setup: Setup, name: RivalName) -> Rival:
     Args:
         setup: Seed, data, reference network and device.
         name: The rival.
+
+    Returns:
+        The rival, on the device.
     """
     with torch.random.fork_rng():
         torch.manual_seed(keyed_seed(setup.training_seed, "rival", name))
@@ -117,6 +120,9 @@ def trained_rival(setup: Setup, training: RivalTraining) -> Rival:
     Args:
         setup: Reference network and device.
         training: The rival.
+
+    Returns:
+        The rival.
 
     Raises:
         UserError: Its checkpoint is missing or damaged.

@@ -63,7 +63,11 @@ class Setup:
 
 
 def preparation_of(experiment: Experiment) -> ImagePreparation:
-    """Return how the images of an experiment are prepared; see `Setup.preparation`."""
+    """Return how the images of an experiment are prepared; see `Setup.preparation`.
+
+    Args:
+        experiment: The configuration.
+    """
     normalisation = experiment.data.normalisation
     if normalisation is None:
         return DEFAULT_PREPARATION
@@ -180,6 +184,9 @@ def load_trained_supernet(setup: Setup, space: SearchSpace, folder: Path) -> Sup
 
 def training_batches(setup: Setup) -> TrainingBatches:
     """Return augmented batches of the training split, the slice of this rank.
+
+    Args:
+        setup: Configuration, data, device and ranks.
 
     Raises:
         UserError: A setting of the training does not apply to these images.

@@ -29,12 +29,32 @@ WIDENING = 0.5
 
 
 def single_path(space: SearchSpace, rng: random.Random, _progress: float) -> tuple[Architecture, ...]:
-    """Sample one architecture uniformly (Auto-Spikformer, arXiv 2306.00807, after SPOS and AutoFormer)."""
+    """Sample one architecture uniformly.
+
+    Source: Auto-Spikformer (arXiv 2306.00807), after SPOS and AutoFormer.
+
+    Args:
+        space: The search space.
+        rng: Random generator of the step.
+
+    Returns:
+        The architecture.
+    """
     return (space.sample(rng),)
 
 
 def sandwich(space: SearchSpace, rng: random.Random, _progress: float) -> tuple[Architecture, ...]:
-    """Take the largest, the smallest and two uniform samples (sandwich rule of universally slimmable networks, ICCV 2019)."""
+    """Take the largest, the smallest and two uniform samples.
+
+    Source: the sandwich rule of universally slimmable networks (ICCV 2019).
+
+    Args:
+        space: The search space.
+        rng: Random generator of the step.
+
+    Returns:
+        The architectures in this order, each once.
+    """
     return tuple(dict.fromkeys((space.largest(), space.smallest(), space.sample(rng), space.sample(rng))))
 
 
@@ -43,6 +63,14 @@ def small_first(space: SearchSpace, rng: random.Random, progress: float) -> tupl
 
     Each gene that is a size starts with its smallest value and gains the larger ones at equal intervals. Other genes are sampled
     from all their values. This reverses progressive shrinking (Once-for-All, ICLR 2020); the schedule is ours.
+
+    Args:
+        space: The search space.
+        rng: Random generator of the step.
+        progress: Finished share of the training, between 0 and 1.
+
+    Returns:
+        The architecture.
     """
     return (space.sample(rng, size_fraction=min(1.0, progress / WIDENING)),)
 
@@ -51,7 +79,11 @@ SAMPLING: dict[str, Sampling] = {"single-path": single_path, "sandwich": sandwic
 
 
 def with_single_time_step(architectures: Sequence[Architecture]) -> tuple[Architecture, ...]:
-    """Return the architectures with T = 1, each once."""
+    """Return the architectures with T = 1, each once.
+
+    Args:
+        architectures: The architectures of a step.
+    """
     return tuple(dict.fromkeys(replace(architecture, time_steps=1) for architecture in architectures))
 
 
@@ -74,7 +106,14 @@ class LabelledBatch:
         return len(self.targets)
 
     def split(self, parts: int) -> list[LabelledBatch]:
-        """Split the batch into `parts` parts of equal size, in order; the last one may be smaller."""
+        """Split the batch into parts of equal size, in order. The last one may be smaller.
+
+        Args:
+            parts: Number of parts.
+
+        Returns:
+            The parts.
+        """
         batch_dim = self.images.dim() - 4  # event frames have the time dimension before it
         size = -(-len(self) // parts)
         tensors = zip(
@@ -88,7 +127,11 @@ TargetTransform = Callable[[LabelledBatch, Logits], LabelledBatch]
 
 
 def labels(batch: LabelledBatch, _logits: Logits) -> LabelledBatch:
-    """Keep the targets."""
+    """Return the batch with its own targets.
+
+    Args:
+        batch: The labelled batch.
+    """
     return batch
 
 
@@ -96,6 +139,13 @@ def in_place(batch: LabelledBatch, logits: Logits) -> LabelledBatch:
     """Replace the targets by the softmax of the first architecture at its last T.
 
     This is in-place distillation (universally slimmable networks, ICCV 2019). Each of two heads learns from the same head.
+
+    Args:
+        batch: The labelled batch.
+        logits: Logits of the first architecture at its last T, `[B, num_classes]`; of both heads, if there are two.
+
+    Returns:
+        The batch with class probabilities as targets.
     """
     first, second = (logits, logits) if isinstance(logits, Tensor) else logits
     return replace(batch, targets=_probabilities(first), teacher_targets=_probabilities(second))
