@@ -88,7 +88,7 @@ def measure_speed(setup: Setup) -> Speed:
         supernet_step=supernet_step,
         fine_tuning_step=measured_step(setup, space, experiment.fine_tuning) if training.single_step_share else supernet_step,
         reference_step=measured_step(setup, SearchSpace.of(reference), training) if reference else 0.0,
-        rival_step=sum(measured_rival_step(setup, name) for name in _rivals(experiment)),
+        rival_step=sum(_measured_rival_step(setup, name) for name in _rivals(experiment)),
         generation=_seconds_per_generation(setup),
         steps_per_epoch=training_batches(setup).per_epoch,
         memory_bytes=resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024,
@@ -125,7 +125,7 @@ def _rivals(experiment: Experiment) -> tuple[RivalName, ...]:
     return experiment.rivals.networks if experiment.task == "classification" else ()
 
 
-def measured_rival_step(setup: Setup, name: RivalName) -> float:
+def _measured_rival_step(setup: Setup, name: RivalName) -> float:
     """Train a network without spikes for some seconds, and measure the mean duration of a step, with loading its batch.
 
     Args:

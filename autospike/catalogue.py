@@ -46,7 +46,7 @@ def find(kind: Kind, given: str, folder: Path) -> Path:
         UserError: It is a single word, and neither a file nor a known name.
     """
     path, known = folder / given, files_of(kind)
-    if is_path(given) or path.is_file():
+    if _is_path(given) or path.is_file():
         return path
     if given in known:
         return known[given]
@@ -58,7 +58,7 @@ def find(kind: Kind, given: str, folder: Path) -> Path:
     )
 
 
-def is_path(given: str) -> bool:
+def _is_path(given: str) -> bool:
     """Return whether a text can only be a path: it has a parent folder or an ending, or is not printable.
 
     Args:

@@ -115,11 +115,11 @@ def lif(
         spikes = _lif_spikingjelly(current, neuron)
     else:
         spikes = _lif_composite(current, neuron, potential)
-    counts = count_spikes(spikes) if count else spikes.new_empty(0, dtype=torch.float64)
+    counts = _count_spikes(spikes) if count else spikes.new_empty(0, dtype=torch.float64)
     return spikes if stream is None else stream + spikes, counts
 
 
-def count_spikes(spikes: Tensor) -> Tensor:
+def _count_spikes(spikes: Tensor) -> Tensor:
     """Count spikes by step and position.
 
     Args:
@@ -208,7 +208,7 @@ def shape_struct(y: Tensor, steps: int) -> ShapeStruct:
     return ShapeStruct(steps, size if len(y) == steps else 0, size, y.shape[-1], torch.get_num_threads())
 
 
-def norm_struct(weight: Tensor | None, bias: Tensor | None, mean: Tensor | None, inverse: Tensor | None) -> BatchNormStruct | None:
+def _norm_struct(weight: Tensor | None, bias: Tensor | None, mean: Tensor | None, inverse: Tensor | None) -> BatchNormStruct | None:
     """Return the struct of a normalisation; None for none.
 
     Args:
@@ -251,7 +251,7 @@ def _lif_cpu(
     y, stream = y.contiguous(), None if stream is None else stream.contiguous()
     spikes = y.new_empty(steps, *y.shape[1:])
     counts, counting = new_counts(spikes, count=count)
-    structs = (shape_struct(y, steps), NeuronStruct(*neuron), norm_struct(weight, bias, mean, inverse))
+    structs = (shape_struct(y, steps), NeuronStruct(*neuron), _norm_struct(weight, bias, mean, inverse))
     pointers = (None if x is None else x.data_ptr() for x in (stream, spikes))
     LIBRARY.functions.lif(y.data_ptr(), *structs, *pointers, *counting, None if potential is None else potential.data_ptr())
     return spikes, counts
@@ -305,7 +305,7 @@ def _lif_backward_cpu(
     y, grad_spikes = y.contiguous(), grad_spikes.contiguous()
     grad_y, channels = torch.empty_like(y), 0 if weight is None else len(weight)
     grad_weight, grad_bias = y.new_empty(channels), y.new_empty(channels)
-    structs = (shape_struct(y, steps), NeuronStruct(*neuron), norm_struct(weight, bias, mean, inverse))
+    structs = (shape_struct(y, steps), NeuronStruct(*neuron), _norm_struct(weight, bias, mean, inverse))
     pointers = (x.data_ptr() for x in (grad_spikes, grad_y, grad_weight, grad_bias))
     LIBRARY.functions.lif_backward(y.data_ptr(), *structs, by_batch, *pointers)
     return grad_y, grad_weight, grad_bias

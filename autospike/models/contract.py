@@ -114,7 +114,7 @@ def mean_over_steps(logits: Tensor, at: Sequence[int]) -> Tensor:
     return torch.stack([logits[:time_steps].mean(dim=0) for time_steps in at]) if at else logits.mean(dim=0)
 
 
-def head_neurons(architecture: Architecture) -> nn.Module:
+def _head_neurons(architecture: Architecture) -> nn.Module:
     """Build the neurons before the head.
 
     Args:
@@ -126,7 +126,7 @@ def head_neurons(architecture: Architecture) -> nn.Module:
     return LIF(architecture.head_neuron) if architecture.shortcut == "membrane" else nn.Identity()
 
 
-def untrained_head(architecture: Architecture, num_classes: int) -> nn.Module:
+def _untrained_head(architecture: Architecture, num_classes: int) -> nn.Module:
     """Build a head with fresh parameters.
 
     Args:
@@ -154,9 +154,9 @@ class Readout(nn.Module):
 
     def __init__(self, architecture: Architecture, num_classes: int) -> None:
         super().__init__()
-        self.head_lif, self.head = head_neurons(architecture), untrained_head(architecture, num_classes)
+        self.head_lif, self.head = _head_neurons(architecture), _untrained_head(architecture, num_classes)
         if architecture.distilled:
-            self.head_dist = untrained_head(architecture, num_classes)
+            self.head_dist = _untrained_head(architecture, num_classes)
 
     def forward(self, stream: Tensor) -> Tensor:
         """Return the logits of every time step, `[T, B, num_classes]`, from the stream `[T, B, H, W, D]`."""
@@ -226,7 +226,7 @@ class SpikingModel(nn.Module):
         Args:
             num_classes: Number of classes; 0 for a model without a head.
         """
-        self.head_lif = head_neurons(self.architecture)
+        self.head_lif = _head_neurons(self.architecture)
         self.reset_classifier(num_classes)
 
     def forward_stages(self, x: Tensor, time_steps: int | None = None, *, stages: int | None = None) -> list[Tensor]:
@@ -387,9 +387,9 @@ class SpikingModel(nn.Module):
         if global_pool not in (None, "avg"):
             raise ValueError(f"global_pool must be 'avg', the mean over positions, got {global_pool!r}")
         self.num_classes = num_classes
-        self.head = untrained_head(self.architecture, num_classes)
+        self.head = _untrained_head(self.architecture, num_classes)
         if self.architecture.distilled:
-            self.head_dist = untrained_head(self.architecture, num_classes)
+            self.head_dist = _untrained_head(self.architecture, num_classes)
 
     def set_distilled_training(self, enable: bool = True) -> None:
         """Set whether the training output of a distilled model is the logits of both heads; part of timm's interface.

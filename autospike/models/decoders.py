@@ -16,7 +16,7 @@ from autospike.models.semantic_fpn import SemanticFPN
 from autospike.space.architecture import Architecture
 
 
-def build_decoder(architecture: Architecture, num_classes: int) -> SemanticFPN | MaskRCNN:
+def _build_decoder(architecture: Architecture, num_classes: int) -> SemanticFPN | MaskRCNN:
     """Build the decoder of an architecture with fresh parameters.
 
     Args:
@@ -52,7 +52,7 @@ class DecoderReadout(nn.Module):
 
     def __init__(self, architecture: Architecture, num_classes: int) -> None:
         super().__init__()
-        self.decoder = build_decoder(architecture, num_classes)
+        self.decoder = _build_decoder(architecture, num_classes)
 
     def forward(self, levels: Sequence[Tensor], time_steps: int, size: Sequence[int]) -> Any:
         """Return the outputs at T = `time_steps` for images of a size; see the decoder.
@@ -75,7 +75,7 @@ class DecoderModel(SpikingModel):
     def add_head(self, num_classes: int) -> None:
         """Add the decoder."""
         self.num_classes = num_classes
-        self.decoder: Any = build_decoder(self.architecture, num_classes)
+        self.decoder: Any = _build_decoder(self.architecture, num_classes)
 
     def reset_classifier(self, num_classes: int, global_pool: str | None = None) -> None:
         """Replace the last layers by untrained ones; part of timm's interface."""

@@ -60,7 +60,7 @@ def make_firing(module: nn.Module, neuron: Neuron | None) -> None:
 
 
 @torch.no_grad()
-def make_small(module: nn.Module, std: float = 0.01) -> None:
+def _make_small(module: nn.Module, std: float = 0.01) -> None:
     """Draw the weights of a last layer from a normal distribution, and set its biases to 0, as torchvision and mmdetection do.
 
     Args:
@@ -86,8 +86,8 @@ class ProposalHead(nn.Module):
         make_firing(self, neuron)
         self.objectness = DecoderConv(channels, ANCHORS, kernel_size=1, neuron=neuron)
         self.deltas = DecoderConv(channels, 4 * ANCHORS, kernel_size=1, neuron=neuron)
-        make_small(self.objectness)
-        make_small(self.deltas)
+        _make_small(self.objectness)
+        _make_small(self.deltas)
 
     def forward(self, level: Tensor) -> tuple[Tensor, Tensor]:
         """Compute objectness and changes of a level.
@@ -131,8 +131,8 @@ class BoxHead(nn.Module):
         """
         self.classes = RegionLinear(self.hidden, num_classes + 1) if num_classes else nn.Identity()
         self.deltas: nn.Module = RegionLinear(self.hidden, 4 * num_classes) if num_classes else nn.Identity()
-        make_small(self.classes)
-        make_small(self.deltas, std=0.001)
+        _make_small(self.classes)
+        _make_small(self.deltas, std=0.001)
         if num_classes and not self.classes.bias.is_meta:
             with torch.no_grad():
                 self.classes.bias[-1] = math.log(num_classes * (1 - INITIAL_OBJECTS) / INITIAL_OBJECTS)

@@ -325,7 +325,7 @@ class LinearNorm(Synapse):
         """Whether the output of the linear layer is needed by nothing but the LIF layer."""
         if torch.is_grad_enabled() or self.bias_cancels() or type(self.bn) is not Norm or (shared is not None and self in shared):
             return False
-        if has_forward_hooks(lif) or has_forward_hooks(self.linear):
+        if _has_forward_hooks(lif) or _has_forward_hooks(self.linear):
             return False
         if stream is not None and stream.shape != (*x.shape[:-1], self.linear.out_features):
             return False
@@ -496,14 +496,14 @@ def fire(
     if is_symbolic(inputs):  # one call for each layer
         current = layer(*inputs)
         return lif(current) if stream is None else stream + lif(current)
-    if isinstance(lif, LIF) and not has_forward_hooks(lif):
+    if isinstance(lif, LIF) and not _has_forward_hooks(lif):
         fired: Tensor = layer(*inputs, lif=lif, stream=stream, **reused)
         return fired
     spikes: Tensor = layer(*inputs, lif=lif, **reused) if isinstance(lif, LIF) else lif(layer(*inputs, **reused))
     return spikes if stream is None else stream + spikes
 
 
-def has_forward_hooks(module: nn.Module) -> bool:
+def _has_forward_hooks(module: nn.Module) -> bool:
     """Return whether forward hooks observe a module. Its inputs and outputs have to exist then, so it is not fused.
 
     `torch.nn.TransformerEncoderLayer` leaves its fast path for the same reason.

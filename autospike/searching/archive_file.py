@@ -96,16 +96,16 @@ def open_to_write(path: Path) -> sqlite3.Connection:
         db.execute("BEGIN IMMEDIATE")
         with db:
             for table in ("evaluations", "proposals"):  # the first version had no by-product candidates
-                if not has_column(db, table, "free"):
+                if not _has_column(db, table, "free"):
                     db.execute(f"ALTER TABLE {table} ADD COLUMN free INTEGER NOT NULL DEFAULT 0")
-            if not has_column(db, "evaluations", "correct_mask"):  # added in version 0.3
+            if not _has_column(db, "evaluations", "correct_mask"):  # added in version 0.3
                 db.execute("ALTER TABLE evaluations ADD COLUMN correct_mask BLOB")
-            if not has_column(db, "evaluations", "score"):  # added in version 0.4
+            if not _has_column(db, "evaluations", "score"):  # added in version 0.4
                 db.execute("ALTER TABLE evaluations ADD COLUMN score BLOB")
-            if not has_column(db, "evaluations", "spikes"):  # added in version 0.5
+            if not _has_column(db, "evaluations", "spikes"):  # added in version 0.5
                 for column in ("spikes REAL", "latency_device TEXT", "latency_ms REAL", "latency_batch_ms REAL"):
                     db.execute(f"ALTER TABLE evaluations ADD COLUMN {column}")
-            if not has_column(db, "evaluations", "mean_time_steps"):  # added in version 0.5
+            if not _has_column(db, "evaluations", "mean_time_steps"):  # added in version 0.5
                 db.execute("ALTER TABLE evaluations ADD COLUMN mean_time_steps REAL")
     except sqlite3.OperationalError as error:  # also if the file system is read-only
         raise UserError(f"{path}: cannot be opened to write ({error}); check that you may write to it and to its folder") from None
@@ -134,7 +134,7 @@ def open_to_read(path: Path) -> sqlite3.Connection:
         try:
             db = _connect_to_read(path)
             on_error.callback(db.close)
-            if not has_column(db, "evaluations", "architecture_id"):
+            if not _has_column(db, "evaluations", "architecture_id"):
                 raise sqlite3.DatabaseError("it has no table of evaluations")
         except sqlite3.DatabaseError as error:
             raise UserError(_not_an_archive(path, error)) from None
@@ -186,7 +186,7 @@ def columns_of(db: sqlite3.Connection, table: str) -> set[str]:
     return {name for _, name, *_ in db.execute(f"PRAGMA table_info({table})")}
 
 
-def has_column(db: sqlite3.Connection, table: str, column: str) -> bool:
+def _has_column(db: sqlite3.Connection, table: str, column: str) -> bool:
     """Return whether a table exists and has a column.
 
     Args:

@@ -29,7 +29,7 @@ from autospike.statistics import SIGNIFICANCE, JackknifeComparison, PairedCompar
 Points = list[tuple[float, float]]
 
 
-def accuracy_and_energy(evaluations: Sequence[Evaluation]) -> Points:
+def _accuracy_and_energy(evaluations: Sequence[Evaluation]) -> Points:
     """Return (accuracy, energy in mJ) of each evaluation.
 
     Args:
@@ -167,7 +167,7 @@ def pick(evaluations: Sequence[Evaluation], rule: str, *, min_accuracy: float = 
     """
     choices = Choices(
         ids=[e.measurement.architecture.id for e in evaluations],
-        points=accuracy_and_energy(evaluations),
+        points=_accuracy_and_energy(evaluations),
         f_aeb=[e.f_aeb for e in evaluations],
         images=[e.measurement.images for e in evaluations],
         correct_masks=[e.measurement.correct_mask for e in evaluations],
@@ -433,7 +433,7 @@ def front(evaluations: Sequence[Evaluation]) -> list[Evaluation]:
     Returns:
         The Pareto front of (accuracy, energy).
     """
-    points = accuracy_and_energy(evaluations)
+    points = _accuracy_and_energy(evaluations)
     selected = [(point[1], e) for point, e, flag in zip(points, evaluations, on_front(points), strict=True) if flag]
     return [e for _, e in sorted(selected, key=lambda pair: pair[0])]
 

@@ -71,7 +71,7 @@ class EmbeddingParameters(Protocol):
         """
 
 
-def one_convolution(in_channels: int, width: int, *, first: bool, compact: bool) -> int:
+def _one_convolution(in_channels: int, width: int, *, first: bool, compact: bool) -> int:
     """Return the number of parameters of an embedding of one 3x3 convolution; see `EmbeddingParameters`."""
     del first, compact
     return conv_norm_parameters(in_channels, width)
@@ -187,7 +187,7 @@ class FamilyRules:
     first_feature: int = 0
     compact: bool = False
     width_multiple: int = 1
-    embedding_parameters: EmbeddingParameters = one_convolution
+    embedding_parameters: EmbeddingParameters = _one_convolution
     embedding_layers: EmbeddingLayers = one_convolution_layer
 
 

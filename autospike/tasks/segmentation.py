@@ -50,12 +50,12 @@ def mean_iou(confusion: NDArray[np.int64]) -> float:
     Returns:
         A fraction; 0 if there are no pixels.
     """
-    intersection, union = intersection_and_union(confusion)
+    intersection, union = _intersection_and_union(confusion)
     occurs = union > 0
     return float((intersection[occurs] / union[occurs]).mean()) if occurs.any() else 0.0
 
 
-def intersection_and_union(confusion: NDArray[np.int64]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+def _intersection_and_union(confusion: NDArray[np.int64]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
     """Return the pixels of each class in both target and prediction, and in at least one of them.
 
     Args:
@@ -129,7 +129,7 @@ def pixel_cross_entropy(logits: Tensor, targets: Tensor, _teacher_targets: Tenso
 
 def _quality(tally: ConfusionMatrices) -> Quality:
     whole = tally.counts.sum(axis=0)
-    intersection, union = intersection_and_union(whole)
+    intersection, union = _intersection_and_union(whole)
     return Quality(
         score=Score(
             metric=SEGMENTATION.metric,

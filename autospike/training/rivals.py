@@ -58,7 +58,7 @@ class RivalTraining:
             setup: Its data.
             name: The rival.
         """
-        return cls(name=name, reads=rival_input(setup), config=rival_recipe(setup, name), folder=run.rivals / name)
+        return cls(name=name, reads=_rival_input(setup), config=rival_recipe(setup, name), folder=run.rivals / name)
 
     @property
     def is_finished(self) -> bool:
@@ -67,7 +67,7 @@ class RivalTraining:
         return record is not None and record.finished
 
 
-def rival_input(setup: Setup) -> RivalInput:
+def _rival_input(setup: Setup) -> RivalInput:
     """Return what the rivals of a run read: of event frames, as many as the reference network.
 
     Args:
@@ -110,7 +110,7 @@ def untrained_rival(setup: Setup, name: RivalName) -> Rival:
     """
     with torch.random.fork_rng():
         torch.manual_seed(keyed_seed(setup.training_seed, "rival", name))
-        rival = build_rival(name, rival_input(setup), setup.experiment.comparable_architecture)
+        rival = build_rival(name, _rival_input(setup), setup.experiment.comparable_architecture)
     return rival.to(setup.device)
 
 
