@@ -105,7 +105,7 @@ class TrainingObjects(Sequence[dict[str, Tensor]]):
         """Return the objects on a device.
 
         Args:
-            device: The device.
+            device: Where the objects are copied to.
         """
         return TrainingObjects(of_images=tuple({name: x.to(device) for name, x in image.items()} for image in self.of_images))
 

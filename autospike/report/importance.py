@@ -82,13 +82,10 @@ def _features(space: SearchSpace, architectures: Sequence[Architecture]) -> tupl
 
 
 def gene_at(path: GenePath) -> str:
-    """Name a gene with its position, such as `stage 1 block 2 neuron.tau`, counted from 1.
+    """Return the name of a gene with its position, such as `stage 1 block 2 neuron.tau`, counted from 1.
 
     Args:
         path: Path of the gene.
-
-    Returns:
-        The name.
     """
     words, names = [], {"stages": "stage", "blocks": "block"}
     for part, after in zip(path, (*path[1:], None), strict=True):

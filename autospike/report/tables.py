@@ -383,14 +383,11 @@ def _shares(counts: Counter[str], levels: Iterable[str]) -> dict[str, float]:
 
 
 def gene_name(path: GenePath, stages: int) -> str:
-    """Name a gene without its block, for example `neuron.tau`, or `stage 1 embed_dim` if there are several stages.
+    """Return the name of a gene without its block, for example `neuron.tau`, or `stage 1 embed_dim` if there are several stages.
 
     Args:
         path: Path of the gene.
         stages: Number of stages of the space.
-
-    Returns:
-        The name.
     """
     words = [str(part) for part in path if not isinstance(part, int) and part not in ("stages", "blocks")]
     prefix = f"stage {path[1]} " if path[0] == "stages" and stages > 1 else ""
