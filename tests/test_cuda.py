@@ -93,7 +93,7 @@ def measured(evaluator: TrieEvaluator, population: Sequence[Architecture]) -> di
 
 def independent_of_values(results: dict[str, NodeResult]) -> dict[str, Any]:
     return {
-        key: (r.params, r.images, len(r.tallies), [(c.layer, c.macs, c.time_steps, c.form) for c in r.layers])
+        key: (r.params, r.images, len(r.metric_states), [(c.layer, c.macs, c.time_steps, c.form) for c in r.layers])
         for key, r in results.items()
     }
 

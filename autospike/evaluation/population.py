@@ -191,7 +191,7 @@ class _Totals:
             raise RuntimeError(f"{architecture.id}: a part of it was not measured on all of {images} images")
         if architecture.exits_early:
             return self._with_exits(architecture, images=images)
-        quality = task_of(architecture.decoder).quality(self.results[path[-1]].tallies[steps])
+        quality = task_of(architecture.decoder).quality(self.results[path[-1]].metric_states[steps])
         return Measurement(
             architecture=architecture,
             correct=quality.correct,
@@ -208,8 +208,8 @@ class _Totals:
         """Measurement of an architecture with early exit; its operations are those of `LayerCount.running`."""
         path, steps = self.trie.paths[architecture], architecture.time_steps
         head = self.results[path[-1]]
-        tallies = {t: tally for t, tally in head.tallies.items() if isinstance(tally, CorrectPredictions)}
-        exits = Exits.of(tallies, head.confident[architecture.exit_margin], steps)
+        metric_states = {t: state for t, state in head.metric_states.items() if isinstance(state, CorrectPredictions)}
+        exits = Exits.of(metric_states, head.confident[architecture.exit_margin], steps)
         shares = exits.shares
         spikes = [0.0, *(sum(self.results[key].spikes_at(t, images) for key in path) for t in range(1, steps + 1))]
         return Measurement(

@@ -27,7 +27,7 @@ from autospike.models.contract import SpikingModel
 from autospike.models.decoders import DecoderModel
 from autospike.space.architecture import Architecture
 from autospike.tasks.classification import CorrectPredictions, classified_at_every_step
-from autospike.tasks.contract import Tally
+from autospike.tasks.contract import MetricState
 from autospike.tasks.registry import task_of
 
 
@@ -37,7 +37,7 @@ class StepwiseMeasurement:
 
     Attributes:
         architecture: The architecture of the model.
-        tallies: Predictions at T = 1, 2, ..., compared with the targets.
+        metric_states: Predictions at T = 1, 2, ..., compared with the targets.
         shared: Operations at the last T, without those of a decoder.
         decoder: Operations of a decoder at T = 1, 2, ...; empty for a model without one.
         params: Number of parameters of the model.
@@ -45,7 +45,7 @@ class StepwiseMeasurement:
     """
 
     architecture: Architecture
-    tallies: tuple[Tally, ...]
+    metric_states: tuple[MetricState, ...]
     shared: Operations
     decoder: tuple[Operations, ...] = ()
     params: int
@@ -54,12 +54,12 @@ class StepwiseMeasurement:
     @property
     def time_steps(self) -> int:
         """The last T."""
-        return len(self.tallies)
+        return len(self.metric_states)
 
     @property
     def correct(self) -> tuple[bytes, ...]:
         """Of a classifier, at T = 1, 2, ..., one byte for each image in order: 1 if it is classified correctly, else 0."""
-        return tuple(tally.mask for tally in self.tallies if isinstance(tally, CorrectPredictions))
+        return tuple(state.mask for state in self.metric_states if isinstance(state, CorrectPredictions))
 
     @property
     def operations(self) -> Operations:
@@ -80,7 +80,7 @@ class StepwiseMeasurement:
         Args:
             steps: A number of time steps, from 1 to that of the model.
         """
-        quality = task_of(self.architecture.decoder).quality(self.tallies[steps - 1])
+        quality = task_of(self.architecture.decoder).quality(self.metric_states[steps - 1])
         counts = tuple(count.first(steps) for count in self.shared.counts)
         return Measurement(
             architecture=replace(self.architecture, time_steps=steps),
@@ -125,7 +125,7 @@ def measure_stepwise(
             measured.add(batch)
     return StepwiseMeasurement(
         architecture=model.architecture,
-        tallies=tuple(measured.tallies[t] for t in range(1, steps + 1)),
+        metric_states=tuple(measured.metric_states[t] for t in range(1, steps + 1)),
         shared=measured.shared.operations(),
         decoder=tuple(counter.operations() for counter in measured.decoder.values()),
         params=sum(parameter.numel() for parameter in model.parameters()),
@@ -143,7 +143,7 @@ class _Pass:
         firing: Collects firing rates, if given.
         shared: Counts the operations of a classifier, or those before a decoder.
         decoder: Counts those of the decoder, by T.
-        tallies: By T.
+        metric_states: By T.
         images: Number of images so far.
     """
 
@@ -152,7 +152,7 @@ class _Pass:
     firing: FiringRates | None
     shared: Counter = field(default_factory=Counter)
     decoder: dict[int, Counter] = field(default_factory=dict)
-    tallies: dict[int, Tally] = field(default_factory=dict)
+    metric_states: dict[int, MetricState] = field(default_factory=dict)
     images: int = 0
 
     def add(self, batch: Batch) -> None:
@@ -163,10 +163,10 @@ class _Pass:
             with self._watched(), self.shared.watch(self.model, images=len(batch.targets), time_steps=self.steps):
                 logits = self.model.forward_steps(batch.images, self.steps)
             found = classified_at_every_step(logits, batch.targets, self.images)
-        self.tallies = {t: self.tallies[t] + tally if t in self.tallies else tally for t, tally in found.items()}
+        self.metric_states = {t: self.metric_states[t] + state if t in self.metric_states else state for t, state in found.items()}
         self.images += len(batch.targets)
 
-    def _decode(self, model: DecoderModel, batch: Batch) -> Mapping[int, Tally]:
+    def _decode(self, model: DecoderModel, batch: Batch) -> Mapping[int, MetricState]:
         """Run the backbone once, then the decoder for each T."""
         images, outputs = len(batch.targets), {}
         with self._watched(), self.shared.watch(model, images=images, time_steps=self.steps):
@@ -177,8 +177,8 @@ class _Pass:
             watched = self._watched() if steps == self.steps else nullcontext()
             with watched, counter.watch(model.decoder, images=images, time_steps=steps, segment=segment):
                 outputs[steps] = model.decoder(levels, steps, batch.images.shape[-2:])
-        tallies = task_of(model.architecture.decoder).tally(list(outputs.values()), batch.targets, self.images)
-        return dict(zip(outputs, tallies, strict=True))
+        metric_states = task_of(model.architecture.decoder).compare(list(outputs.values()), batch.targets, self.images)
+        return dict(zip(outputs, metric_states, strict=True))
 
     def _watched(self) -> AbstractContextManager[None]:
         return self.firing.watch(self.model) if self.firing else nullcontext()

@@ -39,7 +39,7 @@ from autospike.nn.layers import SharedResults
 from autospike.space.architecture import Architecture
 from autospike.supernet import Supernet, batch_norms
 from autospike.tasks.classification import ConfidentSteps, classified_at_every_step, confident_at
-from autospike.tasks.contract import Tally
+from autospike.tasks.contract import MetricState
 from autospike.tasks.registry import task_of
 
 BYTES_PER_LAYER = 1000  # of a `NodeResult`: about twenty Python objects of 50 bytes
@@ -94,7 +94,7 @@ class NodeResult:
         layers: Operations of each layer.
         params: Number of parameters.
         images: Number of images.
-        tallies: Predictions of a head, compared with the targets, by T.
+        metric_states: Predictions of a head, compared with the targets, by T.
         decoder_layers: Operations of each layer of a decoder by T: it runs anew for each T, so that its operations at a smaller T
             are not the first ones of those at a larger T.
         confident: When each image is confident enough to stop, by exit margin; of a head, if candidates have early exit.
@@ -103,7 +103,7 @@ class NodeResult:
     layers: tuple[LayerTotal, ...]
     params: int
     images: int
-    tallies: Mapping[int, Tally] = field(default_factory=dict)
+    metric_states: Mapping[int, MetricState] = field(default_factory=dict)
     decoder_layers: Mapping[int, tuple[LayerTotal, ...]] = field(default_factory=dict)
     confident: Mapping[float, ConfidentSteps] = field(default_factory=dict)
 
@@ -117,7 +117,7 @@ class NodeResult:
             layers=_added(self.layers, other.layers),
             params=self.params,
             images=self.images + other.images,
-            tallies={t: tally + other.tallies[t] for t, tally in self.tallies.items()},
+            metric_states={t: state + other.metric_states[t] for t, state in self.metric_states.items()},
             decoder_layers={t: _added(layers, other.decoder_layers[t]) for t, layers in self.decoder_layers.items()},
             confident={margin: steps + other.confident[margin] for margin, steps in self.confident.items()},
         )
@@ -240,7 +240,7 @@ class TrieEvaluator:
                 layers=counter.totals(),
                 params=structure.params,
                 images=len(targets),
-                tallies=classified_at_every_step(output, targets, span[0]) if node.name == HEAD else {},
+                metric_states=classified_at_every_step(output, targets, span[0]) if node.name == HEAD else {},
                 confident=confident_at(output, exit_margins, span[0]) if node.name == HEAD and exit_margins else {},
             )
 
@@ -263,12 +263,12 @@ class TrieEvaluator:
             if counter.fully_covered:
                 self._fully_covered.add(structure.kind)
             layers[steps] = counter.totals()
-        tallies = task_of(node.architecture.decoder).tally(list(outputs.values()), targets, start)
+        metric_states = task_of(node.architecture.decoder).compare(list(outputs.values()), targets, start)
         result = NodeResult(
             layers=(),
             params=structure.params,
             images=len(targets),
-            tallies=dict(zip(outputs, tallies, strict=True)),
+            metric_states=dict(zip(outputs, metric_states, strict=True)),
             decoder_layers=layers,
         )
         return next(iter(outputs.values())), result

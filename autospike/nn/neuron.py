@@ -30,7 +30,7 @@ Meta-SpikeFormer have this neuron (spikingjelly's `LIFNode`); `Dynamics` describ
 
 On a CPU a compiled kernel (`kernels/lif.c`) computes all time steps together with the normalisation before them; on CUDA it is
 spikingjelly's fused kernel; elsewhere operations of torch. All give the same spikes. Potentials are in float32 or wider, also of
-bfloat16 and float16 currents.
+bfloat16 and float16 inputs.
 """
 
 from __future__ import annotations

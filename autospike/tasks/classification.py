@@ -120,16 +120,16 @@ class Exits:
     correct: bytes
 
     @classmethod
-    def of(cls, tallies: Mapping[int, CorrectPredictions], confident: ConfidentSteps, time_steps: int) -> Exits:
+    def of(cls, metric_states: Mapping[int, CorrectPredictions], confident: ConfidentSteps, time_steps: int) -> Exits:
         """Return the exits at one margin.
 
         Args:
-            tallies: By T which images are classified correctly.
+            metric_states: By T which images are classified correctly.
             confident: When each image is confident enough.
             time_steps: T, at which the other images stop.
         """
         steps = confident.exits(time_steps)
-        masks = np.stack([np.frombuffer(tallies[t].mask, dtype=np.uint8) for t in range(1, time_steps + 1)])
+        masks = np.stack([np.frombuffer(metric_states[t].mask, dtype=np.uint8) for t in range(1, time_steps + 1)])
         return cls(steps=steps, time_steps=time_steps, correct=masks[steps - 1, np.arange(len(steps))].tobytes())
 
     @property
@@ -165,8 +165,8 @@ def _head_loss(logits: Tensor, targets: Tensor) -> Tensor:
     return torch.stack([F.cross_entropy(at_one, targets) for at_one in by_time_steps]).mean()
 
 
-def _quality(tally: CorrectPredictions) -> Quality:
-    return Quality(correct=tally.mask.count(1), correct_mask=pack_mask(tally.mask))
+def _quality(state: CorrectPredictions) -> Quality:
+    return Quality(correct=state.mask.count(1), correct_mask=pack_mask(state.mask))
 
 
-CLASSIFICATION = Task(name="classification", loss=cross_entropy, tally=correct_predictions, quality=_quality)
+CLASSIFICATION = Task(name="classification", loss=cross_entropy, compare=correct_predictions, quality=_quality)

@@ -1,6 +1,6 @@
 """What training, evaluation and export know of a task.
 
-A task is a loss, a tally of predictions that adds up over shards of a split, and the numbers that follow from a tally. Its data are
+A task is a loss, a metric state that adds up over shards of a split, and the numbers that follow from it. Its data are
 a split whose samples have the targets of the task (`autospike.data`); its head is part of the network: the classification head, or
 the decoder of the architecture (`autospike.space.decoder`).
 """
@@ -16,11 +16,11 @@ from torch import Tensor
 from autospike.measurement import METRICS, Score, TaskName
 
 
-class Tally(Protocol):
-    """Predictions on some images, compared with their targets. Tallies of disjoint images add up, in any order."""
+class MetricState(Protocol):
+    """Predictions on some images, compared with their targets. Metric states of disjoint images add up, in any order."""
 
     def __add__(self, other: Self) -> Self:
-        """Return the tally of the images of both."""
+        """Return the metric state of the images of both."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -46,15 +46,15 @@ class Task:
         name: The field `task` of an experiment.
         loss: Compares the training output of a network with the targets of a batch; called with the output, the targets of the
             (first) head, and those of a distillation head.
-        tally: Compares the outputs at several T with targets; called with the outputs, the targets and the position of the first
-            image in the split. Returns one tally for each T.
-        quality: Computes the numbers of a measurement from the tally of a split.
+        compare: Compares the outputs at several T with targets; called with the outputs, the targets and the position of the first
+            image in the split. Returns one metric state for each T.
+        quality: Computes the numbers of a measurement from the metric state of a split.
         reads_targets: Whether a network in training is called with the targets of the batch, because it computes its losses.
     """
 
     name: TaskName
     loss: Callable[[Any, Any, Any], Tensor]
-    tally: Callable[[Any, Any, int], Sequence[Tally]]
+    compare: Callable[[Any, Any, int], Sequence[MetricState]]
     quality: Callable[[Any], Quality]
     reads_targets: bool = False
 

@@ -1,7 +1,7 @@
 """Detection: average precision of boxes and masks, as COCO computes it, from matches that add up.
 
-pycocotools matches the detections of an image and a class with the objects of the image, without looking at other images. A tally
-holds these matches, so that the average precision of the union of any shards is that of the whole split.
+pycocotools matches the detections of an image and a class with the objects of the image, without looking at other images. A metric
+state holds these matches, so that the average precision of the union of any shards is that of the whole split.
 """
 
 from __future__ import annotations
@@ -178,11 +178,11 @@ def _annotations(image: int, objects: Objects, *, is_truth: bool) -> Iterable[di
         yield {**annotation, "area": number} if is_truth else {**annotation, "area": (x1 - x0) * (y1 - y0), "score": number}
 
 
-def average_precision(tally: MatchedDetections, positions: Sequence[int], geometry: Geometry) -> dict[str, float | None]:
+def average_precision(state: MatchedDetections, positions: Sequence[int], geometry: Geometry) -> dict[str, float | None]:
     """Compute COCO's average precision of some images.
 
     Args:
-        tally: The matches.
+        state: The matches.
         positions: Of the images.
         geometry: "bbox" for boxes, "segm" for masks.
 
@@ -190,7 +190,7 @@ def average_precision(tally: MatchedDetections, positions: Sequence[int], geomet
         `AP` (mean over ten thresholds of IoU from 0.5 to 0.95, and over classes), `AP50`, `AP75`, and `AP` of small, medium and
         large objects; None where no object has such a size.
     """
-    precision = _precision(tally, positions, geometry, AREAS, LIMITS[-1:])
+    precision = _precision(state, positions, geometry, AREAS, LIMITS[-1:])
     parts = {"AP": precision[..., 0, 0], "AP50": precision[0, ..., 0, 0], "AP75": precision[5, ..., 0, 0]}
     parts |= {f"AP_{name}": precision[..., area, 0] for area, name in enumerate(AREAS) if area}
     return {name: _mean(values) for name, values in parts.items()}
@@ -202,10 +202,10 @@ def _mean(values: NDArray[np.float64]) -> float | None:
 
 
 def _precision(
-    tally: MatchedDetections, positions: Sequence[int], geometry: Geometry, areas: Sequence[str], limits: Sequence[int]
+    state: MatchedDetections, positions: Sequence[int], geometry: Geometry, areas: Sequence[str], limits: Sequence[int]
 ) -> NDArray[np.float64]:
     """Pycocotools' precision, `[10 thresholds of IoU, 101 recalls, classes, areas, limits]`."""
-    evaluation, classes = COCOeval(iouType=geometry), sorted(tally.classes)
+    evaluation, classes = COCOeval(iouType=geometry), sorted(state.classes)
     params = evaluation.params
     params.imgIds, params.catIds, params.maxDets = list(range(len(positions))), classes, list(limits)
     params.areaRng, params.areaRngLbl = params.areaRng[: len(areas)], list(areas)
@@ -213,7 +213,7 @@ def _precision(
         matches.as_pycocotools() if matches is not None else None
         for label in classes
         for area in range(len(areas))
-        for matches in (tally.images[position].get((geometry, label, area)) for position in positions)
+        for matches in (state.images[position].get((geometry, label, area)) for position in positions)
     ]
     evaluation._paramsEval = deepcopy(params)
     with contextlib.redirect_stdout(io.StringIO()):
@@ -222,12 +222,12 @@ def _precision(
     return precision
 
 
-def _quality(tally: MatchedDetections) -> Quality:
+def _quality(state: MatchedDetections) -> Quality:
     """The score is the AP of boxes. Its noise is that of leaving out a group of images."""
-    positions = sorted(tally.images)
-    details = {name: average_precision(tally, positions, geometry) for geometry, name in GEOMETRIES.items()}
+    positions = sorted(state.images)
+    details = {name: average_precision(state, positions, geometry) for geometry, name in GEOMETRIES.items()}
     without = [[p for p in positions if p % GROUPS != group] for group in range(GROUPS)]
-    values = [_mean(_precision(tally, kept, "bbox", AREAS[:1], LIMITS[-1:])) if kept else None for kept in without]
+    values = [_mean(_precision(state, kept, "bbox", AREAS[:1], LIMITS[-1:])) if kept else None for kept in without]
     score = Score(
         metric=DETECTION.metric,
         value=details["box"]["AP"] or 0.0,
@@ -249,4 +249,4 @@ def sum_of_losses(losses: Tensor, _targets: Any, _teacher_targets: Any) -> Tenso
     return losses.sum(dim=-1).mean()
 
 
-DETECTION = Task(name="detection", loss=sum_of_losses, tally=matched_detections, quality=_quality, reads_targets=True)
+DETECTION = Task(name="detection", loss=sum_of_losses, compare=matched_detections, quality=_quality, reads_targets=True)

@@ -127,17 +127,17 @@ def pixel_cross_entropy(logits: Tensor, targets: Tensor, _teacher_targets: Tenso
     return torch.stack(losses).mean()
 
 
-def _quality(tally: ConfusionMatrices) -> Quality:
-    whole = tally.counts.sum(axis=0)
+def _quality(state: ConfusionMatrices) -> Quality:
+    whole = state.counts.sum(axis=0)
     intersection, union = _intersection_and_union(whole)
     return Quality(
         score=Score(
             metric=SEGMENTATION.metric,
             value=mean_iou(whole),
-            without=tuple(mean_iou(whole - group) for group in tally.counts),
+            without=tuple(mean_iou(whole - group) for group in state.counts),
             details={"intersection": intersection.tolist(), "union": union.tolist()},
         )
     )
 
 
-SEGMENTATION = Task(name="segmentation", loss=pixel_cross_entropy, tally=confusion_matrices, quality=_quality)
+SEGMENTATION = Task(name="segmentation", loss=pixel_cross_entropy, compare=confusion_matrices, quality=_quality)

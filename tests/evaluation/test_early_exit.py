@@ -238,9 +238,9 @@ def measured(candidates: list[Architecture]) -> dict[Architecture, Measurement]:
 def test_exits_by_hand() -> None:
     """Four images, T up to 3. The first stops at 1, the second at 2, the third at 3, the fourth never."""
     right = {1: b"\1\0\0\0", 2: b"\1\1\0\0", 3: b"\0\1\1\0"}
-    tallies = {t: CorrectPredictions(shards={0: mask[:2], 2: mask[2:]}) for t, mask in right.items()}
+    metric_states = {t: CorrectPredictions(shards={0: mask[:2], 2: mask[2:]}) for t, mask in right.items()}
     confident = ConfidentSteps(shards={0: np.array([1, 2], np.uint16)}) + ConfidentSteps(shards={2: np.array([3, 0], np.uint16)})
-    at_3, at_2 = (Exits.of(tallies, confident, time_steps) for time_steps in (3, 2))
+    at_3, at_2 = (Exits.of(metric_states, confident, time_steps) for time_steps in (3, 2))
     assert at_3.steps.tolist() == [1, 2, 3, 3]
     assert at_3.correct == b"\1\1\1\0"
     assert at_3.shares == (1.0, 0.75, 0.5)

@@ -107,9 +107,11 @@ class Scripted:
         spikes = OperandTotal(kinds=(0, 0), sums=(images, images), acs=(images * 10.0, images * 10.0), elements=1)
         share = self.right.get(key, 0.5)
         correct = bytes(int((i + 1) * share) - int(i * share) for i in range(start, stop))
-        tally = CorrectPredictions(shards={start: correct})
+        state = CorrectPredictions(shards={start: correct})
         layers = (LayerTotal(layer=name, macs=1, time_steps=2, operands=(spikes,)),)
-        return NodeResult(layers=layers, params=1, images=images, tallies=dict.fromkeys((1, 2), tally) if name == HEAD else {})
+        return NodeResult(
+            layers=layers, params=1, images=images, metric_states=dict.fromkeys((1, 2), state) if name == HEAD else {}
+        )
 
 
 def successive_halving(

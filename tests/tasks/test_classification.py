@@ -22,8 +22,8 @@ def test_tallies_of_shards_add_up_in_any_order() -> None:
         classified_at_every_step(logits[:, part], torch.tensor([1, 1, 1])[part], part.start)[1]
         for part in (slice(0, 2), slice(2, 3))
     )
-    for tally in (first + second, second + first):
-        quality = CLASSIFICATION.quality(tally)
+    for state in (first + second, second + first):
+        quality = CLASSIFICATION.quality(state)
         assert (quality.correct, quality.correct_mask, quality.score) == (2, bytes([0b10100000]), None)
 
 

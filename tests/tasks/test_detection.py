@@ -83,8 +83,8 @@ def test_the_average_precision_is_that_of_pycocotools(
     images: tuple[list[Objects], list[DetectedObjects]], geometry: str, name: str
 ) -> None:
     truth, found = images
-    (tally,) = matched_detections([found], truth)
-    score = DETECTION.quality(tally).score
+    (state,) = matched_detections([found], truth)
+    score = DETECTION.quality(state).score
     assert score is not None and score.metric == "box AP"
     expected = of_pycocotools(truth, list(map(in_image, found, truth)), geometry)
     details = score.details[name]
@@ -107,8 +107,8 @@ def test_boxes_agree_with_torchmetrics(images: tuple[list[Objects], list[Detecte
             for o in truth
         ],
     )
-    (tally,) = matched_detections([found], truth)
-    assert average_precision(tally, range(20), "bbox")["AP"] == pytest.approx(float(metric.compute()["map"]), abs=1e-6)
+    (state,) = matched_detections([found], truth)
+    assert average_precision(state, range(20), "bbox")["AP"] == pytest.approx(float(metric.compute()["map"]), abs=1e-6)
 
 
 def test_shards_add_up_exactly(images: tuple[list[Objects], list[DetectedObjects]]) -> None:
@@ -135,8 +135,8 @@ def test_half_of_the_objects_by_hand() -> None:
         masks=torch.ones(2, 28, 28),
         size=(SIDE, SIDE),
     )
-    (tally,) = matched_detections([[found]], [truth])
-    assert average_precision(tally, [0], "bbox")["AP"] == pytest.approx(51 / 101)
+    (state,) = matched_detections([[found]], [truth])
+    assert average_precision(state, [0], "bbox")["AP"] == pytest.approx(51 / 101)
 
 
 def test_detections_are_resized_to_the_image() -> None:
@@ -171,8 +171,8 @@ def test_without_objects_and_detections_the_score_is_zero() -> None:
         masks=torch.zeros(0, 28, 28),
         size=(SIDE, SIDE),
     )
-    (tally,) = matched_detections([[found]], [nothing])
-    score = DETECTION.quality(tally).score
+    (state,) = matched_detections([[found]], [nothing])
+    score = DETECTION.quality(state).score
     assert score is not None and score.value == 0 and score.details["box"]["AP"] is None  # type: ignore[index]
 
 

@@ -27,8 +27,8 @@ def test_the_mean_iou_is_that_of_torchmetrics() -> None:
     logits, masks = predictions(20)
     metric = MulticlassJaccardIndex(CLASSES, average="macro", ignore_index=IGNORED)
     expected = float(metric(logits.argmax(dim=1), torch.stack(masks).long()))
-    (tally,) = confusion_matrices([logits], masks)
-    score = SEGMENTATION.quality(tally).score
+    (state,) = confusion_matrices([logits], masks)
+    score = SEGMENTATION.quality(state).score
     assert score is not None and score.value == pytest.approx(expected, abs=1e-6)
     assert len(score.without) == 16
     left = [i for i in range(20) if i % 16 != 3]
@@ -59,8 +59,8 @@ def test_predictions_are_compared_at_the_size_of_the_mask() -> None:
     logits[:, 1, 4:] = 9  # padding
     mask = torch.zeros(6, 12, dtype=torch.uint8)
     mask[:, :6] = 1
-    (tally,) = confusion_matrices([logits], [mask])
-    assert tally.counts[0].tolist() == [[36, 0], [0, 36]]
+    (state,) = confusion_matrices([logits], [mask])
+    assert state.counts[0].tolist() == [[36, 0], [0, 36]]
 
 
 def test_the_loss_ignores_pixels_without_class() -> None:
