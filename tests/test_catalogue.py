@@ -37,6 +37,13 @@ def test_a_space_is_loaded_by_its_name() -> None:
     assert SearchSpace.load("spikformer_32") == SearchSpace.load(ROOT / "search_spaces" / "spikformer_32.yaml")
 
 
+@pytest.mark.parametrize("name", sorted(path.stem for path in (ROOT / "experiments").glob("*.yaml")))
+def test_every_experiment_is_loaded_by_its_name_from_any_folder(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    by_file = Experiment.load(ROOT / "experiments" / f"{name}.yaml")
+    monkeypatch.chdir(tmp_path)
+    assert Experiment.load(name).search_space == by_file.search_space
+
+
 @pytest.mark.parametrize(
     ("kind", "words"),
     [
