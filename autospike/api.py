@@ -282,32 +282,37 @@ class Run:
 
     def ablate(
         self,
-        architecture: str | None = None,
+        architecture: str | Path | Architecture | None = None,
         *,
         genes: Sequence[str] = (),
         together: bool = False,
         retrain: bool = False,
         epochs: int | None = None,
     ) -> Path:
-        """Change one gene of a subnet at a time, and measure the variants on the search split.
+        """Change one gene of a network at a time, and measure the variants on the search split.
 
         Args:
-            architecture: Selection rule, id of a candidate, or path of a file with an architecture. Default: `export.pick`.
+            architecture: An architecture, the path of its file or of an exported model, or the name of a published network; of a
+                searched run also a selection rule or the id of a candidate. Default: `export.pick`.
             genes: Names of genes, for example `["tau", "time_steps"]`; all that have several values if empty.
             together: Change a gene in all blocks at once.
-            retrain: Train each network alone from fresh weights, instead of measuring it with inherited weights.
+            retrain: Train each network alone from fresh weights, which needs no supernet, instead of measuring it with inherited
+                weights.
             epochs: Epochs of these trainings. Default: `training.epochs`.
 
         Returns:
             The folder with tables and figures.
 
         Raises:
-            UserError: Nothing was searched yet, no candidate is selected, or a gene does not exist.
+            UserError: There is no supernet to inherit from, no candidate is selected, the architecture is not in the space, or a
+                gene does not exist.
         """
         from autospike.commands.ablate import AblationRequest, ablate
 
-        directory = self._stored(retrain={"epochs": epochs})
+        settings = {"epochs": epochs}
+        directory = self._stored(retrain=settings) if self._is_stored else self._new({"retrain": settings} if epochs else {})
         chosen = architecture or directory.experiment.export.pick
+        chosen = str(chosen) if isinstance(chosen, Path) else chosen
         ablate(directory, AblationRequest(architecture=chosen, genes=genes, together=together, retrain=retrain))
         return directory.ablation
 

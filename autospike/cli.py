@@ -236,10 +236,21 @@ def retrain(
 
 @app.command()
 def ablate(
-    run: RunFolder,
+    path: Annotated[
+        Path, typer.Argument(metavar="RUN|EXPERIMENT", help="Folder of a run; or, with --run, an experiment (YAML or a name).")
+    ],
+    run: Annotated[
+        Path | None,
+        typer.Option(
+            help="Of an experiment: folder of the trainings; created if missing, resumed if it belongs to the experiment."
+        ),
+    ] = None,
     architecture: Annotated[
         str | None,
-        typer.Option(help="Selection rule or id, as for export, or a file of an architecture (YAML, JSON). Default: export.pick."),
+        typer.Option(
+            help="File of an architecture (YAML, JSON), export, published network, or, of a search, selection rule or id. "
+            "Default: export.pick."
+        ),
     ] = None,
     gene: Annotated[
         list[str] | None,
@@ -252,13 +263,12 @@ def ablate(
     ] = None,
     overrides: Overrides = None,
 ) -> None:
-    """Change one gene of a subnet at a time: accuracy, energy and parameters, with inherited weights or trained alone."""
-    from autospike.commands.ablate import AblationRequest, ablate
-    from autospike.run_directory import RunDirectory
+    """Change one gene of a network at a time: accuracy, energy and parameters, with inherited weights or trained alone."""
+    from autospike.commands.ablate import AblationRequest, ablate, open_run_or_experiment
 
-    resumed = RunDirectory.resume(run, [*(overrides or []), *overrides_of("retrain", epochs=epochs)])
-    chosen = architecture or resumed.experiment.export.pick
-    ablate(resumed, AblationRequest(architecture=chosen, genes=gene or (), together=together, retrain=retrain))
+    opened = open_run_or_experiment(path, run, [*(overrides or []), *overrides_of("retrain", epochs=epochs)])
+    chosen = architecture or opened.experiment.export.pick
+    ablate(opened, AblationRequest(architecture=chosen, genes=gene or (), together=together, retrain=retrain))
 
 
 @app.command()

@@ -27,7 +27,7 @@ import hashlib
 import os
 import platform
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
@@ -91,7 +91,7 @@ class RunDirectory:
             UserError: The folder has a run of a different experiment.
         """
         run = cls(folder=folder, experiment=experiment, datasets=datasets)
-        if not run.has_checkpoint:
+        if not run.has_training:
             return run
         older = _older_settings(folder)
         existing = load_stored_experiment(folder, older)
@@ -158,7 +158,7 @@ class RunDirectory:
             files.write_json(self.folder / "environment.json", _environment(self.experiment.seed))
 
     def save_data(self, fingerprint: str) -> None:
-        """Write the digest of images and splits, unless there is a checkpoint.
+        """Write the digest of images and splits, unless there is a checkpoint of a network.
 
         Args:
             fingerprint: Digest of the images and their splits.
@@ -166,11 +166,11 @@ class RunDirectory:
         Raises:
             UserError: The file cannot be written.
         """
-        if not self.has_checkpoint:
+        if not self.has_training:
             files.write_json(self._data_file, {"fingerprint": fingerprint})
 
     def check_data(self, fingerprint: str) -> None:
-        """Check that images and splits are those of the training, if there is a checkpoint.
+        """Check that images and splits are those of the training, if there is a checkpoint of a network.
 
         After a change, images of the training split could be used to search or test.
 
@@ -181,7 +181,7 @@ class RunDirectory:
             UserError: They have changed.
         """
         path = self._data_file
-        if not self.has_checkpoint:
+        if not self.has_training:
             return
         written = files.read_json(path)
         if not isinstance(written, dict) or "fingerprint" not in written:
@@ -237,9 +237,13 @@ class RunDirectory:
 
     @property
     def has_checkpoint(self) -> bool:
-        """Whether a checkpoint of a network was written. Before that, every field of the experiment may change."""
-        folders = (self.supernet, self.baseline)
-        return any((folder / "checkpoint.json").exists() or any(folder.glob("step-*.safetensors")) for folder in folders)
+        """Whether a checkpoint of the supernet or of the reference network was written."""
+        return _has_checkpoint((self.supernet, self.baseline))
+
+    @property
+    def has_training(self) -> bool:
+        """Whether a checkpoint of any network was written. Before that, every field of the experiment may change."""
+        return self.has_checkpoint or _has_checkpoint(self.retrain.glob("**/seed-*"))
 
     @property
     def supernet(self) -> Path:
@@ -308,6 +312,10 @@ class RunDirectory:
         """
         now = datetime.now(UTC).isoformat(timespec="milliseconds")
         files.append_jsonl(self.folder / "log.jsonl", time=now, event=event, **details)
+
+
+def _has_checkpoint(folders: Iterable[Path]) -> bool:
+    return any((folder / "checkpoint.json").exists() or any(folder.glob("step-*.safetensors")) for folder in folders)
 
 
 def _older_settings(folder: Path) -> tuple[str, ...]:

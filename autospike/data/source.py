@@ -37,7 +37,7 @@ def open_images(source: str, *, image_size: int) -> Images:
     if (path / "experiment.yaml").exists():
         run = RunDirectory.resume(path)
         images = _open_experiment_data(run.experiment, image_size)
-        if run.has_checkpoint:
+        if run.has_training:
             run.check_data(images.fingerprint)
         return images
     if path.suffix in (".yaml", ".yml"):
