@@ -8,8 +8,11 @@ from contextlib import ExitStack
 from dataclasses import dataclass, field
 from functools import partial
 from itertools import pairwise
+from pathlib import Path
 
+from autospike.config.loading import SQLITE
 from autospike.console import Bar, note, progress
+from autospike.errors import UserError
 from autospike.evaluation.latency import LatencyMeter
 from autospike.evaluation.setup import (
     create_executor,
@@ -24,10 +27,12 @@ from autospike.execution.executor import Executor
 from autospike.kernels.build import missing_reason
 from autospike.objectives import LATENCIES
 from autospike.run_directory import RunDirectory
-from autospike.searching.algorithms import Algorithm
+from autospike.searching.algorithms import Algorithm, algorithm_of
 from autospike.searching.archive import Archive
 from autospike.searching.constraints import Constraints
 from autospike.searching.evolution import Search
+from autospike.searching.optuna_search import OptunaSearch
+from autospike.searching.optuna_study import STORAGE, Storage, StudyWriter, open_storage
 from autospike.searching.selection import nothing_within_limits, within_limits
 from autospike.training.setup import Setup
 
@@ -59,6 +64,7 @@ def search(
         _report_missing_kernels(setup)
         executor = create_executor(run, setup)
         stack.callback(executor.close)
+        storage = _storage_of_trials(run, algorithm)
         reference = run.experiment.baseline_architecture
         if reference is not None:
             measure_trained_alone(run, setup, reference, run.baseline)
@@ -73,7 +79,7 @@ def search(
         before = archive.count()
         run.log("search started", algorithm=config.algorithm, archived=before, executor=run.experiment.execution.executor)
         should_stop = _TimeLimit(seconds=timeout_s)
-        proposed, generations = _search(run, setup, executor, archive, constraints, should_stop, algorithm, callbacks)
+        proposed, generations = _search(run, setup, executor, archive, constraints, should_stop, algorithm, callbacks, storage)
         now = archive.count() - before
         if constraints.limits and not within_limits(archive.table(), constraints, run.experiment).any():
             note(f"search: {nothing_within_limits(archive.table(), constraints)}")
@@ -112,6 +118,18 @@ def _report_missing_kernels(setup: Setup) -> None:
         )
 
 
+def _storage_of_trials(run: RunDirectory, algorithm: Algorithm | None) -> Storage | None:
+    """Open the storage of Optuna that the experiment names; a sampler of Optuna has one in the folder of the run."""
+    config = run.experiment.search
+    name = config.optuna_storage
+    if name is None:
+        by_optuna = isinstance(algorithm or algorithm_of(config.algorithm), OptunaSearch)
+        return open_storage(str(run.folder / STORAGE)) if by_optuna else None
+    if Path(name.removeprefix(SQLITE)).resolve() == run.archive.resolve():
+        raise UserError(f"search.optuna_storage: {name} is the archive of the run; give another file")
+    return open_storage(name)
+
+
 def _search(
     run: RunDirectory,
     setup: Setup,
@@ -121,18 +139,19 @@ def _search(
     should_stop: Callable[[], bool],
     algorithm: Algorithm | None,
     callbacks: Sequence[Callback],
+    storage: Storage | None,
 ) -> tuple[int, int]:
     """Run the search; returns the numbers of proposed candidates and of finished generations."""
     config, reference = run.experiment.search, run.experiment.baseline_architecture
     with progress(f"search {config.algorithm}", total=config.population * config.generations) as bar:
         shown = _SearchProgress(bar=bar, population=config.population)
-        every: tuple[Callback, ...] = (shown, partial(_log_generation, run), *callbacks)
+        every: list[Callback] = [shown, partial(_log_generation, run), *callbacks]
 
         def report(event: Event) -> None:
             for callback in every:
                 callback(event)
 
-        generations = Search(
+        search = Search(
             space=run.experiment.searched_space,
             reference=run.experiment.search_space.largest(),
             constraints=constraints,
@@ -146,7 +165,10 @@ def _search(
             should_stop=should_stop,
             latency=LatencyMeter.of(run, setup) if set(LATENCIES) & set(config.objectives) else None,
             on_resume=shown.resumed,
-        ).run()
+        )
+        if storage is not None:
+            every.append(StudyWriter.of(search, storage, lambda line: note(f"search: {line}")))
+        generations = search.run()
     return shown.proposed, generations
 
 

@@ -26,8 +26,10 @@ PATHS = (
     ("training", "start_from"),
     ("training", "teacher", "weights"),
     ("training", "teacher", "model"),
+    ("search", "optuna_storage"),
 )
 LOCAL_MODEL = "local-dir:"
+SQLITE = "sqlite:///"
 
 
 def read_fields(path: Path, overrides: Sequence[str], folder: Path) -> dict[str, Any]:
@@ -103,6 +105,9 @@ def _with_absolute(fields: dict[str, Any], keys: tuple[str, ...], folder: Path) 
         return fields
     if not isinstance(value, str) or not value or len(value) > MAX_PATH or not value.isprintable():
         return fields
+    if name == "optuna_storage" and "://" in value:
+        in_file = value.startswith(SQLITE) and value != f"{SQLITE}:memory:"
+        return {**fields, name: f"{SQLITE}{_absolute(value.removeprefix(SQLITE), folder)}"} if in_file else fields
     if name != "model":
         return {**fields, name: _absolute(value, folder)}
     local = value.startswith(LOCAL_MODEL)

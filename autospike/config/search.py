@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from typing import Annotated, Any, Literal
+from urllib.parse import urlsplit
 
 from pydantic import AfterValidator, Field, StrictBool, field_validator, model_validator
 
 from autospike.config.fields import MAX_BATCH, BatchSize, CountLimit, Fraction, Limit, ProcessCount, Section, Strength, Text
 from autospike.energy.conventions import DEFAULT, Convention, convention_of
-from autospike.errors import UserError
+from autospike.errors import UserError, quoted
 from autospike.import_path import is_import_path, name_or_import_path
 from autospike.objectives import OBJECTIVES
 
@@ -52,6 +53,8 @@ class ExecutionConfig(Section):
 
 # Settings of `search` that later versions have added. They are not part of the identity of a search unless they are set.
 ADDED_SETTINGS = ("constraints", "space", "latency_batch", "early_exit")
+# Settings that may change while a search is the same one.
+NOT_IDENTIFYING = ("generations", "optuna_storage")
 
 
 ALGORITHM_NAMES = ("nsga2", "nsga3", "aeb", "random", "predictor", "optuna", "optuna-nsga3")
@@ -178,14 +181,21 @@ class SearchConfig(Section):
     Candidates with early exit are by-products. Their energy is an estimate. For classification only.
     """
 
+    optuna_storage: Text | None = None
+    """Storage of Optuna to which every candidate is written as a trial, for optuna-dashboard; needs `autospike[optuna]`.
+
+    A URL, for example `sqlite:///runs/x/optuna.db`, or the path of a journal file, which is written faster. Default: `optuna.log`
+    in the run for the algorithms `optuna` and `optuna-nsga3`, none for the others. It does not affect results. See docs/search.md.
+    """
+
     @property
     def identity(self) -> dict[str, Any]:
         """The settings that distinguish two searches, as JSON values.
 
-        All except the number of generations. Settings that a later version added are left out where they have their default, so
-        that searches of older versions keep their ids.
+        All except the number of generations and the storage of Optuna. Settings that a later version added are left out where
+        they have their default, so that searches of older versions keep their ids.
         """
-        settings = self.model_dump(mode="json", exclude={"generations"})
+        settings = self.model_dump(mode="json", exclude=set(NOT_IDENTIFYING))
         default = SearchConfig().model_dump(mode="json")
         return {name: value for name, value in settings.items() if name not in ADDED_SETTINGS or value != default[name]}
 
@@ -201,6 +211,25 @@ class SearchConfig(Section):
             return convention_of(text).name
         except UserError as error:
             raise ValueError(str(error)) from None
+
+    @field_validator("optuna_storage")
+    @classmethod
+    def _check_storage(cls, given: str | None) -> str | None:
+        """Refuse what nobody else could read, and a password, which the run would store."""
+        if given is None:
+            return None
+        if given in ("sqlite://", "sqlite:///:memory:"):
+            raise ValueError("a database in memory, which no other program can read; give a file: sqlite:///FILE.db")
+        try:
+            password = urlsplit(given).password
+        except ValueError:
+            raise ValueError(f"neither a URL nor a path, got {quoted(given)}") from None
+        if password is not None:
+            raise ValueError(
+                "a URL with a password, which would be written to experiment.yaml; leave it out, and give it as the client of the "
+                "database reads it, for example in PGPASSWORD"
+            )
+        return given
 
     @field_validator("objectives")
     @classmethod

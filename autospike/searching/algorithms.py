@@ -11,7 +11,6 @@ import random
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cache
-from pathlib import Path
 from typing import Protocol
 
 from deap import base, tools
@@ -103,8 +102,6 @@ class GenerationContext:
         config: The settings of the search.
         rng: Random generator of the generation.
         key: Seed of DEAP's operators, which draw from Python's global generator.
-        search_id: Id of the search in the archive.
-        folder: Folder of the run, for files that others read; None if the archive is in memory.
         is_allowed: Whether an architecture is within the limits that need no measurement. The search replaces other proposals.
     """
 
@@ -112,8 +109,6 @@ class GenerationContext:
     config: SearchConfig
     rng: random.Random
     key: tuple[int, str, int]
-    search_id: str = ""
-    folder: Path | None = None
     is_allowed: Callable[[Architecture], bool] = lambda _architecture: True
 
 

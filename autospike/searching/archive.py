@@ -110,11 +110,6 @@ class Archive:
             ((archive.protocol_id,),) = row
         return archive
 
-    @property
-    def folder(self) -> Path | None:
-        """The folder of the file; None for an archive in memory."""
-        return None if self.path == Path(":memory:") else self.path.parent
-
     def count(self) -> int:
         """Return the number of rows of this protocol."""
         ((number,),) = self._read("SELECT count(*) FROM evaluations WHERE protocol_id = ?", self.protocol_id)

@@ -19,13 +19,13 @@ from autospike.config import SearchConfig
 from autospike.events import Callback, CandidateEvent, GenerationEvent, ignore
 from autospike.measurement import Evaluation, Latency, Measurement
 from autospike.objectives import Objective, objectives_of
-from autospike.pareto import on_front
 from autospike.randomness import keyed
-from autospike.searching.algorithms import ALGORITHMS, Algorithm, GenerationContext, Individual, algorithm_of, fitness_of
+from autospike.searching.algorithms import ALGORITHMS, Algorithm, GenerationContext, Individual, algorithm_of
 from autospike.searching.archive import Archive
 from autospike.searching.by_products import by_product_candidates
 from autospike.searching.constraints import Constraints
 from autospike.searching.fitness import f_aeb
+from autospike.searching.individuals import individual_of, offspring_of
 from autospike.space.architecture import Architecture, digest
 from autospike.space.search_space import SearchSpace
 
@@ -117,8 +117,6 @@ class Search:
                 config=self.config,
                 rng=keyed(self.seed, "search", generation),
                 key=(self.seed, "deap", generation),
-                search_id=self.id,
-                folder=self.archive.folder,
                 is_allowed=lambda architecture: self.constraints.static_violation(architecture) == 0,
             )
             # Ask: new candidates and their by-product candidates.
@@ -146,7 +144,7 @@ class Search:
             for evaluation in evaluations[: len(candidates)]:
                 self.on_event(CandidateEvent(evaluation=evaluation, generation=generation))
             # Tell: the algorithm selects the next population.
-            population = algorithm.tell(population, self._offspring(evaluations, objectives), context)
+            population = algorithm.tell(population, offspring_of(evaluations, objectives, self.constraints), context)
             survivors = [(i.architecture.id, getattr(i.fitness, "crowding_dist", None)) for i in population]
             self.archive.store_population(self.id, generation, survivors)
             self.on_event(
@@ -172,7 +170,7 @@ class Search:
             return 0, [], frozenset()
         population = []
         for evaluation, (_, crowding) in zip(evaluations, survivors, strict=True):
-            individual = self._individual(evaluation, objectives)
+            individual = individual_of(evaluation, objectives, self.constraints)
             if crowding is not None:
                 individual.fitness.crowding_dist = crowding
             population.append(individual)
@@ -255,21 +253,3 @@ class Search:
     @property
     def _reference(self) -> Architecture:
         return self.reference or self.space.largest()
-
-    def _offspring(self, evaluations: Sequence[Evaluation], objectives: Sequence[Objective]) -> list[Individual]:
-        """The individuals of a generation, without those with early exit that another feasible one dominates.
-
-        There are several of them for each network, so that sorting them all would take longer than measuring them.
-        """
-        individuals = [self._individual(evaluation, objectives) for evaluation in evaluations]
-        if not any(individual.architecture.exits_early for individual in individuals):
-            return individuals
-        feasible = [individual for individual in individuals if not individual.fitness.violation]
-        flags = on_front([i.fitness.values for i in feasible], maximise=[objective.maximise for objective in objectives])
-        best = {individual.architecture for individual, flag in zip(feasible, flags, strict=True) if flag}
-        return [i for i in individuals if not i.architecture.exits_early or i.architecture in best]
-
-    def _individual(self, evaluation: Evaluation, objectives: Sequence[Objective]) -> Individual:
-        values, directions = [o.value(evaluation) for o in objectives], [o.maximise for o in objectives]
-        fitness = fitness_of(values, directions, violation=self.constraints.violation(evaluation))
-        return Individual(architecture=evaluation.measurement.architecture, f_aeb=evaluation.f_aeb, fitness=fitness)

@@ -1,4 +1,4 @@
-"""The samplers of Optuna as search algorithms: determinism, resuming, limits and the storage in the folder of the run."""
+"""The samplers of Optuna as search algorithms: determinism, resuming and limits."""
 
 from __future__ import annotations
 
@@ -12,14 +12,14 @@ from builders import CONDITIONAL, analytic, evaluation_of, one_line_error
 from searches import WIDE, KilledError, make_search, recording, settings_of
 from slow_parameters import slow_except
 
-from autospike.searching import optuna_search
 from autospike.searching.algorithms import GenerationContext, Individual, algorithm_of, fitness_of
 from autospike.searching.archive import Archive
-from autospike.searching.optuna_search import STORAGE, OptunaNSGA3, OptunaSearch
+from autospike.searching.optuna_search import OptunaSearch
+from autospike.searching.optuna_trials import trial_of
 from autospike.space.architecture import Architecture
 from autospike.space.search_space import SearchSpace
 
-optuna = pytest.importorskip("optuna")
+pytest.importorskip("optuna")
 NAMES = ("optuna", "optuna-nsga3")
 RANGES: dict[str, Any] = {
     "time_steps": [1, 2],
@@ -40,8 +40,8 @@ def contents(path: Path) -> list[Any]:
     return db.execute("SELECT architecture_id, generation, free, accuracy FROM evaluations ORDER BY rowid").fetchall()
 
 
-def context(space: SearchSpace, name: str, seed: int = 0, **rest: Any) -> GenerationContext:
-    return GenerationContext(space=space, config=settings_of(name), rng=random.Random(seed), key=(seed, "deap", 1), **rest)
+def context(space: SearchSpace, name: str, seed: int = 0) -> GenerationContext:
+    return GenerationContext(space=space, config=settings_of(name), rng=random.Random(seed), key=(seed, "deap", 1))
 
 
 def individuals(space: SearchSpace, count: int, *, limit: float = float("inf")) -> list[Individual]:
@@ -58,10 +58,7 @@ def individuals(space: SearchSpace, count: int, *, limit: float = float("inf")) 
 @pytest.mark.parametrize("name", NAMES)
 @pytest.mark.parametrize("space", slow_except([RANGES], [CONDITIONAL, RANGES]), ids=["conditional", "ranges"])
 def test_a_killed_search_resumes_to_the_archive_of_an_uninterrupted_one(name: str, space: dict[str, Any], tmp_path: Path) -> None:
-    """Also the storage has every trial once."""
-    whole, killed = tmp_path / "whole" / "archive.sqlite", tmp_path / "killed" / "archive.sqlite"
-    for path in (whole, killed):
-        path.parent.mkdir()
+    whole, killed = tmp_path / "whole.sqlite", tmp_path / "killed.sqlite"
     searched(whole, name, space)
     after = len([row for row in contents(whole) if row[1] < 2]) + 1
     with pytest.raises(KilledError):
@@ -69,15 +66,6 @@ def test_a_killed_search_resumes_to_the_archive_of_an_uninterrupted_one(name: st
     assert contents(killed) == [row for row in contents(whole) if row[1] < 2]
     searched(killed, name, space)
     assert contents(killed) == contents(whole)
-    stored = []
-    for path in (whole, killed):
-        storage = optuna.storages.JournalStorage(optuna.storages.journal.JournalFileBackend(str(path.parent / STORAGE)))
-        (study,) = optuna.get_all_study_names(storage)
-        trials = optuna.load_study(study_name=study, storage=storage).trials
-        stored.append([(trial.user_attrs["architecture"], trial.values) for trial in trials])
-    assert stored[0] == stored[1]
-    assert [name for name, _ in stored[0]] == [row[0] for row in contents(whole) if row[0] in dict(stored[0])]
-    assert len(stored[0]) == len({name for name, _ in stored[0]})
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -114,7 +102,7 @@ def test_limits_are_constraints_of_the_trials() -> None:
     history = individuals(space, 6, limit=1e-6)
     violations = [i.fitness.violation for i in history]
     assert any(violations)
-    trials = [optuna_search.trial_of(individual, space) for individual in history]
+    trials = [trial_of(individual, space) for individual in history]
     assert [trial.constraints.get("limits", 0.0) for trial in trials] == violations
 
 
@@ -124,11 +112,3 @@ def test_a_missing_package_is_an_error_of_one_line(monkeypatch: pytest.MonkeyPat
     history = individuals(space, 4)
     message = one_line_error(lambda: next(OptunaSearch().ask(history, context(space, "optuna"))))
     assert "pip install 'autospike[optuna]'" in message
-
-
-def test_a_damaged_storage_is_an_error_of_one_line(tmp_path: Path) -> None:
-    space = SearchSpace.from_dict(WIDE)
-    (tmp_path / STORAGE).write_text("no journal\n{}\n")
-    history = individuals(space, 4)
-    message = one_line_error(lambda: OptunaNSGA3().tell([], history, context(space, "optuna", search_id="s", folder=tmp_path)))
-    assert "delete it" in message
