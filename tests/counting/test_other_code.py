@@ -330,6 +330,14 @@ SCALED: dict[str, tuple[Callable[[Any, Tensor], Tensor], Levels]] = {
     "signed levels": (lambda _m, s: 2 * s - 1, torch.ones_like),
     "scaled signs": (lambda m, s: (s - s.roll(1, 0)) * m.scale, lambda s: (s - s.roll(1, 0)).abs()),
     "concatenated": (lambda _m, s: torch.cat([s[..., :4] * 0.7, s[..., 4:] * 0.7], dim=-1), lambda s: s),
+    "mirrored at the border": (
+        lambda _m, s: F.pad(s.flatten(0, 1) * 0.7, (1, 1, 1, 1), mode="reflect").unflatten(0, s.shape[:2])[..., 1:-1, 1:-1],
+        lambda s: s,
+    ),
+    "rearranged": (
+        lambda _m, s: F.pixel_shuffle(F.pixel_unshuffle(s.flatten(0, 1) * 0.7, 2), 2).unflatten(0, s.shape[:2]),
+        lambda s: s,
+    ),
     "largest": (lambda _m, s: F.max_pool3d(s * 0.7, 3, 1, 1), lambda s: F.max_pool3d(s, 3, 1, 1)),
 }
 
@@ -532,6 +540,52 @@ def test_weights_between_neurons_of_a_layer() -> None:
     assert found.energy().macs == 0
 
 
+def test_copies_of_spikes_for_one_number_each_are_free() -> None:
+    torch.manual_seed(0)
+    net = Reading(fires(), lambda _m, s: (s * torch.full((2, 1, 1, 1, 1, 1), 0.7))[0]).eval()
+    assert [c.layer for c in counted(net, IMAGES).counts] == ["conv", "last"]
+
+
+def test_a_sparse_product_is_unknown() -> None:
+    """A sparse tensor has no storage of its own."""
+    torch.manual_seed(0)
+    net = Reading(fires(), lambda _m, s: s.flatten(1).to_sparse().to_dense().view_as(s)).eval()
+    with warnings.catch_warnings(action="ignore"):
+        found = count_operations(net, IMAGES)
+    assert "the model: _to_sparse" in found.unknown
+
+
+@pytest.mark.parametrize("wrap", [lambda net: torch.compile(net, backend="eager"), nn.DataParallel, nn.Sequential])
+def test_wrapped_models_have_the_counts_of_the_model(wrap: Callable[[nn.Module], nn.Module]) -> None:
+    net, acs = same_weights(AllSteps)
+    with warnings.catch_warnings(action="ignore"):  # torch.compile warns of global hooks
+        found = count_operations(wrap(net), IMAGES, neurons=[Leaky], strict=True)
+    assert (found.energy().macs, found.energy().acs) == (8 * 64 * 27, acs)
+
+
+SILENT_THRESHOLDS: dict[str, Callable[[Tensor], Tensor]] = {
+    "not equal": lambda v: (torch.relu(v - 0.3) != 0).float(),
+    "to integers": lambda v: v.clamp(0, 4).to(torch.int32).float(),
+    "to truth values": lambda v: torch.relu(v - 0.3).bool().float(),
+}
+
+
+@pytest.mark.parametrize("given", [{}, {"neurons": []}])
+@pytest.mark.parametrize("name", SILENT_THRESHOLDS)
+def test_every_way_to_make_spikes_of_real_values_is_a_threshold(name: str, given: dict[str, Any]) -> None:
+    torch.manual_seed(0)
+    net = Reading(fires(), lambda m, s: SILENT_THRESHOLDS[name](m.last(s.flatten(0, 1)).unflatten(0, s.shape[:2]))).eval()
+    with pytest.warns(UserWarning, match=r"the model \(Reading\) compares values with a threshold outside neurons"):
+        count_operations(net, IMAGES, **given)
+    with pytest.raises(UserError, match="threshold"):
+        count_operations(net, IMAGES, strict=True, **given)
+
+
+def test_conversions_of_spikes_are_no_thresholds() -> None:
+    torch.manual_seed(0)
+    counted(Reading(fires(), lambda _m, s: (s * 0.5).bool().float() * (s != 0) * s.int()).eval(), IMAGES)
+
+
 # Products with weights
 
 
@@ -552,6 +606,7 @@ STILL: dict[str, tuple[Callable[[Any, Tensor], Tensor], int]] = {
     "einsum, channels first": (lambda m, x: torch.einsum("tbnc,dc->dtbn", x, m.w).movedim(0, -1), 7 * 6 * 5),
     "einsum, by heads": (lambda m, x: torch.einsum("tbnhc,hcd->tbnhd", x.unflatten(-1, (2, 3)), m.g), 7 * 6 * 4),
     "matmul": (lambda m, x: x @ m.w.t(), 7 * 6 * 5),
+    "products and their sum": (lambda m, x: (x.unsqueeze(-2) * m.w).sum(-1), 7 * 6 * 5),
     "tensordot, weights first": (lambda m, x: torch.tensordot(m.w, x, dims=([1], [3])).movedim(0, -1), 7 * 6 * 5),
     "bmm by heads": (
         lambda m, x: (
