@@ -150,13 +150,14 @@ class _StillImageReaders:
 
     inputs: dict[str, Tensor] = field(default_factory=dict)
 
-    def reads_image(self, layer: str, x: Tensor, *, time_steps: int, neurons_fired: bool) -> bool:
+    def reads_image(self, layer: str, x: Tensor, *, time_steps: int, images: int, neurons_fired: bool) -> bool:
         """Return whether a layer reads a still image in this call.
 
         Args:
             layer: The name of the layer.
-            x: Its input, `[T * B, ...]`.
+            x: Its input, `[T * B, ...]` or `[B * T, ...]`.
             time_steps: T.
+            images: B.
             neurons_fired: Whether neurons fired before.
         """
         first = self.inputs.get(unnumbered(layer))
@@ -164,7 +165,7 @@ class _StillImageReaders:
             return torch.equal(first, x)
         if not neurons_fired:
             self.inputs[unnumbered(layer)] = x
-        return not neurons_fired and is_constant_over_time(x, time_steps)
+        return not neurons_fired and is_constant_over_time(x, time_steps, images)
 
 
 class OperatorCoverageCheck(TorchDispatchMode):
@@ -362,7 +363,9 @@ class OperatorCoverageCheck(TorchDispatchMode):
         reads_image = self._reads_image(found.layer)
         if reads_image is None and x is not None:
             fired = self._after_neurons or self.free[NEURONS] > 0
-            reads_image = self._image_readers.reads_image(found.layer, x, time_steps=found.time_steps, neurons_fired=fired)
+            reads_image = self._image_readers.reads_image(
+                found.layer, x, time_steps=found.time_steps, images=self._batch.images, neurons_fired=fired
+            )
         self._add(replace(found, operands=(), reads="image") if reads_image else found)
 
     def _layer_name(self, operator: str) -> str:

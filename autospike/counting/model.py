@@ -150,7 +150,7 @@ def _count(model: nn.Module, batch: Tensor, layout: BatchLayout, counter: Counte
         for _ in range(layout.runs):
             _run(model, batch, layout.time_steps)
     found = counter.operations()
-    return _merge_calls(found, layout.time_steps) if layout.stepwise else found
+    return _merge_calls(found, layout)
 
 
 def _run(model: nn.Module, batch: Tensor, time_steps: int) -> None:
@@ -162,15 +162,24 @@ def _run(model: nn.Module, batch: Tensor, time_steps: int) -> None:
         model(batch)
 
 
-def _merge_calls(found: Operations, steps: int) -> Operations:
-    """Merge the calls of each layer over time.
+def _merge_calls(found: Operations, layout: BatchLayout) -> Operations:
+    """Merge the calls of each layer that runs in a loop over time.
 
-    If a layer is called k times at every step, every k-th call is the same operation.
+    If a layer is called k times at every step, every k-th call is the same operation. In a model whose neurons receive all steps
+    at once, some layers may run in such a loop: those of which every call is of one step.
     """
     calls: dict[str, list[LayerCount]] = {}
     for count in found.counts:
         calls.setdefault(unnumbered(count.layer), []).append(count)
-    return replace(found, counts=tuple(chain.from_iterable(_merge_layer(layer, each, steps) for layer, each in calls.items())))
+    merged = (
+        _merge_layer(layer, each, layout.time_steps) if layout.stepwise or _is_one_step_each(each, layout.time_steps) else each
+        for layer, each in calls.items()
+    )
+    return replace(found, counts=tuple(chain.from_iterable(merged)))
+
+
+def _is_one_step_each(calls: list[LayerCount], steps: int) -> bool:
+    return steps > 1 and len(calls) > 1 and all(call.time_steps == 1 for call in calls)
 
 
 def _merge_layer(layer: str, calls: list[LayerCount], steps: int) -> list[LayerCount]:

@@ -382,12 +382,15 @@ def storage_pointers(tensors: Iterator[Tensor]) -> frozenset[int]:
     return frozenset(x.untyped_storage().data_ptr() for x in tensors if not x.is_meta and x.numel())
 
 
-def is_constant_over_time(x: Tensor, time_steps: int) -> bool:
-    """Return whether `x` `[T * B, ...]` is the same at each of several time steps.
+def is_constant_over_time(x: Tensor, time_steps: int, images: int) -> bool:
+    """Return whether `x` is the same at each of several time steps; its first dimension is T * B, or B * T.
 
     Args:
-        x: `[T * B, ...]`.
+        x: `[T * B, ...]` or `[B * T, ...]`.
         time_steps: T.
+        images: B.
     """
-    steps = x.reshape(time_steps, -1)
-    return time_steps > 1 and bool(torch.all(steps == steps[:1]))
+    if time_steps == 1:
+        return False
+    first, second = x.reshape(time_steps, -1), x.reshape(images, time_steps, -1) if len(x) % (images * time_steps) == 0 else None
+    return bool((first == first[:1]).all()) or (second is not None and bool((second == second[:, :1]).all()))

@@ -11,6 +11,7 @@ from timm.layers import trunc_normal_
 from timm.models._features import feature_take_indices
 from torch import Tensor, nn
 
+from autospike.errors import UserError
 from autospike.models.early_exit import exited, run_until_exit
 from autospike.nn.blocks import SpikingBlock
 from autospike.nn.embeddings import EMBEDDING_KINDS
@@ -436,8 +437,17 @@ def initial_stream(x: Tensor, time_steps: int) -> tuple[Tensor, int | None]:
 
     Returns:
         A still image `[1, B, H, W, C]` and T, or frames `[T, B, H, W, C]` and None.
+
+    Raises:
+        UserError: `x` has another number of dimensions, or fewer than T frames.
     """
     still = x.dim() == 4
+    if not still and x.dim() != 5:
+        raise UserError(f"input of shape {list(x.shape)}: give images [B, C, H, W] or frames [T, B, C, H, W]")
+    if not still and len(x) < time_steps:
+        raise UserError(
+            f"input of shape {list(x.shape)}: {len(x)} frames [T, B, C, H, W], but T is {time_steps}; give {time_steps}"
+        )
     stream = (x.unsqueeze(0) if still else x[:time_steps]).permute(0, 1, 3, 4, 2).contiguous()
     return stream, time_steps if still else None
 

@@ -128,12 +128,32 @@ class LoopOfNeurons(AllSteps):
         return self.fc(torch.stack([self.l2(now)[0] for now in y]).flatten(2)).mean(0)
 
 
+class LoopOfLayers(AllSteps):
+    """Only the layers run in a loop; the neurons run once for all steps."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = self.l1(torch.stack([self.c1(x) for _ in range(STEPS)]))
+        y = self.l2(torch.stack([self.c2(now) for now in y]))
+        return torch.stack([self.fc(now.flatten(1)) for now in y]).mean(0)
+
+
+class BatchFirst(AllSteps):
+    """The first dimension of the layers is batch x time."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = self.l1(self.c1(x.repeat_interleave(STEPS, 0)).unflatten(0, (-1, STEPS)).transpose(0, 1))
+        y = self.l2(self.c2(y.transpose(0, 1).flatten(0, 1)).unflatten(0, (-1, STEPS)).transpose(0, 1))
+        return self.fc(y.flatten(2)).mean(0)
+
+
 IMAGES = torch.rand(BATCH, 3, 8, 8, generator=torch.Generator().manual_seed(1))
 FORMS: dict[type[AllSteps], type[nn.Module]] = {
     AllSteps: Leaky,
     Loop: Cell,
     Merged: MergedLeaky,
     LoopOfNeurons: Cell,
+    LoopOfLayers: Leaky,
+    BatchFirst: Leaky,
 }
 
 
