@@ -445,9 +445,7 @@ def initial_stream(x: Tensor, time_steps: int) -> tuple[Tensor, int | None]:
     if not still and x.dim() != 5:
         raise UserError(f"input of shape {list(x.shape)}: give images [B, C, H, W] or frames [T, B, C, H, W]")
     if not still and len(x) < time_steps:
-        raise UserError(
-            f"input of shape {list(x.shape)}: {len(x)} frames [T, B, C, H, W], but T is {time_steps}; give {time_steps}"
-        )
+        raise UserError(f"input of shape {list(x.shape)}: {len(x)} frames [T, B, C, H, W], but T = {time_steps} needs as many")
     stream = (x.unsqueeze(0) if still else x[:time_steps]).permute(0, 1, 3, 4, 2).contiguous()
     return stream, time_steps if still else None
 
