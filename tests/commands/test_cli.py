@@ -200,3 +200,20 @@ def test_a_signal_during_the_imports_is_one_line(tmp_path: Path, number: signal.
     )
     assert ended.returncode == 128 + number
     assert ended.stderr.decode() == "interrupted; run the same command again to resume\n"
+
+
+def test_the_exit_code_of_a_signal_in_a_text_run_by_exec(tmp_path: Path) -> None:
+    """As `python -m autospike` while dataclasses are made."""
+    (tmp_path / "ended.py").write_text(
+        "import os, signal, sys, time\n"
+        "from autospike.process import interruptible\n"
+        "with interruptible() as received:\n"
+        "    try:\n"
+        "        exec('os.kill(os.getpid(), signal.SIGTERM); time.sleep(60)')\n"
+        "    except KeyboardInterrupt:\n"
+        "        pass\n"
+        "sys.exit(received.exit_code)\n"
+    )
+    path = os.pathsep.join((str(tmp_path), *sys.path))
+    ended = subprocess.run([sys.executable, "-m", "ended"], env={**os.environ, "PYTHONPATH": path}, check=False)
+    assert ended.returncode == 128 + signal.SIGTERM

@@ -244,7 +244,7 @@ def test_repeated_frames_give_the_output_of_the_image(name: str) -> None:
 )
 def test_inputs_without_a_meaning_are_refused(shape: tuple[int, ...], message: str) -> None:
     with pytest.raises(UserError, match=message):
-        shared_model("spikformer")(torch.zeros(shape))
+        shared_model("spikformer")(torch.zeros(shape), at=[4])
 
 
 @each
