@@ -8,7 +8,8 @@
 | NumPy     | `.npz`   | HAR-DVS, `events_np` of spikingjelly  | arrays `t`, `x`, `y`, `p`                                 |
 
 Events are in the order of the file, and equal to those that the readers of spikingjelly 2.0 return, except for the overflow marks
-of ATIS files (see `read_atis`). Times are in microseconds.
+of ATIS files (see `read_atis`), and for `.npz` files whose times are not sorted or whose polarities are -1 and 1 (see
+`read_npz_events`). Times are in microseconds.
 """
 
 from __future__ import annotations
@@ -215,7 +216,7 @@ def read_npz_events(path: Path) -> Events:
         path: The file.
 
     Returns:
-        Its events. Polarities are 0 and 1, or -1 and 1.
+        Its events, sorted by time; those of one time stay in their order. Polarities are 0 and 1, or -1 and 1.
 
     Raises:
         UserError: The file cannot be read, has other arrays, or numbers that are no times, positions or polarities.
@@ -237,7 +238,9 @@ def read_npz_events(path: Path) -> Events:
     t, x, y, p = arrays
     for key, values in zip("txy", (t, x, y), strict=True):
         _check_whole(path, key, values, limit=2**62 if key == "t" else 2**31)
-    return Events(t=t.astype(np.int64), x=x.astype(np.int32), y=y.astype(np.int32), p=_polarities(path, p))
+    times, polarities = t.astype(np.int64), _polarities(path, p)
+    order = np.argsort(times, kind="stable") if (np.diff(times) < 0).any() else slice(None)
+    return Events(t=times[order], x=x.astype(np.int32)[order], y=y.astype(np.int32)[order], p=polarities[order])
 
 
 def _check_whole(path: Path, key: str, values: NDArray[np.generic], *, limit: int) -> None:

@@ -91,6 +91,13 @@ def test_polarities_of_npz_files(tmp_path: Path, p: Any) -> None:
     assert read_events(write_columns(tmp_path / "a.npz", p=np.array(p))).p.tolist() == [0, 1, 1, 0]
 
 
+def test_events_of_npz_files_are_sorted_by_time(tmp_path: Path) -> None:
+    columns = {"t": [5, 3, 5, 1], "x": [0, 1, 2, 3], "y": [4, 5, 6, 7], "p": [1, 0, 0, 1]}
+    found = read_events(write_columns(tmp_path / "a.npz", **{key: np.array(values) for key, values in columns.items()}))
+    rows = list(zip(found.t.tolist(), found.x.tolist(), found.y.tolist(), found.p.tolist(), strict=True))
+    assert rows == [(1, 3, 7, 1), (3, 1, 5, 0), (5, 0, 4, 1), (5, 2, 6, 0)]
+
+
 @pytest.mark.parametrize(
     ("changed", "message"),
     [
