@@ -54,8 +54,7 @@ def count_operations(
     Limits:
 
     - Time: the first dimension inside the model must be time x batch, or the model must loop over time with single-step neurons
-      (the n-th call of a layer is then step n). Otherwise the split over time steps is wrong, and a layer that reads a still image
-      is not recognised.
+      (the n-th call of a layer is then step n). If it is batch x time, totals are right, but not their division into time steps.
     - Kinds of values: real values that happen to be whole numbers count as spikes. An input is a still image if it is the same at
       every step and no neuron fired before; at T = 1 its values decide. A head that reads a mean is counted at every step at which
       it runs.

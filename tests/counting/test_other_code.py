@@ -181,6 +181,70 @@ def test_named_neurons_are_counted_as_neurons(kind: type[AllSteps], given: dict[
     assert acs > 0
 
 
+class SamplesFirst(Leaky):
+    """`[B, T, ...]`."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return super().forward(x.transpose(0, 1)).transpose(0, 1)
+
+
+class SamplesFirstEverywhere(AllSteps):
+    """Reads images, or frames `[B, T, ...]`."""
+
+    def neurons(self) -> nn.Module:
+        return SamplesFirst()
+
+    def forward(self, x: Tensor) -> Tensor:
+        frames = x if x.dim() == 5 else x.unsqueeze(1).expand(-1, STEPS, -1, -1, -1)
+        y = self.l1(self.c1(frames.flatten(0, 1)).unflatten(0, frames.shape[:2]))
+        y = self.l2(self.c2(y.flatten(0, 1)).unflatten(0, frames.shape[:2]))
+        return self.fc(y.flatten(2)).mean(1)
+
+
+GIVEN: list[dict[str, Any]] = [{}, {"time_steps": STEPS}, {"images": BATCH}, {"time_steps": STEPS, "images": BATCH}]
+
+
+@pytest.mark.parametrize("given", GIVEN)
+def test_neurons_whose_first_dimension_is_the_batch(given: dict[str, Any]) -> None:
+    net, acs = same_weights(SamplesFirstEverywhere)
+    found = counted(net, IMAGES, neurons=[SamplesFirst], strict=True, **given)
+    assert (found.energy().macs, found.energy().acs, found.images) == (8 * 64 * 27, acs, BATCH)
+
+
+@pytest.mark.parametrize("given", GIVEN)
+def test_frames_whose_first_dimension_is_the_batch(given: dict[str, Any]) -> None:
+    torch.manual_seed(0)
+    net, events = SamplesFirstEverywhere().eval(), torch.randint(0, 2, (BATCH, STEPS, 3, 8, 8)).float()
+    with torch.no_grad():
+        net(events)
+    l1, l2 = (x.spikes for x in (net.l1, net.l2))  # type: ignore[union-attr]
+    found = counted(net, events, neurons=[SamplesFirst], strict=True, **given)
+    assert found.images == BATCH
+    assert found.energy().acs == by_hand(events.transpose(0, 1)) + by_hand(l1) + l2.sum().item() * 10 / BATCH
+
+
+class MixesChannels(Cell):
+    """One step in each call, with weights between the channels: these are no time."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.between = nn.Conv2d(8, 8, 1)
+
+    def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        return super().forward(self.between(x))
+
+
+def test_channels_that_neurons_mix_are_no_time() -> None:
+    class Net(OneStep):
+        def neurons(self) -> nn.Module:
+            return MixesChannels()
+
+    torch.manual_seed(0)
+    found = counted(Net().eval(), IMAGES, neurons=[MixesChannels])
+    assert {c.time_steps for c in found.counts} == {1}
+    assert found.counts[0].macs == 8 * 64 * 27
+
+
 def test_state_of_named_neurons_is_restored() -> None:
     net, _ = same_weights(Loop)
     net.l1.v = torch.full((BATCH, 8, 8, 8), 7.0)  # type: ignore[union-attr, assignment]
