@@ -98,6 +98,9 @@ def has_wrong_checksum(path: Path) -> bool:
 
     Args:
         path: A complete zip file.
+
+    Returns:
+        Whether there is such an entry.
     """
     with zipfile.ZipFile(path) as archive:
         for entry in archive.infolist():
