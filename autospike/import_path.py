@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib
 import re
 import sys
+import traceback
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -45,6 +46,8 @@ def load(path: str, *, source: str) -> Any:
         value: Any = importlib.import_module(module_name)
     except ImportError as error:
         raise UserError(f"{source}: {path}: {error}; looked in {here}, in PYTHONPATH and in the installed packages") from None
+    except Exception as error:  # the module may raise anything
+        raise UserError(f"{source}: {path}: the import raised {_described(error)}") from None
     finally:
         if added:
             sys.path.remove(here)
@@ -54,6 +57,36 @@ def load(path: str, *, source: str) -> Any:
         except AttributeError as error:
             raise UserError(f"{source}: {path}: {error}; check the name after the colon") from None
     return value
+
+
+def call(function: Any, *args: Any, path: str, source: str) -> Any:
+    """Call a function of the user.
+
+    Args:
+        function: What `load` returned.
+        *args: Its arguments.
+        path: Its import path, for error messages.
+        source: The field or argument it is from, for error messages.
+
+    Returns:
+        What it returns.
+
+    Raises:
+        UserError: It raised an error.
+    """
+    try:
+        return function(*args)
+    except UserError:
+        raise
+    except Exception as error:
+        raise UserError(f"{source}: {path} raised {_described(error)}") from error
+
+
+def _described(error: Exception) -> str:
+    """Type and message of an error, and the line that raised it."""
+    frames = traceback.extract_tb(error.__traceback__)
+    where = f" ({frames[-1].filename}:{frames[-1].lineno})" if frames else ""
+    return f"{type(error).__name__}: {str(error)[:200]}{where}"
 
 
 def of(value: Any, *, source: str) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from typing import Any
 
 import yaml
@@ -128,6 +129,7 @@ class _LimitedLoader(yaml.SafeLoader):
     def construct_yaml_int(self, node: yaml.ScalarNode) -> int:
         if len(node.value) > 100:
             raise _LimitError(f"a number of {len(node.value)} characters at line {node.start_mark.line + 1}")
+        _check_base(node)
         number: int = super().construct_yaml_int(node)
         if abs(number) > MAX_INTEGER:
             raise _LimitError(
@@ -135,5 +137,20 @@ class _LimitedLoader(yaml.SafeLoader):
             )
         return number
 
+    def construct_yaml_float(self, node: yaml.ScalarNode) -> float:
+        _check_base(node)
+        number: float = super().construct_yaml_float(node)
+        return number
+
+
+def _check_base(node: yaml.ScalarNode) -> None:
+    """Refuse the numbers of YAML 1.1 that look decimal, but are not: 1:30 is 90, in base 60, and 032 is 26, in base 8."""
+    text = node.value.lstrip("+-")
+    base = 60 if ":" in text else 8 if re.fullmatch(r"0[0-7_]+", text) and text.strip("0_") else 10
+    if base != 10:
+        where = f"at line {node.start_mark.line + 1}"
+        raise _LimitError(f"{node.value[:40]} {where} is a number in base {base} in YAML; write it in base 10, or a text in quotes")
+
 
 _LimitedLoader.add_constructor("tag:yaml.org,2002:int", _LimitedLoader.construct_yaml_int)
+_LimitedLoader.add_constructor("tag:yaml.org,2002:float", _LimitedLoader.construct_yaml_float)

@@ -94,6 +94,9 @@ def interruptible() -> Iterator[ReceivedSignal]:
     finally:
         for number, handler in before.items():
             signal.signal(number, signal.SIG_IGN if received.number else handler)
+        # CPython remembers a KeyboardInterrupt that left a text run by `exec`, as of dataclasses, although it was caught since, and
+        # `python -m` then ends by SIGINT, not with the exit code. Any other text makes it forget.
+        exec("")
         sys.unraisablehook = hook
 
 

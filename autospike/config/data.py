@@ -40,9 +40,9 @@ DATA_NAMES = (
 class NormalisationConfig(Section):
     """Normalisation of still images: `(pixel - mean) / std` for pixels in 0..1. One value for each channel."""
 
-    mean: Annotated[tuple[FiniteFloat, ...], Field(min_length=1)]
+    mean: Annotated[tuple[Annotated[FiniteFloat, Field(ge=-1e6, le=1e6)], ...], Field(min_length=1)]
     """Mean of each channel."""
-    std: Annotated[tuple[Annotated[FiniteFloat, Field(gt=0)], ...], Field(min_length=1)]
+    std: Annotated[tuple[Annotated[FiniteFloat, Field(ge=1e-6, le=1e6)], ...], Field(min_length=1)]
     """Standard deviation of each channel."""
 
     @model_validator(mode="after")

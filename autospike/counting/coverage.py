@@ -62,8 +62,9 @@ COUNTED_IN_NEURONS = frozenset(
         "native_group_norm",
     ]
 )
-# Operators that make spikes of real values.
+# Operators that make spikes of real values. Those of the second kind also compare and convert spikes.
 THRESHOLDS = frozenset(("ge", "gt", "le", "lt", "heaviside", "sign"))
+THRESHOLDS_OF_REAL_VALUES = frozenset(("eq", "ne", "_to_copy"))
 
 
 class UnknownOperationError(RuntimeError):
@@ -149,13 +150,14 @@ class _StillImageReaders:
 
     inputs: dict[str, Tensor] = field(default_factory=dict)
 
-    def reads_image(self, layer: str, x: Tensor, *, time_steps: int, neurons_fired: bool) -> bool:
+    def reads_image(self, layer: str, x: Tensor, *, time_steps: int, images: int, neurons_fired: bool) -> bool:
         """Return whether a layer reads a still image in this call.
 
         Args:
             layer: The name of the layer.
-            x: Its input, `[T * B, ...]`.
+            x: Its input, `[T * B, ...]` or `[B * T, ...]`.
             time_steps: T.
+            images: B.
             neurons_fired: Whether neurons fired before.
         """
         first = self.inputs.get(unnumbered(layer))
@@ -163,7 +165,7 @@ class _StillImageReaders:
             return torch.equal(first, x)
         if not neurons_fired:
             self.inputs[unnumbered(layer)] = x
-        return not neurons_fired and is_constant_over_time(x, time_steps)
+        return not neurons_fired and is_constant_over_time(x, time_steps, images)
 
 
 class OperatorCoverageCheck(TorchDispatchMode):
@@ -268,7 +270,7 @@ class OperatorCoverageCheck(TorchDispatchMode):
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
-        if func.namespace == "prim":  # some tensors ask for their own device in this way
+        if func.namespace in ("prim", "profiler"):  # a tensor asks for its device; a name for the profiler, as in DataParallel
             return func(*args, **kwargs)
         if self._covered_depth and not self._neuron_depth:
             result = func(*args, **kwargs)
@@ -322,7 +324,7 @@ class OperatorCoverageCheck(TorchDispatchMode):
     def _check(self, operator: str, args: Any, kwargs: Any) -> None:
         """Count an operator, or record that it is free or unknown."""
         inside = self._path[-1]
-        if operator in THRESHOLDS and not inside.encoder and not self._batch.is_weight(args[0]):
+        if not inside.encoder and self._makes_spikes(operator, args, kwargs):
             self.thresholds[inside.name] = inside.kind
         rule = OPERATOR_RULES.get(operator)
         found = rule(self._batch, self._layer_name(operator), *args, **kwargs) if rule else None
@@ -334,6 +336,19 @@ class OperatorCoverageCheck(TorchDispatchMode):
             self._report_unknown(f"{self._path[-1].name or 'the model'}: {operator}")
         else:
             self.free[reason] += 1
+
+    def _makes_spikes(self, operator: str, args: Any, kwargs: Any) -> bool:
+        """Whether an operator compares values of the batch with a threshold, or rounds real ones by a conversion."""
+        if operator in THRESHOLDS:
+            return not self._batch.is_weight(args[0])
+        if operator not in THRESHOLDS_OF_REAL_VALUES or self._batch.is_weight(args[0]) or not args[0].is_floating_point():
+            return False
+        to = kwargs.get("dtype")
+        if operator == "_to_copy" and (to is None or to.is_floating_point or to.is_complex):
+            return False
+        with _disable_current_modes():
+            levels = self._batch.levels(args[0])
+            return bool((levels != levels.round()).any())
 
     def _add_counted(self, found: OperationAccumulator, x: Tensor | None) -> None:
         """Add what an operator or a layer of neurons counted.
@@ -348,7 +363,9 @@ class OperatorCoverageCheck(TorchDispatchMode):
         reads_image = self._reads_image(found.layer)
         if reads_image is None and x is not None:
             fired = self._after_neurons or self.free[NEURONS] > 0
-            reads_image = self._image_readers.reads_image(found.layer, x, time_steps=found.time_steps, neurons_fired=fired)
+            reads_image = self._image_readers.reads_image(
+                found.layer, x, time_steps=found.time_steps, images=self._batch.images, neurons_fired=fired
+            )
         self._add(replace(found, operands=(), reads="image") if reads_image else found)
 
     def _layer_name(self, operator: str) -> str:

@@ -150,7 +150,13 @@ def _received(model: nn.Module, batch: Tensor, given: Given) -> _Received | None
         steps, rows = next(each[0][:2] for neuron, each in of_known.items() if neuron not in in_container)
         received = _Received(time_steps=steps, rows=rows, stepwise=False)
     else:
-        received = _of_unknown_mode(outside or list(shapes.values()), batch.shape, given)
+        first, calls = next(iter(shapes.items()))
+        batch_first = len(calls) == 1 and _is_batch_first(first, calls[0], next(model.parameters(), batch))
+        received = (
+            _Received(time_steps=calls[0][1], rows=calls[0][0], stepwise=False)
+            if batch_first
+            else _of_unknown_mode(outside or list(shapes.values()), batch.shape, given)
+        )
     return replace(received, stepwise=received.stepwise and not _all_steps_at_once(of_layers, received))
 
 
@@ -161,6 +167,46 @@ def _all_steps_at_once(of_layers: Shapes, received: _Received) -> bool:
     return steps > 1 and any(
         len(calls) == 1 and not all_steps.isdisjoint((tuple(calls[0][:1]), tuple(calls[0][:2]))) for calls in of_layers.values()
     )
+
+
+# Sizes of the random inputs that make neurons fire, whatever their threshold.
+_INPUTS = (2.0, 20.0, 200.0)
+
+
+def _is_batch_first(neurons: nn.Module, shape: torch.Size, like: Tensor) -> bool:
+    """Whether the second dimension of the input of neurons is time, and the first one is not.
+
+    Neurons have a state: what they fire depends on their input at earlier steps, but not on later ones, as it may on other
+    channels, nor on other samples of the batch. All are tried with random inputs.
+
+    Args:
+        neurons: A layer of neurons of other code, which is called once.
+        shape: Shape of its input.
+        like: A tensor of the device and the type of the input.
+    """
+    if len(shape) < 3 or shape[1] < 2:
+        return False
+    values = torch.rand(shape, generator=torch.Generator().manual_seed(0))
+    dtype = like.dtype if like.is_floating_point() else torch.float32
+    inputs = [(size * values).to(like.device, dtype) for size in _INPUTS]
+    try:
+        with torch.random.fork_rng(devices=[]):
+            later = any(_depends(neurons, x, 1) for x in inputs)
+            return later and not any(_depends(neurons, x, 1, backwards=True) or _depends(neurons, x, 0) for x in inputs)
+    except Exception:  # the layer may need other arguments, or raise anything for other values
+        return False
+
+
+def _depends(neurons: nn.Module, x: Tensor, dimension: int, *, backwards: bool = False) -> bool:
+    """Whether outputs at all indices of a dimension but the first (backwards: the last) change if the input there is 0."""
+    size, outputs = x.shape[dimension], []
+    changed = x.clone()
+    changed.select(dimension, size - 1 if backwards else 0).zero_()
+    for given in (x, changed):
+        with preserved_state(neurons, (type(neurons),)):
+            found = next(y for y in tree_leaves(neurons(given.clone())) if isinstance(y, Tensor))
+        outputs.append(found.narrow(dimension, 0 if backwards else 1, size - 1))
+    return not torch.equal(*outputs)
 
 
 def _of_unknown_mode(calls: Sequence[Sequence[torch.Size]], shape: torch.Size, given: Given) -> _Received:

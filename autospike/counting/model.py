@@ -54,8 +54,7 @@ def count_operations(
     Limits:
 
     - Time: the first dimension inside the model must be time x batch, or the model must loop over time with single-step neurons
-      (the n-th call of a layer is then step n). Otherwise the split over time steps is wrong, and a layer that reads a still image
-      is not recognised.
+      (the n-th call of a layer is then step n). If it is batch x time, totals are right, but not their division into time steps.
     - Kinds of values: real values that happen to be whole numbers count as spikes. An input is a still image if it is the same at
       every step and no neuron fired before; at T = 1 its values decide. A head that reads a mean is counted at every step at which
       it runs.
@@ -86,7 +85,8 @@ def count_operations(
     model.eval()
     functional.reset_net(model)
     try:
-        with preserved_state(model, given.neurons or ()):
+        # hooks and the coverage check see the layers of a model of torch.compile only if it runs without its compiled code
+        with torch.compiler.set_stance("force_eager"), preserved_state(model, given.neurons or ()):
             layout = batch_layout(model, batch, given)
             _report(layout.problems, strict=strict)
             counter = Counter(strict=strict, neurons=given.neurons or ())
@@ -149,7 +149,7 @@ def _count(model: nn.Module, batch: Tensor, layout: BatchLayout, counter: Counte
         for _ in range(layout.runs):
             _run(model, batch, layout.time_steps)
     found = counter.operations()
-    return _merge_calls(found, layout.time_steps) if layout.stepwise else found
+    return _merge_calls(found, layout)
 
 
 def _run(model: nn.Module, batch: Tensor, time_steps: int) -> None:
@@ -161,15 +161,24 @@ def _run(model: nn.Module, batch: Tensor, time_steps: int) -> None:
         model(batch)
 
 
-def _merge_calls(found: Operations, steps: int) -> Operations:
-    """Merge the calls of each layer over time.
+def _merge_calls(found: Operations, layout: BatchLayout) -> Operations:
+    """Merge the calls of each layer that runs in a loop over time.
 
-    If a layer is called k times at every step, every k-th call is the same operation.
+    If a layer is called k times at every step, every k-th call is the same operation. In a model whose neurons receive all steps
+    at once, some layers may run in such a loop: those of which every call is of one step.
     """
     calls: dict[str, list[LayerCount]] = {}
     for count in found.counts:
         calls.setdefault(unnumbered(count.layer), []).append(count)
-    return replace(found, counts=tuple(chain.from_iterable(_merge_layer(layer, each, steps) for layer, each in calls.items())))
+    merged = (
+        _merge_layer(layer, each, layout.time_steps) if layout.stepwise or _is_one_step_each(each, layout.time_steps) else each
+        for layer, each in calls.items()
+    )
+    return replace(found, counts=tuple(chain.from_iterable(merged)))
+
+
+def _is_one_step_each(calls: list[LayerCount], steps: int) -> bool:
+    return steps > 1 and len(calls) > 1 and all(call.time_steps == 1 for call in calls)
 
 
 def _merge_layer(layer: str, calls: list[LayerCount], steps: int) -> list[LayerCount]:

@@ -20,7 +20,7 @@ from torch.utils._pytree import tree_leaves
 from autospike.counting.accumulator import OperandAccumulator, OperationAccumulator
 from autospike.counting.fan_out import fan_out
 from autospike.counting.input_values import InputStatisticsCache
-from autospike.counting.provenance import Provenance, address, magnitudes
+from autospike.counting.provenance import Provenance, address, constant, magnitudes
 from autospike.energy.totals import REAL
 
 
@@ -217,7 +217,12 @@ def _outputs(size: Sequence[int], kernel: Sequence[int], *settings: Sequence[int
 
 
 def _elementwise_product(batch: BatchContext, layer: str, a: Any, b: Any, **_options: Any) -> OperationAccumulator | None:
-    """Rule of an element-wise product of two computed tensors, a gate: each value of the larger one meets the other."""
+    """Rule of an element-wise product of two computed tensors, a gate: each value of the larger one meets the other.
+
+    A product with weights scales values, which is free, unless it makes several products of one value.
+    """
+    if isinstance(a, Tensor) and isinstance(b, Tensor) and batch.is_weight(a) != batch.is_weight(b):
+        return _outer_product(batch, layer, *((b, a) if batch.is_weight(a) else (a, b)))
     if batch.is_weight(a) or batch.is_weight(b) or not batch.is_countable(max(a, b, key=Tensor.numel)):
         return None
     largest, products = max(a.numel(), b.numel()), math.prod(torch.broadcast_shapes(a.shape, b.shape))
@@ -231,6 +236,21 @@ def _elementwise_product(batch: BatchContext, layer: str, a: Any, b: Any, **_opt
         for x in drivers
     ]
     return OperationAccumulator(layer=layer, macs=products // shared, time_steps=steps, operands=operands)
+
+
+def _outer_product(batch: BatchContext, layer: str, x: Tensor, weight: Tensor) -> OperationAccumulator | None:
+    """Rule of a product that broadcasts values over weights: a linear layer as `(x[..., None, :] * weight).sum(-1)`.
+
+    Copies of values in a larger shape that one number scales are free.
+    """
+    products = math.prod(torch.broadcast_shapes(x.shape, weight.shape))
+    if products <= x.numel() or constant(weight) is not None or not batch.is_countable(x):
+        return None
+    steps = batch.steps_of(x)
+    shared = steps * batch.images
+    statistics = batch.inputs.total(batch.levels(x).reshape(steps, -1))
+    operand = OperandAccumulator.of(statistics, elements=x.numel() // shared, fan_out=products // x.numel())
+    return OperationAccumulator(layer=layer, macs=products // shared, time_steps=steps, operands=[operand])
 
 
 def _sum(batch: BatchContext, layer: str, x: Tensor, *_dims: Any, **_options: Any) -> OperationAccumulator | None:
@@ -299,10 +319,12 @@ FREE_OPERATORS = {
     "scaling by a number or a weight": "mul div neg",
     "interpolation of maps": "upsample_nearest1d upsample_nearest2d upsample_nearest3d upsample_bilinear2d",
     "comparisons": "eq ne lt le gt ge where clamp clamp_min clamp_max relu",
-    "moving and making data": "view _unsafe_view reshape expand permute transpose t clone copy _to_copy detach alias slice select "
-    "unbind split split_with_sizes cat stack squeeze unsqueeze repeat as_strided index index_select gather roll flip unfold "
-    "constant_pad_nd empty empty_like empty_strided zeros zeros_like ones ones_like full full_like fill zero new_zeros new_ones "
-    "new_empty new_full arange scalar_tensor lift_fresh lift_fresh_copy _local_scalar_dense resolve_conj resolve_neg",
+    "moving and making data": "view _unsafe_view reshape expand permute transpose t clone copy _to_copy detach alias slice "
+    "select unbind split split_with_sizes cat stack squeeze unsqueeze repeat as_strided index index_select gather roll flip "
+    "unfold constant_pad_nd reflection_pad1d reflection_pad2d reflection_pad3d replication_pad1d replication_pad2d "
+    "replication_pad3d im2col pixel_shuffle pixel_unshuffle channel_shuffle embedding empty empty_like empty_strided zeros "
+    "zeros_like ones ones_like full full_like fill zero new_zeros new_ones new_empty new_full arange scalar_tensor lift_fresh "
+    "lift_fresh_copy _local_scalar_dense resolve_conj resolve_neg",
 }
 
 # Batch normalisation, and the position of the argument that says that it computes statistics of its input: these do not fold.
@@ -360,12 +382,15 @@ def storage_pointers(tensors: Iterator[Tensor]) -> frozenset[int]:
     return frozenset(x.untyped_storage().data_ptr() for x in tensors if not x.is_meta and x.numel())
 
 
-def is_constant_over_time(x: Tensor, time_steps: int) -> bool:
-    """Return whether `x` `[T * B, ...]` is the same at each of several time steps.
+def is_constant_over_time(x: Tensor, time_steps: int, images: int) -> bool:
+    """Return whether `x` is the same at each of several time steps; its first dimension is T * B, or B * T.
 
     Args:
-        x: `[T * B, ...]`.
+        x: `[T * B, ...]` or `[B * T, ...]`.
         time_steps: T.
+        images: B.
     """
-    steps = x.reshape(time_steps, -1)
-    return time_steps > 1 and bool(torch.all(steps == steps[:1]))
+    if time_steps == 1:
+        return False
+    first, second = x.reshape(time_steps, -1), x.reshape(images, time_steps, -1) if len(x) % (images * time_steps) == 0 else None
+    return bool((first == first[:1]).all()) or (second is not None and bool((second == second[:, :1]).all()))

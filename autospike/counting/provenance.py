@@ -54,6 +54,15 @@ KEEPS_SCALE = frozenset(
         "flip",
         "unfold",
         "im2col",
+        "pixel_shuffle",
+        "pixel_unshuffle",
+        "channel_shuffle",
+        "reflection_pad1d",
+        "reflection_pad2d",
+        "reflection_pad3d",
+        "replication_pad1d",
+        "replication_pad2d",
+        "replication_pad3d",
         "where",
         "constant_pad_nd",
         "relu",
@@ -189,12 +198,12 @@ class Provenance:
 
 
 def address(x: Tensor) -> int:
-    """Return the address of the storage of a tensor; 0 if it has none.
+    """Return the address of the storage of a tensor; 0 if it has none, as a sparse tensor.
 
     Args:
         x: The tensor.
     """
-    return 0 if x.is_meta else x.untyped_storage().data_ptr()
+    return 0 if x.is_meta or x.layout != torch.strided else x.untyped_storage().data_ptr()
 
 
 def constant(x: Any) -> float | None:

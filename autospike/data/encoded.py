@@ -118,14 +118,20 @@ def _with_classes(root: Path, parts: tuple[EncodedPart, ...]) -> EncodedDataset:
     values = list(named) or sorted(set(first.labels), key=lambda value: (isinstance(value, str), value))
     if len(values) < 2:
         raise UserError(f"data.root: {printable(root)} has one class ({printable(values[0])}); a classifier needs two or more")
+    written = list(map(str, values))
+    if len(set(written)) < len(written):
+        twice = next(name for name in written if written.count(name) > 1)
+        raise UserError(f"data.root: {printable(root)} has the class {printable(twice)} as text and as a number; write one")
     numbers = {value: number for number, value in enumerate(values)}
     for part in parts:
+        if part.class_names != first.class_names:
+            raise UserError(f"data.root: {printable(root)} has other names of classes for testing than for training")
         unknown = next((label for label in part.labels if label not in numbers), None)
         if unknown is not None:
             name = part.names[part.labels.index(unknown)]
             raise UserError(f"{printable(name)}: the class {printable(unknown)} is not one of the {len(values)} for training")
     return EncodedDataset(
-        classes=first.class_names or tuple(map(str, values)),
+        classes=first.class_names or tuple(written),
         parts=parts,
         labels=tuple(tuple(numbers[label] for label in part.labels) for part in parts),
     )
@@ -138,12 +144,14 @@ def _metadata(root: Path, paths: Sequence[Path], label_column: str | None) -> En
         table = _table(path)
         if FILE_COLUMN not in table:
             raise UserError(f"{printable(path)}: no column {FILE_COLUMN}; it has {_listed(table.columns)}")
-        names = [str((path.parent / str(name)).relative_to(root)) for name in table[FILE_COLUMN]]
-        outside = next((name for name in names if ".." in PurePosixPath(name).parts), None)
+        names = [PurePosixPath(str(name)) for name in table[FILE_COLUMN]]
+        outside = next((name for name in names if name.is_absolute() or ".." in name.parts), None)
         if outside is not None:
             raise UserError(f"{printable(path)}: {printable(outside)} is outside of the folder")
-        files += names
-        labels += _labels(path, table, label_column)
+        folder = PurePosixPath(path.parent.relative_to(root))
+        by_name = _by_name(path, [str(folder / name) for name in names], _labels(path, table, label_column))
+        files += by_name.keys()
+        labels += by_name.values()
 
     def content(index: int) -> bytes:
         path = root / files[index]
@@ -155,6 +163,20 @@ def _metadata(root: Path, paths: Sequence[Path], label_column: str | None) -> En
             ) from None
 
     return EncodedPart(names=tuple(files), labels=tuple(labels), content=content)
+
+
+def _by_name(path: Path, names: Sequence[str], labels: Sequence[Label]) -> dict[str, Label]:
+    """The class of each file of a table; equal rows count once.
+
+    Raises:
+        UserError: A file has two classes.
+    """
+    found: dict[str, Label] = {}
+    for name, label in zip(names, labels, strict=True):
+        if found.setdefault(name, label) != label:
+            both = f"{printable(found[name])} and {printable(label)}"
+            raise UserError(f"{printable(path)}: {printable(name)} has the classes {both}; keep one row")
+    return found
 
 
 def _table(path: Path) -> pd.DataFrame:
@@ -185,7 +207,7 @@ def _parquet(path: Path) -> Any:
 
 def _labels(path: Path, table: pd.DataFrame, label_column: str | None) -> list[Label]:
     column = _label_column(path, [str(name) for name in table.columns], label_column)
-    values = table[column].tolist()
+    values = [value.strip() if isinstance(value, str) else value for value in table[column].tolist()]
     if not all(isinstance(value, str | int) and not isinstance(value, bool) and value != "" for value in values):
         raise UserError(f"{printable(path)}: the column {column} has values that are no class (a name or a whole number)")
     return values
@@ -212,7 +234,10 @@ def _rows(root: Path, paths: Sequence[Path], label_column: str | None) -> Encode
             raise UserError(f"{printable(path)}: no column of encoded images (bytes, path); it has {_listed(table.column_names)}")
         chosen = _label_column(path, table.column_names, label_column)
         labels += _labels(path, table.select([chosen]).to_pandas(), chosen)
-        class_names = class_names or _class_names(table.schema.metadata, chosen)
+        own_names = _class_names(table.schema.metadata, chosen)
+        if path != paths[0] and own_names != class_names:
+            raise UserError(f"{printable(path)}: other names of classes than {printable(paths[0])}; write all files with the same")
+        class_names = own_names
         encoded = pa.compute.struct_field(table[column], "bytes")
         if encoded.null_count:
             raise UserError(f"{printable(path)}: {encoded.null_count:,} images have no bytes, only paths; embed them in the file")
@@ -257,16 +282,23 @@ class _Member:
 def _archives(root: Path, paths: Sequence[Path], _label_column: str | None) -> EncodedPart:
     found: dict[str, tuple[Label, _Member]] = {}
     for path in paths:
-        members = _members(path)
+        members, before = _members(path), len(found)
         classes = {name.removesuffix(".cls"): member for name, member in members.items() if name.endswith(".cls")}
         for name, member in members.items():
             pure = PurePosixPath(name)
             if pure.suffix.lower() not in IMAGE_EXTENSIONS:
                 continue
             beside = classes.get(str(pure.with_suffix("")))
-            folder = pure.parent.name
-            label: Label = _class_of(path, name, beside) if beside else folder or path.stem
+            sidecars = [pure.with_suffix(ending) for ending in (".json", ".txt")]
+            if not beside and (classes or any(str(sidecar) in members for sidecar in sidecars)):
+                raise UserError(
+                    f"{printable(path)}: {printable(name)} has no file {printable(pure.stem)}.cls with its class; other files of "
+                    "labels are not read"
+                )
+            label: Label = _class_of(path, name, beside) if beside else pure.parent.name or path.stem
             found[f"{path.relative_to(root)}/{name}"] = (label, member)
+        if len(found) == before:
+            raise UserError(f"{printable(path)}: no image ({' '.join(IMAGE_EXTENSIONS)}); repair or remove it")
     names = tuple(found)
     members_of = [member for _, member in found.values()]
     return EncodedPart(names=names, labels=tuple(label for label, _ in found.values()), content=lambda i: members_of[i].read())

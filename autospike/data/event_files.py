@@ -8,7 +8,8 @@
 | NumPy     | `.npz`   | HAR-DVS, `events_np` of spikingjelly  | arrays `t`, `x`, `y`, `p`                                 |
 
 Events are in the order of the file, and equal to those that the readers of spikingjelly 2.0 return, except for the overflow marks
-of ATIS files (see `read_atis`). Times are in microseconds.
+of ATIS files (see `read_atis`), and for `.npz` files whose times are not sorted or whose polarities are -1 and 1 (see
+`read_npz_events`). Times are in microseconds.
 """
 
 from __future__ import annotations
@@ -215,10 +216,10 @@ def read_npz_events(path: Path) -> Events:
         path: The file.
 
     Returns:
-        Its events. Every polarity other than 0 is 1.
+        Its events, sorted by time; those of one time stay in their order. Polarities are 0 and 1, or -1 and 1.
 
     Raises:
-        UserError: The file cannot be read, or has other arrays.
+        UserError: The file cannot be read, has other arrays, or numbers that are no times, positions or polarities.
     """
     try:
         with np.load(path, allow_pickle=False) as archive:
@@ -235,9 +236,43 @@ def read_npz_events(path: Path) -> Events:
         shapes = ", ".join(f"{key} {a.dtype}{list(a.shape)}" for key, a in zip(NPZ_KEYS, arrays, strict=True))
         raise UserError(f"{printable(path)}: t, x, y, p must be numbers, one of each for every event, got {shapes}; repair it")
     t, x, y, p = arrays
-    if not all(np.isfinite(a).all() for a in (t, x, y)):
-        raise UserError(f"{printable(path)}: t, x or y has numbers that are not finite; repair or remove it")
-    return Events(t=t.astype(np.int64), x=x.astype(np.int32), y=y.astype(np.int32), p=(p != 0).astype(np.int32))
+    for key, values in zip("txy", (t, x, y), strict=True):
+        _check_whole(path, key, values, limit=2**62 if key == "t" else 2**31)
+    times, polarities = t.astype(np.int64), _polarities(path, p)
+    order = np.argsort(times, kind="stable") if (np.diff(times) < 0).any() else slice(None)
+    return Events(t=times[order], x=x.astype(np.int32)[order], y=y.astype(np.int32)[order], p=polarities[order])
+
+
+def _check_whole(path: Path, key: str, values: NDArray[np.generic], *, limit: int) -> None:
+    """Check that an array of an `.npz` file has whole numbers within a limit.
+
+    Raises:
+        UserError: It has others, such as times in seconds.
+    """
+    numbers: NDArray[np.float64] = values.astype(np.float64)
+    if not np.isfinite(numbers).all():
+        raise UserError(f"{printable(path)}: {key} has numbers that are not finite; repair or remove it")
+    unit = "times are whole microseconds" if key == "t" else "positions are whole pixels"
+    if (numbers != np.floor(numbers)).any():
+        raise UserError(f"{printable(path)}: {key} has fractions, but {unit}; convert it")
+    if (np.abs(numbers) >= limit).any():
+        raise UserError(f"{printable(path)}: {key} has numbers beyond {limit:,}, but {unit}; repair or remove it")
+
+
+def _polarities(path: Path, p: NDArray[np.generic]) -> NDArray[np.int32]:
+    """The polarities of an `.npz` file as 0 and 1.
+
+    Raises:
+        UserError: They are neither 0 and 1 nor -1 and 1.
+    """
+    found = np.unique(p).tolist()
+    if not (set(found) <= {0, 1} or set(found) <= {-1, 1}):
+        shown = ", ".join(f"{value:g}" for value in found[:4])
+        raise UserError(
+            f"{printable(path)}: polarities p of {shown}{', ...' if len(found) > 4 else ''}; write 0 and 1, or -1 and 1"
+        )
+    positive: NDArray[np.int32] = (p == 1).astype(np.int32)
+    return positive
 
 
 READERS: dict[str, Callable[[Path], Events]] = {".aedat": read_aedat, ".bin": read_atis, ".npz": read_npz_events}

@@ -20,7 +20,7 @@ Frames = NDArray[np.float32]
 KEY = "frames"
 
 # Event cameras have two polarities, and some also give colour or brightness. More channels are usually height or time.
-MOST_CHANNELS = 4
+MOST_CHANNELS, POLARITIES = 4, 2
 REMEDY = "create it again with spikingjelly's datasets and frames_number"
 
 
@@ -84,15 +84,21 @@ def check_channels(path: Path, shape: Sequence[int], expected: int | Literal["au
     Args:
         path: The file, for the message.
         shape: Of its frames.
-        expected: The number of channels; "auto" for up to `MOST_CHANNELS`.
+        expected: The number of channels; "auto" for up to `MOST_CHANNELS`, but up to `POLARITIES` for as few frames.
 
     Raises:
-        UserError: They have another number. Arrays `[T, H, W, C]` have H channels, which is too many.
+        UserError: They have another number. Arrays `[T, H, W, C]` have H channels, which is too many, and arrays `[C, T, H, W]`
+            have two frames or one, and T channels.
     """
     channels = shape[1]
-    if channels == expected or (expected == "auto" and channels <= MOST_CHANNELS):
+    swapped = shape[0] <= POLARITIES < channels  # probably [C, T, H, W]
+    if channels == expected or (expected == "auto" and channels <= MOST_CHANNELS and not swapped):
         return
     given = f"{path}: `{KEY}` of shape {list(shape)} has {channels} channels ([T, C, H, W])"
+    if expected == "auto" and swapped and shape[-1] > MOST_CHANNELS:
+        raise UserError(
+            f"{given}; if it is [C, T, H, W], write frames.transpose(1, 0, 2, 3), otherwise set data.channels to {channels}"
+        )
     if channels > MOST_CHANNELS and shape[-1] <= MOST_CHANNELS:
         raise UserError(
             f"{given}; if it is [T, H, W, C], write frames.transpose(0, 3, 1, 2), otherwise set data.channels to {channels}"

@@ -19,7 +19,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from autospike.data.pixels import printable
-from autospike.data.split_names import Role, has_role, is_part, role_of, roles_of
+from autospike.data.split_names import Role, has_role, is_part, masks_beside_images, role_of, roles_of
 from autospike.errors import UserError
 
 # Folders that operating systems and storage devices create, besides those whose names begin with a dot.
@@ -292,6 +292,11 @@ class _Scan:
                     f"folders for training and testing inside the class {printable(name)}",
                     f"move them above the classes (train/{printable(name)}/, test/{printable(name)}/)",
                 )
+            if beside := masks_beside_images(listing.folders):
+                raise self._problem(
+                    f"{_listed(beside)} inside the class {printable(name)}, and would read masks as images of it",
+                    f"move {printable(beside[1])}/ out of every class",
+                )
         flat = any(self._is_sample(file) for listing in inside for file, _ in listing.files)
         same = {listing.folders for listing in inside}
         if not flat and len(same) == 1 and len(inside[0].folders) > 1 and any(map(is_part, top.folders)):
@@ -299,6 +304,8 @@ class _Scan:
                 f"{_listed(top.folders)}, each with the folders {_listed(inside[0].folders)}",
                 f"set data.root to one of them, for example {printable(top.folders[0])}/",
             )
+        if len(top.folders) == 2 and (beside := masks_beside_images(top.folders)):
+            raise self._problem(f"{_listed(beside)}, which are no classes", "set data.root to a folder of class folders")
 
     def _files_of(self, path: str) -> tuple[_Listing, list[tuple[str, int]]]:
         """The listing of a class folder, and path and size of all files below it, sorted by folder, then by name.

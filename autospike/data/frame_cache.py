@@ -22,7 +22,7 @@ from autospike.data.pixels import printable
 from autospike.data.recordings import Recording
 from autospike.errors import UserError
 
-VERSION = 1
+VERSION = 2
 """Changes with every change of readers or integration."""
 
 

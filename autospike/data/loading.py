@@ -88,7 +88,8 @@ def _own(config: DataConfig, seed: int, datasets: Mapping[str, Any] | None) -> I
     from autospike.data.datasets import images_of  # it uses the types of this module
 
     if config.name != DATASETS:
-        datasets = import_path.load(config.name, source="data.name")(config)
+        function = import_path.load(config.name, source="data.name")
+        datasets = import_path.call(function, config, path=config.name, source="data.name")
     if datasets is None:
         raise UserError(
             f"data.name: {DATASETS}: the images are objects in Python; open the run there with "

@@ -7,7 +7,7 @@
 | signed 8 or 16 bits                       | divided by 127 or 32767; negative values are an error                              |
 | 32-bit integers                           | read as 16-bit values; an error outside 0..65535, or if the largest is in 1..255   |
 | floating point                            | 0..1 times 255; an error outside 0..1 or for NaN                                   |
-| alpha channel, transparent colour         | composited on `data.background`                                                    |
+| alpha channel, transparent colour         | composited on `data.background`; 16-bit colours are compared by their high bytes   |
 | CMYK, YCbCr, LAB, HSV                     | converted to sRGB by Pillow; ICC profiles are ignored                              |
 | EXIF orientation                          | applied                                                                            |
 | animation, several pages                  | the first frame or page                                                            |

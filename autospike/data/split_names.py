@@ -11,13 +11,17 @@ Role = Literal["train", "val", "test"]
 SPLIT_WORDS: dict[str, Role] = {
     **dict.fromkeys(("train", "training", "trn", "tr"), "train"),
     **dict.fromkeys(("val", "valid", "validate", "validating", "validation", "dev", "devel", "development"), "val"),
-    **dict.fromkeys(("test", "testing", "tst", "te", "eval", "evaluate", "evaluation", "holdout", "heldout"), "test"),
+    **dict.fromkeys(("test", "testing", "tst", "te", "ts", "eval", "evaluate", "evaluation", "holdout", "heldout"), "test"),
 }
 # Words beside those of the splits: seg_train, training_set, test-images, val2017.
 FILLER = "set|data|dataset|images|image|imgs|img|pictures|photos|samples|files|folder|dir|split|seg|cls|class|classes|frames|events"
 
 # Words for parts of a dataset. Folders with such names and equal content are no classes.
-PARTS = "masks?|labels?|annotations?|ground_?truth|gt|fold|part|batch|raw|originals?|processed|augmented|resized|x|y|input|output"
+MASKS = r"masks?|labels?|annotations?|annots?|ground[\W_]?truths?|gts?"
+PARTS = (
+    rf"{MASKS}|folds?|cv|k[\W_]?fold|part|batch|raw|originals?|processed|augmented|resized|crop(?:ped|s)?|unlabell?ed|labell?ed|"
+    "colou?r|rgb|gr[ae]y(?:[\\W_]?scale)?|segmented|x|y|inputs?|outputs?|source|target"
+)
 
 
 def role_of(name: str) -> Role | None:
@@ -61,7 +65,8 @@ def roles_of(names: Sequence[str]) -> dict[str, Role]:
 
 def _parse(name: str) -> tuple[Role | None, tuple[str, ...]]:
     """The split that one word of a name means, and the words that are neither this one nor filler."""
-    words = [re.sub(r"\d+$", "", word) for word in re.split(r"[\W_]+", re.sub(r"h[eo]ld[\W_]*out", "holdout", name.lower()))]
+    separated = re.sub(r"(?<=[a-z])(?=[A-Z])", "_", name).lower()  # DogsTrain
+    words = [re.sub(r"\d+$", "", word) for word in re.split(r"[\W_]+", re.sub(r"h[eo]ld[\W_]*out", "holdout", separated))]
     stems = [_stem(word) for word in words if word and not re.fullmatch(FILLER, word)]
     roles = [SPLIT_WORDS[stem] for stem in stems if stem in SPLIT_WORDS]
     return (roles[0] if len(roles) == 1 else None), tuple(stem for stem in stems if stem not in SPLIT_WORDS)
@@ -80,3 +85,14 @@ def is_part(name: str) -> bool:
         name: Name of the folder.
     """
     return role_of(name) is not None or re.fullmatch(rf"(?:{FILLER}|{PARTS})[\W_]*\d*", name.lower()) is not None
+
+
+def masks_beside_images(names: Sequence[str]) -> tuple[str, str] | None:
+    """Return the folders of images and of their masks among folders beside each other, or None.
+
+    Args:
+        names: For example `images`, `masks`.
+    """
+    masks = next((name for name in names if re.fullmatch(rf"(?:{MASKS})[\W_]*\d*", name.lower())), None)
+    images = next((name for name in names if re.fullmatch(rf"(?:{FILLER})[\W_]*\d*", name.lower())), None)
+    return (images, masks) if images and masks else None

@@ -23,6 +23,9 @@ from autospike.models.contract import SpikingModel
 from autospike.models.registry import build_model
 from autospike.space.architecture import Architecture
 
+# Types of weights. Numbers of 8 bits are not among them: they need scales, which a state dict does not name.
+DTYPES = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
+
 __all__ = ["load_reference", "open_checkpoint", "published_keys", "read_checkpoint", "recognise_format"]
 
 
@@ -71,7 +74,7 @@ def _load(
     """
     for key, tensor in state.items():
         counter = key.endswith("num_batches_tracked")
-        if not isinstance(tensor, Tensor) or not (counter or (tensor.is_floating_point() and tensor.dim() and tensor.numel())):
+        if not isinstance(tensor, Tensor) or not (counter or (tensor.dtype in DTYPES and tensor.dim() and tensor.numel())):
             raise ValueError(f"key {key!r} holds no weights: {_describe(tensor)}")
     architecture = checkpoint_format.architecture(state, num_heads, stride)
     if time_steps is not None:
@@ -163,7 +166,7 @@ def _reshape(key: str, tensor: Tensor, shape: torch.Size) -> Tensor:
     reshaped = tensor.reshape(tensor.shape[: len(shape)]) if set(tensor.shape[len(shape) :]) <= {1} else tensor
     if reshaped.shape != shape:
         raise ValueError(f"key {key!r} has shape {tuple(tensor.shape)}, which does not fit {tuple(shape)}")
-    return reshaped.float() if reshaped.dtype in (torch.float16, torch.bfloat16, torch.float64) else reshaped.clone()
+    return reshaped.clone() if reshaped.dtype == torch.float32 or not reshaped.is_floating_point() else reshaped.float()
 
 
 def _check_values(key: str, tensor: Tensor) -> None:

@@ -28,7 +28,7 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from autospike.errors import UserError
-from autospike.models.file_kinds import count_zip_entries, describe_file, is_safetensors, is_torch_zip
+from autospike.models.file_kinds import count_zip_entries, describe_file, has_wrong_checksum, is_safetensors, is_torch_zip
 
 Weights = Literal["ema", "raw"]
 
@@ -40,7 +40,7 @@ MAX_TENSORS_OF_A_FILE = 100_000
 RAW_ENTRIES = ("state_dict", "model", "model_state_dict", "net", "network", "weights", "params", "module")
 # timm's entries first. Any other name with one of these words is an average as well.
 EMA_ENTRIES = ("state_dict_ema", "model_ema", "ema_state_dict", "ema_model", "ema")
-EMA_WORD = re.compile(r"(^|_)(ema|swa|avg|averaged?|shadow)(_|$)")
+EMA_WORD = re.compile(r"(?<![a-z])(ema|swa|avg|averaged?|shadow)(?![a-z])")
 # Parts of a checkpoint that hold tensors by the names of weights, but no weights.
 NO_WEIGHTS = re.compile(r"optim|sched|scaler|grad")
 MAX_DEPTH = 4
@@ -65,18 +65,21 @@ class Checkpoint:
         weights: Whether they are an average or the raw weights.
         entry: Where they are in the file, such as `state_dict_ema`; empty if the file has nothing else.
         has_other: Whether the file has the other kind as well.
+        unnamed_average: The entry of an average without names, which cannot be read; empty if there is none.
     """
 
     state_dict: dict[str, Tensor]
     weights: Weights
     entry: str
     has_other: bool
+    unnamed_average: str = ""
 
     @property
     def choice(self) -> str | None:
         """A sentence on the weights that were taken; None if there was nothing to choose or to know."""
         if self.weights == "raw" and not self.has_other:
-            return None
+            average = f"the average under {self.unnamed_average} is a list without names, which cannot be read"
+            return f"takes the raw weights; {average}" if self.unnamed_average else None
         kind, other = ("average", "raw") if self.weights == "ema" else ("raw", "ema")
         where = f" ({self.entry})" if self.entry else ""
         beside = f"; --weights {other} takes the {'raw weights' if other == 'raw' else 'average'}" if self.has_other else ""
@@ -115,7 +118,8 @@ def open_checkpoint(path: Path, weights: Weights | None = None) -> Checkpoint:
     """
     if not path.is_file():
         raise UserError(f"{path}: no such file; give a published checkpoint (.safetensors, .pth, .pt, .pth.tar)")
-    found = list(_candidates(_load(path)))
+    content = _load(path)
+    found = list(_candidates(content))
     if not found:
         raise UserError(f"{path}: holds no state dict (a mapping of names to tensors, alone or under state_dict or model)")
     largest = max(len(candidate.state) for candidate in found)
@@ -128,7 +132,7 @@ def open_checkpoint(path: Path, weights: Weights | None = None) -> Checkpoint:
     for name, tensor in chosen.state_dict.items():
         if tensor.layout != torch.strided or tensor.is_quantized or tensor.is_meta:
             raise UserError(f"{path}: key {name!r} is a sparse, quantised or empty tensor; give a checkpoint of dense tensors")
-    return chosen
+    return replace(chosen, unnamed_average=_unnamed_average(content))
 
 
 def too_many_keys(number: int) -> str:
@@ -163,7 +167,10 @@ def _load(path: Path) -> object:
                 _check_number(path, len(file.keys()))
             return load_file(path)
         _check_number(path, count_zip_entries(path))
-        return _load_torch(path)
+        content = _load_torch(path)
+        if is_torch_zip(path) and has_wrong_checksum(path):
+            raise UserError(f"{path}: is damaged: the checksum of an entry is wrong; download it again")
+        return content
     except UserError:
         raise
     except Exception as error:  # readers raise many kinds of exceptions for a damaged file
@@ -257,12 +264,26 @@ def _candidates(content: object, path: tuple[str, ...] = ()) -> Iterator[_Candid
         return
     state = _weights(content)
     if state:
-        average = any(EMA_WORD.search(name) for name in path) or any(name.endswith(N_AVERAGED) for name in content)
+        average = any(map(_means_average, path)) or any(name.endswith(N_AVERAGED) for name in content)
         yield _Candidate(entry=".".join(path), state=state, average=average)
         return
     for name, value in content.items():
         if isinstance(name, str) and not NO_WEIGHTS.search(name.lower()):
             yield from _candidates(value, (*path, name))
+
+
+def _means_average(name: str) -> bool:
+    """Whether a word of a name, such as `model_EMA` or `netEma`, means an average."""
+    return EMA_WORD.search(re.sub(r"(?<=[a-z])(?=[A-Z])", "_", name).lower()) is not None
+
+
+def _unnamed_average(content: object, path: tuple[str, ...] = ()) -> str:
+    """The entry of an average that is a list of tensors, as torch_ema saves it; empty if there is none."""
+    if isinstance(content, Mapping) and len(path) <= MAX_DEPTH:
+        inner = (_unnamed_average(value, (*path, name)) for name, value in content.items() if isinstance(name, str))
+        return next(filter(None, inner), "")
+    is_list = isinstance(content, list) and len(content) > 1 and all(isinstance(value, Tensor) for value in content)
+    return ".".join(path) if is_list and any(map(_means_average, path)) else ""
 
 
 def _weights(content: Mapping[Any, Any]) -> dict[str, Tensor] | None:
@@ -321,7 +342,7 @@ def _networks(candidate: _Candidate) -> Iterator[_Candidate]:
     for prefix in prefixes:
         others = tuple(p for p in prefixes if len(p) > len(prefix))
         names = [name for name in candidate.state if name.startswith(prefix) and not (others and name.startswith(others))]
-        average = candidate.average or any(EMA_WORD.search(part) for part in prefix.split("."))
+        average = candidate.average or any(map(_means_average, prefix.split(".")))
         entry = ".".join(filter(None, (candidate.entry, prefix.rstrip("."))))
         state = {name.removeprefix(prefix): candidate.state[name] for name in names}
         if len(prefixes) == 1:

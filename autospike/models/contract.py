@@ -11,6 +11,7 @@ from timm.layers import trunc_normal_
 from timm.models._features import feature_take_indices
 from torch import Tensor, nn
 
+from autospike.errors import UserError
 from autospike.models.early_exit import exited, run_until_exit
 from autospike.nn.blocks import SpikingBlock
 from autospike.nn.embeddings import EMBEDDING_KINDS
@@ -238,8 +239,15 @@ class SpikingModel(nn.Module):
             stages: Number of stages to run; all unless given.
 
         Returns:
-            For each stage the stream, `[T, B, H, W, D]` with its own H, W and D.
+            For each stage the stream, `[T, B, H, W, D]` with its own H, W and D. Of fewer frames than the T of the architecture
+            all are read.
+
+        Raises:
+            UserError: There are fewer frames than `time_steps`.
         """
+        traced = is_symbolic(x) or is_symbolic(time_steps)
+        if not traced and time_steps is not None and x.dim() == 5 and len(x) < time_steps:
+            raise UserError(f"input of shape {list(x.shape)}: {len(x)} frames [T, B, C, H, W], but T = {time_steps} needs as many")
         stream, repeated = initial_stream(x, self.architecture.time_steps if time_steps is None else time_steps)
         streams = []
         for i, stage in enumerate(self.stages[:stages]):
@@ -436,8 +444,13 @@ def initial_stream(x: Tensor, time_steps: int) -> tuple[Tensor, int | None]:
 
     Returns:
         A still image `[1, B, H, W, C]` and T, or frames `[T, B, H, W, C]` and None.
+
+    Raises:
+        UserError: `x` has another number of dimensions.
     """
     still = x.dim() == 4
+    if not still and x.dim() != 5:
+        raise UserError(f"input of shape {list(x.shape)}: give images [B, C, H, W] or frames [T, B, C, H, W]")
     stream = (x.unsqueeze(0) if still else x[:time_steps]).permute(0, 1, 3, 4, 2).contiguous()
     return stream, time_steps if still else None
 

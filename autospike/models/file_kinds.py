@@ -8,6 +8,7 @@ from pathlib import Path
 
 # First bytes of a file that are enough to recognise its kind.
 HEADER_BYTES = 4096
+CHUNK = 2**24  # bytes that are read at once
 
 DOWNLOAD_AGAIN = "download the checkpoint itself"
 # Kinds that text files start with, after white space and in lower case.
@@ -88,6 +89,30 @@ def count_zip_entries(path: Path) -> int:
     record, wide = end.rfind(b"PK\x05\x06"), end.rfind(b"PK\x06\x06")
     count = int.from_bytes(end[record + 10 : record + 12], "little") if record >= 0 else 0
     return int.from_bytes(end[wide + 32 : wide + 40], "little") if count == 0xFFFF and wide >= 0 else count
+
+
+def has_wrong_checksum(path: Path) -> bool:
+    """Whether an entry of torch's zip format has another checksum than its content, which torch's reader does not check.
+
+    Entries without a checksum (`torch.serialization.set_crc32_options(False)` writes 0) and compressed ones are not checked.
+
+    Args:
+        path: A complete zip file.
+
+    Returns:
+        Whether there is such an entry.
+    """
+    with zipfile.ZipFile(path) as archive:
+        for entry in archive.infolist():
+            if not entry.CRC or entry.compress_type != zipfile.ZIP_STORED:
+                continue
+            with archive.open(entry) as content:
+                try:
+                    while content.read(CHUNK):
+                        pass
+                except zipfile.BadZipFile:
+                    return True
+    return False
 
 
 def describe_file(path: Path) -> str | None:

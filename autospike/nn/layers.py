@@ -532,6 +532,7 @@ def synapse(kind: str, channels: int, *, bias: bool, input_scale: float = 1.0) -
 def _bordered(x: Tensor, value: Tensor) -> Tensor:
     """Pad `x` by one position on every side with a value for each channel. `[T, B, H, W, C]` to `[T, B, H + 2, W + 2, C]`."""
     steps, batch, height, width, channels = x.shape
-    result = value.expand(steps, batch, height + 2, width + 2, channels).contiguous()
+    result = x.new_empty((steps, batch, height + 2, width + 2, channels), dtype=value.dtype)  # vmap writes into what x made
+    result.copy_(value.expand_as(result))
     result[:, :, 1:-1, 1:-1] = x
     return result

@@ -90,7 +90,7 @@ def open_to_write(path: Path) -> sqlite3.Connection:
         UserError: The file is not an archive, or its folder does not exist or is not writable.
     """
     try:
-        db = sqlite3.connect(path, isolation_level=None, timeout=60)
+        db = _connected(path)
         db.execute("PRAGMA journal_mode = WAL")
         db.executescript(SCHEMA)
         db.execute("BEGIN IMMEDIATE")
@@ -112,6 +112,13 @@ def open_to_write(path: Path) -> sqlite3.Connection:
     except sqlite3.DatabaseError as error:
         raise UserError(_not_an_archive(path, error)) from None
     return db
+
+
+def _connected(path: Path) -> sqlite3.Connection:
+    """Connect to an archive. A new file has the permissions of the user's umask; SQLite's own cannot be written by a group."""
+    if os.access(path.parent, os.W_OK):
+        path.touch()
+    return sqlite3.connect(path, isolation_level=None, timeout=60)
 
 
 def open_to_read(path: Path) -> sqlite3.Connection:

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import os
 import signal
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -185,3 +188,32 @@ def test_help_names_every_option(capsys: Capsys) -> None:
         options = [line for line in outcome.out.splitlines() if "--" in line]
         assert options
         assert all(len(line.split()) > 3 for line in options)
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
+def test_a_signal_during_the_imports_is_one_line(tmp_path: Path, number: signal.Signals) -> None:
+    """A module that the command line imports first sends the signal."""
+    (tmp_path / "typer.py").write_text(f"import os, time\nos.kill(os.getpid(), {number:d})\ntime.sleep(60)\n")
+    path = os.pathsep.join((str(tmp_path), os.environ.get("PYTHONPATH", "")))
+    ended = subprocess.run(
+        [sys.executable, "-m", "autospike", "--version"], env={**os.environ, "PYTHONPATH": path}, capture_output=True, check=False
+    )
+    assert ended.returncode == 128 + number
+    assert ended.stderr.decode() == "interrupted; run the same command again to resume\n"
+
+
+def test_the_exit_code_of_a_signal_in_a_text_run_by_exec(tmp_path: Path) -> None:
+    """As `python -m autospike` while dataclasses are made."""
+    (tmp_path / "ended.py").write_text(
+        "import os, signal, sys, time\n"
+        "from autospike.process import interruptible\n"
+        "with interruptible() as received:\n"
+        "    try:\n"
+        "        exec('os.kill(os.getpid(), signal.SIGTERM); time.sleep(60)')\n"
+        "    except KeyboardInterrupt:\n"
+        "        pass\n"
+        "sys.exit(received.exit_code)\n"
+    )
+    path = os.pathsep.join((str(tmp_path), *sys.path))
+    ended = subprocess.run([sys.executable, "-m", "ended"], env={**os.environ, "PYTHONPATH": path}, check=False)
+    assert ended.returncode == 128 + signal.SIGTERM

@@ -83,6 +83,9 @@ def load(tmp_path: Path, field: str, value: object) -> Experiment:
 @pytest.mark.parametrize(
     ("field", "value", "words"),
     [
+        ("data.normalisation", {"mean": [0], "std": [1e-320]}, "data.normalisation.std[0]: input should be greater than or equal"),
+        ("data.normalisation", {"mean": [0], "std": [1e39]}, "data.normalisation.std[0]: input should be less than or equal"),
+        ("data.normalisation", {"mean": [-1e39], "std": [1]}, "data.normalisation.mean[0]: input should be greater than or equal"),
         ("data.root", "", "an empty path"),
         ("data.root", "/proc", "a folder of the system"),
         ("data.root", "/proc/self", "a folder of the system"),

@@ -128,12 +128,32 @@ class LoopOfNeurons(AllSteps):
         return self.fc(torch.stack([self.l2(now)[0] for now in y]).flatten(2)).mean(0)
 
 
+class LoopOfLayers(AllSteps):
+    """Only the layers run in a loop; the neurons run once for all steps."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = self.l1(torch.stack([self.c1(x) for _ in range(STEPS)]))
+        y = self.l2(torch.stack([self.c2(now) for now in y]))
+        return torch.stack([self.fc(now.flatten(1)) for now in y]).mean(0)
+
+
+class BatchFirst(AllSteps):
+    """The first dimension of the layers is batch x time."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = self.l1(self.c1(x.repeat_interleave(STEPS, 0)).unflatten(0, (-1, STEPS)).transpose(0, 1))
+        y = self.l2(self.c2(y.transpose(0, 1).flatten(0, 1)).unflatten(0, (-1, STEPS)).transpose(0, 1))
+        return self.fc(y.flatten(2)).mean(0)
+
+
 IMAGES = torch.rand(BATCH, 3, 8, 8, generator=torch.Generator().manual_seed(1))
 FORMS: dict[type[AllSteps], type[nn.Module]] = {
     AllSteps: Leaky,
     Loop: Cell,
     Merged: MergedLeaky,
     LoopOfNeurons: Cell,
+    LoopOfLayers: Leaky,
+    BatchFirst: Leaky,
 }
 
 
@@ -159,6 +179,70 @@ def test_named_neurons_are_counted_as_neurons(kind: type[AllSteps], given: dict[
     assert (found.energy().macs, found.energy().acs) == (8 * 64 * 27, acs)
     assert not found.unknown
     assert acs > 0
+
+
+class SamplesFirst(Leaky):
+    """`[B, T, ...]`."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return super().forward(x.transpose(0, 1)).transpose(0, 1)
+
+
+class SamplesFirstEverywhere(AllSteps):
+    """Reads images, or frames `[B, T, ...]`."""
+
+    def neurons(self) -> nn.Module:
+        return SamplesFirst()
+
+    def forward(self, x: Tensor) -> Tensor:
+        frames = x if x.dim() == 5 else x.unsqueeze(1).expand(-1, STEPS, -1, -1, -1)
+        y = self.l1(self.c1(frames.flatten(0, 1)).unflatten(0, frames.shape[:2]))
+        y = self.l2(self.c2(y.flatten(0, 1)).unflatten(0, frames.shape[:2]))
+        return self.fc(y.flatten(2)).mean(1)
+
+
+GIVEN: list[dict[str, Any]] = [{}, {"time_steps": STEPS}, {"images": BATCH}, {"time_steps": STEPS, "images": BATCH}]
+
+
+@pytest.mark.parametrize("given", GIVEN)
+def test_neurons_whose_first_dimension_is_the_batch(given: dict[str, Any]) -> None:
+    net, acs = same_weights(SamplesFirstEverywhere)
+    found = counted(net, IMAGES, neurons=[SamplesFirst], strict=True, **given)
+    assert (found.energy().macs, found.energy().acs, found.images) == (8 * 64 * 27, acs, BATCH)
+
+
+@pytest.mark.parametrize("given", GIVEN)
+def test_frames_whose_first_dimension_is_the_batch(given: dict[str, Any]) -> None:
+    torch.manual_seed(0)
+    net, events = SamplesFirstEverywhere().eval(), torch.randint(0, 2, (BATCH, STEPS, 3, 8, 8)).float()
+    with torch.no_grad():
+        net(events)
+    l1, l2 = (x.spikes for x in (net.l1, net.l2))  # type: ignore[union-attr]
+    found = counted(net, events, neurons=[SamplesFirst], strict=True, **given)
+    assert found.images == BATCH
+    assert found.energy().acs == by_hand(events.transpose(0, 1)) + by_hand(l1) + l2.sum().item() * 10 / BATCH
+
+
+class MixesChannels(Cell):
+    """One step in each call, with weights between the channels: these are no time."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.between = nn.Conv2d(8, 8, 1)
+
+    def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        return super().forward(self.between(x))
+
+
+def test_channels_that_neurons_mix_are_no_time() -> None:
+    class Net(OneStep):
+        def neurons(self) -> nn.Module:
+            return MixesChannels()
+
+    torch.manual_seed(0)
+    found = counted(Net().eval(), IMAGES, neurons=[MixesChannels])
+    assert {c.time_steps for c in found.counts} == {1}
+    assert found.counts[0].macs == 8 * 64 * 27
 
 
 def test_state_of_named_neurons_is_restored() -> None:
@@ -330,6 +414,14 @@ SCALED: dict[str, tuple[Callable[[Any, Tensor], Tensor], Levels]] = {
     "signed levels": (lambda _m, s: 2 * s - 1, torch.ones_like),
     "scaled signs": (lambda m, s: (s - s.roll(1, 0)) * m.scale, lambda s: (s - s.roll(1, 0)).abs()),
     "concatenated": (lambda _m, s: torch.cat([s[..., :4] * 0.7, s[..., 4:] * 0.7], dim=-1), lambda s: s),
+    "mirrored at the border": (
+        lambda _m, s: F.pad(s.flatten(0, 1) * 0.7, (1, 1, 1, 1), mode="reflect").unflatten(0, s.shape[:2])[..., 1:-1, 1:-1],
+        lambda s: s,
+    ),
+    "rearranged": (
+        lambda _m, s: F.pixel_shuffle(F.pixel_unshuffle(s.flatten(0, 1) * 0.7, 2), 2).unflatten(0, s.shape[:2]),
+        lambda s: s,
+    ),
     "largest": (lambda _m, s: F.max_pool3d(s * 0.7, 3, 1, 1), lambda s: F.max_pool3d(s, 3, 1, 1)),
 }
 
@@ -532,6 +624,52 @@ def test_weights_between_neurons_of_a_layer() -> None:
     assert found.energy().macs == 0
 
 
+def test_copies_of_spikes_for_one_number_each_are_free() -> None:
+    torch.manual_seed(0)
+    net = Reading(fires(), lambda _m, s: (s * torch.full((2, 1, 1, 1, 1, 1), 0.7))[0]).eval()
+    assert [c.layer for c in counted(net, IMAGES).counts] == ["conv", "last"]
+
+
+def test_a_sparse_product_is_unknown() -> None:
+    """A sparse tensor has no storage of its own."""
+    torch.manual_seed(0)
+    net = Reading(fires(), lambda _m, s: s.flatten(1).to_sparse().to_dense().view_as(s)).eval()
+    with warnings.catch_warnings(action="ignore"):
+        found = count_operations(net, IMAGES)
+    assert "the model: _to_sparse" in found.unknown
+
+
+@pytest.mark.parametrize("wrap", [lambda net: torch.compile(net, backend="eager"), nn.DataParallel, nn.Sequential])
+def test_wrapped_models_have_the_counts_of_the_model(wrap: Callable[[nn.Module], nn.Module]) -> None:
+    net, acs = same_weights(AllSteps)
+    with warnings.catch_warnings(action="ignore"):  # torch.compile warns of global hooks
+        found = count_operations(wrap(net), IMAGES, neurons=[Leaky], strict=True)
+    assert (found.energy().macs, found.energy().acs) == (8 * 64 * 27, acs)
+
+
+SILENT_THRESHOLDS: dict[str, Callable[[Tensor], Tensor]] = {
+    "not equal": lambda v: (torch.relu(v - 0.3) != 0).float(),
+    "to integers": lambda v: v.clamp(0, 4).to(torch.int32).float(),
+    "to truth values": lambda v: torch.relu(v - 0.3).bool().float(),
+}
+
+
+@pytest.mark.parametrize("given", [{}, {"neurons": []}])
+@pytest.mark.parametrize("name", SILENT_THRESHOLDS)
+def test_every_way_to_make_spikes_of_real_values_is_a_threshold(name: str, given: dict[str, Any]) -> None:
+    torch.manual_seed(0)
+    net = Reading(fires(), lambda m, s: SILENT_THRESHOLDS[name](m.last(s.flatten(0, 1)).unflatten(0, s.shape[:2]))).eval()
+    with pytest.warns(UserWarning, match=r"the model \(Reading\) compares values with a threshold outside neurons"):
+        count_operations(net, IMAGES, **given)
+    with pytest.raises(UserError, match="threshold"):
+        count_operations(net, IMAGES, strict=True, **given)
+
+
+def test_conversions_of_spikes_are_no_thresholds() -> None:
+    torch.manual_seed(0)
+    counted(Reading(fires(), lambda _m, s: (s * 0.5).bool().float() * (s != 0) * s.int()).eval(), IMAGES)
+
+
 # Products with weights
 
 
@@ -552,6 +690,7 @@ STILL: dict[str, tuple[Callable[[Any, Tensor], Tensor], int]] = {
     "einsum, channels first": (lambda m, x: torch.einsum("tbnc,dc->dtbn", x, m.w).movedim(0, -1), 7 * 6 * 5),
     "einsum, by heads": (lambda m, x: torch.einsum("tbnhc,hcd->tbnhd", x.unflatten(-1, (2, 3)), m.g), 7 * 6 * 4),
     "matmul": (lambda m, x: x @ m.w.t(), 7 * 6 * 5),
+    "products and their sum": (lambda m, x: (x.unsqueeze(-2) * m.w).sum(-1), 7 * 6 * 5),
     "tensordot, weights first": (lambda m, x: torch.tensordot(m.w, x, dims=([1], [3])).movedim(0, -1), 7 * 6 * 5),
     "bmm by heads": (
         lambda m, x: (

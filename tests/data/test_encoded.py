@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import io
+import json
+import tarfile
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +12,7 @@ import numpy as np
 import pandas as pd
 import pytest
 from builders import one_line_error
-from encoded_trees import CLASSES, LAYOUTS, files, write_folders_in_tars, write_metadata, write_webdataset
+from encoded_trees import CLASSES, LAYOUTS, add, encoded, files, write_folders_in_tars, write_metadata, write_webdataset
 from PIL import Image
 
 from autospike.config import DataConfig
@@ -118,3 +120,70 @@ def test_a_damaged_image_names_its_archive(tmp_path: Path) -> None:
     write_folders_in_tars(tmp_path / "data", given)
     message = one_line_error(lambda: opened(tmp_path / "data", "tars"))
     assert "train.tar/dog/5.png: not a readable image" in message
+
+
+def write_table(root: Path, rows: list[str], count: int = 12) -> None:
+    for i in range(count):
+        (root / f"{i}.png").write_bytes(encoded(i))
+    (root / "metadata.csv").write_text("\n".join(["file_name,label", *rows]) + "\n")
+
+
+ROWS = [f"{i}.png,{CLASSES[i % 2]}" for i in range(12)]
+
+
+def test_equal_rows_and_spaces_around_labels(tmp_path: Path) -> None:
+    """Twelve files, of which four are in the search and in the test split each."""
+    write_table(tmp_path, [*ROWS[:10], "10.png, cat ", "11.png, dog", "3.png,dog"])
+    images = opened(tmp_path, "metadata")
+    assert images.classes == CLASSES
+    assert sorted(images.files) == sorted(f"{i}.png" for i in range(12))
+
+
+@pytest.mark.parametrize(
+    ("row", "text"),
+    [
+        ("3.png,cat", "3.png has the classes dog and cat; keep one row"),
+        ("/etc/passwd,cat", "/etc/passwd is outside of the folder"),
+        ("a/../../b.png,cat", "a/../../b.png is outside of the folder"),
+    ],
+)
+def test_rows_of_a_table_without_a_meaning(tmp_path: Path, row: str, text: str) -> None:
+    write_table(tmp_path, [*ROWS, row])
+    assert text in one_line_error(lambda: opened(tmp_path, "metadata"))
+
+
+def test_a_class_as_text_and_as_number(tmp_path: Path) -> None:
+    write_table(tmp_path, [])
+    (tmp_path / "metadata.csv").unlink()
+    rows = [{"file_name": f"{i}.png", "label": i % 2 if i < 6 else str(i % 2)} for i in range(12)]
+    (tmp_path / "metadata.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    assert "has the class 0 as text and as a number" in one_line_error(lambda: opened(tmp_path, "metadata"))
+
+
+@pytest.mark.parametrize(
+    ("removed", "added", "text"),
+    [
+        ("3.cls", {}, "3.png has no file 3.cls with its class"),
+        (".cls", {f"{i}.json": b"{}" for i in range(8)}, "0.png has no file 0.cls with its class; other files of labels"),
+        (".png", {}, "no image (.jpg"),
+    ],
+)
+def test_archives_without_the_class_of_an_image(tmp_path: Path, removed: str, added: dict[str, bytes], text: str) -> None:
+    """Not the names of the shards."""
+    for shard in range(2):
+        entries = {f"{i}{end}": content for i in range(8) for end, content in ((".png", encoded(i)), (".cls", b"1"))}
+        with tarfile.open(tmp_path / f"shard-{shard}.tar", "w") as archive:
+            for name, content in (entries | added).items():
+                if not name.endswith(removed):
+                    add(archive, name, content)
+    assert text in one_line_error(lambda: opened(tmp_path, "tars"))
+
+
+@pytest.mark.parametrize("second", ["test.parquet", "train-1.parquet"])
+def test_files_with_other_names_of_classes(tmp_path: Path, second: str) -> None:
+    pa, pq = pytest.importorskip("pyarrow"), pytest.importorskip("pyarrow.parquet")
+    for name, classes in (("train-0.parquet", CLASSES), (second, CLASSES[::-1])):
+        table = pa.table({"image": [{"bytes": encoded(i), "path": None} for i in range(8)], "label": [i % 2 for i in range(8)]})
+        metadata = {"huggingface": json.dumps({"info": {"features": {"label": {"names": classes}}}})}
+        pq.write_table(table.replace_schema_metadata(metadata), tmp_path / name)
+    assert "other names of classes" in one_line_error(lambda: opened(tmp_path, "parquet"))

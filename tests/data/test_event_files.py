@@ -81,6 +81,41 @@ def test_a_time_without_events_is_an_empty_frame() -> None:
     assert integrate(events, frames=4, by="time", height=3, width=3).sum(axis=(1, 2, 3)).tolist() == [2, 0, 0, 1]
 
 
+def write_columns(path: Path, **changed: Any) -> Path:
+    np.savez(path, **{"t": np.arange(4), "x": np.arange(4), "y": np.arange(4), "p": np.array([0, 1, 1, 0])} | changed)
+    return path
+
+
+@pytest.mark.parametrize("p", [[0, 1, 1, 0], [-1, 1, 1, -1], [False, True, True, False], [-1.0, 1.0, 1.0, -1.0]])
+def test_polarities_of_npz_files(tmp_path: Path, p: Any) -> None:
+    assert read_events(write_columns(tmp_path / "a.npz", p=np.array(p))).p.tolist() == [0, 1, 1, 0]
+
+
+def test_events_of_npz_files_are_sorted_by_time(tmp_path: Path) -> None:
+    columns = {"t": [5, 3, 5, 1], "x": [0, 1, 2, 3], "y": [4, 5, 6, 7], "p": [1, 0, 0, 1]}
+    found = read_events(write_columns(tmp_path / "a.npz", **{key: np.array(values) for key, values in columns.items()}))
+    rows = list(zip(found.t.tolist(), found.x.tolist(), found.y.tolist(), found.p.tolist(), strict=True))
+    assert rows == [(1, 3, 7, 1), (3, 1, 5, 0), (5, 0, 4, 1), (5, 2, 6, 0)]
+
+
+@pytest.mark.parametrize(
+    ("changed", "message"),
+    [
+        ({"p": np.array([-1, 0, 1, 1])}, "polarities p of -1, 0, 1; write 0 and 1, or -1 and 1"),
+        ({"p": np.array([0, 255, 0, 255])}, "polarities p of 0, 255"),
+        ({"p": np.array([0.1, 0.2, 0.3, np.nan])}, "polarities p of 0.1, 0.2, 0.3, nan"),
+        ({"t": np.array([0.0, 0.25, 0.5, 1.0])}, "t has fractions, but times are whole microseconds"),
+        ({"x": np.array([0.5, 1, 2, 3])}, "x has fractions, but positions are whole pixels"),
+        ({"y": np.array([2**32 + 5, 1, 2, 3])}, "y has numbers beyond 2,147,483,648"),
+        ({"t": np.array([2**64 - 1, 1, 2, 3], dtype=np.uint64)}, "t has numbers beyond"),
+        ({"x": np.array([np.inf, 1, 2, 3])}, "x has numbers that are not finite"),
+    ],
+)
+def test_numbers_of_npz_files_that_would_be_changed(tmp_path: Path, changed: dict[str, Any], message: str) -> None:
+    with pytest.raises(UserError, match=message):
+        read_events(write_columns(tmp_path / "a.npz", **changed))
+
+
 def test_events_between_two_times() -> None:
     events = _events(*(np.arange(6) for _ in range(4)))
     assert events.between(2, 5).x.tolist() == [2, 3, 4]

@@ -13,6 +13,7 @@ import torch
 
 from autospike.config import AugmentationConfig, DataConfig, EvaluationConfig, Experiment
 from autospike.data.batches import Batch, FixedBatches, TrainingBatches
+from autospike.data.events import check_channels
 from autospike.data.images import Images, Split
 from autospike.data.loading import load_images
 from autospike.errors import UserError
@@ -333,6 +334,27 @@ def test_an_invalid_folder_is_a_one_line_error(tmp_path: Path, build: Any, messa
 def test_events_need_a_root() -> None:
     with pytest.raises(UserError, match=r"data\.root: required for data\.name events"):
         load_images(DataConfig(name="events", image_size=8), seed=0)
+
+
+@pytest.mark.parametrize(
+    ("shape", "message"),
+    [
+        ((2, 4, 8, 8), r"4 channels .*if it is \[C, T, H, W\], write frames.transpose\(1, 0, 2, 3\).*data.channels to 4"),
+        ((1, 3, 8, 8), r"if it is \[C, T, H, W\]"),
+        ((4, 8, 8, 2), r"if it is \[T, H, W, C\], write frames.transpose\(0, 3, 1, 2\)"),
+        ((2, 16, 8, 8), r"if it is \[C, T, H, W\]"),
+        ((8, 16, 8, 8), "16 channels .*more than 4"),
+    ],
+)
+def test_shapes_that_may_be_in_another_order_are_refused(shape: tuple[int, ...], message: str) -> None:
+    with pytest.raises(UserError, match=message):
+        check_channels(Path("a.npz"), shape, "auto")
+    check_channels(Path("a.npz"), shape, shape[1])
+
+
+@pytest.mark.parametrize("shape", [(4, 2, 8, 8), (2, 2, 8, 8), (1, 2, 8, 8), (1, 1, 8, 8), (4, 3, 8, 8), (3, 4, 8, 8)])
+def test_usual_shapes_of_frames(shape: tuple[int, ...]) -> None:
+    check_channels(Path("a.npz"), shape, "auto")
 
 
 FRAMES = np.ones((4, 2, 8, 8))

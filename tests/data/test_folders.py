@@ -95,6 +95,8 @@ def test_classes_of_a_folder_without_splits(tmp_path: Path, name: str) -> None:
         ("cats_train", "cats_test"),
         ("train", "evaluation"),
         ("a dataset/Train", "a dataset/Dev"),
+        ("DogsTrain", "DogsTest"),
+        ("imagesTr", "imagesTs"),
     ],
 )
 def test_folders_of_splits(tmp_path: Path, training: str, testing: str) -> None:
@@ -143,6 +145,13 @@ def test_a_class_may_have_the_name_of_a_split(tmp_path: Path) -> None:
         (lambda r: (fill(r / "train", "ab"), fill(r / "test", "abc")), "the same classes; only one of them has 'c'"),
         (lambda r: [fill(r / c, ["train", "test"]) for c in "ab"], "inside the class a; move them above the classes"),
         (lambda r: (fill(r / "images"), fill(r / "masks")), "images/, masks/, each with the folders a/, b/; set data.root to one"),
+        (lambda r: [fill(r / c, ["images", "masks"]) for c in "ab"], "images/, masks/ inside the class a, and would read masks"),
+        (lambda r: fill(r, ["Image", "Ground_truth"]), "Image/, Ground_truth/, which are no classes"),
+        (
+            lambda r: [fill(r / c) for c in ("color", "grayscale", "segmented")],
+            "each with the folders a/, b/; set data.root to one",
+        ),
+        (lambda r: [fill(r / f"cv{i}") for i in range(2)], "cv0/, cv1/, each with the folders a/, b/; set data.root to one"),
         (lambda r: [fill(r / f"fold{i}") for i in range(7)], "fold0/, fold1/, .* and 2 more, each with the folders a/, b/"),
         (lambda r: (fill(r / "train"), (r / "test").symlink_to(r / "train")), "are the same folder"),
         (lambda r: (fill(r), (r / "c").symlink_to(r / "a")), "are the same file in two classes"),
@@ -160,6 +169,12 @@ def test_subfolders_belong_to_their_class(tmp_path: Path) -> None:
     assert folder.classes == ("cat", "dog")
     assert folder.labels == [0] * 6 + [1] * 6
     assert folder.names[3] == "cat/outdoor/0.png"
+
+
+@pytest.mark.parametrize("classes", [("color", "mask"), ("label_a", "label_b"), ("TestTube", "TrainCar")])
+def test_names_of_classes_that_resemble_parts_and_splits(tmp_path: Path, classes: tuple[str, str]) -> None:
+    fill(tmp_path, classes)
+    assert found(tmp_path).folders[0].classes == classes
 
 
 def test_the_order_is_that_of_torchvision(tmp_path: Path) -> None:

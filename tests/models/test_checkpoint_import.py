@@ -502,6 +502,8 @@ def test_a_key_with_a_wrong_shape_is_named(format_name: str, state: StateDict, d
 NO_WEIGHTS = {
     "a number": torch.tensor(1.0),
     "whole numbers": torch.ones(4, 4, dtype=torch.int64),
+    "8 bits": torch.ones(4, 4).to(torch.float8_e4m3fn),
+    "complex numbers": torch.ones(4, 4, dtype=torch.complex64),
     "empty": torch.zeros(0, 4),
     "no tensor": [1.0, 2.0],
 }

@@ -267,6 +267,9 @@ AVERAGED: dict[str, Callable[[State, State], object]] = {
     "ema": lambda raw, ema: {"net": raw, "ema": ema},
     "ema.module": lambda raw, ema: {"model": raw, "ema": {"module": ema, "decay": 0.999}},
     "swa_state_dict": lambda raw, ema: {"state_dict": raw, "swa_state_dict": {"n_averaged": torch.tensor(3), **ema}},
+    "model_EMA": lambda raw, ema: {"model": raw, "model_EMA": ema},
+    "netEma": lambda raw, ema: {"net": raw, "netEma": ema},
+    "ema-0.9999": lambda raw, ema: {"model": raw, "ema-0.9999": ema},
     "state_dict.ema_model": lambda raw, ema: {"state_dict": {**prefixed("model.", raw), **prefixed("ema_model.", ema)}},
 }
 
@@ -292,6 +295,33 @@ def test_raw_weights_alone_need_no_sentence(tmp_path: Path, state: State) -> Non
     path = saved(tmp_path, {"state_dict": state, "state_dict_ema": None})
     assert open_checkpoint(path).choice is None
     assert "has raw weights only (state_dict); omit --weights" in one_line_error(lambda: open_checkpoint(path, "ema"))
+
+
+def test_an_average_without_names_is_mentioned(tmp_path: Path, state: State) -> None:
+    """As torch_ema saves it."""
+    average = {"decay": 0.999, "num_updates": 7, "shadow_params": list(changed(state).values()), "collected_params": None}
+    taken = open_checkpoint(saved(tmp_path, {"model": state, "ema": average}))
+    assert_same(taken.state_dict, state)
+    assert (
+        taken.choice == "takes the raw weights; the average under ema.shadow_params is a list without names, which cannot be read"
+    )
+
+
+@pytest.mark.parametrize("checksum", [True, False])
+def test_a_changed_bit_of_a_weight(tmp_path: Path, state: State, checksum: bool) -> None:
+    """The reader of torch does not compare checksums. A file without them is read."""
+    torch.serialization.set_crc32_options(checksum)
+    try:
+        path = saved(tmp_path, state)
+    finally:
+        torch.serialization.set_crc32_options(True)
+    content = bytearray(path.read_bytes())
+    content[content.index(state["head.weight"].numpy().tobytes())] ^= 1
+    path.write_bytes(content)
+    if checksum:
+        assert "is damaged: the checksum of an entry is wrong" in one_line_error(lambda: read_checkpoint(path))
+    else:
+        assert not torch.equal(read_checkpoint(path)["head.weight"], state["head.weight"])
 
 
 def test_an_average_alone_is_taken(tmp_path: Path, state: State) -> None:

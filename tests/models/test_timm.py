@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 import autospike  # noqa: F401  (registers the models with timm)
+from autospike.errors import UserError
 from autospike.evaluation.calibration import calibrate
 from autospike.model_folder import InputSpec, write_model
 from autospike.models.contract import SpikingModel
@@ -235,6 +236,15 @@ def test_repeated_frames_give_the_output_of_the_image(name: str) -> None:
     frames = IMAGES.expand(4, *IMAGES.shape)
     assert torch.equal(shared_model(name)(frames), shared_model(name)(IMAGES))
     assert torch.equal(shared_model(name).forward_steps(frames, 2), shared_model(name).forward_steps(IMAGES, 2))
+
+
+@pytest.mark.parametrize(
+    ("shape", "message"),
+    [((3, 2, 3, 8, 8), "3 frames .* T = 4 needs as many"), ((3, 8, 8), "give images"), ((8, 8), r"frames \[T, B, C, H, W\]")],
+)
+def test_inputs_without_a_meaning_are_refused(shape: tuple[int, ...], message: str) -> None:
+    with pytest.raises(UserError, match=message):
+        shared_model("spikformer")(torch.zeros(shape), at=[4])
 
 
 @each

@@ -45,12 +45,13 @@ TRACERS: dict[str, Callable[[nn.Module, Tensor], Callable[[Tensor], Tensor]]] = 
     "torch.export, strict": lambda model, x: exported(model, x, strict=True),
     "torch.jit.trace": lambda model, x: torch.jit.trace(model, x, check_trace=False),
     "make_fx": lambda model, x: make_fx(model)(x),
+    "vmap": lambda model, _x: lambda x: torch.vmap(model)(x.unsqueeze(1)).squeeze(1),
 }
 
 
 @pytest.mark.filterwarnings("ignore:`torch.jit", "ignore::torch.jit.TracerWarning")
 @pytest.mark.parametrize(
-    "tracer", [pytest.param(name, marks=[] if name == "torch.jit.trace" else [pytest.mark.slow]) for name in TRACERS]
+    "tracer", [pytest.param(name, marks=[] if name in ("torch.jit.trace", "vmap") else [pytest.mark.slow]) for name in TRACERS]
 )
 @torch.no_grad()
 def test_traced_models_have_the_same_logits(model: SpikingModel, tracer: str) -> None:

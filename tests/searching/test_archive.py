@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 import sqlite3
 import sys
@@ -75,6 +76,16 @@ def test_the_table_has_the_documented_columns(path: Path) -> None:
     assert [(name, kind) for _, name, kind, *_ in info] == list(COLUMNS.items())
     assert [name for _, name, _, not_null, *_ in info if not not_null] == list(COLUMNS)[-7:]  # unknown in older rows
     assert [name for _, name, *_, key in info if key] == ["architecture_id", "protocol_id"]
+
+
+@pytest.mark.parametrize(("umask", "mode"), [(0o022, 0o644), (0o002, 0o664), (0o077, 0o600)])
+def test_an_archive_has_the_permissions_of_the_umask(path: Path, umask: int, mode: int) -> None:
+    before = os.umask(umask)
+    try:
+        Archive(path, "p")
+    finally:
+        os.umask(before)
+    assert path.stat().st_mode & 0o777 == mode
 
 
 def test_values_of_a_row(path: Path) -> None:
