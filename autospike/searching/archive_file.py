@@ -73,6 +73,8 @@ CREATE TABLE IF NOT EXISTS checksums (
     crc32           INTEGER NOT NULL -- of the counts, which take longer to unpack
 );
 """
+# SQLite's name of a database in memory.
+IN_MEMORY = Path(":memory:")
 # What `rebuild` copies. A population is useless if only a part of it can be read; without one, a search is replayed.
 COPIED = ("evaluations", "searches", "proposals")
 
@@ -116,7 +118,7 @@ def open_to_write(path: Path) -> sqlite3.Connection:
 
 def _connected(path: Path) -> sqlite3.Connection:
     """Connect to an archive. A new file has the permissions of the user's umask; SQLite's own cannot be written by a group."""
-    if os.access(path.parent, os.W_OK):
+    if path != IN_MEMORY and not path.exists() and os.access(path.parent, os.W_OK):
         path.touch()
     return sqlite3.connect(path, isolation_level=None, timeout=60)
 

@@ -661,3 +661,9 @@ def test_the_population_of_the_newest_finished_generation(path: Path) -> None:
     assert archive.proposed_ids("s", 2) == {ONE.id, TWO.id, THREE.id}
     assert archive.proposed_ids("s", 1) == {ONE.id, TWO.id}
     assert [archive.progress("s", generations) for generations in (3, 2, 1, 0)] == [(3, 0.75), (3, 0.75), (2, 0.75), (0, 0.0)]
+
+
+def test_an_archive_in_memory_leaves_no_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    Archive(Path(":memory:"), "protocol").close()
+    assert list(tmp_path.iterdir()) == []
