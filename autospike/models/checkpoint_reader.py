@@ -52,6 +52,8 @@ OUTER_WRAPPERS = ("module", "model", "net", "network")
 N_AVERAGED, COUNTERS = "n_averaged", {"n_averaged", "total_ops", "total_params"}
 # A key of any published network that no other part of a checkpoint has, with what stands in front of it.
 FIRST_LAYER = re.compile(r"((?:[^.]+\.)*?)(patch_embed1?\.(proj|rpe)_|downsample1_1\.encode_).+")
+# How Hugging Face names the parts of a checkpoint: model-00001-of-00002.safetensors. A checkpoint of one part is complete.
+SHARD = re.compile(r"-(\d{5})-of-(?!00001\b)(\d{5})\.")
 # First components of the names of heads, which may be beside a wrapped backbone.
 HEADS = ("head.", "head_kd.")
 
@@ -114,10 +116,14 @@ def open_checkpoint(path: Path, weights: Weights | None = None) -> Checkpoint:
 
     Raises:
         UserError: The file does not exist, is of another kind, contains objects of classes that are not known to be harmless, or
-            has no weights of the requested kind.
+            has no weights of the requested kind; or it is one part of several.
     """
     if not path.is_file():
         raise UserError(f"{path}: no such file; give a published checkpoint (.safetensors, .pth, .pt, .pth.tar)")
+    if part := SHARD.search(path.name):
+        raise UserError(
+            f"{path}: is part {int(part[1])} of {int(part[2])} of a sharded checkpoint; join the parts in one file of all tensors"
+        )
     content = _load(path)
     found = list(_candidates(content))
     if not found:

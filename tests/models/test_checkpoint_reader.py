@@ -340,6 +340,12 @@ def test_the_usual_entry_takes_precedence(tmp_path: Path, state: State) -> None:
     assert_same(read_checkpoint(path), state)
 
 
+def test_a_part_of_a_sharded_checkpoint_is_named(tmp_path: Path, state: State) -> None:
+    part = saved(tmp_path, state).rename(tmp_path / "pytorch_model-00002-of-00003.bin")
+    assert "is part 2 of 3 of a sharded checkpoint" in one_line_error(lambda: read_checkpoint(part))
+    assert_same(read_checkpoint(part.rename(tmp_path / "pytorch_model-00001-of-00001.bin")), state)
+
+
 def test_two_weights_of_one_name(tmp_path: Path, state: State) -> None:
     path = saved(tmp_path, {**state, "module.head.bias": torch.ones(10)})
     assert "two different weights called 'head.bias'" in one_line_error(lambda: read_checkpoint(path))
