@@ -38,7 +38,7 @@ from autospike.cli_options import (
 )
 from autospike.errors import Interrupted, UserError, one_line
 from autospike.process import interruptible, prepare_process, world_size
-from autospike.space.limits import MAX_EMBED_DIM, MAX_TIME_STEPS
+from autospike.space.limits import MAX_EMBED_DIM, MAX_LEVELS, MAX_TIME_STEPS
 
 STARTED = time.monotonic()  # before torch is imported
 
@@ -543,6 +543,9 @@ def import_checkpoint(
     time_steps: Annotated[
         int | None, typer.Option(min=1, max=MAX_TIME_STEPS, help="T. Default: as published: 4, for events 8 or 16.")
     ] = None,
+    levels: Annotated[
+        int | None, typer.Option(min=2, max=MAX_LEVELS, help="Largest output of the neurons of an E-SpikeFormer. Default: 4.")
+    ] = None,
     image_size: Annotated[
         int | None, typer.Option(min=1, max=4096, help="Height and width of the images. Default: as published.")
     ] = None,
@@ -551,13 +554,14 @@ def import_checkpoint(
         typer.Option(help="Average of the weights, or the raw ones. Default: the average if the checkpoint has one, as in timm."),
     ] = None,
 ) -> None:
-    """Convert a checkpoint of Spikformer, Spike-driven Transformer, Meta-SpikeFormer or QKFormer to a timm model."""
+    """Convert a checkpoint of a published network (docs/models.md) to a timm model."""
     from autospike.commands.import_checkpoint import ImportOptions, import_checkpoint
 
     options = ImportOptions(
         num_heads=num_heads,
         stride=stride,
         time_steps=time_steps,
+        levels=levels,
         image_size=image_size,
         weights=weights.value if weights else None,
     )

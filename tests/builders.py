@@ -246,7 +246,11 @@ def is_unvisited(path: str, value: Any) -> bool:
         return True
     if (name, value) == ("exit_margin", 1):
         return True
-    return name in ("leak", "normalised") or (name == "levels" and value in (1, None)) or (name == "kind" and value == "family")
+    return (
+        name in ("leak", "normalised", "integrates", "layer_scale", "conv_bias", "mean_head")
+        or (name == "levels" and value in (1, None))
+        or (name == "kind" and value == "family")
+    )
 
 
 def one_line_error(call: Callable[[], object]) -> str:
@@ -270,13 +274,14 @@ def blocks(embed_dim: int, shortcut: str) -> st.SearchStrategy[Block]:
     divisors = st.sampled_from([n for n in range(1, embed_dim + 1) if embed_dim % n == 0])
 
     def of_mixer(token_mixer: str) -> st.SearchStrategy[Block]:
-        synapses = dict.fromkeys(READS[token_mixer] and ("qkv", "projection"), st.sampled_from(["linear", "repconv"]))
+        synapses = dict.fromkeys(READS[token_mixer] and ("qkv", "projection"), st.sampled_from(["linear", "repconv", "replinear"]))
         heads = {"num_heads": divisors} if token_mixer in WITH_HEADS else {}
         return st.builds(
             Block,
             token_mixer=st.just(token_mixer),
             channel_mixer=st.sampled_from(["mlp", "conv"]),
             mlp_ratio=st.floats(0.5 if embed_dim > 1 else 1, 8),
+            layer_scale=st.booleans() if shortcut == "membrane" else st.just(False),
             neuron=neurons,
             groups=st.builds(NeuronGroups, **dict.fromkeys(sorted(groups_of(token_mixer, shortcut)), overrides)),
             **synapses,
@@ -308,6 +313,8 @@ def architectures(draw: st.DrawFn) -> Architecture:
         attention_scale=draw(st.sampled_from([0.125, 0.25, 1])),
         compact_embedding=draw(st.booleans()) and family == "qkformer",
         distilled=draw(st.booleans()),
+        conv_bias=draw(st.booleans()),
+        mean_head=draw(st.booleans()) and shortcut == "membrane",
         stages=tuple(stages),
     )
 

@@ -138,6 +138,43 @@ WRITTEN: dict[str, dict[str, Any]] = {
             },
         ],
     },
+    "e_spikeformer large": {
+        "family": "e_spikeformer",
+        "shortcut": "membrane",
+        "time_steps": [1, 2],
+        "distilled": True,
+        "conv_bias": True,
+        "mean_head": True,
+        "stages": [
+            {
+                "embed_dim": [8, 16],
+                "embedding": {"stride": 2},
+                "depth": [1, 2],
+                "block": {
+                    "token_mixer": "none",
+                    "channel_mixer": ["conv", "replinear"],
+                    "mlp_ratio": [1, 2],
+                    "neuron": {"levels": [2, 4], "integrates": False},
+                },
+            },
+            {
+                "embed_dim": [8, 16],
+                "embedding": {"stride": 2, "neuron": {"levels": [1, 4]}},
+                "depth": [1, 2],
+                "block": {
+                    "token_mixer": ["sdsa_3", "none"],
+                    "channel_mixer": ["mlp", "replinear"],
+                    "qkv": ["replinear", "linear"],
+                    "projection": ["repconv", "replinear"],
+                    "num_heads": [1, 2],
+                    "mlp_ratio": 1,
+                    "layer_scale": True,
+                    "neuron": {"levels": 4, "normalised": True},
+                },
+            },
+            {"embed_dim": [8, 16], "depth": 0},
+        ],
+    },
     "max_former": {
         "family": "max_former",
         "shortcut": "membrane",
@@ -188,7 +225,7 @@ def make_evaluator(name: str, *, cache: ByteBudgetCache | None = None) -> TrieEv
         torch.manual_seed(1)
         supernet = Supernet(SearchSpace.from_dict(WRITTEN[name]), num_classes=10, in_chans=channels)
     for parameter, tensor in supernet.named_parameters():
-        if parameter.endswith("bn.bias"):
+        if parameter.endswith(("bn.bias", "layer_scale")):
             torch.nn.init.constant_(tensor, 0.3)
     calibration, search = batches("train", CALIBRATION, cache), batches("search", SEARCH, cache)
     return TrieEvaluator(supernet=supernet, calibration=calibration, search=search, cache=cache)

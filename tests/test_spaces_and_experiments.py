@@ -47,6 +47,7 @@ PUBLISHED_MEMBERS = {
     "qkformer_cifar": "qkformer_cifar_4_384",
     "qkformer_events": "qkformer_cifar10dvs",
     "e_spikeformer_imagenet": "e_spikeformer_s",
+    "e_spikeformer_events": "e_spikeformer_hardvs",
     "max_former_imagenet": "max_former_10_384",
     "max_former_cifar": "max_former_cifar10",
     "max_former_events": "max_former_cifar10dvs",

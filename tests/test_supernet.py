@@ -139,6 +139,39 @@ E_SPIKEFORMER = {
         },
     ],
 }
+# The large forms of E-SpikeFormer, with a stage that is an embedding alone.
+E_SPIKEFORMER_LARGE = {
+    "family": "e_spikeformer",
+    "time_steps": [1, 2],
+    "shortcut": "membrane",
+    "distilled": True,
+    "conv_bias": True,
+    "mean_head": True,
+    "stages": [
+        {
+            "embed_dim": [16, 24],
+            "embedding": {"stride": 2},
+            "depth": 1,
+            "block": {"token_mixer": "none", "channel_mixer": ["conv", "replinear"], "mlp_ratio": [1, 2], "neuron": NEURON_LEVELS},
+        },
+        {
+            "embed_dim": [16, 24],
+            "embedding": {"stride": 2, "neuron": NEURON_LEVELS},
+            "depth": [2, 3],
+            "block": {
+                "token_mixer": ["sdsa_3", "none"],
+                "channel_mixer": ["mlp", "replinear"],
+                "qkv": ["replinear", "linear"],
+                "projection": ["linear", "replinear"],
+                "num_heads": 2,
+                "mlp_ratio": 1,
+                "layer_scale": True,
+                "neuron": {**NEURON_LEVELS, "integrates": False, "tau": 2.0},
+            },
+        },
+        {"embed_dim": [16, 24], "depth": 0},
+    ],
+}
 # Mixers and embeddings of Max-Former.
 MAX_FORMER = {
     "family": "max_former",
@@ -172,6 +205,7 @@ FREE_SPACES: dict[str, dict[str, Any]] = {
     **{f"{family}, neuron groups": all_groups(family) for family in FAMILIES},
     "integer neurons": LEVELS,
     "e_spikeformer": E_SPIKEFORMER,
+    "e_spikeformer large": E_SPIKEFORMER_LARGE,
     "max_former": MAX_FORMER,
 }
 
@@ -315,7 +349,7 @@ def changes(name: str) -> Iterator[Change]:
                     yield Change(found.path, value, start, changed, before, observe(spiking_supernet(name), changed))
 
 
-@pytest.mark.parametrize("name", slow_except(["spikformer", "spike_driven", "e_spikeformer"], FREE_SPACES))
+@pytest.mark.parametrize("name", slow_except(["spikformer", "spike_driven", "e_spikeformer", "e_spikeformer large"], FREE_SPACES))
 class TestContract:
     """Requirements of a supernet that every family fulfils."""
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -37,6 +38,15 @@ ARCHITECTURES = {
             Block(token_mixer="e_sdsa", num_heads=2, mlp_ratio=2, neuron=INTEGERS),
         ],
     ),
+    "e_spikeformer, large": (
+        "membrane",
+        [
+            Block(token_mixer="none", channel_mixer="replinear", neuron=INTEGERS),
+            Block(
+                num_heads=2, qkv="replinear", projection="replinear", layer_scale=True, neuron=replace(INTEGERS, integrates=False)
+            ),
+        ],
+    ),
     "max_former": ("membrane", [block("dwc_3"), Block(num_heads=2, channel_mixer="mlp_residual", neuron=NEURON)]),
 }
 
@@ -44,7 +54,15 @@ ARCHITECTURES = {
 def architecture_of(name: str) -> Architecture:
     shortcut, blocks = ARCHITECTURES[name]
     stage = Stage(embed_dim=16, embedding=Embedding(stride=2), blocks=tuple(blocks))
-    return Architecture(family=name.partition(",")[0], shortcut=shortcut, time_steps=3, stages=(stage,))  # type: ignore[arg-type]
+    large = name == "e_spikeformer, large"
+    return Architecture(
+        family=name.partition(",")[0],
+        shortcut=shortcut,  # type: ignore[arg-type]
+        time_steps=3,
+        distilled=large,
+        mean_head=large,
+        stages=(stage,),
+    )
 
 
 def images(count: int = 6) -> Tensor:

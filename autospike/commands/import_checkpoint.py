@@ -32,6 +32,7 @@ class ImportOptions:
         stride: Total stride of a one-stage network.
         time_steps: T.
         image_size: Height and width in pixels.
+        levels: Largest output of the neurons of an E-SpikeFormer.
         weights: "ema" for the average of the weights, "raw" for the others; None for the average if there is one.
     """
 
@@ -39,6 +40,7 @@ class ImportOptions:
     stride: int | None
     time_steps: int | None
     image_size: int | None
+    levels: int | None = None
     weights: Weights | None = None
 
 
@@ -58,7 +60,11 @@ def import_checkpoint(checkpoint: Path, out: Path, options: ImportOptions) -> No
         raise UserError(f"{out}: holds something other than an imported model; choose another --out")
     read = open_checkpoint(checkpoint, options.weights)
     model, architecture = load_reference(
-        read.state_dict, num_heads=options.num_heads, stride=options.stride, time_steps=options.time_steps
+        read.state_dict,
+        num_heads=options.num_heads,
+        stride=options.stride,
+        time_steps=options.time_steps,
+        levels=options.levels,
     )
     channels = int(next(iter(model.parameters())).shape[1])
     protocol = evaluation_protocol(architecture, channels=channels, num_classes=model.num_classes, image_size=options.image_size)

@@ -12,9 +12,9 @@ one `OperationAccumulator` for each operation, with these accumulations:
 
 Layers of a detector read regions, of which images have different numbers. Their counts are those of all regions of an image.
 
-Neurons are free, also those that a layer runs itself. RepConv and SepConv train as several linear layers and may run fused as one.
-They are counted in both forms, and an energy convention chooses one. In the separate form only the first layer reads spikes and the
-others multiply; in the fused form the one dense kernel reads spikes.
+Neurons are free, also those that a layer runs itself. RepConv, RepLinear and SepConv train as several linear layers and may run
+fused as one. They are counted in both forms, and an energy convention chooses one. In the separate form only the first layer reads
+spikes and the others multiply; in the fused form the one dense kernel reads spikes.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ from autospike.energy.counts import Form
 from autospike.models.contract import MeanHead, SpikingHead
 from autospike.nn.attention import Gate, SumOfSpikes
 from autospike.nn.attention_product import AttentionProduct, Heads
-from autospike.nn.layers import ConvNorm, LinearNorm, RepConv, SeparableConvNorm
+from autospike.nn.layers import ConvNorm, LinearNorm, RepConv, RepLinear, SeparableConvNorm
 from autospike.nn.regions import RegionConv, RegionLinear, RegionUpsampling
 
 # Arguments of layers that cause no counted operations: the neurons after a layer, the stream that their spikes are added to, and
@@ -82,6 +82,16 @@ def _repconv(name: str, inputs: InputStatisticsCache, module: RepConv, x: Tensor
         OperationAccumulator(layer=f"{name}.depthwise", macs=elements * 9, time_steps=len(x), form="separate"),
         OperationAccumulator(layer=f"{name}.last", macs=elements * channels, time_steps=len(x), form="separate"),
         _weighted(f"{name}.fused", inputs, x, reached * channels, macs=elements * channels * 9, form="fused"),
+    ]
+
+
+def _replinear(name: str, inputs: InputStatisticsCache, module: RepLinear, x: Tensor) -> list[OperationAccumulator]:
+    """Rule of two linear layers, of which the second reads real values; fused they are one. `x` `[T, B, H, W, C]`."""
+    hidden, channels, positions = module.first.out_features, module.last.out_features, math.prod(x.shape[2:4])
+    return [
+        _weighted(f"{name}.first", inputs, x, hidden, form="separate"),
+        OperationAccumulator(layer=f"{name}.last", macs=positions * hidden * channels, time_steps=len(x), form="separate"),
+        _weighted(f"{name}.fused", inputs, x, channels, form="fused"),
     ]
 
 
@@ -205,6 +215,7 @@ LAYER_RULES: dict[type[nn.Module], LayerRule] = {
     ConvNorm: _conv,
     SeparableConvNorm: _separable,
     RepConv: _repconv,
+    RepLinear: _replinear,
     AttentionProduct: _attention,
     SumOfSpikes: _sum,
     Gate: _gate,

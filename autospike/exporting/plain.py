@@ -24,9 +24,10 @@ from autospike.exporting import plain_layers as plain
 from autospike.exporting.variants import Variant
 from autospike.models.contract import SpikingModel, initial_stream
 from autospike.nn.attention_product import AttentionProduct, Heads
-from autospike.nn.layers import ConvNorm, LinearNorm, RepConv, SeparableConvNorm
+from autospike.nn.layers import ConvNorm, LinearNorm, RepConv, RepLinear, SeparableConvNorm
 from autospike.nn.max_pool import TimewiseMaxPool
-from autospike.nn.neuron import LIF
+from autospike.nn.neuron import LIF, ONE_STEP
+from autospike.nn.norm import ScaledNorm
 from autospike.tensors import write_tensors
 
 Neurons = Literal["plain", "spikingjelly"]
@@ -40,11 +41,19 @@ SPIKINGJELLY_LIF = '''class LIF(neuron.LIFNode):
 '''
 
 SPIKINGJELLY_INTEGER_LIF = '''class IntegerLIF(neuron.ILIFNode):
-    """spikingjelly's integer neurons over all time steps. Without a leak, tau is the largest number."""
+    """spikingjelly's integer neurons over all time steps. Without a leak, tau is the largest number.
+
+    With tau 1 they do not integrate: spikingjelly computes all time steps as one batch.
+    """
 
     def __init__(self, v_threshold: float, levels: int, tau: float | None) -> None:
-        super().__init__(tau=torch.finfo(torch.float32).max if tau is None else tau, v_threshold=v_threshold,
+        super().__init__(tau=torch.finfo(torch.float32).max if tau in (None, 1.0) else tau, v_threshold=v_threshold,
                          surrogate_function=surrogate.MultiLevelSpikeCount(levels), detach_reset=True, step_mode="m")
+        self.integrates = tau != 1.0
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Compute the integers of `x`, the input current."""
+        return super().forward(x) if self.integrates else super().forward(x.flatten(0, 1)[None])[0].unflatten(0, x.shape[:2])
 '''
 
 
@@ -78,7 +87,8 @@ def layer_source(module: nn.Module) -> tuple[str, dict[str, str]]:
 @layer_source.register
 def _(module: LIF) -> tuple[str, dict[str, str]]:
     if module.neuron.levels > 1:
-        tau = module.neuron.tau if module.neuron.leak else None
+        neuron = module.neuron
+        tau = ONE_STEP if not neuron.integrates else neuron.tau if neuron.leak else None
         return f"IntegerLIF(v_threshold={module.neuron.v_threshold!r}, levels={module.neuron.levels}, tau={tau!r})", {}
     if not module.is_binary_lif:
         raise Unsupported(
@@ -125,6 +135,22 @@ def _(module: SeparableConvNorm) -> tuple[str, dict[str, str]]:
 @layer_source.register
 def _(module: RepConv) -> tuple[str, dict[str, str]]:
     return f"RepConv({module.first.in_features})", {name: name for name in module.state_dict()}
+
+
+@layer_source.register
+def _(module: RepLinear) -> tuple[str, dict[str, str]]:
+    layers = ["first", "first_bn", "last", *(["last_bn"] if module.last_bn is not None else []), "bn"]
+    hidden, channels = module.first.out_features, module.last.out_features
+    sources = {
+        "first": f"nn.Linear({channels}, {hidden}, bias=False)",
+        "first_bn": f"BatchNorm({hidden})",
+        "last": f"nn.Linear({hidden}, {channels}, bias=False)",
+        **dict.fromkeys(("last_bn", "bn"), f"BatchNorm({channels})"),
+    }
+    names: dict[str, str] = {}
+    for i, layer in enumerate(layers):
+        names |= {f"{layer}.weight": f"{i}.weight"} if layer in ("first", "last") else _norm_names(f"{layer}.", f"{i}.")
+    return f"nn.Sequential({', '.join(sources[layer] for layer in layers)})", names
 
 
 @layer_source.register
@@ -320,13 +346,21 @@ def _plain_parts() -> list[Any]:
 def _tensors(variant: Variant, renamed: dict[str, str]) -> dict[str, Tensor]:
     """The weights by their names in the file, with the integers and scales of those in 8 bits.
 
-    A layer behind normalised integer neurons has its factor (`Neuron.output_scale`) in its weight or the scale of its weight.
+    A layer behind normalised integer neurons has its factor (`Neuron.output_scale`) in its weight or the scale of its weight; a
+    normalisation with a layer scale has it in weight and bias.
     """
     tensors = {}
-    factors = {f"{name}.weight": getattr(module, "input_scale", 1.0) for name, module in variant.model.named_modules()}
+    factors: dict[str, Any] = {}
+    for name, module in variant.model.named_modules():
+        if isinstance(module, ScaledNorm):
+            factors |= dict.fromkeys((f"{name}.weight", f"{name}.bias"), module.layer_scale.detach())
+        else:
+            factors[f"{name}.weight"] = getattr(module, "input_scale", 1.0)
     for old, values in variant.model.state_dict().items():
+        if old.endswith(".layer_scale"):
+            continue
         new, int8, factor = renamed[old], variant.int8.get(old), factors.get(old, 1.0)
-        tensors[new] = (values if factor == 1 else values * factor) if int8 is None else int8.integers
+        tensors[new] = (values if isinstance(factor, float) and factor == 1 else values * factor) if int8 is None else int8.integers
         if int8 is not None:
             tensors[f"{new}.scale"] = int8.scale * factor
     return tensors

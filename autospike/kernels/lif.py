@@ -111,7 +111,7 @@ def lif(
     y = y if affine is None else normalise(y, affine)
     eager_cuda = y.is_cuda and type(y) in PLAIN_TYPES and not (torch.compiler.is_compiling() or is_observed())
     current = y.expand(steps, *y.shape[1:])
-    if eager_cuda and neuron.levels == 1 and potential is None:
+    if eager_cuda and neuron.levels == 1 and neuron.tau > 1 and potential is None:
         spikes = _lif_spikingjelly(current, neuron)
     else:
         spikes = _lif_composite(current, neuron, potential)

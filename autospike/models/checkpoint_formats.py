@@ -6,106 +6,39 @@ talking heads) are not imported; see `CheckpointFormat.unused`.
 
 from __future__ import annotations
 
-import re
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
-from functools import partial
+from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
-from torch import Tensor
-
+from autospike.models.checkpoint_format import (
+    HEAD,
+    CheckpointFormat,
+    NameRules,
+    StateDict,
+    count,
+    downsampling_rules,
+    in_chans,
+    refuse_stride,
+    size,
+    width_ratio,
+)
+from autospike.models.e_spikeformer_checkpoints import E_SPIKEFORMER_FORMATS
 from autospike.space.architecture import Architecture, Embedding, Stage
-from autospike.space.block import Block, Neuron
+from autospike.space.block import Block
 from autospike.space.families import EmbeddingKind
 from autospike.space.mixers import DEPTHWISE
-
-StateDict = Mapping[str, Tensor]
-# A template of `re.Match.expand`, or a function of the match.
-Template = str | Callable[[re.Match[str]], str]
-# A pattern of names in our model, and templates of the names in the published code.
-NameRules = tuple[tuple[str, tuple[Template, ...]], ...]
-
-
-@dataclass(frozen=True, kw_only=True)
-class CheckpointFormat:
-    """The checkpoint format of one family's published code.
-
-    Attributes:
-        name: The name of the network.
-        signature: Pattern of keys by which the format is recognised: no later format of `FORMATS` has such a key.
-        name_rules: Patterns of our parameter names without their last part (`weight`, `running_mean`, ...), each with templates of
-            the published names. Of several templates, the one whose key exists is used.
-        unused: Pattern of keys that the published code never uses.
-        architecture: Returns the architecture of a state dict. It is called with the state dict, `num_heads` and `stride`, of which
-            the last two are None for the published value. It raises a KeyError for a missing key, and a ValueError if a shape or an
-            argument does not fit.
-    """
-
-    name: str
-    signature: str
-    name_rules: NameRules
-    unused: str
-    architecture: Callable[[StateDict, int | None, int | None], Architecture]
-
-
-def _size(state: StateDict, key: str, dim: int) -> int:
-    """The size of a tensor along a dimension.
-
-    Raises:
-        KeyError: The tensor does not exist.
-        ValueError: It has too few dimensions.
-    """
-    tensor = state[key]
-    if tensor.dim() <= dim:
-        raise ValueError(f"key {key!r} has shape {tuple(tensor.shape)}: too few dimensions")
-    return tensor.shape[dim]
-
-
-def in_chans(state: StateDict) -> int:
-    """Return the number of image channels of a network.
-
-    Args:
-        state: Its state dict.
-
-    Raises:
-        KeyError: The weight of the first convolution is missing.
-        ValueError: It has too few dimensions.
-    """
-    stems = ("patch_embed", "patch_embed1", "downsample1_1")
-    embedding = next((stem for stem in stems if any(key.startswith(f"{stem}.") for key in state)), stems[0])
-    if f"{embedding}.embed4.embed_conv.weight" in state:  # Max-Former, ImageNet form
-        return _size(state, f"{embedding}.embed1.embed_conv.weight", 1)
-    first = "encode_conv" if embedding == "downsample1_1" else "proj_conv"
-    return _size(state, f"{embedding}.{first}.weight", 1)
-
-
-def _count(state: StateDict, prefix: str) -> int:
-    """The number of blocks under a prefix.
-
-    Raises:
-        KeyError: There are none, or one is missing before the last one.
-    """
-    found = {int(m[1]) for key in state if (m := re.match(rf"{re.escape(prefix)}\.(\d{{1,6}})\.", key))}
-    missing = next(i for i in range(len(found) + 1) if i not in found)
-    if not found or missing < len(found):
-        raise KeyError(f"{prefix}.{missing}")
-    return len(found)
-
-
-def _ratio(state: StateDict, key: str) -> float:
-    """The ratio of output to input width of a weight: the MLP ratio, for the first of its two layers."""
-    return _size(state, key, 0) / _size(state, key, 1)
 
 
 def _spikformer(state: StateDict, num_heads: int | None, stride: int | None) -> Architecture:
     """The architecture of a Spikformer (ImageNet, CIFAR or event form)."""
     cifar = "block.0.attn.q_linear.weight" in state
     events = in_chans(state) == 2
-    width = _size(state, "patch_embed.rpe_bn.weight", 0)
+    width = size(state, "patch_embed.rpe_bn.weight", 0)
     heads = max(1, width // (32 if cifar else 16 if events else 64)) if num_heads is None else num_heads
     layer = "linear" if cifar else "conv"
     blocks = tuple(
-        Block(num_heads=heads, mlp_ratio=_ratio(state, f"block.{i}.mlp.fc1_{layer}.weight")) for i in range(_count(state, "block"))
+        Block(num_heads=heads, mlp_ratio=width_ratio(state, f"block.{i}.mlp.fc1_{layer}.weight"))
+        for i in range(count(state, "block"))
     )
     stage = Stage(embed_dim=width, embedding=Embedding(stride=(4 if cifar else 16) if stride is None else stride), blocks=blocks)
     bias = f"block.0.attn.q_{layer}.bias" in state
@@ -115,16 +48,18 @@ def _spikformer(state: StateDict, num_heads: int | None, stride: int | None) -> 
 
 def _spike_driven(state: StateDict, num_heads: int | None, stride: int | None) -> Architecture:
     """The architecture of a Spike-driven Transformer."""
-    if any(_ratio(state, f"block.{i}.mlp.fc1_conv.weight") == 1 for i in range(_count(state, "block"))):
+    if any(width_ratio(state, f"block.{i}.mlp.fc1_conv.weight") == 1 for i in range(count(state, "block"))):
         raise ValueError("mlp_ratio 1: the published code adds a shortcut inside the MLP then, which is not supported")
     events = in_chans(state) == 2
-    width = _size(state, "patch_embed.rpe_bn.weight", 0)
+    width = size(state, "patch_embed.rpe_bn.weight", 0)
     talking_heads = "block.0.attn.talking_heads.weight"
-    heads = (_size(state, talking_heads, 0) if talking_heads in state else 8) if num_heads is None else num_heads
+    heads = (size(state, talking_heads, 0) if talking_heads in state else 8) if num_heads is None else num_heads
     if num_heads is not None and not events:
         raise ValueError("num_heads has no effect in the image form of this network; omit it")
     mixer = Block(token_mixer="sdsa_1_dilated", num_heads=heads) if events else Block(token_mixer="sdsa_1")
-    blocks = tuple(replace(mixer, mlp_ratio=_ratio(state, f"block.{i}.mlp.fc1_conv.weight")) for i in range(_count(state, "block")))
+    blocks = tuple(
+        replace(mixer, mlp_ratio=width_ratio(state, f"block.{i}.mlp.fc1_conv.weight")) for i in range(count(state, "block"))
+    )
     published_stride = 8 if events else 16 if len(state["head.weight"]) == 1000 else 4
     stage = Stage(embed_dim=width, embedding=Embedding(stride=published_stride if stride is None else stride), blocks=blocks)
     return Architecture(family="spike_driven", shortcut="membrane", time_steps=16 if events else 4, stages=(stage,))
@@ -132,15 +67,15 @@ def _spike_driven(state: StateDict, num_heads: int | None, stride: int | None) -
 
 def _meta_spikeformer(state: StateDict, num_heads: int | None, stride: int | None) -> Architecture:
     """The architecture of a Meta-SpikeFormer."""
-    _refuse_stride(stride)
+    refuse_stride(stride)
 
     def convolutional(name: str) -> Block:
-        return Block(token_mixer="sepconv", channel_mixer="conv", mlp_ratio=_ratio(state, f"{name}.0.conv1.weight"))
+        return Block(token_mixer="sepconv", channel_mixer="conv", mlp_ratio=width_ratio(state, f"{name}.0.conv1.weight"))
 
     def transformer(name: str) -> tuple[Block, ...]:
         block = Block(num_heads=8 if num_heads is None else num_heads, qkv="repconv", projection="repconv")
-        depth = _count(state, name)
-        return tuple(replace(block, mlp_ratio=_ratio(state, f"{name}.{i}.mlp.fc1_conv.weight")) for i in range(depth))
+        depth = count(state, name)
+        return tuple(replace(block, mlp_ratio=width_ratio(state, f"{name}.{i}.mlp.fc1_conv.weight")) for i in range(depth))
 
     conv_blocks = tuple(
         tuple(map(convolutional, names)) for names in (("ConvBlock1_1",), ("ConvBlock1_2",), ("ConvBlock2_1", "ConvBlock2_2"))
@@ -148,56 +83,25 @@ def _meta_spikeformer(state: StateDict, num_heads: int | None, stride: int | Non
     blocks = (*conv_blocks, transformer("block3"), transformer("block4"))
     embeddings = ("downsample1_1", "downsample1_2", "downsample2", "downsample3", "downsample4")
     stages = tuple(
-        Stage(embed_dim=_size(state, f"{name}.encode_bn.weight", 0), embedding=Embedding(stride=stage_stride), blocks=inside)
+        Stage(embed_dim=size(state, f"{name}.encode_bn.weight", 0), embedding=Embedding(stride=stage_stride), blocks=inside)
         for name, stage_stride, inside in zip(embeddings, (2, 2, 2, 2, 1), blocks, strict=True)
     )
     distilled, steps = "head_kd.weight" in state, 8 if in_chans(state) == 2 else 4
     return Architecture(family="meta_spikeformer", shortcut="membrane", time_steps=steps, distilled=distilled, stages=stages)
 
 
-def _e_spikeformer(state: StateDict, num_heads: int | None, stride: int | None) -> Architecture:
-    """The architecture of an E-SpikeFormer (base form)."""
-    _refuse_stride(stride)
-    neuron, heads = Neuron(levels=4, normalised=True), 8 if num_heads is None else num_heads
-
-    def convolutional(name: str) -> Block:
-        ratio = _ratio(state, f"{name}.0.conv1.weight")
-        return Block(token_mixer="spiking_sepconv_7", channel_mixer="conv", mlp_ratio=ratio, neuron=neuron)
-
-    def transformer(name: str) -> tuple[Block, ...]:
-        separable = Block(token_mixer="spiking_sepconv_3", channel_mixer="none", neuron=neuron)
-        attention = Block(token_mixer="e_sdsa", num_heads=heads, neuron=neuron)
-        ratios = (_ratio(state, f"{name}.{i}.mlp.fc1_conv.weight") for i in range(_count(state, name)))
-        return tuple(block for ratio in ratios for block in (separable, replace(attention, mlp_ratio=ratio)))
-
-    conv_blocks = tuple(
-        tuple(map(convolutional, names)) for names in (("ConvBlock1_1",), ("ConvBlock1_2",), ("ConvBlock2_1", "ConvBlock2_2"))
-    )
-    blocks = (*conv_blocks, transformer("block3"), transformer("block4"))
-    embeddings = ("downsample1_1", "downsample1_2", "downsample2", "downsample3", "downsample4")
-    stages = tuple(
-        Stage(
-            embed_dim=_size(state, f"{name}.encode_bn.weight", 0),
-            embedding=Embedding(stride=stage_stride, neuron=neuron if i else Neuron()),
-            blocks=inside,
-        )
-        for i, (name, stage_stride, inside) in enumerate(zip(embeddings, (2, 2, 2, 2, 1), blocks, strict=True))
-    )
-    return Architecture(family="e_spikeformer", shortcut="membrane", time_steps=1, stages=stages)
-
-
 def _max_former(state: StateDict, num_heads: int | None, stride: int | None) -> Architecture:
     """The architecture of a Max-Former (ImageNet, CIFAR or event form)."""
-    _refuse_stride(stride)
+    refuse_stride(stride)
     events, imagenet = "patch_embed1.max_embed3.embed_conv.weight" in state, "patch_embed1.embed4.embed_conv.weight" in state
-    width = _size(state, "head.weight", 1)
+    width = size(state, "head.weight", 1)
     published_heads = 16 if events else max(1, width // 64) if imagenet else 8
     heads = published_heads if num_heads is None else num_heads
     stages = []
     for i, stage_stride in enumerate((8, 2) if events else (4, 2, 2) if imagenet else (1, 2, 2), start=1):
-        blocks = tuple(_max_former_block(state, f"stage{i}.{j}", heads) for j in range(_count(state, f"stage{i}")))
+        blocks = tuple(_max_former_block(state, f"stage{i}.{j}", heads) for j in range(count(state, f"stage{i}")))
         residual = "embed1" if events and i == 1 else "embed4" if imagenet and i == 1 else "embed2" if i == 1 else "max_embed2"
-        embed_dim = _size(state, f"patch_embed{i}.{residual}.embed_bn.weight", 0)
+        embed_dim = size(state, f"patch_embed{i}.{residual}.embed_bn.weight", 0)
         kind: EmbeddingKind = "embed_max_plus" if events and i == 1 else "family"
         stages.append(Stage(embed_dim=embed_dim, embedding=Embedding(stride=stage_stride, kind=kind), blocks=blocks))
     compact, steps = not (events or imagenet), 16 if events else 4
@@ -205,12 +109,12 @@ def _max_former(state: StateDict, num_heads: int | None, stride: int | None) -> 
 
 
 def _max_former_block(state: StateDict, name: str, heads: int) -> Block:
-    ratio = _ratio(state, f"{name}.mlp.fc1_conv.weight")
+    ratio = width_ratio(state, f"{name}.mlp.fc1_conv.weight")
     block = Block(channel_mixer="mlp_residual") if ratio == 1 else Block(mlp_ratio=ratio)
     if f"{name}.attn.q_conv.weight" in state:
         return replace(block, num_heads=heads)
     kernel = next((key for key in (f"{name}.mixer.conv.weight", f"{name}.mixer.conv5.weight") if key in state), None)
-    mixer: Any = "none" if kernel is None else f"dwc_{_size(state, kernel, 2)}"
+    mixer: Any = "none" if kernel is None else f"dwc_{size(state, kernel, 2)}"
     if mixer not in ("none", *DEPTHWISE):
         raise ValueError(f"key {kernel!r} has shape {tuple(state[str(kernel)].shape)}: kernels of 3, 5 or 7 are supported")
     return replace(block, token_mixer=mixer, num_heads=None, qkv=None, projection=None)
@@ -218,41 +122,36 @@ def _max_former_block(state: StateDict, name: str, heads: int) -> Block:
 
 def _qkformer_events(state: StateDict, num_heads: int | None, stride: int | None) -> Architecture:
     """The architecture of the event form of QKFormer."""
-    _refuse_stride(stride)
+    refuse_stride(stride)
     heads, stages = 16 if num_heads is None else num_heads, []
     for i in (1, 2):
-        blocks = tuple(_qkformer_block(state, f"stage{i}.{j}", heads) for j in range(_count(state, f"stage{i}")))
+        blocks = tuple(_qkformer_block(state, f"stage{i}.{j}", heads) for j in range(count(state, f"stage{i}")))
         embedding = Embedding(stride=8, kind="embed_max_plus") if i == 1 else Embedding(stride=2)
-        width = _size(state, f"patch_embed{i}.proj_res_bn.weight", 0)
+        width = size(state, f"patch_embed{i}.proj_res_bn.weight", 0)
         stages.append(Stage(embed_dim=width, embedding=embedding, blocks=blocks))
     return Architecture(family="qkformer", compact_embedding=True, time_steps=16, stages=tuple(stages))
 
 
 def _qkformer(state: StateDict, num_heads: int | None, stride: int | None) -> Architecture:
     """The architecture of a QKFormer (ImageNet or CIFAR form)."""
-    _refuse_stride(stride)
+    refuse_stride(stride)
     compact = "patch_embed1.proj2_conv.weight" not in state
-    published_heads = 8 if compact else max(1, _size(state, "head.weight", 1) // 64)
+    published_heads = 8 if compact else max(1, size(state, "head.weight", 1) // 64)
     heads = published_heads if num_heads is None else num_heads
     stages = []
     for i, stage_stride in enumerate((1, 2, 2) if compact else (4, 2, 2), start=1):
-        blocks = tuple(_qkformer_block(state, f"stage{i}.{j}", heads) for j in range(_count(state, f"stage{i}")))
-        width = _size(state, f"patch_embed{i}.proj_res_bn.weight", 0)
+        blocks = tuple(_qkformer_block(state, f"stage{i}.{j}", heads) for j in range(count(state, f"stage{i}")))
+        width = size(state, f"patch_embed{i}.proj_res_bn.weight", 0)
         stages.append(Stage(embed_dim=width, embedding=Embedding(stride=stage_stride), blocks=blocks))
     return Architecture(family="qkformer", compact_embedding=compact, stages=tuple(stages))
 
 
 def _qkformer_block(state: StateDict, name: str, heads: int) -> Block:
     layer = "mlp1_conv" if f"{name}.mlp.mlp1_conv.weight" in state else "fc1_conv"
-    ratio = _ratio(state, f"{name}.mlp.{layer}.weight")
+    ratio = width_ratio(state, f"{name}.mlp.{layer}.weight")
     if f"{name}.tssa.q_conv.weight" in state:
         return Block(token_mixer="token_qk", num_heads=heads, mlp_ratio=ratio)
     return Block(num_heads=heads, mlp_ratio=ratio)
-
-
-def _refuse_stride(stride: int | None) -> None:
-    if stride is not None:
-        raise ValueError(f"stride can be given for the one-stage families only, got {stride}; omit it")
 
 
 _ONE_STAGE_EMBEDDING: NameRules = (
@@ -285,14 +184,6 @@ def _block(stage: int, theirs: str, attentions: tuple[str, ...] = ("attn",)) -> 
     )
 
 
-_HEAD: NameRules = ((r"head", (r"head",)),)
-
-
-def _meta_embedding(stage: int, theirs: str) -> NameRules:
-    """Rules for the embedding of a stage of Meta-SpikeFormer."""
-    return ((rf"stages\.{stage}\.embedding\.conv\.(?P<part>conv|bn)", (rf"{theirs}.encode_\g<part>",)),)
-
-
 def _meta_convolutional(stage: int, block: int, theirs: str) -> NameRules:
     """Rules for a convolutional block of Meta-SpikeFormer."""
     ours = rf"stages\.{stage}\.blocks\.{block}"
@@ -323,49 +214,6 @@ def _meta_transformer(stage: int, theirs: str) -> NameRules:
         for part, their_part in parts.items()
     )
     return (*repconv, *_block(stage, theirs))
-
-
-def _e_convolutional(stage: int, block: int, theirs: str) -> NameRules:
-    """Rules for a convolutional block of E-SpikeFormer."""
-    ours = rf"stages\.{stage}\.blocks\.{block}"
-    channel = (rf"{ours}\.channel\.mixer\.conv(?P<n>[12])\.(?P<part>conv|bn)", (rf"{theirs}.0.\g<part>\g<n>",))
-    return (*_e_sepconv(ours, rf"{theirs}.0.Conv"), channel)
-
-
-def _e_sepconv(ours: str, theirs: Template) -> NameRules:
-    """Rules for a separable convolution of E-SpikeFormer, whose layers are pairs of a convolution and a normalisation."""
-    parts = {"expand.linear": "pwconv1.0", "expand.bn": "pwconv1.1", "reduce.linear": "pwconv2.0", "reduce.bn": "pwconv2.1"}
-    depthwise = {r"depthwise\d.conv": "dwconv.0", r"depthwise\d.bn": "dwconv.1"}
-    return tuple(
-        (rf"{ours}\.token\.mixer\.{name}", (partial(_joined, theirs, part),)) for name, part in {**parts, **depthwise}.items()
-    )
-
-
-def _joined(theirs: Template, part: str, match: re.Match[str]) -> str:
-    """The name that a template gives, followed by a part."""
-    return f"{theirs(match) if callable(theirs) else match.expand(theirs)}.{part}"
-
-
-def _published_block(theirs: str, match: re.Match[str]) -> str:
-    """The path of the published transformer block of E-SpikeFormer to which our block of index i belongs: half as many."""
-    return f"{theirs}.{int(match['i']) // 2}"
-
-
-def _e_transformer(stage: int, theirs: str) -> NameRules:
-    """Rules for the transformer blocks of a stage of E-SpikeFormer."""
-    ours, block = rf"stages\.{stage}\.blocks\.(?P<i>\d+)", partial(_published_block, theirs)
-    names = {"q": "q", "k": "k", "v": "v", "projection": "proj"}
-    attention = tuple(
-        (rf"{ours}\.token\.mixer\.{name}\.{part}", (partial(_joined, block, f"attn.{published}_conv.{i}"),))
-        for name, published in names.items()
-        for i, part in enumerate(("linear", "bn"))
-    )
-    mlp = tuple(
-        (rf"{ours}\.channel\.mixer\.fc{n}\.{part}", (partial(_joined, block, f"mlp.fc{n}_{published}"),))
-        for n in (1, 2)
-        for part, published in (("linear", "conv"), ("bn", "bn"))
-    )
-    return (*_e_sepconv(ours, partial(_joined, block, "conv")), *attention, *mlp)
 
 
 def _max_former_stage(stage: int, embedding: Mapping[str, str]) -> NameRules:
@@ -406,7 +254,7 @@ def _max_former_format(signature: str, first: Mapping[str, str], stages: int) ->
         stages: Number of stages.
     """
     later = (rule for stage in range(1, stages) for rule in _max_former_stage(stage, _EMBED_MAX))
-    rules = (*_max_former_stage(0, first), *later, *_HEAD)
+    rules = (*_max_former_stage(0, first), *later, *HEAD)
     return CheckpointFormat(name="Max-Former", signature=signature, name_rules=rules, unused=r"(?!)", architecture=_max_former)
 
 
@@ -437,46 +285,27 @@ FORMATS = (
     CheckpointFormat(
         name="Spike-driven Transformer",
         signature=r"block\.\d+\.attn\.talking_heads\.weight",
-        name_rules=(*_ONE_STAGE_EMBEDDING, *_block(0, "block"), *_HEAD),
+        name_rules=(*_ONE_STAGE_EMBEDDING, *_block(0, "block"), *HEAD),
         unused=r"block\.\d+\.attn\.talking_heads\.weight",
         architecture=_spike_driven,
     ),
-    CheckpointFormat(
-        name="E-SpikeFormer",
-        signature=r"ConvBlock\d_\d\.0\.Conv\.(pwconv[12]|dwconv)\.[01]\..*|block[34]\.\d+\.conv\..*",
-        name_rules=(
-            *_meta_embedding(0, "downsample1_1"),
-            *_meta_embedding(1, "downsample1_2"),
-            *_meta_embedding(2, "downsample2"),
-            *_meta_embedding(3, "downsample3"),
-            *_meta_embedding(4, "downsample4"),
-            *_e_convolutional(0, 0, "ConvBlock1_1"),
-            *_e_convolutional(1, 0, "ConvBlock1_2"),
-            *_e_convolutional(2, 0, "ConvBlock2_1"),
-            *_e_convolutional(2, 1, "ConvBlock2_2"),
-            *_e_transformer(3, "block3"),
-            *_e_transformer(4, "block4"),
-            *_HEAD,
-        ),
-        unused=r"(?!)",
-        architecture=_e_spikeformer,
-    ),
+    *E_SPIKEFORMER_FORMATS,
     CheckpointFormat(
         name="Meta-SpikeFormer",
         signature=r"(downsample\d|ConvBlock\d_\d|block[34]).*",
         name_rules=(
-            *_meta_embedding(0, "downsample1_1"),
-            *_meta_embedding(1, "downsample1_2"),
-            *_meta_embedding(2, "downsample2"),
-            *_meta_embedding(3, "downsample3"),
-            *_meta_embedding(4, "downsample4"),
+            *downsampling_rules(0, "downsample1_1"),
+            *downsampling_rules(1, "downsample1_2"),
+            *downsampling_rules(2, "downsample2"),
+            *downsampling_rules(3, "downsample3"),
+            *downsampling_rules(4, "downsample4"),
             *_meta_convolutional(0, 0, "ConvBlock1_1"),
             *_meta_convolutional(1, 0, "ConvBlock1_2"),
             *_meta_convolutional(2, 0, "ConvBlock2_1"),
             *_meta_convolutional(2, 1, "ConvBlock2_2"),
             *_meta_transformer(3, "block3"),
             *_meta_transformer(4, "block4"),
-            *_HEAD,
+            *HEAD,
             (r"head_dist", (r"head_kd",)),
         ),
         unused=r"(?!)",
@@ -500,21 +329,21 @@ FORMATS = (
     CheckpointFormat(
         name="QKFormer",
         signature=r"patch_embed1\.proj3_.*",
-        name_rules=(*_QKFORMER_EVENT_EMBEDDINGS, *_qkformer_stage(0), *_qkformer_stage(1), *_HEAD),
+        name_rules=(*_QKFORMER_EVENT_EMBEDDINGS, *_qkformer_stage(0), *_qkformer_stage(1), *HEAD),
         unused=r"(?!)",
         architecture=_qkformer_events,
     ),
     CheckpointFormat(
         name="QKFormer",
         signature=r"(patch_embed|stage)[123]\..*",
-        name_rules=(*_qkformer_stage(0), *_qkformer_stage(1), *_qkformer_stage(2), *_HEAD),
+        name_rules=(*_qkformer_stage(0), *_qkformer_stage(1), *_qkformer_stage(2), *HEAD),
         unused=r"(?!)",
         architecture=_qkformer,
     ),
     CheckpointFormat(
         name="Spikformer",
         signature=r"patch_embed\.(proj|rpe)_.*",
-        name_rules=(*_ONE_STAGE_EMBEDDING, *_block(0, "block"), *_HEAD),
+        name_rules=(*_ONE_STAGE_EMBEDDING, *_block(0, "block"), *HEAD),
         unused=r"block\.\d+\.norm[12]\.(weight|bias)|norm\.(weight|bias)|pos_embed",
         architecture=_spikformer,
     ),

@@ -1,10 +1,10 @@
 """Import checkpoints of the published code as models of this package.
 
 `load_reference` recognises the state dicts of Spikformer (ImageNet, CIFAR and event form), the Spike-driven Transformer,
-Meta-SpikeFormer (with or without its second head), E-SpikeFormer (base form), QKFormer and Max-Former (ImageNet, CIFAR and event
-form) by their keys. Widths, depths, hidden widths, number of classes and channels are read from shapes. The number of heads and the
-stride of the one-stage families cannot be read from a state dict, and may be given. `autospike.models.checkpoint_formats` describes
-the formats.
+Meta-SpikeFormer (with or without its second head), E-SpikeFormer (base, large and event forms), QKFormer and Max-Former (ImageNet,
+CIFAR and event form) by their keys. Widths, depths, hidden widths, number of classes and channels are read from shapes. The number
+of heads, the stride of the one-stage families and the levels of integer neurons cannot be read from a state dict, and may be given.
+`autospike.models.checkpoint_formats` describes the formats.
 """
 
 from __future__ import annotations
@@ -17,11 +17,13 @@ import torch
 from torch import Tensor
 
 from autospike.errors import UserError
-from autospike.models.checkpoint_formats import FORMATS, CheckpointFormat, StateDict, in_chans
+from autospike.models.checkpoint_format import CheckpointFormat, StateDict, in_chans
+from autospike.models.checkpoint_formats import FORMATS
 from autospike.models.checkpoint_reader import MAX_KEYS, open_checkpoint, read_checkpoint, too_many_keys
 from autospike.models.contract import SpikingModel
 from autospike.models.registry import build_model
 from autospike.space.architecture import Architecture
+from autospike.space.limits import MAX_LEVELS
 
 # Types of weights. Numbers of 8 bits are not among them: they need scales, which a state dict does not name.
 DTYPES = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
@@ -30,7 +32,12 @@ __all__ = ["load_reference", "open_checkpoint", "published_keys", "read_checkpoi
 
 
 def load_reference(
-    state_dict: StateDict, *, num_heads: int | None = None, stride: int | None = None, time_steps: int | None = None
+    state_dict: StateDict,
+    *,
+    num_heads: int | None = None,
+    stride: int | None = None,
+    time_steps: int | None = None,
+    levels: int | None = None,
 ) -> tuple[SpikingModel, Architecture]:
     """Build the model of a published state dict.
 
@@ -42,8 +49,9 @@ def load_reference(
             read from the state dict.
         stride: Total stride of a one-stage family. By default as published: in Spikformer 16 in the ImageNet and event forms and 4
             in the CIFAR form; in the Spike-driven Transformer 8 for events, 16 for 1000 classes, and otherwise 4.
-        time_steps: T. By default as published: 4, but 1 in E-SpikeFormer; 16 in event forms, but 8 in
-            that of Meta-SpikeFormer (HAR-DVS).
+        time_steps: T. By default as published: 4, but 1 in E-SpikeFormer; 16 in event forms, but 8 in those of Meta-SpikeFormer
+            and E-SpikeFormer.
+        levels: Largest value that the integer neurons of an E-SpikeFormer emit. By default as published: 4.
 
     Returns:
         The model, in eval mode with the parameters and statistics of the checkpoint, and its architecture.
@@ -56,29 +64,43 @@ def load_reference(
         raise UserError(f"state dict: {too_many_keys(len(state_dict))}")
     checkpoint_format = recognise_format(state_dict)
     try:
-        return _load(checkpoint_format, state_dict, num_heads, stride, time_steps)
+        architecture = _architecture(checkpoint_format, state_dict, num_heads, stride, levels)
+        if time_steps is not None:
+            architecture = replace(architecture, time_steps=time_steps)
+        return _load(checkpoint_format, state_dict, architecture), architecture
     except KeyError as error:
         raise UserError(f"state dict of {checkpoint_format.name}: key {error.args[0]!r} is missing") from None
     except ValueError as error:
         raise UserError(f"state dict of {checkpoint_format.name}: {error}") from None
 
 
-def _load(
-    checkpoint_format: CheckpointFormat, state: StateDict, num_heads: int | None, stride: int | None, time_steps: int | None
-) -> tuple[SpikingModel, Architecture]:
+def _architecture(
+    checkpoint_format: CheckpointFormat, state: StateDict, num_heads: int | None, stride: int | None, levels: int | None
+) -> Architecture:
+    """The architecture of a state dict.
+
+    Raises:
+        KeyError: A key is missing.
+        ValueError: A value is no tensor of weights, a shape does not fit, or an argument has no effect.
+    """
+    if levels is not None and not checkpoint_format.integers:
+        raise ValueError(f"levels can be given for E-SpikeFormer only, got {levels}; omit it")
+    if levels is not None and not 2 <= levels <= MAX_LEVELS:
+        raise ValueError(f"levels must be from 2 to {MAX_LEVELS}, got {levels}")
+    for key, tensor in state.items():
+        counter = key.endswith("num_batches_tracked")
+        if not isinstance(tensor, Tensor) or not (counter or (tensor.dtype in DTYPES and tensor.dim() and tensor.numel())):
+            raise ValueError(f"key {key!r} holds no weights: {_describe(tensor)}")
+    return checkpoint_format.architecture(state, num_heads, stride, **({} if levels is None else {"levels": levels}))
+
+
+def _load(checkpoint_format: CheckpointFormat, state: StateDict, architecture: Architecture) -> SpikingModel:
     """Build the model.
 
     Raises:
         KeyError: A key is missing.
         ValueError: A key is unexpected, or a shape does not fit.
     """
-    for key, tensor in state.items():
-        counter = key.endswith("num_batches_tracked")
-        if not isinstance(tensor, Tensor) or not (counter or (tensor.dtype in DTYPES and tensor.dim() and tensor.numel())):
-            raise ValueError(f"key {key!r} holds no weights: {_describe(tensor)}")
-    architecture = checkpoint_format.architecture(state, num_heads, stride)
-    if time_steps is not None:
-        architecture = replace(architecture, time_steps=time_steps)
     with torch.device("meta"):
         model = build_model(architecture, num_classes=len(state["head.weight"]), in_chans=in_chans(state))
     keys = published_keys(checkpoint_format, state, model.state_dict())
@@ -88,10 +110,15 @@ def _load(
             raise ValueError(f"key {key!r} does not belong to the network that the other keys describe")
     own = model.state_dict()
     weights = {name: _reshape(key, state[key], own[name].shape) for name, key in keys.items()}
+    factor = checkpoint_format.spike_weight_factor(architecture)
+    if factor != 1:
+        for name, module in model.named_modules():
+            if getattr(module, "input_scale", 1.0) != 1:
+                weights[f"{name}.weight"] = weights[f"{name}.weight"] * factor  # the state dict of the caller is not changed
     for name, tensor in weights.items():
         _check_values(keys[name], tensor)
     model.load_state_dict(weights, assign=True)
-    return model.eval(), architecture
+    return model.eval()
 
 
 def published_keys(checkpoint_format: CheckpointFormat, state: StateDict, names: Iterable[str]) -> dict[str, str]:
@@ -111,13 +138,19 @@ def published_keys(checkpoint_format: CheckpointFormat, state: StateDict, names:
     keys = {}
     for name in names:
         stem, _, leaf = name.rpartition(".")
-        found = next((m, templates) for pattern, templates in checkpoint_format.name_rules if (m := re.fullmatch(pattern, stem)))
-        stems = (template(found[0]) if callable(template) else found[0].expand(template) for template in found[1])
-        candidates = [f"{stem}.{leaf}" for stem in stems]
+        candidates = _expanded(checkpoint_format, name) or [f"{theirs}.{leaf}" for theirs in _expanded(checkpoint_format, stem)]
         keys[name] = next((key for key in candidates if key in state), "")
         if not keys[name]:
             raise KeyError(next((key for key in candidates if key.count(".") > 1 and _is_plausible(key, state)), candidates[0]))
     return keys
+
+
+def _expanded(checkpoint_format: CheckpointFormat, name: str) -> list[str]:
+    """What the first rule whose pattern matches a name gives."""
+    for pattern, templates in checkpoint_format.name_rules:
+        if match := re.fullmatch(pattern, name):
+            return [template(match) if callable(template) else match.expand(template) for template in templates]
+    return []
 
 
 def _is_plausible(key: str, state: StateDict) -> bool:

@@ -18,6 +18,7 @@ from autospike.nn.embeddings import EMBEDDING_KINDS
 from autospike.nn.neuron import LIF
 from autospike.nn.tracing import is_symbolic
 from autospike.space.architecture import Architecture, Stage
+from autospike.space.block import Neuron
 
 
 class SpikingStage(nn.Module):
@@ -58,6 +59,26 @@ class SpikingHead(nn.Linear):
 
 class MeanHead(nn.Linear):
     """A linear head that reads the mean over positions. Shape: `[T, B, D]` to `[T, B, num_classes]`."""
+
+
+class FiringHead(nn.Module):
+    """Neurons, then a linear head. Shape: `[T, B, D]` to `[T, B, num_classes]`.
+
+    Args:
+        neuron: Parameters of the neurons.
+        in_features: D.
+        num_classes: Number of classes.
+    """
+
+    def __init__(self, neuron: Neuron, in_features: int, num_classes: int) -> None:
+        super().__init__()
+        self.lif = LIF(neuron)
+        self.linear = SpikingHead(in_features, num_classes)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Compute the logits of every time step."""
+        logits: Tensor = self.linear(self.lif(x))
+        return logits
 
 
 def pool_positions(lif: nn.Module, stream: Tensor) -> Tensor:
@@ -116,33 +137,40 @@ def mean_over_steps(logits: Tensor, at: Sequence[int]) -> Tensor:
 
 
 def _head_neurons(architecture: Architecture) -> nn.Module:
-    """Build the neurons before the head.
+    """Build the neurons before the heads.
 
     Args:
         architecture: The architecture.
 
     Returns:
-        LIF where the stream is a membrane potential, otherwise `nn.Identity`.
+        LIF where the first head reads spikes of membrane potentials, otherwise `nn.Identity`.
     """
-    return LIF(architecture.head_neuron) if architecture.shortcut == "membrane" else nn.Identity()
+    return LIF(architecture.head_neuron) if _reads_spikes(architecture) else nn.Identity()
 
 
-def _untrained_head(architecture: Architecture, num_classes: int) -> nn.Module:
+def _reads_spikes(architecture: Architecture) -> bool:
+    return architecture.shortcut == "membrane" and not architecture.mean_head
+
+
+def _untrained_head(architecture: Architecture, num_classes: int, *, second: bool = False) -> nn.Module:
     """Build a head with fresh parameters.
 
     Args:
         architecture: The architecture, whose last stage gives the width.
         num_classes: Number of classes.
+        second: Whether it is the second head.
 
     Returns:
         The head; `nn.Identity` for 0 classes.
     """
     if not num_classes:
         return nn.Identity()
-    kind = SpikingHead if architecture.shortcut == "membrane" else MeanHead
-    head = kind(architecture.stages[-1].embed_dim, num_classes)
-    initialise(head)
-    return head
+    width = architecture.stages[-1].embed_dim
+    if second and architecture.mean_head:
+        head: nn.Module = FiringHead(architecture.head_neuron, width, num_classes)
+    else:
+        head = (SpikingHead if _reads_spikes(architecture) else MeanHead)(width, num_classes)
+    return head.apply(initialise)
 
 
 class Readout(nn.Module):
@@ -157,7 +185,7 @@ class Readout(nn.Module):
         super().__init__()
         self.head_lif, self.head = _head_neurons(architecture), _untrained_head(architecture, num_classes)
         if architecture.distilled:
-            self.head_dist = _untrained_head(architecture, num_classes)
+            self.head_dist = _untrained_head(architecture, num_classes, second=True)
 
     def forward(self, stream: Tensor) -> Tensor:
         """Return the logits of every time step, `[T, B, num_classes]`, from the stream `[T, B, H, W, D]`."""
@@ -397,7 +425,7 @@ class SpikingModel(nn.Module):
         self.num_classes = num_classes
         self.head = _untrained_head(self.architecture, num_classes)
         if self.architecture.distilled:
-            self.head_dist = _untrained_head(self.architecture, num_classes)
+            self.head_dist = _untrained_head(self.architecture, num_classes, second=True)
 
     def set_distilled_training(self, enable: bool = True) -> None:
         """Set whether the training output of a distilled model is the logits of both heads; part of timm's interface.

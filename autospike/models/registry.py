@@ -100,7 +100,8 @@ def classifiers(architecture: Architecture) -> str | tuple[str, ...]:
     """
     if architecture.decoder is not None:
         return CLASSIFIERS[architecture.decoder.kind]
-    return ("head", "head_dist") if architecture.distilled else "head"
+    second = "head_dist.linear" if architecture.mean_head else "head_dist"
+    return ("head", second) if architecture.distilled else "head"
 
 
 def first_conv(architecture: Architecture) -> str:

@@ -13,11 +13,18 @@ from __future__ import annotations
 from torch import Tensor, nn
 
 from autospike.nn.attention import Attention
-from autospike.nn.layers import ConvNorm, LinearNorm, Mixer, SeparableConvNorm, SharedResults, Synapse, fire
+from autospike.nn.layers import ConvNorm, LinearNorm, Mixer, RepLinear, SeparableConvNorm, SharedResults, Synapse, fire
 from autospike.nn.neuron import LIF
 from autospike.space.architecture import Architecture
 from autospike.space.block import Block, Neuron, channel_groups
-from autospike.space.mixers import DEPTHWISE, OPERANDS, SEPCONV_EXPANSION, SEPCONV_KERNEL_SIZE, SPIKING_SEPCONVS
+from autospike.space.mixers import (
+    CHANNEL_REPLINEAR_EXPANSION,
+    DEPTHWISE,
+    OPERANDS,
+    SEPCONV_EXPANSION,
+    SEPCONV_KERNEL_SIZE,
+    SPIKING_SEPCONVS,
+)
 
 
 class Residual(nn.Module):
@@ -27,13 +34,16 @@ class Residual(nn.Module):
         mixer: The mixer.
         shortcut: "membrane", "sew" or "vanilla".
         neuron: Parameters of the LIF layer.
+        layer_scale: Whether the output of the mixer is multiplied by a learnable factor for each channel.
 
     Shape: stream `[T, B, H, W, D]` to stream `[T, B, H, W, D]`.
     """
 
-    def __init__(self, mixer: Mixer | Synapse, shortcut: str, neuron: Neuron) -> None:
+    def __init__(self, mixer: Mixer | Synapse, shortcut: str, neuron: Neuron, *, layer_scale: bool = False) -> None:
         super().__init__()
         self.mixer = mixer
+        if layer_scale:
+            (mixer.last_synapse if isinstance(mixer, Mixer) else mixer).add_layer_scale()
         self.shortcut = shortcut
         self.lif = LIF(neuron)
 
@@ -220,22 +230,23 @@ class MLP(Mixer):
 
 
 class ChannelConv(Mixer):
-    """As `MLP`, with two 3x3 convolutions without biases.
+    """As `MLP`, with two 3x3 convolutions.
 
     Args:
         embed_dim: D.
         hidden_features: Width inside.
         block: Parameters of the LIF layer.
+        bias: Whether the convolutions have biases.
         input_scale: `Neuron.output_scale` of the neurons before the mixer; 1 for a stream.
 
     Shape: `[T, B, H, W, D]` to `[T, B, H, W, D]`.
     """
 
-    def __init__(self, embed_dim: int, hidden_features: int, block: Block, *, input_scale: float = 1.0) -> None:
+    def __init__(self, embed_dim: int, hidden_features: int, block: Block, *, bias: bool, input_scale: float = 1.0) -> None:
         super().__init__()
-        self.conv1 = ConvNorm(embed_dim, hidden_features, input_scale=input_scale)
+        self.conv1 = ConvNorm(embed_dim, hidden_features, bias=bias, input_scale=input_scale)
         self.lif = LIF(block.neuron_of("fc1"))
-        self.conv2 = ConvNorm(hidden_features, embed_dim, input_scale=self.lif.neuron.output_scale)
+        self.conv2 = ConvNorm(hidden_features, embed_dim, bias=bias, input_scale=self.lif.neuron.output_scale)
 
     def hidden(self, x: Tensor, shared: SharedResults | None = None) -> Tensor:
         """Compute the spikes between the two layers."""
@@ -252,6 +263,37 @@ class ChannelConv(Mixer):
         return self.conv2
 
 
+class ChannelRepLinear(Mixer):
+    """A `RepLinear` of width D (the form of E-SpikeFormer with 83 million parameters).
+
+    Args:
+        embed_dim: D.
+        input_scale: `Neuron.output_scale` of the neurons before the mixer; 1 for a stream.
+
+    Shape: `[T, B, H, W, D]` to `[T, B, H, W, D]`.
+    """
+
+    def __init__(self, embed_dim: int, *, input_scale: float = 1.0) -> None:
+        super().__init__()
+        hidden = int(CHANNEL_REPLINEAR_EXPANSION * embed_dim)
+        self.replinear = RepLinear(embed_dim, hidden, outer_norm=False, input_scale=input_scale)
+
+    def hidden(self, x: Tensor, shared: SharedResults | None = None) -> Tensor:
+        """Return the input: there is one synapse."""
+        del shared
+        return x
+
+    @property
+    def first_synapses(self) -> tuple[str, ...]:
+        """None: the only synapse is the last one."""
+        return ()
+
+    @property
+    def last_synapse(self) -> Synapse:
+        """The synapse."""
+        return self.replinear
+
+
 class ResidualMLP(nn.Module):
     """Two linear layers of width D, each in a residual branch of its own (event form of Max-Former).
 
@@ -266,13 +308,14 @@ class ResidualMLP(nn.Module):
     def __init__(self, embed_dim: int, block: Block, shortcut: str) -> None:
         super().__init__()
         first, second = map(block.neuron_of, channel_groups(block.channel_mixer, shortcut))
-        self.fc1 = self._branch(embed_dim, first, shortcut)
-        self.fc2 = self._branch(embed_dim, second, shortcut)
+        self.fc1 = self._branch(embed_dim, first, shortcut, layer_scale=block.layer_scale)
+        self.fc2 = self._branch(embed_dim, second, shortcut, layer_scale=block.layer_scale)
 
     @staticmethod
-    def _branch(embed_dim: int, neuron: Neuron, shortcut: str) -> Residual:
+    def _branch(embed_dim: int, neuron: Neuron, shortcut: str, *, layer_scale: bool) -> Residual:
         scale = neuron.output_scale if shortcut == "membrane" else 1.0
-        return Residual(LinearNorm(embed_dim, embed_dim, bias=True, input_scale=scale), shortcut, neuron)
+        linear = LinearNorm(embed_dim, embed_dim, bias=True, input_scale=scale)
+        return Residual(linear, shortcut, neuron, layer_scale=layer_scale)
 
     def forward(self, x: Tensor) -> Tensor:
         """Compute the stream behind both branches."""
@@ -316,7 +359,7 @@ def token_branch(architecture: Architecture, embed_dim: int, block: Block) -> nn
     membrane = architecture.shortcut == "membrane"
     neuron = block.neuron_of("token_input" if membrane else "projection")
     mixer = _token_mixer(architecture, embed_dim, block, neuron.output_scale if membrane else 1.0)
-    return Residual(mixer, architecture.shortcut, neuron)
+    return Residual(mixer, architecture.shortcut, neuron, layer_scale=block.layer_scale)
 
 
 def channel_branch(architecture: Architecture, embed_dim: int, hidden_features: int, block: Block) -> nn.Module:
@@ -334,9 +377,15 @@ def channel_branch(architecture: Architecture, embed_dim: int, hidden_features: 
         return ResidualMLP(embed_dim, block, architecture.shortcut)
     membrane = architecture.shortcut == "membrane"
     neuron = block.neuron_of("channel_input" if membrane else "fc2")
-    kind = {"mlp": MLP, "conv": ChannelConv}[block.channel_mixer]
-    mixer: Mixer = kind(embed_dim, hidden_features, block, input_scale=neuron.output_scale if membrane else 1.0)
-    return Residual(mixer, architecture.shortcut, neuron)
+    scale = neuron.output_scale if membrane else 1.0
+    mixer: Mixer
+    if block.channel_mixer == "conv":
+        mixer = ChannelConv(embed_dim, hidden_features, block, bias=architecture.conv_bias, input_scale=scale)
+    elif block.channel_mixer == "replinear":
+        mixer = ChannelRepLinear(embed_dim, input_scale=scale)
+    else:
+        mixer = MLP(embed_dim, hidden_features, block, input_scale=scale)
+    return Residual(mixer, architecture.shortcut, neuron, layer_scale=block.layer_scale)
 
 
 def _token_mixer(architecture: Architecture, embed_dim: int, block: Block, input_scale: float) -> Mixer:

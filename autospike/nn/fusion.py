@@ -14,7 +14,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from autospike.nn.layers import ConvNorm, LinearNorm, RepConv, SeparableConvNorm, Synapse, scaled_weight
+from autospike.nn.layers import ConvNorm, LinearNorm, RepConv, RepLinear, SeparableConvNorm, Synapse, scaled_weight
+from autospike.nn.norm import ScaledNorm
 
 
 def fuse(model: nn.Module) -> nn.Module:
@@ -90,6 +91,19 @@ def _(synapse: RepConv) -> nn.Module:
     return _convolution(kernel, bias)
 
 
+@fused.register
+def _(synapse: RepLinear) -> nn.Module:
+    scale, bias = _affine(synapse.first_bn, None)
+    weight = synapse.last.weight @ (scaled_weight(synapse.first) * scale[:, None])
+    bias = synapse.last.weight @ bias
+    for bn in (synapse.last_bn, synapse.bn):
+        if bn is not None:
+            scale, bias = _affine(bn, bias)
+            weight = weight * scale[:, None]
+    result = LinearNorm(*reversed(weight.shape), bias=True)
+    return _holding(result, result.linear, weight, bias)
+
+
 def _affine(bn: nn.Module, bias: Tensor | None) -> tuple[Tensor, Tensor]:
     """Scale and shift by which a bias and the normalisation behind it act in inference."""
     if not isinstance(bn, _BatchNorm):  # fused already
@@ -97,7 +111,8 @@ def _affine(bn: nn.Module, bias: Tensor | None) -> tuple[Tensor, Tensor]:
     assert bn.running_mean is not None
     assert bn.running_var is not None
     scale = bn.weight / torch.sqrt(bn.running_var + bn.eps)
-    return scale, bn.bias + scale * ((0 if bias is None else bias) - bn.running_mean)
+    shift = bn.bias + scale * ((0 if bias is None else bias) - bn.running_mean)
+    return (scale * bn.layer_scale, shift * bn.layer_scale) if isinstance(bn, ScaledNorm) else (scale, shift)
 
 
 def _convolution(kernel: Tensor, bias: Tensor, *, stride: int = 1, groups: int = 1) -> nn.Module:

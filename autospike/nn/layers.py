@@ -18,8 +18,9 @@ from torch.nn.modules.module import _global_forward_hooks, _global_forward_pre_h
 from autospike.kernels import linear_lif
 from autospike.kernels.sparse_conv import Geometry, spiking_conv
 from autospike.nn.neuron import LIF
-from autospike.nn.norm import Norm, Statistics
+from autospike.nn.norm import Norm, ScaledNorm, Statistics
 from autospike.nn.tracing import is_symbolic, recorded_as_one_call
+from autospike.space.mixers import REPLINEAR_EXPANSION
 
 R = TypeVar("R")
 
@@ -192,6 +193,11 @@ class Synapse(nn.Module):
             `[T, B, H', W', out_channels]`.
         """
         raise NotImplementedError
+
+    def add_layer_scale(self) -> None:
+        """Multiply the output by a learnable factor for each channel."""
+        assert isinstance(self.bn, Norm)
+        self.bn = ScaledNorm(self.bn.num_features)
 
     def bias_cancels(self) -> bool:
         """Return whether the normalisation subtracts the mean of the batch, and with it a bias before it."""
@@ -469,12 +475,45 @@ class RepConv(Synapse):
         """The last normalisation."""
         return self.outer_bn
 
+    def add_layer_scale(self) -> None:
+        """Multiply the output by a learnable factor for each channel."""
+        self.outer_bn = ScaledNorm(self.outer_bn.num_features)
+
     def pre_norm(self, x: Tensor) -> Tensor:
         """Apply everything but the last normalisation."""
         y = self.first(x)
         y = _bordered(self.first_bn(y), self.first_bn.of_zero(y))
         z: Tensor = self.last_bn(self.last(self.depthwise(y)))
         return z
+
+
+class RepLinear(Synapse):
+    """A linear layer that is trained as two (the RepConv of the large forms of E-SpikeFormer). No biases.
+
+        linear, BN, linear, BN, BN      as a projection of an attention
+        linear, BN, linear, BN          as a channel mixer
+
+    Args:
+        channels: Channels of input and output.
+        hidden: Channels between the two layers.
+        outer_norm: Whether there is a second normalisation behind the second layer.
+        input_scale: As of `Linear`.
+
+    Shape: `[T, B, H, W, C]` to `[T, B, H, W, C]`.
+    """
+
+    def __init__(self, channels: int, hidden: int, *, outer_norm: bool, input_scale: float = 1.0) -> None:
+        super().__init__()
+        self.first = Linear(channels, hidden, bias=False, input_scale=input_scale)
+        self.first_bn = Norm(hidden)
+        self.last = Linear(hidden, channels, bias=False, spikes=False)
+        self.last_bn = Norm(channels) if outer_norm else None
+        self.bn: nn.Module = Norm(channels)
+
+    def pre_norm(self, x: Tensor) -> Tensor:
+        """Apply everything but the last normalisation."""
+        y: Tensor = self.last(self.first_bn(self.first(x)))
+        return y if self.last_bn is None else self.last_bn(y)
 
 
 def fire(
@@ -519,13 +558,15 @@ def synapse(kind: str, channels: int, *, bias: bool, input_scale: float = 1.0) -
     """Return a synapse of attention.
 
     Args:
-        kind: "linear", or "repconv", which has no bias.
+        kind: "linear", or "repconv" or "replinear", which have no bias.
         channels: Channels of input and output.
         bias: Whether a linear layer has a bias.
         input_scale: As of `Linear`.
     """
     if kind == "repconv":
         return RepConv(channels, input_scale=input_scale)
+    if kind == "replinear":
+        return RepLinear(channels, int(REPLINEAR_EXPANSION * channels), outer_norm=True, input_scale=input_scale)
     return LinearNorm(channels, channels, bias=bias, input_scale=input_scale)
 
 

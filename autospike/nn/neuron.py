@@ -16,7 +16,7 @@
 With `levels` D > 1 it is an integer neuron (I-LIF of SpikeYOLO; E-SpikeFormer), which integrates the whole input, emits integers
 and subtracts them:
 
-    h[t] = v[t-1] - v[t-1] / tau + x[t]                   without a leak v[t-1] + x[t]
+    h[t] = v[t-1] - v[t-1] / tau + x[t]                   without a leak v[t-1] + x[t]; if it does not integrate, x[t]
     s[t] = round(clip(h[t] / v_threshold, 0, D))          halves are rounded to even
     v[t] = h[t] - s[t] * v_threshold
 
@@ -85,6 +85,8 @@ class Dynamics:
 PUBLISHED = Dynamics()
 # The time constant of a neuron without a leak: v - v / tau is v in float32.
 NO_LEAK = torch.finfo(torch.float32).max
+# That of a neuron without memory: v - v / tau is 0.
+ONE_STEP = 1.0
 
 
 class Potentials:
@@ -163,7 +165,8 @@ class LIF(nn.Module):
     @property
     def is_binary_lif(self) -> bool:
         """Whether it is the binary neuron with a leak and the published dynamics, which formats of other tools can express."""
-        plain = self.neuron.levels == 1 and self.neuron.leak and not self.neuron.normalised
+        neuron = self.neuron
+        plain = neuron.levels == 1 and neuron.leak and neuron.integrates and not neuron.normalised
         return plain and self.dynamics == PUBLISHED
 
     @recorded_as_one_call
@@ -270,11 +273,11 @@ class LIF(nn.Module):
         own, neuron = self.dynamics, self.neuron
         integers = neuron.levels > 1
         return NeuronParameters(
-            tau=neuron.tau if neuron.leak else NO_LEAK,
+            tau=ONE_STEP if not neuron.integrates else neuron.tau if neuron.leak else NO_LEAK,
             v_threshold=neuron.v_threshold,
             slope=SLOPES[own.surrogate],
             soft_reset=integers or own.reset == "soft",
-            decay_input=own.input_decays and neuron.leak and not integers,
+            decay_input=own.input_decays and neuron.leak and neuron.integrates and not integers,
             detach_reset=own.reset_is_detached,
             arctan=own.surrogate == "arctan",
             levels=neuron.levels,
@@ -283,7 +286,8 @@ class LIF(nn.Module):
     def extra_repr(self) -> str:
         """Return threshold and time constant, and what differs from a leaky neuron of one level."""
         neuron = self.neuron
-        more = (f", levels={neuron.levels}" if neuron.levels > 1 else "") + ("" if neuron.leak else ", leak=False")
+        more = f", levels={neuron.levels}" if neuron.levels > 1 else ""
+        more += ("" if neuron.leak else ", leak=False") + ("" if neuron.integrates else ", integrates=False")
         return f"v_threshold={neuron.v_threshold:g}, tau={neuron.tau:g}{more}"
 
     def _start(self, current: Tensor, channels: int) -> Tensor | None:

@@ -8,13 +8,15 @@ compiled kernel computes it; together with the LIF layer behind it, it is one pa
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from autospike.kernels.batch_norm import LIBRARY, Affine, batch_statistics, normalise
+
+INITIAL_LAYER_SCALE = 1e-6  # published code of E-SpikeFormer; CaiT's value for deep networks
 
 
 class Statistics(NamedTuple):
@@ -124,3 +126,25 @@ class Norm(nn.BatchNorm1d):
             momentum = 1 / float(self.num_batches_tracked) if self.momentum is None else self.momentum
             self.running_mean.mul_(1 - momentum).add_(mean, alpha=momentum)
             self.running_var.mul_(1 - momentum).add_(variance, alpha=momentum * count / max(1, count - 1))
+
+
+class ScaledNorm(Norm):
+    """`Norm` whose output is multiplied by a learnable factor for each channel: the last one of a branch with a layer scale.
+
+    In inference the factor folds into weight and bias. It is a parameter of its own because training differs: the branch starts
+    with an output of almost 0.
+
+    Args:
+        num_features: C.
+
+    Shape: `[..., C]` to `[..., C]`.
+    """
+
+    def __init__(self, num_features: int, **arguments: Any) -> None:
+        super().__init__(num_features, **arguments)
+        self.layer_scale = nn.Parameter(torch.full((num_features,), INITIAL_LAYER_SCALE))
+
+    def forward(self, y: Tensor, statistics: Statistics | None = None) -> Tensor:
+        """Normalise and scale `y`; see `Norm.forward`."""
+        x = super().forward(y, statistics)
+        return x * self.layer_scale.to(x.dtype)

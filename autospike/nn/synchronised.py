@@ -9,7 +9,7 @@ import torch.distributed as dist
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
-from autospike.nn.norm import Norm, Statistics
+from autospike.nn.norm import Norm, ScaledNorm, Statistics
 
 
 class SynchronisedNorm(Norm):
@@ -38,6 +38,10 @@ class SynchronisedNorm(Norm):
         mean, square = SumOverRanks.apply(moments) / dist.get_world_size()
         var = (square - mean.square()).clamp_min(0)
         return mean.to(own_mean.dtype), var.to(own_var.dtype)
+
+
+class ScaledSynchronisedNorm(ScaledNorm, SynchronisedNorm):
+    """`SynchronisedNorm` whose output is multiplied by a learnable factor for each channel."""
 
 
 class SumOverRanks(torch.autograd.Function):
@@ -72,7 +76,7 @@ class SumOverRanks(torch.autograd.Function):
 
 
 def synchronise(model: nn.Module) -> None:
-    """Replace every `Norm` of a model by a `SynchronisedNorm` with the same parameters under the same names.
+    """Replace every `Norm` of a model by a synchronised one with the same parameters under the same names.
 
     Args:
         model: The model, which is changed in place.
@@ -84,8 +88,10 @@ def synchronise(model: nn.Module) -> None:
 
 
 def _synchronised(norm: Norm) -> SynchronisedNorm:
-    result = SynchronisedNorm(norm.num_features, eps=norm.eps, track_running_stats=False)
-    result.weight, result.bias = norm.weight, norm.bias
+    kind = ScaledSynchronisedNorm if isinstance(norm, ScaledNorm) else SynchronisedNorm
+    result = kind(norm.num_features, eps=norm.eps, track_running_stats=False)
+    for name, parameter in norm.named_parameters():
+        result.register_parameter(name, parameter)
     return result
 
 

@@ -20,7 +20,16 @@ from typing import Any
 from pydantic import TypeAdapter, ValidationError
 
 from autospike.errors import UserError, first_problem, quoted
-from autospike.space.block import STRICT, Block, Neuron, as_floats, check_block, check_groups
+from autospike.space.block import (
+    STRICT,
+    Block,
+    Neuron,
+    as_floats,
+    check_block,
+    check_embed_dim,
+    check_groups,
+    check_layer_scale,
+)
 from autospike.space.decoder import DETECTOR_DEFAULTS, Decoder, check_stages_of
 from autospike.space.families import (
     EmbeddingKind,
@@ -40,7 +49,14 @@ from autospike.space.limits import (
 from autospike.space.parameters import count_parameters
 
 # Defaults of the settings, the fields of an architecture that are never genes: those of Spikformer's ImageNet form.
-SETTING_DEFAULTS = {"qkv_bias": False, "attention_scale": 0.125, "compact_embedding": False, "distilled": False}
+SETTING_DEFAULTS = {
+    "qkv_bias": False,
+    "attention_scale": 0.125,
+    "compact_embedding": False,
+    "distilled": False,
+    "conv_bias": False,
+    "mean_head": False,
+}
 
 NEVER = 1.0
 """The exit margin at which no image stops before the last time step: no confidence margin is above it."""
@@ -69,12 +85,12 @@ class Embedding:
 
 @dataclass(frozen=True, kw_only=True)
 class Stage:
-    """An embedding followed by blocks of one width.
+    """An embedding followed by blocks of one width. Later stages may be an embedding alone.
 
     Attributes:
         embed_dim: Number of channels of the blocks.
         embedding: Layers before the first block.
-        blocks: The blocks in the order of computation, at least one.
+        blocks: The blocks in the order of computation.
     """
 
     __pydantic_config__ = STRICT
@@ -83,8 +99,7 @@ class Stage:
     blocks: tuple[Block, ...]
 
     def __post_init__(self) -> None:
-        if not self.blocks:
-            raise ValueError("a stage needs at least one block")
+        check_embed_dim(self.embed_dim)
         check_at_most("blocks: the number of blocks", len(self.blocks), MAX_DEPTH)
         for block in self.blocks:
             check_block(self.embed_dim, block.num_heads, block.mlp_ratio)
@@ -105,7 +120,7 @@ class Stage:
 class Architecture:
     """A whole network.
 
-    `family` and the fields from `qkv_bias` to `distilled` are settings: a search never changes them.
+    `family` and the fields from `qkv_bias` to `mean_head` are settings: a search never changes them.
 
     Attributes:
         family: Name of a family in `autospike.space.families.FAMILIES`.
@@ -117,6 +132,9 @@ class Architecture:
             Spikformer's event form (0.25).
         compact_embedding: Patch embedding of QKFormer's CIFAR form, which has one convolution less.
         distilled: A second head, which is trained on a teacher's predictions and averaged with the first (Meta-SpikeFormer).
+        conv_bias: Biases in the convolutions of the channel mixer `conv`, as in the large forms of E-SpikeFormer.
+        mean_head: With membrane shortcuts, the first head reads the mean membrane potential in place of spikes, as in the large
+            forms of E-SpikeFormer. A second head reads spikes.
         stages: The stages in the order of computation, at least one.
         decoder: Neck and heads of a dense task, in place of the classification head; None for classification.
         exit_margin: Confidence margin above which an image stops before the last time step (`autospike.models.early_exit`); with 1
@@ -131,6 +149,8 @@ class Architecture:
     attention_scale: float = 0.125
     compact_embedding: bool = False
     distilled: bool = False
+    conv_bias: bool = False
+    mean_head: bool = False
     stages: tuple[Stage, ...]
     decoder: Decoder | None = None
     exit_margin: float = NEVER
@@ -142,7 +162,9 @@ class Architecture:
         check_time_steps(self.time_steps)
         check_shortcut(self.family, self.shortcut)
         check_compact(self.family, self.compact_embedding)
+        check_mean_head(self.mean_head, (self.shortcut,), dense=self.decoder is not None)
         check_stages(self.family, len(self.stages))
+        check_first_depth(len(self.stages[0].blocks))
         for i, stage in enumerate(self.stages):
             kind = stage.embedding.kind
             check_stage(self.family, i, stage.embed_dim, stage.embedding.stride, kind)
@@ -152,6 +174,7 @@ class Architecture:
                 )
             for j, block in enumerate(stage.blocks):
                 check_groups(f"stages[{i}].blocks[{j}]", block, self.shortcut)
+                check_layer_scale(f"stages[{i}].blocks[{j}]", block.layer_scale, (self.shortcut,))
         if self.decoder is not None:
             check_decoder(self.decoder.levels, stages=len(self.stages), distilled=self.distilled)
 
@@ -172,12 +195,12 @@ class Architecture:
 
     @property
     def head_neuron(self) -> Neuron:
-        """Neuron before the head with membrane shortcuts: the default one with levels and leak of the last block.
+        """Neuron before the head with membrane shortcuts: the default one with levels, leak and integration of the last block.
 
         It is not searched, as in all published networks.
         """
-        last = self.stages[-1].blocks[-1].neuron_of("fc1")
-        return replace(Neuron(), levels=last.levels, leak=last.leak)
+        last = next(stage.blocks[-1] for stage in reversed(self.stages) if stage.blocks).neuron_of("fc1")
+        return replace(Neuron(), levels=last.levels, leak=last.leak, integrates=last.integrates)
 
     @property
     def stride(self) -> int:
@@ -271,7 +294,8 @@ def digest(value: object) -> str:
 # Fields that are left out of the JSON form where they have their default value, so that they do not change the ids of architectures
 # that were written before these fields existed.
 OMITTED_DEFAULTS: dict[type, tuple[str, ...]] = {
-    Neuron: ("levels", "leak", "normalised"),
+    Neuron: ("levels", "leak", "normalised", "integrates"),
+    Block: ("layer_scale",),
     Embedding: ("kind",),
     Decoder: tuple(DETECTOR_DEFAULTS),
     Architecture: ("exit_margin",),
@@ -295,6 +319,34 @@ def _written_fields(kind: type) -> tuple[tuple[str, ...], dict[str, object]]:
     """Names of the fields of a dataclass, and the default values of those that are left out where they have them."""
     omitted = OMITTED_DEFAULTS.get(kind, ())
     return tuple(f.name for f in fields(kind)), {f.name: f.default for f in fields(kind) if f.name in omitted}
+
+
+def check_first_depth(blocks: int) -> None:
+    """Check that the first stage has a block.
+
+    Args:
+        blocks: Its number of blocks.
+
+    Raises:
+        ValueError: It has none.
+    """
+    if not blocks:
+        raise ValueError("stages[0]: depth must be at least 1; only later stages may be an embedding without blocks")
+
+
+def check_mean_head(mean_head: bool, shortcuts: Sequence[str], *, dense: bool) -> None:
+    """Check that a network can have a head that reads the mean membrane potential.
+
+    Args:
+        mean_head: Whether it has one.
+        shortcuts: Kinds of residual connections of which the network has one.
+        dense: Whether the network has a decoder.
+
+    Raises:
+        ValueError: It cannot.
+    """
+    if mean_head and (dense or set(shortcuts) != {"membrane"}):
+        raise ValueError("mean_head: for classifiers with membrane shortcuts only; leave it out")
 
 
 def check_scale(attention_scale: float) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass, fields, replace
 from typing import Literal
 
@@ -28,8 +29,8 @@ TokenMixer = Literal[
     "dwc_7",
     "none",
 ]
-ChannelMixer = Literal["mlp", "conv", "mlp_residual", "none"]
-ProjectionType = Literal["linear", "repconv"]
+ChannelMixer = Literal["mlp", "conv", "mlp_residual", "replinear", "none"]
+ProjectionType = Literal["linear", "repconv", "replinear"]
 
 # Defaults of the fields of a block that only some mixers use (`has_gene`). 8 heads: Meta-SpikeFormer's and QKFormer's code.
 CONDITIONAL_GENE_DEFAULTS = {"num_heads": 8, "qkv": "linear", "projection": "linear", "mlp_ratio": 4.0}
@@ -77,6 +78,8 @@ class Neuron:
         levels: Largest value that the neuron emits in a time step, D. 1: spikes.
         leak: Whether the potential decays. Without a leak `h = v + x`, and tau has no effect.
         normalised: Whether an emitted s means s / D to the layer that reads it. Spikes that are added to a stream are not divided.
+        integrates: Whether the potential lasts to the next time step. Otherwise `h = x`: every time step is computed alone, and tau
+            and leak have no effect.
     """
 
     __pydantic_config__ = STRICT
@@ -85,6 +88,7 @@ class Neuron:
     levels: int = 1
     leak: bool = True
     normalised: bool = False
+    integrates: bool = True
 
     def __post_init__(self) -> None:
         as_floats(self, "v_threshold", "tau")
@@ -202,6 +206,8 @@ def channel_groups(channel_mixer: str, shortcut: str) -> tuple[str, ...]:
     """
     if channel_mixer == "none":
         return ()
+    if channel_mixer == "replinear":
+        return ("channel_input",) if shortcut == "membrane" else ("fc2",)
     return ("channel_input", "fc1") if shortcut == "membrane" else ("fc1", "fc2")
 
 
@@ -259,12 +265,14 @@ class Block:
         token_mixer: Mixes positions: an attention, a separable convolution (`sepconv`; `spiking_sepconv_K` with neurons before each
             layer), a depthwise convolution (`dwc_K`), or `none`.
         channel_mixer: Mixes channels: two linear layers (`mlp`), two 3x3 convolutions (`conv`), two linear layers with a shortcut
-            each (`mlp_residual`), or `none`.
+            each (`mlp_residual`), a linear layer that is trained as two (`replinear`), or `none`.
         num_heads: Attention heads; must divide the stage's `embed_dim`. None where the token mixer has no heads; 8 by default.
         qkv: Layer that computes queries, keys and values. None where the token mixer is not an attention; linear by default.
         projection: Output layer of the attention. None where the token mixer is not an attention; linear by default.
-        mlp_ratio: Hidden width of the channel mixer as a multiple of `embed_dim`. None where the channel mixer is `mlp_residual`,
-            whose hidden width is `embed_dim`, or `none`; 4 by default.
+        mlp_ratio: Hidden width of the channel mixer as a multiple of `embed_dim`. None where the channel mixer is `mlp_residual` or
+            `replinear`, whose hidden width is `embed_dim`, or `none`; 4 by default.
+        layer_scale: Whether the output of each residual branch is multiplied by a learnable factor for each channel, 1e-6 at first
+            (CaiT; Touvron et al., ICCV 2021).
         neuron: Parameters of the block's neurons.
         groups: Overrides for single neuron groups.
     """
@@ -276,6 +284,7 @@ class Block:
     qkv: ProjectionType | None = None
     projection: ProjectionType | None = None
     mlp_ratio: float | None = None
+    layer_scale: bool = False
     neuron: Neuron = Neuron()
     groups: NeuronGroups = NeuronGroups()
 
@@ -319,6 +328,36 @@ class Block:
         return override.applied_to(scaled)
 
 
+def check_embed_dim(embed_dim: int) -> None:
+    """Check the width of a stage.
+
+    Args:
+        embed_dim: The width.
+
+    Raises:
+        ValueError: It is less than 1 or more than `MAX_EMBED_DIM`.
+    """
+    if embed_dim < 1:
+        raise ValueError(f"embed_dim must be at least 1, got {quoted(embed_dim)}")
+    check_at_most("embed_dim", embed_dim, MAX_EMBED_DIM)
+
+
+def check_layer_scale(where: str, layer_scale: bool, shortcuts: Iterable[str]) -> None:
+    """Check that a block can have a layer scale: a factor before neurons would be a threshold.
+
+    Args:
+        where: Path of the block, for the error message.
+        layer_scale: Whether it has one.
+        shortcuts: Kinds of residual connections of which the network has one.
+
+    Raises:
+        ValueError: It cannot.
+    """
+    others = [shortcut for shortcut in shortcuts if shortcut != "membrane"]
+    if layer_scale and others:
+        raise ValueError(f"{where}.layer_scale: for membrane shortcuts only, and the network has {' or '.join(others)} shortcuts")
+
+
 def check_block(embed_dim: int, num_heads: int | None, mlp_ratio: float | None) -> None:
     """Check that a block is possible in a stage.
 
@@ -331,9 +370,7 @@ def check_block(embed_dim: int, num_heads: int | None, mlp_ratio: float | None) 
         ValueError: `embed_dim` is less than 1 or more than `MAX_EMBED_DIM`, the heads do not divide it, or the channel mixer has no
             hidden channels.
     """
-    if embed_dim < 1:
-        raise ValueError(f"embed_dim must be at least 1, got {quoted(embed_dim)}")
-    check_at_most("embed_dim", embed_dim, MAX_EMBED_DIM)
+    check_embed_dim(embed_dim)
     if num_heads is not None and embed_dim % num_heads:
         allowed = ", ".join(str(n) for n in range(1, embed_dim + 1) if embed_dim % n == 0)
         raise ValueError(f"num_heads {quoted(num_heads)} does not divide embed_dim {embed_dim}; choose from {allowed}")

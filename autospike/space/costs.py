@@ -15,9 +15,11 @@ from autospike.space.embedding_layers import Convolution
 from autospike.space.families import embedding_layers
 from autospike.space.input_shape import InputShape
 from autospike.space.mixers import (
+    CHANNEL_REPLINEAR_EXPANSION,
     DEPTHWISE,
     E_SDSA_EXPANSION,
     OPERANDS,
+    REPLINEAR_EXPANSION,
     SEPCONV_EXPANSION,
     SEPCONV_KERNEL_SIZE,
     SPIKING_SEPCONVS,
@@ -198,7 +200,15 @@ def _e_sdsa(block: Block, *, positions: int, width: int, copy: int) -> Iterator[
     yield _dense(positions, values, width, held=stream)
 
 
+def _replinear(positions: int, width: int, expansion: float, *, held: int) -> _Layer:
+    """Two linear layers that are one if they are fused."""
+    macs, hidden = positions * width * width, int(expansion * width)
+    return _Layer(macs=macs, separate_macs=2 * positions * width * hidden, fan_in=width, values=2 * positions * width + held)
+
+
 def _projection(kind: str | None, positions: int, width: int, *, held: int) -> _Layer:
+    if kind == "replinear":
+        return _replinear(positions, width, REPLINEAR_EXPANSION, held=held)
     if kind != "repconv":
         return _dense(positions, width, width, held=held)
     return _Layer(
@@ -227,6 +237,9 @@ def _channel_layers(stage: Stage, block: Block, *, positions: int, membrane: boo
     if block.channel_mixer == "none":
         return
     hidden, stream = stage.hidden_features(block), positions * stage.embed_dim
+    if block.channel_mixer == "replinear":
+        yield _replinear(positions, stage.embed_dim, CHANNEL_REPLINEAR_EXPANSION, held=stream if membrane else 0)
+        return
     taps = 9 if block.channel_mixer == "conv" else 1
     yield _dense(positions, stage.embed_dim, hidden, held=stream if membrane else 0, taps=taps)
     yield _dense(positions, hidden, stage.embed_dim, held=stream, taps=taps)

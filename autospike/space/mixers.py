@@ -17,7 +17,8 @@ OPERANDS: dict[str, tuple[str, ...]] = {
 }
 # Attentions whose result depends on the number of heads. The others treat each channel independently.
 WITH_HEADS = frozenset({"sdsa_1_dilated", "sdsa_3", "sdsa_4", "token_qk", "e_sdsa"})
-# Attentions whose projections may be linear layers or RepConvs. In E-SDSA values have another width, and there are no biases.
+# Attentions whose projections may be linear layers, RepConvs or RepLinears. In E-SDSA values have another width, and there are no
+# biases.
 WITH_PROJECTION_TYPES = frozenset(OPERANDS) - {"e_sdsa"}
 E_SDSA_EXPANSION = 4  # width of the values of E-SDSA, as a multiple of the stage's; published code
 
@@ -27,5 +28,9 @@ SPIKING_SEPCONVS = {"spiking_sepconv_3": 3, "spiking_sepconv_7": 7}
 DEPTHWISE = {"dwc_3": 3, "dwc_5": 5, "dwc_7": 7}
 SEPCONV_EXPANSION, SEPCONV_KERNEL_SIZE = 2, 7  # published code of Meta-SpikeFormer; the expansion also of E-SpikeFormer
 
-# Channel mixers whose hidden width is a gene. In `mlp_residual` it is the width of the stage.
+# Hidden width of a RepLinear as a multiple of the stage's width, in an attention and as a channel mixer; published code of the
+# large forms of E-SpikeFormer.
+REPLINEAR_EXPANSION, CHANNEL_REPLINEAR_EXPANSION = 1.5, 1.0
+
+# Channel mixers whose hidden width is a gene. In the others it is the width of the stage.
 WITH_MLP_RATIO = frozenset({"mlp", "conv"})

@@ -12,9 +12,11 @@ from autospike.space.decoder import decoder_parameters
 from autospike.space.families import batch_norm_parameters, conv_norm_parameters, embedding_parameters
 from autospike.space.limits import MAX_ACTIVATION
 from autospike.space.mixers import (
+    CHANNEL_REPLINEAR_EXPANSION,
     DEPTHWISE,
     E_SDSA_EXPANSION,
     OPERANDS,
+    REPLINEAR_EXPANSION,
     SEPCONV_EXPANSION,
     SEPCONV_KERNEL_SIZE,
     SPIKING_SEPCONVS,
@@ -47,7 +49,9 @@ def count_parameters(architecture: Architecture, *, in_chans: int = IMAGE_CHANNE
         for block in stage.blocks:
             projections = (block.qkv or "linear", block.projection or "linear")
             total += token_parameters(width, block.token_mixer, projections, qkv_bias=architecture.qkv_bias)
-            total += channel_parameters(width, stage.hidden_features(block), block.channel_mixer)
+            hidden = stage.hidden_features(block)
+            total += channel_parameters(width, hidden, block.channel_mixer, conv_bias=architecture.conv_bias)
+            total += layer_scale_parameters(width, block.token_mixer, block.channel_mixer) if block.layer_scale else 0
     return total
 
 
@@ -65,13 +69,14 @@ def _head_parameters(architecture: Architecture, num_classes: int) -> int:
     )
 
 
-def largest_parameters(space: Genes, *, compact: bool, qkv_bias: bool) -> int:
+def largest_parameters(space: Genes, *, compact: bool, qkv_bias: bool, conv_bias: bool) -> int:
     """Return the number of parameters of the subnet that has most of them, without a head, for images of 3 channels.
 
     Args:
         space: The genes.
         compact: The setting `compact_embedding` of the space.
         qkv_bias: The setting `qkv_bias` of the space.
+        conv_bias: The setting `conv_bias` of the space.
 
     Returns:
         The exact number.
@@ -84,7 +89,9 @@ def largest_parameters(space: Genes, *, compact: bool, qkv_bias: bool) -> int:
             for kind in stage.embedding.kind.values
         )
         width = embed_dim
-        total += sum(count * _largest_block(block, width, qkv_bias=qkv_bias) for block, count in _blocks(stage))
+        total += sum(
+            count * _largest_block(block, width, qkv_bias=qkv_bias, conv_bias=conv_bias) for block, count in _blocks(stage)
+        )
     return total
 
 
@@ -109,14 +116,16 @@ def _blocks(stage: StageSpace) -> Iterable[tuple[BlockSpace, int]]:
     return [(block, 1) for block in stage.blocks] or [(stage.block, max(stage.depth.values))]
 
 
-def _largest_block(block: BlockSpace, width: int, *, qkv_bias: bool) -> int:
+def _largest_block(block: BlockSpace, width: int, *, qkv_bias: bool, conv_bias: bool) -> int:
     projections = [[value or "linear" for value in gene.values] for gene in (block.qkv, block.projection)]
     tokens = (
         token_parameters(width, mixer, (qkv, projection), qkv_bias=qkv_bias)
         for mixer, qkv, projection in product(block.token_mixer.values, *projections)
     )
     hidden = round(width * max(ratio or 1 for ratio in block.mlp_ratio.values))
-    return max(tokens) + max(channel_parameters(width, hidden, mixer) for mixer in block.channel_mixer.values)
+    channels = (channel_parameters(width, hidden, mixer, conv_bias=conv_bias) for mixer in block.channel_mixer.values)
+    scales = (layer_scale_parameters(width, *pair) for pair in block.mixers())
+    return max(tokens) + max(channels) + (max(scales) if block.layer_scale else 0)
 
 
 def token_parameters(width: int, token_mixer: str, projections: tuple[str, str], *, qkv_bias: bool) -> int:
@@ -125,7 +134,7 @@ def token_parameters(width: int, token_mixer: str, projections: tuple[str, str],
     Args:
         width: Width of the stage, D.
         token_mixer: The token mixer.
-        projections: Layers of queries, keys and values, and of the output: "linear" or "repconv".
+        projections: Layers of queries, keys and values, and of the output: "linear", "repconv" or "replinear".
         qkv_bias: Whether linear layers of queries, keys and values have a bias.
     """
     if token_mixer == "none":
@@ -151,21 +160,44 @@ def token_parameters(width: int, token_mixer: str, projections: tuple[str, str],
 def _projection_parameters(width: int, kind: str, *, bias: bool) -> int:
     if kind == "repconv":  # two linear layers, a depthwise 3x3 convolution, three normalisations
         return 2 * width * width + 9 * width + 3 * batch_norm_parameters(width)
+    if kind == "replinear":
+        return _replinear_parameters(width, REPLINEAR_EXPANSION) + batch_norm_parameters(width)
     return conv_norm_parameters(width, width, kernel_size=1, bias=bias)
 
 
-def channel_parameters(width: int, hidden: int, channel_mixer: str) -> int:
+def _replinear_parameters(width: int, expansion: float) -> int:
+    """Parameters of two linear layers with a normalisation each."""
+    hidden = int(expansion * width)
+    return conv_norm_parameters(width, hidden, kernel_size=1) + conv_norm_parameters(hidden, width, kernel_size=1)
+
+
+def layer_scale_parameters(width: int, token_mixer: str, channel_mixer: str) -> int:
+    """Return the number of factors of a block with a layer scale: one for each channel of each residual branch.
+
+    Args:
+        width: Width of the stage, D.
+        token_mixer: The token mixer.
+        channel_mixer: The channel mixer.
+    """
+    channel = {"none": 0, "mlp_residual": 2}.get(channel_mixer, 1)
+    return width * ((token_mixer != "none") + channel)
+
+
+def channel_parameters(width: int, hidden: int, channel_mixer: str, *, conv_bias: bool) -> int:
     """Return the number of parameters of a channel mixer.
 
     Args:
         width: Width of the stage, D.
         hidden: Width inside the mixer.
         channel_mixer: The channel mixer.
+        conv_bias: Whether the convolutions of `conv` have biases.
     """
     if channel_mixer == "none":
         return 0
+    if channel_mixer == "replinear":
+        return _replinear_parameters(width, CHANNEL_REPLINEAR_EXPANSION)
     hidden = width if channel_mixer == "mlp_residual" else hidden
-    kernel_size, bias = (3, False) if channel_mixer == "conv" else (1, True)
+    kernel_size, bias = (3, conv_bias) if channel_mixer == "conv" else (1, True)
     sizes = ((width, hidden), (hidden, width))
     return sum(conv_norm_parameters(i, o, kernel_size=kernel_size, bias=bias) for i, o in sizes)
 

@@ -15,8 +15,9 @@ from difflib import get_close_matches
 from functools import partial
 
 from autospike.space.architecture import Architecture, Embedding, Stage
-from autospike.space.block import Block, Neuron
+from autospike.space.block import Block
 from autospike.space.decoder import Decoder
+from autospike.space.e_spikeformer import e_spikeformer, e_spikeformer_gesture, e_spikeformer_hardvs, e_spikeformer_large
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -189,30 +190,6 @@ def qkformer_cifar(depth: int, embed_dim: int) -> Architecture:
     return Architecture(family="qkformer", compact_embedding=True, stages=stages)
 
 
-def e_spikeformer(embed_dims: tuple[int, int, int, int], depths: tuple[int, int] = (6, 2)) -> Architecture:
-    """Return an E-SpikeFormer: T = 1, normalised integer neurons of 4 levels, convolutional and transformer stages.
-
-    A published transformer block is two blocks: a separable convolution, then the attention with the MLP.
-
-    Args:
-        embed_dims: Widths of the last four stages. The first stage has half the width of the second.
-        depths: Number of published blocks of the two transformer stages.
-
-    Returns:
-        The architecture.
-    """
-    neuron = Neuron(levels=4, normalised=True)
-    convolutional = Block(token_mixer="spiking_sepconv_7", channel_mixer="conv", neuron=neuron)
-    transformer = (
-        Block(token_mixer="spiking_sepconv_3", channel_mixer="none", neuron=neuron),
-        Block(token_mixer="e_sdsa", num_heads=8, neuron=neuron),
-    )
-    blocks = ((convolutional,), (convolutional,), (convolutional,) * 2, transformer * depths[0], transformer * depths[1])
-    stages = _stages((embed_dims[0] // 2, *embed_dims), (2, 2, 2, 2, 1), blocks)
-    later = tuple(replace(stage, embedding=replace(stage.embedding, neuron=neuron)) for stage in stages[1:])
-    return Architecture(family="e_spikeformer", shortcut="membrane", time_steps=1, stages=(stages[0], *later))
-
-
 def max_former(embed_dim: int, *, time_steps: int = 4) -> Architecture:
     """Return an ImageNet form of Max-Former: 1, 2 and 7 blocks; depthwise 7x7, then 5x5, then SSA with heads of 64 channels.
 
@@ -348,6 +325,15 @@ PUBLISHED: dict[str, Published] = {
     "e_spikeformer_s": Published(architecture=e_spikeformer((32, 64, 128, 192))),
     "e_spikeformer_m": Published(architecture=e_spikeformer((48, 96, 192, 240))),
     "e_spikeformer_l": Published(architecture=e_spikeformer((64, 128, 256, 360))),
+    **{
+        f"e_spikeformer_{size}{suffix}": Published(
+            architecture=e_spikeformer_large(widths, replinear=replinear, distilled=bool(suffix))
+        )
+        for size, widths, replinear in (("83m", (128, 256, 512), True), ("172m", (196, 384, 768), False))
+        for suffix in ("", "_distilled")
+    },
+    "e_spikeformer_hardvs": Published(architecture=e_spikeformer_hardvs((64, 128, 256, 360)), num_classes=300, in_chans=2),
+    "e_spikeformer_gesture": _events(architecture=e_spikeformer_gesture((64, 128, 256, 360)), num_classes=11),
     "max_former_10_384": Published(architecture=max_former(384)),
     "max_former_10_512": Published(architecture=max_former(512)),
     "max_former_10_768": Published(architecture=max_former(768)),

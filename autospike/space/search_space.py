@@ -28,10 +28,12 @@ from autospike.space.architecture import (
     Architecture,
     check_decoder,
     check_exit_margin,
+    check_first_depth,
+    check_mean_head,
     check_scale,
     check_time_steps,
 )
-from autospike.space.block import PUBLISHED_NEURON, THRESHOLD_FACTORS
+from autospike.space.block import PUBLISHED_NEURON, THRESHOLD_FACTORS, check_layer_scale
 from autospike.space.decoder import DECODER_SETTINGS
 from autospike.space.families import (
     Shortcut,
@@ -67,10 +69,12 @@ class SearchSpace:
         family: Name of a family in `autospike.space.families.FAMILIES`.
         time_steps: Numbers of time steps T.
         shortcut: Residual connections.
-        qkv_bias: As in `Architecture`, for all architectures of the space; likewise the next three.
+        qkv_bias: As in `Architecture`, for all architectures of the space; likewise the next five.
         attention_scale: As in `Architecture`.
         compact_embedding: As in `Architecture`.
         distilled: As in `Architecture`.
+        conv_bias: As in `Architecture`.
+        mean_head: As in `Architecture`.
         stages: Genes of the stages, in the order of computation. The number of stages is fixed.
         decoder: Genes of neck and heads of a dense task; None for classification.
         exit_margin: Confidence margins of early exit, from 0 to 1, which training ignores. `search.early_exit` sets them.
@@ -84,6 +88,8 @@ class SearchSpace:
     attention_scale: Finite = 0.125
     compact_embedding: StrictBool = False
     distilled: StrictBool = False
+    conv_bias: StrictBool = False
+    mean_head: StrictBool = False
     stages: tuple[StageSpace, ...]
     decoder: DecoderSpace | None = None
     exit_margin: NumberChoice = fixed(NEVER)
@@ -97,7 +103,9 @@ class SearchSpace:
         for shortcut in self.shortcut.values:
             check_shortcut(self.family, shortcut)
         check_compact(self.family, self.compact_embedding)
+        check_mean_head(self.mean_head, self.shortcut.values, dense=self.decoder is not None)
         check_stages(self.family, len(self.stages))
+        check_first_depth(min(self.stages[0].depth.values))
         for i, stage in enumerate(self.stages):
             kinds = stage.embedding.kind.values
             for embed_dim, stride, kind in product(stage.embed_dim.values, stage.embedding.stride.values, kinds):
@@ -111,6 +119,7 @@ class SearchSpace:
                 )
             for where, block in stage.block_spaces():
                 block.check_neurons(f"stages[{i}].{where}", self.shortcut.values)
+                check_layer_scale(f"stages[{i}].{where}", block.layer_scale, self.shortcut.values)
         if self.decoder is not None:
             check_decoder(self.decoder.levels, stages=len(self.stages), distilled=self.distilled)
 
@@ -146,7 +155,9 @@ class SearchSpace:
         """
         try:
             space = _adapter.validate_python(value)
-            parameters = largest_parameters(space, compact=space.compact_embedding, qkv_bias=space.qkv_bias)
+            parameters = largest_parameters(
+                space, compact=space.compact_embedding, qkv_bias=space.qkv_bias, conv_bias=space.conv_bias
+            )
             check_parameters("the largest subnet", parameters)
         except ValidationError as error:
             raise first_problem(error, source) from None
@@ -257,7 +268,11 @@ def _singleton(space: type, value: Any) -> Any:
         blocks = tuple(_singleton(BlockSpace, block) for block in value.blocks)
         embedding = _singleton(EmbeddingSpace, value.embedding)
         return StageSpace(
-            embed_dim=fixed(value.embed_dim), embedding=embedding, depth=fixed(len(blocks)), block=blocks[0], blocks=blocks
+            embed_dim=fixed(value.embed_dim),
+            embedding=embedding,
+            depth=fixed(len(blocks)),
+            block=blocks[0] if blocks else BlockSpace(),
+            blocks=blocks,
         )
     hints = get_type_hints(space)
     settings = DECODER_SETTINGS if space is DecoderSpace else SETTINGS

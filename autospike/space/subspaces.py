@@ -25,6 +25,7 @@ from autospike.space.block import (
     ProjectionType,
     TokenMixer,
     check_block,
+    check_embed_dim,
     check_mixers,
     has_gene,
     neuron_groups,
@@ -57,6 +58,7 @@ class NeuronSpace:
         levels: Largest emitted values; 1 by default.
         leak: As in `Neuron`, for all architectures of the space.
         normalised: As in `Neuron`, for all architectures of the space.
+        integrates: As in `Neuron`, for all architectures of the space.
     """
 
     __pydantic_config__ = STRICT
@@ -66,6 +68,7 @@ class NeuronSpace:
     levels: IntegerChoice = fixed(1)
     leak: StrictBool = True
     normalised: StrictBool = False
+    integrates: StrictBool = True
 
     def __post_init__(self) -> None:
         _check_neuron_values(self)
@@ -135,6 +138,7 @@ class BlockSpace:
         qkv: Choice between layers that compute queries, keys and values.
         projection: Choice between output layers of the attention.
         mlp_ratio: Hidden widths of the channel mixer as multiples of `embed_dim`.
+        layer_scale: As in `Block`, for all architectures of the space.
         neuron: Genes of the block's neurons.
         groups: Genes of single neuron groups.
     """
@@ -147,6 +151,7 @@ class BlockSpace:
     qkv: ProjectionChoice = UNSET
     projection: ProjectionChoice = UNSET
     mlp_ratio: NumberChoice = UNSET
+    layer_scale: StrictBool = False
     neuron: NeuronSpace = NeuronSpace()
     groups: NeuronGroupsSpace = NeuronGroupsSpace()
 
@@ -223,7 +228,7 @@ class StageSpace:
     Attributes:
         embed_dim: Widths.
         embedding: Genes of the embedding.
-        depth: Numbers of blocks, each at least 1.
+        depth: Numbers of blocks, each at least 1; or 0 alone for a stage that is an embedding.
         block: Genes of every block, used if `blocks` is empty. Each block chooses independently.
         blocks: Genes of each position, as many as the largest depth, where positions differ.
     """
@@ -236,11 +241,13 @@ class StageSpace:
     blocks: tuple[BlockSpace, ...] = ()
 
     def __post_init__(self) -> None:
-        if min(self.depth.values) < 1:
+        if min(self.depth.values) < 1 and self.depth.values != (0,):
             raise ValueError(f"depth must be at least 1, got {min(self.depth.values)}")
         check_at_most("depth", max(self.depth.values), MAX_DEPTH)
         if self.blocks and len(self.blocks) != max(self.depth.values):
             raise ValueError(f"blocks lists {len(self.blocks)} blocks, but the largest depth is {max(self.depth.values)}")
+        for embed_dim in self.embed_dim.values:
+            check_embed_dim(embed_dim)
         for embed_dim, block in product(self.embed_dim.values, (block for _, block in self.block_spaces())):
             for num_heads in block.num_heads.values:
                 check_block(embed_dim, num_heads, block.mlp_ratio.values[0])
@@ -251,8 +258,10 @@ class StageSpace:
         """Return the spaces of the blocks as written.
 
         Returns:
-            Pairs of path inside the stage and space: one for each of `blocks`, or one for `block`.
+            Pairs of path inside the stage and space: one for each of `blocks`, or one for `block`; none for an embedding alone.
         """
+        if self.depth.values == (0,):
+            return []
         return [(f"blocks[{i}]", block) for i, block in enumerate(self.blocks)] or [("block", self.block)]
 
     def block_at(self, index: int) -> BlockSpace:

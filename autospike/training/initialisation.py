@@ -54,7 +54,7 @@ def initialise_from(supernet: Supernet, source: Path, network: NetworkOfRun) -> 
     # The dimension that must match for a parameter to be copied.
     fixed = {
         **{f"{conv}.weight": 1 for conv in first_convs(family)},
-        **dict.fromkeys(("head.weight", "head.bias", "head_dist.weight", "head_dist.bias"), 0),
+        **{f"{head}.{leaf}": 0 for head in ("head", "head_dist", "head_dist.linear") for leaf in ("weight", "bias")},
     }
     mismatched = {
         name

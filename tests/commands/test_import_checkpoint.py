@@ -11,6 +11,7 @@ import pytest
 import timm
 import torch
 from cli_runner import Outcome, autospike
+from e_spikeformer_reference import FORM_172M, state_dict
 from published_states import spikformer_cifar
 from safetensors.torch import load_file
 from timm.data import resolve_data_config
@@ -72,6 +73,27 @@ def test_evaluation_protocol_in_config_json(
     assert (cfg["mean"], cfg["std"]) == normalisation
     said = " ".join(outcome.out.split())
     assert f"evaluated as published: {size} pixels, {'cropped from' if crop_pct < 1 else 'not cropped'}" in said
+
+
+@pytest.mark.parametrize(("options", "levels"), [((), 4), (("--levels", 8), 8)])
+def test_levels_of_integer_neurons(tmp_path: Path, capsys: Capsys, options: tuple[object, ...], levels: int) -> None:
+    outcome = imported(capsys, tmp_path, state_dict(FORM_172M), *options)
+    assert (outcome.code, outcome.err) == (0, "")
+    architecture = timm.create_model(f"local-dir:{tmp_path / 'out'}").architecture
+    assert {block.neuron.levels for stage in architecture.stages for block in stage.blocks} == {levels}
+
+
+@pytest.mark.parametrize("levels", [1, 65])
+def test_levels_that_are_not_allowed(tmp_path: Path, capsys: Capsys, levels: int) -> None:
+    assert imported(capsys, tmp_path, state_dict(FORM_172M), "--levels", levels).code == 2
+    assert not (tmp_path / "out").exists()
+
+
+def test_levels_of_binary_neurons_are_an_error(tmp_path: Path, capsys: Capsys) -> None:
+    outcome = imported(capsys, tmp_path, spikformer_cifar(), "--levels", 4)
+    assert outcome.code == 2
+    assert "levels can be given for E-SpikeFormer only, got 4; omit it" in " ".join(outcome.err.split())
+    assert not (tmp_path / "out").exists()
 
 
 def test_timm_reads_the_protocol(vectors: Path, tmp_path: Path, capsys: Capsys) -> None:

@@ -17,7 +17,7 @@ from autospike.energy.counts import LayerCount
 from autospike.models.contract import MeanHead, SpikingHead
 from autospike.nn.attention import Gate, SumOfSpikes, operator
 from autospike.nn.attention_product import AttentionProduct, Heads
-from autospike.nn.layers import ConvNorm, LinearNorm, RepConv, SeparableConvNorm
+from autospike.nn.layers import ConvNorm, LinearNorm, RepConv, RepLinear, SeparableConvNorm
 from autospike.space.block import Block
 
 
@@ -167,6 +167,20 @@ def test_repconv_is_counted_in_both_forms() -> None:
         ("layer.fused", "fused", "binary", 5 * 6 * 16 * 9),
     ]
     assert first.rate == fused.rate == tuple(x[t].double().mean().item() for t in (0, 1))
+
+
+@pytest.mark.parametrize("outer_norm", [True, False])
+def test_replinear_is_counted_as_two_layers_and_as_one(outer_norm: bool) -> None:
+    """The normalisations are free. In one layer a spike reaches the 4 outputs, in two the 6 channels between them."""
+    layer, x = RepLinear(4, 6, outer_norm=outer_norm), spikes(2, 2, 5, 6, 4)
+    first, last, fused = count(layer, x, images=2)
+    sums = [x[t].sum().item() / 2 for t in (0, 1)]
+    assert (first.acs, fused.acs) == (tuple(6 * s for s in sums), tuple(4 * s for s in sums))
+    assert [(c.layer, c.form, c.input, c.macs) for c in (first, last, fused)] == [
+        ("layer.first", "separate", "binary", 5 * 6 * 24),
+        ("layer.last", "separate", "real", 5 * 6 * 24),
+        ("layer.fused", "fused", "binary", 5 * 6 * 16),
+    ]
 
 
 def test_fan_out_of_a_padded_convolution_is_smaller_at_the_border() -> None:

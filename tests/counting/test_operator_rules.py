@@ -33,7 +33,7 @@ from autospike.models.contract import MeanHead, SpikingHead
 from autospike.models.spikformer import Spikformer
 from autospike.nn.attention import Gate, SumOfSpikes
 from autospike.nn.attention_product import AttentionProduct, Heads
-from autospike.nn.layers import ConvNorm, LinearNorm, Norm, RepConv, SeparableConvNorm
+from autospike.nn.layers import ConvNorm, LinearNorm, Norm, RepConv, RepLinear, SeparableConvNorm
 from autospike.nn.neuron import LIF
 from autospike.nn.regions import RegionConv, RegionLinear, RegionUpsampling
 from autospike.space.architecture import Architecture, Embedding, Stage
@@ -416,6 +416,7 @@ SYNAPSES: dict[type[nn.Module], tuple[tuple[Any, ...], tuple[Tensor, ...]]] = {
     ConvNorm: ((4, 7), (spikes(*X, high=3),)),
     SeparableConvNorm: ((4, 7), (spikes(*X),)),
     RepConv: ((4,), (spikes(*X),)),
+    RepLinear: ((4, 6), (spikes(*X),)),
     SumOfSpikes: ((2,), (spikes(*X),)),
     Gate: ((), (spikes(*X), spikes(STEPS, BATCH, 5, 6, 1))),
     SpikingHead: ((4, 7), (spikes(STEPS, BATCH, 4),)),
@@ -424,6 +425,7 @@ SYNAPSES: dict[type[nn.Module], tuple[tuple[Any, ...], tuple[Tensor, ...]]] = {
 KEYWORDS: dict[type[nn.Module], dict[str, Any]] = {
     LinearNorm: {"bias": True},
     SeparableConvNorm: {"kernel_size": 3},
+    RepLinear: {"outer_norm": True},
 }
 
 

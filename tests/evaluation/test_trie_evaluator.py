@@ -323,7 +323,7 @@ def test_measurements_of_siblings_with_shared_layers_equal_separate_measurements
     assert measure_population(evaluator, population) == [measure_alone(evaluator, a) for a in population]
 
 
-@pytest.mark.parametrize("name", slow_except(["sew", "spike_driven", "e_spikeformer"], FAMILIES))
+@pytest.mark.parametrize("name", slow_except(["sew", "spike_driven", "e_spikeformer", "e_spikeformer large"], FAMILIES))
 def test_statistics_equal_those_of_a_separately_calibrated_model(name: str) -> None:
     evaluator = make_evaluator(name)
     population = tuple(population_of(evaluator, 2))

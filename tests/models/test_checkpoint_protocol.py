@@ -25,7 +25,13 @@ def protocol(name: str, num_classes: int | None = None, image_size: int | None =
 # From the configuration files and evaluation scripts of the published code.
 @pytest.mark.parametrize(
     ("name", "crop_pct"),
-    [("spikformer_8_512", 1.0), ("spike_driven_8_768", 0.95), ("meta_spikeformer_55m", 0.875), ("qkformer_10_384", 0.875)],
+    [
+        ("spikformer_8_512", 1.0),
+        ("spike_driven_8_768", 0.95),
+        ("meta_spikeformer_55m", 0.875),
+        ("qkformer_10_384", 0.875),
+        ("e_spikeformer_172m", 224 / 232),
+    ],
 )
 def test_imagenet(name: str, crop_pct: float) -> None:
     found = protocol(name)
@@ -61,8 +67,17 @@ def test_cifar(name: str, num_classes: int, normalisation: object) -> None:
     assert (found.preparation.mean, found.preparation.std) == normalisation
 
 
-@pytest.mark.parametrize("name", ["spikformer_events_2_256", "spike_driven_events_2_256", "meta_spikeformer_hardvs"])
-def test_event_frames_are_not_normalised(name: str) -> None:
+@pytest.mark.parametrize(
+    ("name", "size"),
+    [
+        ("spikformer_events_2_256", 128),
+        ("spike_driven_events_2_256", 128),
+        ("meta_spikeformer_hardvs", 224),
+        ("e_spikeformer_hardvs", 224),
+        ("e_spikeformer_gesture", 128),
+    ],
+)
+def test_event_frames_are_not_normalised(name: str, size: int) -> None:
     found = protocol(name)
-    assert (found.image_size, found.preparation.crop_pct) == (128, 1.0)
+    assert (found.image_size, found.preparation.crop_pct) == (size, 1.0)
     assert (found.preparation.mean, found.preparation.std) == ((0.0, 0.0), (1.0, 1.0))

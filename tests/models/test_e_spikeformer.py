@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -11,12 +12,14 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from e_spikeformer_reference import Form
+from e_spikeformer_reference import Reference as Plain
 from torch import Tensor
 
 from autospike.models.checkpoint_import import load_reference, published_keys, recognise_format
 from autospike.models.contract import SpikingModel
 from autospike.nn.neuron import LIF
-from autospike.space.published import e_spikeformer
+from autospike.space.e_spikeformer import e_spikeformer
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -73,16 +76,41 @@ def test_integers_are_identical_layer_by_layer(reference: Reference) -> None:
         assert set(spikes.unique().tolist()) <= {0, 1, 2, 3, 4}
 
 
-def test_gradients(reference: Reference) -> None:
-    if reference.meta["name"] == "espikeformer_full":
-        pytest.skip("gradients of q and v differ from this file, those behind them and of k agree; the cause is not known")
+def gradients(reference: Reference) -> dict[str, Tensor]:
+    """The gradients of the model by the published keys."""
     reference.model.zero_grad()
     (reference.model(reference.images) * torch.from_numpy(reference.stored["cotangent"])).sum().backward()
     parameters = dict(reference.model.named_parameters())
     keys = published_keys(recognise_format(reference.state), reference.state, parameters)
-    grads = {key: parameters[name].grad for name, key in keys.items()}
-    norms = reference.meta["grad_norms"]
+    found = {key: parameters[name].grad for name, key in keys.items()}
+    return {key: grad for key, grad in found.items() if grad is not None}
+
+
+def test_gradients_equal_those_of_another_implementation(reference: Reference) -> None:
+    """In double precision; those of norms and positions of every parameter."""
+    depths = tuple(len(reference.model.architecture.stages[i].blocks) // 2 for i in (3, 4))
+    form = Form(widths=tuple(reference.meta["kwargs"]["embed_dim"]), depths=depths)
+    state = {key: value.double().requires_grad_() if value.is_floating_point() else value for key, value in reference.state.items()}
+    logits = Plain(form=form, state=state).logits(reference.images[None].double())
+    (logits * torch.from_numpy(reference.stored["cotangent"])).sum().backward()
+    for key, grad in gradients(reference).items():
+        expected = state[key].grad
+        assert expected is not None
+        torch.testing.assert_close(grad.double(), expected.view(grad.shape), rtol=1e-4, atol=2e-5 * expected.abs().max().item())
+
+
+def test_gradients(reference: Reference) -> None:
+    """In one file, the gradients of q and v and of everything before them in the network are others.
+
+    They contradict those of k in the same attention, which follow from the same gradient behind the product, and the implementation
+    in plain operations of the test above.
+    """
+    grads, norms = gradients(reference), reference.meta["grad_norms"]
     assert set(grads) == set(norms)
-    for key, grad in grads.items():
-        assert grad is not None
-        assert grad.double().norm().item() == pytest.approx(norms[key], rel=2e-5), key
+    consistent = re.compile(
+        r"head\..*|block4\.1\.(mlp\..*|attn\.(k|proj)_.*)" if reference.meta["name"] == "espikeformer_full" else r".*"
+    )
+    checked = [key for key in grads if consistent.fullmatch(key)]
+    assert len(checked) >= 16
+    for key in checked:
+        assert grads[key].double().norm().item() == pytest.approx(norms[key], rel=2e-5), key

@@ -62,6 +62,7 @@ SMALL = {
     ),
 }
 INTEGERS = Neuron(levels=4, normalised=True)
+SINGLE_FRAMES = Neuron(levels=4, integrates=False)
 SMALL |= {
     "e_spikeformer": Architecture(
         family="e_spikeformer",
@@ -75,6 +76,33 @@ SMALL |= {
                 Block(token_mixer="spiking_sepconv_3", channel_mixer="none", neuron=INTEGERS),
                 Block(token_mixer="e_sdsa", num_heads=2, mlp_ratio=2, neuron=INTEGERS),
             ),
+        ),
+    ),
+    "e_spikeformer large": Architecture(
+        family="e_spikeformer",
+        shortcut="membrane",
+        time_steps=4,
+        distilled=True,
+        conv_bias=True,
+        mean_head=True,
+        stages=(
+            stage(6, 2, Block(token_mixer="none", channel_mixer="conv", mlp_ratio=2, neuron=INTEGERS)),
+            stage(
+                16,
+                2,
+                Block(token_mixer="none", channel_mixer="replinear", neuron=INTEGERS),
+                Block(num_heads=2, qkv="replinear", projection="replinear", mlp_ratio=2, layer_scale=True, neuron=INTEGERS),
+            ),
+        ),
+    ),
+    "e_spikeformer events": Architecture(
+        family="e_spikeformer",
+        shortcut="membrane",
+        time_steps=4,
+        stages=(
+            stage(6, 2, Block(token_mixer="spiking_sepconv_7", channel_mixer="conv", mlp_ratio=2, neuron=SINGLE_FRAMES)),
+            stage(8, 2, Block(token_mixer="e_sdsa", num_heads=2, mlp_ratio=2, layer_scale=True, neuron=SINGLE_FRAMES)),
+            stage(16, 1),
         ),
     ),
     "max_former": Architecture(
@@ -105,6 +133,8 @@ MAPS = dict.fromkeys(SMALL, ((16,), (4,))) | {
     "qkformer": ((8, 12, 16), (4, 8, 16)),
     "qkformer compact": ((8, 16), (1, 2)),
     "e_spikeformer": ((6, 16), (2, 4)),
+    "e_spikeformer large": ((6, 16), (2, 4)),
+    "e_spikeformer events": ((6, 8, 16), (2, 4, 4)),
     "max_former": ((8, 16), (4, 8)),
     "max_former events": ((16,), (4,)),
 }
@@ -166,7 +196,11 @@ def test_pre_logits_are_pooled_features(name: str) -> None:
     pooled = model.forward_head(model.forward_features(IMAGES), pre_logits=True)
     assert pooled.shape == (3, model.num_features)
     heads = [model.head, model.head_dist] if SMALL[name].distilled else [model.head]
-    logits = sum(head(pooled) for head in heads) / len(heads)
+    if SMALL[name].mean_head:  # the second head has neurons, and so is not linear
+        of_steps = model.head_dist(model.forward_features(IMAGES).mean(dim=(2, 3)))
+        logits = (model.head(pooled) + of_steps.mean(dim=0)) / 2
+    else:
+        logits = sum(head(pooled) for head in heads) / len(heads)
     torch.testing.assert_close(logits, model(IMAGES), rtol=1e-5, atol=1e-5)
 
 
@@ -176,14 +210,15 @@ def test_features_after_membrane_shortcuts_are_spike_rates(name: str) -> None:
     pooled = shared_model(name).forward_head(shared_model(name).forward_features(IMAGES), pre_logits=True)
     levels = SMALL[name].head_neuron.levels
     quarters = torch.equal((4 * pooled).round(), 4 * pooled) and pooled.min() >= 0 and pooled.max() <= levels
-    assert quarters == (SMALL[name].shortcut == "membrane")
+    assert quarters == (SMALL[name].shortcut == "membrane" and not SMALL[name].mean_head)
 
 
 @each
 def test_attributes_that_timm_reads(name: str) -> None:
     model = shared_model(name)
     assert (model.num_classes, model.num_features, model.head_hidden_size) == (5, 16, 16)
-    heads = ("head", "head_dist") if SMALL[name].distilled else "head"
+    second = "head_dist.linear" if SMALL[name].mean_head else "head_dist"
+    heads = ("head", second) if SMALL[name].distilled else "head"
     assert tuple(model.pretrained_cfg["classifier"]) == tuple(heads)
     assert isinstance(model.get_classifier(), nn.Linear)
     assert model.get_classifier() is model.head

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from autospike.evaluation.calibration import calibrate
 from autospike.models import build_model
 from autospike.models.contract import SpikingHead, SpikingModel
-from autospike.nn.blocks import MLP, ChannelConv, Residual, SepConv, SpikingBlock
+from autospike.nn.blocks import MLP, ChannelConv, ChannelRepLinear, Residual, SepConv, SpikingBlock
 from autospike.nn.layers import ConvNorm, LinearNorm, RepConv, SeparableConvNorm
 from autospike.nn.neuron import LIF
 from autospike.space.architecture import Architecture, Embedding, Stage
@@ -154,12 +154,15 @@ def test_parameter_shapes_of_the_mixers() -> None:
     shapes = {
         SepConv(16, block): {"expand.linear.weight": (32, 16), "separable.depthwise.weight": (32, 1, 7, 7)}
         | {"separable.pointwise.weight": (16, 32)},
-        ChannelConv(16, 24, block): {"conv1.conv.weight": (24, 16, 3, 3), "conv2.conv.weight": (16, 24, 3, 3)},
+        ChannelConv(16, 24, block, bias=False): {"conv1.conv.weight": (24, 16, 3, 3), "conv2.conv.weight": (16, 24, 3, 3)},
+        ChannelConv(16, 24, block, bias=True): {"conv1.conv.weight": (24, 16, 3, 3), "conv1.conv.bias": (24,)}
+        | {"conv2.conv.weight": (16, 24, 3, 3), "conv2.conv.bias": (16,)},
+        ChannelRepLinear(16): {"replinear.first.weight": (16, 16), "replinear.last.weight": (16, 16)},
         MLP(16, 24, block): {"fc1.linear.weight": (24, 16), "fc1.linear.bias": (24,)}
         | {"fc2.linear.weight": (16, 24), "fc2.linear.bias": (16,)},
     }
     for layer, expected in shapes.items():
-        assert {name: tuple(p.shape) for name, p in layer.named_parameters() if ".bn." not in name} == expected
+        assert {name: tuple(p.shape) for name, p in layer.named_parameters() if "bn." not in name} == expected
 
 
 @pytest.mark.parametrize("shortcut", SHORTCUTS)

@@ -18,23 +18,24 @@ from autospike.evaluation.calibration import calibrate
 from autospike.models import build_model
 from autospike.models.contract import SpikingModel
 from autospike.nn.fusion import fuse
-from autospike.nn.layers import ConvNorm, LinearNorm, RepConv, SeparableConvNorm
+from autospike.nn.layers import ConvNorm, LinearNorm, RepConv, RepLinear, SeparableConvNorm
 from autospike.space.architecture import Architecture, Embedding, Stage
 from autospike.space.block import Block, Neuron
 from autospike.space.published import PUBLISHED
 
-SYNAPSES = (LinearNorm, ConvNorm, SeparableConvNorm, RepConv)
+SYNAPSES = (LinearNorm, ConvNorm, SeparableConvNorm, RepConv, RepLinear)
 
 
 def architecture_of(family: str, shortcut: str) -> Architecture:
     """Return an architecture with every kind of layer in every block where it is possible."""
     blocks = tuple(
-        Block(token_mixer=mixer, channel_mixer=channel, mlp_ratio=1, neuron=Neuron(v_threshold=0.3), **synapses)  # type: ignore[arg-type]
+        Block(token_mixer=mixer, channel_mixer=channel, **{"mlp_ratio": 1, **synapses}, neuron=Neuron(v_threshold=0.3))  # type: ignore[arg-type]
         for mixer, channel, synapses in (
             ("sdsa_3", "mlp", {"num_heads": 2, "qkv": "repconv", "projection": "linear"}),
             ("sdsa_1", "conv", {"qkv": "linear", "projection": "repconv"}),
             ("sepconv", "conv", {}),
             ("none", "mlp", {}),
+            ("sdsa_3", "replinear", {"num_heads": 2, "qkv": "replinear", "projection": "replinear", "mlp_ratio": None}),
         )
     )
     first = Stage(embed_dim=16, embedding=Embedding(stride=2), blocks=blocks)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from functools import partial
 from typing import Any
 
@@ -43,6 +44,23 @@ def test_the_potential_keeps_what_was_not_emitted() -> None:
 def test_spikes_without_a_leak_add_up_the_input() -> None:
     """Potentials 0.4, 0.8, 1.2: the third step spikes and resets to 0."""
     assert LIF(Neuron(leak=False))(torch.full((6, 1), 0.4)).flatten().tolist() == [0, 0, 1, 0, 0, 1]
+
+
+@implementations
+@pytest.mark.parametrize("detached", [True, False])
+@pytest.mark.parametrize("levels", [1, 4])
+def test_a_neuron_that_does_not_integrate_computes_every_step_alone(levels: int, detached: bool) -> None:
+    """As one step of as many images, whatever tau and leak are."""
+    torch.manual_seed(0)
+    x, cotangent = (torch.randn(5, 3, 131) * 2).requires_grad_(), torch.randn(5, 3, 131)
+    dynamics = Dynamics(input_decays=False, reset_is_detached=detached)
+    one_step = LIF(Neuron(levels=levels, v_threshold=0.7), dynamics)(x.flatten(0, 1)[None])[0].view_as(x)
+    (expected,) = torch.autograd.grad(one_step, x, cotangent)
+    for neuron in (Neuron(levels=levels, v_threshold=0.7, tau=3.0), Neuron(levels=levels, v_threshold=0.7, leak=False)):
+        spikes = LIF(replace(neuron, integrates=False), replace(dynamics, input_decays=True))(x)
+        assert torch.equal(spikes, one_step)
+        (found,) = torch.autograd.grad(spikes, x, cotangent)
+        torch.testing.assert_close(found, expected)
 
 
 @implementations

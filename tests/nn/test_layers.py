@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from autospike.nn.layers import ConvNorm, LinearNorm, RepConv, SeparableConvNorm, synapse
+from autospike.nn.layers import ConvNorm, LinearNorm, RepConv, RepLinear, SeparableConvNorm, synapse
 from autospike.nn.max_pool import TimewiseMaxPool
 
 T, B, H, W = 3, 2, 5, 6
@@ -27,6 +27,8 @@ SYNAPSES: dict[str, Callable[[], nn.Module]] = {
     "separable 7x7": lambda: SeparableConvNorm(4, 7, kernel_size=7),
     "separable 3x3": lambda: SeparableConvNorm(4, 7, kernel_size=3),
     "repconv": lambda: RepConv(4),
+    "replinear": lambda: RepLinear(4, 6, outer_norm=True),
+    "replinear of a channel mixer": lambda: RepLinear(4, 4, outer_norm=False),
 }
 
 
@@ -112,6 +114,9 @@ def torch_layer(layer: nn.Module) -> nn.Sequential:
             weight = layer.depthwise.weight
             depthwise = conv_of(weight, padding=weight.shape[-1] // 2, groups=len(weight))
             return nn.Sequential(depthwise, conv_of(layer.pointwise.weight), norm_of(layer.bn))
+        case RepLinear():
+            norms = [norm_of(norm) for norm in (layer.last_bn, layer.bn) if norm is not None]
+            return nn.Sequential(conv_of(layer.first.weight), norm_of(layer.first_bn), conv_of(layer.last.weight), *norms)
         case RepConv():
             return nn.Sequential(
                 conv_of(layer.first.weight),
@@ -202,3 +207,20 @@ def test_linear_and_repconv_layers_of_attention(bias: bool) -> None:
     assert isinstance(repconv, RepConv)
     assert sum(p.numel() for p in linear.parameters()) == 6 * 6 + 2 * 6 + 6 * bias
     assert sum(p.numel() for p in repconv.parameters()) == 2 * 6 * 6 + 9 * 6 + 3 * 2 * 6  # never a bias
+
+
+def test_a_new_layer_scale_is_small_and_multiplies_the_output() -> None:
+    layer, scaled = (LinearNorm(4, 7, bias=True).eval() for _ in range(2))
+    scaled.load_state_dict(layer.state_dict())
+    scaled.add_layer_scale()
+    (factors,) = (p for name, p in scaled.named_parameters() if name == "bn.layer_scale")
+    assert torch.equal(factors, torch.full((7,), 1e-6))
+    nn.init.uniform_(factors, 0.5, 2)
+    x = torch.randn(T, B, H, W, 4)
+    torch.testing.assert_close(scaled.eval()(x), layer(x) * factors)
+
+
+def test_the_layer_scale_of_a_repconv_is_behind_its_last_normalisation() -> None:
+    layer = RepConv(4)
+    layer.add_layer_scale()
+    assert [name for name, _ in layer.named_parameters() if name.endswith("layer_scale")] == ["outer_bn.layer_scale"]

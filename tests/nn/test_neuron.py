@@ -57,6 +57,7 @@ NEURONS = {
     "soft reset": (Neuron(), Dynamics(reset="soft", input_decays=False)),
     "integers": (Neuron(levels=3, tau=2.5), Dynamics()),
     "no leak": (Neuron(levels=3, leak=False), Dynamics()),
+    "no integration": (Neuron(levels=3, integrates=False), Dynamics()),
 }
 
 

@@ -116,6 +116,7 @@ def test_missing_fields_have_the_published_defaults() -> None:
         qkv="linear",
         projection="linear",
         mlp_ratio=4.0,
+        layer_scale=False,
         neuron=neuron,
         groups=NeuronGroups(),
     )
@@ -127,6 +128,8 @@ def test_missing_fields_have_the_published_defaults() -> None:
         attention_scale=0.125,
         compact_embedding=False,
         distilled=False,
+        conv_bias=False,
+        mean_head=False,
         stages=(Stage(embed_dim=16, embedding=Embedding(stride=1, neuron=neuron), blocks=(block,)),),
     )
 
@@ -147,6 +150,7 @@ def changes_of_one_field() -> dict[str, Architecture]:
         "qkv": replace(block, qkv="repconv"),
         "projection": replace(block, projection="repconv"),
         "channel_mixer": replace(block, channel_mixer="conv"),
+        "integrates": replace(block, neuron=Neuron(integrates=False)),
         **{mixer: block_with_mixer(mixer) for mixer in READS if mixer != "sdsa_3"},
     }
     for group in GROUPS:
@@ -168,6 +172,7 @@ def changes_of_one_field() -> dict[str, Architecture]:
         "qkv_bias": replace(two, qkv_bias=True),
         "attention_scale": replace(two, attention_scale=0.25),
         "distilled": replace(two, distilled=True),
+        "conv_bias": replace(two, conv_bias=True),
         "exit_margin": replace(two, exit_margin=0.5),
         "another family": replace(two, family="qkformer"),
         "compact_embedding": replace(two, family="qkformer", compact_embedding=True),
@@ -178,7 +183,7 @@ def changes_of_one_field() -> dict[str, Architecture]:
 
 def test_every_field_changes_the_id() -> None:
     changed = changes_of_one_field()
-    assert len({architecture.id for architecture in changed.values()}) == len(changed) == 16 + 2 * (4 + 3 + 8 + 14)
+    assert len({architecture.id for architecture in changed.values()}) == len(changed) == 17 + 2 * (4 + 4 + 8 + 14)
 
 
 def test_a_redundant_neuron_override_changes_the_id() -> None:
@@ -426,7 +431,10 @@ def test_valid_numbers_of_heads_are_listed_in_the_error() -> None:
         (lambda: Architecture(family="resnet", stages=small().stages), "family"),
         (lambda: Architecture(shortcut="membrane", stages=small().stages), "shortcut"),
         (lambda: Stage(embed_dim=16, blocks=(Block(num_heads=5),)), "num_heads"),
-        (lambda: Stage(embed_dim=16, blocks=()), "block"),
+        (lambda: Stage(embed_dim=0, blocks=()), "embed_dim"),
+        (lambda: Architecture(stages=(Stage(embed_dim=16, blocks=()),)), "block"),
+        (lambda: replace(small(), mean_head=True), "mean_head"),
+        (lambda: small(blocks=(Block(layer_scale=True),)), "layer_scale"),
         (lambda: Architecture(stages=()), "stage"),
         (lambda: small(time_steps=0), "time_steps"),
     ],

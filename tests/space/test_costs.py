@@ -17,10 +17,11 @@ from autospike.counting.model import count_operations
 from autospike.energy.conventions import EXACT, SPIKFORMER, Convention
 from autospike.models import build_model
 from autospike.nn.attention import SumOfSpikes
-from autospike.nn.layers import ConvNorm, LinearNorm, RepConv, SeparableConvNorm
+from autospike.nn.layers import ConvNorm, LinearNorm, RepConv, RepLinear, SeparableConvNorm
 from autospike.space.architecture import Architecture
 from autospike.space.costs import costs, minimise
 from autospike.space.input_shape import InputShape
+from autospike.space.published import PUBLISHED
 from autospike.space.search_space import SearchSpace
 
 SHAPE = InputShape(image_size=9, channels=2, classes=5)
@@ -42,6 +43,8 @@ def built_fan_in(architecture: Architecture) -> int:
     def record(module: nn.Module, args: Any) -> None:
         if isinstance(module, SumOfSpikes):
             found.append(args[0].shape[module.dim])
+        elif isinstance(module, RepLinear):
+            found.append(module.first.in_features)
         elif isinstance(module, RepConv):
             found.append(9 * module.last.in_features)
         elif isinstance(module, SeparableConvNorm):
@@ -81,6 +84,26 @@ def test_costs_of_every_mixer_and_embedding_of_max_former(kind: str, mixer: str,
     found, separate = costs(architecture, SHAPE), costs(architecture, SHAPE, fused=False)
     assert [found.macs, separate.macs] == counted_macs(architecture, EXACT, SPIKFORMER)
     assert found.fan_in == built_fan_in(architecture)
+
+
+@pytest.mark.parametrize("qkv", ["replinear", "linear"])
+@pytest.mark.parametrize("channel_mixer", ["replinear", "mlp"])
+def test_costs_of_replinear_layers(qkv: str, channel_mixer: str) -> None:
+    block = {"num_heads": 2, "qkv": qkv, "projection": "replinear", "channel_mixer": channel_mixer}
+    stage = {"embed_dim": 16, "embedding": {"stride": 2}, "blocks": [block]}
+    written = {"family": "e_spikeformer", "shortcut": "membrane", "time_steps": 2, "stages": [stage, {**stage, "blocks": []}]}
+    architecture = Architecture.from_dict(written)
+    found, separate = costs(architecture, SHAPE), costs(architecture, SHAPE, fused=False)
+    assert [found.macs, separate.macs] == counted_macs(architecture, EXACT, SPIKFORMER)
+    assert found.fan_in == built_fan_in(architecture)
+
+
+def test_macs_of_the_largest_e_spikeformer() -> None:
+    """63.5 GMAC in convolutions and linear layers of the published code at 224 pixels, as it trains."""
+    architecture = PUBLISHED["e_spikeformer_172m_distilled"].architecture
+    found = costs(architecture, InputShape(image_size=224, channels=3, classes=1000), fused=False).macs
+    products_of_attention = 12 * 2 * 14 * 14 * 768 * (768 // 8)
+    assert round((found - products_of_attention) / 1e9, 1) == 63.5
 
 
 def test_the_peak_of_the_activations_is_by_hand() -> None:

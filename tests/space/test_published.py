@@ -43,6 +43,10 @@ COUNTS = {
     "e_spikeformer_s": 5_105_608,
     "e_spikeformer_m": 10_023_112,
     "e_spikeformer_l": 18_987_504,
+    "e_spikeformer_83m_distilled": 83_015_952,
+    "e_spikeformer_172m_distilled": 171_740_714,
+    "e_spikeformer_hardvs": 18_740_004,
+    "e_spikeformer_gesture": 5_604_315,
     "max_former_10_384": 16_237_240,
     "max_former_10_512": 28_653_480,
     "max_former_10_768": 63_992_200,
@@ -70,6 +74,8 @@ INPUTS = dict.fromkeys(PUBLISHED, (1000, 3, 224)) | {
     "meta_spikeformer_55m_mask_rcnn": (80, 3, 1344),
     "qkformer_cifar10dvs": (10, 2, 128),
     "qkformer_gesture": (11, 2, 128),
+    "e_spikeformer_hardvs": (300, 2, 224),
+    "e_spikeformer_gesture": (11, 2, 128),
     "max_former_cifar10": (10, 3, 32),
     "max_former_cifar100": (100, 3, 32),
     "max_former_cifar10dvs": (10, 2, 128),
@@ -78,11 +84,13 @@ INPUTS = dict.fromkeys(PUBLISHED, (1000, 3, 224)) | {
 # Time steps: 4 except in event forms and E-SpikeFormer.
 STEPS = dict.fromkeys(PUBLISHED, 4) | {name: 1 for name in PUBLISHED if name.startswith("e_spikeformer")}
 STEPS |= {name: 1 for name in PUBLISHED if name.endswith("mask_rcnn")}
-STEPS |= {name: 16 for name in PUBLISHED if "events" in name or "dvs" in name or "gesture" in name} | {"meta_spikeformer_hardvs": 8}
+STEPS |= {name: 16 for name in PUBLISHED if "events" in name or "dvs" in name or "gesture" in name}
+STEPS |= dict.fromkeys(("meta_spikeformer_hardvs", "e_spikeformer_hardvs", "e_spikeformer_gesture"), 8)
 # Stride of each stage.
 STRIDES: dict[str, tuple[int, ...]] = {name: (4,) if "cifar" in name else (16,) for name in ONE_STAGE}
 STRIDES["spike_driven_events_2_256"] = (8,)
 STRIDES |= {name: (2, 2, 2, 2, 1) for name in PUBLISHED if name.startswith(("meta", "e_spikeformer"))}
+STRIDES |= {name: (2, 2, 2, 2) for name in PUBLISHED if "83m" in name or "172m" in name}
 STRIDES |= {name: (4, 2, 2) for name in PUBLISHED if name.startswith(("qkformer", "max_former"))}
 STRIDES |= dict.fromkeys(("qkformer_cifar_4_384", "max_former_cifar10", "max_former_cifar100"), (1, 2, 2))
 STRIDES |= {f"{family}_{data}": (8, 2) for family in ("qkformer", "max_former") for data in ("cifar10dvs", "gesture")}
@@ -153,12 +161,33 @@ def test_number_of_parameters_of_the_compact_qkformer() -> None:
     assert count_parameters(on_meta("qkformer_cifar_4_384")) == expected
 
 
-@pytest.mark.parametrize("size", ["15m", "31m", "55m"])
-def test_distillation_adds_only_a_second_head(size: str) -> None:
-    name = f"meta_spikeformer_{size}"
+@pytest.mark.parametrize("name", [name for name in PUBLISHED if f"{name}_distilled" in PUBLISHED])
+def test_distillation_adds_only_a_second_head(name: str) -> None:
     plain, distilled = PUBLISHED[name].architecture, PUBLISHED[f"{name}_distilled"].architecture
     assert distilled == replace(plain, distilled=True)
-    assert count_parameters(on_meta(f"{name}_distilled")) == COUNTS[name] + plain.stages[-1].embed_dim * 1000 + 1000
+    second_head = plain.stages[-1].embed_dim * 1000 + 1000
+    assert count_parameters(on_meta(f"{name}_distilled")) == count_parameters(on_meta(name)) + second_head
+
+
+def large_parameters(first: int, second: int, width: int, *, replinear: bool) -> int:
+    """Return the parameters of a large E-SpikeFormer with two heads: convolutions with biases, 12 blocks, two heads."""
+
+    def with_bias(*widths: int, size: int = 3) -> int:
+        return convolutions(*widths, size=size) + sum(widths[1:])
+
+    half = first // 2
+    stem = with_bias(3, half, size=7) + with_bias(half, first, second, width)
+    blocks = sum(with_bias(w, 4 * w, w) for w in (half, first, second, second))
+    wide = width * 3 // 2
+    projection = convolutions(width, wide, width, size=1) + 2 * width
+    mlp = 8 * width * width + 3 * (4 * width + width)
+    transformer = 4 * projection + mlp + 2 * width + (convolutions(width, width, width, size=1) if replinear else 0)
+    return stem + blocks + 12 * transformer + 2 * (width * 1000 + 1000)
+
+
+@pytest.mark.parametrize(("name", "widths"), [("83m", (128, 256, 512)), ("172m", (196, 384, 768))])
+def test_number_of_parameters_of_large_e_spikeformers(name: str, widths: tuple[int, int, int]) -> None:
+    assert large_parameters(*widths, replinear=name == "83m") == COUNTS[f"e_spikeformer_{name}_distilled"]
 
 
 @every_network

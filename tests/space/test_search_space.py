@@ -210,6 +210,7 @@ OUTSIDE = {
     "qkv_bias": True,
     "attention_scale": 0.25,
     "distilled": True,
+    "conv_bias": True,
     "stages.0.embed_dim": 24,
     "stages.0.embedding.stride": 8,
     "stages.0.embedding.neuron.v_threshold": 0.75,
@@ -438,9 +439,9 @@ CATEGORICAL = {
         "sdsa_1, sdsa_1_dilated, sdsa_2, sdsa_3, sdsa_4, token_qk, channel_qk, e_sdsa, "
         "sepconv, spiking_sepconv_3, spiking_sepconv_7, dwc_3, dwc_5, dwc_7, none",
     ),
-    f"{BLOCK}.channel_mixer": (["mlp", "conv"], "gmlp", "mlp, conv, mlp_residual, none"),
-    f"{BLOCK}.qkv": (["repconv", "linear"], "conv", "linear, repconv"),
-    f"{BLOCK}.projection": (["repconv", "linear"], "", "linear, repconv"),
+    f"{BLOCK}.channel_mixer": (["mlp", "conv"], "gmlp", "mlp, conv, mlp_residual, replinear, none"),
+    f"{BLOCK}.qkv": (["repconv", "linear"], "conv", "linear, repconv, replinear"),
+    f"{BLOCK}.projection": (["replinear", "linear"], "", "linear, repconv, replinear"),
 }
 PLAIN: dict[str, Any] = {"stages": [{"embed_dim": 8, "depth": 1, "block": {}}]}
 

@@ -41,6 +41,23 @@ REPCONV_SPACE = {
     ],
 }
 
+# Layer scales, and a second head with neurons.
+LAYER_SCALE_SPACE = {
+    "family": "e_spikeformer",
+    "shortcut": "membrane",
+    "time_steps": 2,
+    "distilled": True,
+    "mean_head": True,
+    "stages": [
+        {
+            "embed_dim": [8, 16],
+            "embedding": {"stride": 2},
+            "depth": 1,
+            "block": {"qkv": "replinear", "num_heads": 2, "layer_scale": True},
+        }
+    ],
+}
+
 # One epoch of four batches of 32 images, or one batch of them all.
 CONFIG = TrainingConfig(epochs=1, batch_size=32, learning_rate=0.01, warmup_epochs=0, ema=0.9)
 WAYS: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
@@ -49,6 +66,7 @@ WAYS: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
     "sandwich, accumulate": (TINY_SPACE, {"sampling": "sandwich", "accumulate": 2, "optimizer": "lamb", "batch_size": 64}),
     "in place": (TINY_SPACE, {"sampling": "sandwich", "targets": "in-place", "loss": "anytime", "batch_size": 128}),
     "RepConv": (REPCONV_SPACE, {}),
+    "layer scale": (LAYER_SCALE_SPACE, {}),
 }
 
 
