@@ -6,12 +6,15 @@ import os
 import signal
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 import yaml
 from cli_runner import autospike
 from tiny_experiment import TINY_EXPERIMENT, TINY_SPACE
+
+from autospike.process import ENDING_SIGNALS
 
 Capsys = pytest.CaptureFixture[str]
 
@@ -130,15 +133,21 @@ def test_export_and_plot_before_search_name_the_command_to_run(tmp_path: Path, c
     assert not (tmp_path / "archive.sqlite").exists()
 
 
-def test_an_interrupt_is_a_one_line_error_that_says_how_to_resume(tmp_path: Path, tiny_experiment: Path, capsys: Capsys) -> None:
-    """A timer raises KeyboardInterrupt in a long training."""
-    handler = signal.signal(signal.SIGALRM, signal.default_int_handler)
+@pytest.fixture
+def interrupt_after_a_second() -> Iterator[None]:
+    """Send SIGINT to this process after a second, as Ctrl-C does. A command ignores signals once it was interrupted: undo that."""
+    before = {number: signal.getsignal(number) for number in (*ENDING_SIGNALS, signal.SIGALRM)}
+    signal.signal(signal.SIGALRM, lambda *_: os.kill(os.getpid(), signal.SIGINT))
     signal.setitimer(signal.ITIMER_REAL, 1.0)
-    try:
-        outcome = autospike(capsys, "train", tiny_experiment, "--run", tmp_path / "run", "--set", "training.epochs=50000")
-    finally:
-        signal.setitimer(signal.ITIMER_REAL, 0)
-        signal.signal(signal.SIGALRM, handler)
+    yield
+    signal.setitimer(signal.ITIMER_REAL, 0)
+    for number, handler in before.items():
+        signal.signal(number, handler)
+
+
+@pytest.mark.usefixtures("interrupt_after_a_second")
+def test_an_interrupt_is_a_one_line_error_that_says_how_to_resume(tmp_path: Path, tiny_experiment: Path, capsys: Capsys) -> None:
+    outcome = autospike(capsys, "train", tiny_experiment, "--run", tmp_path / "run", "--set", "training.epochs=2000")
     assert (outcome.code, outcome.err) == (130, "interrupted; run the same command again to resume\n")
 
 
@@ -200,6 +209,27 @@ def test_a_signal_during_the_imports_is_one_line(tmp_path: Path, number: signal.
     )
     assert ended.returncode == 128 + number
     assert ended.stderr.decode() == "interrupted; run the same command again to resume\n"
+
+
+def test_a_signal_during_a_destructor_is_not_lost(tmp_path: Path) -> None:
+    """Python ignores exceptions of destructors, so the signal is sent again."""
+    (tmp_path / "ended.py").write_text(
+        "import os, signal, sys, time\n"
+        "from autospike.process import interruptible\n"
+        "class Interrupting:\n"
+        "    def __del__(self):\n"
+        "        os.kill(os.getpid(), signal.SIGTERM)\n"
+        "        time.sleep(0.01)\n"
+        "with interruptible() as received:\n"
+        "    try:\n"
+        "        Interrupting()\n"
+        "        time.sleep(60)\n"
+        "    except KeyboardInterrupt:\n"
+        "        sys.exit(received.exit_code)\n"
+    )
+    path = os.pathsep.join((str(tmp_path), *sys.path))
+    ended = subprocess.run([sys.executable, "-m", "ended"], env={**os.environ, "PYTHONPATH": path}, check=False)
+    assert ended.returncode == 128 + signal.SIGTERM
 
 
 def test_the_exit_code_of_a_signal_in_a_text_run_by_exec(tmp_path: Path) -> None:
