@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from copy import deepcopy
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -169,19 +170,15 @@ def test_the_forward_pass_returns_the_output_of_the_exit(model: SpikingModel) ->
 
 
 @torch.no_grad()
-def test_the_forward_pass_stops_at_the_last_exit(model: SpikingModel, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_forward_pass_stops_at_the_last_exit(model: SpikingModel) -> None:
     """Each step runs for the images that still run, and none after the last exit."""
-    margin, seen, whole = middle_margin(model), list[int](), model.forward_steps
-    steps = exit_steps(confidence_margins(running_means(whole(IMAGES))), margin)
+    margin, seen = middle_margin(model), list[int]()
+    steps = exit_steps(confidence_margins(running_means(model.forward_steps(IMAGES))), margin)
     early = IMAGES[steps <= 2]
-
-    def counted(x: Tensor, time_steps: int | None = None) -> Tensor:
-        seen.append(len(x))
-        return whole(x, time_steps)
-
-    monkeypatch.setattr(model, "forward_steps", counted)
-    monkeypatch.setattr(model, "exit_margin", margin)
-    model(early, early_exit=True)
+    stopping = deepcopy(model)
+    stopping.exit_margin = margin
+    stopping.get_classifier().register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0].shape[-2]))
+    stopping(early, early_exit=True)
     assert seen == [len(early), int((steps == 2).sum())]
     assert 0 < seen[1] < seen[0]
 
