@@ -197,7 +197,7 @@ def read_model(folder: Path) -> ExportedModel:
             raise ValueError(f"{broken} has values that are NaN or infinite")
         model.load_state_dict(tensors)
         model.exit_margin = float(config.get("model_args", {}).get("exit_margin", architecture.exit_margin))
-    except (KeyError, TypeError, ValueError, OSError, RuntimeError, SafetensorError) as error:
+    except (AttributeError, KeyError, TypeError, ValueError, OSError, RuntimeError, SafetensorError) as error:
         reason = " ".join(str(error).split())
         raise UserError(f"{folder}: the model is damaged ({type(error).__name__}: {reason[:200]}); export it again") from None
     return ExportedModel(model=model.eval(), input_spec=spec, classes=classes)

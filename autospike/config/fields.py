@@ -45,10 +45,19 @@ def _check_path(path: object) -> object:
     return path
 
 
+def is_system_folder(folder: str | Path) -> bool:
+    """Return whether a folder is one of the system in which no data are stored, also through links.
+
+    Args:
+        folder: The folder.
+    """
+    real = os.path.realpath(folder)
+    return real in ("/", "/dev") or any(real == virtual or real.startswith(f"{virtual}/") for virtual in VIRTUAL_FOLDERS)
+
+
 def _check_stored(folder: Path) -> Path:
     """Raise ValueError for a folder of the system in which no data are stored."""
-    real = os.path.realpath(folder)
-    if real in ("/", "/dev") or any(real == virtual or real.startswith(f"{virtual}/") for virtual in VIRTUAL_FOLDERS):
+    if is_system_folder(folder):
         raise ValueError(f"{folder} is a folder of the system; give the folder of the data")
     return folder
 

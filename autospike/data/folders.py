@@ -18,6 +18,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from autospike.config.fields import is_system_folder
 from autospike.data.pixels import printable
 from autospike.data.split_names import Role, has_role, is_part, masks_beside_images, role_of, roles_of
 from autospike.errors import UserError
@@ -27,11 +28,12 @@ SYSTEM_FOLDERS = frozenset(
     {"__MACOSX", "@eaDir", "#recycle", "$RECYCLE.BIN", "System Volume Information", "lost+found", "__pycache__"}
 )
 
-HIDDEN, IRREGULAR, REPEATED, OUTSIDE = (
+HIDDEN, IRREGULAR, REPEATED, OUTSIDE, SYSTEM_LINK = (
     "hidden or system",
     "not a regular file",
     "link to a file read elsewhere",
     "outside the classes",
+    "link to a folder of the system",  # reading /proc has no end
 )
 
 
@@ -235,6 +237,8 @@ class _Scan:
     def _reason(self, entry: os.DirEntry[str]) -> str | None:
         if entry.name.startswith(".") or entry.name in SYSTEM_FOLDERS:
             return HIDDEN
+        if entry.is_symlink() and is_system_folder(entry.path):
+            return SYSTEM_LINK
         return IRREGULAR if self._is_sample(entry.name) and _is_dir(entry) else None
 
     def _classes(self, top: _Folder) -> ClassFolder:

@@ -21,8 +21,7 @@ from autospike.exporting.formats import (
     PROBES,
     Comparison,
     folder_name,
-    read_manifest,
-    read_probes,
+    sound_manifest,
     versions,
     write_format,
     write_manifest,
@@ -74,7 +73,7 @@ def complete(
 
 def _is_current(out: Path, formats: Sequence[str], variants: Sequence[VariantName]) -> bool:
     """Whether the model card, the probes and all requested formats were written for the files that are there."""
-    manifest = read_manifest(out)
+    manifest = sound_manifest(out)
     digests = manifest.get("files", {})
     wanted = {folder_name(name, _variant(name, variant)) for name in formats for variant in variants}
     return (
@@ -106,15 +105,15 @@ def _write(
     Formats of an earlier export stay if the weights are the same.
     """
     exported, images = read_model(out), _probes(setup)
-    manifest = read_manifest(out)
+    manifest = sound_manifest(out)
     same = manifest.get("files", {}).get("model.safetensors") == files.sha256(out / "model.safetensors")
     entries: dict[str, Any] = dict(manifest.get("formats", {})) if same else {}
     measured: dict[str, Any] = dict(manifest.get("variants", {})) if same else {}
-    logits = dict(read_probes(out)[1]) if same and (out / PROBES).exists() else {}
-    logits["exact"] = as_tensor(exported.model(images))
+    logits = {"exact": as_tensor(exported.model(images))}
     _check_timm(out, images, logits["exact"])
     wanted = dict.fromkeys((name, _variant(name, variant)) for name in formats for variant in variants)
-    for variant_name in dict.fromkeys([*(variant for _, variant in wanted), *variants]):
+    earlier = [*(entry["variant"] for entry in entries.values()), *measured]
+    for variant_name in dict.fromkeys([*(variant for _, variant in wanted), *variants, *earlier]):
         variant = variant_of(exported.model, variant_name)
         logits[variant_name] = as_tensor(variant.model(images))
         for name in (name for name, of in wanted if of == variant_name):

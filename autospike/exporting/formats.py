@@ -11,7 +11,7 @@ import shutil
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import torch
 from safetensors.torch import load_file
@@ -263,7 +263,7 @@ def write_format(folder: Path, name: str, variant: Variant, images: Tensor) -> t
 
 
 def _is_ours(folder: Path, name: str) -> bool:
-    return name in read_manifest(folder).get("formats", {})
+    return name in sound_manifest(folder).get("formats", {})
 
 
 def read_manifest(folder: Path) -> dict[str, Any]:
@@ -278,9 +278,29 @@ def read_manifest(folder: Path) -> dict[str, Any]:
     if not (folder / MANIFEST).exists():
         return {}
     found = files.read_json(folder / MANIFEST)
-    if not isinstance(found, dict) or not isinstance(found.get("formats", {}), dict):
+    if not _is_manifest(found):
         raise UserError(f"{folder / MANIFEST}: damaged; export again")
-    return found
+    return dict(found)
+
+
+def _is_manifest(found: object) -> bool:
+    if not isinstance(found, dict) or not all(isinstance(found.get(name, {}), dict) for name in ("files", "formats", "variants")):
+        return False
+    entries = found.get("formats", {}).values()
+    variants = [*(entry.get("variant") if isinstance(entry, dict) else None for entry in entries), *found.get("variants", {})]
+    return all(variant in get_args(VariantName) for variant in variants)
+
+
+def sound_manifest(folder: Path) -> dict[str, Any]:
+    """Return the content of `export.json`; empty if there is none, or a damaged one, which an export replaces.
+
+    Args:
+        folder: The folder of the export.
+    """
+    try:
+        return read_manifest(folder)
+    except UserError:
+        return {}
 
 
 def versions() -> dict[str, str]:

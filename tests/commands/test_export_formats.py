@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import zipfile
 from pathlib import Path
 
@@ -91,6 +92,33 @@ def test_verify_and_what_differs(run: Path, capsys: pytest.CaptureFixture[str]) 
         assert autospike(capsys, "verify", export).code == 1, name
         path.write_bytes(content)
     assert autospike(capsys, "verify", export).code == 0
+
+
+def test_an_export_repairs_damaged_probes_and_a_damaged_manifest(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Formats that were written before stay where the manifest is intact; a damaged one is written again."""
+    export = run / "export"
+    (export / "probes.safetensors").write_bytes(b"\xff" * 100)
+    assert autospike(capsys, "export", run, "--pick", "knee").code == 0
+    assert autospike(capsys, "verify", export).code == 0
+    assert "torch-int8" in json.loads((export / "export.json").read_text())["formats"]
+    for damaged in ('{"formats": {"torch": 3}}', '{"files": []}', "[1]", "{"):
+        (export / "export.json").write_text(damaged)
+        assert autospike(capsys, "export", run, "--pick", "knee").code == 0, damaged
+        assert autospike(capsys, "verify", export).code == 0, damaged
+
+
+@pytest.mark.parametrize("args", ["[1]", "null", '"x"', '{"exit_margin": []}'])
+def test_arguments_of_a_model_of_another_type_are_one_line(
+    run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], args: str
+) -> None:
+    folder = tmp_path / "export"
+    shutil.copytree(run / "export", folder)
+    config = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps(config | {"model_args": json.loads(args)}))
+    outcome = autospike(capsys, "energy", folder, "--data", "digits", "--images", 2, "--out", tmp_path / "out")
+    assert outcome.code == 2
+    assert "the model is damaged" in outcome.err
+    assert not (tmp_path / "out").exists()
 
 
 def test_verify_needs_an_export(run: Path, capsys: pytest.CaptureFixture[str]) -> None:

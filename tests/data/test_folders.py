@@ -198,6 +198,17 @@ def test_a_link_to_a_folder_above_is_not_followed(tmp_path: Path) -> None:
     assert result.left_out == {"link to a file read elsewhere": (2, "a/up/")}
 
 
+@pytest.mark.parametrize("target", ["/proc", "/proc/self", "/sys", "/dev", "/"])
+def test_a_link_to_a_folder_of_the_system_is_not_followed(tmp_path: Path, target: str) -> None:
+    """Below /proc/self/root is the whole file system."""
+    fill(tmp_path)
+    (tmp_path / "a" / "system").symlink_to(target)
+    (tmp_path / "system").symlink_to(target)
+    result = found(tmp_path)
+    assert result.folders[0].classes == ("a", "b")
+    assert result.left_out == {"link to a folder of the system": (2, "system")}
+
+
 def test_links_to_one_another_end(tmp_path: Path) -> None:
     fill(tmp_path)
     (tmp_path / "a" / "x").symlink_to(tmp_path / "a" / "y")
