@@ -40,11 +40,12 @@ NOT_COMPARED = ("protocol_id", "seconds", "measured_at", "counts")
 def main(out: Path) -> None:
     """Run every family, and write the digests to `out`."""
     experiments = Path(__file__).parents[1]
-    found = {name: _of_family(experiments / f"{name}.yaml") for name in FAMILIES}
+    found = {name: digests_of(experiments / f"{name}.yaml") for name in FAMILIES}
     out.write_text(json.dumps(found, indent=2) + "\n")
 
 
-def _of_family(experiment: Path) -> dict[str, Any]:
+def digests_of(experiment: Path) -> dict[str, Any]:
+    """Run an experiment for a short time, and return the digests of what it wrote."""
     with tempfile.TemporaryDirectory() as folder:
         run = Path(folder) / "run"
         overrides = [word for name, value in SETTINGS.items() for word in ("--set", f"{name}={value}")]
@@ -87,7 +88,7 @@ def _export(folder: Path) -> dict[str, str]:
 
 
 def _digest(value: Any) -> str:
-    return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()
+    return hashlib.sha256(json.dumps(value, sort_keys=True, default=bytes.hex).encode()).hexdigest()  # masks are bytes
 
 
 if __name__ == "__main__":
