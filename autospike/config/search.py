@@ -215,7 +215,7 @@ class SearchConfig(Section):
     @field_validator("optuna_storage")
     @classmethod
     def _check_storage(cls, given: str | None) -> str | None:
-        """Refuse what nobody else could read, and a password, which the run would store."""
+        """Refuse a storage in memory, which no other process can read, and a password, which the run would store."""
         if given is None:
             return None
         if given in ("sqlite://", "sqlite:///:memory:"):

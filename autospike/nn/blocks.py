@@ -179,16 +179,6 @@ class DepthwiseConv(Mixer):
         conv = ConvNorm(embed_dim, embed_dim, kernel_size=size, bias=True, groups=embed_dim, input_scale=input_scale)
         self.add_module(self.conv_name, conv)
 
-    def hidden(self, x: Tensor, shared: SharedResults | None = None) -> Tensor:
-        """Return the input: there is one layer."""
-        del shared
-        return x
-
-    @property
-    def first_synapses(self) -> tuple[str, ...]:
-        """None: the only layer is the last one."""
-        return ()
-
     @property
     def last_synapse(self) -> Synapse:
         """The convolution."""
@@ -277,16 +267,6 @@ class ChannelRepLinear(Mixer):
         super().__init__()
         hidden = int(CHANNEL_REPLINEAR_EXPANSION * embed_dim)
         self.replinear = RepLinear(embed_dim, hidden, outer_norm=False, input_scale=input_scale)
-
-    def hidden(self, x: Tensor, shared: SharedResults | None = None) -> Tensor:
-        """Return the input: there is one synapse."""
-        del shared
-        return x
-
-    @property
-    def first_synapses(self) -> tuple[str, ...]:
-        """None: the only synapse is the last one."""
-        return ()
 
     @property
     def last_synapse(self) -> Synapse:

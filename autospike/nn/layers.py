@@ -245,7 +245,7 @@ class Synapse(nn.Module):
 
 
 class Mixer(nn.Module):
-    """Base class of token and channel mixers: layers that end in a synapse.
+    """Base class of token and channel mixers: layers that end in a synapse. By default it is the only one.
 
     Shape: `[T, B, H, W, D]` to input current `[T, B, H, W, D]`, or to spikes of the LIF layer that it is given.
     """
@@ -260,12 +260,13 @@ class Mixer(nn.Module):
         Returns:
             `[T, B, H, W, in_channels]` of the last synapse.
         """
-        raise NotImplementedError
+        del shared
+        return x
 
     @property
     def first_synapses(self) -> tuple[str, ...]:
-        """Names of the synapses that read the input."""
-        raise NotImplementedError
+        """Names of the synapses before the last one that read the input."""
+        return ()
 
     @property
     def last_synapse(self) -> Synapse:

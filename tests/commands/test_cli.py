@@ -213,6 +213,12 @@ def test_a_signal_during_the_imports_is_one_line(tmp_path: Path, number: signal.
     assert ended.stderr.decode() == "interrupted; run the same command again to resume\n"
 
 
+def exit_code_of(folder: Path) -> int:
+    """Run `ended.py` of a folder as `python -m ended`."""
+    path = os.pathsep.join((str(folder), *sys.path))
+    return subprocess.run([sys.executable, "-m", "ended"], env={**os.environ, "PYTHONPATH": path}, check=False).returncode
+
+
 def test_a_signal_during_a_destructor_is_not_lost(tmp_path: Path) -> None:
     """Python ignores exceptions of destructors, so the signal is sent again."""
     (tmp_path / "ended.py").write_text(
@@ -229,9 +235,7 @@ def test_a_signal_during_a_destructor_is_not_lost(tmp_path: Path) -> None:
         "    except KeyboardInterrupt:\n"
         "        sys.exit(received.exit_code)\n"
     )
-    path = os.pathsep.join((str(tmp_path), *sys.path))
-    ended = subprocess.run([sys.executable, "-m", "ended"], env={**os.environ, "PYTHONPATH": path}, check=False)
-    assert ended.returncode == 128 + signal.SIGTERM
+    assert exit_code_of(tmp_path) == 128 + signal.SIGTERM
 
 
 def test_the_exit_code_of_a_signal_in_a_text_run_by_exec(tmp_path: Path) -> None:
@@ -246,6 +250,4 @@ def test_the_exit_code_of_a_signal_in_a_text_run_by_exec(tmp_path: Path) -> None
         "        pass\n"
         "sys.exit(received.exit_code)\n"
     )
-    path = os.pathsep.join((str(tmp_path), *sys.path))
-    ended = subprocess.run([sys.executable, "-m", "ended"], env={**os.environ, "PYTHONPATH": path}, check=False)
-    assert ended.returncode == 128 + signal.SIGTERM
+    assert exit_code_of(tmp_path) == 128 + signal.SIGTERM
