@@ -99,6 +99,23 @@ class _Enough(Exception):  # noqa: N818 - not an error
     """Enough steps were timed."""
 
 
+def epochs_within(budget_s: float, *, epoch_s: float, spent_s: float) -> int:
+    """Return how many epochs fit into the rest of a budget of training.
+
+    Args:
+        budget_s: The budget in seconds.
+        epoch_s: Seconds of an epoch of all networks.
+        spent_s: Seconds of the budget that have passed.
+
+    Raises:
+        UserError: Not one epoch fits.
+    """
+    epochs = int((budget_s - spent_s) / epoch_s)
+    if epochs < 1:
+        raise UserError(f"--budget {duration(budget_s)}: one epoch of both trainings takes {duration(epoch_s)}; give more time")
+    return epochs
+
+
 def measured_step(setup: Setup, space: SearchSpace, training: TrainingConfig) -> float:
     """Train the supernet of a space for some seconds, and measure the mean duration of a step, with loading its batch.
 

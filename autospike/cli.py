@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-import sys
 import time
 from contextlib import nullcontext
 from pathlib import Path
 from typing import Annotated
 
 import typer
-from rich.console import Console
-from rich.text import Text
 
 from autospike.cli_options import (
     EXECUTION,
@@ -36,14 +33,13 @@ from autospike.cli_options import (
     overrides_of,
     with_options,
 )
-from autospike.errors import Interrupted, UserError, one_line
-from autospike.process import interruptible, prepare_process, world_size
+from autospike.command_errors import exit_with
+from autospike.errors import UserError
+from autospike.process import prepare_process, world_size
 from autospike.space.limits import MAX_EMBED_DIM, MAX_LEVELS, MAX_TIME_STEPS
 
 STARTED = time.monotonic()  # before torch is imported
 
-INTERRUPTED = 130  # typer's exit code for Ctrl-C
-INTERRUPTION = "interrupted; run the same command again to resume"
 DISTRIBUTED = ("train",)  # commands that torchrun may start
 
 app = typer.Typer(
@@ -679,51 +675,4 @@ def _print_version(verbose: bool) -> None:
 def main() -> None:
     """Run the command line. Invalid input is reported in one line on standard error, with exit code 2."""
     prepare_process()
-    with interruptible() as received:
-        try:
-            code = app(standalone_mode=False, prog_name="autospike")
-        except UserError as error:
-            _fail(str(error))
-        except Interrupted as interruption:
-            _end(str(interruption), interruption.exit_code)
-        except KeyboardInterrupt:
-            code = INTERRUPTED
-        except OSError as error:  # a path that cannot be used, where no message of its own says so
-            where = error.filename if error.filename is not None else "a file"
-            _fail(f"{where}: {error.strerror or error}; check the path and its permissions")
-        except Exception as error:
-            if received.number:  # an error that the signal has caused
-                _end(INTERRUPTION, received.exit_code)
-            if _lacks_memory(error):
-                _fail("not enough memory for networks, images and batches of these sizes; reduce them")
-            _fail_by_parser(error)
-        if code == INTERRUPTED:
-            _end(INTERRUPTION, received.exit_code if received.number else INTERRUPTED)
-        sys.exit(code or 0)
-
-
-def _fail_by_parser(error: Exception) -> None:
-    """Report an error of the command line parser; raise any other error."""
-    if not hasattr(error, "format_message"):
-        raise error
-    if not error.format_message():  # no arguments: the parser has printed the help
-        sys.exit(2)
-    context = getattr(error, "ctx", None)
-    command = context.command_path if context is not None and context.parent is not None else "autospike"
-    _fail(f"{error.format_message()} See: {command} --help")
-
-
-def _lacks_memory(error: Exception) -> bool:
-    """Whether an allocation failed: of Python, or of torch, which raises a RuntimeError on a CPU and a subclass of it on a GPU."""
-    known = ("can't allocate memory", "out of memory", "Cannot allocate memory")
-    return isinstance(error, MemoryError) or (isinstance(error, RuntimeError) and any(text in str(error) for text in known))
-
-
-def _fail(message: str) -> None:
-    _end(Text.assemble(("error:", "bold red"), " ", one_line(message)), 2)
-
-
-def _end(message: str | Text, code: int) -> None:
-    """Print the last line on standard error, and exit."""
-    Console(stderr=True, soft_wrap=True, highlight=False).print(message)
-    sys.exit(code)
+    exit_with(lambda: app(standalone_mode=False, prog_name="autospike"))

@@ -39,7 +39,7 @@ def progress(title: str, *, total: int) -> Iterator[Bar]:
         The function that updates it.
     """
     if not _is_animated():
-        with _lines(ProgressLine(title=title, total=total)) as line:
+        with printed_lines(ProgressLine(title=title, total=total), every_seconds=LINE_SECONDS) as line:
             yield line.update
         return
     columns = (
@@ -108,12 +108,20 @@ def _duration(seconds: float) -> str:
 
 
 @contextmanager
-def _lines(line: ProgressLine) -> Iterator[ProgressLine]:
-    """Print a line of progress every `LINE_SECONDS`, by a thread of its own, and at the end."""
+def printed_lines(line: ProgressLine, *, every_seconds: float) -> Iterator[ProgressLine]:
+    """Print a line of progress at regular times, by a thread of its own, and at the end.
+
+    Args:
+        line: The state of the work.
+        every_seconds: Seconds between two lines.
+
+    Yields:
+        The line, whose state the work updates.
+    """
     finished = Event()
 
     def print_lines() -> None:
-        while not finished.wait(LINE_SECONDS):
+        while not finished.wait(every_seconds):
             note(line.text())
 
     thread = Thread(target=print_lines, daemon=True)
@@ -134,7 +142,7 @@ def working(what: str) -> Iterator[None]:
         what: Description of the work.
     """
     if not _is_animated():
-        with _lines(ProgressLine(title=what, total=0)):
+        with printed_lines(ProgressLine(title=what, total=0), every_seconds=LINE_SECONDS):
             yield
         return
     with console.status(escape(what)):

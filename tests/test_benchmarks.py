@@ -131,7 +131,7 @@ def test_every_family_is_checked_on_a_gpu(gpu_checks: ModuleType) -> None:
     slow_except(["forward", "trie evaluation"], ["forward", "backward", "calibration", "counting", "trie evaluation", "resume"]),
 )
 def test_a_device_passes_the_checks_against_itself(gpu_checks: ModuleType, name: str) -> None:
-    check = gpu_checks.run_check(name, partial(gpu_checks.OF_FAMILY[name], "qkformer", CPU))
+    check = gpu_checks.run_check(name, partial(gpu_checks.OF_FAMILY[name], partial(gpu_checks.supernet, "qkformer"), CPU))
     assert check.passed, check.note
     assert check.value == 0
 
@@ -145,20 +145,18 @@ def test_all_checks_pass_on_the_cpu(gpu_checks: ModuleType) -> None:
 
 
 @pytest.mark.parametrize("name", slow_except(["forward"], ["forward", "backward", "calibration", "counting"]))
-def test_a_device_that_computes_other_values_fails(gpu_checks: ModuleType, name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_device_that_computes_other_values_fails(gpu_checks: ModuleType, name: str) -> None:
     """The second network, that of the device, has one other weight in its first layer."""
-    build = gpu_checks.supernet
     built: list[Supernet] = []
 
-    def differing(family: str) -> Supernet:
-        network: Supernet = build(family)
+    def differing(device: torch.device) -> Supernet:
+        network: Supernet = gpu_checks.supernet("qkformer", device)
         if built:
             next(network.parameters()).data.view(-1)[0] += 0.5
         built.append(network)
         return network
 
-    monkeypatch.setattr(gpu_checks, "supernet", differing)
-    check = gpu_checks.run_check(name, partial(gpu_checks.OF_FAMILY[name], "qkformer", CPU))
+    check = gpu_checks.run_check(name, partial(gpu_checks.OF_FAMILY[name], differing, CPU))
     assert not check.passed
     assert check.value is not None
 
@@ -204,7 +202,6 @@ def test_bench_gpu_without_a_gpu_ends_with_one_line(
 ) -> None:
     bench_gpu = load("bench_gpu")
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
-    monkeypatch.setattr(bench_gpu, "prepare_process", lambda: None)
     with pytest.raises(SystemExit) as ended:
         bench_gpu.main()
     assert ended.value.code == 2

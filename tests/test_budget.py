@@ -11,7 +11,7 @@ import pytest
 from builders import one_line_error
 from tiny_experiment import TINY_EXPERIMENT
 
-from autospike.budget import FIXED_SECONDS, Clock, Plan, Speed, duration, expected, parse_duration, within
+from autospike.budget import FIXED_SECONDS, Clock, Plan, Speed, duration, epochs_within, expected, parse_duration, within
 from autospike.config import Experiment
 
 EXPERIMENT = Experiment.model_validate(TINY_EXPERIMENT)
@@ -34,6 +34,14 @@ def test_durations(text: str, seconds: float) -> None:
 @pytest.mark.parametrize("text", ["", "30", "m", "-5m", "0s", "5m3h", "1e9h", "nan"])
 def test_texts_that_are_not_durations_are_one_line_errors(text: str) -> None:
     assert "give for example 90s, 30m or 1h30m" in one_line_error(lambda: parse_duration(text))
+
+
+def test_epochs_of_a_training_within_a_budget_by_hand() -> None:
+    """An epoch takes 100 s."""
+    assert epochs_within(180, epoch_s=100, spent_s=0) == 1
+    assert epochs_within(250, epoch_s=100, spent_s=49) == 2
+    message = one_line_error(lambda: epochs_within(120, epoch_s=100, spent_s=21))
+    assert message == "--budget 2 min: one epoch of both trainings takes 2 min; give more time"
 
 
 def test_a_plan_within_a_budget_by_hand() -> None:

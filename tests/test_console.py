@@ -8,22 +8,22 @@ import time
 import pytest
 
 from autospike import console
-from autospike.console import ProgressLine, progress, working
+from autospike.console import ProgressLine, printed_lines, progress, working
 
 Capsys = pytest.CaptureFixture[str]
 
 
-def test_a_redirected_bar_prints_a_line_at_regular_times_and_at_the_end(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_lines_are_printed_at_regular_times_and_at_the_end(capsys: Capsys) -> None:
     """Nothing is updated between the lines, as in a long step."""
     printed: list[str] = []
-    monkeypatch.setattr(console, "LINE_SECONDS", 0.01)
-    monkeypatch.setattr(console, "note", printed.append)
-    with progress("train supernet", total=8) as bar:
-        bar(2, "loss 2.30")
+    with printed_lines(ProgressLine(title="train supernet", total=8), every_seconds=0.01) as line:
+        line.update(2, "loss 2.30")
         deadline = time.monotonic() + 60
         while len(printed) < 3 and time.monotonic() < deadline:
             time.sleep(0.01)
-        bar(8, "loss 1.20")
+            printed += capsys.readouterr().out.splitlines()
+        line.update(8, "loss 1.20")
+    printed += capsys.readouterr().out.splitlines()
     assert len(printed) > 3
     assert all(line.startswith("train supernet: 2/8, 0:0") and line.endswith(", loss 2.30") for line in printed[1:-2])
     assert printed[-1].startswith("train supernet: 8/8, 0:0")
@@ -45,12 +45,11 @@ def test_a_bar_that_is_left_by_an_error_shows_how_far_it_came(capsys: Capsys) ->
     assert re.fullmatch(r"search: 4/9, 0:00:\d\d, gen 1\n", capsys.readouterr().out)
 
 
-def test_remaining_time_is_estimated_from_the_work_of_this_command(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_remaining_time_is_estimated_from_the_work_of_this_command() -> None:
     """40 of 100 were done before. 20 more took 90 seconds, so the last 40 take 180 seconds."""
-    line = ProgressLine(title="train", total=100, started=1000.0)
+    line = ProgressLine(title="train", total=100, started=time.monotonic() - 90)
     line.update(40, "")
     line.update(60, "loss 1.0")
-    monkeypatch.setattr(time, "monotonic", lambda: 1090.0)
     assert line.text() == "train: 60/100, 0:01:30, 0:03:00 left, loss 1.0"
 
 

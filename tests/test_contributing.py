@@ -6,6 +6,7 @@ import importlib
 import random
 import re
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 from types import ModuleType
 
@@ -33,20 +34,20 @@ from autospike.nn.neuron import LIF
 
 
 @pytest.fixture
-def patchformer(monkeypatch: pytest.MonkeyPatch) -> str:
+def patchformer(monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
     (example,) = re.findall(r"```python\n(.*?)```", TEXT, flags=re.DOTALL)
     module = ModuleType("patchformer_example")
     exec(IMPORTS + "\n".join(line.removeprefix("   ") for line in example.splitlines()), module.__dict__)
     monkeypatch.setitem(sys.modules, "patchformer_example", module)
-    rules = FamilyRules(
+    FAMILIES["patchformer"] = FamilyRules(
         model="patchformer_example:PatchFormer",
         first_conv="conv.conv",
         shortcuts=("sew",),
         first_strides=(1, 2),
         later_strides=(2,),
     )
-    monkeypatch.setitem(FAMILIES, "patchformer", rules)
-    return "patchformer"
+    yield "patchformer"
+    del FAMILIES["patchformer"]
 
 
 def test_the_document_names_paths_and_routes() -> None:

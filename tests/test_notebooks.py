@@ -76,15 +76,17 @@ def test_a_notebook_runs(path: Path, finished_run: Path, tmp_path: Path, monkeyp
     monkeypatch.setenv("OUT", str(tmp_path / "out"))
     monkeypatch.setenv("OWN_RUN", str(tmp_path / "own"))
     monkeypatch.setenv("EPOCHS", "1")
-    monkeypatch.setitem(FAMILIES, "patchformer", FAMILIES["spikformer"])  # so that what a notebook registers is undone
     monkeypatch.setitem(sys.modules, "patchformer", ModuleType("patchformer"))
     mpl.use("agg")
     module = ModuleType(path.stem)  # in Jupyter, it is __main__
     monkeypatch.setitem(sys.modules, path.stem, module)
-    for cell in json.loads(path.read_text())["cells"]:
-        if cell["cell_type"] == "code":
-            exec("".join(cell["source"]), module.__dict__)
-    CHECKS[path.stem](module.__dict__, finished_run)
+    try:
+        for cell in json.loads(path.read_text())["cells"]:
+            if cell["cell_type"] == "code":
+                exec("".join(cell["source"]), module.__dict__)
+        CHECKS[path.stem](module.__dict__, finished_run)
+    finally:
+        FAMILIES.pop("patchformer", None)  # which a notebook adds
 
 
 @pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)

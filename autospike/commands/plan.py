@@ -7,7 +7,7 @@ import time
 from dataclasses import replace
 from pathlib import Path
 
-from autospike.budget import Clock, Plan, Speed, duration, expected, measure_speed, measured_step, within
+from autospike.budget import Clock, Plan, Speed, duration, epochs_within, expected, measure_speed, measured_step, within
 from autospike.config import Experiment
 from autospike.console import note, working
 from autospike.errors import UserError
@@ -112,9 +112,7 @@ def fit_training(experiment: Experiment, folder: Path, budget_s: float, *, begun
         spaces.append(SearchSpace.of(experiment.baseline_architecture))
     with working("measure the speed of training on this machine"):
         epoch_s = training_batches(setup).per_epoch * sum(measured_step(setup, space, experiment.training) for space in spaces)
-    epochs = int((budget_s - (time.monotonic() - begun)) / epoch_s)
-    if epochs < 1:
-        raise UserError(f"--budget {duration(budget_s)}: one epoch of both trainings takes {duration(epoch_s)}; give more time")
+    epochs = epochs_within(budget_s, epoch_s=epoch_s, spent_s=time.monotonic() - begun)
     note(f"plan: {epochs} epochs ({duration(epochs * epoch_s)})")
     return epochs
 

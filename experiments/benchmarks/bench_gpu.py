@@ -28,7 +28,6 @@ LONGEST = 60.0  # seconds that one part may need; no part begins later than that
 def main() -> None:
     """Run on the current CUDA device."""
     budget = Budget(SECONDS)
-    prepare_process()
     import torch
 
     if not torch.cuda.is_available():
@@ -96,4 +95,5 @@ def run(checks: Iterator[Check], figures: Sequence[Callable[[], list[Result]]], 
 
 
 if __name__ == "__main__":
+    prepare_process()
     main()

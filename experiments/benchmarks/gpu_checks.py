@@ -42,6 +42,9 @@ from autospike.supernet import Supernet
 from autospike.training.checkpoint import Checkpoints
 from autospike.training.trainer import train
 
+# Returns a supernet on a device, with the same weights at each call.
+Build = Callable[[torch.device], Supernet]
+
 CPU = torch.device("cpu")
 SIZE, IMAGES, BATCH = 8, 48, 16
 NEURON = {"v_threshold": [0.5, 1.0], "tau": [1.5, 2.0]}
@@ -136,7 +139,7 @@ def checks(device: torch.device) -> Iterator[Check]:
         yield run_check(f"neurons, {surrogate}", partial(neurons, surrogate, device))
     for family in SPACES:
         for name, function in OF_FAMILY.items():
-            yield run_check(f"{name}, {family}", partial(function, family, device))
+            yield run_check(f"{name}, {family}", partial(function, partial(supernet, family), device))
 
 
 def run_check(name: str, measured: Callable[[], Difference]) -> Check:
@@ -180,44 +183,43 @@ def neurons(surrogate: Any, device: torch.device) -> Difference:
     return Difference(value=value, bound=GRADIENTS, note=f"flipped spikes ({flipped}) plus relative difference of gradients")
 
 
-def forward(family: str, device: torch.device) -> Difference:
+def forward(build: Build, device: torch.device) -> Difference:
     """Logits of the largest, the smallest and a random subnet in double precision, with statistics of the batch."""
-    own, other = (_logits(family, place) for place in (CPU, device))
+    own, other = (_logits(build(place)) for place in (CPU, device))
     return Difference(value=relative(other, own), bound=LOGITS, note="relative difference of logits")
 
 
-def backward(family: str, device: torch.device) -> Difference:
+def backward(build: Build, device: torch.device) -> Difference:
     """Gradients of all shared parameters in double precision."""
     found = []
     for place in (CPU, device):
-        network, images, targets = supernet(family).double().to(place), *_batch(place)
-        for logits in network(images.double(), _subnets(family)):
+        network, images, targets = build(place).double(), *_batch(place)
+        for logits in network(images.double(), _subnets(network.space)):
             heads = logits if isinstance(logits, tuple) else (logits,)
             torch.stack([F.cross_entropy(head, targets) for head in heads]).sum().backward()
         found.append(torch.cat([p.grad.flatten().cpu() for p in network.parameters() if p.grad is not None]))
     return Difference(value=relative(found[1], found[0]), bound=GRADIENTS, note="relative difference of gradients")
 
 
-def calibration(family: str, device: torch.device) -> Difference:
+def calibration(build: Build, device: torch.device) -> Difference:
     """BatchNorm statistics of the largest subnet in double precision."""
-    own, other = (read_statistics(_calibrated(family, place)).cpu() for place in (CPU, device))
+    own, other = (read_statistics(_calibrated(build(place))).cpu() for place in (CPU, device))
     return Difference(value=relative(other, own), bound=STATISTICS, note="relative difference of statistics")
 
 
-def counting(family: str, device: torch.device) -> Difference:
+def counting(build: Build, device: torch.device) -> Difference:
     """Operations of the largest subnet in double precision: layers, multiply-accumulates, accumulations, kinds of values."""
-    own, other = (_counted(family, place).operations.counts for place in (CPU, device))
+    own, other = (_counted(build(place)).operations.counts for place in (CPU, device))
     value = sum(a != b for a, b in zip(own, other, strict=True)) if len(own) == len(other) else max(len(own), len(other))
     return Difference(value=value, bound=0.0, note=f"layers of {len(own)} that are counted differently")
 
 
-def trie(family: str, device: torch.device) -> Difference:
+def trie(build: Build, device: torch.device) -> Difference:
     """Measurements of a population by the trie evaluator, and of each candidate alone, both on the device in float32."""
-    space = SearchSpace.from_dict(_space(family))
-    population = [space.sample(random.Random(i)) for i in range(4)]
-    evaluator = _evaluator(family, device)
+    evaluator = _evaluator(build(device))
+    population = [evaluator.supernet.space.sample(random.Random(i)) for i in range(4)]
     found = list(population_evaluator(evaluator, calibration_batch_size=BATCH)(population))
-    alone = [_alone(_evaluator(family, device), architecture) for architecture in population]
+    alone = [_alone(_evaluator(build(device)), architecture) for architecture in population]
     return Difference(
         value=sum(a != b for a, b in zip(found, alone, strict=True)),
         bound=0.0,
@@ -225,20 +227,20 @@ def trie(family: str, device: torch.device) -> Difference:
     )
 
 
-def resume(family: str, device: torch.device) -> Difference:
+def resume(build: Build, device: torch.device) -> Difference:
     """Weights and optimizer state of a training that was interrupted and resumed, against an uninterrupted one."""
     with TemporaryDirectory() as folder:
         whole, stopped = (Path(folder) / name for name in ("whole", "stopped"))
-        _train(family, device, whole)
+        _train(build(device), whole)
         with suppress(_StoppedError):
-            _train(family, device, stopped, stop=STOP)
-        _train(family, device, stopped)
+            _train(build(device), stopped, stop=STOP)
+        _train(build(device), stopped)
         expected, found = (load_file(path / f"step-{STEPS:08d}.safetensors") for path in (whole, stopped))
     value = sum(not torch.equal(found[name], tensor) for name, tensor in expected.items())
     return Difference(value=value, bound=0.0, note=f"tensors of {len(expected)} that are not bit-identical")
 
 
-OF_FAMILY: dict[str, Callable[[str, torch.device], Difference]] = {
+OF_FAMILY: dict[str, Callable[[Build, torch.device], Difference]] = {
     "forward": forward,
     "backward": backward,
     "calibration": calibration,
@@ -253,27 +255,30 @@ def relative(found: Tensor, expected: Tensor) -> float:
     return float((found - expected).norm() / expected.norm())
 
 
-def supernet(family: str) -> Supernet:
-    """A supernet on the CPU whose BatchNorm biases are 0.3, so that spikes reach the last layers."""
+def supernet(family: str, device: torch.device) -> Supernet:
+    """A supernet whose BatchNorm biases are 0.3, so that spikes reach the last layers. Its weights are drawn on the CPU."""
     with torch.random.fork_rng():
         torch.manual_seed(1)
         net = Supernet(SearchSpace.from_dict(_space(family)), num_classes=10, in_chans=1)
     for name, parameter in net.named_parameters():
         if name.endswith("bn.bias"):
             torch.nn.init.constant_(parameter, 0.3)
-    return net
+    return net.to(device)
 
 
 class _StoppedError(Exception):
     """Ends a training as a kill would."""
 
 
+def _device(network: Supernet) -> torch.device:
+    return next(network.parameters()).device
+
+
 def _space(family: str) -> dict[str, Any]:
     return {"family": family, "time_steps": [1, 3], **SPACES[family]}
 
 
-def _subnets(family: str) -> list[Architecture]:
-    space = SearchSpace.from_dict(_space(family))
+def _subnets(space: SearchSpace) -> list[Architecture]:
     return [space.largest(), space.smallest(), space.sample(random.Random(0))]
 
 
@@ -288,31 +293,31 @@ def _batch(device: torch.device) -> tuple[Tensor, Tensor]:
 
 
 @torch.no_grad()
-def _logits(family: str, device: torch.device) -> Tensor:
-    network, (images, _) = supernet(family).double().to(device), _batch(device)
-    outputs = network(images.double(), _subnets(family))
+def _logits(network: Supernet) -> Tensor:
+    images, _ = _batch(_device(network))
+    outputs = network.double()(images.double(), _subnets(network.space))
     return torch.cat([x.flatten().cpu() for logits in outputs for x in (logits if isinstance(logits, tuple) else (logits,))])
 
 
-def _calibrated(family: str, device: torch.device) -> SpikingModel:
-    model = supernet(family).double().to(device).extract(_subnets(family)[0]).double()
-    calibrate(model, (batch.images.double() for batch in islice(_images("train", device)(BATCH), 2)), time_steps=3)
+def _calibrated(network: Supernet) -> SpikingModel:
+    model = network.double().extract(network.space.largest()).double()
+    calibrate(model, (batch.images.double() for batch in islice(_images("train", _device(network))(BATCH), 2)), time_steps=3)
     return model
 
 
-def _counted(family: str, device: torch.device) -> StepwiseMeasurement:
-    batches = _images("search", device)
+def _counted(network: Supernet) -> StepwiseMeasurement:
+    batches = _images("search", _device(network))
 
     def double(batch_size: int) -> Iterator[Any]:
         for batch in batches(batch_size):
             yield replace(batch, images=batch.images.double())
 
-    return measure_stepwise(_calibrated(family, device), double, batch_size=BATCH)
+    return measure_stepwise(_calibrated(network), double, batch_size=BATCH)
 
 
-def _evaluator(family: str, device: torch.device) -> TrieEvaluator:
-    train_images, search = _images("train", device), _images("search", device)
-    return TrieEvaluator(supernet=supernet(family).to(device), calibration=train_images, search=search, cache=ByteBudgetCache())
+def _evaluator(network: Supernet) -> TrieEvaluator:
+    train_images, search = (_images(name, _device(network)) for name in ("train", "search"))
+    return TrieEvaluator(supernet=network, calibration=train_images, search=search, cache=ByteBudgetCache())
 
 
 def _alone(evaluator: TrieEvaluator, architecture: Architecture) -> Any:
@@ -321,7 +326,7 @@ def _alone(evaluator: TrieEvaluator, architecture: Architecture) -> Any:
     return measure(model, evaluator.search, batch_size=BATCH)
 
 
-def _train(family: str, device: torch.device, folder: Path, stop: int | None = None) -> None:
+def _train(network: Supernet, folder: Path, stop: int | None = None) -> None:
     """Train for 8 steps in 2 epochs, with a checkpoint after each; raise an error after step `stop`."""
     config = TrainingConfig(epochs=2, batch_size=BATCH, learning_rate=0.01, warmup_epochs=0, checkpoint_epochs=1)
     split = load_images(DataConfig(name="digits", image_size=SIZE), seed=0).splits["train"]
@@ -336,11 +341,11 @@ def _train(family: str, device: torch.device, folder: Path, stop: int | None = N
         smoothing=0.1,
         workers=0,
         seed=0,
-        device=device,
+        device=_device(network),
     )
 
     def report(event: Event) -> None:
         if isinstance(event, StepEvent) and event.step == stop:
             raise _StoppedError
 
-    train(supernet(family).to(device), batches, config, Checkpoints(folder=folder), report, seed=0)
+    train(network, batches, config, Checkpoints(folder=folder), report, seed=0)

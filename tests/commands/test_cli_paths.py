@@ -9,8 +9,6 @@ from pathlib import Path
 import pytest
 from cli_runner import autospike
 
-from autospike import cli
-
 Capsys = pytest.CaptureFixture[str]
 
 
@@ -59,30 +57,6 @@ def test_paths(command: str, name: str, tmp_path: Path, capsys: Capsys) -> None:
     assert outcome.err.rstrip("\n").isprintable()
     assert len(outcome.err) < 500
     assert not (tmp_path / "run").exists()
-
-
-def test_a_path_without_permission(tmp_path: Path, capsys: Capsys, monkeypatch: pytest.MonkeyPatch) -> None:
-    def denied(*_: object, **__: object) -> None:
-        raise PermissionError(13, "Permission denied", str(tmp_path / "secret"))
-
-    monkeypatch.setattr(cli, "app", denied)  # stands in for the system: root may read everything
-    outcome = autospike(capsys, "doctor")
-    assert outcome.code == 2
-    assert outcome.err == f"error: {tmp_path / 'secret'}: Permission denied; check the path and its permissions\n"
-
-
-@pytest.mark.parametrize(
-    "error", [MemoryError(), RuntimeError("[enforce fail at alloc_cpu.cpp:117] . DefaultCPUAllocator: can't allocate memory")]
-)
-def test_too_little_memory(error: Exception, capsys: Capsys, monkeypatch: pytest.MonkeyPatch) -> None:
-    def fails(*_: object, **__: object) -> None:
-        raise error
-
-    monkeypatch.setattr(cli, "app", fails)  # stands in for the system: memory is rarely short
-    outcome = autospike(capsys, "doctor")
-    assert outcome.code == 2
-    assert "not enough memory" in outcome.err
-    assert outcome.err.count("\n") == 1
 
 
 @pytest.mark.parametrize(
