@@ -11,8 +11,9 @@ import pytest
 from builders import one_line_error
 from tiny_experiment import TINY_EXPERIMENT
 
-from autospike.budget import FIXED_SECONDS, Clock, Plan, Speed, duration, epochs_within, expected, parse_duration, within
+from autospike.budget import FIXED_SECONDS, Clock, Plan, duration, epochs_within, expected, parse_duration, within
 from autospike.config import Experiment
+from autospike.speed import Speed
 
 EXPERIMENT = Experiment.model_validate(TINY_EXPERIMENT)
 SPEED = Speed(

@@ -7,7 +7,7 @@ import time
 from dataclasses import replace
 from pathlib import Path
 
-from autospike.budget import Clock, Plan, Speed, duration, epochs_within, expected, measure_speed, measured_step, within
+from autospike.budget import Clock, Plan, duration, epochs_within, expected, within
 from autospike.config import Experiment
 from autospike.console import note, working
 from autospike.errors import UserError
@@ -16,6 +16,7 @@ from autospike.evaluation.setup import open_for_measurement, protocol_id
 from autospike.run_directory import RunDirectory
 from autospike.searching.selection import pick_finalists
 from autospike.space.search_space import SearchSpace
+from autospike.speed import Speed, measure_speed, measured_step
 from autospike.training.setup import open_experiment, training_batches
 
 # Time of measuring one network by itself, over that of a candidate in a population on as many images. Our choice, not measured.

@@ -1,0 +1,162 @@
+"""Speed of training and search on this machine, measured in some seconds of each."""
+
+from __future__ import annotations
+
+import resource
+import time
+from collections.abc import Callable
+from contextlib import suppress
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+from autospike.config import Experiment, RivalName, TrainingConfig
+from autospike.data.batches import spans
+from autospike.evaluation.setup import calibration_split, trie_evaluator
+from autospike.evaluation.trie_evaluator import CalibratedStatistics
+from autospike.events import Callback, Event, StepEvent
+from autospike.randomness import keyed
+from autospike.searching.by_products import by_product_candidates
+from autospike.space.search_space import SearchSpace
+from autospike.training.checkpoint import Checkpoints
+from autospike.training.rivals import fit_rival, rival_recipe, untrained_rival
+from autospike.training.setup import Setup, build_supernet, training_batches
+from autospike.training.trainer import train
+
+# Seconds of training, after the first steps, from which the duration of a step is measured.
+MEASURED_SECONDS, FIRST_STEPS = 3.0, 2
+# Cost of a candidate in a whole generation over that among 8 candidates, which share fewer prefixes (docs/evaluation.md: 0.59).
+SHARING = 0.6
+SAMPLED_CANDIDATES = 8
+
+
+@dataclass(frozen=True, kw_only=True)
+class Speed:
+    """Durations that were measured on this machine.
+
+    Attributes:
+        supernet_step: Seconds of a training step of the supernet, the mean over the training.
+        fine_tuning_step: Seconds of a fine-tuning step of a subnet of mean size.
+        reference_step: Seconds of a training step of the reference network; 0 if there is none.
+        rival_step: Seconds of a training step of each network without spikes, together; 0 if there is none.
+        generation: Seconds in which a generation of the search is measured.
+        steps_per_epoch: Training steps in an epoch.
+        memory_bytes: Largest resident memory of this process.
+    """
+
+    supernet_step: float
+    fine_tuning_step: float
+    reference_step: float
+    rival_step: float
+    generation: float
+    steps_per_epoch: int
+    memory_bytes: int
+
+    @property
+    def epoch(self) -> float:
+        """Seconds of one epoch of all networks."""
+        return self.steps_per_epoch * (self.supernet_step + self.reference_step + self.rival_step)
+
+
+def measure_speed(setup: Setup) -> Speed:
+    """Train both networks for some seconds, and measure a few candidates on one batch. The results are thrown away.
+
+    Args:
+        setup: Configuration, data and device.
+
+    Returns:
+        The durations.
+    """
+    experiment, space = setup.experiment, setup.experiment.search_space
+    reference, training = experiment.baseline_architecture, experiment.training
+    supernet_step = measured_step(setup, space, training)
+    return Speed(
+        supernet_step=supernet_step,
+        fine_tuning_step=measured_step(setup, space, experiment.fine_tuning) if training.single_step_share else supernet_step,
+        reference_step=measured_step(setup, SearchSpace.of(reference), training) if reference else 0.0,
+        rival_step=sum(_measured_rival_step(setup, name) for name in _rivals(experiment)),
+        generation=_seconds_per_generation(setup),
+        steps_per_epoch=training_batches(setup).per_epoch,
+        memory_bytes=resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024,
+    )
+
+
+class _Enough(Exception):  # noqa: N818 - not an error
+    """Enough steps were timed."""
+
+
+def measured_step(setup: Setup, space: SearchSpace, training: TrainingConfig) -> float:
+    """Train the supernet of a space for some seconds, and measure the mean duration of a step, with loading its batch.
+
+    Args:
+        setup: Configuration, data and device.
+        space: The space. The parameters are thrown away.
+        training: The configuration. The part of the training with T = 1 and the rest are timed separately.
+
+    Returns:
+        The duration in seconds.
+    """
+    supernet, batches, seed = build_supernet(setup, space), training_batches(setup), setup.training_seed
+
+    def timed(single_step_share: float) -> float:
+        changes = {"start_from": None, "teacher": None, "single_step_share": single_step_share}
+        return _mean_step(partial(train, supernet, batches, training.model_copy(update=changes), seed=seed))
+
+    share = training.single_step_share
+    return sum(weight * timed(single) for single, weight in ((1.0, share), (0.0, 1 - share)) if weight > 0)
+
+
+def _rivals(experiment: Experiment) -> tuple[RivalName, ...]:
+    """The networks without spikes that a run trains."""
+    return experiment.rivals.networks if experiment.task == "classification" else ()
+
+
+def _measured_rival_step(setup: Setup, name: RivalName) -> float:
+    """Train a network without spikes for some seconds, and measure the mean duration of a step, with loading its batch.
+
+    Args:
+        setup: Configuration, data and device.
+        name: The network. Its parameters are thrown away.
+
+    Returns:
+        The duration in seconds.
+    """
+    rival, config, batches = untrained_rival(setup, name), rival_recipe(setup, name), training_batches(setup)
+    return _mean_step(lambda checkpoints, report: fit_rival(rival, batches, config, checkpoints, report))
+
+
+def _mean_step(training: Callable[[Checkpoints, Callback], None]) -> float:
+    """Run a training until enough steps were timed, and return the mean duration of a step."""
+    ends: list[float] = []
+
+    def report(event: Event) -> None:
+        if not isinstance(event, StepEvent):
+            return
+        ends.append(time.perf_counter())
+        if len(ends) > FIRST_STEPS + 1 and ends[-1] - ends[FIRST_STEPS - 1] >= MEASURED_SECONDS:
+            raise _Enough
+
+    with TemporaryDirectory() as scratch, suppress(_Enough):
+        training(Checkpoints(folder=Path(scratch)), report)
+    if len(ends) <= FIRST_STEPS:  # the whole training is that short
+        return (ends[-1] - ends[0]) / max(1, len(ends) - 1)
+    return (ends[-1] - ends[FIRST_STEPS - 1]) / (len(ends) - FIRST_STEPS)
+
+
+def _seconds_per_generation(setup: Setup) -> float:
+    """Duration of a generation, extrapolated from a few candidates on one calibration batch and one batch of the search split."""
+    experiment, space = setup.experiment, setup.experiment.search_space
+    config = experiment.evaluation
+    sampled = [space.sample(keyed(experiment.seed, "budget", i)) for i in range(SAMPLED_CANDIDATES)]
+    population = tuple(dict.fromkeys(a for sample in sampled for a in by_product_candidates(space, sample)))
+    evaluator = trie_evaluator(setup, build_supernet(setup, space))
+    calibration = spans(len(calibration_split(setup)), config.calibration_batch_size)
+    search = spans(len(setup.images.splits["search"]), config.batch_size)
+    started = time.perf_counter()
+    statistics = evaluator.calibrate(population, calibration[0])
+    calibrated = time.perf_counter()
+    evaluator.score(population, CalibratedStatistics.over([statistics]), search[0])
+    scored = time.perf_counter()
+    together = (calibrated - started) * len(calibration) + (scored - calibrated) * len(search)
+    return together * experiment.search.population / SAMPLED_CANDIDATES * SHARING
