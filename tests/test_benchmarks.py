@@ -141,7 +141,7 @@ def test_all_checks_pass_on_the_cpu(gpu_checks: ModuleType) -> None:
     """Also neurons in both surrogates, and all families."""
     found = list(gpu_checks.checks(CPU))
     assert [check.name for check in found if not check.passed] == []
-    assert len(found) == 2 + 6 * len(FAMILIES)
+    assert len(found) == 3 + 6 * len(FAMILIES)
 
 
 @pytest.mark.parametrize("name", slow_except(["forward"], ["forward", "backward", "calibration", "counting"]))

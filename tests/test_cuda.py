@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from torch.nn.modules.module import register_module_forward_hook
 from torch.utils._pytree import tree_leaves
 
+from autospike.data.batches import on_device
 from autospike.evaluation.calibration import calibrate
 from autospike.evaluation.single import measure_stepwise
 from autospike.evaluation.trie_evaluator import CalibratedStatistics, NodeResult, TrieEvaluator
@@ -153,3 +154,13 @@ def test_a_training_step_without_backward_runs_on_cuda(monkeypatch: pytest.Monke
         sampled = (space.largest(), space.smallest())
         losses = accumulate_gradients(network, batch, sampled, at=space.time_steps.values, target_transform=in_place)
     assert (losses.shape, losses.device) == ((2, 1), CUDA)
+
+
+@pytest.mark.parametrize("shape", [(4, 1, 8, 8), (4, 3, 2, 8, 8)])
+def test_batches_are_copied_to_the_device(shape: tuple[int, ...]) -> None:
+    """Through timm's prefetcher, which copies without a stream where there is no GPU."""
+    with fake_cuda():
+        batches = [(torch.zeros(shape), torch.zeros(4, dtype=torch.long)) for _ in range(3)]
+        found = list(on_device(batches, CUDA))
+    assert [(tuple(images.shape), tuple(labels.shape)) for images, labels in found] == [(shape, (4,))] * 3
+    assert {tensor.device for batch in found for tensor in batch} == {CUDA}

@@ -9,6 +9,7 @@ from typing import Any
 
 import torch
 from timm.data import Mixup
+from timm.data.loader import PrefetchLoader
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
@@ -111,7 +112,12 @@ class TrainingBatches:
         keys = (self.sample_keys(step) for step in range(start, stop))
         collate = collated if self.split.has_objects else None
         loader: Any = DataLoader(
-            dataset, batch_sampler=keys, num_workers=self.workers, persistent_workers=False, collate_fn=collate
+            dataset,
+            batch_sampler=keys,
+            num_workers=self.workers,
+            persistent_workers=False,
+            collate_fn=collate,
+            pin_memory=self.device.type == "cuda" and torch.cuda.is_available(),
         )
         if self.split.target is not None:
             for images, targets in _load(loader):
@@ -119,11 +125,11 @@ class TrainingBatches:
             return
         mixing, plain = self._mixup(self.augmentation), self._mixup(AugmentationConfig())
         unmixed_from = float("inf") if self.augmentation.mix_epochs is None else self.augmentation.mix_epochs * self.per_epoch
-        for step, (images, labels) in zip(range(start, stop), _load(loader), strict=True):
+        for step, (images, labels) in zip(range(start, stop), _load(on_device(loader, self.device)), strict=True):
             channels = images.flatten(1, -3)  # cutmix replaces the same rectangle in all frames
             with global_random(self.seed, "mixup", step):
                 mixup = mixing if step < unmixed_from else plain
-                mixed_images, mixed_labels = mixup(channels.to(self.device), labels.to(self.device))
+                mixed_images, mixed_labels = mixup(channels, labels)
             yield Batch(images=_time_first(mixed_images.view(images.shape)), targets=mixed_labels)
 
     def _transform(self) -> TrainingTransform:
@@ -158,6 +164,24 @@ def _permutation(images: int, seed: int, epoch: int) -> tuple[int, ...]:
     order = list(range(images))
     keyed(seed, "epoch", epoch).shuffle(order)
     return tuple(order)
+
+
+def on_device(loader: Any, device: torch.device) -> Any:
+    """Return a loader whose batches are on a device.
+
+    On CUDA, timm's `PrefetchLoader` copies the next batch on a stream of its own while the current one is used. Its normalisation
+    is that of samples which are normalised already: mean 0, standard deviation 1.
+
+    Args:
+        loader: Yields images in float32, `[B, C, H, W]` or `[B, T, C, H, W]`, and labels.
+        device: The device.
+
+    Returns:
+        An iterable of the same batches.
+    """
+    if device.type == "cpu":
+        return loader
+    return PrefetchLoader(loader, mean=(0.0,), std=(1 / 255,), channels=1, device=device)  # it multiplies both by 255
 
 
 def _load(loader: Any) -> Iterator[Any]:

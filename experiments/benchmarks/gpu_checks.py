@@ -137,6 +137,7 @@ def checks(device: torch.device) -> Iterator[Check]:
     """
     for surrogate in ("sigmoid", "arctan"):
         yield run_check(f"neurons, {surrogate}", partial(neurons, surrogate, device))
+    yield run_check("training batches", partial(batches, device))
     for family in SPACES:
         for name, function in OF_FAMILY.items():
             yield run_check(f"{name}, {family}", partial(function, partial(supernet, family), device))
@@ -181,6 +182,13 @@ def neurons(surrogate: Any, device: torch.device) -> Difference:
     flipped = int((spikes != others).sum())
     value = flipped + relative(other_gradient, gradient)
     return Difference(value=value, bound=GRADIENTS, note=f"flipped spikes ({flipped}) plus relative difference of gradients")
+
+
+def batches(device: torch.device) -> Difference:
+    """Augmented and mixed training batches, which are copied to a GPU while the previous one is used."""
+    own, other = (list(_training_batches(place)(0, STEPS)) for place in (CPU, device))
+    value = max(relative(b.images.cpu(), a.images) + relative(b.targets.cpu(), a.targets) for a, b in zip(own, other, strict=True))
+    return Difference(value=value, bound=LOGITS, note="relative difference of images and labels")
 
 
 def forward(build: Build, device: torch.device) -> Difference:
@@ -329,23 +337,28 @@ def _alone(evaluator: TrieEvaluator, architecture: Architecture) -> Any:
 def _train(network: Supernet, folder: Path, stop: int | None = None) -> None:
     """Train for 8 steps in 2 epochs, with a checkpoint after each; raise an error after step `stop`."""
     config = TrainingConfig(epochs=2, batch_size=BATCH, learning_rate=0.01, warmup_epochs=0, checkpoint_epochs=1)
-    split = load_images(DataConfig(name="digits", image_size=SIZE), seed=0).splits["train"]
-    count = BATCH * STEPS // config.epochs
-    batches = TrainingBatches(
-        split=replace(split, indices=split.indices[:count], labels=split.labels[:count]),
-        num_classes=10,
-        channels=1,
-        image_size=SIZE,
-        batch_size=BATCH,
-        augmentation=AugmentationConfig(),
-        smoothing=0.1,
-        workers=0,
-        seed=0,
-        device=_device(network),
-    )
+    batches = _training_batches(_device(network))
 
     def report(event: Event) -> None:
         if isinstance(event, StepEvent) and event.step == stop:
             raise _StoppedError
 
     train(network, batches, config, Checkpoints(folder=folder), report, seed=0)
+
+
+def _training_batches(device: torch.device) -> TrainingBatches:
+    """Batches of 8 steps in 2 epochs, half of whose images are mixed."""
+    split = load_images(DataConfig(name="digits", image_size=SIZE), seed=0).splits["train"]
+    count = BATCH * STEPS // 2
+    return TrainingBatches(
+        split=replace(split, indices=split.indices[:count], labels=split.labels[:count]),
+        num_classes=10,
+        channels=1,
+        image_size=SIZE,
+        batch_size=BATCH,
+        augmentation=AugmentationConfig(mixup=0.5, mix_probability=0.5),
+        smoothing=0.1,
+        workers=0,
+        seed=0,
+        device=device,
+    )
