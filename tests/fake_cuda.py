@@ -21,7 +21,8 @@ from autospike import supernet
 from autospike.counting import fan_out
 
 CUDA = torch.device("cuda", 0)
-CACHED: tuple[Any, ...] = (supernet._template, fan_out._fan_out)  # their tensors are fake in the block, and real outside of it
+# Caches of functions whose results have tensors. They are fake in the block, and real outside of it.
+CACHED = [value for module in (supernet, fan_out) for value in vars(module).values() if hasattr(value, "cache_clear")]
 M = TypeVar("M", bound=nn.Module)
 
 

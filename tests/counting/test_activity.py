@@ -10,7 +10,7 @@ from traced_models import firing_model, images
 from autospike.commands.firing import layers_table, neurons_table
 from autospike.counting.activity import Activity, attention_map
 from autospike.counting.firing import FiringRates
-from autospike.nn.attention import Gate, MatrixAttention
+from autospike.nn.attention import Attention, Gate, MatrixAttention
 from autospike.nn.neuron import LIF
 from autospike.space.block import Neuron
 
@@ -60,6 +60,6 @@ def test_each_attention_has_a_map(name: str) -> None:
     model, activity = firing_model(name), Activity()
     with activity.watch(model):
         model(images())
-    mixers = [path for path, module in model.named_modules() if type(module).__name__ == "Attention"]
+    mixers = [path for path, module in model.named_modules() if isinstance(module, Attention)]
     assert list(activity.attention) == mixers
     assert all(values.shape == (6, 4, 4) for values in activity.attention.values())

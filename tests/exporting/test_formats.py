@@ -19,6 +19,7 @@ from autospike.exporting.formats import Comparison, write_format
 from autospike.exporting.variants import VariantName, variant_of
 from autospike.models.contract import SpikingModel
 from autospike.models.registry import build_model
+from autospike.nn.neuron import LIF
 from autospike.space.architecture import Architecture, Embedding, Stage
 from autospike.space.block import Block, Neuron
 
@@ -135,7 +136,7 @@ def test_nir_of_convolutional_blocks(tmp_path: Path) -> None:
     torch.testing.assert_close(nir_graph.load(tmp_path, 3)(images()), expected, rtol=1e-4, atol=1e-4)
     graph = nir.read(str(tmp_path / "model.nir"))
     lifs = [node for node in graph.nodes.values() if isinstance(node, nir.LIF)]
-    assert len(lifs) == len([m for m in variant.model.modules() if type(m).__name__ == "LIF"])
+    assert len(lifs) == len([m for m in variant.model.modules() if isinstance(m, LIF)])
     assert {round(float(lif.v_threshold.flat[0]), 6) for lif in lifs} == {0.3, 1.0}
 
 
