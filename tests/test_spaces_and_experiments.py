@@ -6,6 +6,7 @@ from functools import partial
 from pathlib import Path
 
 import pytest
+import torch
 import yaml
 
 from autospike.config import Experiment
@@ -14,6 +15,7 @@ from autospike.space.genes import Gene
 from autospike.space.published import PUBLISHED
 from autospike.space.search_space import SearchSpace
 from autospike.space.visitor import GenePath, visit_genes
+from autospike.training.trainer import learning_rate_schedule
 
 ROOT = Path(__file__).parents[1]
 SPACES = sorted((ROOT / "search_spaces").glob("*.yaml"))
@@ -71,6 +73,51 @@ WITHOUT_PUBLISHED_MEMBER = {
     "mixed_32",
 }
 
+# From the published files, one line each, in this order: epochs without cooldown, cooldown, batch size, optimizer, learning rate,
+# smallest one, first one of the warm-up, epochs of warm-up, weight decay, label smoothing, frames, pixels, split.
+EVENT_RECIPES: dict[str, tuple[object, ...]] = {
+    "spikformer_events": (96, 10, 16, "adamw", 1e-3, 1e-5, 1e-5, 10, 0.06, 0.1, 16, 128, "first"),  # cifar10dvs/train.py
+    "qkformer_events": (96, 10, 16, "adamw", 5e-3, 1e-5, 1e-5, 10, 0.06, 0.1, 16, 128, "first"),  # cifar10-dvs/train.py
+    "qkformer_gesture": (192, 10, 16, "adamw", 1e-3, 2e-5, 1e-5, 10, 0.06, 0.1, 16, 128, "subject"),  # dvs128-gesture/train.py
+    "max_former_events": (96, 10, 16, "adamw", 5e-3, 1e-5, 1e-5, 10, 0.06, 0.1, 16, 128, "first"),  # event/cifar10dvs.yaml
+    "max_former_gesture": (150, 10, 16, "adamw", 5e-3, 1e-5, 1e-5, 10, 0.06, 0.1, 16, 128, "subject"),  # event/dvsgesture.yaml
+    "spike_driven_events": (200, 10, 16, "lamb", 3e-4, 1e-5, 1e-5, 10, 0.06, 0.1, 16, 128, "subject"),  # 2_256_200E_t16.yml
+    # DVS/Hardvs: AdamW at 4e-5 per 256 images of a batch, of which there are 72.
+    "meta_spikeformer_events": (100, 0, 72, "adamw", 4e-5 * 72 / 256, 0.0, 0.0, 10, 0.01, 0.1, 8, 224, "lists"),
+    "e_spikeformer_events": (100, 0, 72, "adamw", 4e-5 * 72 / 256, 0.0, 0.0, 10, 0.01, 0.1, 8, 224, "lists"),
+}
+MIXUP = {"flip": 0.5, "event_policy": "snn", "mixup": 0.5, "mix_probability": 0.5, "mix_epochs": 75}
+# What augments the samples; everything else is off. The log of `max_former_gesture` shows that mixup ended after 90 epochs.
+EVENT_AUGMENTATIONS: dict[str, dict[str, object]] = {
+    "spikformer_events": MIXUP,
+    "qkformer_events": MIXUP,
+    "qkformer_gesture": MIXUP,
+    "max_former_events": {**MIXUP, "cutmix": 0.1},
+    "max_former_gesture": {**MIXUP, "cutmix": 0.1, "mix_epochs": 90},
+    "spike_driven_events": {},
+    "meta_spikeformer_events": {"flip": 0.5},
+    "e_spikeformer_events": {"flip": 0.5},
+}
+EVENT_BASELINES = {
+    "spikformer_events": "spikformer_events_2_256",
+    "qkformer_events": "qkformer_cifar10dvs",
+    "qkformer_gesture": "qkformer_gesture",
+    "max_former_events": "max_former_cifar10dvs",
+    "max_former_gesture": "max_former_gesture",
+    "spike_driven_events": "spike_driven_events_2_256",
+    "meta_spikeformer_events": "meta_spikeformer_hardvs",
+    "e_spikeformer_events": "e_spikeformer_hardvs",
+}
+# Learning rates at the first step of some epochs, from the log that comes with QKFormer's code (cifar10-dvs_origin_log.txt).
+QKFORMER_LOG = {
+    0: 1e-05,
+    1: 0.0005090000000000001,
+    8: 0.004002,
+    73: 0.0006839891386189008,
+    75: 0.0005763389188599713,
+    81: 0.0003046064454508545,
+}
+
 
 @pytest.mark.parametrize(("name", "size"), AUTO_SPIKFORMER.items())
 def test_sizes_of_the_spaces_of_auto_spikformer(name: str, size: int) -> None:
@@ -121,6 +168,40 @@ def test_every_family_has_recipes_for_images_and_for_digits() -> None:
         of_family = {data[name] for name, found in families.items() if found == family}
         assert {"digits", "folder"} <= of_family
         assert of_family & {"cifar10", "cifar100"}
+
+
+@pytest.mark.parametrize("name", EVENT_RECIPES)
+def test_an_event_recipe_has_the_published_values(name: str) -> None:
+    experiment = Experiment.load(ROOT / "experiments" / f"{name}.yaml")
+    training, data = experiment.training, experiment.data
+    first_rate = training.min_learning_rate if training.warmup_learning_rate is None else training.warmup_learning_rate
+    assert EVENT_RECIPES[name] == (
+        *(training.epochs - training.cooldown_epochs, training.cooldown_epochs, training.batch_size, training.optimizer),
+        *(training.learning_rate, training.min_learning_rate, first_rate, training.warmup, training.weight_decay),
+        *(training.smoothing, data.frames, data.image_size, data.split),
+    )
+    assert training.augmentation.model_dump(exclude_defaults=True) == EVENT_AUGMENTATIONS[name]
+    assert (training.loss, training.schedule, training.accumulate, data.frames_by) == ("final", "cosine", 1, "number")
+    published = PUBLISHED[EVENT_BASELINES[name]]
+    assert experiment.baseline_architecture == published.architecture
+    assert (published.architecture.time_steps, published.image_size) == (data.frames, data.image_size)
+    if data.split == "first":
+        assert data.test_share == 0.1
+
+
+def test_every_recipe_for_recordings_is_compared_with_its_publication() -> None:
+    recorded = {path.stem for path in EXPERIMENTS if Experiment.load(path).data.frames is not None}
+    assert recorded == EVENT_RECIPES.keys() == EVENT_AUGMENTATIONS.keys() == EVENT_BASELINES.keys()
+
+
+def test_the_learning_rate_of_qkformer_events_is_that_of_the_published_log() -> None:
+    training = Experiment.load(ROOT / "experiments" / "qkformer_events.yaml").training
+    optimizer = torch.optim.AdamW([torch.nn.Parameter(torch.zeros(1))], lr=training.learning_rate)
+    steps_per_epoch = 562  # 9000 samples in batches of 16
+    schedule = learning_rate_schedule(optimizer, training, steps_per_epoch, training.epochs * steps_per_epoch)
+    for epoch, expected in {**QKFORMER_LOG, 96: 1e-5, 105: 1e-5}.items():
+        schedule.step_update(epoch * steps_per_epoch)
+        assert optimizer.param_groups[0]["lr"] == pytest.approx(expected, rel=1e-9), epoch
 
 
 @pytest.mark.parametrize("path", EXPERIMENTS, ids=lambda path: path.stem)
