@@ -542,6 +542,10 @@ def import_checkpoint(
     levels: Annotated[
         int | None, typer.Option(min=2, max=MAX_LEVELS, help="Largest output of the neurons of an E-SpikeFormer. Default: 4.")
     ] = None,
+    integrates: Annotated[
+        bool,
+        typer.Option("--integrates", help="Neurons of an event form of E-SpikeFormer integrate over the frames."),
+    ] = False,
     image_size: Annotated[
         int | None, typer.Option(min=1, max=4096, help="Height and width of the images. Default: as published.")
     ] = None,
@@ -558,6 +562,7 @@ def import_checkpoint(
         stride=stride,
         time_steps=time_steps,
         levels=levels,
+        integrates=integrates,
         image_size=image_size,
         weights=weights.value if weights else None,
     )

@@ -1,7 +1,7 @@
 """E-SpikeFormer written again: state dicts under the published keys, and the forward pass in plain operations of torch.
 
-It follows the description of the published code, not ours: neurons without time or potentials, attention as `(q k^T) v`, factors
-where the published code has them.
+It follows the description of the published code, not ours: neurons without time or potentials unless they integrate, attention as
+`(q k^T) v`, factors where the published code has them.
 """
 
 from __future__ import annotations
@@ -166,11 +166,14 @@ class Reference:
     Attributes:
         form: The form.
         state: Its parameters.
+        integrated: Frames over which neurons integrate without a leak, and subtract what they emit; with 1 every frame is computed
+            alone.
         ties: Numbers of inputs of attention neurons that round up and to even give other integers: 0.5, 2.5. Filled by the calls.
     """
 
     form: Form
     state: dict[str, Tensor]
+    integrated: int = 1
     ties: list[int] = field(default_factory=list)
 
     def logits(self, frames: Tensor) -> Tensor:
@@ -192,8 +195,13 @@ class Reference:
         return logits.unflatten(0, (steps, images)).mean(0)
 
     def _quantised(self, x: Tensor) -> Tensor:
-        result: Tensor = _ClippedRound.apply(x, self.form.levels, self.form.large)
-        return result
+        emitted: list[Tensor] = []
+        potential = torch.zeros_like(x[: len(x) // self.integrated])
+        for frame in x.unflatten(0, (self.integrated, -1)):
+            before_reset = potential + frame
+            emitted.append(_ClippedRound.apply(before_reset, self.form.levels, self.form.large))
+            potential = before_reset - emitted[-1]
+        return torch.cat(emitted)
 
     def _spikes(self, x: Tensor) -> Tensor:
         return self._quantised(x) / self.form.divisor

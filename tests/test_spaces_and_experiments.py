@@ -153,6 +153,14 @@ def test_a_space_holds_four_steps_of_spikes_and_one_step_of_integers() -> None:
         assert {block.neuron.levels for stage in architecture.stages for block in stage.blocks} == {levels}
 
 
+def test_the_event_space_of_e_spikeformer_becomes_one_of_integrating_neurons() -> None:
+    """By the replacement that docs/models.md names."""
+    written = (ROOT / "search_spaces" / "e_spikeformer_events.yaml").read_text().replace("integrates: false", "leak: false")
+    space = SearchSpace.from_dict(yaml.safe_load(written))
+    assert space.contains(PUBLISHED["e_spikeformer_hardvs_integrating"].architecture) is True
+    assert space.contains(PUBLISHED["e_spikeformer_hardvs"].architecture) is False
+
+
 @pytest.mark.parametrize("path", EXPERIMENTS, ids=lambda path: path.stem)
 def test_an_experiment_loads_and_its_reference_network_is_in_its_space(path: Path) -> None:
     experiment = Experiment.load(path)

@@ -33,6 +33,7 @@ class ImportOptions:
         time_steps: T.
         image_size: Height and width in pixels.
         levels: Largest output of the neurons of an E-SpikeFormer.
+        integrates: Whether the neurons of an event form of E-SpikeFormer integrate over the frames.
         weights: "ema" for the average of the weights, "raw" for the others; None for the average if there is one.
     """
 
@@ -41,6 +42,7 @@ class ImportOptions:
     time_steps: int | None
     image_size: int | None
     levels: int | None = None
+    integrates: bool = False
     weights: Weights | None = None
 
 
@@ -65,6 +67,7 @@ def import_checkpoint(checkpoint: Path, out: Path, options: ImportOptions) -> No
         stride=options.stride,
         time_steps=options.time_steps,
         levels=options.levels,
+        integrates=options.integrates,
     )
     channels = int(next(iter(model.parameters())).shape[1])
     protocol = evaluation_protocol(architecture, channels=channels, num_classes=model.num_classes, image_size=options.image_size)

@@ -32,8 +32,8 @@ class CheckpointFormat:
             the published names. Of several templates, the one whose key exists is used.
         unused: Pattern of keys that the published code never uses.
         architecture: Returns the architecture of a state dict. It is called with the state dict, `num_heads` and `stride`, of which
-            the last two are None for the published value, and with `levels` if it is given and the network has `integers`. It
-            raises a KeyError for a missing key, and a ValueError if a shape or an argument does not fit.
+            the last two are None for the published value, and with `levels` and `integrates` if they are given and the network has
+            `integers`. It raises a KeyError for a missing key, and a ValueError if a shape or an argument does not fit.
         integers: Whether the network has integer neurons, whose levels cannot be read from a state dict.
         spike_weight_factor: Returns the factor between our weights that read normalised integers and the published ones, for the
             architecture that `architecture` returned.

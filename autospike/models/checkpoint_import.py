@@ -3,7 +3,8 @@
 `load_reference` recognises the state dicts of Spikformer (ImageNet, CIFAR and event form), the Spike-driven Transformer,
 Meta-SpikeFormer (with or without its second head), E-SpikeFormer (base, large and event forms), QKFormer and Max-Former (ImageNet,
 CIFAR and event form) by their keys. Widths, depths, hidden widths, number of classes and channels are read from shapes. The number
-of heads, the stride of the one-stage families and the levels of integer neurons cannot be read from a state dict, and may be given.
+of heads, the stride of the one-stage families, the levels of integer neurons and whether those of event forms integrate cannot be
+read from a state dict, and may be given.
 `autospike.models.checkpoint_formats` describes the formats.
 """
 
@@ -38,6 +39,7 @@ def load_reference(
     stride: int | None = None,
     time_steps: int | None = None,
     levels: int | None = None,
+    integrates: bool = False,
 ) -> tuple[SpikingModel, Architecture]:
     """Build the model of a published state dict.
 
@@ -52,6 +54,8 @@ def load_reference(
         time_steps: T. By default as published: 4, but 1 in E-SpikeFormer; 16 in event forms, but 8 in those of Meta-SpikeFormer
             and E-SpikeFormer.
         levels: Largest value that the integer neurons of an E-SpikeFormer emit. By default as published: 4.
+        integrates: Whether the neurons of an event form of E-SpikeFormer integrate over the frames, without a leak. By default
+            every frame is computed alone.
 
     Returns:
         The model, in eval mode with the parameters and statistics of the checkpoint, and its architecture.
@@ -64,7 +68,7 @@ def load_reference(
         raise UserError(f"state dict: {too_many_keys(len(state_dict))}")
     checkpoint_format = recognise_format(state_dict)
     try:
-        architecture = _architecture(checkpoint_format, state_dict, num_heads, stride, levels)
+        architecture = _architecture(checkpoint_format, state_dict, num_heads, stride, levels, integrates=integrates)
         if time_steps is not None:
             architecture = replace(architecture, time_steps=time_steps)
         return _load(checkpoint_format, state_dict, architecture), architecture
@@ -75,7 +79,13 @@ def load_reference(
 
 
 def _architecture(
-    checkpoint_format: CheckpointFormat, state: StateDict, num_heads: int | None, stride: int | None, levels: int | None
+    checkpoint_format: CheckpointFormat,
+    state: StateDict,
+    num_heads: int | None,
+    stride: int | None,
+    levels: int | None,
+    *,
+    integrates: bool,
 ) -> Architecture:
     """The architecture of a state dict.
 
@@ -87,11 +97,14 @@ def _architecture(
         raise ValueError(f"levels can be given for E-SpikeFormer only, got {levels}; omit it")
     if levels is not None and not 2 <= levels <= MAX_LEVELS:
         raise ValueError(f"levels must be from 2 to {MAX_LEVELS}, got {levels}")
+    if integrates and not checkpoint_format.integers:
+        raise ValueError("integrating neurons can be chosen for the event forms of E-SpikeFormer only; omit integrates")
     for key, tensor in state.items():
         counter = key.endswith("num_batches_tracked")
         if not isinstance(tensor, Tensor) or not (counter or (tensor.dtype in DTYPES and tensor.dim() and tensor.numel())):
             raise ValueError(f"key {key!r} holds no weights: {_describe(tensor)}")
-    return checkpoint_format.architecture(state, num_heads, stride, **({} if levels is None else {"levels": levels}))
+    given = {**({} if levels is None else {"levels": levels}), **({"integrates": True} if integrates else {})}
+    return checkpoint_format.architecture(state, num_heads, stride, **given)
 
 
 def _load(checkpoint_format: CheckpointFormat, state: StateDict, architecture: Architecture) -> SpikingModel:

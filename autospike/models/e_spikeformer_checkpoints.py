@@ -38,20 +38,25 @@ from autospike.space.e_spikeformer import (
 EMBEDDINGS = ("downsample1_1", "downsample1_2", "downsample2", "downsample3", "downsample4")
 # Stage, number in the stage, and path of each convolutional block.
 CONVOLUTIONAL = ((0, 0, "ConvBlock1_1"), (1, 0, "ConvBlock1_2"), (2, 0, "ConvBlock2_1"), (2, 1, "ConvBlock2_2"))
+NO_FRAMES = "integrating neurons can be chosen for event forms only, and this network reads images; omit integrates"
 # Two layers and their normalisations in `RepLinear`, by our names.
 REPLINEAR = {"first": "conv1.0", "first_bn": "conv1.1", "last": "conv2.0"}
 
 
-def _with_sepconv(state: StateDict, num_heads: int | None, stride: int | None, *, levels: int | None = None) -> Architecture:
+def _with_sepconv(
+    state: StateDict, num_heads: int | None, stride: int | None, *, levels: int | None = None, integrates: bool = False
+) -> Architecture:
     """The architecture of a base or event form."""
     refuse_stride(stride)
     first, *others = _widths(state, EMBEDDINGS)
     widths = (others[0], others[1], others[2], others[3])
     depth, chosen = count(state, "block3"), PUBLISHED_LEVELS if levels is None else levels
     if in_chans(state) == 2 and not any(key.startswith("block4.") for key in state):
-        architecture = e_spikeformer_gesture(widths, depth, levels=chosen)
+        architecture = e_spikeformer_gesture(widths, depth, levels=chosen, integrates=integrates)
     elif in_chans(state) == 2:
-        architecture = e_spikeformer_hardvs(widths, (depth, count(state, "block4")), levels=chosen)
+        architecture = e_spikeformer_hardvs(widths, (depth, count(state, "block4")), levels=chosen, integrates=integrates)
+    elif integrates:
+        raise ValueError(NO_FRAMES)
     else:
         architecture = e_spikeformer(widths, (depth, count(state, "block4")), levels=chosen)
     ratios = [f"{name}.0.conv1.weight" for _, _, name in CONVOLUTIONAL]
@@ -65,9 +70,13 @@ def _depth(architecture: Architecture, stage: int) -> int:
     return len(architecture.stages[stage].blocks) // 2
 
 
-def _large(state: StateDict, num_heads: int | None, stride: int | None, *, levels: int | None = None) -> Architecture:
+def _large(
+    state: StateDict, num_heads: int | None, stride: int | None, *, levels: int | None = None, integrates: bool = False
+) -> Architecture:
     """The architecture of a large form."""
     refuse_stride(stride)
+    if integrates:
+        raise ValueError(NO_FRAMES)
     first, *others = _widths(state, EMBEDDINGS[:4])
     depth = count(state, "block3")
     architecture = e_spikeformer_large(
@@ -117,8 +126,8 @@ def _scale(number: int) -> str:
 
 def _divisor(architecture: Architecture) -> float:
     """The factor of weights that read integers of the gesture form, which divides them by 8 and not by their levels."""
-    neuron = architecture.stages[0].blocks[0].neuron
-    return neuron.levels / GESTURE_DIVISOR if neuron.normalised and not neuron.integrates else 1.0
+    neuron, gesture = architecture.stages[0].blocks[0].neuron, not architecture.stages[-1].blocks
+    return neuron.levels / GESTURE_DIVISOR if gesture else 1.0
 
 
 def _joined(theirs: Template, part: str, match: re.Match[str]) -> str:

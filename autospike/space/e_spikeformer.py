@@ -36,25 +36,33 @@ def e_spikeformer(
 
 
 def e_spikeformer_hardvs(
-    embed_dims: tuple[int, int, int, int], depths: tuple[int, int] = (6, 2), *, levels: int = PUBLISHED_LEVELS
+    embed_dims: tuple[int, int, int, int],
+    depths: tuple[int, int] = (6, 2),
+    *,
+    levels: int = PUBLISHED_LEVELS,
+    integrates: bool = False,
 ) -> Architecture:
-    """Return the form for HAR-DVS: 8 frames that neurons do not integrate, integers that are not normalised, layer scales.
+    """Return the form for HAR-DVS: 8 frames, integers that are not normalised, layer scales.
 
-    The published code calls its neurons once for all frames, as one step, so that every frame is computed alone.
+    The published code calls its neurons once for all frames, as one step, so that every frame is computed alone. With `integrates`
+    the potentials last over the frames without a leak, `h = v + x`, `s = round(clip(h, 0, levels))`, `v = h - s`.
 
     Args:
         embed_dims: Widths of the last four stages. The first stage has half the width of the second.
         depths: Number of published blocks of the two transformer stages.
         levels: Largest value that a neuron emits.
+        integrates: Whether neurons integrate over the frames.
 
     Returns:
         The architecture.
     """
-    neuron = Neuron(levels=levels, integrates=False)
+    neuron = _event_neuron(levels, normalised=False, integrates=integrates)
     return _with_sepconv(embed_dims, depths, neuron, time_steps=EVENT_TIME_STEPS, layer_scale=True)
 
 
-def e_spikeformer_gesture(embed_dims: tuple[int, int, int, int], depth: int = 1, *, levels: int = PUBLISHED_LEVELS) -> Architecture:
+def e_spikeformer_gesture(
+    embed_dims: tuple[int, int, int, int], depth: int = 1, *, levels: int = PUBLISHED_LEVELS, integrates: bool = False
+) -> Architecture:
     """Return the form for DVS128 Gesture: one transformer block, and a last stage that is an embedding alone.
 
     The published code divides integers by 8. They are divided by their largest value here. The same follows with weights times
@@ -64,11 +72,12 @@ def e_spikeformer_gesture(embed_dims: tuple[int, int, int, int], depth: int = 1,
         embed_dims: Widths of the last four stages. The first stage has half the width of the second.
         depth: Number of published transformer blocks.
         levels: Largest value that a neuron emits.
+        integrates: Whether neurons integrate over the frames, as in `e_spikeformer_hardvs`.
 
     Returns:
         The architecture.
     """
-    neuron = Neuron(levels=levels, normalised=True, integrates=False)
+    neuron = _event_neuron(levels, normalised=True, integrates=integrates)
     threshold = GESTURE_DIVISOR**3 / (2 * levels**3)
     attention = NeuronOverride(v_threshold=threshold) if threshold != 0.5 else NeuronOverride()
     return _with_sepconv(
@@ -115,6 +124,11 @@ def e_spikeformer_large(
         mean_head=True,
         stages=_stages((embed_dims[0] // 2, *embed_dims), (2, 2, 2, 2), blocks, neuron),
     )
+
+
+def _event_neuron(levels: int, *, normalised: bool, integrates: bool) -> Neuron:
+    """The neuron of an event form: without memory, or without a leak."""
+    return Neuron(levels=levels, normalised=normalised, integrates=integrates, leak=not integrates)
 
 
 def _with_sepconv(

@@ -333,7 +333,13 @@ PUBLISHED: dict[str, Published] = {
         for suffix in ("", "_distilled")
     },
     "e_spikeformer_hardvs": Published(architecture=e_spikeformer_hardvs((64, 128, 256, 360)), num_classes=300, in_chans=2),
+    "e_spikeformer_hardvs_integrating": Published(
+        architecture=e_spikeformer_hardvs((64, 128, 256, 360), integrates=True), num_classes=300, in_chans=2
+    ),
     "e_spikeformer_gesture": _events(architecture=e_spikeformer_gesture((64, 128, 256, 360)), num_classes=11),
+    "e_spikeformer_gesture_integrating": _events(
+        architecture=e_spikeformer_gesture((64, 128, 256, 360), integrates=True), num_classes=11
+    ),
     "max_former_10_384": Published(architecture=max_former(384)),
     "max_former_10_512": Published(architecture=max_former(512)),
     "max_former_10_768": Published(architecture=max_former(768)),

@@ -11,11 +11,13 @@ import pytest
 import timm
 import torch
 from cli_runner import Outcome, autospike
-from e_spikeformer_reference import FORM_172M, state_dict
+from e_spikeformer_reference import FORM_172M, HARDVS, state_dict
 from published_states import spikformer_cifar
 from safetensors.torch import load_file
 from timm.data import resolve_data_config
 from torch import Tensor
+
+from autospike.space.e_spikeformer import e_spikeformer_hardvs
 
 Capsys = pytest.CaptureFixture[str]
 
@@ -93,6 +95,24 @@ def test_levels_of_binary_neurons_are_an_error(tmp_path: Path, capsys: Capsys) -
     outcome = imported(capsys, tmp_path, spikformer_cifar(), "--levels", 4)
     assert outcome.code == 2
     assert "levels can be given for E-SpikeFormer only, got 4; omit it" in " ".join(outcome.err.split())
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize(("options", "integrates"), [((), False), (("--integrates",), True)])
+def test_an_event_form_is_imported_as_either_reading(
+    tmp_path: Path, capsys: Capsys, options: tuple[object, ...], integrates: bool
+) -> None:
+    outcome = imported(capsys, tmp_path, state_dict(HARDVS), *options)
+    assert (outcome.code, outcome.err) == (0, "")
+    architecture = timm.create_model(f"local-dir:{tmp_path / 'out'}").architecture
+    assert architecture == e_spikeformer_hardvs((8, 16, 32, 32), (2, 1), integrates=integrates)  # widths and depths of HARDVS
+
+
+def test_binary_neurons_cannot_be_imported_as_integrating_integers(tmp_path: Path, capsys: Capsys) -> None:
+    outcome = imported(capsys, tmp_path, spikformer_cifar(), "--integrates")
+    assert outcome.code == 2
+    expected = "integrating neurons can be chosen for the event forms of E-SpikeFormer only; omit integrates"
+    assert expected in " ".join(outcome.err.split())
     assert not (tmp_path / "out").exists()
 
 

@@ -13,6 +13,7 @@ from torch import Tensor
 from autospike.counting.model import count_operations
 from autospike.energy.conventions import EXACT
 from autospike.models.checkpoint_import import load_reference
+from autospike.models.contract import SpikingModel
 from autospike.nn.fusion import fuse
 from autospike.nn.neuron import LIF
 from autospike.space.architecture import Architecture
@@ -30,6 +31,9 @@ FORMS: dict[str, tuple[Form, int | None, Architecture]] = {
     "HAR-DVS, 8 levels": (replace(HARDVS, levels=8), 8, e_spikeformer_hardvs(WIDTHS, (2, 1), levels=8)),
     "gesture": (GESTURE, None, e_spikeformer_gesture(WIDTHS)),
     "gesture, 8 levels": (replace(GESTURE, levels=8), 8, e_spikeformer_gesture(WIDTHS, levels=8)),
+    "HAR-DVS, integrating": (HARDVS, None, e_spikeformer_hardvs(WIDTHS, (2, 1), integrates=True)),
+    "gesture, integrating": (GESTURE, None, e_spikeformer_gesture(WIDTHS, integrates=True)),
+    "gesture, 8 levels, integrating": (replace(GESTURE, levels=8), 8, e_spikeformer_gesture(WIDTHS, levels=8, integrates=True)),
     "172M": (FORM_172M, None, e_spikeformer_large(LARGE_WIDTHS, 2, replinear=False, distilled=True)),
     "172M, one head": (replace(FORM_172M, second_head=False), None, e_spikeformer_large(LARGE_WIDTHS, 2, replinear=False)),
     "172M, other container": (
@@ -45,6 +49,11 @@ FORMS: dict[str, tuple[Form, int | None, Architecture]] = {
     "83M": (FORM_83M, None, e_spikeformer_large(LARGE_WIDTHS, 2, replinear=True, distilled=True)),
 }
 every_form = pytest.mark.parametrize("name", FORMS)
+INTEGRATING = tuple(name for name in FORMS if name.endswith("integrating"))
+
+
+def load(name: str, state: dict[str, Tensor]) -> tuple[SpikingModel, Architecture]:
+    return load_reference(state, levels=FORMS[name][1], integrates=name in INTEGRATING)
 
 
 def frames_of(form: Form, steps: int, images: int = 2) -> Tensor:
@@ -53,15 +62,19 @@ def frames_of(form: Form, steps: int, images: int = 2) -> Tensor:
     return torch.rand(steps, images, form.channels, 64, 48, generator=generator, dtype=torch.float64) * 3
 
 
+def reference_of(name: str, state: dict[str, Tensor], steps: int) -> Reference:
+    return Reference(form=FORMS[name][0], state=doubled(state), integrated=steps if name in INTEGRATING else 1)
+
+
 def doubled(state: dict[str, Tensor]) -> dict[str, Tensor]:
     return {key: value.double() for key, value in state.items()}
 
 
 @every_form
 def test_architecture_and_number_of_parameters(name: str) -> None:
-    form, levels, expected = FORMS[name]
+    form, _, expected = FORMS[name]
     state = state_dict(form)
-    model, architecture = load_reference(state, levels=levels)
+    model, architecture = load(name, state)
     assert architecture == expected
     published = (v for key, v in state.items() if not key.endswith(("running_mean", "running_var", "num_batches_tracked")))
     assert sum(p.numel() for p in model.parameters()) == sum(v.numel() for v in published)
@@ -69,10 +82,10 @@ def test_architecture_and_number_of_parameters(name: str) -> None:
 
 @every_form
 def test_logits(name: str) -> None:
-    form, levels, expected = FORMS[name]
+    form, _, expected = FORMS[name]
     state = state_dict(form)
-    model, _ = load_reference(state, levels=levels)
-    frames, reference = frames_of(form, expected.time_steps, images=8), Reference(form=form, state=doubled(state))
+    model, _ = load(name, state)
+    frames, reference = frames_of(form, expected.time_steps, images=8), reference_of(name, state, expected.time_steps)
     with torch.no_grad():
         logits = model.double()(frames)
         torch.testing.assert_close(logits, reference.logits(frames), rtol=1e-9, atol=1e-9)
@@ -84,8 +97,8 @@ def test_logits(name: str) -> None:
 @every_form
 def test_every_layer_of_neurons_emits_several_values(name: str) -> None:
     """Otherwise equal logits would say little."""
-    form, levels, expected = FORMS[name]
-    model, _ = load_reference(state_dict(form), levels=levels)
+    form, _, expected = FORMS[name]
+    model, _ = load(name, state_dict(form))
     seen: list[int] = []
     for module in model.modules():
         if isinstance(module, LIF):
@@ -98,8 +111,8 @@ def test_every_layer_of_neurons_emits_several_values(name: str) -> None:
 
 @every_form
 def test_fused_models_give_the_same_logits(name: str) -> None:
-    form, levels, expected = FORMS[name]
-    model, _ = load_reference(state_dict(form), levels=levels)
+    form, _, expected = FORMS[name]
+    model, _ = load(name, state_dict(form))
     frames = frames_of(form, expected.time_steps)
     with torch.no_grad():
         logits = model.double()(frames)
@@ -109,8 +122,8 @@ def test_fused_models_give_the_same_logits(name: str) -> None:
 @every_form
 def test_every_operation_is_counted(name: str) -> None:
     """The strict counter finds no operator without a rule, and as many multiply-accumulates as follow from the architecture."""
-    form, levels, expected = FORMS[name]
-    model, architecture = load_reference(state_dict(form), levels=levels)
+    form, _, expected = FORMS[name]
+    model, architecture = load(name, state_dict(form))
     frames = frames_of(form, expected.time_steps, images=1)[..., :48, :].float()
     counts = count_operations(model, frames, time_steps=expected.time_steps, strict=True).counts
     shape = InputShape(image_size=48, channels=form.channels, classes=model.num_classes)
@@ -129,10 +142,46 @@ def test_frames_are_computed_alone(name: str) -> None:
         torch.testing.assert_close(model(frames.flip(0)), alone.mean(0))
 
 
+@pytest.mark.parametrize("name", INTEGRATING)
+def test_integrating_neurons_remember_the_frames_before(name: str) -> None:
+    """The first of two frames changes what the second one gives; the reference computes the same."""
+    form, _, expected = FORMS[name]
+    assert {block.neuron.leak for stage in expected.stages for block in stage.blocks} == {False}
+    state = state_dict(form)
+    model, frames = load(name, state)[0].double(), frames_of(form, 2)
+    with torch.no_grad():
+        alone = torch.stack([model(frames[t : t + 1]) for t in range(2)])
+        together = model(frames)
+        assert (together - alone.mean(0)).abs().max() > 0.01
+        torch.testing.assert_close(together, reference_of(name, state, 2).logits(frames), rtol=1e-9, atol=1e-9)
+
+
+@pytest.mark.parametrize("name", INTEGRATING)
+def test_one_frame_gives_the_same_with_and_without_integration(name: str) -> None:
+    """Both forms have the same parameters under the same names."""
+    form, levels, _ = FORMS[name]
+    state = state_dict(form)
+    integrating, alone = load(name, state)[0], load_reference(state, levels=levels)[0]
+    torch.testing.assert_close(integrating.state_dict(), alone.state_dict(), rtol=0, atol=0)
+    frames = frames_of(form, 1).float()
+    with torch.no_grad():
+        assert torch.equal(integrating(frames), alone(frames))
+
+
+@pytest.mark.parametrize(
+    ("form", "part"),
+    [(BASE, "event forms only, and this network reads images"), (FORM_83M, "event forms only, and this network reads images")],
+)
+def test_forms_for_images_do_not_integrate(form: Form, part: str) -> None:
+    message = one_line_error(lambda: load_reference(state_dict(form), integrates=True))
+    assert message.startswith("state dict of E-SpikeFormer: integrating neurons can be chosen for ")
+    assert part in message
+
+
 @every_form
 @pytest.mark.parametrize("change", ["missing", "unexpected", "shape"])
 def test_a_key_that_does_not_fit_is_named(name: str, change: str) -> None:
-    form, levels, _ = FORMS[name]
+    form, _, _ = FORMS[name]
     state = state_dict(form)
     key = "block3.0.mlp.fc2_bn.bias"
     if change == "missing":
@@ -142,7 +191,7 @@ def test_a_key_that_does_not_fit_is_named(name: str, change: str) -> None:
         state[key] = torch.ones(3)
     else:
         state[key] = torch.ones(5)
-    message = one_line_error(lambda: load_reference(state, levels=levels))
+    message = one_line_error(lambda: load(name, state))
     assert message.startswith("state dict of E-SpikeFormer: ")
     assert repr(key) in message
 

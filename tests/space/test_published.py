@@ -47,6 +47,8 @@ COUNTS = {
     "e_spikeformer_172m_distilled": 171_740_714,
     "e_spikeformer_hardvs": 18_740_004,
     "e_spikeformer_gesture": 5_604_315,
+    "e_spikeformer_hardvs_integrating": 18_740_004,
+    "e_spikeformer_gesture_integrating": 5_604_315,
     "max_former_10_384": 16_237_240,
     "max_former_10_512": 28_653_480,
     "max_former_10_768": 63_992_200,
@@ -76,6 +78,8 @@ INPUTS = dict.fromkeys(PUBLISHED, (1000, 3, 224)) | {
     "qkformer_gesture": (11, 2, 128),
     "e_spikeformer_hardvs": (300, 2, 224),
     "e_spikeformer_gesture": (11, 2, 128),
+    "e_spikeformer_hardvs_integrating": (300, 2, 224),
+    "e_spikeformer_gesture_integrating": (11, 2, 128),
     "max_former_cifar10": (10, 3, 32),
     "max_former_cifar100": (100, 3, 32),
     "max_former_cifar10dvs": (10, 2, 128),
@@ -86,6 +90,7 @@ STEPS = dict.fromkeys(PUBLISHED, 4) | {name: 1 for name in PUBLISHED if name.sta
 STEPS |= {name: 1 for name in PUBLISHED if name.endswith("mask_rcnn")}
 STEPS |= {name: 16 for name in PUBLISHED if "events" in name or "dvs" in name or "gesture" in name}
 STEPS |= dict.fromkeys(("meta_spikeformer_hardvs", "e_spikeformer_hardvs", "e_spikeformer_gesture"), 8)
+STEPS |= dict.fromkeys(("e_spikeformer_hardvs_integrating", "e_spikeformer_gesture_integrating"), 8)
 # Stride of each stage.
 STRIDES: dict[str, tuple[int, ...]] = {name: (4,) if "cifar" in name else (16,) for name in ONE_STAGE}
 STRIDES["spike_driven_events_2_256"] = (8,)
