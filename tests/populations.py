@@ -138,6 +138,36 @@ WRITTEN: dict[str, dict[str, Any]] = {
             },
         ],
     },
+    "e_spikeformer integrating": {
+        "family": "e_spikeformer",
+        "shortcut": "membrane",
+        "time_steps": [1, 2],
+        "stages": [
+            {
+                "embed_dim": [8, 16],
+                "embedding": {"stride": 2},
+                "depth": [1, 2],
+                "block": {
+                    "token_mixer": ["spiking_sepconv_3", "spiking_sepconv_7"],
+                    "channel_mixer": "conv",
+                    "mlp_ratio": 1,
+                    "neuron": {"levels": [2, 4], "leak": False},
+                },
+            },
+            {
+                "embed_dim": [8, 16],
+                "embedding": {"stride": 2, "neuron": {"levels": [2, 4], "leak": False}},
+                "depth": 1,
+                "block": {
+                    "token_mixer": ["e_sdsa", "sdsa_3"],
+                    "num_heads": 2,
+                    "mlp_ratio": [1, 2],
+                    "layer_scale": True,
+                    "neuron": {"levels": [2, 4], "leak": False},
+                },
+            },
+        ],
+    },
     "e_spikeformer large": {
         "family": "e_spikeformer",
         "shortcut": "membrane",

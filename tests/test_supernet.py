@@ -139,6 +139,38 @@ E_SPIKEFORMER = {
         },
     ],
 }
+# The event forms of E-SpikeFormer with neurons that integrate without a leak.
+INTEGERS_WITHOUT_LEAK = {"levels": [2, 4], "v_threshold": 0.5, "leak": False}
+E_SPIKEFORMER_INTEGRATING = {
+    "family": "e_spikeformer",
+    "time_steps": [1, 2],
+    "shortcut": "membrane",
+    "stages": [
+        {
+            "embed_dim": [16, 24],
+            "embedding": {"stride": 2},
+            "depth": 1,
+            "block": {
+                "token_mixer": ["spiking_sepconv_3", "spiking_sepconv_7"],
+                "channel_mixer": ["conv", "none"],
+                "mlp_ratio": [1, 2],
+                "neuron": INTEGERS_WITHOUT_LEAK,
+            },
+        },
+        {
+            "embed_dim": [16, 24],
+            "embedding": {"stride": 2, "neuron": INTEGERS_WITHOUT_LEAK},
+            "depth": [2, 3],
+            "block": {
+                "token_mixer": ["e_sdsa", "sdsa_3"],
+                "num_heads": 2,
+                "mlp_ratio": 1,
+                "layer_scale": True,
+                "neuron": INTEGERS_WITHOUT_LEAK,
+            },
+        },
+    ],
+}
 # The large forms of E-SpikeFormer, with a stage that is an embedding alone.
 E_SPIKEFORMER_LARGE = {
     "family": "e_spikeformer",
@@ -205,6 +237,7 @@ FREE_SPACES: dict[str, dict[str, Any]] = {
     **{f"{family}, neuron groups": all_groups(family) for family in FAMILIES},
     "integer neurons": LEVELS,
     "e_spikeformer": E_SPIKEFORMER,
+    "e_spikeformer integrating": E_SPIKEFORMER_INTEGRATING,
     "e_spikeformer large": E_SPIKEFORMER_LARGE,
     "max_former": MAX_FORMER,
 }

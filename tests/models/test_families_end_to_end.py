@@ -47,6 +47,8 @@ def short_settings(*more: str) -> list[str]:
         pytest.param("digits_meta_spikeformer", marks=pytest.mark.slow),
         pytest.param("digits_spike_driven", marks=pytest.mark.slow),
         pytest.param("digits_qkformer", marks=pytest.mark.slow),
+        pytest.param("digits_e_spikeformer", marks=pytest.mark.slow),
+        pytest.param("digits_max_former", marks=pytest.mark.slow),
     ],
 )
 def test_the_digits_experiment_of_a_family_runs(name: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
