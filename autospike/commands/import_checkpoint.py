@@ -21,6 +21,7 @@ QKFORMER_NOTE = (
     "expect 4.5 to 5.5 points less than published on ImageNet: QKFormer's code leaks membrane potentials from one image of a batch "
     "to the next, which autospike does not reproduce (docs/models.md)"
 )
+FRAMES_ALONE_NOTE = "every frame is computed alone, as published; --integrates lets its neurons integrate (docs/models.md)"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -83,6 +84,8 @@ def import_checkpoint(checkpoint: Path, out: Path, options: ImportOptions) -> No
     if read.choice is not None:
         note(f"{checkpoint}: {read.choice}")
     note(f"evaluated as published: {spec.description}")
+    if architecture.family == "e_spikeformer" and channels != 3:
+        note("its neurons integrate over the frames" if options.integrates else FRAMES_ALONE_NOTE)
     if architecture.family == "qkformer" and architecture.stride > 4 and channels == 3:
         note(QKFORMER_NOTE)
 

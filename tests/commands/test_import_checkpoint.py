@@ -104,6 +104,8 @@ def test_an_event_form_is_imported_as_either_reading(
 ) -> None:
     outcome = imported(capsys, tmp_path, state_dict(HARDVS), *options)
     assert (outcome.code, outcome.err) == (0, "")
+    said = "its neurons integrate over the frames" if integrates else "every frame is computed alone"
+    assert said in " ".join(outcome.out.split())
     architecture = timm.create_model(f"local-dir:{tmp_path / 'out'}").architecture
     assert architecture == e_spikeformer_hardvs((8, 16, 32, 32), (2, 1), integrates=integrates)  # widths and depths of HARDVS
 
