@@ -9,6 +9,7 @@ import os
 import stat
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
+from itertools import count
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,7 @@ from autospike.errors import UserError
 from autospike.parsing import parse_json, parse_yaml
 
 MAX_TEXT_BYTES = 64_000_000  # the reports and records of a run have less than 1 MB
+_WRITES = count()  # threads of a process may write the same file at the same time
 
 
 @contextmanager
@@ -31,7 +33,7 @@ def replacing(path: Path) -> Iterator[Path]:
     Raises:
         UserError: The file cannot be written, for example because the disk is full. An existing file is unchanged.
     """
-    temporary, created = path.with_name(f".{path.name}.{os.getpid()}.part"), list[Path]()
+    temporary, created = path.with_name(f".{path.name}.{os.getpid()}.{next(_WRITES)}.part"), list[Path]()
     try:
         created = create_folder(path.parent)
         temporary.touch()

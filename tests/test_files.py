@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import stat
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -41,6 +42,19 @@ def test_a_write_that_fails_leaves_no_file_and_no_folder(tmp_path: Path) -> None
         assert "No space left on device" in one_line_error(lambda path=path: write(path))  # type: ignore[misc]
     assert [str(path.relative_to(tmp_path)) for path in sorted(tmp_path.rglob("*"))] == ["kept", "kept/old.txt"]
     assert (tmp_path / "kept" / "old.txt").read_text() == "old"
+
+
+def test_two_threads_may_write_the_same_file(tmp_path: Path) -> None:
+    """The second write starts and ends during the first one; each has its own temporary file."""
+    path = tmp_path / "frames.npz"
+    with files.replacing(path) as first:
+        first.write_text("first")
+        with ThreadPoolExecutor(1) as pool:
+            pool.submit(files.write_text, path, "second").result()
+        assert path.read_text() == "second"
+        assert first.read_text() == "first"
+    assert path.read_text() == "first"
+    assert list(tmp_path.iterdir()) == [path]
 
 
 def test_only_regular_files_are_read(tmp_path: Path) -> None:

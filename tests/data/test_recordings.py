@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -221,6 +222,16 @@ def test_all_gestures_of_a_file_are_integrated_together(tmp_path: Path) -> None:
     images = opened(gesture_tree(tmp_path / "data", users=(2, 1)), "dvs_gesture")
     images.splits["train"].image(0)
     assert len(list((tmp_path / "cache").glob("*/*.npz"))) == 12
+
+
+def test_threads_that_read_gestures_of_the_same_files_share_the_cache(tmp_path: Path) -> None:
+    """As `check-data` reads them: every thread stores all gestures of a file."""
+    split = opened(gesture_tree(tmp_path / "data", users=(2, 1)), "dvs_gesture").splits["train"]
+    with ThreadPoolExecutor(8) as pool:
+        totals = list(pool.map(lambda i: float(split.image(i)[1].sum()), range(len(split))))
+    without = opened(tmp_path / "data", "dvs_gesture", cache="none").splits["train"]
+    assert totals == [float(without.image(i)[1].sum()) for i in range(len(without))]
+    assert not list((tmp_path / "cache").rglob("*.part"))
 
 
 def _read_everything(root: Path, digests: Any) -> None:
