@@ -8,6 +8,8 @@ from pathlib import Path
 import pytest
 import torch
 import yaml
+from cli_runner import autospike
+from event_recordings import gesture_tree, random_events, write_aedat2
 
 from autospike.config import Experiment
 from autospike.space.families import FAMILIES
@@ -86,6 +88,7 @@ EVENT_RECIPES: dict[str, tuple[object, ...]] = {
     "meta_spikeformer_events": (100, 0, 72, "adamw", 4e-5 * 72 / 256, 0.0, 0.0, 10, 0.01, 0.1, 8, 224, "lists"),
     "e_spikeformer_events": (100, 0, 72, "adamw", 4e-5 * 72 / 256, 0.0, 0.0, 10, 0.01, 0.1, 8, 224, "lists"),
 }
+CIFAR10 = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")
 MIXUP = {"flip": 0.5, "event_policy": "snn", "mixup": 0.5, "mix_probability": 0.5, "mix_epochs": 75}
 # What augments the samples; everything else is off. The log of `max_former_gesture` shows that mixup ended after 90 epochs.
 EVENT_AUGMENTATIONS: dict[str, dict[str, object]] = {
@@ -200,6 +203,36 @@ def test_an_event_recipe_has_the_published_values(name: str) -> None:
 def test_every_recipe_for_recordings_is_compared_with_its_publication() -> None:
     recorded = {path.stem for path in EXPERIMENTS if Experiment.load(path).data.frames is not None}
     assert recorded == EVENT_RECIPES.keys() == EVENT_AUGMENTATIONS.keys() == EVENT_BASELINES.keys()
+
+
+def recordings(name: str, root: Path) -> Path:
+    """Recordings in the files of the published archives: 22 of each class of CIFAR10-DVS, or three subjects and one of gestures."""
+    if name == "dvs_gesture":
+        return gesture_tree(root, users=(3, 1), events=4000)
+    for label, name_of_class in enumerate(CIFAR10):
+        for i in range(22):
+            path = root / name_of_class / f"cifar10_{name_of_class}_{i}.aedat"
+            write_aedat2(path, random_events(200, seed=100 * label + i))
+    return root
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["qkformer_events", "max_former_events", "qkformer_gesture", "max_former_gesture"])
+def test_an_event_recipe_trains_on_recordings(
+    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """From the files of the data set to a trained supernet; smaller frames, and an epoch of each part of the schedule."""
+    monkeypatch.chdir(tmp_path)  # check-data draws the samples there
+    path = ROOT / "experiments" / f"{name}.yaml"
+    root = recordings(Experiment.load(path).data.name, tmp_path / "data")
+    where = ["--set", f"data.root={root}", "--set", f"data.cache={tmp_path / 'cache'}", "--set", "data.image_size=16"]
+    checked = autospike(capsys, "check-data", path, *where)
+    assert (checked.code, checked.err) == (0, "")
+    short = [f"training.{field}" for field in ("epochs=3", "warmup_epochs=1", "cooldown_epochs=1", "augmentation.mix_epochs=1")]
+    settings = [part for value in (*short, "training.workers=0", "baseline=none") for part in ("--set", value)]
+    trained = autospike(capsys, "train", path, "--run", tmp_path / "run", *where, *settings)
+    assert (trained.code, trained.err) == (0, "")
+    assert (tmp_path / "run" / "supernet" / "checkpoint.json").exists()
 
 
 def test_the_learning_rate_of_qkformer_events_is_that_of_the_published_log() -> None:
