@@ -385,12 +385,14 @@ def _shares(counts: Counter[str], levels: Iterable[str]) -> dict[str, float]:
 def gene_name(path: GenePath, stages: int) -> str:
     """Return the name of a gene without its block, for example `neuron.tau`, or `stage 1 embed_dim` if there are several stages.
 
+    Stages are counted from 1, as in `autospike.report.importance.gene_at`.
+
     Args:
         path: Path of the gene.
         stages: Number of stages of the space.
     """
     words = [str(part) for part in path if not isinstance(part, int) and part not in ("stages", "blocks")]
-    prefix = f"stage {path[1]} " if path[0] == "stages" and stages > 1 else ""
+    prefix = f"stage {int(path[1]) + 1} " if path[0] == "stages" and stages > 1 else ""
     return prefix + ".".join(words)
 
 

@@ -277,19 +277,19 @@ def test_gene_shares_of_stages_by_hand() -> None:
     (shares,) = tables.gene_shares(SearchSpace.from_dict(TWO_STAGES), found)
     assert shares == {
         "shortcut": {"membrane": 3 / 4, "sew": 1 / 4},
-        "stage 0 embed_dim": {"8": 3 / 4, "16": 1 / 4},
-        "stage 0 token_mixer": {"sdsa_3": 1 / 2, "none": 1 / 2},
-        "stage 0 num_heads": {"1": 1.0, "2": 0.0},
-        "stage 1 embed_dim": {"16": 0.0, "32": 1.0},
-        "stage 1 channel_mixer": {"mlp": 3 / 4, "conv": 1 / 4},
-        "stage 1 groups.fc2.tau": {"2": 0.0, "3": 1.0},
+        "stage 1 embed_dim": {"8": 3 / 4, "16": 1 / 4},
+        "stage 1 token_mixer": {"sdsa_3": 1 / 2, "none": 1 / 2},
+        "stage 1 num_heads": {"1": 1.0, "2": 0.0},
+        "stage 2 embed_dim": {"16": 0.0, "32": 1.0},
+        "stage 2 channel_mixer": {"mlp": 3 / 4, "conv": 1 / 4},
+        "stage 2 groups.fc2.tau": {"2": 0.0, "3": 1.0},
     }
-    assert list(shares["stage 0 token_mixer"]) == ["sdsa_3", "none"]
+    assert list(shares["stage 1 token_mixer"]) == ["sdsa_3", "none"]
 
 
 def test_gene_shares_omit_a_gene_that_no_candidate_has() -> None:
     (shares,) = tables.gene_shares(SearchSpace.from_dict(TWO_STAGES), [staged("membrane", 8, None, "mlp", None)])
-    names = {"stage 0 embed_dim", "stage 0 token_mixer", "stage 1 embed_dim", "stage 1 channel_mixer"}
+    names = {"stage 1 embed_dim", "stage 1 token_mixer", "stage 2 embed_dim", "stage 2 channel_mixer"}
     assert set(shares) == {"shortcut"} | names
 
 
@@ -300,8 +300,8 @@ def test_gene_figure_of_a_front_that_lacks_a_gene() -> None:
     shares = tables.gene_shares(space, evaluations, best)
     panels = {axes.get_title(loc="left") for axes in figures.genes(*shares, title="digits").axes if axes.axison}
     assert panels == set(shares[0]) == set(shares[1])
-    assert shares[0]["stage 0 num_heads"] == {"1": 1.0, "2": 0.0}
-    assert shares[1]["stage 0 num_heads"] == {"1": 0.0, "2": 0.0}
+    assert shares[0]["stage 1 num_heads"] == {"1": 1.0, "2": 0.0}
+    assert shares[1]["stage 1 num_heads"] == {"1": 0.0, "2": 0.0}
 
 
 def test_gene_shares_of_all_groups_have_the_same_values() -> None:
