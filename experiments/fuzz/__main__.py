@@ -18,10 +18,12 @@ from pathlib import Path
 os.environ["OMP_NUM_THREADS"] = "1"  # a forked process has no threads of its parent
 
 from kind import Command, Make
-from runner import make_input, run_command, violation
+from runner import import_modules, make_input, run_command, violation
 from valid import make_valid
 
 from autospike.process import prepare_process
+
+MEMORY = Path("/dev/shm")  # inputs are written and removed by the thousand
 
 
 def kinds() -> dict[str, Make]:
@@ -49,7 +51,8 @@ def main() -> None:
     prepare_process()
     _preload()
     failed = 0
-    with tempfile.TemporaryDirectory(prefix="autospike-fuzz-") as name:
+    in_memory = MEMORY if MEMORY.is_dir() and not options.keep else None
+    with tempfile.TemporaryDirectory(prefix="autospike-fuzz-", dir=in_memory) as name:
         work = Path(name)
         base = work / "valid"
         base.mkdir()
@@ -63,7 +66,10 @@ def main() -> None:
 
 
 def _run_valid(base: Path, *arguments: str) -> str:
-    outcome = run_command(Command(arguments=arguments), base)
+    """Run a valid command, and load what it imported, so that no later command has to."""
+    modules = base.with_suffix(".modules")
+    outcome = run_command(Command(arguments=arguments), base, modules=modules)
+    import_modules(modules)
     return f"exit code {outcome.code}: {outcome.errors}" if outcome.code else ""
 
 

@@ -13,7 +13,9 @@ from typing import Any
 import yaml
 from kind import Command
 from mutation import UNEXPECTED, mutated_bytes, mutated_text, mutated_value
+from valid import EXPERIMENT
 
+IMAGES = {"name": "folder", "root": "images", "image_size": 8}
 MEASURE = ("--images", "12", "--batch-size", "4", "--out", "out")
 
 
@@ -33,6 +35,9 @@ def image_folder(rng: random.Random, base: Path, folder: Path) -> Command:
         _replace(images / rng.choice(("one", "two")), rng)
     if rng.random() < 0.1:
         (images / rng.choice(("empty", "train", "test", "val", "x" * 200, "a\nb"))).mkdir()
+    if rng.random() < 0.75:  # reads every file, and costs a quarter of a measurement with its figures
+        (folder / "experiment.yaml").write_text(yaml.safe_dump(EXPERIMENT | {"data": IMAGES}))
+        return Command(arguments=("check-data", "experiment.yaml", "--out", "out.png"), outputs=("out.png",), report=("out.png",))
     return Command(arguments=("energy", str(base / "run" / "export"), "--data", "images", *MEASURE), outputs=("out",))
 
 
@@ -111,6 +116,19 @@ def _write_other_structure(path: Path, valid: Path, rng: random.Random) -> None:
     torch.save(rng.choice(shapes), path)
 
 
+# Commands that read a run folder, with their weights. `plot` draws for seconds if it succeeds.
+RUN_COMMANDS = {
+    ("plot", "run"): 1,
+    ("search", "run"): 4,
+    ("export", "run"): 3,
+    ("export", "run", "--out", "out"): 3,
+    ("train", "EXPERIMENT", "--run", "run"): 4,
+    ("energy", "run", "--images", "2", "--out", "out"): 2,
+    ("energy", "run", "--data", "digits", "--images", "2", "--out", "out"): 2,
+    ("pack", "run", "--out", "out"): 1,
+}
+
+
 def run_folder(rng: random.Random, base: Path, folder: Path) -> Command:
     """A run folder with one mutated file."""
     run = folder / "run"
@@ -125,16 +143,9 @@ def run_folder(rng: random.Random, base: Path, folder: Path) -> Command:
         _change_cell(path, rng)
     else:
         path.write_bytes(mutated_bytes(path.read_bytes(), rng))
-    commands = (
-        ("plot", "run"),
-        ("search", "run"),
-        ("export", "run"),
-        ("export", "run", "--out", "out"),
-        ("train", str(base / "experiment.yaml"), "--run", "run"),
-        ("energy", "run", "--images", "2", "--out", "out"),
-        ("energy", "run", "--data", "digits", "--images", "2", "--out", "out"),
-    )
-    return Command(arguments=rng.choice(commands), outputs=("run", "out"))
+    (command,) = rng.choices(list(RUN_COMMANDS), list(RUN_COMMANDS.values()))
+    arguments = tuple(str(base / "experiment.yaml") if argument == "EXPERIMENT" else argument for argument in command)
+    return Command(arguments=arguments, outputs=("run", "out"))
 
 
 def _write_mutated_record(path: Path, rng: random.Random) -> None:

@@ -5,7 +5,9 @@ The law: the exit code is 0; or it is 2, standard error is one line of fewer tha
 
 from __future__ import annotations
 
+import contextlib
 import gc
+import importlib
 import os
 import random
 import resource
@@ -64,12 +66,13 @@ def make_input(kind: str, make: Make, *, seed: int, index: int, base: Path, fold
     return make(random.Random(f"{seed}/{kind}/{index}"), base, folder)
 
 
-def run_command(command: Command, folder: Path) -> Outcome:
+def run_command(command: Command, folder: Path, *, modules: Path | None = None) -> Outcome:
     """Run a command in a fork of this process, which has the package loaded.
 
     Args:
         command: The command.
         folder: The working directory.
+        modules: A file to write the names of the modules to that the command imported.
 
     Returns:
         What it did.
@@ -80,7 +83,7 @@ def run_command(command: Command, folder: Path) -> Outcome:
     signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGCHLD})
     process = os.fork()
     if not process:
-        _child(command, folder, errors)
+        _child(command, folder, errors, modules)
     code = _wait(process, command, started)
     seconds = time.monotonic() - started
     after = _snapshot(folder)
@@ -88,9 +91,21 @@ def run_command(command: Command, folder: Path) -> Outcome:
     return Outcome(code=code, seconds=seconds, errors=errors.read_text(errors="replace"), changed=changed)
 
 
-def _child(command: Command, folder: Path, errors: Path) -> NoReturn:
+def import_modules(names: Path) -> None:
+    """Import modules in this process, so that the next commands find them loaded.
+
+    Args:
+        names: A file that `run_command` wrote.
+    """
+    for name in names.read_text().splitlines():
+        if name not in sys.modules:
+            with contextlib.suppress(Exception):  # made by a command while it ran: no file of that name
+                importlib.import_module(name)
+
+
+def _child(command: Command, folder: Path, errors: Path, modules: Path | None) -> NoReturn:
     """Run the command line as its own process would, and never return."""
-    code = 70
+    code, loaded = 70, set(sys.modules)
     try:
         signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGCHLD})
         os.setsid()
@@ -113,6 +128,8 @@ def _child(command: Command, folder: Path, errors: Path) -> NoReturn:
     finally:
         for stream in (sys.stdout, sys.stderr):
             stream.flush()
+        if modules is not None:
+            modules.write_text("\n".join(name for name in sys.modules if name not in loaded))
         os._exit(code)
 
 
@@ -171,4 +188,5 @@ def violation(command: Command, outcome: Outcome) -> str:
         return f"{len(lines)} lines on standard error"
     if len(lines[0]) >= MAX_LINE:
         return f"a line of {len(lines[0])} characters"
-    return f"exit code 2, but changed {list(outcome.changed[:5])}" if outcome.changed else ""
+    changed = [name for name in outcome.changed if name not in command.report]
+    return f"exit code 2, but changed {changed[:5]}" if changed else ""
