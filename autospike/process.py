@@ -8,6 +8,7 @@ import signal
 import sys
 import threading
 import time
+import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -22,7 +23,10 @@ AVX2_ALONE = {"ATEN_CPU_CAPABILITY": "avx2", "ONEDNN_MAX_CPU_ISA": "AVX2", "MKL_
 
 
 def prepare_process() -> None:
-    """Limit busy waiting and the instruction set, and make malloc retain memory. Call before torch is imported.
+    """Prepare a process of the command line or a worker. Call before torch is imported.
+
+    It limits busy waiting and the instruction set, makes malloc retain memory, and drops Pillow's warnings of damaged files: a file
+    that cannot be read is an error of its own.
 
     An OpenMP thread of libgomp that waits actively without limit slows down other processes of a busy machine. A glibc malloc that
     returns large blocks to the system after each step costs up to a third of the time of an evaluation. malloc's thread caches of
@@ -30,6 +34,7 @@ def prepare_process() -> None:
     workers. AUTOSPIKE_ISA=avx2 limits not only our kernels but torch, oneDNN and MKL as well: the process runs, and compares itself
     with others, as on a processor without AVX-512.
     """
+    warnings.filterwarnings("ignore", module=r"PIL\.")
     if os.environ.get("AUTOSPIKE_ISA") == "avx2":
         for name, value in AVX2_ALONE.items():
             os.environ.setdefault(name, value)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import shutil
+import warnings
 from pathlib import Path
 
 import numpy as np
@@ -120,3 +121,20 @@ def test_invalid_data_are_one_line(tmp_path: Path, capsys: Capsys) -> None:
     assert (code, problems) == (2, [])
     assert "no class folders" in text
     assert not (tmp_path / "shown.png").exists()
+
+
+def test_a_damaged_tiff_is_one_line_without_warnings_of_the_decoder(tmp_path: Path, capsys: Capsys) -> None:
+    images(tmp_path / "images")
+    path = tmp_path / "images" / "a" / "00.tiff"
+    Image.new("RGB", (16, 16), "red").save(path)
+    content = bytearray(path.read_bytes())
+    directory = int.from_bytes(content[4:8], "little")
+    first_tag, count = directory + 2, directory + 6
+    assert int.from_bytes(content[first_tag : first_tag + 2], "little") == 256  # ImageWidth
+    content[count : count + 4] = (2**30).to_bytes(4, "little")
+    path.write_bytes(content)
+    with warnings.catch_warnings(record=True) as seen:
+        warnings.simplefilter("always")
+        found = autospike(capsys, "check-data", experiment(tmp_path), "--out", tmp_path / "shown.png")
+    assert (found.code, len(found.err.splitlines()), [str(warning.message) for warning in seen]) == (2, 1, [])
+    assert found.err.startswith("error: 1 of 61 samples cannot be read, the first one: ")
