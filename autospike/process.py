@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+import logging
 import os
 import signal
 import sys
@@ -25,8 +26,8 @@ AVX2_ALONE = {"ATEN_CPU_CAPABILITY": "avx2", "ONEDNN_MAX_CPU_ISA": "AVX2", "MKL_
 def prepare_process() -> None:
     """Prepare a process of the command line or a worker. Call before torch is imported.
 
-    It limits busy waiting and the instruction set, makes malloc retain memory, and drops Pillow's warnings of damaged files: a file
-    that cannot be read is an error of its own.
+    It limits busy waiting and the instruction set, makes malloc retain memory, and silences Pillow about damaged files: a file that
+    cannot be read is an error of its own.
 
     An OpenMP thread of libgomp that waits actively without limit slows down other processes of a busy machine. A glibc malloc that
     returns large blocks to the system after each step costs up to a third of the time of an evaluation. malloc's thread caches of
@@ -35,6 +36,7 @@ def prepare_process() -> None:
     with others, as on a processor without AVX-512.
     """
     warnings.filterwarnings("ignore", module=r"PIL\.")
+    logging.getLogger("PIL").addHandler(logging.NullHandler())  # without a handler, errors are printed
     if os.environ.get("AUTOSPIKE_ISA") == "avx2":
         for name, value in AVX2_ALONE.items():
             os.environ.setdefault(name, value)

@@ -26,13 +26,16 @@ from autospike.counting.operator_rules import (
     OPERATOR_RULES,
     BatchContext,
     count_einsum,
+    dot_product,
     free_reason,
     image_operand,
     is_composite,
     is_constant_over_time,
     operator_name,
+    sum_of_spikes,
 )
 from autospike.counting.provenance import unit_of
+from autospike.counting.weighted import POOLS, SUMS, Weighted, WeightedValues, adds_parts, summed_dims
 from autospike.nn.max_pool import TimewiseMaxPool
 from autospike.nn.neuron import LIF
 from autospike.nn.regions import Uncounted
@@ -210,6 +213,7 @@ class OperatorCoverageCheck(TorchDispatchMode):
         # The storage of a weight that the model replaces must not be used again for other values while its address is known.
         self._weights = [x for module in self._infos for x in (*module.parameters(recurse=False), *module.buffers(recurse=False))]
         self._image_readers, self._calls = _StillImageReaders(), Frequencies[str]()
+        self._weighted = WeightedValues()
 
     @property
     def reads_layers(self) -> bool:
@@ -280,11 +284,28 @@ class OperatorCoverageCheck(TorchDispatchMode):
         if name not in OPERATOR_RULES and name not in FREE_REASONS and is_composite(func):
             with self:  # inference mode does not decompose composite operators before they arrive here
                 return func.decompose(*args, **kwargs)
+        counted = False
         if not self._covered_depth or name in COUNTED_IN_NEURONS:
-            self._check(name, args, kwargs)  # before the operator runs: it may overwrite its input
+            counted = self._check(name, args, kwargs)  # before the operator runs: it may overwrite its input
+        terms = self._terms_of_product(func, name, args) if name in ("mul", "div") and not counted else None
         result = func(*args, **kwargs)
         self._batch.provenance.record(name, args, result, is_weight=self._batch.is_weight)
+        if terms is None:
+            self._weighted.record(name, func, args, kwargs, result)
+        else:
+            self._weighted.set(result, terms)
         return result
+
+    def _terms_of_product(self, func: Any, name: str, args: Any) -> tuple[Weighted, ...] | None:
+        """Values and weights of a product that is not counted, because it scales values; None for another one."""
+        if self._covered_depth:
+            return None
+        x, weight = args[:2]
+        if name == "mul" and isinstance(weight, Tensor) and self._batch.is_weight(x):
+            x, weight = weight, x
+        if self._batch.is_weight(x) or not self._batch.is_weight(weight):
+            return None
+        return self._weighted.product(x, weight, in_place=func._schema.is_mutable)
 
     def count_einsum(self, equation: str, a: Tensor, b: Tensor) -> bool:
         """Count `torch.einsum` of weights and values by its labels.
@@ -321,21 +342,49 @@ class OperatorCoverageCheck(TorchDispatchMode):
             self._covered_depth -= 1
             self._neuron_depth = depth
 
-    def _check(self, operator: str, args: Any, kwargs: Any) -> None:
-        """Count an operator, or record that it is free or unknown."""
+    def _check(self, operator: str, args: Any, kwargs: Any) -> bool:
+        """Count an operator, or record that it is free or unknown. Return whether it is counted."""
         inside = self._path[-1]
         if not inside.encoder and self._makes_spikes(operator, args, kwargs):
             self.thresholds[inside.name] = inside.kind
         rule = OPERATOR_RULES.get(operator)
-        found = rule(self._batch, self._layer_name(operator), *args, **kwargs) if rule else None
+        layer = self._layer_name(operator) if rule else ""
+        found = rule(self._batch, layer, *args, **kwargs) if rule else None
         if found is not None:
             self._add_counted(found, image_operand(self._batch, operator, args))
-            return
+            return True
+        if self._check_weighted(operator, layer, args, kwargs):
+            return True
         reason = free_reason(operator, self._batch, args)
         if reason is None:
             self._report_unknown(f"{self._path[-1].name or 'the model'}: {operator}")
         else:
             self.free[reason] += 1
+        return False
+
+    def _check_weighted(self, operator: str, layer: str, args: Any, kwargs: Any) -> bool:
+        """Count the sum or mean of values times weights; a pooling or addition of them has no rule. Return False if it is free.
+
+        Weights that are equal along what is added up scale the sum, which is free; the sum of the values is not.
+        """
+        terms, counted = self._weighted.of(args[0]) if args else (), False
+        if not terms:
+            return False
+        if operator in ("add", "sub") and adds_parts(terms, self._weighted.of(args[1])):
+            self._report_unknown(f"{self._path[-1].name or 'the model'}: {operator} of values times weights")
+            return True
+        dims = summed_dims(operator, args, kwargs) if operator in SUMS or operator in POOLS else ()
+        if operator in POOLS and any(term.differs(dims) for term in terms):
+            self._report_unknown(f"{self._path[-1].name or 'the model'}: {operator} of values times weights")
+            return True
+        for term in terms if operator in SUMS else ():
+            rule = dot_product if term.differs(dims) else sum_of_spikes if operator == "sum" else None
+            name = layer if layer and not counted else self._layer_name(operator)
+            found = rule(self._batch, name, term.read()) if rule else None
+            if found is not None:
+                self._add_counted(found, term.read())
+                counted = True
+        return counted
 
     def _makes_spikes(self, operator: str, args: Any, kwargs: Any) -> bool:
         """Whether an operator compares values of the batch with a threshold, or rounds real ones by a conversion."""

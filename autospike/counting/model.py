@@ -59,6 +59,7 @@ def count_operations(
       every step and no neuron fired before; at T = 1 its values decide. A head that reads a mean is counted at every step at which
       it runs.
     - Form: masks and sums are recognised as products and sums; a mean, a maximum, a selection or an addition of spikes is free.
+      A sum or mean of values times different weights, `(x * weight).sum(-1)`, is a dot product.
       Attention is counted in the order in which it runs, and no layers are fused.
 
     Args:

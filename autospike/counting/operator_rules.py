@@ -253,8 +253,38 @@ def _outer_product(batch: BatchContext, layer: str, x: Tensor, weight: Tensor) -
     return OperationAccumulator(layer=layer, macs=products // shared, time_steps=steps, operands=[operand])
 
 
-def _sum(batch: BatchContext, layer: str, x: Tensor, *_dims: Any, **_options: Any) -> OperationAccumulator | None:
-    """Rule of a sum of spikes: each is added once. A sum of real values counts as a mean, which is free."""
+def dot_product(batch: BatchContext, layer: str, x: Tensor) -> OperationAccumulator | None:
+    """Count a sum of values times weights: each value meets one weight.
+
+    Args:
+        batch: The running batch.
+        layer: The name of the operation.
+        x: The values.
+
+    Returns:
+        The operation, or None if there are fewer values than images.
+    """
+    if not batch.is_countable(x):
+        return None
+    steps = batch.steps_of(x)
+    elements = x.numel() // (steps * batch.images)
+    operand = OperandAccumulator.of(batch.inputs.total(batch.levels(x).reshape(steps, -1)), elements=elements, fan_out=1)
+    return OperationAccumulator(layer=layer, macs=elements, time_steps=steps, operands=[operand])
+
+
+def sum_of_spikes(batch: BatchContext, layer: str, x: Tensor, *_dims: Any, **_options: Any) -> OperationAccumulator | None:
+    """Rule of a sum of spikes: each is added once. A sum of real values counts as a mean, which is free.
+
+    Args:
+        batch: The running batch.
+        layer: The name of the operation.
+        x: The values.
+        _dims: Dimensions, which do not matter.
+        _options: Other arguments, which do not matter.
+
+    Returns:
+        The operation, or None if the values are real, weights, or fewer than images.
+    """
     if batch.is_weight(x) or not batch.is_countable(x):
         return None
     steps = batch.steps_of(x)
@@ -306,7 +336,7 @@ OPERATOR_RULES: dict[str, OperationRule] = {
     "baddbmm": _added_matmul,
     "convolution": _convolution,
     "mul": _elementwise_product,
-    "sum": _sum,
+    "sum": sum_of_spikes,
 }
 
 # Operators that no convention counts, by the reason.

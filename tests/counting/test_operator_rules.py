@@ -763,3 +763,123 @@ def test_no_operator_of_any_architecture_choice_is_unknown(family: str, shortcut
         stages=stages,
     )
     assert_nothing_unknown(architecture, torch.rand(2, 1, 8, 8), num_classes=3)
+
+
+# Values times weights, and their sum: a linear layer without a matrix product
+
+D = 4
+
+
+def distinct(*shape: int) -> nn.Parameter:
+    """Weights that differ."""
+    return nn.Parameter(torch.arange(1.0, 1 + math.prod(shape)).reshape(shape) / 8)
+
+
+SUMS_OF_PRODUCTS: dict[str, Callable[[Any, Tensor], Tensor]] = {
+    "method": lambda m, x: (x * m.w[0]).sum(-1),
+    "function": lambda m, x: torch.sum(m.w[0] * x, dim=-1, keepdim=True),
+    "all dimensions of one image": lambda m, x: (x.flatten(0, 1) * m.w[0]).sum((1, 2)),
+    "weights of the shape of the values": lambda m, x: (x * m.w[0].expand(x.shape)).sum(-1),
+    "mean": lambda m, x: (x * m.w[0]).mean(-1),
+    "other dimension": lambda m, x: (x * m.v).mean(2),
+    "vecdot": lambda m, x: torch.linalg.vecdot(x, m.w[0]),
+    "einsum": lambda m, x: torch.einsum("...i,i->...", x, m.w[0]),
+    "einsum of one shape": lambda m, x: torch.einsum("...i,...i->...", x, m.w[0].expand(x.shape)),
+    "one output": lambda m, x: (x[..., None, :] * m.w[:1]).sum(-1),
+    "moved": lambda m, x: (x * m.w[0]).transpose(2, 3).contiguous().clone().sum(2),
+    "flattened": lambda m, x: (x * m.u).flatten(2).sum(-1),
+    "in place": lambda m, x: x.clone().mul_(m.w[0]).sum(-1),
+    "quotient": lambda m, x: (x / m.w[0]).sum(-1),
+    "scaled before and after": lambda m, x: (0.3 * x * m.w[0] * 2.0 * m.w[1] + m.w[2]).sum(-1),
+    "split and joined": lambda m, x: torch.cat((x * m.w[0]).chunk(2, dim=2), dim=2).sum(-1),
+    "global pooling": lambda m, x: F.adaptive_avg_pool2d((x * m.w[0]).movedim(-1, 0).flatten(1, 2).movedim(1, 0), 1),
+}
+
+
+@pytest.mark.parametrize("form", SUMS_OF_PRODUCTS)
+def test_a_sum_of_values_times_weights_is_a_dot_product(form: str) -> None:
+    """6 x 4 values of an image meet one weight each: 24 MACs, or an accumulation for each spike."""
+    x = spikes(STEPS, BATCH, 6, D)
+    model = FunctionModule(SUMS_OF_PRODUCTS[form], w=distinct(3, D), v=distinct(6, 1), u=distinct(6, D))
+    found = single_count(model, x)
+    assert (found.macs, found.input) == (24, "binary")
+    assert found.acs == pytest.approx(per_image(x))
+
+
+def test_a_dot_product_of_real_values_is_counted_as_multiplications() -> None:
+    found = single_count(FunctionModule(lambda m, x: (x * m.w).sum(-1), w=distinct(D)), real(STEPS, BATCH, 6, D))
+    assert (found.macs, found.input) == (24, "real")
+
+
+def test_a_dot_product_of_a_part_counts_the_part() -> None:
+    x = spikes(STEPS, BATCH, 6, D)
+    found = single_count(FunctionModule(lambda m, x: (x * m.w)[..., 1:].sum(-1), w=distinct(D)), x)
+    assert (found.macs, found.acs) == (18, per_image(x[..., 1:]))
+
+
+def test_weights_that_are_equal_along_the_sum_scale_it() -> None:
+    """Layer scale before a global pooling: the sum of the spikes is counted, the weights merge into the next layer."""
+    x = spikes(STEPS, BATCH, 6, D)
+    scaled = FunctionModule(lambda m, x: (x * m.w).sum(2), w=distinct(D))
+    assert single_count(scaled, x) == single_count(FunctionModule(lambda _m, x: x.sum(2)), x)
+    mean = operations_of_run(FunctionModule(lambda m, x: (x * m.w).mean(2), w=distinct(D)), x)
+    assert (mean.counts, mean.unknown) == ((), {})
+
+
+def test_a_residual_with_layer_scale_is_free_until_it_is_summed_over_channels() -> None:
+    x = spikes(STEPS, BATCH, 6, D)
+    residual = FunctionModule(lambda m, x: (x + x * m.w).mean(2), w=distinct(D))
+    assert operations_of_run(residual, x).counts == ()
+    over_channels = FunctionModule(lambda m, x: (x + x * m.w).sum(-1), w=distinct(D))
+    assert single_count(over_channels, x).macs == 24
+
+
+def test_a_sum_over_products_that_are_counted_is_not_counted_again() -> None:
+    """A linear layer with 3 outputs, as a product that broadcasts the values."""
+    x = spikes(STEPS, BATCH, 6, D)
+    found = single_count(FunctionModule(lambda m, x: (x[..., None, :] * m.w).sum(-1), w=distinct(3, D)), x)
+    assert (found.macs, found.acs) == (72, per_image(x, 3))
+
+
+REFUSED: dict[str, tuple[Callable[[Any, Tensor], Any], str]] = {
+    "pooling": (lambda m, x: F.avg_pool1d((x * m.w).flatten(0, 1), 2), "avg_pool"),
+    "loop": (lambda m, x: sum((x * m.w)[..., i] for i in range(D)), "add"),
+    "dot": (lambda m, x: torch.dot(x.flatten(), m.w.repeat(36)), "dot"),
+    "cosine similarity": (lambda m, x: F.cosine_similarity(x, m.w, dim=-1), "linalg_vector_norm"),
+    "bilinear": (lambda m, x: F.bilinear(x, x, m.w.expand(1, D, D)), "_trilinear"),
+    "addbmm": (lambda m, x: torch.addbmm(m.w[:1], x.flatten(0, 1), m.w.expand(6, 1, D).mT), "addbmm"),
+    "addmv": (lambda m, x: torch.addmv(m.w[:1], x.flatten(0, 2), m.w), "addmv"),
+    "addcmul": (lambda m, x: torch.addcmul(m.w, x, m.w).sum(-1), "addcmul"),
+    "embedding bag": (
+        lambda m, x: F.embedding_bag(torch.arange(D).expand(36, D), m.w[:, None], per_sample_weights=x.flatten(0, 2), mode="sum"),
+        "_embedding_bag",
+    ),
+    "cumulative sum": (lambda m, x: (x * m.w).cumsum(-1), "cumsum"),
+    "distance": (lambda m, x: torch.cdist(x, m.w.expand(1, 1, 1, D)), "_cdist_forward"),
+}
+
+
+@pytest.mark.parametrize("name", REFUSED)
+def test_other_forms_of_products_with_weights_are_refused_by_name(name: str) -> None:
+    function, operator = REFUSED[name]
+    with pytest.raises(
+        UnknownOperationError, match=rf"the model: {operator}\w*( of values times weights)?: this operator has no rule"
+    ):
+        operations_of_run(FunctionModule(function, w=distinct(D)), spikes(STEPS, BATCH, 6, D))
+
+
+PRODUCTS_OF_WEIGHTS: dict[str, tuple[Callable[[Any, Tensor], Any], int]] = {
+    "addmm": (lambda m, x: torch.addmm(m.w[:, 0], x.flatten(0, 2), m.w.t()), 5),
+    "baddbmm": (lambda m, x: torch.baddbmm(m.w[:, 0], x.flatten(0, 1), m.w.t().expand(6, D, 5)), 5),
+    "tensordot": (lambda m, x: torch.tensordot(x, m.w, dims=([3], [1])), 5),
+    "kron": (lambda m, x: torch.kron(x.flatten(0, 2), m.w[:1, :3].contiguous()), 3),
+    "transposed convolution": (lambda m, x: F.conv_transpose1d(x.flatten(0, 1).mT, m.w.t()[..., None]), 5),
+}
+
+
+@pytest.mark.parametrize("name", PRODUCTS_OF_WEIGHTS)
+def test_products_with_several_weights_count_each(name: str) -> None:
+    function, reached = PRODUCTS_OF_WEIGHTS[name]
+    x = spikes(STEPS, BATCH, 6, D)
+    found = single_count(FunctionModule(function, w=distinct(5, D)), x)
+    assert (found.macs, found.acs) == (24 * reached, per_image(x, reached))
