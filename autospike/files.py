@@ -52,6 +52,46 @@ def replacing(path: Path) -> Iterator[Path]:
             remove_empty(created)
 
 
+@contextmanager
+def replacing_all(folder: Path, *, without: Iterable[str] = ()) -> Iterator[Path]:
+    """Replace several files of a folder together: the block writes all of them to a temporary folder.
+
+    If the block succeeds and every file can be replaced, they are moved to the folder. The other files of the folder remain.
+
+    Args:
+        folder: The folder. It is created if it does not exist.
+        without: Names of files of the folder that are deleted if the block succeeds.
+
+    Yields:
+        The temporary folder, inside the folder.
+
+    Raises:
+        UserError: A file cannot be written or replaced; the folder is unchanged.
+    """
+    temporary, created = folder / f".{os.getpid()}.part", list[Path]()
+    try:
+        created = create_folder(folder)
+        temporary.mkdir()
+        yield temporary
+        names = sorted(path.name for path in temporary.iterdir())
+        for name in (*names, *without):
+            if (folder / name).is_dir() and not (folder / name).is_symlink():
+                raise UserError(f"{folder / name}: a folder, where a file is to be written; remove it; nothing was changed")
+        for name in names:
+            (temporary / name).replace(folder / name)
+        for name in without:
+            (folder / name).unlink(missing_ok=True)
+    except UserError as error:
+        raise UserError(str(error).replace(str(temporary), str(folder))) from None
+    except OSError as error:
+        raise UserError(f"{folder}: cannot be written ({error.strerror or error}); nothing was changed") from None
+    finally:
+        with suppress(OSError):
+            for path in temporary.iterdir():
+                path.unlink()
+        remove_empty([temporary, *created])
+
+
 def create_folder(folder: Path) -> list[Path]:
     """Create a folder and its parents.
 

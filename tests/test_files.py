@@ -12,6 +12,7 @@ import torch
 from builders import one_line_error
 
 from autospike import files
+from autospike.errors import UserError
 from autospike.tensors import write_tensors
 
 
@@ -66,3 +67,45 @@ def test_only_regular_files_are_read(tmp_path: Path) -> None:
     (tmp_path / "value.json").write_text("[1]")
     (tmp_path / "link.json").symlink_to("value.json")
     assert files.read_json(tmp_path / "link.json") == [1]
+
+
+def write_two(folder: Path, first: str, second: str) -> None:
+    with files.replacing_all(folder, without=["old.csv"]) as temporary:
+        files.write_text(temporary / "a.csv", first)
+        files.write_text(temporary / "b.csv", second)
+
+
+def contents(folder: Path) -> dict[str, str | None]:
+    return {str(p.relative_to(folder)): p.read_text() if p.is_file() else None for p in sorted(folder.rglob("*"))}
+
+
+def test_files_that_are_replaced_together(tmp_path: Path) -> None:
+    out = tmp_path / "new" / "out"
+    write_two(out, "1", "2")
+    (out / "other.csv").write_text("3")
+    (out / "old.csv").write_text("4")
+    write_two(out, "5", "6")
+    assert contents(tmp_path) == {
+        "new": None,
+        "new/out": None,
+        "new/out/a.csv": "5",
+        "new/out/b.csv": "6",
+        "new/out/other.csv": "3",
+    }
+
+
+@pytest.mark.parametrize("name", ["b.csv", "old.csv"])
+def test_if_one_file_cannot_be_replaced_none_is(name: str, tmp_path: Path) -> None:
+    (tmp_path / "out" / name).mkdir(parents=True)
+    (tmp_path / "out" / "a.csv").write_text("before")
+    before = contents(tmp_path)
+    with pytest.raises(UserError, match=rf"out/{name}: a folder, where a file is to be written; remove it; nothing was changed"):
+        write_two(tmp_path / "out", "1", "2")
+    assert contents(tmp_path) == before
+
+
+def test_a_block_that_fails_leaves_nothing(tmp_path: Path) -> None:
+    with pytest.raises(ZeroDivisionError), files.replacing_all(tmp_path / "new" / "out") as temporary:
+        files.write_text(temporary / "a.csv", "1")
+        raise ZeroDivisionError
+    assert contents(tmp_path) == {}

@@ -206,11 +206,12 @@ def _report(
     """Write the table and the figure, and print the table."""
     ablated, weights = ablation.table(architecture, found, records), "retrained" if request.retrain else "inherited"
     name = f"{architecture.id}-{weights}{'-together' if request.together else ''}"
-    files.write_text(run.ablation / f"{name}.csv", to_csv(ablated))
     title = f"{run.experiment.data.title}: one gene changed, {weights} weights"
     convention, metric = run.experiment.search.energy_convention.name, run.experiment.metric
     figure = ablation.draw(ablated, title=title, convention=convention, metric=metric)
-    figures.save(figure, run.ablation / f"{name}.png")
+    with files.replacing_all(run.ablation) as folder:
+        files.write_text(folder / f"{name}.csv", to_csv(ablated))
+        figures.save(figure, folder / f"{name}.png")
     rows = [
         [
             row["gene"],

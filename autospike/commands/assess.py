@@ -129,15 +129,15 @@ def _table(archived: pd.DataFrame, measured: dict[str, dict[str, Any]]) -> pd.Da
 
 
 def _report(run: RunDirectory, found: pd.DataFrame, result: Assessment, *, asked: int, protocol: str) -> None:
-    files.write_text(run.assess / "candidates.csv", to_csv(found))
-    training = run.experiment.from_scratch
-    files.write_json(
-        run.assess / "assessment.json",
-        {**result.to_json(), "trained": len(found), "asked": asked, "epochs": training.epochs, "protocol_id": protocol},
-    )
-    metric = run.experiment.metric
+    training, metric = run.experiment.from_scratch, run.experiment.metric
     title = f"{run.experiment.data.title}: inherited and stand-alone {metric}"
-    figures.save(assessment.draw(found, title=title, metric=metric), run.assess / "assessment.png")
+    with files.replacing_all(run.assess) as folder:
+        files.write_text(folder / "candidates.csv", to_csv(found))
+        files.write_json(
+            folder / "assessment.json",
+            {**result.to_json(), "trained": len(found), "asked": asked, "epochs": training.epochs, "protocol_id": protocol},
+        )
+        figures.save(assessment.draw(found, title=title, metric=metric), folder / "assessment.png")
     rows = [
         ["Kendall's tau", _cell(result.everywhere.kendall), _cell(result.top_third.kendall)],
         ["Spearman's rho", _cell(result.everywhere.spearman), _cell(result.top_third.spearman)],

@@ -81,12 +81,14 @@ def early_exit(request: EarlyExitRequest) -> None:
         measured = measure_exits(exported.model, batches, margin=margin, batch_size=request.batch_size)
         times = time_passes(exported.model, batches, margin=margin, batch_size=request.batch_size)
     curve = predictions.curve(request.convention)
-    files.write_text(out / "curve.csv", to_csv(curve))
-    files.write_json(
-        out / "early_exit.json", {"split": request.split, **measured.to_json(request.convention), "pass": asdict(times)}
-    )
     figure = draw(curve, measured, request.convention, title=f"{folder}: early exit")
-    figures.save(figure, out / "early_exit.png")
+    with files.replacing_all(out) as temporary:
+        files.write_text(temporary / "curve.csv", to_csv(curve))
+        files.write_json(
+            temporary / "early_exit.json",
+            {"split": request.split, **measured.to_json(request.convention), "pass": asdict(times)},
+        )
+        figures.save(figure, temporary / "early_exit.png")
     _show(request, curve, measured, out)
     note(
         f"a forward pass of {times.images} images takes {times.all_steps_ms:.1f} ms for all steps and {times.early_exit_ms:.1f} ms "

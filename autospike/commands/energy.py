@@ -254,19 +254,18 @@ class EnergyReport:
             knows_classes: Whether the model knows the classes of the data, so that its accuracy is meaningful.
         """
         name = self.convention.name
-        files.write_text(out / "layers.csv", to_csv(self.layers))
-        files.write_text(out / "totals.csv", to_csv(self.totals))
-        files.write_json(out / "energy.json", self._json(data, knows_classes))
-        title = f"{_data_title(data)}: energy of {self.model} by layer"
-        figures.save(figures.energy_by_layer(bar_energies(self.layers), title=title, convention=name), out / "layers.png")
-        if self.curve is None:
-            for path in (out / "curve.csv", *figures.paths(out / "curve.png")):
-                path.unlink(missing_ok=True)
-        else:
-            files.write_text(out / "curve.csv", to_csv(self.curve))
-            title = f"{_data_title(data)}: {self.model} at every T"
-            curve = figures.energy_curve(self.curve, title=title, convention=name, metric=self.measured.at(1).metric)
-            figures.save(curve, out / "curve.png")
+        curve_files = ("curve.csv", *(path.name for path in figures.paths(Path("curve.png"))))
+        with files.replacing_all(out, without=curve_files if self.curve is None else ()) as folder:
+            files.write_text(folder / "layers.csv", to_csv(self.layers))
+            files.write_text(folder / "totals.csv", to_csv(self.totals))
+            files.write_json(folder / "energy.json", self._json(data, knows_classes))
+            title = f"{_data_title(data)}: energy of {self.model} by layer"
+            figures.save(figures.energy_by_layer(bar_energies(self.layers), title=title, convention=name), folder / "layers.png")
+            if self.curve is not None:
+                files.write_text(folder / "curve.csv", to_csv(self.curve))
+                title = f"{_data_title(data)}: {self.model} at every T"
+                curve = figures.energy_curve(self.curve, title=title, convention=name, metric=self.measured.at(1).metric)
+                figures.save(curve, folder / "curve.png")
         note(f"energy: see {out}")
 
     def _json(self, data: str, knows_classes: bool) -> dict[str, Any]:

@@ -51,15 +51,16 @@ def firing(model: Path, data: str | None, *, split: SplitName = "search", images
     with torch.no_grad(), shown.watch(exported.model):
         exported.model(sample)
     by_layer = layers_table(activity)
-    files.write_text(target / "layers.csv", by_layer.to_csv(index=False))
-    files.write_text(target / "neurons.csv", neurons_table(activity).to_csv(index=False))
     rates = {name: layer.rates for name, layer in activity.layers.items()}
-    figures.save(firing_figures.rates(rates, title=f"{folder}: firing rates"), target / "rates.png")
-    if shown.attention:
-        pictures = sample if sample.dim() == 4 else sample.mean(dim=0)
-        maps = {name: attention.numpy() for name, attention in shown.attention.items()}
-        drawn = firing_figures.attention(pictures.mean(dim=1).numpy(), maps, title=f"{folder}: attention")
-        figures.save(drawn, target / "attention.png")
+    with files.replacing_all(target) as temporary:
+        files.write_text(temporary / "layers.csv", by_layer.to_csv(index=False))
+        files.write_text(temporary / "neurons.csv", neurons_table(activity).to_csv(index=False))
+        figures.save(firing_figures.rates(rates, title=f"{folder}: firing rates"), temporary / "rates.png")
+        if shown.attention:
+            pictures = sample if sample.dim() == 4 else sample.mean(dim=0)
+            maps = {name: attention.numpy() for name, attention in shown.attention.items()}
+            drawn = firing_figures.attention(pictures.mean(dim=1).numpy(), maps, title=f"{folder}: attention")
+            figures.save(drawn, temporary / "attention.png")
     _show(by_layer, folder, target)
 
 

@@ -48,10 +48,12 @@ def plot(run: RunDirectory, convention: Convention | None = None, out: Path | No
     if out is not None:
         report = replace(report, folder=out)
     files.check_writable(report.folder, "--out")
-    report.write()
     same = report.convention == run.experiment.search.energy_convention.name  # the page is of the convention of the search
     table, gene_importance = (report.candidates, report.importance) if same else (None, None)
-    files.write_text(report.folder / "report.html", page(page_data(run, table=table, gene_importance=gene_importance)))
+    html = page(page_data(run, table=table, gene_importance=gene_importance))
+    with files.replacing_all(report.folder) as temporary:
+        replace(report, folder=temporary).write()
+        files.write_text(temporary / "report.html", html)
     if report.damage is not None:
         note(f"plot: {report.damage}")
     on_front = int(report.candidates["on_front"].sum())

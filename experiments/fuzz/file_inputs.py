@@ -130,10 +130,12 @@ RUN_COMMANDS = {
 
 
 def run_folder(rng: random.Random, base: Path, folder: Path) -> Command:
-    """A run folder with one mutated file."""
+    """A run folder with one mutated file, most often one that commands read."""
     run = folder / "run"
     shutil.copytree(base / "run", run)
-    path = rng.choice([p for p in sorted(run.rglob("*")) if p.is_file() and "tensorboard" not in p.parts])
+    found = [p for p in sorted(run.rglob("*")) if p.is_file() and "tensorboard" not in p.parts]
+    read = [p for p in found if p.suffix in (".json", ".yaml", ".sqlite", ".safetensors")]
+    path = rng.choice(read if rng.random() < 0.8 else found)
     kind = rng.random()
     if kind < 0.2:
         _replace(path, rng)

@@ -328,3 +328,14 @@ def test_a_refused_training_does_not_write_an_unchanged_experiment(
     before = (run / "experiment.yaml").stat().st_mtime_ns
     assert autospike(capsys, "train", tiny_experiment, "--run", run).code == 2
     assert (run / "experiment.yaml").stat().st_mtime_ns == before
+
+
+def test_a_plot_that_cannot_replace_one_file_replaces_none(run: Path, capsys: Capsys) -> None:
+    (run / "report" / "genes.pdf").unlink()
+    (run / "report" / "genes.pdf").mkdir()
+    (run / "report" / "front.csv").write_text("before")
+    before = contents(run)
+    outcome = autospike(capsys, "plot", run)
+    line = f"error: {run}/report/genes.pdf: a folder, where a file is to be written; remove it; nothing was changed\n"
+    assert (outcome.code, outcome.err) == (2, line)
+    assert contents(run) == before
