@@ -108,6 +108,8 @@ def _fuzz(kind: str, make: Make, options: argparse.Namespace, base: Path, work: 
         outcome = run_command(command, folder)
         codes[outcome.code] += 1
         slowest = max(slowest, (outcome.seconds, index))
+        if codes.total() % 500 == 0:
+            print(f"{kind}: seed {options.seed}: {codes.total()} inputs after {time.monotonic() - started:.0f} s", flush=True)
         broken = violation(command, outcome)
         if broken:
             failed += 1
