@@ -112,9 +112,9 @@ class SearchReport:
         Raises:
             UserError: Nothing was searched yet, or the reference network was measured by an older version.
         """
-        archive = Archive.newest(run.existing_archive(), convention)
         experiment = run.experiment
         objectives = objectives_of(experiment.search.objectives, run.input_shape, metric=experiment.metric)
+        archive = Archive.newest(run.existing_archive(), convention)
         try:
             archived = with_objectives(archive, with_fitness(archive, run), objectives)
             proposals, damage = archive.proposals(), archive.damage()

@@ -7,20 +7,22 @@
 | one folder in `root`, `train` or `test`           | stands for its content: `root/images/CLASS/*`                      |
 
 Folders of splits are recognised by their names (`data.split_names`), in any case. A folder with one of these names that contains
-images itself is a class. Only regular files are read; what is not read is counted, by reason.
+images itself is a class. Folders of other names that have the same subfolders are an error: they are splits or groups. Only regular
+files are read; what is not read is counted, by reason.
 """
 
 from __future__ import annotations
 
 import os
 import stat
+from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from autospike.config.fields import is_system_folder
 from autospike.data.pixels import printable
-from autospike.data.split_names import Role, has_role, is_part, masks_beside_images, role_of, roles_of
+from autospike.data.split_names import Role, has_role, masks_beside_images, role_of, roles_of
 from autospike.errors import UserError
 
 # Folders that operating systems and storage devices create, besides those whose names begin with a dot.
@@ -301,15 +303,27 @@ class _Scan:
                     f"{_listed(beside)} inside the class {printable(name)}, and would read masks as images of it",
                     f"move {printable(beside[1])}/ out of every class",
                 )
-        flat = any(self._is_sample(file) for listing in inside for file, _ in listing.files)
-        same = {listing.folders for listing in inside}
-        if not flat and len(same) == 1 and len(inside[0].folders) > 1 and any(map(is_part, top.folders)):
+        if common := self._common_subfolders(inside):
             raise self._problem(
-                f"{_listed(top.folders)}, each with the folders {_listed(inside[0].folders)}",
-                f"set data.root to one of them, for example {printable(top.folders[0])}/",
+                f"{_listed(top.folders)}, each with the folders {_listed(common)}; splits are named train/ and test/",
+                f"rename them, or set data.root to one of them, for example {printable(top.folders[0])}/; if they are classes, put "
+                "their files directly into them",
             )
         if len(top.folders) == 2 and (beside := masks_beside_images(top.folders)):
             raise self._problem(f"{_listed(beside)}, which are no classes", "set data.root to a folder of class folders")
+
+    def _common_subfolders(self, inside: Sequence[_Listing]) -> list[str]:
+        """The subfolders that the folders of a dataset have in common, if these look like the classes of splits or groups.
+
+        Splits in another language, folds, patients and forms of the same images have (almost) the same subfolders. Folders of
+        classes contain files, or one subfolder each (`CLASS/images/`), or subfolders of their own.
+        """
+        with_files = sum(any(self._is_sample(file) for file, _ in listing.files) for listing in inside)
+        occurrences = Counter(name for listing in inside for name in listing.folders)
+        common = [name for name, count in sorted(occurrences.items()) if 3 * count >= 2 * len(inside)]
+        covered = sum(occurrences[name] for name in common)
+        alike = len(common) > 1 and 3 * covered >= 2 * occurrences.total()
+        return common if alike and 2 * with_files < len(inside) and all(listing.folders for listing in inside) else []
 
     def _files_of(self, path: str) -> tuple[_Listing, list[tuple[str, int]]]:
         """The listing of a class folder, and path and size of all files below it, sorted by folder, then by name.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import unicodedata
 from collections.abc import Sequence
 from typing import Literal
 
@@ -12,16 +13,21 @@ SPLIT_WORDS: dict[str, Role] = {
     **dict.fromkeys(("train", "training", "trn", "tr"), "train"),
     **dict.fromkeys(("val", "valid", "validate", "validating", "validation", "dev", "devel", "development"), "val"),
     **dict.fromkeys(("test", "testing", "tst", "te", "ts", "eval", "evaluate", "evaluation", "holdout", "heldout"), "test"),
+    # German, French, Spanish, Portuguese, Italian and Dutch, without accents
+    **dict.fromkeys(
+        ("trainings", "entrainement", "apprentissage", "entrenamiento", "treino", "treinamento", "addestramento"), "train"
+    ),
+    **dict.fromkeys(("validierung", "validierungs", "validacion", "validacao", "validazione", "validatie"), "val"),
+    **dict.fromkeys(("prueba", "pruebas", "teste", "testes"), "test"),
 }
-# Words beside those of the splits: seg_train, training_set, test-images, val2017.
-FILLER = "set|data|dataset|images|image|imgs|img|pictures|photos|samples|files|folder|dir|split|seg|cls|class|classes|frames|events"
-
-# Words for parts of a dataset. Folders with such names and equal content are no classes.
-MASKS = r"masks?|labels?|annotations?|annots?|ground[\W_]?truths?|gts?"
-PARTS = (
-    rf"{MASKS}|folds?|cv|k[\W_]?fold|part|batch|raw|originals?|processed|augmented|resized|crop(?:ped|s)?|unlabell?ed|labell?ed|"
-    "colou?r|rgb|gr[ae]y(?:[\\W_]?scale)?|segmented|x|y|inputs?|outputs?|source|target"
+# Words beside those of the splits: seg_train, training_set, test-images, val2017, Trainingsdaten.
+FILLER = (
+    "set|data|dataset|images|image|imgs|img|pictures|photos|samples|files|folder|dir|split|seg|cls|class|classes|frames|events|"
+    "daten|datensatz|bilder|donnees|datos|imagenes|dados|imagens|dati|immagini|de|d"
 )
+
+# Words for masks.
+MASKS = r"masks?|labels?|annotations?|annots?|ground[\W_]?truths?|gts?"
 
 
 def role_of(name: str) -> Role | None:
@@ -65,7 +71,8 @@ def roles_of(names: Sequence[str]) -> dict[str, Role]:
 
 def _parse(name: str) -> tuple[Role | None, tuple[str, ...]]:
     """The split that one word of a name means, and the words that are neither this one nor filler."""
-    separated = re.sub(r"(?<=[a-z])(?=[A-Z])", "_", name).lower()  # DogsTrain
+    plain = "".join(letter for letter in unicodedata.normalize("NFKD", name) if not unicodedata.combining(letter))
+    separated = re.sub(r"(?<=[a-z])(?=[A-Z])", "_", plain).lower()  # DogsTrain
     words = [re.sub(r"\d+$", "", word) for word in re.split(r"[\W_]+", re.sub(r"h[eo]ld[\W_]*out", "holdout", separated))]
     stems = [_stem(word) for word in words if word and not re.fullmatch(FILLER, word)]
     roles = [SPLIT_WORDS[stem] for stem in stems if stem in SPLIT_WORDS]
@@ -76,15 +83,6 @@ def _stem(word: str) -> str:
     """`trainset`, `testimages` without the second word."""
     shorter = re.sub(rf"(?:{FILLER})$", "", word)
     return shorter if shorter in SPLIT_WORDS else word
-
-
-def is_part(name: str) -> bool:
-    """Return whether the name of a folder means a part or a form of a dataset (images, masks, fold1), rather than a class.
-
-    Args:
-        name: Name of the folder.
-    """
-    return role_of(name) is not None or re.fullmatch(rf"(?:{FILLER}|{PARTS})[\W_]*\d*", name.lower()) is not None
 
 
 def masks_beside_images(names: Sequence[str]) -> tuple[str, str] | None:

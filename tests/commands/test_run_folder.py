@@ -339,3 +339,11 @@ def test_a_plot_that_cannot_replace_one_file_replaces_none(run: Path, capsys: Ca
     line = f"error: {run}/report/genes.pdf: a folder, where a file is to be written; remove it; nothing was changed\n"
     assert (outcome.code, outcome.err) == (2, line)
     assert contents(run) == before
+
+
+def test_a_plot_that_fails_leaves_no_files_of_the_database(run: Path, capsys: Capsys) -> None:
+    (run / "data.json").write_text("{")
+    before = contents(run)
+    outcome = autospike(capsys, "plot", run)
+    assert (outcome.code, len(outcome.err.splitlines())) == (2, 1)
+    assert contents(run) == before

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from autospike.data.folders import FileKind, FoundFolders, describe, scan
-from autospike.data.split_names import is_part, role_of, roles_of
+from autospike.data.split_names import role_of, roles_of
 from autospike.errors import UserError
 
 KIND = FileKind(description="image folder", example="image.png", extensions=(".png", ".jpg"))
@@ -41,6 +41,9 @@ def refused(root: Path, message: str) -> None:
 TRAIN = "train Train TRAINING trainset train_set training-set seg_train trn tr train_images TrainingImages images_train train2017"
 VAL = "val VAL valid Validation validation_set dev development devset seg_val val2017 validation1 valid-images"
 TEST = "test Testing TEST testset test_set seg_test tst eval evaluation holdout hold-out held_out test_data testdata test2 te"
+TRAIN += " Training Trainingsdaten entrainement entraînement donnees_entrainement apprentissage entrenamiento treino Treinamento"
+VAL += " Validierung Validierungsdaten validación validação validazione validatie"
+TEST += " Testdaten Testbilder Test-Datensatz prueba Pruebas datos_de_prueba teste"
 OTHER = "cat images data trainer contest a 0 latest value devices trees train_test bullet_train test_tube"
 NAMES = [(name, role) for role, names in (("train", TRAIN), ("val", VAL), ("test", TEST), (None, OTHER)) for name in names.split()]
 
@@ -54,7 +57,6 @@ def test_names_that_mean_splits_only_beside_each_other() -> None:
     assert roles_of(["cats_train", "cats_test"]) == {"cats_train": "train", "cats_test": "test"}
     assert roles_of(["bullet train", "test tube", "car"]) == {}
     assert roles_of(["train", "test", "train_masks", "test_masks"]) == {"train": "train", "test": "test"}
-    assert [is_part(name) for name in ("images", "masks", "fold1", "fold_2", "train", "cat")] == [True] * 5 + [False]
 
 
 LAYOUTS: dict[str, Callable[[Path], object]] = {
@@ -97,6 +99,11 @@ def test_classes_of_a_folder_without_splits(tmp_path: Path, name: str) -> None:
         ("a dataset/Train", "a dataset/Dev"),
         ("DogsTrain", "DogsTest"),
         ("imagesTr", "imagesTs"),
+        ("Trainingsdaten", "Testdaten"),
+        ("entraînement", "validation"),
+        ("entrai\u0302nement", "test"),  # decomposed, as on macOS
+        ("Entrenamiento", "Prueba"),
+        ("treino", "teste"),
     ],
 )
 def test_folders_of_splits(tmp_path: Path, training: str, testing: str) -> None:
@@ -144,14 +151,20 @@ def test_a_class_may_have_the_name_of_a_split(tmp_path: Path) -> None:
         (lambda r: (fill(r / "train"), fill(r / "test"), fill(r / "eval")), "eval/, test/, which are all for testing"),
         (lambda r: (fill(r / "train", "ab"), fill(r / "test", "abc")), "the same classes; only one of them has 'c'"),
         (lambda r: [fill(r / c, ["train", "test"]) for c in "ab"], "inside the class a; move them above the classes"),
-        (lambda r: (fill(r / "images"), fill(r / "masks")), "images/, masks/, each with the folders a/, b/; set data.root to one"),
+        (
+            lambda r: (fill(r / "images"), fill(r / "masks")),
+            "images/, masks/, each with the folders a/, b/; splits are named train/",
+        ),
         (lambda r: [fill(r / c, ["images", "masks"]) for c in "ab"], "images/, masks/ inside the class a, and would read masks"),
         (lambda r: fill(r, ["Image", "Ground_truth"]), "Image/, Ground_truth/, which are no classes"),
         (
             lambda r: [fill(r / c) for c in ("color", "grayscale", "segmented")],
-            "each with the folders a/, b/; set data.root to one",
+            "each with the folders a/, b/; splits are named train/ and test/; rename them, or set data.root to one",
         ),
-        (lambda r: [fill(r / f"cv{i}") for i in range(2)], "cv0/, cv1/, each with the folders a/, b/; set data.root to one"),
+        (
+            lambda r: [fill(r / f"cv{i}") for i in range(2)],
+            "cv0/, cv1/, each with the folders a/, b/; .* data.root to one of them, for example cv0/",
+        ),
         (lambda r: [fill(r / f"fold{i}") for i in range(7)], "fold0/, fold1/, .* and 2 more, each with the folders a/, b/"),
         (lambda r: (fill(r / "train"), (r / "test").symlink_to(r / "train")), "are the same folder"),
         (lambda r: (fill(r), (r / "c").symlink_to(r / "a")), "are the same file in two classes"),
@@ -162,13 +175,50 @@ def test_layouts_without_a_meaning_are_one_line(tmp_path: Path, build: Callable[
     refused(tmp_path, message)
 
 
-def test_subfolders_belong_to_their_class(tmp_path: Path) -> None:
-    for name in ("cat/indoor", "cat/outdoor", "dog/indoor", "dog/outdoor"):
-        fill(tmp_path / name, [""])
+GROUPS: dict[str, dict[str, str]] = {
+    "numbers": {"0": "ab", "1": "ab", "2": "ab"},
+    "another language": {"harjoitus": "abc", "koe": "abc"},
+    "a class that one split lacks": {"harjoitus": "abc", "koe": "ab"},
+    "patients, some with one class": {"p1": "01", "p2": "01", "p3": "01", "p4": "0"},
+}
+
+
+@pytest.mark.parametrize("name", GROUPS)
+def test_folders_with_the_same_subfolders_are_no_classes(tmp_path: Path, name: str) -> None:
+    for group, classes in GROUPS[name].items():
+        fill(tmp_path / group, classes)
+    first, shown = next(iter(GROUPS[name])), "0/, 1/" if name.startswith("patients") else "a/, b/"
+    refused(tmp_path, rf"has {first}/, .*, each with the folders {shown}.*; splits are named train/ and test/; rename them, or set")
+
+
+def test_a_file_beside_the_classes_of_a_group_does_not_make_it_a_class(tmp_path: Path) -> None:
+    for group in ("one", "two", "three"):
+        fill(tmp_path / group)
+    (tmp_path / "one" / "preview.png").write_bytes(b"preview")
+    refused(tmp_path, "each with the folders a/, b/")
+
+
+SUBFOLDERS: dict[str, dict[str, Sequence[str]]] = {
+    "of their own": {"cat": ["indoor", "garden"], "dog": ["street", "beach"]},
+    "one each": {"cat": ["images"], "dog": ["images"]},
+    "one in common": {"cat": ["1", "2", "3"], "dog": ["3", "4", "5"]},
+    "one class only": {"cat": ["indoor", "outdoor"], "dog": [""]},
+}
+
+
+@pytest.mark.parametrize("name", SUBFOLDERS)
+def test_subfolders_belong_to_their_class(tmp_path: Path, name: str) -> None:
+    for label, subfolders in SUBFOLDERS[name].items():
+        fill(tmp_path / label, subfolders)
     (folder,) = found(tmp_path).folders
     assert folder.classes == ("cat", "dog")
-    assert folder.labels == [0] * 6 + [1] * 6
-    assert folder.names[3] == "cat/outdoor/0.png"
+    assert folder.labels == [i for i, inside in enumerate(SUBFOLDERS[name].values()) for _ in range(3 * len(inside))]
+
+
+def test_files_beside_equal_subfolders_are_of_classes(tmp_path: Path) -> None:
+    for label in ("cat", "dog"):
+        fill(tmp_path / label, ["", "indoor", "outdoor"])
+    assert found(tmp_path).folders[0].classes == ("cat", "dog")
 
 
 @pytest.mark.parametrize("classes", [("color", "mask"), ("label_a", "label_b"), ("TestTube", "TrainCar")])
