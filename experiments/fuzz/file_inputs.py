@@ -119,13 +119,13 @@ def _write_other_structure(path: Path, valid: Path, rng: random.Random) -> None:
 # Commands that read a run folder, with their weights. `plot` draws for seconds if it succeeds.
 RUN_COMMANDS = {
     ("plot", "run"): 1,
-    ("search", "run"): 4,
-    ("export", "run"): 3,
+    ("search", "run"): 8,
+    ("export", "run"): 5,
     ("export", "run", "--out", "out"): 3,
-    ("train", "EXPERIMENT", "--run", "run"): 4,
+    ("train", "EXPERIMENT", "--run", "run"): 8,
     ("energy", "run", "--images", "2", "--out", "out"): 2,
     ("energy", "run", "--data", "digits", "--images", "2", "--out", "out"): 2,
-    ("pack", "run", "--out", "out"): 1,
+    ("pack", "run", "--out", "out"): 2,
 }
 
 
