@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 import time
 from contextlib import nullcontext
 from pathlib import Path
@@ -680,4 +681,20 @@ def _print_version(verbose: bool) -> None:
 def main() -> None:
     """Run the command line. Invalid input is reported in one line on standard error, with exit code 2."""
     prepare_process()
-    exit_with(lambda: app(standalone_mode=False, prog_name="autospike"))
+    exit_with(_run)
+
+
+def _run() -> int | None:
+    """Parse the arguments and run the command; return its exit code.
+
+    Raises:
+        UserError: An argument is not UTF-8.
+    """
+    for argument in sys.argv[1:]:
+        try:
+            argument.encode()
+        except UnicodeEncodeError:
+            shown = argument.encode(errors="backslashreplace").decode()
+            raise UserError(f"{shown}: not UTF-8, which names of files and values of options must be; rename the file") from None
+    code: int | None = app(standalone_mode=False, prog_name="autospike")
+    return code

@@ -175,7 +175,7 @@ def _connect_to_read(path: Path) -> sqlite3.Connection:
 
 
 def _uri(path: Path, mode: str) -> str:
-    return f"file:{quote(str(path.resolve()))}?{mode}"
+    return f"file:{quote(os.fsencode(path.resolve()))}?{mode}"
 
 
 def _not_an_archive(path: Path, error: sqlite3.Error) -> str:

@@ -80,6 +80,7 @@ def test_an_invalid_setting_is_a_one_line_error(
         (["plot", "[/x] [red]y"], "[/x] [red]y: no run here"),
         (["train"], "Missing argument 'EXPERIMENT'"),
         (["fly"], "No such command 'fly'"),
+        (["plot", "caf\udce9"], r"caf\udce9: not UTF-8, which names of files and values of options must be; rename the file"),
         (["plot", "nowhere", "--fast"], "No such option"),
     ],
 )
