@@ -5,6 +5,7 @@ from __future__ import annotations
 import ctypes
 import logging
 import os
+import resource
 import signal
 import sys
 import threading
@@ -152,3 +153,22 @@ def available_cores() -> int:
     quota = Path("/sys/fs/cgroup/cpu.max")  # microseconds in each period, or "max"
     allowed, _, period = quota.read_text().partition(" ") if quota.exists() else ("max", "", "")
     return cores if allowed == "max" else max(1, min(cores, int(allowed) // int(period)))
+
+
+def memory_limit() -> int | None:
+    """Return the bytes of memory that this process may use: of the machine with swap space, its container, and its own limit.
+
+    Returns:
+        The smallest limit, or None if the system tells none.
+    """
+    limits = []
+    meminfo = Path("/proc/meminfo")
+    if meminfo.exists():
+        kilobytes = {line.split(":")[0]: int(line.split()[1]) for line in meminfo.read_text().splitlines()}
+        limits.append((kilobytes["MemTotal"] + kilobytes.get("SwapTotal", 0)) * 1024)
+    container = Path("/sys/fs/cgroup/memory.max")  # bytes, or "max"
+    if container.exists() and (allowed := container.read_text().strip()).isdigit():
+        limits.append(int(allowed))
+    own, _ = resource.getrlimit(resource.RLIMIT_AS)
+    limits += [own] if own != resource.RLIM_INFINITY else []
+    return min(limits, default=None)

@@ -17,6 +17,7 @@ from autospike.space.search_space import SearchSpace
 from autospike.training.distillation import load_teacher
 from autospike.training.distributed import ALONE
 from autospike.training.initialisation import NetworkOfRun, SourceNetwork, initialise_from, read_network
+from autospike.training.memory import check_memory, memory_of
 from autospike.training.setup import Setup, build_supernet, open_run, training_batches
 from autospike.training.trainer import train_network
 
@@ -100,6 +101,7 @@ def _check(run: RunDirectory, setup: Setup) -> None:
     training_batches(setup)
     if run.has_checkpoint:
         return
+    check_memory(setup, memory_of(setup.device))
     if config.teacher is not None:
         size, classes = experiment.data.image_size, len(setup.images.classes)
         load_teacher(config.teacher, num_classes=classes, image_size=size, device=setup.device)
