@@ -91,28 +91,33 @@ def open_to_write(path: Path) -> sqlite3.Connection:
     Raises:
         UserError: The file is not an archive, or its folder does not exist or is not writable.
     """
-    try:
-        db = _connected(path)
-        db.execute("PRAGMA journal_mode = WAL")
-        db.executescript(SCHEMA)
-        db.execute("BEGIN IMMEDIATE")
-        with db:
-            for table in ("evaluations", "proposals"):  # the first version had no by-product candidates
-                if not _has_column(db, table, "free"):
-                    db.execute(f"ALTER TABLE {table} ADD COLUMN free INTEGER NOT NULL DEFAULT 0")
-            if not _has_column(db, "evaluations", "correct_mask"):  # added in version 0.3
-                db.execute("ALTER TABLE evaluations ADD COLUMN correct_mask BLOB")
-            if not _has_column(db, "evaluations", "score"):  # added in version 0.4
-                db.execute("ALTER TABLE evaluations ADD COLUMN score BLOB")
-            if not _has_column(db, "evaluations", "spikes"):  # added in version 0.5
-                for column in ("spikes REAL", "latency_device TEXT", "latency_ms REAL", "latency_batch_ms REAL"):
-                    db.execute(f"ALTER TABLE evaluations ADD COLUMN {column}")
-            if not _has_column(db, "evaluations", "mean_time_steps"):  # added in version 0.5
-                db.execute("ALTER TABLE evaluations ADD COLUMN mean_time_steps REAL")
-    except sqlite3.OperationalError as error:  # also if the file system is read-only
-        raise UserError(f"{path}: cannot be opened to write ({error}); check that you may write to it and to its folder") from None
-    except sqlite3.DatabaseError as error:
-        raise UserError(_not_an_archive(path, error)) from None
+    with ExitStack() as on_error:
+        try:
+            db = _connected(path)
+            on_error.callback(db.close)
+            db.execute("PRAGMA journal_mode = WAL")
+            db.executescript(SCHEMA)
+            db.execute("BEGIN IMMEDIATE")
+            with db:
+                for table in ("evaluations", "proposals"):  # the first version had no by-product candidates
+                    if not _has_column(db, table, "free"):
+                        db.execute(f"ALTER TABLE {table} ADD COLUMN free INTEGER NOT NULL DEFAULT 0")
+                if not _has_column(db, "evaluations", "correct_mask"):  # added in version 0.3
+                    db.execute("ALTER TABLE evaluations ADD COLUMN correct_mask BLOB")
+                if not _has_column(db, "evaluations", "score"):  # added in version 0.4
+                    db.execute("ALTER TABLE evaluations ADD COLUMN score BLOB")
+                if not _has_column(db, "evaluations", "spikes"):  # added in version 0.5
+                    for column in ("spikes REAL", "latency_device TEXT", "latency_ms REAL", "latency_batch_ms REAL"):
+                        db.execute(f"ALTER TABLE evaluations ADD COLUMN {column}")
+                if not _has_column(db, "evaluations", "mean_time_steps"):  # added in version 0.5
+                    db.execute("ALTER TABLE evaluations ADD COLUMN mean_time_steps REAL")
+        except sqlite3.OperationalError as error:  # also if the file system is read-only
+            raise UserError(
+                f"{path}: cannot be opened to write ({error}); check that you may write to it and to its folder"
+            ) from None
+        except sqlite3.DatabaseError as error:
+            raise UserError(_not_an_archive(path, error)) from None
+        on_error.pop_all()
     return db
 
 

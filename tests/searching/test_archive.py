@@ -22,6 +22,7 @@ from read_only import run_read_only
 from autospike.energy.conventions import CONVENTIONS, Convention, energy
 from autospike.errors import UserError
 from autospike.measurement import Evaluation, Measurement
+from autospike.searching import archive_file
 from autospike.searching.archive import Archive
 from autospike.space.architecture import Architecture
 from autospike.space.block import Block
@@ -619,6 +620,7 @@ def test_reading_changes_nothing(path: Path) -> None:
 READ = """
 import sys
 from pathlib import Path
+from autospike.searching import archive_file
 from autospike.searching.archive import Archive
 archive = Archive.newest(Path(sys.argv[1]))
 print(len(archive.all()), archive.proposals())
@@ -667,3 +669,15 @@ def test_an_archive_in_memory_leaves_no_file(tmp_path: Path, monkeypatch: pytest
     monkeypatch.chdir(tmp_path)
     Archive(Path(":memory:"), "protocol").close()
     assert list(tmp_path.iterdir()) == []
+
+
+def test_an_archive_that_cannot_be_opened_is_closed(path: Path) -> None:
+    """An open connection would leave the two files of WAL mode beside it."""
+    path.unlink(missing_ok=True)
+    database = sqlite3.connect(path)
+    database.execute("CREATE VIEW evaluations AS SELECT 1 AS architecture_id")
+    database.close()
+    with pytest.raises(UserError) as caught:
+        archive_file.open_to_write(path)
+    assert caught.value.__context__ is not None  # the traceback, which would keep the connection
+    assert [file.name for file in path.parent.iterdir()] == [path.name]
