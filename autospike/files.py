@@ -68,7 +68,7 @@ def replacing_all(folder: Path, *, without: Iterable[str] = ()) -> Iterator[Path
     Raises:
         UserError: A file cannot be written or replaced; the folder is unchanged.
     """
-    temporary, created = folder / f".{os.getpid()}.part", list[Path]()
+    temporary, created = folder / f".{os.getpid()}.{next(_WRITES)}.part", list[Path]()
     try:
         created = create_folder(folder)
         temporary.mkdir()
