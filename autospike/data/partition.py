@@ -168,6 +168,11 @@ def stratified_split(
             random_state=keyed_seed(seed, "split", name),
             stratify=np.asarray(labels)[list(indices)],
         )
-    except ValueError as error:
-        raise UserError(f"data: the {name} split of {share:g} cannot be sampled from {len(indices)} images: {error}") from None
+    except ValueError:  # of scikit-learn: a part would lack a class
+        counts = Counter(labels[index] for index in indices)
+        raise UserError(
+            f"data: the {name} split cannot be a share of {share:g} of {len(indices)} samples in {len(counts)} classes, the "
+            f"smallest of which has {min(counts.values(), default=0)}; both parts need a sample of each class: add samples, or set "
+            f"data.{name}_share"
+        ) from None
     return sorted(rest.tolist()), sorted(sampled.tolist())

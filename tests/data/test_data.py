@@ -126,7 +126,7 @@ def test_test_images_of_a_folder_are_its_test_split(tmp_path: Path, held_out: st
     [
         (lambda _root: None, "is not a folder"),
         (lambda root: root.mkdir(), "is not a valid image folder"),
-        (lambda root: image_folder(root, {"cat": 1, "dog": 5}), "cannot be sampled"),
+        (lambda root: image_folder(root, {"cat": 1, "dog": 5}), "in 2 classes, the smallest of which has 1; both parts"),
         (lambda root: image_folder(root / "train", {"cat": 5}), "neither test/ nor val/"),
         (
             lambda root: (image_folder(root / "train", {"a": 5, "b": 5}), image_folder(root / "test", {"a": 5, "c": 5})),

@@ -320,7 +320,7 @@ def of_one_class(root: Path) -> None:
         (lambda _root: None, "is not a folder"),
         (lambda root: root.mkdir(), r"is not a valid folder of event frames \(root/CLASS/frames.npz\)"),
         (of_one_class, "no valid file for the classes wave"),
-        (lambda root: frames_folder(root, {"clap": 1, "wave": 5}), "cannot be sampled"),
+        (lambda root: frames_folder(root, {"clap": 1, "wave": 5}), "in 2 classes, the smallest of which has 1; both parts"),
         (lambda root: frames_folder(root / "train", {"clap": 5}), "neither test/ nor val/"),
     ],
 )
