@@ -234,3 +234,13 @@ def test_a_synthetic_archive_has_every_column_of_a_searched_one(load: Callable[[
     assert len(candidates) == 12 * archive.GENERATIONS
     for field in ("correct_mask", "spikes", "counts"):
         assert all(getattr(candidate.measurement, field) for candidate in candidates)
+
+
+@pytest.mark.slow
+def test_the_input_benchmark_opens_every_kind_of_source(load: Callable[[str], ModuleType]) -> None:
+    event_input = load("event_input")
+    with event_input.sources() as configs:
+        shapes = {name: tuple(next(event_input.training_batches(data, 0)(0, 1)).images.shape) for name, data in configs.items()}
+    stills = dict.fromkeys(("images", "metadata", "parquet", "tars", "ade20k", "coco", "scenes", "scene_objects"), (32, 3, 32, 32))
+    frames = {"recordings": (4, 32, 2, 32, 32), "cached_frames": (4, 32, 2, 32, 32), "motion": (8, 32, 2, 32, 32)}
+    assert shapes == stills | frames | {"digits": (32, 1, 32, 32), "glyphs": (32, 3, 32, 32)}

@@ -54,7 +54,8 @@ def benchmarks() -> dict[tuple[str, ...], Callable[[], list[Result]]]:
         ("event_reader",): event_reader,
         (
             *("input_images", "input_metadata", "input_parquet", "input_tars", "input_recordings", "input_cached_frames"),
-            *("input_digits", "input_glyphs", "input_motion"),
+            *("input_ade20k", "input_coco"),
+            *("input_digits", "input_glyphs", "input_motion", "input_scenes", "input_scene_objects"),
         ): input_pipeline,
     }
 

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import io
+import json
 import tarfile
 import tempfile
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from statistics import median
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -63,8 +66,8 @@ def input_pipeline() -> list[Result]:
     step_s = (time.perf_counter() - started) / 3
     found = []
     with sources() as configs:
-        for name, config in configs.items():
-            alone, waited = _samples_per_second(config), _waiting(config, step_s)
+        for name, data in configs.items():
+            alone, waited = _samples_per_second(data), _waiting(data, step_s)
             found.append(
                 Result(
                     name=f"input_{name}",
@@ -96,17 +99,52 @@ def sources() -> Iterator[dict[str, DataConfig]]:
                 encoded.append((label, path.read_bytes()))
                 (root / "aedat" / label / f"{i}.aedat").write_bytes(aedat3(50_000, seed=i))
         write_encoded(root, encoded)
-        recordings = {"name": "events", "root": root / "aedat", "sensor": [128, 128], "frames": 4, "image_size": 32}
+        write_dense(root, rng)
+        recordings = partial(config, "events", root=root / "aedat", sensor=[128, 128], frames=4)
         yield {
-            "images": DataConfig.model_validate({"name": "folder", "root": root / "images", "image_size": 32}),
-            **{
-                name: DataConfig.model_validate({"name": name, "root": root / name, "image_size": 32})
-                for name in ("metadata", "parquet", "tars")
-            },
-            "recordings": DataConfig.model_validate({**recordings, "cache": "none"}),
-            "cached_frames": DataConfig.model_validate({**recordings, "cache": root / "cache"}),
-            **{name: DataConfig.model_validate({"name": name, "image_size": 32}) for name in ("digits", "glyphs", "motion")},
+            "images": config("folder", root=root / "images"),
+            **{name: config(name, root=root / name) for name in ("metadata", "parquet", "tars", "ade20k", "coco")},
+            "recordings": recordings(cache="none"),
+            "cached_frames": recordings(cache=root / "cache"),
+            **{name: config(name) for name in ("digits", "glyphs", "motion", "scenes", "scene_objects")},
         }
+
+
+def config(name: str, **settings: Any) -> DataConfig:
+    """The configuration of a data set at 32x32 pixels."""
+    return DataConfig.model_validate({"name": name, "image_size": 32, **settings})
+
+
+def write_dense(root: Path, rng: np.random.Generator) -> None:
+    """Write images with a mask of two classes in the format of ADE20K, and with the same area as an object in that of COCO."""
+    for split, coco_split, count in (("training", "train2017", 96), ("validation", "val2017", 8)):
+        places = {kind: root / "ade20k" / kind / split for kind in ("images", "annotations")}
+        (coco := root / "coco" / coco_split).mkdir(parents=True)
+        images, annotations = [], []
+        for place in places.values():
+            place.mkdir(parents=True)
+        for i in range(count):
+            picture, mask = Image.fromarray(rng.integers(0, 256, (64, 64, 3), dtype=np.uint8)), np.ones((64, 64), dtype=np.uint8)
+            mask[16:48, 16:48] = 2
+            for path in (places["images"] / f"{i}.jpg", coco / f"{i}.jpg"):
+                picture.save(path)
+            Image.fromarray(mask).save(places["annotations"] / f"{i}.png")
+            images.append({"id": i, "file_name": f"{i}.jpg", "height": 64, "width": 64})
+            annotations.append(
+                {
+                    "id": i + 1,
+                    "image_id": i,
+                    "category_id": 1,
+                    "bbox": [16, 16, 32, 32],
+                    "area": 1024,
+                    "iscrowd": 0,
+                    "segmentation": [[16, 16, 48, 16, 48, 48, 16, 48]],
+                }
+            )
+        (root / "coco" / "annotations").mkdir(exist_ok=True)
+        written = {"images": images, "annotations": annotations, "categories": [{"id": 1, "name": "square"}]}
+        (root / "coco" / "annotations" / f"instances_{coco_split}.json").write_text(json.dumps(written))
+    (root / "ade20k" / "classes.txt").write_text("ground\nsquare\n")
 
 
 def write_encoded(root: Path, encoded: Sequence[tuple[str, bytes]]) -> None:
@@ -127,24 +165,26 @@ def write_encoded(root: Path, encoded: Sequence[tuple[str, bytes]]) -> None:
     pq.write_table(pa.table(columns), root / "parquet" / "all-00000-of-00001.parquet")
 
 
-def _batches(config: DataConfig, workers: int) -> TrainingBatches:
-    images = load_images(config, seed=0)
+def training_batches(data: DataConfig, workers: int) -> TrainingBatches:
+    """Augmented batches of the training split of a source."""
+    images = load_images(data, seed=0)
+    split = images.splits["train"]
     return TrainingBatches(
-        split=images.splits["train"],
+        split=split,
         num_classes=len(images.classes),
         channels=images.channels,
-        image_size=config.image_size,
+        image_size=data.image_size,
         batch_size=BATCH_SIZE,
-        augmentation=AugmentationConfig(min_scale=0.8, flip=0.5),
+        augmentation=AugmentationConfig(flip=0.5) if split.target is not None else AugmentationConfig(min_scale=0.8, flip=0.5),
         smoothing=0.1,
         workers=workers,
         seed=0,
     )
 
 
-def _samples_per_second(config: DataConfig) -> float:
+def _samples_per_second(data: DataConfig) -> float:
     """Of one process, in a second pass over the batches."""
-    batches = _batches(config, 0)
+    batches = training_batches(data, 0)
     for _ in batches(0, BATCHES):
         pass
     started = time.perf_counter()
@@ -153,9 +193,9 @@ def _samples_per_second(config: DataConfig) -> float:
     return BATCHES * BATCH_SIZE / (time.perf_counter() - started)
 
 
-def _waiting(config: DataConfig, step_s: float) -> float:
+def _waiting(data: DataConfig, step_s: float) -> float:
     """Median time in which a step waits for its batch. The step itself sleeps, as if it ran on another device."""
-    waits, loader = [], _batches(config, WORKERS)(0, BATCHES)
+    waits, loader = [], training_batches(data, WORKERS)(0, BATCHES)
     for _ in range(BATCHES):
         started = time.perf_counter()
         next(loader)
