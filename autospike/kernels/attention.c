@@ -127,6 +127,8 @@ static void project_sparse(const float *x, const float *square, const shape *s, 
 #define WORD 32  /* tokens of a word */
 #define GROUPS 8 /* of LANES channels, whose words registers hold */
 #define BYTES 31 /* words whose popcounts by byte fit into a byte */
+/* Channels of a head. At firing rates of 0.05 and 0.15, heads of 8 and 12 channels gain, those of 16 and 24 do not. */
+#define DENSE_BELOW 16
 
 typedef uint32_t words __attribute__((vector_size(4 * LANES), aligned(4), may_alias));
 
@@ -273,6 +275,11 @@ static void correlate_spikes(const uint32_t *bits, int64_t width, const float *r
     }
 }
 
+/* The same for spikes. In a head of few channels, adding all products takes less time than finding those that are not zero. */
+static void project_spikes(const float *x, const float *square, const shape *s, const head *h, float scale, float *out) {
+    (h->dim < DENSE_BELOW ? project : project_sparse)(x, square, s, h, scale, out);
+}
+
 /* The output of an image, if its k and v are spikes. Returns whether they are. */
 static int count_image(const float *q, const float *k, const float *v, const shape *s, const head *h, uint32_t *bits, float *kv,
                        float *out) {
@@ -283,7 +290,7 @@ static int count_image(const float *q, const float *k, const float *v, const sha
     }
     for (int64_t at = 0; at < s->channels; at += h->dim) {
         count_matches(of_k + at, of_v + at, count, width, h, kv);
-        project_sparse(q + at, kv, s, h, s->scale, out + at);
+        project_spikes(q + at, kv, s, h, s->scale, out + at);
     }
     return 1;
 }
@@ -362,9 +369,9 @@ static int backward_spikes(gradients g, const shape *s, const head *h, scratch t
         project(g.grad_out + at, t.transposed, s, h, s->scale, g.grad_q + at);
         copy_head(g.grad_out + at, s, h, t.copied);
         correlate_spikes(of_q + at, width, t.copied, h, t.product);
-        project_sparse(g.k + at, t.product, s, h, s->scale, g.grad_v + at);
+        project_spikes(g.k + at, t.product, s, h, s->scale, g.grad_v + at);
         transpose(t.product, h, t.transposed);
-        project_sparse(g.v + at, t.transposed, s, h, s->scale, g.grad_k + at);
+        project_spikes(g.v + at, t.transposed, s, h, s->scale, g.grad_k + at);
     }
     return 1;
 }

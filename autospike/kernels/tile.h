@@ -52,7 +52,7 @@ INLINE void store_scaled(const vector *sum, int vectors, float scale, int64_t si
         if (here >= LANES) {
             *(vector *)(to + v * LANES) = scaled;
         } else if (here > 0) {
-            memcpy(to + v * LANES, &scaled, here * sizeof *to);
+            store_first(scaled, here, to + v * LANES);
         }
     }
 }

@@ -3,6 +3,7 @@
 #define AUTOSPIKE_VECTOR_H
 
 #include <stdint.h>
+#include <string.h>
 
 #include "common.h"
 
@@ -39,6 +40,27 @@ INLINE vector multiply_add(vector a, vector b, vector c) {
 
 INLINE vector broadcast(float x) { return x - (vector){0}; }
 
+#if defined(__AVX512F__)
+/* The first `size` lanes, of at most LANES. */
+INLINE __mmask16 first_lanes(int64_t size) { return (__mmask16)((1u << size) - 1); }
+#elif defined(__AVX2__) && !defined(AUTOSPIKE_PLAIN)
+/* The same: all bits of these lanes are set. */
+INLINE __m256i first_lanes(int64_t size) {
+    return _mm256_cmpgt_epi32(_mm256_set1_epi32((int)size), _mm256_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7));
+}
+#endif
+
+/* Writes the first `size` values of a vector, of at most LANES. */
+INLINE void store_first(vector x, int64_t size, float *to) {
+#if defined(__AVX512F__)
+    _mm512_mask_storeu_ps(to, first_lanes(size), (__m512)x);
+#elif defined(__AVX2__) && !defined(AUTOSPIKE_PLAIN)
+    _mm256_maskstore_ps(to, first_lanes(size), (__m256)x);
+#else
+    memcpy(to, &x, size * sizeof *to);
+#endif
+}
+
 /* The bits of those of up to 64 values that are not zero. */
 INLINE uint64_t nonzero_bits(const float *x, int64_t size) {
     uint64_t bits = 0;
@@ -47,10 +69,19 @@ INLINE uint64_t nonzero_bits(const float *x, int64_t size) {
     for (; i + 16 <= size; i += 16) {
         bits |= (uint64_t)_mm512_cmp_ps_mask(_mm512_loadu_ps(x + i), _mm512_setzero_ps(), _CMP_NEQ_UQ) << i;
     }
-#elif defined(__AVX2__)
+    if (i < size) {
+        const __mmask16 rest = first_lanes(size - i);
+        const __m512 values = _mm512_maskz_loadu_ps(rest, x + i);
+        return bits | (uint64_t)_mm512_mask_cmp_ps_mask(rest, values, _mm512_setzero_ps(), _CMP_NEQ_UQ) << i;
+    }
+#elif defined(__AVX2__) && !defined(AUTOSPIKE_PLAIN)
     for (; i + 8 <= size; i += 8) {
         const __m256 differs = _mm256_cmp_ps(_mm256_loadu_ps(x + i), _mm256_setzero_ps(), _CMP_NEQ_UQ);
         bits |= (uint64_t)(uint32_t)_mm256_movemask_ps(differs) << i;
+    }
+    if (i < size) {
+        const __m256 differs = _mm256_cmp_ps(_mm256_maskload_ps(x + i, first_lanes(size - i)), _mm256_setzero_ps(), _CMP_NEQ_UQ);
+        return bits | (uint64_t)(uint32_t)_mm256_movemask_ps(differs) << i;
     }
 #endif
     for (; i < size; i++) {
