@@ -39,7 +39,7 @@ def progress(title: str, *, total: int) -> Iterator[Bar]:
         The function that updates it.
     """
     if not _is_animated():
-        with printed_lines(ProgressLine(title=title, total=total), every_seconds=LINE_SECONDS) as line:
+        with printed_lines(ProgressLine(title=title, total=total)) as line:
             yield line.update
         return
     columns = (
@@ -108,7 +108,7 @@ def _duration(seconds: float) -> str:
 
 
 @contextmanager
-def printed_lines(line: ProgressLine, *, every_seconds: float) -> Iterator[ProgressLine]:
+def printed_lines(line: ProgressLine, *, every_seconds: float = LINE_SECONDS) -> Iterator[ProgressLine]:
     """Print a line of progress at regular times, by a thread of its own, and at the end.
 
     Args:
@@ -142,7 +142,7 @@ def working(what: str) -> Iterator[None]:
         what: Description of the work.
     """
     if not _is_animated():
-        with printed_lines(ProgressLine(title=what, total=0), every_seconds=LINE_SECONDS):
+        with printed_lines(ProgressLine(title=what, total=0)):
             yield
         return
     with console.status(escape(what)):

@@ -159,7 +159,7 @@ def memory_limit() -> int | None:
     """Return the bytes of memory that this process may use: of the machine with swap space, its container, and its own limit.
 
     Returns:
-        The smallest limit, or None if the system tells none.
+        The smallest limit, or None if no limit is known.
     """
     limits = []
     meminfo = Path("/proc/meminfo")

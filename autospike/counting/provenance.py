@@ -31,8 +31,32 @@ MOST_LEVELS = 64
 ROUNDINGS = 16
 LARGEST_ERROR = 0.05
 
+# Operators of one tensor that move its values.
+MOVES = frozenset(
+    [
+        "view",
+        "_unsafe_view",
+        "reshape",
+        "expand",
+        "permute",
+        "transpose",
+        "t",
+        "slice",
+        "select",
+        "unbind",
+        "split",
+        "split_with_sizes",
+        "squeeze",
+        "unsqueeze",
+        "repeat",
+        "index_select",
+        "roll",
+        "flip",
+        "unfold",
+    ]
+)
 # Operators whose results have the scale of their inputs.
-KEEPS_SCALE = frozenset(
+KEEPS_SCALE = MOVES | frozenset(
     [
         "add",
         "sub",
@@ -45,14 +69,8 @@ KEEPS_SCALE = frozenset(
         "clone",
         "copy",
         "_to_copy",
-        "expand",
-        "repeat",
         "index",
-        "index_select",
         "gather",
-        "roll",
-        "flip",
-        "unfold",
         "im2col",
         "pixel_shuffle",
         "pixel_unshuffle",
@@ -74,27 +92,14 @@ KEEPS_SCALE = frozenset(
         "max_pool2d_with_indices",
         "max_pool3d_with_indices",
         "amax",
-        "_unsafe_view",
         "lift_fresh_copy",
         "upsample_nearest1d",
         "upsample_nearest2d",
         "upsample_nearest3d",
         "masked_fill",
         "as_strided",
-        "view",
-        "reshape",
-        "permute",
-        "transpose",
-        "t",
         "detach",
         "alias",
-        "slice",
-        "select",
-        "unbind",
-        "split",
-        "split_with_sizes",
-        "squeeze",
-        "unsqueeze",
         "index_put",
         "slice_scatter",
         "select_scatter",

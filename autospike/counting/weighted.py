@@ -17,32 +17,9 @@ from torch import Tensor
 from torch.utils._pytree import tree_leaves
 from torch.utils.weak import WeakTensorKeyDictionary
 
-from autospike.counting.provenance import constant
+from autospike.counting.provenance import MOVES, constant
 
-# Operators of one tensor that move its values, or keep them all.
-MOVES = frozenset(
-    [
-        "view",
-        "_unsafe_view",
-        "reshape",
-        "expand",
-        "permute",
-        "transpose",
-        "t",
-        "slice",
-        "select",
-        "unbind",
-        "split",
-        "split_with_sizes",
-        "squeeze",
-        "unsqueeze",
-        "repeat",
-        "index_select",
-        "roll",
-        "flip",
-        "unfold",
-    ]
-)
+# Operators of one tensor that keep all of its values, besides those that move them.
 KEEPS = frozenset(["clone", "_to_copy", "detach", "alias", "neg"])
 SUMS = frozenset(("sum", "mean"))
 POOLS = {f"{kind}{dims}d": dims for kind in ("avg_pool", "_adaptive_avg_pool") for dims in (1, 2, 3)}
