@@ -192,7 +192,7 @@ METHODS = {
     "batch_norm": "compiler-vectorised loops",
     "input_values": "compiler-vectorised loops",
     "lif": "compiler-vectorised loops, stores that bypass the cache on AVX2 and AVX-512",
-    "max_pool": "compiler-vectorised loops",
+    "max_pool": "whole vectors, stores that bypass the cache on AVX-512",
     "packing": "compiler-vectorised loops",
     "sparse_conv": "zero-skipping, register tiles where most inputs are non-zero",
 }

@@ -8,6 +8,7 @@
 #define OK 1
 
 #define SMALL 16384 /* values below which starting threads costs more time than they save */
+#define LARGE 3000000 /* values of an output that does not fit into the cache, so that it is written past it */
 
 #define INLINE static inline __attribute__((always_inline))
 

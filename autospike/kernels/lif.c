@@ -24,7 +24,6 @@
 #include "common.h"
 
 #define FORWARD_BLOCK 512 /* neurons that forward computes at once; backward: BLOCK */
-#define LARGE 3000000     /* values of an output that does not fit into the cache, so that it is written past it */
 #define CACHE_LINE 16     /* values */
 #define TILE 16384        /* currents of a linear layer that are computed before their neurons are */
 

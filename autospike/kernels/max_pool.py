@@ -29,7 +29,7 @@ LIBRARY = Library(
         "max_pool_backward": (POINTER, POINTER, _shape_pointer, POINTER),
     },
     structs={"shape": ShapeStruct},
-    returns={"max_pool": None, "max_pool_backward": None},
+    returns={"max_pool": None},
 )
 
 
