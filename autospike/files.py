@@ -74,9 +74,7 @@ def replacing_all(folder: Path, *, without: Iterable[str] = ()) -> Iterator[Path
         temporary.mkdir()
         yield temporary
         names = sorted(path.name for path in temporary.iterdir())
-        for name in (*names, *without):
-            if (folder / name).is_dir() and not (folder / name).is_symlink():
-                raise UserError(f"{folder / name}: a folder, where a file is to be written; remove it; nothing was changed")
+        check_replaceable(folder, (*names, *without))
         for name in names:
             (temporary / name).replace(folder / name)
         for name in without:
@@ -90,6 +88,21 @@ def replacing_all(folder: Path, *, without: Iterable[str] = ()) -> Iterator[Path
             for path in temporary.iterdir():
                 path.unlink()
         remove_empty([temporary, *created])
+
+
+def check_replaceable(folder: Path, names: Iterable[str]) -> None:
+    """Check that files can be written to a folder, before the first one of them is.
+
+    Args:
+        folder: The folder, which may not exist yet.
+        names: Names of the files.
+
+    Raises:
+        UserError: One of them is a folder.
+    """
+    for name in names:
+        if (folder / name).is_dir() and not (folder / name).is_symlink():
+            raise UserError(f"{folder / name}: a folder, where a file is to be written; remove it; nothing was changed")
 
 
 def create_folder(folder: Path) -> list[Path]:

@@ -121,20 +121,6 @@ class ExportedModel:
 MODEL_FILES = ("model.safetensors", "config.json", "architecture.json")
 
 
-def check_replaceable(folder: Path) -> None:
-    """Check that a model and its report can be written to a folder.
-
-    Args:
-        folder: The folder, which may not exist yet.
-
-    Raises:
-        UserError: One of the files is a folder.
-    """
-    blocked = next((name for name in (*MODEL_FILES, "report.json") if (folder / name).is_dir()), None)
-    if blocked is not None:
-        raise UserError(f"{folder / blocked}: is a folder, but a file must be written there; remove it")
-
-
 def write_model(
     folder: Path, model: nn.Module, architecture: Architecture, *, classes: tuple[str, ...], input_spec: InputSpec
 ) -> None:

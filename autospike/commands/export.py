@@ -24,7 +24,7 @@ from autospike.evaluation.trained_alone import read_measurement
 from autospike.exporting import completion, upload
 from autospike.exporting.variants import VariantName
 from autospike.lock import locked
-from autospike.model_folder import check_replaceable, complete_report, final_measurement, write_report, write_run_model
+from autospike.model_folder import complete_report, final_measurement, write_report, write_run_model
 from autospike.models.contract import SpikingModel
 from autospike.report import comparison
 from autospike.report.test_split import EVENT, HeldOutUses
@@ -37,8 +37,8 @@ from autospike.tasks.pictures import draw_predictions
 from autospike.training.rivals import trained_rival
 from autospike.training.setup import Setup, load_trained_supernet
 
-# Images of the test split in `predictions.png`.
-PICTURED = 24
+# The picture of predictions on the first images of the test split, and their number.
+PICTURE, PICTURED = "predictions.png", 24
 
 
 def export(
@@ -62,6 +62,8 @@ def export(
     Raises:
         UserError: Nothing was trained or searched yet, no candidate fits `export.pick`, or a format cannot express the model.
     """
+    completion.check_replaceable(out, formats, variants)
+    files.check_replaceable(out, (PICTURE,))
     setup = open_for_measurement(run)
     protocol = protocol_id(setup, run.supernet)
     evaluations = pick_finalists(run, protocol, lambda damage: note(f"export: {damage}"), setup.input_shape)
@@ -140,7 +142,6 @@ def _write_and_measure(
     reference_model = _trained_alone(setup, reference, run.baseline) if reference else None
     # Loaded before anything is written: a damaged checkpoint must not leave half an export.
     rivals = [(training, trained_rival(setup, training)) for training in trained_rivals(run, setup)]
-    check_replaceable(out)
     tested = [selected.architecture, *(network.architecture for network, _ in others), *([reference] if reference else [])]
     _log(run, EVENT, images=len(setup.images.splits["test"]), command="export", architecture_ids=[a.id for a in tested])
     if run.experiment.export.exit_margin is not None:  # otherwise that of the architecture
@@ -171,7 +172,7 @@ def _write_and_measure(
 def _draw_predictions(model: SpikingModel, test: FixedBatches, out: Path) -> None:
     """Write a picture of the predictions on the first images of the test split."""
     picture = draw_predictions(model, test.batch((0, min(PICTURED, len(test)))))
-    with files.replacing(out / "predictions.png") as temporary:
+    with files.replacing(out / PICTURE) as temporary:
         picture.save(temporary, format="PNG")
 
 

@@ -15,7 +15,7 @@ from autospike.energy.conventions import UJ_PER_MJ
 from autospike.evaluation.random_subnets import random_subnets
 from autospike.evaluation.setup import calibrated_subnet, held_out_batches, open_for_measurement, protocol_id
 from autospike.events import Callback
-from autospike.model_folder import check_replaceable, complete_report, final_measurement, write_report, write_run_model
+from autospike.model_folder import MODEL_FILES, complete_report, final_measurement, write_report, write_run_model
 from autospike.report import figures, retrained
 from autospike.report.retrained import WAY_LABELS, MeanAndDeviation, RetrainedModel, SeedGroup
 from autospike.report.tables import to_csv
@@ -117,7 +117,7 @@ def _measured(run: RunDirectory, setup: Setup, compared: Sequence[RetrainedNetwo
 
 def _measure(run: RunDirectory, setup: Setup, network: RetrainedNetwork, test: FixedBatches) -> None:
     """Calibrate a network, write it as a timm model, and measure it on the test split."""
-    check_replaceable(network.model)
+    files.check_replaceable(network.model, (*MODEL_FILES, "report.json"))
     model = calibrated_subnet(setup, load_trained_supernet(setup, network.space, network.checkpoints), network.architecture)
     write_run_model(setup, model, network.model)
     write_report(network.model, {**final_measurement(run, model, test), "provenance": _provenance(run, setup, network)})
@@ -157,6 +157,7 @@ def _report(run: RunDirectory, selected: dict[str, Architecture], groups: Sequen
     convention = run.experiment.search.energy_convention.name
     found = [{**group.row(), "networks": [asdict(model) for model in group.models]} for group in groups]
     picks = {rule: architecture.id for rule, architecture in selected.items()}
+    files.check_replaceable(run.report, ("retrained.csv", *(path.name for path in figures.paths(run.report / "retrained.png"))))
     files.write_json(run.retrain / "report.json", {"picks": picks, "convention": convention, "ways": found})
     files.write_text(run.report / "retrained.csv", to_csv(retrained.table(groups)))
     rules = {name: ", ".join(rule for rule, found in picks.items() if found == name) for name in picks.values()}

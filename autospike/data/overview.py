@@ -56,6 +56,7 @@ def record(images: Images, batches: TrainingBatches, folder: Path) -> None:
         UserError: A sample cannot be read, or a file cannot be written.
     """
     samples, stamp = _samples(images), _stamp(images, batches)
+    files.check_replaceable(folder, ("files.csv", "batch.png", "batch.json"))
     known = _known_digests(images, samples, folder / "files.csv")
     if known is None:
         known = _compute_digests(samples)

@@ -18,8 +18,10 @@ from autospike.errors import UserError
 from autospike.evaluation.setup import fixed_batches, held_out_batches
 from autospike.exporting.formats import (
     FORMATS,
+    MANIFEST,
     PROBES,
     Comparison,
+    check_is_ours,
     folder_name,
     sound_manifest,
     versions,
@@ -29,7 +31,7 @@ from autospike.exporting.formats import (
 )
 from autospike.exporting.variants import VariantName, variant_of
 from autospike.lock import locked
-from autospike.model_folder import final_measurement, read_model
+from autospike.model_folder import MODEL_FILES, final_measurement, read_model
 from autospike.models.contract import SpikingModel
 from autospike.models.decoders import as_tensor
 from autospike.randomness import keyed
@@ -38,6 +40,7 @@ from autospike.report.model_card import model_card
 from autospike.run_directory import RunDirectory
 from autospike.training.setup import Setup
 
+CARD = "README.md"
 PROBE_IMAGES = 16  # of the search split, on which every format is compared with the model
 
 
@@ -69,6 +72,23 @@ def complete(
     if not _is_current(out, formats, variants):
         with locked(out, "autospike export"):
             _write(run, setup, out, report, formats, variants, log)
+
+
+def check_replaceable(out: Path, formats: Sequence[str], variants: Sequence[VariantName]) -> None:
+    """Check that an export can be written to a folder, before the first file of it is.
+
+    Args:
+        out: The folder of the export, which may not exist yet.
+        formats: Names of formats, of `FORMATS`.
+        variants: The variants of the model that are written in these formats.
+
+    Raises:
+        UserError: A file or a folder is in the place of something else.
+    """
+    files.check_replaceable(out, (*MODEL_FILES, "report.json", CARD, PROBES, MANIFEST))
+    for name in formats:
+        for variant in variants:
+            check_is_ours(out, folder_name(name, _variant(name, variant)))
 
 
 def _is_current(out: Path, formats: Sequence[str], variants: Sequence[VariantName]) -> bool:
@@ -128,7 +148,7 @@ def _write(
     write_probes(out, images, logits)
     data = run.experiment.data.name if run.experiment.data.root is None else run.experiment.data.root.name
     card = model_card(report, data=data, version=__version__, formats=entries, variants=measured)
-    files.write_text(out / "README.md", card)
+    files.write_text(out / CARD, card)
     write_manifest(out, entries, measured)
 
 

@@ -215,6 +215,21 @@ def read_probes(folder: Path) -> tuple[Tensor, dict[str, Tensor]]:
     return images, {name.removeprefix("logits."): values for name, values in tensors.items()}
 
 
+def check_is_ours(folder: Path, name: str) -> None:
+    """Check that the folder of a format, if it exists, was written by an earlier export.
+
+    Args:
+        folder: The folder of the export.
+        name: Name of the folder of the format.
+
+    Raises:
+        UserError: It was not.
+    """
+    target = folder / name
+    if target.exists() and not (target.is_dir() and _is_ours(folder, name)):
+        raise UserError(f"{target}: exists, and autospike did not write it; move it away, or choose another folder with --out")
+
+
 @torch.no_grad()
 def write_format(folder: Path, name: str, variant: Variant, images: Tensor) -> tuple[str, dict[str, Any]]:
     """Write a format, run what was written, and compare it with the model. A format that differs is not kept.
@@ -231,11 +246,10 @@ def write_format(folder: Path, name: str, variant: Variant, images: Tensor) -> t
     Raises:
         UserError: The logits differ, a package is missing, or the format cannot express the model.
     """
+    check_is_ours(folder, folder_name(name, variant.name))
     chosen, target = FORMATS[name], folder / folder_name(name, variant.name)
     if variant.model.architecture.decoder is not None and not chosen.dense:
         raise UserError(f"--format {name}: writes classifiers only; choose pt2 or onnx for a network that segments images")
-    if target.exists() and not (target.is_dir() and _is_ours(folder, target.name)):
-        raise UserError(f"{target}: exists, and autospike did not write it; move it away, or choose another folder with --out")
     part = target.with_name(f".{target.name}.part")
     shutil.rmtree(part, ignore_errors=True)
     try:

@@ -299,15 +299,28 @@ def test_a_second_command_on_a_folder_is_refused(run: Path, capsys: Capsys, tiny
         holder.communicate("", timeout=60)
 
 
-@pytest.mark.parametrize("name", ["model.safetensors", "config.json"])
+@pytest.mark.parametrize("name", ["model.safetensors", "config.json", "probes.safetensors", "export.json"])
 def test_an_export_over_a_folder_changes_nothing(run: Path, capsys: pytest.CaptureFixture[str], name: str) -> None:
-    (run / "export" / name).unlink()
+    (run / "export" / name).unlink(missing_ok=True)
     (run / "export" / name).mkdir()
+    (run / "export" / "README.md").write_text("before")
     before = contents(run / "export")
     outcome = autospike(capsys, "export", run)
     assert outcome.code == 2
-    assert "is a folder, but a file must be written there; remove it" in " ".join(outcome.err.split())
+    assert outcome.err == f"error: {run}/export/{name}: a folder, where a file is to be written; remove it; nothing was changed\n"
     assert contents(run / "export") == before
+
+
+def test_a_training_that_cannot_write_one_file_of_the_data_writes_none(
+    run: Path, tiny_experiment: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for name in ("files.csv", "batch.png", "batch.json"):
+        (run / "data" / name).unlink()
+    (run / "data" / "batch.json").mkdir()
+    outcome = autospike(capsys, "train", tiny_experiment, "--run", run)
+    line = f"error: {run}/data/batch.json: a folder, where a file is to be written; remove it; nothing was changed\n"
+    assert (outcome.code, outcome.err) == (2, line)
+    assert sorted(path.name for path in (run / "data").iterdir()) == ["batch.json"]
 
 
 def test_a_damaged_archive_that_is_only_read_leaves_no_files(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
