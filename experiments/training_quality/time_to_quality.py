@@ -41,7 +41,8 @@ from autospike.training.setup import Setup, build_supernet, open_experiment, tra
 from autospike.training.trainer import train  # noqa: E402
 
 RESULTS = HERE / "time_to_quality.csv"
-COLUMNS = ("setting", "seed", "way", "epochs", "cpu_seconds", "mean", "worst", "largest", "reference", "reference_cpu_seconds")
+FIGURES = ("mean", "worst", "tau", "largest", "reference")
+COLUMNS = ("setting", "seed", "way", "epochs", "cpu_seconds", *FIGURES, "reference_cpu_seconds")
 SEEDS = 5
 
 
@@ -162,17 +163,26 @@ def trainings(setup: Setup, setting: Setting, done: set[tuple[str, int]]) -> Ite
     for name, way, epochs in todo:
         start = reference if way.from_reference else None
         supernet, seconds = trained(setup, space, {**way.changes, "epochs": epochs}, start)
-        largest, *drawn = accuracies(setup, supernet, [space.largest(), *(a for a in draws if a != space.largest())])
+        others = [architecture for architecture in draws if architecture != space.largest()]
+        largest, *drawn = accuracies(setup, supernet, [space.largest(), *others])
         yield {
             "way": name,
             "epochs": epochs,
             "cpu_seconds": round(seconds, 1),
             "mean": round(mean(drawn), 4),
             "worst": round(min(drawn), 4),
+            "tau": _tau(dict(zip((architecture.id for architecture in others), drawn, strict=True))),
             "largest": round(largest, 4),
             "reference": round(reference_accuracy, 4),
             "reference_cpu_seconds": round(reference_seconds, 1),
         }
+
+
+def _tau(inherited: dict[str, float]) -> float:
+    """Kendall's tau between inherited accuracies and those of `alone.csv`, the mean of its seeds; NaN for other spaces."""
+    alone = pd.read_csv(HERE / "alone.csv", index_col="subnet").mean(axis=1)
+    known = [name for name in alone.index if name in inherited]
+    return round(pd.Series(inherited)[known].corr(alone[known], method="kendall"), 3) if known else math.nan
 
 
 def measure(name: str, seeds: int) -> pd.DataFrame:
@@ -196,21 +206,22 @@ def read_results() -> pd.DataFrame:
     return pd.read_csv(RESULTS) if RESULTS.exists() else pd.DataFrame(columns=list(COLUMNS))
 
 
-def seconds_to(rows: pd.DataFrame, figure: str, level: float) -> float:
+def seconds_to(rows: pd.DataFrame, figure: str, level: float, *, otherwise: float = math.nan) -> float:
     """CPU seconds until a figure reaches a level, interpolated linearly between trainings of different length.
 
     Args:
         rows: The trainings of one way and seed.
         figure: Name of a column, for example `mean`.
         level: The value to reach.
+        otherwise: The result if no training reaches the level.
 
     Returns:
-        Seconds; NaN if no training reaches the level. The shortest training's seconds, if that one does: an upper bound.
+        Seconds. The shortest training's seconds, if that one reaches the level: an upper bound.
     """
     ordered = rows.sort_values("cpu_seconds")
     reached = np.maximum.accumulate(ordered[figure].to_numpy(dtype=float))  # np.interp needs increasing values
     if reached[-1] < level:
-        return math.nan
+        return otherwise
     return float(np.interp(level, reached, ordered.cpu_seconds.to_numpy(dtype=float)))
 
 
@@ -227,7 +238,7 @@ def paired_ratio(seconds: Sequence[float], peer: Sequence[float]) -> tuple[float
 
 def show(rows: pd.DataFrame) -> None:
     """Print mean and sample standard deviation over the seeds of each way and number of epochs."""
-    figures = ("cpu_seconds", "mean", "worst", "largest", "reference")
+    figures = ("cpu_seconds", *FIGURES)
     drawn = Table("way", "epochs", *figures)
     for (way, epochs), group in rows.groupby(["way", "epochs"], sort=False):
         drawn.add_row(str(way), str(epochs), *(f"{group[name].mean():.3f} ± {group[name].std():.3f}" for name in figures))
