@@ -24,8 +24,9 @@ from autospike.training.rivals import fit_rival, rival_recipe, untrained_rival
 from autospike.training.setup import Setup, build_supernet, training_batches
 from autospike.training.trainer import train
 
-# Seconds of training, after the first steps, from which the duration of a step is measured.
-MEASURED_SECONDS, FIRST_STEPS = 3.0, 2
+# Seconds of training, after the first steps, from which the duration of a step is measured, and their largest share of a budget.
+# Our choice.
+MEASURED_SECONDS, FIRST_STEPS, MEASURED_SHARE = 3.0, 2, 0.004
 # Cost of a candidate in a whole generation over that among 8 candidates, which share fewer prefixes (docs/evaluation.md: 0.59).
 SHARING = 0.6
 SAMPLED_CANDIDATES = 8
@@ -59,23 +60,36 @@ class Speed:
         return self.steps_per_epoch * (self.supernet_step + self.reference_step + self.rival_step)
 
 
-def measure_speed(setup: Setup) -> Speed:
+def measured_seconds(budget_s: float) -> float:
+    """Return for how many seconds the steps of a training are timed, if a run has a budget.
+
+    Args:
+        budget_s: The budget in seconds.
+    """
+    return min(MEASURED_SECONDS, MEASURED_SHARE * budget_s)
+
+
+def measure_speed(setup: Setup, seconds: float = MEASURED_SECONDS) -> Speed:
     """Train both networks for some seconds, and measure a few candidates on one batch. The results are thrown away.
 
     Args:
         setup: Configuration, data and device.
+        seconds: For how long the steps of each training are timed.
 
     Returns:
         The durations.
     """
     experiment, space = setup.experiment, setup.experiment.search_space
     reference, training = experiment.baseline_architecture, experiment.training
-    supernet_step = measured_step(setup, space, training)
+    supernet_step = measured_step(setup, space, training, seconds)
+    fine_tuning_step = supernet_step
+    if training.single_step_share:
+        fine_tuning_step = measured_step(setup, space, experiment.fine_tuning, seconds)
     return Speed(
         supernet_step=supernet_step,
-        fine_tuning_step=measured_step(setup, space, experiment.fine_tuning) if training.single_step_share else supernet_step,
-        reference_step=measured_step(setup, SearchSpace.of(reference), training) if reference else 0.0,
-        rival_step=sum(_measured_rival_step(setup, name) for name in _rivals(experiment)),
+        fine_tuning_step=fine_tuning_step,
+        reference_step=measured_step(setup, SearchSpace.of(reference), training, seconds) if reference else 0.0,
+        rival_step=sum(_measured_rival_step(setup, name, seconds) for name in _rivals(experiment)),
         generation=_seconds_per_generation(setup),
         steps_per_epoch=training_batches(setup).per_epoch,
         memory_bytes=resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024,
@@ -86,13 +100,14 @@ class _Enough(Exception):  # noqa: N818 - not an error
     """Enough steps were timed."""
 
 
-def measured_step(setup: Setup, space: SearchSpace, training: TrainingConfig) -> float:
+def measured_step(setup: Setup, space: SearchSpace, training: TrainingConfig, seconds: float = MEASURED_SECONDS) -> float:
     """Train the supernet of a space for some seconds, and measure the mean duration of a step, with loading its batch.
 
     Args:
         setup: Configuration, data and device.
         space: The space. The parameters are thrown away.
         training: The configuration. The part of the training with T = 1 and the rest are timed separately.
+        seconds: For how long each of them is timed.
 
     Returns:
         The duration in seconds.
@@ -101,7 +116,7 @@ def measured_step(setup: Setup, space: SearchSpace, training: TrainingConfig) ->
 
     def timed(single_step_share: float) -> float:
         changes = {"start_from": None, "teacher": None, "single_step_share": single_step_share}
-        return _mean_step(partial(train, supernet, batches, training.model_copy(update=changes), seed=seed))
+        return _mean_step(partial(train, supernet, batches, training.model_copy(update=changes), seed=seed), seconds)
 
     share = training.single_step_share
     return sum(weight * timed(single) for single, weight in ((1.0, share), (0.0, 1 - share)) if weight > 0)
@@ -112,21 +127,22 @@ def _rivals(experiment: Experiment) -> tuple[RivalName, ...]:
     return experiment.rivals.networks if experiment.task == "classification" else ()
 
 
-def _measured_rival_step(setup: Setup, name: RivalName) -> float:
+def _measured_rival_step(setup: Setup, name: RivalName, seconds: float) -> float:
     """Train a network without spikes for some seconds, and measure the mean duration of a step, with loading its batch.
 
     Args:
         setup: Configuration, data and device.
         name: The network. Its parameters are thrown away.
+        seconds: For how long its steps are timed.
 
     Returns:
         The duration in seconds.
     """
     rival, config, batches = untrained_rival(setup, name), rival_recipe(setup, name), training_batches(setup)
-    return _mean_step(lambda checkpoints, report: fit_rival(rival, batches, config, checkpoints, report))
+    return _mean_step(lambda checkpoints, report: fit_rival(rival, batches, config, checkpoints, report), seconds)
 
 
-def _mean_step(training: Callable[[Checkpoints, Callback], None]) -> float:
+def _mean_step(training: Callable[[Checkpoints, Callback], None], seconds: float) -> float:
     """Run a training until enough steps were timed, and return the mean duration of a step."""
     ends: list[float] = []
 
@@ -134,7 +150,7 @@ def _mean_step(training: Callable[[Checkpoints, Callback], None]) -> float:
         if not isinstance(event, StepEvent):
             return
         ends.append(time.perf_counter())
-        if len(ends) > FIRST_STEPS + 1 and ends[-1] - ends[FIRST_STEPS - 1] >= MEASURED_SECONDS:
+        if len(ends) > FIRST_STEPS + 1 and ends[-1] - ends[FIRST_STEPS - 1] >= seconds:
             raise _Enough
 
     with TemporaryDirectory() as scratch, suppress(_Enough):

@@ -16,7 +16,7 @@ from autospike.evaluation.setup import open_for_measurement, protocol_id
 from autospike.run_directory import RunDirectory
 from autospike.searching.selection import pick_finalists
 from autospike.space.search_space import SearchSpace
-from autospike.speed import Speed, measure_speed, measured_step
+from autospike.speed import MEASURED_SECONDS, Speed, measure_speed, measured_seconds, measured_step
 from autospike.training.setup import open_experiment, training_batches
 
 # Time of measuring one network by itself, over that of a candidate in a population on as many images. Our choice, not measured.
@@ -57,7 +57,7 @@ def fit(run: RunDirectory, budget_s: float, *, fine_tune: bool, begun: float) ->
     Raises:
         UserError: The data cannot be opened, or the budget is too small.
     """
-    speed = _measured(run)
+    speed = _measured(run, measured_seconds(budget_s))
     left_s = budget_s - (time.monotonic() - begun)
     plan = within(run.experiment, speed, left_s, fine_tune=fine_tune)
     note(plan.text())
@@ -79,7 +79,8 @@ def fit_fine_tuning(run: RunDirectory, clock: Clock) -> RunDirectory:
         finalists = [e.measurement for e in pick_finalists(run, protocol_id(setup, run.supernet), note, setup.input_shape)]
         with working("measure the speed of the finalists"):
             fine_tuning = run.experiment.fine_tuning
-            step_s = sum(measured_step(setup, SearchSpace.of(f.architecture), fine_tuning) for f in finalists)
+            seconds = measured_seconds(clock.budget_s)
+            step_s = sum(measured_step(setup, SearchSpace.of(f.architecture), fine_tuning, seconds) for f in finalists)
         selected, alone = finalists[0], sum(finalist.seconds for finalist in finalists)
         images = len(setup.images.splits["test"]) + selected.images
         measurement_s = ((2 * ALONE + FRONT_POINTS) * selected.seconds + ALONE * alone) * images / selected.images
@@ -118,6 +119,6 @@ def fit_training(experiment: Experiment, folder: Path, budget_s: float, *, begun
     return epochs
 
 
-def _measured(run: RunDirectory) -> Speed:
+def _measured(run: RunDirectory, seconds: float = MEASURED_SECONDS) -> Speed:
     with working("measure the speed of training and search on this machine"):
-        return measure_speed(open_experiment(run.experiment, run.datasets))
+        return measure_speed(open_experiment(run.experiment, run.datasets), seconds)

@@ -91,6 +91,7 @@ def open_to_write(path: Path) -> sqlite3.Connection:
     Raises:
         UserError: The file is not an archive, or its folder does not exist or is not writable.
     """
+    _check_regular(path)
     with ExitStack() as on_error:
         try:
             db = _connected(path)
@@ -121,6 +122,17 @@ def open_to_write(path: Path) -> sqlite3.Connection:
     return db
 
 
+def _check_regular(path: Path) -> None:
+    """Check that an archive and the files that SQLite keeps beside it are regular files. Opening a named pipe may never end.
+
+    Raises:
+        UserError: One of them is something else.
+    """
+    for file in (path, *(path.with_name(f"{path.name}{suffix}") for suffix in ("-wal", "-shm", "-journal"))):
+        if file.exists() and not file.is_file():
+            raise UserError(f"{file}: not a file; move it away, and restore a copy of the archive if there is one")
+
+
 def _connected(path: Path) -> sqlite3.Connection:
     """Connect to an archive. A new file has the permissions of the user's umask; SQLite's own cannot be written by a group."""
     if path != IN_MEMORY and not path.exists() and os.access(path.parent, os.W_OK):
@@ -140,6 +152,7 @@ def open_to_read(path: Path) -> sqlite3.Connection:
     Raises:
         UserError: The file is not an archive, or cannot be read.
     """
+    _check_regular(path)
     try:
         path.open("rb").close()
     except OSError as error:

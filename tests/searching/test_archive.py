@@ -681,3 +681,15 @@ def test_an_archive_that_cannot_be_opened_is_closed(path: Path) -> None:
         archive_file.open_to_write(path)
     assert caught.value.__context__ is not None  # the traceback, which would keep the connection
     assert [file.name for file in path.parent.iterdir()] == [path.name]
+
+
+@pytest.mark.parametrize("read_only", [False, True])
+@pytest.mark.parametrize("suffix", ["", "-wal", "-shm", "-journal"])
+def test_a_named_pipe_in_place_of_a_file_is_an_error_of_one_line(path: Path, suffix: str, read_only: bool) -> None:
+    """Opening it would wait for ever."""
+    if suffix:
+        Archive(path, "p", CONVENTIONS["exact"]).close()
+    pipe = path.with_name(f"{path.name}{suffix}")
+    os.mkfifo(pipe)
+    message = one_line_error(lambda: Archive(path, "p", CONVENTIONS["exact"], read_only=read_only))
+    assert message == f"{pipe}: not a file; move it away, and restore a copy of the archive if there is one"
