@@ -192,6 +192,23 @@ class PairedComparison:
         return self.p_value_below < SIGNIFICANCE
 
 
+def paired_significantly_below(first: Sequence[bytes], second: bytes, images: int) -> NDArray[np.bool_]:
+    """Return which of several networks are less accurate than another one at the 5 % level: `PairedComparison` of each of them.
+
+    Args:
+        first: The mask of correct predictions of each of the N networks, as `pack_mask` returns it.
+        second: The mask of the other network, on the same images in the same order.
+        images: Number of images.
+
+    Returns:
+        A flag for each of the networks, `[N]`.
+    """
+    a, b = (np.frombuffer(mask, np.uint8).reshape(-1, len(second)) for mask in (b"".join(first), second))
+    used = np.packbits(np.arange(8 * len(second)) < images)  # the last byte may have more bits than there are images left
+    only_first, only_second = (np.bitwise_count(bits & used).sum(axis=1, dtype=np.int64) for bits in (a & ~b, b & ~a))
+    return bdtr(only_first, only_first + only_second, 0.5) < SIGNIFICANCE
+
+
 def unpaired_p_value_below(first: int, first_images: int, second: int, second_images: int) -> float:
     """One-sided p-value that an accuracy is below another one on other images: the pooled two-proportion z-test.
 

@@ -8,7 +8,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy.stats import binomtest, norm
 
-from autospike.statistics import Z_95, PairedComparison, pack_mask, unpaired_p_value_below, wilson_interval
+from autospike.statistics import (
+    Z_95,
+    PairedComparison,
+    pack_mask,
+    paired_significantly_below,
+    unpaired_p_value_below,
+    wilson_interval,
+)
 
 
 def test_z_is_the_quantile_of_the_normal_distribution() -> None:
@@ -40,6 +47,15 @@ def test_mcnemar_p_value_equals_the_binomial_test(only_first: int, only_second: 
 def test_five_images_against_none_are_significant(only_second: int, below: bool) -> None:
     """One-sided p-values 1/16 and 1/32."""
     assert PairedComparison(only_first=0, only_second=only_second, images=100).significantly_below is below
+
+
+@given(st.integers(1, 30), st.data())
+def test_many_comparisons_equal_one_after_the_other(images: int, data: st.DataObject) -> None:
+    """Also if the last byte has bits beyond the images, which no comparison reads."""
+    mask = st.binary(min_size=(images + 7) // 8, max_size=(images + 7) // 8)
+    masks, other = data.draw(st.lists(mask, max_size=5)), data.draw(mask)
+    expected = [PairedComparison.of(first, other, images).significantly_below for first in masks]
+    assert paired_significantly_below(masks, other, images).tolist() == expected
 
 
 def test_paired_interval_by_hand() -> None:

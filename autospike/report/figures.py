@@ -16,6 +16,7 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import LogLocator, NullFormatter
+from matplotlib.transforms import Bbox
 
 from autospike import files
 from autospike.energy.conventions import UJ_PER_MJ
@@ -44,7 +45,6 @@ STYLE: dict[Any, Any] = {
     "xtick.color": INK,
     "ytick.color": INK,
     "legend.frameon": False,
-    "savefig.bbox": "tight",
     "svg.hashsalt": "autospike",
 }
 
@@ -440,9 +440,21 @@ def save(figure: Figure, path: Path) -> None:
     Raises:
         UserError: A file cannot be written.
     """
-    for name, metadata in FORMATS.items():
-        with files.replacing(path.with_suffix(f".{name}")) as temporary, mpl.rc_context(STYLE):
-            figure.savefig(temporary, format=name, dpi=150, metadata=metadata)
+    with mpl.rc_context(STYLE):
+        box = _laid_out(figure)
+        for name, metadata in FORMATS.items():
+            with files.replacing(path.with_suffix(f".{name}")) as temporary:
+                figure.savefig(temporary, format=name, dpi=150, metadata=metadata, bbox_inches=box)
+
+
+def _laid_out(figure: Figure) -> Bbox:
+    """Lay a figure out once for all formats, and return the box in inches that contains what is drawn.
+
+    Drawing the figure to find this box takes as long as writing it, and `savefig` would do both for each format.
+    """
+    figure.draw_without_rendering()
+    figure.set_layout_engine("none")
+    return figure.get_tightbbox().padded(mpl.rcParams["savefig.pad_inches"])
 
 
 def paths(path: Path) -> list[Path]:

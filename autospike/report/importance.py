@@ -6,22 +6,20 @@ of R^2 on candidates that the forest has not seen, when the values of that gene 
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
-from sklearn.ensemble import ExtraTreesRegressor
-from sklearn.inspection import permutation_importance
-from sklearn.metrics import r2_score
-from sklearn.model_selection import train_test_split
 
 from autospike.randomness import keyed
 from autospike.space.architecture import Architecture
 from autospike.space.encoding import encode
 from autospike.space.search_space import SearchSpace
 from autospike.space.visitor import GenePath
+
+Floats = NDArray[np.float64]
 
 # Trees of a forest, repetitions of a permutation, share of the candidates that are held out, largest number of candidates.
 # Our choice.
@@ -55,25 +53,59 @@ def importance(space: SearchSpace, architectures: Sequence[str], quantities: Map
     return table.iloc[np.argsort(-table[list(quantities)].sum(axis=1).to_numpy(), kind="stable")].reset_index(drop=True)
 
 
-def _of_quantity(name: str, genes: NDArray[np.float64], values: NDArray[np.float64]) -> dict[str, Any]:
+def _of_quantity(name: str, genes: Floats, values: Floats) -> dict[str, Any]:
+    # Loaded here because it takes as long as a forest: other modules need only the names of this one.
+    from sklearn.ensemble import ExtraTreesRegressor
+    from sklearn.model_selection import train_test_split
+
     fit_genes, test_genes, fit_values, test_values = train_test_split(genes, values, test_size=HELD_OUT, random_state=0)
     forest = ExtraTreesRegressor(n_estimators=TREES, random_state=0).fit(fit_genes, fit_values)
-    found = permutation_importance(forest, test_genes, test_values, scoring=_r2, n_repeats=REPETITIONS, random_state=0)
-    return {
-        name: found.importances_mean,
-        f"{name}_deviation": found.importances_std,
-        f"{name}_r2": _r2(forest, test_genes, test_values),
-    }
+
+    def predict(rows: Floats) -> Floats:
+        """Predict as the forest, which checks its input again for each tree, and takes three times as long."""
+        read = np.ascontiguousarray(rows, dtype=np.float32)
+        return sum(tree.predict(read, check_input=False) for tree in forest.estimators_) / TREES
+
+    (r2,) = _r2(test_values, predict(test_genes)[None])
+    decreases = r2 - permuted_r2(predict, test_genes, test_values)
+    return {name: decreases.mean(axis=1), f"{name}_deviation": decreases.std(axis=1), f"{name}_r2": float(r2)}
 
 
-def _r2(forest: ExtraTreesRegressor, genes: NDArray[np.float64], values: NDArray[np.float64]) -> float:
-    """R^2 of the mean of the trees. `forest.score` checks its input again for each tree, and takes three times as long."""
-    read = np.ascontiguousarray(genes, dtype=np.float32)
-    predicted = sum(tree.predict(read, check_input=False) for tree in forest.estimators_) / len(forest.estimators_)
-    return float(r2_score(values, predicted))
+def permuted_r2(predict: Callable[[Floats], Floats], genes: Floats, values: Floats) -> Floats:
+    """Compute R^2 with the values of one gene shuffled, for each gene and repetition.
+
+    The permutations are those of `sklearn.inspection.permutation_importance`, which predicts each repetition on its own.
+
+    Args:
+        predict: Predicts values from the genes of candidates, `[M, G]`.
+        genes: The genes of N candidates, `[N, G]`.
+        values: The true values, `[N]`.
+
+    Returns:
+        R^2, `[G, REPETITIONS]`.
+    """
+    rng, order = np.random.RandomState(np.random.RandomState(0).randint(2**31)), np.arange(len(values))
+    shuffled, orders = order.copy(), []
+    for _ in range(REPETITIONS):
+        rng.shuffle(shuffled)
+        order = order[shuffled]  # each repetition permutes the result of the one before it
+        orders.append(order)
+    found = np.empty((genes.shape[1], REPETITIONS))
+    for gene in range(genes.shape[1]):
+        rows = np.tile(genes, (REPETITIONS, 1))
+        rows[:, gene] = genes[np.concatenate(orders), gene]
+        found[gene] = _r2(values, predict(rows).reshape(REPETITIONS, -1))
+    return found
 
 
-def _features(space: SearchSpace, architectures: Sequence[Architecture]) -> tuple[list[str], NDArray[np.float64]]:
+def _r2(values: Floats, predicted: Floats) -> Floats:
+    """R^2 of each of R predictions of the same values, `[R, N]` of `[N]`."""
+    from sklearn.metrics import r2_score
+
+    return r2_score(np.broadcast_to(values, predicted.shape).T, predicted.T, multioutput="raw_values")
+
+
+def _features(space: SearchSpace, architectures: Sequence[Architecture]) -> tuple[list[str], Floats]:
     """Names of the genes that differ between candidates, and their values `[N, genes]`; a gene that a candidate lacks is -1."""
     encoding = encode(space, architectures)
     values = np.nan_to_num(encoding.values, nan=-1.0)

@@ -26,7 +26,7 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from autospike.energy.conventions import DEFAULT, MJ_PER_PJ, Convention, Energy
-from autospike.energy.counts import to_rows
+from autospike.energy.counts import LayerCount, to_rows
 from autospike.errors import UserError
 from autospike.measurement import Evaluation, Latency
 from autospike.searching import archive_file
@@ -36,6 +36,7 @@ from autospike.searching.archived_row import (
     EVALUATION,
     LATENCY,
     PROBLEM,
+    counts_of,
     energy_of,
     evaluation_of,
     is_named_by,
@@ -60,6 +61,13 @@ TABLE = (
     "score",
     "mean_time_steps",
 )
+
+# Those with text.
+TEXT = ("architecture", "id", "convention")
+
+# A condition on the rows of some architectures and a protocol. The ids are one parameter, a JSON array: SQLite limits the number of
+# parameters.
+NAMED = "architecture_id IN (SELECT value FROM json_each(?)) AND protocol_id = ?"
 
 
 class Archive:
@@ -138,6 +146,35 @@ class Archive:
         found = self._evaluations("architecture_id = ? AND protocol_id = ?", architecture_id, self.protocol_id)
         return found[0] if found else None
 
+    def get_all_by_id(self, architecture_ids: Sequence[str]) -> dict[str, Evaluation]:
+        """Return the evaluations of several architectures.
+
+        Args:
+            architecture_ids: The ids of the architectures.
+
+        Returns:
+            The evaluation of each architecture that was measured under this protocol, by its id, in the given order.
+        """
+        found = {e.measurement.architecture.id: e for e in self._evaluations(NAMED, json.dumps(architecture_ids), self.protocol_id)}
+        return {name: found[name] for name in architecture_ids if name in found}
+
+    def counts(self, architecture_ids: Sequence[str]) -> dict[str, tuple[LayerCount, ...]]:
+        """Return the operation counts of several architectures, without reading the rest of their evaluations.
+
+        Args:
+            architecture_ids: The ids of the architectures.
+
+        Returns:
+            The counts of each architecture that was measured under this protocol, by its id, in the given order.
+        """
+        found = {}
+        for rowid, _, name, packed in self._sound("counts", NAMED, json.dumps(architecture_ids), self.protocol_id):
+            try:
+                found[name] = counts_of(packed)
+            except DAMAGE as error:
+                self._leave_out(rowid, f"its counts are damaged ({_line(error)})")
+        return {name: found[name] for name in architecture_ids if name in found}
+
     def all(self) -> list[Evaluation]:
         """Return all evaluations of this protocol, in the order of measurement."""
         return self._evaluations("protocol_id = ?", self.protocol_id)
@@ -159,7 +196,9 @@ class Archive:
         rows = self._sound(f"{', '.join(TABLE)}, free", "protocol_id = ?", self.protocol_id)
         columns: tuple[Any, ...] = tuple(zip(*rows, strict=True)) or ((),) * (len(TABLE) + 4)
         names = ("rowid", "architecture", "id", *TABLE, "free")
-        frame = pd.DataFrame(dict(zip(names, columns, strict=True))).set_index("rowid")
+        # Texts stay Python objects: pandas would copy all of them to arrays of another form, and back where they are used.
+        text = {name: pd.Series(column, dtype=object) for name, column in zip(names, columns, strict=True) if name in TEXT}
+        frame = pd.DataFrame(dict(zip(names, columns, strict=True)) | text).set_index("rowid")
         numbers = {name: pd.to_numeric(frame[name], errors="coerce").astype(float) for name in ("macs", "acs", "energy_mj")}
         fraction = frame["correct"].astype(float) / frame["images"].astype(float)
         frame = frame.assign(**numbers, accuracy=fraction.where(frame["score"].isna(), frame["accuracy"].astype(float)))

@@ -86,6 +86,24 @@ def energy_of(counts: bytes, convention: Convention) -> Energy:
     return energy(cast("Sequence[LayerCount]", layers), convention)
 
 
+def counts_of(packed: bytes) -> tuple[LayerCount, ...]:
+    """Read the column `counts`.
+
+    Args:
+        packed: The column.
+
+    Returns:
+        The operation counts of the layers.
+
+    Raises:
+        DAMAGE: They are damaged.
+    """
+    counts = from_rows(json.loads(zlib.decompress(packed)))
+    for count in counts:
+        sum(count.acs, sum(count.rate, count.macs * count.time_steps))  # fails unless all of them are numbers
+    return counts
+
+
 # The columns that `evaluation_of` reads.
 EVALUATION = (
     "architecture",
@@ -163,7 +181,7 @@ def evaluation_of(row: Sequence[Any], convention: Convention) -> Evaluation:
         architecture=Architecture.from_json(architecture),
         correct=correct,
         images=images,
-        counts=from_rows(json.loads(zlib.decompress(counts))),
+        counts=counts_of(counts),
         params=params,
         seconds=seconds,
         correct_mask=correct_mask or b"",

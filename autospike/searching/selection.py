@@ -9,6 +9,7 @@ from dataclasses import dataclass, field, replace
 
 import pandas as pd
 
+from autospike import statistics
 from autospike.config import Experiment, ExportConfig, SearchConfig
 from autospike.energy.conventions import UJ_PER_MJ
 from autospike.errors import UserError
@@ -105,7 +106,16 @@ def _cheapest_within_noise(choices: Choices) -> int:
     complete = [i for i, count in enumerate(choices.images) if count == images]
     best = complete[_most_accurate(choices.at(complete))]
     by_energy = sorted(complete, key=lambda i: (choices.points[i][1], -choices.points[i][0]))
-    return next(i for i in by_energy if i == best or not significantly_below(choices, i, best))
+    below = _all_significantly_below(choices, by_energy, best)
+    return next(i for i, flag in zip(by_energy, below, strict=True) if i == best or not flag)
+
+
+def _all_significantly_below(choices: Choices, first: Sequence[int], second: int) -> Iterator[bool]:
+    """Return `significantly_below` for each of several candidates; computed together if all have masks of one length."""
+    masks = [choices.correct_masks[i] for i in first]
+    if any(choices.without) or {len(mask) for mask in masks} != {len(choices.correct_masks[second])} or not all(masks):
+        return (significantly_below(choices, i, second) for i in first)
+    return iter(statistics.paired_significantly_below(masks, choices.correct_masks[second], choices.images[second]).tolist())
 
 
 def significantly_below(choices: Choices, first: int, second: int) -> bool:

@@ -15,6 +15,7 @@ from pydantic import ValidationError
 
 from autospike.config import FitnessConfig, SearchConfig
 from autospike.energy.break_even import break_even
+from autospike.energy.columns import CountColumns
 from autospike.energy.conventions import (
     CONVENTIONS,
     COSTS,
@@ -249,6 +250,18 @@ def test_energies_of_layers_add_up(counts: list[LayerCount], convention: Convent
     assert total.energy_mj == pytest.approx(
         (convention.costs.pj_per_mac * total.macs + convention.costs.pj_per_ac * total.acs) * 1e-9, rel=1e-9
     )
+
+
+@few_examples
+@given(st.lists(many_counts, max_size=4), any_convention, st.sampled_from(["", "/image-every-step", "/head-every-step"]))
+def test_energies_of_several_networks_equal_those_of_each(
+    networks: list[list[LayerCount]], base: Convention, modifier: str
+) -> None:
+    convention = convention_of(base.name + modifier)
+    found = CountColumns.of(networks).energies(convention)
+    for name in ("macs", "acs", "energy_mj"):
+        expected = [getattr(energy(counts, convention), name) for counts in networks]
+        assert getattr(found, name).tolist() == pytest.approx(expected, rel=1e-12)
 
 
 @few_examples

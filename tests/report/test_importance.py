@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import random
 
+import numpy as np
 import pytest
 from searches import WIDE
+from sklearn.inspection import permutation_importance
+from sklearn.linear_model import LinearRegression
 
-from autospike.report.importance import gene_at, importance
+from autospike.report.importance import REPETITIONS, gene_at, importance, permuted_r2
 from autospike.space.architecture import Architecture
 from autospike.space.search_space import SearchSpace
 
@@ -56,3 +59,21 @@ def test_names_of_genes_count_from_one() -> None:
     assert gene_at(("stages", 0, "blocks", 2, "neuron", "tau")) == "stage 1 block 3 neuron.tau"
     assert gene_at(("stages", 1, "embed_dim")) == "stage 2 embed_dim"
     assert gene_at(("time_steps",)) == "time_steps"
+
+
+def test_genes_are_permuted_as_scikit_learn_does() -> None:
+    """A linear model, whose predictions do not depend on the other rows, predicts all repetitions at once."""
+    rng = np.random.default_rng(0)
+    genes, weights = rng.normal(size=(60, 4)), np.array([0.0, 1.0, 2.0, 4.0])
+    values = genes @ weights + rng.normal(size=60)
+    model = LinearRegression().fit(genes, values)
+    expected = permutation_importance(model, genes, values, scoring="r2", n_repeats=REPETITIONS, random_state=0)
+    found = model.score(genes, values) - permuted_r2(model.predict, genes, values)
+    assert found == pytest.approx(expected.importances, abs=1e-12)
+
+
+def test_a_quantity_that_all_candidates_share_depends_on_no_gene() -> None:
+    architectures = drawn(40)
+    table = importance(SPACE, written(architectures), {"constant": [0.5] * 40})
+    assert set(table["constant"]) == {0.0}
+    assert set(table["constant_r2"]) == {1.0}

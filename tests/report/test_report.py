@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any, Literal
 from xml.etree import ElementTree
 
+import numpy as np
 import pandas as pd
 import pytest
 import yaml
@@ -120,6 +121,20 @@ def undominated(evaluations: list[Evaluation]) -> set[tuple[int, float]]:
         for correct, energy in points
         if not any(c >= correct and e <= energy and (c, e) != (correct, energy) for c, e in points)
     }
+
+
+def test_csv_is_written_as_pandas_writes_it() -> None:
+    table = pd.DataFrame(
+        {
+            "number": [0.1, 1e-12, np.nan, np.inf],
+            "count": [1, 2, 3, 10**12],
+            "flag": [True, False, True, False],
+            "text": ['{"a":[1,"b"]}', "plain", "two\nlines", ""],
+            "gap": [None, 2.5, "x", float("nan")],
+        }
+    )
+    assert tables.to_csv(table) == table.to_csv(index=False)
+    assert tables.to_csv(table.iloc[:0]) == table.iloc[:0].to_csv(index=False)
 
 
 def test_candidates_have_the_documented_columns() -> None:

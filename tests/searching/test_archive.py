@@ -20,6 +20,7 @@ from hypothesis import strategies as st
 from read_only import run_read_only
 
 from autospike.energy.conventions import CONVENTIONS, Convention, energy
+from autospike.energy.counts import to_rows
 from autospike.errors import UserError
 from autospike.measurement import Evaluation, Measurement
 from autospike.searching import archive_file
@@ -138,6 +139,26 @@ def test_a_measurement_is_readable_after_reopening_the_archive(path: Path) -> No
     archive.add([evaluation()])
     archive.close()
     assert Archive(path, "p").get(ONE) == evaluation()
+
+
+def test_several_architectures_are_read_in_the_order_of_their_ids(path: Path) -> None:
+    archive = Archive(path, "p")
+    archive.add([evaluation(ONE), evaluation(TWO, correct=3), evaluation(THREE)])
+    Archive(path, "q").add([evaluation(small())])
+    names = [THREE.id, "unknown", small().id, TWO.id]
+    assert list(archive.get_all_by_id(names).items()) == [(THREE.id, evaluation(THREE)), (TWO.id, evaluation(TWO, correct=3))]
+    expected = [(a.id, evaluation(a).measurement.counts) for a in (THREE, TWO)]
+    assert list(archive.counts(names).items()) == expected
+    assert archive.counts([]) == {}
+
+
+@pytest.mark.parametrize("counts", ['[{"layer": "a"}]', "[7]", None])
+def test_damaged_counts_are_left_out(path: Path, counts: str | None) -> None:
+    rows = [{**row, "acs": ["many"]} for row in to_rows(evaluation().measurement.counts)]
+    with_damage(path, f"counts = x'{zlib.compress((counts or json.dumps(rows)).encode()).hex()}'")
+    archive = Archive(path, "p", read_only=True)
+    assert [*archive.counts([ONE.id, TWO.id, THREE.id])] == [ONE.id, THREE.id]
+    assert "row 2 is damaged: its counts are damaged" in (archive.damage() or "")
 
 
 def test_an_unmeasured_architecture_is_not_found(path: Path) -> None:

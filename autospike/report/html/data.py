@@ -18,10 +18,11 @@ import numpy as np
 import pandas as pd
 
 from autospike import __version__, files
-from autospike.energy.conventions import CONVENTIONS, COSTS, MEMORY, Convention, Energy, energy
+from autospike.energy.columns import CountColumns, Energies
+from autospike.energy.conventions import CONVENTIONS, COSTS, MEMORY, Convention
 from autospike.energy.counts import LayerCount
 from autospike.errors import UserError
-from autospike.measurement import Evaluation, Measurement
+from autospike.measurement import Evaluation
 from autospike.objectives import Objective, Objectives, objectives_of
 from autospike.pareto import on_front
 from autospike.report import tables
@@ -71,14 +72,14 @@ def page_data(
                 raise UserError(f"{run.archive}: no candidates yet; run: autospike search {run.folder}")
             table = tables.candidates_of(with_objectives(archive, archived, objectives), objectives)
         kept = _kept((table["on_front"] | (table["id"] == space.largest().id)).tolist(), limit)
-        found = {name: archive.get_by_id(name) for name in table["id"].iloc[kept].tolist()}
+        names = table["id"].iloc[kept].tolist()
+        evaluations = {} if objectives.keys() <= {*tables.COLUMNS} else archive.get_all_by_id(names)
+        counts = {name: e.measurement.counts for name, e in evaluations.items()} or archive.counts(names)
     finally:
         archive.close()
-    evaluations = {name: evaluation for name, evaluation in found.items() if evaluation is not None}
-    shown = table.set_index("id").loc[list(evaluations)]
-    totals = {
-        name: [energy(e.measurement.counts, convention) for e in evaluations.values()] for name, convention in CONVENTIONS.items()
-    }
+    shown = table.set_index("id").loc[[*counts]]
+    columns = CountColumns.of([*counts.values()])
+    totals = {name: columns.energies(convention) for name, convention in CONVENTIONS.items()}
     selected = _optional(run.export / "report.json")
     return {
         "title": f"Search on {run.experiment.data.name}",
@@ -89,7 +90,7 @@ def page_data(
         "conventions": [_convention(convention) for convention in CONVENTIONS.values()],
         "costs": [_costs(costs) for costs in COSTS.values()],
         "objectives": _objectives(objectives, shown),
-        **_candidates(shown, evaluations, totals),
+        **_candidates(shown, counts, totals),
         "reference": _reference(run),
         "selected": selected.get("architecture_id"),
         "searches": _searches(proposals, algorithms, shown, list(evaluations.values()), totals, space.largest().id, objectives),
@@ -164,10 +165,9 @@ def _rounded(values: Sequence[float], digits: int = 7) -> list[float]:
 
 
 def _candidates(
-    shown: pd.DataFrame, evaluations: Mapping[str, Evaluation], totals: Mapping[str, Sequence[Energy]]
+    shown: pd.DataFrame, counts: Mapping[str, tuple[LayerCount, ...]], totals: Mapping[str, Energies]
 ) -> dict[str, Any]:
     """Columns of the candidates, their architectures without T, and the counts by layer of those on a front."""
-    measurements = {name: e.measurement for name, e in evaluations.items()}
     architectures: dict[str, int] = {}
     numbers = []
     for text in shown["architecture"]:
@@ -176,29 +176,31 @@ def _candidates(
     counted = {name: of for name, of in totals.items() if name not in COUNTED_AS}
     fronts = set[str]()
     for of in counted.values():
-        points = list(zip(shown["accuracy"].tolist(), [t.energy_mj for t in of], strict=True))
-        fronts |= {name for name, flag in zip(measurements, on_front(points), strict=True) if flag}
+        points = list(zip(shown["accuracy"].tolist(), of.energy_mj.tolist(), strict=True))
+        fronts |= {name for name, flag in zip(counts, on_front(points), strict=True) if flag}
     return {
         "candidates": {
-            "id": list(measurements),
-            "accuracy": [m.accuracy for m in measurements.values()],
-            "interval": [list(m.accuracy_interval) for m in measurements.values()],
-            "params": [m.params for m in measurements.values()],
-            "time_steps": [m.architecture.time_steps for m in measurements.values()],
+            "id": [*counts],
+            **{name: shown[name].tolist() for name in ("accuracy", "params", "time_steps")},
+            "interval": np.column_stack(tables.accuracy_intervals(shown)).tolist(),
             "architecture": numbers,
-            **_exits(list(measurements.values())),
-            "operations": {name: [_rounded([t.macs for t in of]), _rounded([t.acs for t in of])] for name, of in counted.items()},
+            **_exits(shown),
+            "operations": {name: [_rounded(of.macs.tolist()), _rounded(of.acs.tolist())] for name, of in counted.items()},
         },
         "architectures": [json.loads(text) for text in architectures],
-        "layers": {name: _layers(m.counts) for name, m in measurements.items() if name in fronts},
+        "layers": {name: _layers(layers) for name, layers in counts.items() if name in fronts},
     }
 
 
-def _exits(measurements: Sequence[Measurement]) -> dict[str, Any]:
+def _exits(shown: pd.DataFrame) -> dict[str, Any]:
     """Exit margin and mean T of each candidate, null without early exit; nothing if none has it."""
-    margins = [None if m.mean_time_steps is None else m.architecture.exit_margin for m in measurements]
-    found = {"exit_margin": margins, "mean_time_steps": [m.mean_time_steps for m in measurements]}
-    return found if any(margin is not None for margin in margins) else {}
+    if tables.ESTIMATE not in shown:
+        return {}
+    exits = shown[tables.ESTIMATE].tolist()
+    return {
+        name: [value if flag else None for value, flag in zip(shown[name].tolist(), exits, strict=True)]
+        for name in tables.EXIT_COLUMNS
+    }
 
 
 def _layers(counts: Sequence[LayerCount]) -> list[dict[str, Any]]:
@@ -225,19 +227,20 @@ def _searches(
     algorithms: Mapping[str, str],
     shown: pd.DataFrame,
     evaluations: Sequence[Evaluation],
-    totals: Mapping[str, Sequence[Energy]],
+    totals: Mapping[str, Energies],
     largest: str,
     objectives: Objectives,
 ) -> list[dict[str, Any]]:
     """Number of proposed candidates and hypervolume after each generation of each search, under each convention.
 
-    In a thinned page the hypervolume is that of the candidates in it.
+    In a thinned page the hypervolume is that of the candidates in it. `evaluations` are those of the candidates if an objective is
+    no column of every table of candidates.
     """
     by_convention = {}
     for name, of in totals.items() if largest in shown.index else ():
-        table = shown.assign(energy_mj=[total.energy_mj for total in of]).reset_index()
+        table = shown.assign(energy_mj=of.energy_mj).reset_index()
         for objective in objectives.keys() - set(tables.COLUMNS):
-            counted = (replace(e, energy=total) for e, total in zip(evaluations, of, strict=True))
+            counted = (replace(e, energy=e.measurement.energy(CONVENTIONS[name])) for e in evaluations)
             table[objective] = [_value(objectives[objective], e) for e in counted]
         by_convention[name] = table, tables.Box.of(table, objectives, largest)
     found = []
