@@ -18,6 +18,8 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from datetime import UTC, datetime
 from functools import partial
+from itertools import groupby
+from operator import itemgetter
 from pathlib import Path
 from typing import Any
 
@@ -29,6 +31,7 @@ from autospike.energy.conventions import DEFAULT, MJ_PER_PJ, Convention, Energy
 from autospike.energy.counts import LayerCount, to_rows
 from autospike.errors import UserError
 from autospike.measurement import Evaluation, Latency
+from autospike.memory.allocator import gc_disabled
 from autospike.searching import archive_file
 from autospike.searching.archived_row import (
     ADDED_COLUMNS,
@@ -191,6 +194,7 @@ class Archive:
         """
         return self._table()[0]
 
+    @gc_disabled()
     def _table(self) -> tuple[pd.DataFrame, NDArray[np.bool_]]:
         """The table, and for each of its rows whether its energy is not that of the columns."""
         rows = self._sound(f"{', '.join(TABLE)}, free", "protocol_id = ?", self.protocol_id)
@@ -248,11 +252,10 @@ class Archive:
             self._db.text_factory = partial(str, encoding="utf-8", errors="replace")
         checksums = dict(self._read("SELECT evaluation, crc32 FROM checksums"))
         unpacked = []
-        for rowid, _, _, counts in self._sound("counts", "protocol_id = ?", self.protocol_id):
-            checksum = zlib.crc32(counts)
+        for rowid, _, _, checksum in self._sound(archive_file.CHECKSUM, "protocol_id = ?", self.protocol_id):
             if checksums.get(rowid) != checksum:  # of an older version, renumbered by VACUUM, or damaged
                 try:
-                    zlib.decompress(counts)
+                    zlib.decompress(self._packed_counts(rowid))
                     unpacked.append((rowid, checksum))
                 except zlib.error as error:
                     self._leave_out(rowid, f"its counts are damaged ({_line(error)})")
@@ -387,13 +390,13 @@ class Archive:
         )
         rows = self._read(query, self.protocol_id)
         found: dict[str, list[list[str]]] = {}
-        for search_id, generation, architecture_id in rows:
+        for (search_id, generation), proposed in groupby(rows, key=itemgetter(0, 1)):
             generations = found.setdefault(search_id, [])
             if generation > len(rows):  # a generation has at least one candidate, so the number is damaged
                 continue
             while len(generations) <= generation:
                 generations.append([])
-            generations[generation].append(architecture_id)
+            generations[generation] += [architecture_id for *_, architecture_id in proposed]
         return found
 
     def algorithms(self) -> dict[str, str]:
@@ -437,7 +440,7 @@ class Archive:
         generation = rows[0][0]
         missing = (
             "SELECT count(*) FROM proposals LEFT JOIN evaluations USING (architecture_id, protocol_id) "
-            "WHERE search_id = ? AND proposals.protocol_id = ? AND proposals.generation <= ? AND evaluations.params IS NULL"
+            "WHERE search_id = ? AND proposals.protocol_id = ? AND proposals.generation <= ? AND evaluations.rowid IS NULL"
         )
         if self._read(missing, *key, generation) != [(0,)]:
             return None
@@ -501,6 +504,7 @@ class Archive:
                 query = re.sub(rf"\b{name}\b", ADDED_COLUMNS[name], query)
         return query
 
+    @gc_disabled()
     def _sound(self, columns: str, where: str, *values: object) -> list[tuple[Any, ...]]:
         """Row id, architecture, its id, and columns of each row that is not damaged. Damaged ones are added to `damaged`."""
         query = self._without_missing_columns(f"{PROBLEM}, rowid, architecture, architecture_id, {columns}")
@@ -535,11 +539,15 @@ class Archive:
                 self._leave_out(rowid, f"its counts are damaged ({_line(error)})")
         return found
 
+    def _packed_counts(self, rowid: int) -> bytes:
+        """The column `counts` of a row."""
+        (counts,) = self._db.execute("SELECT counts FROM evaluations WHERE rowid = ?", (rowid,)).fetchone()
+        return counts
+
     def _energy(self, rowid: int) -> Energy | None:
         """Energy of a row from its counts; None if they are damaged."""
         try:
-            (counts,) = self._db.execute("SELECT counts FROM evaluations WHERE rowid = ?", (rowid,)).fetchone()
-            return energy_of(counts, self.convention)
+            return energy_of(self._packed_counts(rowid), self.convention)
         except (*DAMAGE, sqlite3.DatabaseError) as error:
             self._leave_out(rowid, f"its counts are damaged ({_line(error)})")
             return None

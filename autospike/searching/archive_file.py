@@ -6,6 +6,7 @@ import os
 import shutil
 import sqlite3
 import tempfile
+import zlib
 from collections.abc import Iterator
 from contextlib import ExitStack
 from pathlib import Path
@@ -73,6 +74,9 @@ CREATE TABLE IF NOT EXISTS checksums (
     crc32           INTEGER NOT NULL -- of the counts, which take longer to unpack
 );
 """
+# The checksum of the counts of a row, as SQL; NULL if they are not a blob. It is computed as the row is read, so that the counts of
+# all rows are never in memory together.
+CHECKSUM = "CASE WHEN typeof(counts) = 'blob' THEN crc32(counts) END"
 # SQLite's name of a database in memory.
 IN_MEMORY = Path(":memory:")
 # What `rebuild` copies. A population is useless if only a part of it can be read; without one, a search is replayed.
@@ -137,7 +141,9 @@ def _connected(path: Path) -> sqlite3.Connection:
     """Connect to an archive. A new file has the permissions of the user's umask; SQLite's own cannot be written by a group."""
     if path != IN_MEMORY and not path.exists() and os.access(path.parent, os.W_OK):
         path.touch()
-    return sqlite3.connect(path, isolation_level=None, timeout=60)
+    db = sqlite3.connect(path, isolation_level=None, timeout=60)
+    db.create_function("crc32", 1, zlib.crc32, deterministic=True)
+    return db
 
 
 def open_to_read(path: Path) -> sqlite3.Connection:
