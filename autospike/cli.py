@@ -315,7 +315,7 @@ def plot(
     from autospike.energy.conventions import convention_of
     from autospike.run_directory import RunDirectory
 
-    plot(RunDirectory.resume(run), convention_of(energy) if energy else None, out)
+    plot(RunDirectory.resume(run), convention_of(energy) if energy else None, out, second_process=True)
 
 
 @app.command()
@@ -524,7 +524,7 @@ def run_all(
         if not no_fine_tune:
             fine_tune(started)
         export(started, started.export)
-        plot(started)
+        plot(started, second_process=True)
 
 
 @app.command(name="import")

@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 from filelock import FileLock
 from matplotlib.figure import Figure
+from matplotlib.transforms import Bbox
 
 
 def made_once(name: str, make: Callable[[Path], None], factory: pytest.TempPathFactory) -> Path:
@@ -43,8 +44,10 @@ def call(*args: object) -> None:
 
 @contextmanager
 def without_figures() -> Iterator[None]:
-    """Replace matplotlib's `savefig`, which takes most of the time of many commands: files of figures are empty."""
+    """Replace matplotlib's layout and `savefig`, which take most of the time of many commands: files of figures are empty."""
     with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Figure, "draw_without_rendering", lambda _figure: None)
+        patch.setattr(Figure, "get_tightbbox", lambda _figure: Bbox.unit())
         patch.setattr(Figure, "savefig", lambda _figure, path, **_settings: Path(path).touch())
         yield
 

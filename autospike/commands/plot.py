@@ -3,25 +3,32 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from concurrent.futures import Executor
+from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass, replace
 from functools import partial
+from importlib import import_module
 from pathlib import Path
 from typing import Any, TypeVar
 
 import numpy as np
 import pandas as pd
+from matplotlib.figure import Figure
 
 from autospike import files
 from autospike.console import note
 from autospike.energy.conventions import Convention
 from autospike.errors import UserError
+from autospike.execution.worker_process import ThisProcess, WorkerProcess
+from autospike.memory.allocator import gc_disabled
 from autospike.objectives import Objectives, objectives_of, titles
+from autospike.process import available_cores
 from autospike.report import comparison, comparison_figure, figures, paper, tables
 from autospike.report.comparison import RIVAL_NAMES, kind_of
 from autospike.report.figures import Curve, Point
 from autospike.report.html.data import page_data
 from autospike.report.html.page import page
-from autospike.report.importance import importance
+from autospike.report.importance import importance, sample
 from autospike.report.measured_networks import point_of, reference_curve, single
 from autospike.run_directory import RunDirectory
 from autospike.searching.archive import Archive
@@ -30,8 +37,11 @@ from autospike.searching.objective_columns import with_objectives
 from autospike.searching.selection import pick_row, with_fitness
 from autospike.statistics import jackknife_interval, wilson_interval
 
+# With fewer candidates, a second process takes longer to start than it saves.
+MANY_CANDIDATES = 10_000
 
-def plot(run: RunDirectory, convention: Convention | None = None, out: Path | None = None) -> None:
+
+def plot(run: RunDirectory, convention: Convention | None = None, out: Path | None = None, *, second_process: bool = False) -> None:
     """Write figures and tables to RUN/report, or to RUN/report/CONVENTION under another convention than that of the search.
 
     The run itself is only read.
@@ -40,24 +50,55 @@ def plot(run: RunDirectory, convention: Convention | None = None, out: Path | No
         run: A searched run.
         convention: The energy convention; that of the search if None.
         out: The folder to write to instead.
+        second_process: Compute the importance of genes and write the figures of a large archive in a second process. It imports the
+            main module of this one again, which a script must expect (see `multiprocessing`).
 
     Raises:
         UserError: Nothing was searched yet, or a file cannot be written.
     """
-    report = SearchReport.of(run, convention or run.experiment.search.energy_convention)
+    try:
+        with _executor(run) if second_process else ThisProcess() as executor, gc_disabled():
+            report = _plotted(run, convention or run.experiment.search.energy_convention, out, executor)
+    except BrokenProcessPool:
+        raise UserError("plot: its second process was killed, for example for lack of memory; run the same command again") from None
+    if report.damage is not None:
+        note(f"plot: {report.damage}")
+    on_front = int(report.candidates["on_front"].sum())
+    note(f"plot: {len(report.candidates)} candidates, {on_front} on the front under `{report.convention}`; see {report.folder}")
+
+
+def _executor(run: RunDirectory) -> Executor:
+    """A worker process where it saves time, otherwise this process."""
+    archive = Archive.newest(run.existing_archive())
+    try:
+        worth_it = archive.count() >= MANY_CANDIDATES and available_cores() > 1
+    finally:
+        archive.close()
+    return WorkerProcess(_import, "sklearn.ensemble", "sklearn.model_selection", figures.__name__) if worth_it else ThisProcess()
+
+
+def _import(*modules: str) -> None:
+    """Import modules that take long to load."""
+    for name in modules:
+        import_module(name)
+
+
+def _plotted(run: RunDirectory, convention: Convention, out: Path | None, executor: Executor) -> SearchReport:
+    """Write figures, tables and the page together, or none of them; see `plot`."""
+    report = SearchReport.of(run, convention, executor)
     if out is not None:
         report = replace(report, folder=out)
     files.check_writable(report.folder, "--out")
     same = report.convention == run.experiment.search.energy_convention.name  # the page is of the convention of the search
     table, gene_importance = (report.candidates, report.importance) if same else (None, None)
-    html = page(page_data(run, table=table, gene_importance=gene_importance))
-    with files.replacing_all(report.folder) as temporary:
-        replace(report, folder=temporary).write()
+    with files.replacing_all(report.folder) as temporary, executor:  # the executor writes to the folder, so it ends first
+        drawn = [executor.submit(figures.save, figure, temporary / name) for name, figure in report.figures().items()]
+        html = page(page_data(run, table=table, gene_importance=gene_importance))
         files.write_text(temporary / "report.html", html)
-    if report.damage is not None:
-        note(f"plot: {report.damage}")
-    on_front = int(report.candidates["on_front"].sum())
-    note(f"plot: {len(report.candidates)} candidates, {on_front} on the front under `{report.convention}`; see {report.folder}")
+        replace(report, folder=temporary).write_tables()
+        for figure in drawn:
+            figure.result()
+    return report
 
 
 Found = TypeVar("Found")
@@ -99,12 +140,13 @@ class SearchReport:
     damage: str | None = None
 
     @classmethod
-    def of(cls, run: RunDirectory, convention: Convention) -> SearchReport:
+    def of(cls, run: RunDirectory, convention: Convention, executor: Executor | None = None) -> SearchReport:
         """Compute the tables from the archive and from the measurement of the reference network.
 
         Args:
             run: A searched run.
             convention: The energy convention.
+            executor: Computes the importance of genes; this process if None.
 
         Returns:
             The tables.
@@ -124,12 +166,14 @@ class SearchReport:
             raise UserError(f"{damage or f'{run.archive}: no candidates yet'}; run: autospike search {run.folder}")
         space, search = experiment.archived_space, experiment.search
         table = tables.candidates_of(archived, objectives)
+        logarithms = np.log(table["energy_mj"].clip(lower=1e-300))
+        quantities = {"accuracy": table["accuracy"].tolist(), "energy": logarithms.tolist()}
+        gene_importance = (executor or ThisProcess()).submit(importance, space, *sample(table["architecture"].tolist(), quantities))
         box = tables.Box.of(table, objectives, space.largest().id)
         best = tables.front(table, objectives)
         proposed = table["architecture"][~table["free"]]  # by-products of a candidate have every T equally often
         proposed_shares, front_shares = tables.gene_shares_of(space, proposed.tolist(), best["architecture"].tolist())
         exported = _export_report(run, archive.protocol_id)
-        quantities = {"accuracy": table["accuracy"].tolist(), "energy": np.log(table["energy_mj"].clip(lower=1e-300)).tolist()}
         return cls(
             folder=run.report if convention == search.energy_convention else run.report / convention.name.replace("/", "-"),
             convention=convention.name,
@@ -139,7 +183,6 @@ class SearchReport:
             candidates=table,
             histories=[tables.search_history(name, ids, table, box=box, objectives=objectives) for name, ids in proposals.items()],
             proposed_shares=proposed_shares,
-            importance=importance(space, table["architecture"].tolist(), quantities),
             front_shares=front_shares,
             curves=[
                 *_selected(run, archived, exported, objectives, convention),
@@ -148,10 +191,11 @@ class SearchReport:
             ],
             export=exported if exported.get("convention") == convention.name and "front" in exported else None,
             damage=damage,
+            importance=gene_importance.result(),
         )
 
-    def write(self) -> None:
-        """Write the tables as CSV and the figures.
+    def write_tables(self) -> None:
+        """Write the tables as CSV, and the front for papers.
 
         Raises:
             UserError: A file cannot be written.
@@ -164,27 +208,31 @@ class SearchReport:
         files.write_text(self.folder / "front_plot.csv", paper.plot_data(front))
         for name, text in texts.items():
             files.write_text(self.folder / name, text(front, convention=self.convention, images=images, metric=self.metric))
-        names = " and ".join(titles(self.objectives))
-        title = f"{self.data}: {names} of the subnets"
-        pareto = figures.pareto(self.candidates, self.curves, title=title, convention=self.convention, objectives=self.objectives)
-        figures.save(pareto, self.folder / "pareto.png")
-        progress = figures.search(self.histories, title=f"{self.data}: progress of the search", objectives=self.objectives)
-        figures.save(progress, self.folder / "search.png")
-        genes = figures.genes(self.proposed_shares, self.front_shares, title=f"{self.data}: values of the genes")
-        figures.save(genes, self.folder / "genes.png")
         files.write_text(self.folder / "importance.csv", self.importance.to_csv(index=False))
         if self.export is not None:
             files.write_text(self.folder / "comparison.csv", comparison.table(self.export).to_csv(index=False))
-            compared = comparison_figure.draw(self.export, title=f"{self.data}: networks on the test split")
-            figures.save(compared, self.folder / "comparison.png")
+
+    def figures(self) -> dict[str, Figure]:
+        """Return the figures by the name of their PNG file."""
+        title = f"{self.data}: {' and '.join(titles(self.objectives))} of the subnets"
+        drawn = {
+            "pareto.png": figures.pareto(
+                self.candidates, self.curves, title=title, convention=self.convention, objectives=self.objectives
+            ),
+            "search.png": figures.search(self.histories, title=f"{self.data}: progress of the search", objectives=self.objectives),
+            "genes.png": figures.genes(self.proposed_shares, self.front_shares, title=f"{self.data}: values of the genes"),
+        }
+        if self.export is not None:
+            drawn["comparison.png"] = comparison_figure.draw(self.export, title=f"{self.data}: networks on the test split")
+        return drawn
 
 
 def _selected(
     run: RunDirectory, archived: pd.DataFrame, report: dict[str, Any], objectives: Objectives, convention: Convention
 ) -> list[Curve]:
     """The subnet in RUN/export, or else the one that `export.pick` selects, with inherited and with fine-tuned weights."""
-    config, exported = run.experiment.export, report.get("architecture_id")
-    if exported in set(archived["id"]):
+    config, exported, known = run.experiment.export, report.get("architecture_id"), set(archived["id"])
+    if exported in known:
         index, label = archived["id"].tolist().index(exported), "exported subnet"
     else:
         index, label = pick_row(archived, config.pick, config, objectives), f"selected subnet ({config.pick})"
@@ -195,7 +243,7 @@ def _selected(
     point = Point(accuracy=accuracy, interval=interval, energy_mj=float(row["energy_mj"]))
     paths = {path.parents[2].name: path for path in run.retrain.glob("*/fine-tuned/seed-0/measurement.json")}
     tuned = {name: _measured(path, lambda found: point_of(found, convention, "search")) for name, path in paths.items()}
-    mine, known = tuned.pop(str(row["id"]), None), set(archived["id"])
+    mine = tuned.pop(str(row["id"]), None)
     others = sorted((found for name, found in tuned.items() if name in known), key=lambda found: found.energy_mj)
     rest = [Curve(label="other subnets, fine-tuned", kind="fine-tuned", points=tuple(others))] if others else []
     if mine is None:

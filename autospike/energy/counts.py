@@ -108,4 +108,4 @@ def from_rows(rows: Sequence[dict[str, Any]]) -> tuple[LayerCount, ...]:
 
 
 def _with_tuples(row: dict[str, Any]) -> dict[str, Any]:
-    return {name: tuple(value) if isinstance(value, list) else value for name, value in row.items()}
+    return row | {name: tuple(row[name]) for name in ("input_by_step", "acs", "rate") if name in row}

@@ -1,20 +1,16 @@
-"""Executor with worker processes on this machine. Each worker is a process pool of size one, so a killed one affects no other."""
+"""Executor with worker processes on this machine. Each is a pool of its own, so a killed one affects no other."""
 
 from __future__ import annotations
 
-import os
-import signal
-import threading
 from collections.abc import Iterator, Sequence
-from concurrent.futures import Future, ProcessPoolExecutor
+from concurrent.futures import Future
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass, field
-from multiprocessing import connection, get_context, parent_process
 from typing import Any
 
 from autospike.execution.dispatch import dispatch
 from autospike.execution.executor import CreateState, Job, Shard
-from autospike.process import prepare_process, signals_blocked
+from autospike.execution.worker_process import WorkerProcess
 
 
 @dataclass
@@ -55,7 +51,7 @@ class Processes:
 
 
 class _Process:
-    """A worker: a process pool of size one."""
+    """A worker."""
 
     lost = (BrokenProcessPool,)
 
@@ -75,14 +71,11 @@ class _Process:
 
     def close(self) -> None:
         """Kill the process; the result of its task is discarded."""
-        for process in list((self.pool._processes or {}).values()):
-            process.kill()
-        self.pool.shutdown(wait=True, cancel_futures=True)
+        self.pool.shutdown()
 
-    def _start(self) -> ProcessPoolExecutor:
-        pool = ProcessPoolExecutor(1, mp_context=get_context("spawn"), initializer=_initialise, initargs=(self.create_state,))
-        with signals_blocked():  # Ctrl-C is for the parent, which closes its workers
-            pool.submit(_load)
+    def _start(self) -> WorkerProcess:
+        pool = WorkerProcess(_remember, self.create_state)
+        pool.submit(_load)
         return pool
 
     def _submit(self, function: Any, *args: Any) -> Future[Any]:
@@ -98,22 +91,10 @@ _create_state: CreateState
 _state: Any = None
 
 
-def _initialise(create_state: CreateState) -> None:
-    """Prepare the worker process."""
+def _remember(create_state: CreateState) -> None:
+    """Store in the worker process how it creates its state."""
     global _create_state
     _create_state = create_state
-    prepare_process()
-    for number in (signal.SIGINT, signal.SIGHUP):
-        signal.signal(number, signal.SIG_IGN)
-    threading.Thread(target=_exit_with_parent, daemon=True).start()
-
-
-def _exit_with_parent() -> None:
-    """End this process when the parent is killed."""
-    parent = parent_process()
-    assert parent is not None
-    connection.wait([parent.sentinel])
-    os._exit(1)
 
 
 def _load() -> None:

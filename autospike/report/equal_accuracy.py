@@ -15,7 +15,6 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.optimize import isotonic_regression
 
 from autospike.statistics import Floats
 
@@ -46,6 +45,12 @@ class EqualAccuracy:
     is_bound: bool
 
 
+def _monotone(accuracies: Floats) -> Floats:
+    from scipy.optimize import isotonic_regression  # scipy.optimize takes long to load, and few reports need it
+
+    return isotonic_regression(accuracies).x
+
+
 def front_energy(accuracies: Floats, energies_mj: Floats, accuracy: float) -> float:
     """Return the energy at which a front reaches an accuracy.
 
@@ -57,7 +62,7 @@ def front_energy(accuracies: Floats, energies_mj: Floats, accuracy: float) -> fl
     Returns:
         The energy in mJ on the interpolated curve: that of the first subnet if it is as accurate, infinity if none is.
     """
-    curve = isotonic_regression(accuracies).x
+    curve = _monotone(accuracies)
     above = int(np.searchsorted(curve, accuracy - 1e-12))
     if above == len(curve):
         return math.inf
@@ -95,7 +100,7 @@ def energy_at_equal_accuracy(
     draws = (np.bincount(random.integers(images, size=images), minlength=images) for _ in range(DRAWS))
     ratios = np.sort([ratio(weights) for weights in draws])
     found = ratio(np.ones(images))
-    curve = isotonic_regression(correct[:-1].mean(axis=1)).x
+    curve = _monotone(correct[:-1].mean(axis=1))
     return EqualAccuracy(
         energy_mj=_finite(found * other_mj),
         ratio=_finite(found),

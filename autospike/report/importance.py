@@ -42,15 +42,33 @@ def importance(space: SearchSpace, architectures: Sequence[str], quantities: Map
         the mean decrease of R^2 (`NAME`), its standard deviation over the repetitions (`NAME_deviation`) and the R^2 of the forest
         (`NAME_r2`), at which a forest that predicts nothing is 0 or below. Without rows if there are fewer than 20 candidates.
     """
-    chosen = sorted(keyed(0, "importance").sample(range(len(architectures)), min(MOST, len(architectures))))
-    names, genes = _features(space, [Architecture.from_json(architectures[i]) for i in chosen])
-    if len(chosen) < FEWEST or not names:
+    architectures, quantities = sample(architectures, quantities)
+    names, genes = _features(space, [Architecture.from_json(text) for text in architectures])
+    if len(architectures) < FEWEST or not names:
         return pd.DataFrame(columns=["gene"])
     columns: dict[str, Any] = {"gene": names}
     for name, values in quantities.items():
-        columns |= _of_quantity(name, genes, np.array([values[i] for i in chosen], dtype=float))
+        columns |= _of_quantity(name, genes, np.array(values, dtype=float))
     table = pd.DataFrame(columns)
     return table.iloc[np.argsort(-table[list(quantities)].sum(axis=1).to_numpy(), kind="stable")].reset_index(drop=True)
+
+
+def sample(
+    architectures: Sequence[str], quantities: Mapping[str, Sequence[float]]
+) -> tuple[Sequence[str], Mapping[str, Sequence[float]]]:
+    """Draw the candidates that `importance` reads: all of at most 1,000.
+
+    Args:
+        architectures: The candidates.
+        quantities: The values of each quantity, by name, in the same order.
+
+    Returns:
+        The architectures and the quantities of the drawn candidates, in the given order.
+    """
+    if len(architectures) <= MOST:
+        return architectures, quantities
+    chosen = sorted(keyed(0, "importance").sample(range(len(architectures)), MOST))
+    return [architectures[i] for i in chosen], {name: [values[i] for i in chosen] for name, values in quantities.items()}
 
 
 def _of_quantity(name: str, genes: Floats, values: Floats) -> dict[str, Any]:

@@ -5,7 +5,8 @@ from __future__ import annotations
 import json
 import marshal
 import math
-from collections import Counter
+import re
+from collections import Counter, defaultdict
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -194,12 +195,18 @@ def _csv_fields(column: pd.Series[Any]) -> list[str]:
     values = column.tolist()
     if column.dtype.kind == "f":
         return ["" if math.isnan(value) else repr(value) for value in values]
-    return ["" if pd.isna(value) else _csv_field(str(value)) for value in values]
+    if column.dtype.kind in "biu":
+        return [str(value) for value in values]
+    return ["" if value is None or value != value else _csv_field(str(value)) for value in values]
+
+
+# Characters to which CSV gives a meaning.
+CSV_MARKS = re.compile(r'[",\r\n]')
 
 
 def _csv_field(text: str) -> str:
-    """A field in quotation marks if it has a character that CSV gives a meaning."""
-    return '"' + text.replace('"', '""') + '"' if any(mark in text for mark in '",\r\n') else text
+    """A text, in quotation marks if it needs them."""
+    return '"' + text.replace('"', '""') + '"' if CSV_MARKS.search(text) else text
 
 
 def for_readers(table: pd.DataFrame) -> pd.DataFrame:
@@ -358,19 +365,19 @@ def _counted(
         levels: Receives all values of a gene, by the name of the gene.
         values_of: Gene and value of each gene of a part; extended by the parts that are new.
     """
-    divided = [(prefix, time_steps) for prefix, _, time_steps in (architecture.rpartition(TIME_STEPS) for architecture in group)]
+    steps_of: defaultdict[str, Counter[str]] = defaultdict(Counter)
+    for architecture in group:
+        prefix, _, time_steps = architecture.rpartition(TIME_STEPS)
+        steps_of[prefix][time_steps] += 1
     occurrences: Counter[Part] = Counter()
-    parts_of: dict[str, list[Part]] = {}
-    margin_of: dict[str, float] = {}
-    for prefix, number in Counter(prefix for prefix, _ in divided).items():
-        margin_of[prefix], parts_of[prefix] = _parts(prefix)
-        for part in parts_of[prefix]:
-            occurrences[part] += number
-    for prefix, time_steps in dict.fromkeys(divided):
-        parts = [("time_steps", margin_of[prefix], time_steps), *parts_of[prefix]]
-        if any(part not in values_of for part in parts):
-            values_of |= _values(space, Architecture.from_json(f"{prefix}{TIME_STEPS}{time_steps}"), parts, levels)
-    occurrences.update(("time_steps", margin_of[prefix], time_steps) for prefix, time_steps in divided)
+    for prefix, steps in steps_of.items():
+        margin, parts = _parts(prefix)
+        for time_steps, number in steps.items():
+            all_parts = [("time_steps", margin, time_steps), *parts]
+            if any(part not in values_of for part in all_parts):
+                values_of |= _values(space, Architecture.from_json(f"{prefix}{TIME_STEPS}{time_steps}"), all_parts, levels)
+            for part in all_parts:
+                occurrences[part] += number
     counts: dict[str, Counter[str]] = {}
     for part, number in occurrences.items():
         for name, level in values_of[part]:

@@ -12,15 +12,18 @@ import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 from cli_runner import autospike
 from read_only import run_read_only
 from slow_parameters import slow_except
 
+import autospike.commands.plot as plot_command
 from autospike.config import Experiment
 from autospike.evaluation.setup import open_for_measurement, protocol_id
 from autospike.kernels.build import missing_kernels, use_kernels
+from autospike.report.html.data import page_data
 from autospike.run_directory import RunDirectory
 from autospike.space.architecture import digest
 
@@ -248,6 +251,76 @@ def test_a_signal_ends_a_command_with_one_line(run: Path, command: str, number: 
     assert contents(run) == before
 
 
+# `plot` with a second process, which it has only for large archives. The page takes a minute.
+SECOND_PROCESS = """
+import signal, sys, time
+from autospike import cli
+from autospike.commands import plot
+plot.MANY_CANDIDATES, plot.available_cores = 0, lambda: 2
+def wait(*_args, **_kwargs):
+    print("ready", flush=True)
+    time.sleep(60)
+plot.page_data = wait
+signal.signal(signal.SIGINT, signal.default_int_handler)  # it is ignored if the tests run in the background
+cli.main()
+"""
+
+
+def plotting(run: Path) -> tuple[subprocess.Popen[str], int]:
+    """Start `plot` with a second process; return it and the id of the second process once both are busy."""
+    program = [sys.executable, "-c", SECOND_PROCESS, "plot", str(run)]
+    process = subprocess.Popen(program, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True)
+    assert process.stdout is not None
+    assert any("ready" in line for line in iter(process.stdout.readline, ""))
+    (worker,) = workers_of(process.pid)
+    return process, worker
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
+@pytest.mark.parametrize("send", [os.kill, os.killpg])
+def test_the_second_process_of_a_plot_is_gone_before_it_is(
+    run: Path, number: signal.Signals, send: Callable[[int, int], None]
+) -> None:
+    """A signal goes to the command, or to the whole group, as Ctrl-C does."""
+    before = contents(run)
+    process, worker = plotting(run)
+    send(process.pid, number)
+    _, err = process.communicate(timeout=60)
+    assert (process.returncode, err) == (128 + number, "interrupted; run the same command again to resume\n")
+    assert not Path(f"/proc/{worker}").exists()
+    assert contents(run) == before
+
+
+@pytest.mark.slow
+def test_the_second_process_of_a_killed_plot_ends(run: Path) -> None:
+    process, worker = plotting(run)
+    process.kill()
+    process.communicate(timeout=60)
+    deadline = time.monotonic() + 30
+    while Path(f"/proc/{worker}").exists():
+        assert time.monotonic() < deadline
+        time.sleep(0.1)
+
+
+@pytest.mark.slow
+def test_a_plot_whose_second_process_is_killed_changes_nothing(run: Path, monkeypatch: pytest.MonkeyPatch, capsys: Capsys) -> None:
+    def kill(*args: Any, **kwargs: Any) -> dict[str, Any]:
+        """Kill the second process, which writes figures at this time."""
+        (worker,) = workers_of(os.getpid())
+        os.kill(worker, signal.SIGKILL)
+        return page_data(*args, **kwargs)
+
+    monkeypatch.setattr(plot_command, "MANY_CANDIDATES", 0)
+    monkeypatch.setattr(plot_command, "available_cores", lambda: 2)
+    monkeypatch.setattr(plot_command, "page_data", kill)
+    before = contents(run)
+    outcome = autospike(capsys, "plot", run)
+    assert (outcome.code, len(outcome.err.splitlines())) == (2, 1)
+    assert "its second process was killed" in outcome.err
+    assert contents(run) == before
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_workers_are_gone_before_an_interrupted_search_is(run: Path, number: signal.Signals) -> None:
@@ -275,10 +348,15 @@ def until_measuring(pid: int, run: Path) -> list[int]:
             found = "evaluations" in tables and db.execute("SELECT count(*) FROM evaluations").fetchone() > (0,)
             db.close()
             if found:
-                children = Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
-                return [int(child) for child in children if b"spawn_main" in Path(f"/proc/{child}/cmdline").read_bytes()]
+                return workers_of(pid)
         time.sleep(0.2)
     raise AssertionError("the search has measured nothing")
+
+
+def workers_of(pid: int) -> list[int]:
+    """Return the worker processes of a process."""
+    children = Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
+    return [int(child) for child in children if b"spawn_main" in Path(f"/proc/{child}/cmdline").read_bytes()]
 
 
 def test_a_second_command_on_a_folder_is_refused(run: Path, capsys: Capsys, tiny_experiment: Path) -> None:

@@ -12,7 +12,8 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import Future
+from concurrent.futures import CancelledError, Future
+from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -38,6 +39,7 @@ from autospike.errors import UserError
 from autospike.execution.dispatch import dispatch
 from autospike.execution.executor import Executor, Job, Serial
 from autospike.execution.processes import Processes
+from autospike.execution.worker_process import ThisProcess, WorkerProcess
 from autospike.measurement import Measurement
 from autospike.space.architecture import Architecture
 
@@ -131,6 +133,28 @@ def test_an_idle_worker_runs_shards_that_others_have_not_started() -> None:
 
 def test_more_workers_than_shards() -> None:
     assert sorted(dispatch("job", SHARDS[:2], fakes(5, lambda _n, span: span))) == [(0, (0, 4)), (1, (4, 8))]
+
+
+def test_a_worker_process_is_another_one_and_is_killed_when_it_is_shut_down() -> None:
+    with WorkerProcess(print) as executor:
+        pid = executor.submit(os.getpid).result()
+        assert pid != os.getpid()
+        assert executor.submit(divmod, 7, 2).result() == (3, 1)
+        discarded = [executor.submit(time.sleep, 60) for _ in range(2)]
+    assert not is_alive(pid)
+    for future in discarded:
+        with pytest.raises((BrokenProcessPool, CancelledError)):
+            future.result()
+    executor.shutdown()
+
+
+def test_the_executor_of_this_process_runs_at_once() -> None:
+    done: list[int] = []
+    with ThisProcess() as executor:
+        future = executor.submit(done.append, 3)
+        assert (done, future.done(), future.result()) == ([3], True, None)
+        with pytest.raises(ZeroDivisionError):
+            executor.submit(divmod, 1, 0)
 
 
 def test_no_shards() -> None:

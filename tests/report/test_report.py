@@ -18,6 +18,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from matplotlib.figure import Figure
 
+import autospike.commands.plot as plot_command
 from autospike.commands.plot import SearchReport, plot
 from autospike.config import Experiment
 from autospike.energy.conventions import CONVENTIONS, DEFAULT, EXACT, convention_of
@@ -776,6 +777,18 @@ def test_another_name_of_the_convention_of_the_search_gives_the_same_report(run:
 
 
 @pytest.mark.slow
+def test_a_second_process_writes_the_same_report(run: RunDirectory, monkeypatch: pytest.MonkeyPatch) -> None:
+    searched(run)
+    plot(run)
+    expected = {path.name: path.read_bytes() for path in run.report.iterdir()}
+    monkeypatch.setattr(plot_command, "MANY_CANDIDATES", 0)
+    monkeypatch.setattr(plot_command, "available_cores", lambda: 2)
+    plot(run, second_process=True)
+    assert {path.name: path.read_bytes() for path in run.report.iterdir()} == expected
+    assert len(expected["pareto.png"]) > 1000
+
+
+@pytest.mark.slow
 def test_plot_uses_the_convention_of_the_search(run: RunDirectory) -> None:
     evaluations = searched(run)
     changed = RunDirectory.resume(run.folder, ["search.convention=binary-only"])
@@ -795,7 +808,7 @@ def test_the_reference_network_is_scored_under_the_same_convention(run: RunDirec
     (point,) = reference.points
     assert (point.accuracy, point.note) == (0.5, "T = 2")
     assert point.energy_mj == pytest.approx(TOTALS[convention][2] * 1e-9, rel=1e-12)
-    found.write()
+    figures.save(found.figures()["pareto.png"], found.folder / "pareto.png")
     title = "digits: accuracy and energy of the subnets"
     figures.save(
         figures.pareto(found.candidates, [selected, reference], title=title, convention=convention), tmp_path / "expected.png"
