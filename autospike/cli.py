@@ -311,9 +311,12 @@ def plot(
     out: Annotated[Path | None, typer.Option(help="Folder to write to. Default: RUN/report.")] = None,
 ) -> None:
     """Write figures of the Pareto front, the search progress and the genes of the front to RUN/report."""
-    from autospike.commands.plot import plot
-    from autospike.energy.conventions import convention_of
-    from autospike.run_directory import RunDirectory
+    from autospike.memory.allocator import gc_disabled
+
+    with gc_disabled():  # which would traverse the imported modules again and again
+        from autospike.commands.plot import plot
+        from autospike.energy.conventions import convention_of
+        from autospike.run_directory import RunDirectory
 
     plot(RunDirectory.resume(run), convention_of(energy) if energy else None, out, second_process=True)
 

@@ -90,11 +90,12 @@ def _plotted(run: RunDirectory, convention: Convention, out: Path | None, execut
         report = replace(report, folder=out)
     files.check_writable(report.folder, "--out")
     same = report.convention == run.experiment.search.energy_convention.name  # the page is of the convention of the search
-    table, gene_importance = (report.candidates, report.importance) if same else (None, None)
+    known: dict[str, Any] = (
+        {"table": report.candidates, "gene_importance": report.importance, "proposals": report.proposals} if same else {}
+    )
     with files.replacing_all(report.folder) as temporary, executor:  # the executor writes to the folder, so it ends first
         drawn = [executor.submit(figures.save, figure, temporary / name) for name, figure in report.figures().items()]
-        html = page(page_data(run, table=table, gene_importance=gene_importance))
-        files.write_text(temporary / "report.html", html)
+        files.write_text(temporary / "report.html", page(page_data(run, **known)))
         replace(report, folder=temporary).write_tables()
         for figure in drawn:
             figure.result()
@@ -115,6 +116,7 @@ class SearchReport:
         metric: Name of the metric of the task.
         objectives: What the front is of.
         candidates: All candidates; see `report.tables.candidates`.
+        proposals: The candidates of each search; see `Archive.proposals`.
         histories: Progress of each search of the archive; see `report.tables.search_history`.
         proposed_shares: How often each value of a gene occurs among the proposed candidates; see `report.tables.gene_shares`.
         front_shares: The same on the Pareto front, by-product candidates included.
@@ -131,6 +133,7 @@ class SearchReport:
     metric: str
     objectives: Objectives
     candidates: pd.DataFrame
+    proposals: dict[str, list[list[str]]]
     histories: list[tables.SearchHistory]
     proposed_shares: dict[str, dict[str, float]]
     front_shares: dict[str, dict[str, float]]
@@ -181,6 +184,7 @@ class SearchReport:
             metric=experiment.metric,
             objectives=objectives,
             candidates=table,
+            proposals=proposals,
             histories=[tables.search_history(name, ids, table, box=box, objectives=objectives) for name, ids in proposals.items()],
             proposed_shares=proposed_shares,
             front_shares=front_shares,

@@ -44,6 +44,7 @@ def page_data(
     *,
     table: pd.DataFrame | None = None,
     gene_importance: pd.DataFrame | None = None,
+    proposals: Mapping[str, list[list[str]]] | None = None,
     limit: int = MAX_CANDIDATES,
 ) -> dict[str, Any]:
     """Collect the data of a searched run, which is only read.
@@ -52,6 +53,7 @@ def page_data(
         run: The run. Its search may be running.
         table: The candidates under the convention of the search, as `tables.candidates_of` returns them, if they were read before.
         gene_importance: The table of `autospike.report.importance`, if it was computed before.
+        proposals: The candidates of each search, as `Archive.proposals` returns them, if they were read before.
         limit: Largest number of candidates.
 
     Returns:
@@ -64,7 +66,7 @@ def page_data(
     archive = Archive.newest(run.existing_archive(), search.energy_convention)
     space = run.experiment.archived_space
     try:
-        proposals, algorithms = archive.proposals(), archive.algorithms()
+        proposals, algorithms = archive.proposals() if proposals is None else proposals, archive.algorithms()
         objectives = objectives_of(search.objectives, run.input_shape, metric=run.experiment.metric)
         if table is None:
             archived = with_fitness(archive, run)
