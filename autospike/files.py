@@ -226,6 +226,19 @@ def read_json(path: Path) -> Any:
         raise UserError(f"{path}: not JSON: {error}") from None
 
 
+def check_appendable(path: Path) -> None:
+    """Check that a path is a regular file, or does not exist. Opening a named pipe to write may never end.
+
+    Args:
+        path: The file.
+
+    Raises:
+        UserError: It is something else.
+    """
+    if path.exists() and not path.is_file():
+        raise UserError(f"{path}: not a file, where lines are to be added; move it away")
+
+
 def append_jsonl(path: Path, **event: object) -> None:
     """Append one line to a JSON Lines file.
 
@@ -234,8 +247,9 @@ def append_jsonl(path: Path, **event: object) -> None:
         **event: Fields of the JSON object in the line.
 
     Raises:
-        UserError: The file cannot be written, for example because the disk is full.
+        UserError: The file cannot be written, for example because the disk is full, or is not a regular file.
     """
+    check_appendable(path)
     try:
         with path.open("a", encoding="utf-8") as file:
             file.write(json.dumps(event) + "\n")

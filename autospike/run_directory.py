@@ -219,6 +219,10 @@ class RunDirectory:
     def _data_file(self) -> Path:
         return self.folder / "data.json"
 
+    @property
+    def _log_file(self) -> Path:
+        return self.folder / "log.jsonl"
+
     def locked(self, command: str) -> AbstractContextManager[None]:
         """Hold the lock of the folder for the length of a `with` block; see `autospike.lock.locked`.
 
@@ -227,7 +231,11 @@ class RunDirectory:
 
         Returns:
             The context manager of the block.
+
+        Raises:
+            UserError: The log cannot be written, because it is no file.
         """
+        files.check_appendable(self._log_file)
         return locked(self.folder, f"autospike {command}")
 
     @property
@@ -311,7 +319,7 @@ class RunDirectory:
             UserError: The file cannot be written.
         """
         now = datetime.now(UTC).isoformat(timespec="milliseconds")
-        files.append_jsonl(self.folder / "log.jsonl", time=now, event=event, **details)
+        files.append_jsonl(self._log_file, time=now, event=event, **details)
 
 
 def _has_checkpoint(folders: Iterable[Path]) -> bool:

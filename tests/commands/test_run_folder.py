@@ -401,6 +401,19 @@ def test_a_training_that_cannot_write_one_file_of_the_data_writes_none(
     assert sorted(path.name for path in (run / "data").iterdir()) == ["batch.json"]
 
 
+@pytest.mark.parametrize("command", ["search", "export"])
+def test_a_named_pipe_in_place_of_the_log_is_an_error_of_one_line(run: Path, capsys: Capsys, command: str) -> None:
+    """Opening it to write would wait for ever."""
+    (run / "log.jsonl").unlink()
+    os.mkfifo(run / "log.jsonl")
+    shutil.rmtree(run / "export")
+    before = contents(run)
+    outcome = autospike(capsys, command, run)
+    line = f"error: {run}/log.jsonl: not a file, where lines are to be added; move it away\n"
+    assert (outcome.code, outcome.err.splitlines(keepends=True)[-1]) == (2, line)
+    assert contents(run) == before
+
+
 def test_a_damaged_archive_that_is_only_read_leaves_no_files(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
     archive = run / "archive.sqlite"
     content = bytearray(archive.read_bytes())
