@@ -59,6 +59,7 @@ PUBLISHED_MEMBERS = {
 # No network was published for their sizes.
 WITHOUT_PUBLISHED_MEMBER = {
     "spikformer_small",
+    "spike_driven_small",
     "spikformer_digits",
     "spikformer_glyphs",
     "spikformer_motion",

@@ -14,7 +14,7 @@ EXPERIMENT = """\
 # Paths are relative to this file. `--set a.b=c` replaces any field; docs/training.md explains more of them.
 
 seed: 0                       # splits, initial weights, sampling and search depend on it
-space: spikformer_small       # a name from `autospike list spaces`, or the path of a file
+space: spike_driven_small     # a name from `autospike list spaces`, or the path of a file
 
 data:
   name: glyphs                # 26,000 images of letters that need no download, to see that everything works
