@@ -63,7 +63,7 @@ def test_init_writes_an_experiment_that_is_valid_and_is_not_replaced(tmp_path: P
     path = tmp_path / "mine" / "experiment.yaml"
     assert autospike(capsys, "init", path.parent).code == 0
     experiment = Experiment.load(path)
-    assert (experiment.data.name, experiment.space["family"]) == ("glyphs", "spikformer")
+    assert (experiment.data.name, experiment.space["family"]) == ("glyphs", "spike_driven")
     own = path.read_text().replace("name: glyphs ", "name: folder ").replace("  # root: images", "  root: images")
     path.write_text(own)
     assert Experiment.load(path).data.root == path.parent / "images"
