@@ -145,7 +145,8 @@ class _ModuleInfo:
 class _StillImageReaders:
     """Detects layers that read a still image.
 
-    Their input is the same at every time step, or at every call, and no neuron fires before them.
+    Their input is the same at every time step, or at every call, and no neuron fires before them. An input of zeros alone, such as
+    a mask that is zero in this batch, is no evidence of an image.
 
     Attributes:
         inputs: The first input of each layer that was called before any neuron fired.
@@ -163,6 +164,8 @@ class _StillImageReaders:
             images: B.
             neurons_fired: Whether neurons fired before.
         """
+        if not x.any():
+            return False
         first = self.inputs.get(unnumbered(layer))
         if first is not None:
             return torch.equal(first, x)

@@ -630,8 +630,10 @@ def test_a_product_in_a_method_of_the_model_is_counted(how: str) -> None:
 # The coverage check of several batches
 
 
-def test_the_coverage_check_runs_in_every_batch_if_it_counted_something() -> None:
-    """Products, masks and sums outside layers with rules, added over three batches."""
+@pytest.mark.parametrize("seed", [0, 17])
+def test_the_coverage_check_runs_in_every_batch_if_it_counted_something(seed: int) -> None:
+    """Products, masks and sums outside layers with rules, added over three batches. With seed 17, the first mask is zero."""
+    torch.manual_seed(seed)
 
     def forward(m: Any, x: Tensor) -> Tensor:
         gated = m.fc(x).ge(0).float() * x
