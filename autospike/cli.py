@@ -314,11 +314,15 @@ def plot(
     from autospike.memory.allocator import gc_disabled
 
     with gc_disabled():  # which would traverse the imported modules again and again
-        from autospike.commands.plot import plot
-        from autospike.energy.conventions import convention_of
+        from autospike.execution.report_executor import report_executor
         from autospike.run_directory import RunDirectory
 
-    plot(RunDirectory.resume(run), convention_of(energy) if energy else None, out, second_process=True)
+        searched = RunDirectory.resume(run)
+        with report_executor(searched.existing_archive()) as executor:
+            from autospike.commands.plot import plot
+            from autospike.energy.conventions import convention_of
+
+            plot(searched, convention_of(energy) if energy else None, out, executor=executor)
 
 
 @app.command()
@@ -498,6 +502,7 @@ def run_all(
     from autospike.commands.search import search
     from autospike.commands.train import train
     from autospike.config import Experiment
+    from autospike.execution.report_executor import report_executor
     from autospike.run_directory import RunDirectory
 
     where = execution_overrides(**execution)
@@ -527,7 +532,7 @@ def run_all(
         if not no_fine_tune:
             fine_tune(started)
         export(started, started.export)
-        plot(started, second_process=True)
+        plot(started, executor=report_executor(started.existing_archive()))
 
 
 @app.command(name="import")

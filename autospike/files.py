@@ -163,8 +163,21 @@ def write_text(path: Path, text: str) -> None:
     Raises:
         UserError: The file cannot be written.
     """
-    with replacing(path) as temporary:
-        temporary.write_text(text, encoding="utf-8")
+    write_chunks(path, [text])
+
+
+def write_chunks(path: Path, chunks: Iterable[str]) -> None:
+    """Write a text file in UTF-8 atomically, from parts of its text.
+
+    Args:
+        path: The file.
+        chunks: The parts.
+
+    Raises:
+        UserError: The file cannot be written.
+    """
+    with replacing(path) as temporary, temporary.open("w", encoding="utf-8") as file:
+        file.writelines(chunks)
 
 
 def write_json(path: Path, value: object) -> None:
@@ -226,17 +239,18 @@ def read_json(path: Path) -> Any:
         raise UserError(f"{path}: not JSON: {error}") from None
 
 
-def check_appendable(path: Path) -> None:
-    """Check that a path is a regular file, or does not exist. Opening a named pipe to write may never end.
+def check_absent_or_regular(path: Path, advice: str = "move it away") -> None:
+    """Check that a path is a regular file, or does not exist. Opening a named pipe may never end.
 
     Args:
         path: The file.
+        advice: What the user can do about it.
 
     Raises:
         UserError: It is something else.
     """
     if path.exists() and not path.is_file():
-        raise UserError(f"{path}: not a file, where lines are to be added; move it away")
+        raise UserError(f"{path}: not a file; {advice}")
 
 
 def append_jsonl(path: Path, **event: object) -> None:
@@ -249,7 +263,7 @@ def append_jsonl(path: Path, **event: object) -> None:
     Raises:
         UserError: The file cannot be written, for example because the disk is full, or is not a regular file.
     """
-    check_appendable(path)
+    check_absent_or_regular(path)
     try:
         with path.open("a", encoding="utf-8") as file:
             file.write(json.dumps(event) + "\n")

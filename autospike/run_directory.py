@@ -235,7 +235,7 @@ class RunDirectory:
         Raises:
             UserError: The log cannot be written, because it is no file.
         """
-        files.check_appendable(self._log_file)
+        files.check_absent_or_regular(self._log_file)
         return locked(self.folder, f"autospike {command}")
 
     @property

@@ -12,8 +12,8 @@ from dataclasses import dataclass
 from typing import Protocol
 
 import numpy as np
+import scipy  # its modules are loaded on first use, which most commands have none of
 from numpy.typing import ArrayLike, NDArray
-from scipy.special import bdtr, ndtr, stdtr, stdtrit
 
 Z_95 = 1.959963984540054  # 97.5 % quantile of the standard normal distribution
 SIGNIFICANCE = 0.05
@@ -75,7 +75,7 @@ def jackknife_interval(value: float, without: Sequence[float]) -> Interval:
         value: The estimate.
         without: The estimate without each of G groups; t has G - 1 degrees of freedom.
     """
-    half = float(stdtrit(len(without) - 1, 0.975)) * jackknife_deviation(without)
+    half = float(scipy.special.stdtrit(len(without) - 1, 0.975)) * jackknife_deviation(without)
     return max(0.0, value - half), min(1.0, value + half)
 
 
@@ -114,7 +114,7 @@ class JackknifeComparison:
     @property
     def interval(self) -> Interval:
         """The 95 % interval of the difference."""
-        half = float(stdtrit(len(self.without) - 1, 0.975)) * jackknife_deviation(self.without)
+        half = float(scipy.special.stdtrit(len(self.without) - 1, 0.975)) * jackknife_deviation(self.without)
         return max(-1.0, self.difference - half), min(1.0, self.difference + half)
 
     @property
@@ -123,7 +123,7 @@ class JackknifeComparison:
         deviation = jackknife_deviation(self.without)
         if not deviation:
             return 1.0 if self.difference >= 0 else 0.0
-        return float(stdtr(len(self.without) - 1, self.difference / deviation))
+        return float(scipy.special.stdtr(len(self.without) - 1, self.difference / deviation))
 
     @property
     def significantly_below(self) -> bool:
@@ -184,7 +184,7 @@ class PairedComparison:
         If both are equally accurate, an image on which they differ favours each with probability 1/2, so that `only_first` is
         binomial (Q. McNemar, Psychometrika 12, 1947).
         """
-        return float(bdtr(self.only_first, self.only_first + self.only_second, 0.5))
+        return float(scipy.special.bdtr(self.only_first, self.only_first + self.only_second, 0.5))
 
     @property
     def significantly_below(self) -> bool:
@@ -206,7 +206,7 @@ def paired_significantly_below(first: Sequence[bytes], second: bytes, images: in
     a, b = (np.frombuffer(mask, np.uint8).reshape(-1, len(second)) for mask in (b"".join(first), second))
     used = np.packbits(np.arange(8 * len(second)) < images)  # the last byte may have more bits than there are images left
     only_first, only_second = (np.bitwise_count(bits & used).sum(axis=1, dtype=np.int64) for bits in (a & ~b, b & ~a))
-    return bdtr(only_first, only_first + only_second, 0.5) < SIGNIFICANCE
+    return scipy.special.bdtr(only_first, only_first + only_second, 0.5) < SIGNIFICANCE
 
 
 def unpaired_p_value_below(first: int, first_images: int, second: int, second_images: int) -> float:
@@ -226,7 +226,7 @@ def unpaired_p_value_below(first: int, first_images: int, second: int, second_im
     pooled = (first + second) / (first_images + second_images)
     deviation = math.sqrt(pooled * (1 - pooled) * (1 / first_images + 1 / second_images))
     difference = first / first_images - second / second_images
-    return float(ndtr(difference / deviation)) if deviation else 1.0
+    return float(scipy.special.ndtr(difference / deviation)) if deviation else 1.0
 
 
 def pack_mask(correct: bytes) -> bytes:

@@ -7,7 +7,6 @@ from concurrent.futures import Executor
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass, replace
 from functools import partial
-from importlib import import_module
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -19,10 +18,9 @@ from autospike import files
 from autospike.console import note
 from autospike.energy.conventions import Convention
 from autospike.errors import UserError
-from autospike.execution.worker_process import ThisProcess, WorkerProcess
+from autospike.execution.worker_process import ThisProcess
 from autospike.memory.allocator import gc_disabled
 from autospike.objectives import Objectives, objectives_of, titles
-from autospike.process import available_cores
 from autospike.report import comparison, comparison_figure, figures, paper, tables
 from autospike.report.comparison import RIVAL_NAMES, kind_of
 from autospike.report.figures import Curve, Point
@@ -37,11 +35,10 @@ from autospike.searching.objective_columns import with_objectives
 from autospike.searching.selection import pick_row, with_fitness
 from autospike.statistics import jackknife_interval, wilson_interval
 
-# With fewer candidates, a second process takes longer to start than it saves.
-MANY_CANDIDATES = 10_000
 
-
-def plot(run: RunDirectory, convention: Convention | None = None, out: Path | None = None, *, second_process: bool = False) -> None:
+def plot(
+    run: RunDirectory, convention: Convention | None = None, out: Path | None = None, *, executor: Executor | None = None
+) -> None:
     """Write figures and tables to RUN/report, or to RUN/report/CONVENTION under another convention than that of the search.
 
     The run itself is only read.
@@ -50,37 +47,21 @@ def plot(run: RunDirectory, convention: Convention | None = None, out: Path | No
         run: A searched run.
         convention: The energy convention; that of the search if None.
         out: The folder to write to instead.
-        second_process: Compute the importance of genes and write the figures of a large archive in a second process. It imports the
-            main module of this one again, which a script must expect (see `multiprocessing`).
+        executor: Computes the importance of genes and writes the figures; it is shut down. This process if None. See
+            `autospike.execution.report_executor`.
 
     Raises:
         UserError: Nothing was searched yet, or a file cannot be written.
     """
     try:
-        with _executor(run) if second_process else ThisProcess() as executor, gc_disabled():
+        with executor or ThisProcess() as executor, gc_disabled():
             report = _plotted(run, convention or run.experiment.search.energy_convention, out, executor)
     except BrokenProcessPool:
-        raise UserError("plot: its second process was killed, for example for lack of memory; run the same command again") from None
+        raise UserError("plot: its worker process was killed, for example for lack of memory; run the same command again") from None
     if report.damage is not None:
         note(f"plot: {report.damage}")
     on_front = int(report.candidates["on_front"].sum())
     note(f"plot: {len(report.candidates)} candidates, {on_front} on the front under `{report.convention}`; see {report.folder}")
-
-
-def _executor(run: RunDirectory) -> Executor:
-    """A worker process where it saves time, otherwise this process."""
-    archive = Archive.newest(run.existing_archive())
-    try:
-        worth_it = archive.count() >= MANY_CANDIDATES and available_cores() > 1
-    finally:
-        archive.close()
-    return WorkerProcess(_import, "sklearn.ensemble", "sklearn.model_selection", figures.__name__) if worth_it else ThisProcess()
-
-
-def _import(*modules: str) -> None:
-    """Import modules that take long to load."""
-    for name in modules:
-        import_module(name)
 
 
 def _plotted(run: RunDirectory, convention: Convention, out: Path | None, executor: Executor) -> SearchReport:
@@ -94,11 +75,14 @@ def _plotted(run: RunDirectory, convention: Convention, out: Path | None, execut
         {"table": report.candidates, "gene_importance": report.importance, "proposals": report.proposals} if same else {}
     )
     with files.replacing_all(report.folder) as temporary, executor:  # the executor writes to the folder, so it ends first
-        drawn = [executor.submit(figures.save, figure, temporary / name) for name, figure in report.figures().items()]
+        drawn = report.figures()
+        name, last = drawn.popitem()
+        saved = [executor.submit(figures.save, figure, temporary / name) for name, figure in drawn.items()]
         files.write_text(temporary / "report.html", page(page_data(run, **known)))
         replace(report, folder=temporary).write_tables()
-        for figure in drawn:
-            figure.result()
+        figures.save(last, temporary / name)  # a worker process is still busy with the others
+        for future in saved:
+            future.result()
     return report
 
 
@@ -204,7 +188,7 @@ class SearchReport:
         Raises:
             UserError: A file cannot be written.
         """
-        files.write_text(self.folder / "candidates.csv", tables.to_csv(self.candidates))
+        files.write_chunks(self.folder / "candidates.csv", tables.csv_chunks(self.candidates))
         best = tables.front(self.candidates, self.objectives)
         files.write_text(self.folder / "front.csv", tables.to_csv(best))
         front = paper.numbers(best, self.objectives)
@@ -223,12 +207,12 @@ class SearchReport:
             "pareto.png": figures.pareto(
                 self.candidates, self.curves, title=title, convention=self.convention, objectives=self.objectives
             ),
-            "search.png": figures.search(self.histories, title=f"{self.data}: progress of the search", objectives=self.objectives),
             "genes.png": figures.genes(self.proposed_shares, self.front_shares, title=f"{self.data}: values of the genes"),
         }
         if self.export is not None:
             drawn["comparison.png"] = comparison_figure.draw(self.export, title=f"{self.data}: networks on the test split")
-        return drawn
+        progress = figures.search(self.histories, title=f"{self.data}: progress of the search", objectives=self.objectives)
+        return {**drawn, "search.png": progress}
 
 
 def _selected(

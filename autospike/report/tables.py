@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import json
-import marshal
 import math
 import re
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import cache
 from typing import Any
 
 import numpy as np
@@ -185,28 +184,41 @@ def to_csv(table: pd.DataFrame) -> str:
     Args:
         table: Any table of this package.
     """
+    return "".join(csv_chunks(table))
+
+
+# Rows that `csv_chunks` formats together: the text of all rows of a large table is several times as large as the table.
+CSV_CHUNK = 1000
+
+
+def csv_chunks(table: pd.DataFrame) -> Iterator[str]:
+    """Yield the text that `to_csv` returns in parts.
+
+    Args:
+        table: Any table of this package.
+    """
     shown = for_readers(table)
-    columns = [_csv_fields(shown[name]) for name in shown]
-    return "".join(f"{','.join(row)}\n" for row in ([str(name) for name in shown], *zip(*columns, strict=True)))
-
-
-def _csv_fields(column: pd.Series[Any]) -> list[str]:
-    """The fields that `DataFrame.to_csv` writes, which takes twice as long where texts contain quotation marks, as JSON does."""
-    values = column.tolist()
-    if column.dtype.kind == "f":
-        return ["" if math.isnan(value) else repr(value) for value in values]
-    if column.dtype.kind in "biu":
-        return [str(value) for value in values]
-    return ["" if value is None or value != value else _csv_field(str(value)) for value in values]
+    yield ",".join(map(str, shown)) + "\n"
+    for start in range(0, len(shown), CSV_CHUNK):
+        rows = shown.iloc[start : start + CSV_CHUNK]
+        yield "".join(f"{','.join(row)}\n" for row in zip(*(_csv_fields(rows[name]) for name in shown), strict=True))
 
 
 # Characters to which CSV gives a meaning.
 CSV_MARKS = re.compile(r'[",\r\n]')
 
 
-def _csv_field(text: str) -> str:
-    """A text, in quotation marks if it needs them."""
-    return '"' + text.replace('"', '""') + '"' if CSV_MARKS.search(text) else text
+def _csv_fields(column: pd.Series[Any]) -> list[str]:
+    """The fields that `DataFrame.to_csv` writes, which takes twice as long where texts contain quotation marks, as JSON does."""
+    values = column.tolist()
+    if column.dtype.kind == "f":
+        return ["" if text == "nan" else text for text in map(repr, values)]
+    if column.dtype.kind in "biu":
+        return list(map(str, values))
+    texts = ["" if value is None or value != value else str(value) for value in values]
+    if not CSV_MARKS.search("".join(texts)):
+        return texts
+    return ['"' + text.replace('"', '""') + '"' if CSV_MARKS.search(text) else text for text in texts]
 
 
 def for_readers(table: pd.DataFrame) -> pd.DataFrame:
@@ -332,26 +344,35 @@ def gene_shares_of(space: SearchSpace, *groups: Sequence[str]) -> list[dict[str,
     return [{name: _shares(counts.get(name, Counter()), levels[name]) for name in names} for counts in counted]
 
 
-# A part of an architecture with all that determines its genes: where it is, and its content. The position is that of a block,
-# "time_steps" (with the exit margin, which is a gene where T is above 1), or "" for all the rest.
+# A part of an architecture with all that determines its genes: where it is, the fields of the architecture before its stages (the
+# exit margin, for example, is a gene only where T is above 1), and its own content, both as JSON. The position is that of a block,
+# "time_steps", or "" for all the rest.
 Position = tuple[int, int] | str
-Part = tuple[Position, Any, Any]
+Part = tuple[Position, str, str]
 
-# In canonical JSON, keys are sorted, so T is at the end, and architectures that differ in T have a prefix in common.
-TIME_STEPS = ',"time_steps":'
+# In canonical JSON, keys are sorted: T is the last field, so architectures that differ in T have a prefix in common, and the
+# blocks are the first field of a stage, before its width.
+TIME_STEPS, BLOCKS, END_OF_BLOCKS, BETWEEN_BLOCKS = ',"time_steps":', '"blocks":[', '],"embed_dim":', "},{"
 
 
-def _parts(prefix: str) -> tuple[float, list[Part]]:
-    """Divide an architecture without its T into its exit margin, its blocks and the rest."""
-    written = json.loads(prefix + "}")
-    margin = written.pop("exit_margin", NEVER)
-    shortcut = written.get("shortcut")
+def parts_of(prefix: str) -> tuple[str, list[Part]]:
+    """Divide an architecture into its blocks and the rest, without parsing it, which takes seconds for 100,000 architectures.
+
+    Args:
+        prefix: Its canonical JSON before `TIME_STEPS`.
+
+    Returns:
+        The fields before the stages, and the parts except T.
+    """
+    head, *stages = prefix.split(BLOCKS)
     parts: list[Part] = []
-    for i, stage in enumerate(written["stages"]):
-        # marshal, version 2: equal values have equal bytes, and it is the fastest serialisation of nested dicts
-        parts += [((i, j), shortcut, marshal.dumps(block, 2)) for j, block in enumerate(stage["blocks"])]
-        stage["blocks"] = len(stage["blocks"])
-    return margin, [("", None, marshal.dumps(written, 2)), *parts]
+    rest = []
+    for i, stage in enumerate(stages):
+        blocks, _, width = stage.partition(END_OF_BLOCKS)
+        found = blocks.split(BETWEEN_BLOCKS) if blocks else []
+        parts += [((i, j), head, block) for j, block in enumerate(found)]
+        rest.append(f"{len(found)}{width}")
+    return head, [("", head, "".join(rest)), *parts]
 
 
 def _counted(
@@ -371,13 +392,15 @@ def _counted(
         steps_of[prefix][time_steps] += 1
     occurrences: Counter[Part] = Counter()
     for prefix, steps in steps_of.items():
-        margin, parts = _parts(prefix)
+        head, parts = parts_of(prefix)
         for time_steps, number in steps.items():
-            all_parts = [("time_steps", margin, time_steps), *parts]
-            if any(part not in values_of for part in all_parts):
-                values_of |= _values(space, Architecture.from_json(f"{prefix}{TIME_STEPS}{time_steps}"), all_parts, levels)
-            for part in all_parts:
-                occurrences[part] += number
+            of_steps = ("time_steps", head, time_steps)
+            if of_steps not in values_of or not values_of.keys() >= set(parts):
+                text = f"{prefix}{TIME_STEPS}{time_steps}"
+                values_of |= _values(space, Architecture.from_json(text), [of_steps, *parts], levels)
+            occurrences[of_steps] += number
+        for part in parts:
+            occurrences[part] += steps.total()
     counts: dict[str, Counter[str]] = {}
     for part, number in occurrences.items():
         for name, level in values_of[part]:
@@ -404,6 +427,7 @@ def _shares(counts: Counter[str], levels: Iterable[str]) -> dict[str, float]:
     return {level: counts[level] / max(1, counts.total()) for level in levels}
 
 
+@cache
 def gene_name(path: GenePath, stages: int) -> str:
     """Return the name of a gene without its block, for example `neuron.tau`, or `stage 1 embed_dim` if there are several stages.
 
@@ -422,12 +446,13 @@ def gene_name(path: GenePath, stages: int) -> str:
 BINS = 5
 
 
-def _levels(gene: Choice | Range) -> list[str]:
+@cache
+def _levels(gene: Choice | Range) -> tuple[str, ...]:
     """Names of the values of a choice, or of the intervals of a range."""
     if isinstance(gene, Choice):
-        return [_text(value) for value in gene.values if value is not None]
+        return tuple(_text(value) for value in gene.values if value is not None)
     width = (gene.high - gene.low) / BINS
-    return [f"{gene.low + i * width:.6g} to {gene.low + (i + 1) * width:.6g}" for i in range(BINS)]
+    return tuple(f"{gene.low + i * width:.6g} to {gene.low + (i + 1) * width:.6g}" for i in range(BINS))
 
 
 def _text(value: str | float) -> str:

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
+from autospike import files
 from autospike.errors import UserError
 
 SCHEMA = """
@@ -133,8 +134,7 @@ def _check_regular(path: Path) -> None:
         UserError: One of them is something else.
     """
     for file in (path, *(path.with_name(f"{path.name}{suffix}") for suffix in ("-wal", "-shm", "-journal"))):
-        if file.exists() and not file.is_file():
-            raise UserError(f"{file}: not a file; move it away, and restore a copy of the archive if there is one")
+        files.check_absent_or_regular(file, "move it away, and restore a copy of the archive if there is one")
 
 
 def _connected(path: Path) -> sqlite3.Connection:

@@ -11,6 +11,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
+from concurrent.futures import Future
 from pathlib import Path
 from typing import Any
 
@@ -19,11 +20,13 @@ from cli_runner import autospike
 from read_only import run_read_only
 from slow_parameters import slow_except
 
-import autospike.commands.plot as plot_command
+from autospike.command_errors import exit_with
+from autospike.commands.plot import plot
 from autospike.config import Experiment
 from autospike.evaluation.setup import open_for_measurement, protocol_id
+from autospike.execution.worker_process import WorkerProcess
 from autospike.kernels.build import missing_kernels, use_kernels
-from autospike.report.html.data import page_data
+from autospike.report import figures
 from autospike.run_directory import RunDirectory
 from autospike.space.architecture import digest
 
@@ -251,24 +254,29 @@ def test_a_signal_ends_a_command_with_one_line(run: Path, command: str, number: 
     assert contents(run) == before
 
 
-# `plot` with a second process, which it has only for large archives. The page takes a minute.
-SECOND_PROCESS = """
+# `plot` with a worker process, which it has only for large archives. Once the worker has work, this process waits for a minute.
+WITH_A_WORKER = """
 import signal, sys, time
-from autospike import cli
-from autospike.commands import plot
-plot.MANY_CANDIDATES, plot.available_cores = 0, lambda: 2
-def wait(*_args, **_kwargs):
-    print("ready", flush=True)
-    time.sleep(60)
-plot.page_data = wait
+from pathlib import Path
+from autospike.command_errors import exit_with
+from autospike.commands.plot import plot
+from autospike.execution.worker_process import WorkerProcess
+from autospike.run_directory import RunDirectory
+class Busy(WorkerProcess):
+    def submit(self, *args, **kwargs):
+        future = super().submit(*args, **kwargs)
+        if getattr(args[0], "__name__", "") == "save":
+            print("ready", flush=True)
+            time.sleep(60)
+        return future
 signal.signal(signal.SIGINT, signal.default_int_handler)  # it is ignored if the tests run in the background
-cli.main()
+exit_with(lambda: plot(RunDirectory.resume(Path(sys.argv[1])), executor=Busy(print)))
 """
 
 
 def plotting(run: Path) -> tuple[subprocess.Popen[str], int]:
-    """Start `plot` with a second process; return it and the id of the second process once both are busy."""
-    program = [sys.executable, "-c", SECOND_PROCESS, "plot", str(run)]
+    """Start `plot` with a worker process; return it and the id of the worker once both are busy."""
+    program = [sys.executable, "-c", WITH_A_WORKER, str(run)]
     process = subprocess.Popen(program, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True)
     assert process.stdout is not None
     assert any("ready" in line for line in iter(process.stdout.readline, ""))
@@ -279,7 +287,7 @@ def plotting(run: Path) -> tuple[subprocess.Popen[str], int]:
 @pytest.mark.slow
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
 @pytest.mark.parametrize("send", [os.kill, os.killpg])
-def test_the_second_process_of_a_plot_is_gone_before_it_is(
+def test_the_worker_process_of_a_plot_is_gone_before_it_is(
     run: Path, number: signal.Signals, send: Callable[[int, int], None]
 ) -> None:
     """A signal goes to the command, or to the whole group, as Ctrl-C does."""
@@ -293,7 +301,7 @@ def test_the_second_process_of_a_plot_is_gone_before_it_is(
 
 
 @pytest.mark.slow
-def test_the_second_process_of_a_killed_plot_ends(run: Path) -> None:
+def test_the_worker_process_of_a_killed_plot_ends(run: Path) -> None:
     process, worker = plotting(run)
     process.kill()
     process.communicate(timeout=60)
@@ -303,21 +311,24 @@ def test_the_second_process_of_a_killed_plot_ends(run: Path) -> None:
         time.sleep(0.1)
 
 
-@pytest.mark.slow
-def test_a_plot_whose_second_process_is_killed_changes_nothing(run: Path, monkeypatch: pytest.MonkeyPatch, capsys: Capsys) -> None:
-    def kill(*args: Any, **kwargs: Any) -> dict[str, Any]:
-        """Kill the second process, which writes figures at this time."""
-        (worker,) = workers_of(os.getpid())
-        os.kill(worker, signal.SIGKILL)
-        return page_data(*args, **kwargs)
+class Killed(WorkerProcess):
+    """A worker process that is killed when it has to write a figure."""
 
-    monkeypatch.setattr(plot_command, "MANY_CANDIDATES", 0)
-    monkeypatch.setattr(plot_command, "available_cores", lambda: 2)
-    monkeypatch.setattr(plot_command, "page_data", kill)
+    def submit(self, function: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Future[Any]:
+        if function is figures.save and args[1].name == "pareto.png":
+            (worker,) = workers_of(os.getpid())
+            os.kill(worker, signal.SIGKILL)
+        return super().submit(function, *args, **kwargs)
+
+
+@pytest.mark.slow
+def test_a_plot_whose_worker_process_is_killed_changes_nothing(run: Path, capsys: Capsys) -> None:
     before = contents(run)
-    outcome = autospike(capsys, "plot", run)
-    assert (outcome.code, len(outcome.err.splitlines())) == (2, 1)
-    assert "its second process was killed" in outcome.err
+    with pytest.raises(SystemExit) as ended:
+        exit_with(lambda: plot(RunDirectory.resume(run), executor=Killed(print)))
+    err = capsys.readouterr().err
+    assert (ended.value.code, len(err.splitlines())) == (2, 1)
+    assert "its worker process was killed" in err
     assert contents(run) == before
 
 
@@ -409,7 +420,7 @@ def test_a_named_pipe_in_place_of_the_log_is_an_error_of_one_line(run: Path, cap
     shutil.rmtree(run / "export")
     before = contents(run)
     outcome = autospike(capsys, command, run)
-    line = f"error: {run}/log.jsonl: not a file, where lines are to be added; move it away\n"
+    line = f"error: {run}/log.jsonl: not a file; move it away\n"
     assert (outcome.code, outcome.err.splitlines(keepends=True)[-1]) == (2, line)
     assert contents(run) == before
 

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import os
 import random
+from collections import Counter
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal
@@ -18,19 +20,23 @@ from hypothesis import given
 from hypothesis import strategies as st
 from matplotlib.figure import Figure
 
-import autospike.commands.plot as plot_command
+from autospike.catalogue import files_of
 from autospike.commands.plot import SearchReport, plot
 from autospike.config import Experiment
 from autospike.energy.conventions import CONVENTIONS, DEFAULT, EXACT, convention_of
 from autospike.energy.counts import LayerCount, from_rows, to_rows
+from autospike.execution.report_executor import MANY_CANDIDATES, report_executor
+from autospike.execution.worker_process import WorkerProcess
 from autospike.measurement import Evaluation, Measurement
 from autospike.objectives import ACCURACY_AND_ENERGY
+from autospike.process import available_cores
 from autospike.report import energy as energy_tables
 from autospike.report import figures, tables
 from autospike.report.figures import Curve, Point
 from autospike.report.record import record
 from autospike.run_directory import RunDirectory
 from autospike.searching.archive import Archive
+from autospike.searching.archive_file import open_to_write
 from autospike.searching.selection import front
 from autospike.space.architecture import Architecture, Stage
 from autospike.space.block import Block, Neuron, NeuronGroups, NeuronOverride
@@ -136,6 +142,9 @@ def test_csv_is_written_as_pandas_writes_it() -> None:
     )
     assert tables.to_csv(table) == table.to_csv(index=False)
     assert tables.to_csv(table.iloc[:0]) == table.iloc[:0].to_csv(index=False)
+    repeated = pd.concat([table] * (tables.CSV_CHUNK // 3))  # the chunks end within the table
+    assert tables.to_csv(repeated) == repeated.to_csv(index=False)
+    assert len(list(tables.csv_chunks(repeated))) > 2
 
 
 def test_candidates_have_the_documented_columns() -> None:
@@ -301,6 +310,20 @@ def test_gene_shares_of_stages_by_hand() -> None:
         "stage 2 groups.fc2.tau": {"2": 0.0, "3": 1.0},
     }
     assert list(shares["stage 1 token_mixer"]) == ["sdsa_3", "none"]
+
+
+@pytest.mark.parametrize("path", [pytest.param(path, id=name) for name, path in files_of("search_spaces").items()])
+def test_gene_shares_of_every_space_are_those_of_its_architectures(path: Path) -> None:
+    """The blocks are found in the JSON without parsing it."""
+    space, rng = SearchSpace.load(path), random.Random(0)
+    architectures = [space.largest(), *(space.sample(rng) for _ in range(8))]
+    counts: dict[str, Counter[str]] = {}
+    for found in (gene for architecture in architectures for gene in space.genes(architecture) if gene.gene.size > 1):
+        counts.setdefault(tables.gene_name(found.path, len(space.stages)), Counter())[tables.level(found.gene, found.value)] += 1
+    (shares,) = tables.gene_shares_of(space, [architecture.to_json() for architecture in architectures])
+    assert {gene: {level: share for level, share in of.items() if share} for gene, of in shares.items()} == {
+        gene: {level: number / counted.total() for level, number in counted.items()} for gene, counted in counts.items()
+    }
 
 
 def test_gene_shares_omit_a_gene_that_no_candidate_has() -> None:
@@ -777,15 +800,26 @@ def test_another_name_of_the_convention_of_the_search_gives_the_same_report(run:
 
 
 @pytest.mark.slow
-def test_a_second_process_writes_the_same_report(run: RunDirectory, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_worker_process_writes_the_same_report(run: RunDirectory) -> None:
     searched(run)
     plot(run)
     expected = {path.name: path.read_bytes() for path in run.report.iterdir()}
-    monkeypatch.setattr(plot_command, "MANY_CANDIDATES", 0)
-    monkeypatch.setattr(plot_command, "available_cores", lambda: 2)
-    plot(run, second_process=True)
+    plot(run, executor=WorkerProcess(print))
     assert {path.name: path.read_bytes() for path in run.report.iterdir()} == expected
     assert len(expected["pareto.png"]) > 1000
+
+
+@pytest.mark.parametrize("candidates", [MANY_CANDIDATES - 1, pytest.param(MANY_CANDIDATES, marks=pytest.mark.slow)])
+def test_a_large_archive_has_a_worker_process_where_there_are_two_cores(tmp_path: Path, candidates: int) -> None:
+    db = open_to_write(tmp_path / "archive.sqlite")
+    columns = [name for _, name, _, required, _, _ in db.execute("PRAGMA table_info(evaluations)") if required]
+    others = ", 0" * (len(columns) - 1)
+    counted = "WITH RECURSIVE numbers(n) AS (SELECT 1 UNION ALL SELECT n + 1 FROM numbers WHERE n < ?)"
+    db.execute(f"{counted} INSERT INTO evaluations ({', '.join(columns)}) SELECT n{others} FROM numbers", (candidates,))
+    db.close()
+    with report_executor(tmp_path / "archive.sqlite") as executor:
+        found = executor.submit(os.getpid).result()
+    assert (found != os.getpid()) == (candidates >= MANY_CANDIDATES and available_cores() > 1)
 
 
 @pytest.mark.slow
