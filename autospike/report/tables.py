@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import re
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
 from typing import Any
@@ -344,10 +344,10 @@ def gene_shares_of(space: SearchSpace, *groups: Sequence[str]) -> list[dict[str,
     return [{name: _shares(counts.get(name, Counter()), levels[name]) for name in names} for counts in counted]
 
 
-# A part of an architecture with all that determines its genes: where it is, the fields of the architecture before its stages (the
-# exit margin, for example, is a gene only where T is above 1), and its own content, both as JSON. The position is that of a block,
-# "time_steps", or "" for all the rest.
+# Where a part of an architecture is: the stage and index of a block, "time_steps", or "" for all the rest.
 Position = tuple[int, int] | str
+# All that determines the genes of a part: its position, which is that of the first block if all blocks of the stage have the same
+# space, the fields of the architecture before its stages (T and the exit margin depend on each other), and its content, as JSON.
 Part = tuple[Position, str, str]
 
 # In canonical JSON, keys are sorted: T is the last field, so architectures that differ in T have a prefix in common, and the
@@ -355,24 +355,26 @@ Part = tuple[Position, str, str]
 TIME_STEPS, BLOCKS, END_OF_BLOCKS, BETWEEN_BLOCKS = ',"time_steps":', '"blocks":[', '],"embed_dim":', "},{"
 
 
-def parts_of(prefix: str) -> tuple[str, list[Part]]:
+def _parts(space: SearchSpace, prefix: str) -> tuple[str, dict[Position, Part]]:
     """Divide an architecture into its blocks and the rest, without parsing it, which takes seconds for 100,000 architectures.
 
     Args:
-        prefix: Its canonical JSON before `TIME_STEPS`.
+        space: The search space.
+        prefix: Canonical JSON of the architecture, before `TIME_STEPS`.
 
     Returns:
         The fields before the stages, and the parts except T.
     """
     head, *stages = prefix.split(BLOCKS)
-    parts: list[Part] = []
+    parts: dict[Position, Part] = {}
     rest = []
     for i, stage in enumerate(stages):
         blocks, _, width = stage.partition(END_OF_BLOCKS)
         found = blocks.split(BETWEEN_BLOCKS) if blocks else []
-        parts += [((i, j), head, block) for j, block in enumerate(found)]
+        for j, block in enumerate(found):
+            parts[i, j] = ((i, j if space.stages[i].blocks else 0), head, block.strip("{}"))
         rest.append(f"{len(found)}{width}")
-    return head, [("", head, "".join(rest)), *parts]
+    return head, {"": ("", head, "".join(rest)), **parts}
 
 
 def _counted(
@@ -387,19 +389,19 @@ def _counted(
         values_of: Gene and value of each gene of a part; extended by the parts that are new.
     """
     steps_of: defaultdict[str, Counter[str]] = defaultdict(Counter)
-    for architecture in group:
-        prefix, _, time_steps = architecture.rpartition(TIME_STEPS)
+    for text in group:
+        prefix, _, time_steps = text.rpartition(TIME_STEPS)
         steps_of[prefix][time_steps] += 1
     occurrences: Counter[Part] = Counter()
     for prefix, steps in steps_of.items():
-        head, parts = parts_of(prefix)
+        head, parts = _parts(space, prefix)
         for time_steps, number in steps.items():
             of_steps = ("time_steps", head, time_steps)
-            if of_steps not in values_of or not values_of.keys() >= set(parts):
-                text = f"{prefix}{TIME_STEPS}{time_steps}"
-                values_of |= _values(space, Architecture.from_json(text), [of_steps, *parts], levels)
+            if of_steps not in values_of or not values_of.keys() >= set(parts.values()):
+                architecture = Architecture.from_json(f"{prefix}{TIME_STEPS}{time_steps}")
+                values_of |= _values(space, architecture, {"time_steps": of_steps, **parts}, levels)
             occurrences[of_steps] += number
-        for part in parts:
+        for part in parts.values():
             occurrences[part] += steps.total()
     counts: dict[str, Counter[str]] = {}
     for part, number in occurrences.items():
@@ -409,10 +411,10 @@ def _counted(
 
 
 def _values(
-    space: SearchSpace, architecture: Architecture, parts: Sequence[Part], levels: dict[str, dict[str, None]]
+    space: SearchSpace, architecture: Architecture, parts: Mapping[Position, Part], levels: dict[str, dict[str, None]]
 ) -> dict[Part, list[tuple[str, str]]]:
     """Gene and value of each gene of each part that has more than one value."""
-    by_position: dict[Any, list[tuple[str, str]]] = {position: [] for position, *_ in parts}
+    by_position: dict[Any, list[tuple[str, str]]] = {position: [] for position in parts}
     for found in space.genes(architecture):
         name, path = gene_name(found.path, len(space.stages)), found.path
         levels.setdefault(name, {}).update(dict.fromkeys(_levels(found.gene)))
@@ -420,7 +422,7 @@ def _values(
             of_steps = path in (("time_steps",), ("exit_margin",))
             position = path[1:4:2] if path[2:3] == ("blocks",) else "time_steps" if of_steps else ""
             by_position[position].append((name, level(found.gene, found.value)))
-    return {part: by_position[part[0]] for part in parts}
+    return {part: by_position[position] for position, part in parts.items()}
 
 
 def _shares(counts: Counter[str], levels: Iterable[str]) -> dict[str, float]:

@@ -10,6 +10,8 @@ from dataclasses import asdict
 from types import SimpleNamespace
 from typing import Any, cast
 
+from pydantic_core import from_json
+
 from autospike.energy.conventions import Convention, Energy, energy
 from autospike.energy.counts import LayerCount, from_rows
 from autospike.errors import UserError
@@ -82,7 +84,7 @@ def energy_of(counts: bytes, convention: Convention) -> Energy:
     Raises:
         DAMAGE: The counts are damaged.
     """
-    layers = [SimpleNamespace(**row) for row in json.loads(zlib.decompress(counts))]
+    layers = [SimpleNamespace(**row) for row in from_json(zlib.decompress(counts))]
     return energy(cast("Sequence[LayerCount]", layers), convention)
 
 
@@ -98,7 +100,7 @@ def counts_of(packed: bytes) -> tuple[LayerCount, ...]:
     Raises:
         DAMAGE: They are damaged.
     """
-    counts = from_rows(json.loads(zlib.decompress(packed)))
+    counts = from_rows(from_json(zlib.decompress(packed)))  # which takes half of the time of json.loads
     for count in counts:
         sum(count.acs, sum(count.rate, count.macs * count.time_steps))  # fails unless all of them are numbers
     return counts
