@@ -43,7 +43,7 @@ from autospike.training.initialisation import NetworkOfRun, initialise_from
 from autospike.training.nonfinite import check_finite
 from autospike.training.progress import StepTimer, display_name, reporting
 from autospike.training.setup import Setup, build_supernet, training_batches
-from autospike.training.step import SAMPLING, TARGETS, LabelledBatch, Tet, accumulate_gradients, with_single_time_step
+from autospike.training.step import SAMPLING, TARGETS, LabelledBatch, Sampling, Tet, accumulate_gradients, with_single_time_step
 
 # Name of the decoder in a network; the factor `training.head_learning_rate` applies to its parameters.
 DECODER = "decoder"
@@ -114,6 +114,7 @@ def train(
     name: str = "supernet",
     teacher: Teacher | None = None,
     ranks: Ranks = ALONE,
+    sample: Sampling | None = None,
 ) -> None:
     """Train from the newest checkpoint, if there is one, to the last step.
 
@@ -128,6 +129,7 @@ def train(
         name: Of the network, in events.
         teacher: Gives the targets of the distillation head; the labels do if None.
         ranks: The ranks of a distributed training.
+        sample: Chooses the architectures of a step; the function that `config.sampling` names if None.
 
     Raises:
         UserError: A checkpoint cannot be read or written, or the loss is not finite; the newest checkpoint is from before.
@@ -141,7 +143,7 @@ def train(
     network, no_sync = ranks.replica(supernet)
     tet = Tet(weight=config.tet_weight, mean=config.tet_mean) if config.loss == "tet" else None
     task = task_of(supernet.space.decoder)
-    sample, time_steps = SAMPLING[config.sampling], supernet.space.time_steps.values if config.loss == "anytime" else ()
+    sample, time_steps = sample or SAMPLING[config.sampling], supernet.space.time_steps.values if config.loss == "anytime" else ()
     start = checkpoints.restore(state)
     supernet.train()
     saved = time.monotonic()

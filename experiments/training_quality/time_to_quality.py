@@ -7,10 +7,12 @@ learning rate schedule. Appends a row for each to `time_to_quality.csv` next to 
 from __future__ import annotations
 
 import math
+import random
 import sys
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from statistics import mean
 from tempfile import TemporaryDirectory
@@ -34,10 +36,13 @@ from autospike.execution.executor import Serial  # noqa: E402
 from autospike.files import replacing  # noqa: E402
 from autospike.process import prepare_process  # noqa: E402
 from autospike.space.architecture import Architecture  # noqa: E402
+from autospike.space.genes import Choice, Range  # noqa: E402
 from autospike.space.search_space import SearchSpace  # noqa: E402
+from autospike.space.visitor import GenePath, visit_genes  # noqa: E402
 from autospike.supernet import Supernet  # noqa: E402
 from autospike.training.checkpoint import Checkpoints  # noqa: E402
 from autospike.training.setup import Setup, build_supernet, open_experiment, training_batches  # noqa: E402
+from autospike.training.step import Sampling  # noqa: E402
 from autospike.training.trainer import train  # noqa: E402
 
 RESULTS = HERE / "time_to_quality.csv"
@@ -54,11 +59,13 @@ class Way:
         epochs: The numbers of epochs that are tried, each in a training of its own.
         from_reference: Whether the parameters start from those of the trained reference network.
         changes: Changes of the experiment's training configuration.
+        sample: Chooses the architectures of a step; the function that `training.sampling` names if None.
     """
 
     epochs: Sequence[int]
     from_reference: bool
     changes: dict[str, Any] = field(default_factory=dict)
+    sample: Sampling | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -103,13 +110,49 @@ SETTINGS = {
         },
     ),
 }
-# Tried on the digits at 12 epochs with `python time_to_quality.py variants SEEDS`; README.md has the results.
+# Options of `training`, on the digits at 12 epochs, with `python time_to_quality.py variants SEEDS`.
 VARIANTS: dict[str, dict[str, Any]] = {
     "reference, small-first": {"sampling": "small-first"},
     "reference, anytime": {"loss": "anytime"},
     "reference, sandwich": {"sampling": "sandwich"},
     "reference, sandwich in-place": {"sampling": "sandwich", "targets": "in-place"},
     "reference, EMA 0.98": {"ema": 0.98},
+}
+
+
+def strictly_fair(space: SearchSpace, rng: random.Random, _progress: float) -> tuple[Architecture, ...]:
+    """Sample as many architectures as the gene with the most values has, so that each value of a gene occurs equally often.
+
+    Source: strict fairness of FairNAS (ICCV 2021). Genes with fewer values repeat them; ranges are sampled uniformly.
+    """
+    number = max(found.gene.size for found in space.genes(space.largest()) if isinstance(found.gene, Choice))
+    orders: dict[GenePath, list[Any]] = {}
+
+    def value(at: int, gene: Choice | Range, path: GenePath) -> Any:
+        if not isinstance(gene, Choice):
+            return gene.sample(rng)
+        order = orders.setdefault(path, rng.sample(gene.values, len(gene.values)))
+        return order[at % len(order)]
+
+    return tuple(dict.fromkeys(visit_genes(space, partial(value, i)) for i in range(number)))
+
+
+def with_common_prefix(space: SearchSpace, rng: random.Random, _progress: float) -> tuple[Architecture, ...]:
+    """Sample an architecture and another one that equals it before a random block or has at least the same embedding.
+
+    A training could compute the common prefix once. Here it is computed twice.
+    """
+    first, second = space.sample(rng), space.sample(rng)
+    point = rng.randrange(len(first.stages[0].blocks))
+    stage = replace(first.stages[0], blocks=first.stages[0].blocks[:point] + second.stages[0].blocks[point:])
+    pair = first, replace(first, stages=(stage, *second.stages[1:]))
+    return tuple(dict.fromkeys(pair))
+
+
+SAMPLED: dict[str, tuple[int, Sampling]] = {
+    "reference, strict fairness": (4, strictly_fair),
+    "reference, pairs with a common prefix": (6, with_common_prefix),
+    "the same, if sharing were free": (12, with_common_prefix),
 }
 SETTINGS["variants"] = replace(
     SETTINGS["digits"],
@@ -127,8 +170,23 @@ SETTINGS["variants"] = replace(
 )
 
 
-def trained(setup: Setup, space: SearchSpace, changes: dict[str, Any], start: Supernet | None = None) -> tuple[Supernet, float]:
-    """Train a supernet, from the parameters of another one if it is given.
+# Several architectures a step, with `python time_to_quality.py sampling SEEDS`.
+SETTINGS["sampling"] = replace(
+    SETTINGS["digits"],
+    ways={
+        "reference, 8e-3": Way(epochs=(12,), from_reference=True, changes={"learning_rate": 8e-3}),
+        **{
+            name: Way(epochs=(epochs,), from_reference=True, changes={"learning_rate": 8e-3}, sample=sample)
+            for name, (epochs, sample) in SAMPLED.items()
+        },
+    },
+)
+
+
+def trained(
+    setup: Setup, space: SearchSpace, changes: dict[str, Any], start: Supernet | None = None, sample: Sampling | None = None
+) -> tuple[Supernet, float]:
+    """Train a supernet, from the parameters of another one if it is given; see `train` for `sample`.
 
     Returns:
         The supernet, and the CPU seconds of its training.
@@ -140,7 +198,7 @@ def trained(setup: Setup, space: SearchSpace, changes: dict[str, Any], start: Su
     with TemporaryDirectory() as scratch:
         checkpoints = Checkpoints(folder=Path(scratch))
         started = time.process_time()
-        train(supernet, training_batches(setup), config, checkpoints, lambda _: None, seed=setup.training_seed)
+        train(supernet, training_batches(setup), config, checkpoints, lambda _: None, seed=setup.training_seed, sample=sample)
         return supernet, time.process_time() - started
 
 
@@ -162,7 +220,7 @@ def trainings(setup: Setup, setting: Setting, done: set[tuple[str, int]]) -> Ite
     (reference_accuracy,) = accuracies(setup, reference, [space.largest()])
     for name, way, epochs in todo:
         start = reference if way.from_reference else None
-        supernet, seconds = trained(setup, space, {**way.changes, "epochs": epochs}, start)
+        supernet, seconds = trained(setup, space, {**way.changes, "epochs": epochs}, start, way.sample)
         others = [architecture for architecture in draws if architecture != space.largest()]
         largest, *drawn = accuracies(setup, supernet, [space.largest(), *others])
         yield {
