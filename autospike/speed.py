@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import resource
 import time
 from collections.abc import Callable
 from contextlib import suppress
@@ -16,6 +15,7 @@ from autospike.data.batches import spans
 from autospike.evaluation.setup import calibration_split, trie_evaluator
 from autospike.evaluation.trie_evaluator import CalibratedStatistics
 from autospike.events import Callback, Event, StepEvent
+from autospike.process import peak_memory_bytes
 from autospike.randomness import keyed
 from autospike.searching.by_products import by_product_candidates
 from autospike.space.search_space import SearchSpace
@@ -92,7 +92,7 @@ def measure_speed(setup: Setup, seconds: float = MEASURED_SECONDS) -> Speed:
         rival_step=sum(_measured_rival_step(setup, name, seconds) for name in _rivals(experiment)),
         generation=_seconds_per_generation(setup),
         steps_per_epoch=training_batches(setup).per_epoch,
-        memory_bytes=resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024,
+        memory_bytes=peak_memory_bytes(),
     )
 
 
