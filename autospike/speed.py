@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import heapq
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -30,6 +31,12 @@ MEASURED_SECONDS, FIRST_STEPS, MEASURED_SHARE = 3.0, 2, 0.004
 # Cost of a candidate in a whole generation over that among 8 candidates, which share fewer prefixes (docs/evaluation.md: 0.59).
 SHARING = 0.6
 SAMPLED_CANDIDATES = 8
+# Duration of a training step beside that of another network on the other core, over the duration alone: they share caches and
+# memory bandwidth. The largest of eight ratios of CPU times of a step (0.94 to 1.20; docs/training.md), measured on two cores of an
+# AMD EPYC with other work on them. Not measured on an idle machine, nor with more than two networks.
+SIDE_BY_SIDE = 1.2
+# Seconds until a process makes its first step, nearly all for imports: 7.7 and 7.0 s of CPU time on the same machine, rounded up.
+PROCESS_START_SECONDS = 8.0
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -58,6 +65,70 @@ class Speed:
     def epoch(self) -> float:
         """Seconds of one epoch of all networks."""
         return self.steps_per_epoch * (self.supernet_step + self.reference_step + self.rival_step)
+
+
+@dataclass(frozen=True, kw_only=True)
+class SideBySide:
+    """Trainings of finalists, of which some run at the same time.
+
+    Attributes:
+        step_s: Seconds of a step of each, alone, in the order in which they start.
+        at_once: Number of trainings at the same time.
+    """
+
+    step_s: Sequence[float]
+    at_once: int
+
+    @property
+    def wall_s(self) -> float:
+        """Seconds until each has made a step. The next one starts when another has ended, as `run_side_by_side` does."""
+        ends = [0.0] * max(1, self.at_once)
+        for seconds in self.step_s:
+            heapq.heapreplace(ends, ends[0] + seconds)
+        return max(ends) * (SIDE_BY_SIDE if self._in_processes else 1.0)
+
+    @property
+    def start_s(self) -> float:
+        """Seconds of starting the processes, of which each round has some."""
+        rounds = -(-len(self.step_s) // max(1, self.at_once))
+        return PROCESS_START_SECONDS * rounds if self._in_processes else 0.0
+
+    def seconds(self, steps: int) -> float:
+        """Return the seconds of all trainings, of as many steps each.
+
+        Args:
+            steps: Steps of a training.
+        """
+        return self.start_s + steps * self.wall_s
+
+    def fastest(self, steps: int) -> SideBySide:
+        """Return these trainings, or the same ones one after the other, whichever takes less time.
+
+        Args:
+            steps: Steps of a training.
+        """
+        return min(replace(self, at_once=1), self, key=lambda trainings: trainings.seconds(steps))
+
+    def longest(self, seconds: float) -> SideBySide:
+        """Return these trainings, or the same ones one after the other, whichever make more steps within a time.
+
+        Args:
+            seconds: The time.
+        """
+        return max(replace(self, at_once=1), self, key=lambda trainings: (seconds - trainings.start_s) / trainings.wall_s)
+
+    def epochs_within(self, seconds: float, steps_per_epoch: int) -> int:
+        """Return how many epochs fit into a time, at least one.
+
+        Args:
+            seconds: The time.
+            steps_per_epoch: Training steps in an epoch.
+        """
+        return max(1, int((seconds - self.start_s) / (steps_per_epoch * self.wall_s)))
+
+    @property
+    def _in_processes(self) -> bool:
+        return min(self.at_once, len(self.step_s)) > 1
 
 
 def measured_seconds(budget_s: float) -> float:
