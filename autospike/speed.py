@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import heapq
+import subprocess
+import sys
 import time
-from collections.abc import Callable, Sequence
-from contextlib import suppress
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -74,10 +76,12 @@ class SideBySide:
     Attributes:
         step_s: Seconds of a step of each, alone, in the order in which they start.
         at_once: Number of trainings at the same time.
+        slowdown: Duration of a step beside the other trainings, over that alone.
     """
 
     step_s: Sequence[float]
     at_once: int
+    slowdown: float = SIDE_BY_SIDE
 
     @property
     def wall_s(self) -> float:
@@ -85,7 +89,7 @@ class SideBySide:
         ends = [0.0] * max(1, self.at_once)
         for seconds in self.step_s:
             heapq.heapreplace(ends, ends[0] + seconds)
-        return max(ends) * (SIDE_BY_SIDE if self._in_processes else 1.0)
+        return max(ends) * (self.slowdown if self._in_processes else 1.0)
 
     @property
     def start_s(self) -> float:
@@ -191,6 +195,48 @@ def measured_step(setup: Setup, space: SearchSpace, training: TrainingConfig, se
 
     share = training.single_step_share
     return sum(weight * timed(single) for single, weight in ((1.0, share), (0.0, 1 - share)) if weight > 0)
+
+
+# A process that is busy until its parent ends.
+BUSY = "import os\nparent = os.getppid()\nwhile os.getppid() == parent: pass"
+
+
+@contextmanager
+def busy_processes(count: int) -> Iterator[None]:
+    """Keep as many processes busy for the length of a block, in place of other trainings, which would take seconds to start.
+
+    Args:
+        count: Number of processes.
+    """
+    processes: list[subprocess.Popen[bytes]] = []
+    try:
+        processes.extend(subprocess.Popen([sys.executable, "-I", "-S", "-c", BUSY], stdin=subprocess.DEVNULL) for _ in range(count))
+        yield
+    finally:
+        for process in processes:
+            process.kill()
+            process.wait()
+
+
+def measured_slowdown(
+    setup: Setup, space: SearchSpace, training: TrainingConfig, *, alone_s: float, at_once: int, seconds: float = MEASURED_SECONDS
+) -> float:
+    """Measure how much longer a step takes while other trainings run, as far as they need cores that are busy already.
+
+    Args:
+        setup: Configuration, data and device.
+        space: The space of the network that is trained.
+        training: The configuration of the training.
+        alone_s: The duration of a step without other trainings, as `measured_step` returns it.
+        at_once: Number of trainings at the same time.
+        seconds: For how long steps are timed.
+
+    Returns:
+        The factor, with `SIDE_BY_SIDE` for what processes share beside the cores.
+    """
+    with busy_processes(at_once - 1):
+        beside_s = measured_step(setup, space, training, seconds)
+    return SIDE_BY_SIDE * max(1.0, beside_s / alone_s)
 
 
 def _rivals(experiment: Experiment) -> tuple[RivalName, ...]:

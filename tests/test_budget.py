@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import time
 from dataclasses import replace
 from pathlib import Path
@@ -22,7 +23,7 @@ from autospike.budget import (
     within,
 )
 from autospike.config import Experiment
-from autospike.speed import PROCESS_START_SECONDS, SIDE_BY_SIDE, SideBySide, Speed
+from autospike.speed import PROCESS_START_SECONDS, SIDE_BY_SIDE, SideBySide, Speed, busy_processes
 
 EXPERIMENT = Experiment.model_validate(TINY_EXPERIMENT)
 SPEED = Speed(
@@ -98,6 +99,21 @@ def test_trainings_side_by_side_take_as_long_as_the_last_one_by_hand(
     trainings = SideBySide(step_s=step_s, at_once=at_once)
     assert trainings.wall_s == pytest.approx(steps * (SIDE_BY_SIDE if rounds else 1))
     assert trainings.start_s == rounds * PROCESS_START_SECONDS
+
+
+def test_on_busy_cores_trainings_run_one_after_the_other() -> None:
+    assert SideBySide(step_s=[0.1, 0.1], at_once=2, slowdown=1.9).fastest(10**6).at_once == 2
+    assert SideBySide(step_s=[0.1, 0.1], at_once=2, slowdown=2.1).fastest(10**6).at_once == 1
+
+
+def test_busy_processes_end_with_the_block() -> None:
+    def children() -> list[str]:
+        return Path(f"/proc/{os.getpid()}/task/{os.getpid()}/children").read_text().split()
+
+    before = children()
+    with busy_processes(2):
+        assert len(children()) == len(before) + 2
+    assert children() == before
 
 
 def test_more_epochs_of_fine_tuning_side_by_side_fit_into_a_budget_by_hand() -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import time
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -19,14 +20,22 @@ from autospike.evaluation.setup import open_for_measurement, protocol_id
 from autospike.run_directory import RunDirectory
 from autospike.searching.selection import pick_finalists
 from autospike.space.search_space import SearchSpace
-from autospike.speed import MEASURED_SECONDS, SideBySide, Speed, measure_speed, measured_seconds, measured_step
+from autospike.speed import (
+    MEASURED_SECONDS,
+    SideBySide,
+    Speed,
+    measure_speed,
+    measured_seconds,
+    measured_slowdown,
+    measured_step,
+)
 from autospike.training.retraining import fine_tuned
-from autospike.training.setup import open_experiment, threads_of_torch, training_batches
+from autospike.training.setup import Setup, open_experiment, threads_of_torch, training_batches
 
 # Time of measuring one network by itself, over that of a candidate in a population on as many images. Our choice, not measured.
 ALONE = 6.0
 # Seconds for which the steps of each finalist are timed to decide whether they train at the same time. Our choice.
-SHORT_SECONDS = 0.3
+SHORT_SECONDS = 1.0
 
 
 def estimate(run: RunDirectory, *, fine_tune: bool, cores: int = 1) -> Plan:
@@ -87,11 +96,9 @@ def fit_fine_tuning(run: RunDirectory, clock: Clock, *, cores: int = 1) -> RunDi
         threads = run.experiment.threads or torch.get_num_threads()
         setup = open_for_measurement(run)
         finalists = [e.measurement for e in pick_finalists(run, protocol_id(setup, run.supernet), note, setup.input_shape)]
-        with working("measure the speed of the finalists"):
-            fine_tuning = run.experiment.fine_tuning
-            seconds = measured_seconds(clock.budget_s)
-            step_s = [measured_step(setup, SearchSpace.of(f.architecture), fine_tuning, seconds) for f in finalists]
-        trainings = SideBySide(step_s=step_s, at_once=trainings_at_once(run, setup, cores=cores, threads=threads))
+        spaces, seconds = [SearchSpace.of(f.architecture) for f in finalists], measured_seconds(clock.budget_s)
+        at_once = trainings_at_once(run, setup, cores=cores, threads=threads)
+        trainings = _measured_finalists(setup, spaces, at_once=at_once, threads=threads, seconds=seconds)
         selected, alone = finalists[0], sum(finalist.seconds for finalist in finalists)
         images = len(setup.images.splits["test"]) + selected.images
         measurement_s = ((2 * ALONE + FRONT_POINTS) * selected.seconds + ALONE * alone) * images / selected.images
@@ -120,11 +127,19 @@ def finalists_at_once(run: RunDirectory, *, cores: int) -> int:
     waiting = [found for found in (fine_tuned(run, e.measurement.architecture, seed=0) for e in picked) if not found.is_trained]
     if len(waiting) < 2:
         return 1
-    fine_tuning = run.experiment.fine_tuning
+    spaces = [network.space for network in waiting]
+    trainings = _measured_finalists(setup, spaces, at_once=at_once, threads=threads, seconds=SHORT_SECONDS)
+    return trainings.fastest(run.experiment.fine_tuning.epochs * training_batches(setup).per_epoch).at_once
+
+
+def _measured_finalists(setup: Setup, spaces: Sequence[SearchSpace], *, at_once: int, threads: int, seconds: float) -> SideBySide:
+    """Measure the steps of the finalists alone, and how much other trainings slow down the first, which is the slowest of most."""
+    training, at_once, slowdown = setup.experiment.fine_tuning, min(at_once, len(spaces)), 1.0
     with working("measure the speed of the finalists"), threads_of_torch(threads):
-        step_s = [measured_step(setup, network.space, fine_tuning, SHORT_SECONDS) for network in waiting]
-    trainings = SideBySide(step_s=step_s, at_once=min(at_once, len(waiting)))
-    return trainings.fastest(fine_tuning.epochs * training_batches(setup).per_epoch).at_once
+        step_s = [measured_step(setup, space, training, seconds) for space in spaces]
+        if at_once > 1:
+            slowdown = measured_slowdown(setup, spaces[0], training, alone_s=step_s[0], at_once=at_once, seconds=seconds)
+    return SideBySide(step_s=step_s, at_once=at_once, slowdown=slowdown)
 
 
 def fit_training(experiment: Experiment, folder: Path, budget_s: float, *, begun: float) -> int:

@@ -134,7 +134,10 @@ def show_step(update_bar: Bar, event: Event) -> None:
 
 
 class TrainingBars:
-    """Callback and context manager that shows a progress bar for each of several trainings, from its first step to its last."""
+    """Callback and context manager that shows a progress bar for each of several trainings, from its first step to its last.
+
+    Of names such as `ID/fine-tuned/0` it shows the first part, so that a bar has room in 80 columns.
+    """
 
     def __init__(self) -> None:
         self._shown = ExitStack()
@@ -164,7 +167,7 @@ class TrainingBars:
 
     def _opened(self, event: StepEvent) -> tuple[ExitStack, Bar]:
         block = self._shown.enter_context(ExitStack())
-        return block, block.enter_context(self._new_bar(f"train {display_name(event.network)}", total=event.steps))
+        return block, block.enter_context(self._new_bar(f"train {event.network.split('/')[0]}", total=event.steps))
 
 
 def log_step(run: RunDirectory, event: Event) -> None:
