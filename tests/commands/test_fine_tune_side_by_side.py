@@ -153,7 +153,6 @@ prepare_process()
 signal.signal(signal.SIGINT, signal.default_int_handler)  # it is ignored if the tests run in the background
 def command():
     from autospike.commands.fine_tune import fine_tune
-from autospike.commands.plan import finalists_at_once
     from autospike.run_directory import RunDirectory
     run = RunDirectory.resume(Path(sys.argv[1]), sys.argv[2:])
     with run.locked("run"):
