@@ -18,7 +18,7 @@ from autospike import files
 from autospike.config import Experiment
 from autospike.errors import UserError
 from autospike.searching.selection import RULES
-from autospike.speed import Speed
+from autospike.speed import SideBySide, Speed
 
 # Shares of a budget, after the fixed costs. Our choice; other shares were not compared.
 TRAINING_SHARE, SEARCH_SHARE = 0.45, 0.12
@@ -40,7 +40,8 @@ class Plan:
         search_s: Seconds of the search.
         fine_tuning_s: Seconds of the fine-tuning.
         fixed_s: Seconds of everything else.
-        memory_bytes: Expected memory of the process.
+        memory_bytes: Expected memory of this process, and of each that fine-tunes a network.
+        trainings_at_once: Number of selected subnets that are fine-tuned at the same time.
     """
 
     epochs: int
@@ -53,6 +54,7 @@ class Plan:
     memory_bytes: int
     rival_epochs: int = 0
     rivals_s: float = 0.0
+    trainings_at_once: int = 1
 
     @property
     def total_s(self) -> float:
@@ -61,15 +63,21 @@ class Plan:
 
     def text(self) -> str:
         """Return the plan in one line."""
+        together, memory_bytes = "", self.memory_bytes
+        if self.fine_tune_epochs and self.trainings_at_once > 1:
+            together = f" of {self.trainings_at_once} networks at a time"
+            memory_bytes *= 1 + self.trainings_at_once  # this process waits meanwhile
         fine_tuning = (
-            f"fine-tuning {self.fine_tune_epochs} epochs ({duration(self.fine_tuning_s)}), " if self.fine_tune_epochs else ""
+            f"fine-tuning {self.fine_tune_epochs} epochs{together} ({duration(self.fine_tuning_s)}), "
+            if self.fine_tune_epochs
+            else ""
         )
         rivals = f"networks without spikes ({duration(self.rivals_s)}), " if self.rival_epochs else ""
         return (
             f"plan: training {self.epochs} epochs ({duration(self.training_s)}), {rivals}"
             f"search at most {self.generations} generations ({duration(self.search_s)}), {fine_tuning}"
             f"measurement and figures ({duration(self.fixed_s)}): about {duration(self.total_s)} and "
-            f"{self.memory_bytes / 1e9:.1f} GB of memory"
+            f"{memory_bytes / 1e9:.1f} GB of memory"
         )
 
 
@@ -79,19 +87,27 @@ def _largest_number_of_finalists(experiment: Experiment) -> int:
     return min(experiment.retrain.finalists, choices)
 
 
-def expected(experiment: Experiment, speed: Speed, *, fine_tune: bool) -> Plan:
+def _finalists(experiment: Experiment, speed: Speed, at_once: int) -> SideBySide:
+    """The trainings of as many finalists as there may be, of mean size."""
+    count = _largest_number_of_finalists(experiment)
+    return SideBySide(step_s=[speed.fine_tuning_step] * count, at_once=min(count, at_once))
+
+
+def expected(experiment: Experiment, speed: Speed, *, fine_tune: bool, at_once: int = 1) -> Plan:
     """Estimate a run as the experiment configures it.
 
     Args:
         experiment: The configuration.
         speed: Measured durations.
         fine_tune: Whether the selected subnet is fine-tuned.
+        at_once: Largest number of finalists that are fine-tuned at the same time.
 
     Returns:
         The plan of the configured epochs and generations.
     """
     fine_tune_epochs = experiment.fine_tuning.epochs if fine_tune else 0
-    fine_tuning_epochs = _largest_number_of_finalists(experiment) * fine_tune_epochs
+    steps = fine_tune_epochs * speed.steps_per_epoch
+    trainings = _finalists(experiment, speed, at_once).fastest(steps)
     rival_epochs = (experiment.rivals.epochs or experiment.training.epochs) if speed.rival_step else 0
     return Plan(
         epochs=experiment.training.epochs,
@@ -99,15 +115,16 @@ def expected(experiment: Experiment, speed: Speed, *, fine_tune: bool) -> Plan:
         fine_tune_epochs=fine_tune_epochs,
         training_s=experiment.training.epochs * speed.steps_per_epoch * (speed.supernet_step + speed.reference_step),
         search_s=experiment.search.generations * speed.generation,
-        fine_tuning_s=fine_tuning_epochs * speed.steps_per_epoch * speed.fine_tuning_step,
+        fine_tuning_s=trainings.seconds(steps),
         fixed_s=FIXED_SECONDS,
         memory_bytes=speed.memory_bytes,
         rival_epochs=rival_epochs,
         rivals_s=rival_epochs * speed.steps_per_epoch * speed.rival_step,
+        trainings_at_once=trainings.at_once,
     )
 
 
-def within(experiment: Experiment, speed: Speed, budget_s: float, *, fine_tune: bool) -> Plan:
+def within(experiment: Experiment, speed: Speed, budget_s: float, *, fine_tune: bool, at_once: int = 1) -> Plan:
     """Plan a run within a budget.
 
     Args:
@@ -115,6 +132,7 @@ def within(experiment: Experiment, speed: Speed, budget_s: float, *, fine_tune: 
         speed: Measured durations.
         budget_s: Wall-clock time in seconds.
         fine_tune: Whether the selected subnet is fine-tuned.
+        at_once: Largest number of finalists that are fine-tuned at the same time.
 
     Returns:
         The plan, whose durations add up to at most the budget.
@@ -123,9 +141,8 @@ def within(experiment: Experiment, speed: Speed, budget_s: float, *, fine_tune: 
         UserError: The budget is too small for one epoch and one generation.
     """
     available, epoch = budget_s - FIXED_SECONDS, speed.epoch
-    fine_tune_epoch = (
-        speed.steps_per_epoch * speed.fine_tuning_step * _largest_number_of_finalists(experiment) if fine_tune else 0.0
-    )
+    trainings = _finalists(experiment, speed, at_once)
+    fine_tune_epoch = trainings.fastest(speed.steps_per_epoch).seconds(speed.steps_per_epoch) if fine_tune else 0.0
     generations = max(1, min(experiment.search.generations, int(available * SEARCH_SHARE / speed.generation)))
     # What the search does not take is divided among the trainings.
     share = TRAINING_SHARE / (1 - SEARCH_SHARE) if fine_tune else 1.0
@@ -138,10 +155,11 @@ def within(experiment: Experiment, speed: Speed, budget_s: float, *, fine_tune: 
         )
     rivals_s, search_s = epochs * speed.steps_per_epoch * speed.rival_step, generations * speed.generation
     rest = available - epochs * epoch - search_s
+    trainings = trainings.longest(rest)
     return Plan(
         epochs=epochs,
         generations=generations,
-        fine_tune_epochs=max(1, int(rest / fine_tune_epoch)) if fine_tune else 0,
+        fine_tune_epochs=trainings.epochs_within(rest, speed.steps_per_epoch) if fine_tune else 0,
         training_s=epochs * epoch - rivals_s,
         search_s=search_s,
         fine_tuning_s=rest if fine_tune else 0.0,
@@ -149,6 +167,7 @@ def within(experiment: Experiment, speed: Speed, budget_s: float, *, fine_tune: 
         memory_bytes=speed.memory_bytes,
         rival_epochs=epochs if speed.rival_step else 0,
         rivals_s=rivals_s,
+        trainings_at_once=trainings.at_once,
     )
 
 
@@ -248,14 +267,16 @@ class Clock:
         share = self.plan.search_s / (self.plan.search_s + self.plan.fine_tuning_s)
         return max(0.0, self.left_s - FIXED_SECONDS / 2) * share
 
-    def choose_fine_tuning(self, epoch_s: float, *, measurement_s: float) -> None:
+    def choose_fine_tuning(self, trainings: SideBySide, steps_per_epoch: int, *, measurement_s: float) -> None:
         """Choose as many epochs of fine-tuning as fit into the time that is left, at least one.
 
         Args:
-            epoch_s: Seconds of an epoch.
+            trainings: Those of the finalists.
+            steps_per_epoch: Training steps in an epoch.
             measurement_s: Seconds of the measurements that follow.
         """
-        self.fine_tune_epochs = max(1, int((self.left_s - FIXED_SECONDS / 2 - measurement_s) / epoch_s))
+        left_s = self.left_s - FIXED_SECONDS / 2 - measurement_s
+        self.fine_tune_epochs = trainings.longest(left_s).epochs_within(left_s, steps_per_epoch)
 
     def write(self) -> None:
         """Write `plan.json`."""

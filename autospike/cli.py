@@ -36,7 +36,7 @@ from autospike.cli_options import (
 )
 from autospike.command_errors import exit_with
 from autospike.errors import UserError
-from autospike.process import prepare_process, world_size
+from autospike.process import available_cores, prepare_process, world_size
 from autospike.space.limits import MAX_EMBED_DIM, MAX_LEVELS, MAX_TIME_STEPS
 
 STARTED = time.monotonic()  # before torch is imported
@@ -496,7 +496,7 @@ def run_all(
     from autospike.budget import Clock, parse_duration
     from autospike.commands.export import export
     from autospike.commands.fine_tune import fine_tune
-    from autospike.commands.plan import estimate, fit, fit_fine_tuning
+    from autospike.commands.plan import estimate, finalists_at_once, fit, fit_fine_tuning
     from autospike.commands.plot import plot
     from autospike.commands.rivals import rivals
     from autospike.commands.search import search
@@ -505,7 +505,7 @@ def run_all(
     from autospike.execution.report_executor import report_executor
     from autospike.run_directory import RunDirectory
 
-    where = execution_overrides(**execution)
+    where, cores = execution_overrides(**execution), available_cores()
     left_out = [
         *(["baseline=none"] if no_reference else []),
         *(["rivals.networks=[]"] if no_rivals or no_reference else []),
@@ -515,10 +515,10 @@ def run_all(
     chosen = [*(overrides or []), *where, *left_out, *_start_overrides(start_from)]
     started = RunDirectory.start(Experiment.load(experiment, [*chosen, *(clock.overrides() if clock else [])]), run)
     if clock is None and budget_s is not None:
-        clock = fit(started, budget_s, fine_tune=not no_fine_tune, begun=STARTED)
+        clock = fit(started, budget_s, fine_tune=not no_fine_tune, begun=STARTED, cores=cores)
         started = RunDirectory.start(Experiment.load(experiment, [*chosen, *clock.overrides()]), run)
     elif not started.has_checkpoint:
-        estimate(started, fine_tune=not no_fine_tune)
+        estimate(started, fine_tune=not no_fine_tune, cores=cores)
     if dry_run:
         return
     with started.locked("run"), clock.recording() if clock else nullcontext():
@@ -528,9 +528,9 @@ def run_all(
         generations = search(started, timeout_s=clock.search_timeout_s() if clock else None)
         if clock:
             clock.finished_generations = generations
-            started = started if no_fine_tune else fit_fine_tuning(started, clock)
+            started = started if no_fine_tune else fit_fine_tuning(started, clock, cores=cores)
         if not no_fine_tune:
-            fine_tune(started)
+            fine_tune(started, at_once=finalists_at_once(started, cores=cores))
         export(started, started.export)
         plot(started, executor=report_executor(started.existing_archive()))
 

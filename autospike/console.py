@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, field
 from importlib.util import find_spec
 from threading import Event, Thread
+from typing import Protocol
 
 from rich.console import Console
 from rich.markup import escape
@@ -24,12 +25,24 @@ Bar = Callable[[int, str], None]
 LINE_SECONDS = 30.0
 
 
+class NewBar(Protocol):
+    """Starts to show the progress of another work, for the length of a `with` block."""
+
+    def __call__(self, title: str, *, total: int) -> AbstractContextManager[Bar]:
+        """Return the context manager of the block, which yields the function that updates the progress.
+
+        Args:
+            title: Shown before the bar.
+            total: Amount of work.
+        """
+
+
 @contextmanager
 def progress(title: str, *, total: int) -> Iterator[Bar]:
     """Show progress with elapsed and remaining time.
 
     In a terminal or a notebook, it is a bar in 80 columns. Elsewhere it is a line at the end and every 30 seconds,
-    also while nothing is updated.
+    also while nothing is updated. A process that sends its notes to another one shows nothing.
 
     Args:
         title: Shown before the bar.
@@ -38,9 +51,22 @@ def progress(title: str, *, total: int) -> Iterator[Bar]:
     Yields:
         The function that updates it.
     """
+    with several_bars() as bar, bar(title, total=total) as update:
+        yield update
+
+
+@contextmanager
+def several_bars() -> Iterator[NewBar]:
+    """Show progress as `progress` does, of several works at the same time: bars below each other, or lines of each.
+
+    Yields:
+        The function that starts the bar of a work.
+    """
+    if _send_note is not None:
+        yield _no_bar
+        return
     if not _is_animated():
-        with printed_lines(ProgressLine(title=title, total=total)) as line:
-            yield line.update
+        yield _lines_as_bar
         return
     columns = (
         TextColumn("[bold]{task.description:<15}"),
@@ -52,8 +78,38 @@ def progress(title: str, *, total: int) -> Iterator[Bar]:
         TextColumn("{task.fields[state]}"),
     )
     with Progress(*columns, console=console) as bars:
-        task = bars.add_task(title, total=total, state="")
-        yield lambda completed, state: bars.update(task, completed=completed, state=state)
+
+        @contextmanager
+        def bar(title: str, *, total: int) -> Iterator[Bar]:
+            task = bars.add_task(title, total=total, state="")
+            yield lambda completed, state: bars.update(task, completed=completed, state=state)
+
+        yield bar
+
+
+@contextmanager
+def _no_bar(title: str, *, total: int) -> Iterator[Bar]:  # noqa: ARG001
+    yield lambda _completed, _state: None
+
+
+@contextmanager
+def _lines_as_bar(title: str, *, total: int) -> Iterator[Bar]:
+    with printed_lines(ProgressLine(title=title, total=total)) as line:
+        yield line.update
+
+
+# In a worker process: sends a note to the parent. None in a process that prints its notes itself.
+_send_note: Callable[[str], None] | None = None
+
+
+def send_notes(send: Callable[[str], None]) -> None:
+    """Send the notes of this process elsewhere instead of printing them, and show no progress. For a worker process.
+
+    Args:
+        send: Called with each note.
+    """
+    global _send_note
+    _send_note = send
 
 
 def _is_animated() -> bool:
@@ -141,6 +197,9 @@ def working(what: str) -> Iterator[None]:
     Args:
         what: Description of the work.
     """
+    if _send_note is not None:
+        yield
+        return
     if not _is_animated():
         with printed_lines(ProgressLine(title=what, total=0)):
             yield
@@ -165,11 +224,14 @@ def short(number: float) -> str:
 
 
 def note(text: str) -> None:
-    """Print a line in dim style.
+    """Print a line in dim style, or send it where `send_notes` says.
 
     Args:
         text: The line, which is printed as it is, without markup.
     """
+    if _send_note is not None:
+        _send_note(text)
+        return
     console.print(text, style="dim", markup=False, highlight=False, soft_wrap=True)
 
 

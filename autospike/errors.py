@@ -60,12 +60,12 @@ class Interrupted(Exception):  # noqa: N818 - not an error
     """A training was ended by a signal after a checkpoint, from which it can be resumed.
 
     Attributes:
-        step: Number of finished training steps.
+        step: Number of finished training steps; None of several trainings.
         exit_code: Exit code of the command line: 128 plus the number of the signal, by convention of shells.
     """
 
-    def __init__(self, *, signal: int, step: int) -> None:
-        super().__init__(f"interrupted at step {step}; run the same command again to resume")
+    def __init__(self, *, signal: int, step: int | None = None) -> None:
+        super().__init__(f"interrupted{'' if step is None else f' at step {step}'}; run the same command again to resume")
         self.step, self.exit_code = step, 128 + signal
 
 

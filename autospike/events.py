@@ -8,6 +8,9 @@ selects the events that it uses by their type:
             case StepEvent(network=network, step=step, loss=loss):
                 print(network, step, loss)
 
+`autospike run` fine-tunes several networks at the same time, in processes of their own. Callbacks are called in the process of the
+command, with one event at a time: those of one network in their order, those of different networks as they come.
+
 An exception of a callback ends the command like any other error. The same command resumes it.
 """
 
@@ -33,7 +36,7 @@ class StepEvent:
         seconds: Duration of the step, with loading its batch.
         images_per_second: Of all ranks, as a mean over the last 50 steps.
         seconds_left: Estimated from the last 50 steps.
-        memory_mb: Peak memory of this process in 10^6 bytes: allocated CUDA memory on CUDA, else resident memory.
+        memory_mb: Peak memory of the process that trains in 10^6 bytes: allocated CUDA memory on CUDA, else resident memory.
     """
 
     network: str

@@ -15,7 +15,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from types import FrameType
+from types import FrameType, TracebackType
 from typing import Any
 
 from autospike.memory.allocator import M_TRIM_THRESHOLD, TRIM_THRESHOLD_BYTES
@@ -51,6 +51,9 @@ def prepare_process() -> None:
 
 # Signals that end a command in an orderly way: Ctrl-C, `kill`, and the end of a terminal session.
 ENDING_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+# By this signal, a process asks its worker to end a training after a checkpoint. It differs from those above, which also reach a
+# worker when they are sent to the whole process group: the second of two signals ends a training at once.
+STOP_SIGNAL = signal.SIGUSR1
 # Signals often come in pairs, such as SIGTERM and SIGHUP. A later one means that the user will not wait for the clean-up.
 PATIENCE_SECONDS = 2.0
 # Pause before a signal is sent again whose exception was swallowed.
@@ -129,6 +132,38 @@ def _resending(received: ReceivedSignal, hook: Callable[[Any], Any]) -> Callable
     return on_unraisable
 
 
+class SignalCatcher:
+    """Context manager that catches the first of the signals that end a process. A second one is handled as before the context.
+
+    A signal that the process ignores stays ignored, as SIGHUP under nohup.
+
+    Attributes:
+        signal: Number of the signal, 0 if none came.
+    """
+
+    SIGNALS = (*ENDING_SIGNALS, STOP_SIGNAL)
+
+    def __init__(self) -> None:
+        self.signal = 0
+        self._handlers: dict[signal.Signals, Any] = {}
+
+    def __enter__(self) -> SignalCatcher:
+        heeded = [number for number in self.SIGNALS if signal.getsignal(number) != signal.SIG_IGN]
+        self._handlers = {number: signal.signal(number, self._catch) for number in heeded}
+        return self
+
+    def __exit__(self, _kind: type[BaseException] | None, _error: BaseException | None, _trace: TracebackType | None) -> None:
+        self._restore()
+
+    def _catch(self, number: int, _frame: FrameType | None) -> None:
+        self.signal = number
+        self._restore()
+
+    def _restore(self) -> None:
+        for number, handler in self._handlers.items():
+            signal.signal(number, handler)
+
+
 @contextmanager
 def signals_blocked() -> Iterator[None]:
     """Block SIGINT and SIGHUP in a block. Processes that start in it inherit this: only their parent acts on Ctrl-C.
@@ -153,6 +188,12 @@ def available_cores() -> int:
     quota = Path("/sys/fs/cgroup/cpu.max")  # microseconds in each period, or "max"
     allowed, _, period = quota.read_text().partition(" ") if quota.exists() else ("max", "", "")
     return cores if allowed == "max" else max(1, min(cores, int(allowed) // int(period)))
+
+
+def peak_memory_bytes() -> int:
+    """Return the largest resident memory that this process has had, in bytes."""
+    unit = 1 if sys.platform == "darwin" else 1024  # bytes in one unit of ru_maxrss
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
 
 
 def memory_limit() -> int | None:

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-import resource
+import heapq
+import subprocess
+import sys
 import time
-from collections.abc import Callable
-from contextlib import suppress
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -16,6 +18,7 @@ from autospike.data.batches import spans
 from autospike.evaluation.setup import calibration_split, trie_evaluator
 from autospike.evaluation.trie_evaluator import CalibratedStatistics
 from autospike.events import Callback, Event, StepEvent
+from autospike.process import peak_memory_bytes
 from autospike.randomness import keyed
 from autospike.searching.by_products import by_product_candidates
 from autospike.space.search_space import SearchSpace
@@ -30,6 +33,12 @@ MEASURED_SECONDS, FIRST_STEPS, MEASURED_SHARE = 3.0, 2, 0.004
 # Cost of a candidate in a whole generation over that among 8 candidates, which share fewer prefixes (docs/evaluation.md: 0.59).
 SHARING = 0.6
 SAMPLED_CANDIDATES = 8
+# Duration of a training step beside that of another network on the other core, over the duration alone: they share caches and
+# memory bandwidth. The largest of eight ratios of CPU times of a step (0.94 to 1.20; docs/training.md), measured on two cores of an
+# AMD EPYC with other work on them. Not measured on an idle machine, nor with more than two networks.
+SIDE_BY_SIDE = 1.2
+# Seconds until a process makes its first step, nearly all for imports: 7.7 and 7.0 s of CPU time on the same machine, rounded up.
+PROCESS_START_SECONDS = 8.0
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -58,6 +67,72 @@ class Speed:
     def epoch(self) -> float:
         """Seconds of one epoch of all networks."""
         return self.steps_per_epoch * (self.supernet_step + self.reference_step + self.rival_step)
+
+
+@dataclass(frozen=True, kw_only=True)
+class SideBySide:
+    """Trainings of finalists, of which some run at the same time.
+
+    Attributes:
+        step_s: Seconds of a step of each, alone, in the order in which they start.
+        at_once: Number of trainings at the same time.
+        slowdown: Duration of a step beside the other trainings, over that alone.
+    """
+
+    step_s: Sequence[float]
+    at_once: int
+    slowdown: float = SIDE_BY_SIDE
+
+    @property
+    def wall_s(self) -> float:
+        """Seconds until each has made a step. The next one starts when another has ended, as `run_side_by_side` does."""
+        ends = [0.0] * max(1, self.at_once)
+        for seconds in self.step_s:
+            heapq.heapreplace(ends, ends[0] + seconds)
+        return max(ends) * (self.slowdown if self._in_processes else 1.0)
+
+    @property
+    def start_s(self) -> float:
+        """Seconds of starting the processes, of which each round has some."""
+        rounds = -(-len(self.step_s) // max(1, self.at_once))
+        return PROCESS_START_SECONDS * rounds if self._in_processes else 0.0
+
+    def seconds(self, steps: int) -> float:
+        """Return the seconds of all trainings, of as many steps each.
+
+        Args:
+            steps: Steps of a training.
+        """
+        return self.start_s + steps * self.wall_s
+
+    def fastest(self, steps: int) -> SideBySide:
+        """Return these trainings, or the same ones one after the other, whichever takes less time.
+
+        Args:
+            steps: Steps of a training.
+        """
+        return min(replace(self, at_once=1), self, key=lambda trainings: trainings.seconds(steps))
+
+    def longest(self, seconds: float) -> SideBySide:
+        """Return these trainings, or the same ones one after the other, whichever make more steps within a time.
+
+        Args:
+            seconds: The time.
+        """
+        return max(replace(self, at_once=1), self, key=lambda trainings: (seconds - trainings.start_s) / trainings.wall_s)
+
+    def epochs_within(self, seconds: float, steps_per_epoch: int) -> int:
+        """Return how many epochs fit into a time, at least one.
+
+        Args:
+            seconds: The time.
+            steps_per_epoch: Training steps in an epoch.
+        """
+        return max(1, int((seconds - self.start_s) / (steps_per_epoch * self.wall_s)))
+
+    @property
+    def _in_processes(self) -> bool:
+        return min(self.at_once, len(self.step_s)) > 1
 
 
 def measured_seconds(budget_s: float) -> float:
@@ -92,7 +167,7 @@ def measure_speed(setup: Setup, seconds: float = MEASURED_SECONDS) -> Speed:
         rival_step=sum(_measured_rival_step(setup, name, seconds) for name in _rivals(experiment)),
         generation=_seconds_per_generation(setup),
         steps_per_epoch=training_batches(setup).per_epoch,
-        memory_bytes=resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024,
+        memory_bytes=peak_memory_bytes(),
     )
 
 
@@ -120,6 +195,48 @@ def measured_step(setup: Setup, space: SearchSpace, training: TrainingConfig, se
 
     share = training.single_step_share
     return sum(weight * timed(single) for single, weight in ((1.0, share), (0.0, 1 - share)) if weight > 0)
+
+
+# A process that is busy until its parent ends.
+BUSY = "import os\nparent = os.getppid()\nwhile os.getppid() == parent: pass"
+
+
+@contextmanager
+def busy_processes(count: int) -> Iterator[None]:
+    """Keep as many processes busy for the length of a block, in place of other trainings, which would take seconds to start.
+
+    Args:
+        count: Number of processes.
+    """
+    processes: list[subprocess.Popen[bytes]] = []
+    try:
+        processes.extend(subprocess.Popen([sys.executable, "-I", "-S", "-c", BUSY], stdin=subprocess.DEVNULL) for _ in range(count))
+        yield
+    finally:
+        for process in processes:
+            process.kill()
+            process.wait()
+
+
+def measured_slowdown(
+    setup: Setup, space: SearchSpace, training: TrainingConfig, *, alone_s: float, at_once: int, seconds: float = MEASURED_SECONDS
+) -> float:
+    """Measure how much longer a step takes while other trainings run, as far as they need cores that are busy already.
+
+    Args:
+        setup: Configuration, data and device.
+        space: The space of the network that is trained.
+        training: The configuration of the training.
+        alone_s: The duration of a step without other trainings, as `measured_step` returns it.
+        at_once: Number of trainings at the same time.
+        seconds: For how long steps are timed.
+
+    Returns:
+        The factor, with `SIDE_BY_SIDE` for what processes share beside the cores.
+    """
+    with busy_processes(at_once - 1):
+        beside_s = measured_step(setup, space, training, seconds)
+    return SIDE_BY_SIDE * max(1.0, beside_s / alone_s)
 
 
 def _rivals(experiment: Experiment) -> tuple[RivalName, ...]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import time
 from dataclasses import replace
 from pathlib import Path
@@ -11,9 +12,18 @@ import pytest
 from builders import one_line_error
 from tiny_experiment import TINY_EXPERIMENT
 
-from autospike.budget import FIXED_SECONDS, Clock, Plan, duration, epochs_within, expected, parse_duration, within
+from autospike.budget import (
+    FIXED_SECONDS,
+    Clock,
+    Plan,
+    duration,
+    epochs_within,
+    expected,
+    parse_duration,
+    within,
+)
 from autospike.config import Experiment
-from autospike.speed import Speed
+from autospike.speed import PROCESS_START_SECONDS, SIDE_BY_SIDE, SideBySide, Speed, busy_processes
 
 EXPERIMENT = Experiment.model_validate(TINY_EXPERIMENT)
 SPEED = Speed(
@@ -70,6 +80,71 @@ def test_fine_tuning_has_the_speed_of_its_own_steps() -> None:
     plan = within(EXPERIMENT, replace(SPEED, fine_tuning_step=0.3), 101 + FIXED_SECONDS, fine_tune=True)
     assert plan.epochs == 47
     assert plan.fine_tune_epochs == int((101 - 47 - 3 * EXPERIMENT.search.generations) / 2.4)
+
+
+@pytest.mark.parametrize(
+    ("step_s", "at_once", "steps", "rounds"),
+    [
+        ([3, 2, 1], 1, 6, 0),
+        ([3], 2, 3, 0),
+        ([3, 2], 2, 3, 1),
+        ([3, 2, 1.5], 2, 3.5, 2),  # the last one starts when the second has ended
+        ([3, 2, 1], 8, 3, 1),
+    ],
+)
+def test_trainings_side_by_side_take_as_long_as_the_last_one_by_hand(
+    step_s: list[float], at_once: int, steps: float, rounds: int
+) -> None:
+    """The processes of the first round start at the same time. In this process nothing starts, and no training slows another."""
+    trainings = SideBySide(step_s=step_s, at_once=at_once)
+    assert trainings.wall_s == pytest.approx(steps * (SIDE_BY_SIDE if rounds else 1))
+    assert trainings.start_s == rounds * PROCESS_START_SECONDS
+
+
+def test_on_busy_cores_trainings_run_one_after_the_other() -> None:
+    assert SideBySide(step_s=[0.1, 0.1], at_once=2, slowdown=1.9).fastest(10**6).at_once == 2
+    assert SideBySide(step_s=[0.1, 0.1], at_once=2, slowdown=2.1).fastest(10**6).at_once == 1
+
+
+def test_busy_processes_end_with_the_block() -> None:
+    def children() -> list[str]:
+        return Path(f"/proc/{os.getpid()}/task/{os.getpid()}/children").read_text().split()
+
+    before = children()
+    with busy_processes(2):
+        assert len(children()) == len(before) + 2
+    assert children() == before
+
+
+def test_more_epochs_of_fine_tuning_side_by_side_fit_into_a_budget_by_hand() -> None:
+    """The rest of 45 s has the start of the processes, and epochs that take 0.4 s alone, of both networks at the same time."""
+    plan = within(EXPERIMENT, SPEED, 101 + FIXED_SECONDS, fine_tune=True, at_once=8)
+    assert plan.epochs == 47
+    assert plan.fine_tune_epochs == int((45 - PROCESS_START_SECONDS) / (0.4 * SIDE_BY_SIDE))
+    assert plan.total_s == pytest.approx(101 + FIXED_SECONDS)
+    assert f"fine-tuning {plan.fine_tune_epochs} epochs of 2 networks at a time (45 s)" in plan.text()
+    assert plan.text().endswith("3.0 GB of memory")  # of this process and two more
+
+
+def test_the_expected_time_of_fine_tuning_side_by_side() -> None:
+    """An epoch of each of two networks takes 0.4 s."""
+    longer = Experiment.model_validate({**TINY_EXPERIMENT, "retrain": {"fine_tune_epochs": 100}})
+    alone, together = (expected(longer, SPEED, fine_tune=True, at_once=at_once) for at_once in (1, 2))
+    assert alone.fine_tuning_s == pytest.approx(100 * 2 * 0.4)
+    assert together.fine_tuning_s == pytest.approx(100 * 0.4 * SIDE_BY_SIDE + PROCESS_START_SECONDS)
+    assert (alone.trainings_at_once, together.trainings_at_once) == (1, 2)
+    assert expected(longer, SPEED, fine_tune=False, at_once=2).fine_tuning_s == 0
+
+
+def test_short_trainings_are_faster_one_after_the_other() -> None:
+    """Starting the processes takes as long as they save with `steps` steps."""
+    trainings = SideBySide(step_s=[0.1, 0.1], at_once=2)
+    steps = int(PROCESS_START_SECONDS / (0.2 - 0.1 * SIDE_BY_SIDE))
+    assert trainings.fastest(steps - 2).at_once == 1
+    assert trainings.fastest(steps + 2).at_once == 2
+    assert trainings.longest(0.2 * (steps - 2)).at_once == 1
+    assert trainings.longest(0.2 * (steps + 2)).at_once == 2
+    assert expected(EXPERIMENT, SPEED, fine_tune=True, at_once=2).trainings_at_once == 1
 
 
 def test_a_plan_without_fine_tuning_trains_longer() -> None:
@@ -132,9 +207,11 @@ def test_the_search_has_its_share_of_the_time_that_is_left(tmp_path: Path) -> No
 
 def test_fine_tuning_takes_the_time_that_is_left(tmp_path: Path) -> None:
     late = clock(tmp_path, started=time.monotonic() - 64)
-    late.choose_fine_tuning(2.0, measurement_s=10.5)
+    late.choose_fine_tuning(SideBySide(step_s=[0.5], at_once=1), 4, measurement_s=10.5)
     assert late.fine_tune_epochs == 19  # (56 - 6 - 10.5) / 2
-    late.choose_fine_tuning(1000.0, measurement_s=0)
+    late.choose_fine_tuning(SideBySide(step_s=[0.5, 0.5], at_once=2), 4, measurement_s=10.5)
+    assert late.fine_tune_epochs == int((39.5 - PROCESS_START_SECONDS) / (2 * SIDE_BY_SIDE))
+    late.choose_fine_tuning(SideBySide(step_s=[1000.0], at_once=1), 1, measurement_s=0)
     assert late.fine_tune_epochs == 1
 
 

@@ -8,7 +8,7 @@ import time
 import pytest
 
 from autospike import console
-from autospike.console import ProgressLine, printed_lines, progress, working
+from autospike.console import ProgressLine, printed_lines, progress, several_bars, working
 
 Capsys = pytest.CaptureFixture[str]
 
@@ -36,6 +36,18 @@ def test_a_bar_of_a_short_work_is_one_line(capsys: Capsys) -> None:
         for i in range(4):
             bar(i, "")
     assert re.fullmatch(r"measure: 3/3, 0:00:\d\d\n", capsys.readouterr().out)
+
+
+def test_bars_of_two_works_are_a_line_each_when_they_end(capsys: Capsys) -> None:
+    with several_bars() as bar:
+        with bar("first", total=2) as first:
+            with bar("second", total=3) as second:
+                first(1, "")
+                second(3, "b")
+            assert re.fullmatch(r"second: 3/3, 0:00:\d\d, b\n", capsys.readouterr().out)
+            first(2, "a")
+        assert re.fullmatch(r"first: 2/2, 0:00:\d\d, a\n", capsys.readouterr().out)
+    assert capsys.readouterr().out == ""
 
 
 def test_a_bar_that_is_left_by_an_error_shows_how_far_it_came(capsys: Capsys) -> None:

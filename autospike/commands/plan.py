@@ -4,31 +4,47 @@ from __future__ import annotations
 
 import os
 import time
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
+
+import torch
 
 from autospike.budget import Clock, Plan, duration, epochs_within, expected, within
 from autospike.config import Experiment
 from autospike.console import note, working
 from autospike.errors import UserError
+from autospike.evaluation.fine_tuning import trainings_at_once
 from autospike.evaluation.front import FRONT_POINTS
 from autospike.evaluation.setup import open_for_measurement, protocol_id
 from autospike.run_directory import RunDirectory
 from autospike.searching.selection import pick_finalists
 from autospike.space.search_space import SearchSpace
-from autospike.speed import MEASURED_SECONDS, Speed, measure_speed, measured_seconds, measured_step
-from autospike.training.setup import open_experiment, training_batches
+from autospike.speed import (
+    MEASURED_SECONDS,
+    SideBySide,
+    Speed,
+    measure_speed,
+    measured_seconds,
+    measured_slowdown,
+    measured_step,
+)
+from autospike.training.retraining import fine_tuned
+from autospike.training.setup import Setup, open_experiment, threads_of_torch, training_batches
 
 # Time of measuring one network by itself, over that of a candidate in a population on as many images. Our choice, not measured.
 ALONE = 6.0
+# Seconds for which the steps of each finalist are timed to decide whether they train at the same time. Our choice.
+SHORT_SECONDS = 1.0
 
 
-def estimate(run: RunDirectory, *, fine_tune: bool) -> Plan:
+def estimate(run: RunDirectory, *, fine_tune: bool, cores: int = 1) -> Plan:
     """Print how long a run will take as the experiment configures it.
 
     Args:
         run: The run, which has not started. Nothing is written.
         fine_tune: Whether the selected subnet is fine-tuned.
+        cores: Number of cores for fine-tuning several finalists at the same time, with `experiment.threads` each.
 
     Returns:
         The expected plan.
@@ -36,13 +52,13 @@ def estimate(run: RunDirectory, *, fine_tune: bool) -> Plan:
     Raises:
         UserError: The data cannot be opened.
     """
-    speed = _measured(run)
-    plan = expected(run.experiment, speed, fine_tune=fine_tune)
+    speed, at_once = _measured(run, cores)
+    plan = expected(run.experiment, speed, fine_tune=fine_tune, at_once=at_once)
     note(plan.text())
     return plan
 
 
-def fit(run: RunDirectory, budget_s: float, *, fine_tune: bool, begun: float) -> Clock:
+def fit(run: RunDirectory, budget_s: float, *, fine_tune: bool, begun: float, cores: int = 1) -> Clock:
     """Plan a run within a budget, and print the plan.
 
     Args:
@@ -50,6 +66,7 @@ def fit(run: RunDirectory, budget_s: float, *, fine_tune: bool, begun: float) ->
         budget_s: Wall-clock time in seconds.
         fine_tune: Whether the selected subnet is fine-tuned.
         begun: When the budget began, by `time.monotonic`.
+        cores: Number of cores for fine-tuning several finalists at the same time, with `experiment.threads` each.
 
     Returns:
         The clock of the run.
@@ -57,37 +74,72 @@ def fit(run: RunDirectory, budget_s: float, *, fine_tune: bool, begun: float) ->
     Raises:
         UserError: The data cannot be opened, or the budget is too small.
     """
-    speed = _measured(run, measured_seconds(budget_s))
+    speed, at_once = _measured(run, cores, measured_seconds(budget_s))
     left_s = budget_s - (time.monotonic() - begun)
-    plan = within(run.experiment, speed, left_s, fine_tune=fine_tune)
+    plan = within(run.experiment, speed, left_s, fine_tune=fine_tune, at_once=at_once)
     note(plan.text())
     return Clock(path=run.folder / "plan.json", budget_s=budget_s, plan=plan, started=begun)
 
 
-def fit_fine_tuning(run: RunDirectory, clock: Clock) -> RunDirectory:
+def fit_fine_tuning(run: RunDirectory, clock: Clock, *, cores: int = 1) -> RunDirectory:
     """Choose the epochs of the fine-tuning by the time that is left, unless an earlier call has chosen them.
 
     Args:
         run: The searched run.
         clock: Its clock, to which the number of epochs is written.
+        cores: Number of cores for fine-tuning several finalists at the same time, with `experiment.threads` each.
 
     Returns:
         The run with these epochs.
     """
     if clock.fine_tune_epochs is None:
+        threads = run.experiment.threads or torch.get_num_threads()
         setup = open_for_measurement(run)
         finalists = [e.measurement for e in pick_finalists(run, protocol_id(setup, run.supernet), note, setup.input_shape)]
-        with working("measure the speed of the finalists"):
-            fine_tuning = run.experiment.fine_tuning
-            seconds = measured_seconds(clock.budget_s)
-            step_s = sum(measured_step(setup, SearchSpace.of(f.architecture), fine_tuning, seconds) for f in finalists)
+        spaces, seconds = [SearchSpace.of(f.architecture) for f in finalists], measured_seconds(clock.budget_s)
+        at_once = trainings_at_once(run, setup, cores=cores, threads=threads)
+        trainings = _measured_finalists(setup, spaces, at_once=at_once, threads=threads, seconds=seconds)
         selected, alone = finalists[0], sum(finalist.seconds for finalist in finalists)
         images = len(setup.images.splits["test"]) + selected.images
         measurement_s = ((2 * ALONE + FRONT_POINTS) * selected.seconds + ALONE * alone) * images / selected.images
-        clock.choose_fine_tuning(step_s * training_batches(setup).per_epoch, measurement_s=measurement_s)
+        clock.choose_fine_tuning(trainings, training_batches(setup).per_epoch, measurement_s=measurement_s)
         clock.write()
     retrain = run.experiment.retrain.model_copy(update={"fine_tune_epochs": clock.fine_tune_epochs})
     return replace(run, experiment=run.experiment.model_copy(update={"retrain": retrain}))
+
+
+def finalists_at_once(run: RunDirectory, *, cores: int) -> int:
+    """Return how many finalists `fine_tune` should train at the same time.
+
+    Args:
+        run: The searched run.
+        cores: Number of cores for trainings at the same time, with `experiment.threads` each.
+
+    Returns:
+        1 if the trainings are so short that starting processes takes longer than it saves, or if at most one is left.
+    """
+    threads = run.experiment.threads or torch.get_num_threads()
+    setup = open_for_measurement(run)
+    at_once = trainings_at_once(run, setup, cores=cores, threads=threads)
+    if at_once == 1:
+        return 1
+    picked = pick_finalists(run, protocol_id(setup, run.supernet), lambda _damage: None, setup.input_shape)
+    waiting = [found for found in (fine_tuned(run, e.measurement.architecture, seed=0) for e in picked) if not found.is_trained]
+    if len(waiting) < 2:
+        return 1
+    spaces = [network.space for network in waiting]
+    trainings = _measured_finalists(setup, spaces, at_once=at_once, threads=threads, seconds=SHORT_SECONDS)
+    return trainings.fastest(run.experiment.fine_tuning.epochs * training_batches(setup).per_epoch).at_once
+
+
+def _measured_finalists(setup: Setup, spaces: Sequence[SearchSpace], *, at_once: int, threads: int, seconds: float) -> SideBySide:
+    """Measure the steps of the finalists alone, and how much other trainings slow down the first, which is the slowest of most."""
+    training, at_once, slowdown = setup.experiment.fine_tuning, min(at_once, len(spaces)), 1.0
+    with working("measure the speed of the finalists"), threads_of_torch(threads):
+        step_s = [measured_step(setup, space, training, seconds) for space in spaces]
+        if at_once > 1:
+            slowdown = measured_slowdown(setup, spaces[0], training, alone_s=step_s[0], at_once=at_once, seconds=seconds)
+    return SideBySide(step_s=step_s, at_once=at_once, slowdown=slowdown)
 
 
 def fit_training(experiment: Experiment, folder: Path, budget_s: float, *, begun: float) -> int:
@@ -119,6 +171,9 @@ def fit_training(experiment: Experiment, folder: Path, budget_s: float, *, begun
     return epochs
 
 
-def _measured(run: RunDirectory, seconds: float = MEASURED_SECONDS) -> Speed:
+def _measured(run: RunDirectory, cores: int, seconds: float = MEASURED_SECONDS) -> tuple[Speed, int]:
+    """The speed, and how many finalists may be fine-tuned at the same time."""
     with working("measure the speed of training and search on this machine"):
-        return measure_speed(open_experiment(run.experiment, run.datasets), seconds)
+        setup = open_experiment(run.experiment, run.datasets)
+        speed = measure_speed(setup, seconds)
+    return speed, trainings_at_once(run, setup, cores=cores, threads=run.experiment.threads or torch.get_num_threads())

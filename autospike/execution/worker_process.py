@@ -33,6 +33,16 @@ class WorkerProcess(ProcessPoolExecutor):
         with signals_blocked():
             self.submit(_nothing)
 
+    def send_signal(self, number: signal.Signals) -> None:
+        """Send a signal to the process, unless it has ended.
+
+        Args:
+            number: The signal.
+        """
+        for process in list((self._processes or {}).values()):
+            if process.is_alive() and process.pid is not None:
+                os.kill(process.pid, number)
+
     def shutdown(self, wait: bool = True, *, cancel_futures: bool = True) -> None:
         """Kill the process.
 

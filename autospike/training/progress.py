@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import resource
-import sys
 import time
 from collections import deque
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -15,10 +13,11 @@ from types import TracebackType
 
 import torch
 
-from autospike.console import Bar, progress, short
+from autospike.console import Bar, progress, several_bars, short
 from autospike.errors import Interrupted, UserError
 from autospike.events import Callback, Event, StepEvent
 from autospike.kernels.lif import LIBRARY
+from autospike.process import peak_memory_bytes
 from autospike.run_directory import RunDirectory
 
 MB = 1e6
@@ -82,8 +81,7 @@ class StepTimer:
 def _peak_memory_mb(device: torch.device) -> float:
     if device.type == "cuda":
         return torch.cuda.max_memory_allocated(device) / MB
-    unit = 1 if sys.platform == "darwin" else 1024  # bytes in one unit of ru_maxrss
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / MB
+    return peak_memory_bytes() / MB
 
 
 @contextmanager
@@ -133,6 +131,43 @@ def show_step(update_bar: Bar, event: Event) -> None:
     """
     if isinstance(event, StepEvent):
         update_bar(event.step, f"loss {event.loss:.2f} {short(event.images_per_second)}/s {short(event.memory_mb * MB)}B")
+
+
+class TrainingBars:
+    """Callback and context manager that shows a progress bar for each of several trainings, from its first step to its last.
+
+    Of names such as `ID/fine-tuned/0` it shows the first part, so that a bar has room in 80 columns.
+    """
+
+    def __init__(self) -> None:
+        self._shown = ExitStack()
+        self._bars: dict[str, tuple[ExitStack, Bar]] = {}
+
+    def __call__(self, event: Event) -> None:
+        """Show a step.
+
+        Args:
+            event: Any event.
+        """
+        if not isinstance(event, StepEvent):
+            return
+        if event.network not in self._bars:
+            self._bars[event.network] = self._opened(event)
+        block, update_bar = self._bars[event.network]
+        show_step(update_bar, event)
+        if event.step == event.steps:
+            block.close()
+
+    def __enter__(self) -> TrainingBars:
+        self._new_bar = self._shown.enter_context(several_bars())
+        return self
+
+    def __exit__(self, _kind: type[BaseException] | None, _error: BaseException | None, _trace: TracebackType | None) -> None:
+        self._shown.close()
+
+    def _opened(self, event: StepEvent) -> tuple[ExitStack, Bar]:
+        block = self._shown.enter_context(ExitStack())
+        return block, block.enter_context(self._new_bar(f"train {event.network.split('/')[0]}", total=event.steps))
 
 
 def log_step(run: RunDirectory, event: Event) -> None:

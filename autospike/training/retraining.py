@@ -71,6 +71,12 @@ class RetrainedNetwork:
         """Folder of the timm model."""
         return self.folder / "model"
 
+    @property
+    def is_trained(self) -> bool:
+        """Whether its training has finished."""
+        record = Checkpoints(folder=self.checkpoints).record
+        return record is not None and record.finished
+
     def check_recipe(self) -> None:
         """Check that existing checkpoints were trained by the same recipe.
 

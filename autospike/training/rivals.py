@@ -22,12 +22,13 @@ from autospike.data.batches import Batch, TrainingBatches
 from autospike.errors import Interrupted, UserError
 from autospike.events import Callback
 from autospike.models.rivals import Rival, RivalInput, build_rival
+from autospike.process import SignalCatcher
 from autospike.randomness import keyed_seed
 from autospike.run_directory import RunDirectory
 from autospike.training.checkpoint import Checkpoints, TrainingState
 from autospike.training.progress import StepTimer, reporting
 from autospike.training.setup import Setup, training_batches
-from autospike.training.trainer import SignalCatcher, learning_rate_schedule, moving_average, recover
+from autospike.training.trainer import learning_rate_schedule, moving_average, recover
 
 # Our choice, not measured: the learning rate of timm's recipes for small ViTs (1e-3 at batches of 512 to 1,024 images).
 LARGEST_VIT_LEARNING_RATE = 1e-3

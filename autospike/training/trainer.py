@@ -8,13 +8,11 @@ also decays the parts of a parameter that a step did not sample, because their g
 from __future__ import annotations
 
 import math
-import signal
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from functools import partial
 from pathlib import Path
-from types import FrameType, TracebackType
 from typing import Any
 
 import torch
@@ -31,6 +29,7 @@ from autospike.data.batches import TrainingBatches
 from autospike.errors import Interrupted
 from autospike.events import Callback, CheckpointEvent, EpochEvent, ignore
 from autospike.memory.allocator import retain_large_allocations
+from autospike.process import SignalCatcher
 from autospike.randomness import keyed, keyed_seed
 from autospike.run_directory import RunDirectory
 from autospike.space.search_space import SearchSpace
@@ -273,38 +272,6 @@ def learning_rate_schedule(optimizer: Optimizer, config: TrainingConfig, steps_p
     if config.schedule == "poly":
         return PolyLRScheduler(optimizer, power=1.0, **shared)
     return CosineLRScheduler(optimizer, **shared)
-
-
-class SignalCatcher:
-    """Context manager that catches the first SIGINT, SIGTERM or SIGHUP. A second one is handled as before the context.
-
-    A signal that the process ignores stays ignored, as SIGHUP under nohup.
-
-    Attributes:
-        signal: Number of the signal, 0 if none came.
-    """
-
-    SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
-
-    def __init__(self) -> None:
-        self.signal = 0
-        self._handlers: dict[signal.Signals, Any] = {}
-
-    def __enter__(self) -> SignalCatcher:
-        heeded = [number for number in self.SIGNALS if signal.getsignal(number) != signal.SIG_IGN]
-        self._handlers = {number: signal.signal(number, self._catch) for number in heeded}
-        return self
-
-    def __exit__(self, _kind: type[BaseException] | None, _error: BaseException | None, _trace: TracebackType | None) -> None:
-        self._restore()
-
-    def _catch(self, number: int, _frame: FrameType | None) -> None:
-        self.signal = number
-        self._restore()
-
-    def _restore(self) -> None:
-        for number, handler in self._handlers.items():
-            signal.signal(number, handler)
 
 
 def recover(run: RunDirectory, checkpoints: Checkpoints, name: str, steps: int) -> None:

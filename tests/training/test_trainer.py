@@ -187,7 +187,7 @@ def signal_at(step: int, number: signal.Signals) -> Callable[[StepEvent], None]:
     return report
 
 
-@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143), (signal.SIGUSR1, 138)])
 def test_a_signal_ends_a_training_after_a_checkpoint(
     tmp_path: Path, tiny_space: SearchSpace, number: signal.Signals, code: int, uninterrupted: dict[str, Tensor]
 ) -> None:
