@@ -82,9 +82,11 @@ class Plan:
 
 
 def _largest_number_of_finalists(experiment: Experiment) -> int:
-    """Of each T of the space at most one candidate is fine-tuned. One, if `export.pick` is the id of a candidate."""
-    choices = len(experiment.searched_space.time_steps.values) if experiment.export.pick in RULES else 1
-    return min(experiment.retrain.finalists, choices)
+    """At most one candidate of each T of the space, and the cheaper ones; one, if `export.pick` is the id of a candidate."""
+    if experiment.export.pick not in RULES:
+        return 1
+    retrain = experiment.retrain
+    return min(retrain.finalists, len(experiment.searched_space.time_steps.values)) + retrain.cheaper_finalists
 
 
 def _finalists(experiment: Experiment, speed: Speed, at_once: int) -> SideBySide:

@@ -65,6 +65,15 @@ def test_a_plan_within_a_budget_by_hand() -> None:
     assert plan.total_s == pytest.approx(101 + FIXED_SECONDS)
 
 
+def test_cheaper_finalists_are_part_of_the_plan() -> None:
+    """The space has two T: two finalists, and the cheaper ones."""
+    retrain = EXPERIMENT.retrain.model_copy(update={"cheaper_finalists": 3})
+    two, five = (
+        expected(EXPERIMENT.model_copy(update={"retrain": of}), SPEED, fine_tune=True) for of in (EXPERIMENT.retrain, retrain)
+    )
+    assert five.fine_tuning_s == pytest.approx(two.fine_tuning_s * 5 / 2)
+
+
 def test_networks_without_spikes_are_part_of_the_plan_by_hand() -> None:
     """47.05 s are for trainings. An epoch takes 4 * (0.25 + 0.04) s = 1.16 s: 40 epochs, of which the rivals take 40 * 0.16 s."""
     plan = within(EXPERIMENT, replace(SPEED, rival_step=0.04), 101 + FIXED_SECONDS, fine_tune=True)

@@ -38,6 +38,9 @@ search:
 
 export:
   pick: cheapest-within-noise # least energy among the candidates that are not significantly less accurate than the best
+
+retrain:
+  cheaper_finalists: 1        # fine-tune a candidate with at most 0.7 of the energy of the others, too
 """
 
 

@@ -156,6 +156,9 @@ class RetrainConfig(Section):
     The first is the one that `export.pick` selects, the others are what the rule selects among the candidates of each smaller T,
     the largest of these T first.
     """
+    cheaper_finalists: Annotated[int, Field(ge=0, le=1000)] = 0
+    """Further candidates that `autospike run` fine-tunes: each is the most accurate one that needs at most 0.7 of the energy of all
+    before it. A supernet that was trained for a short time underrates small networks."""
     fine_tune_epochs: Epochs | None = None
     """Epochs from inherited weights. Default: a third of the epochs from fresh weights."""
     fine_tune_learning_rate: LearningRate | None = None

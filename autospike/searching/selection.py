@@ -286,13 +286,19 @@ def _compared(search: SearchConfig, rules: Sequence[str], shape: InputShape | No
     return objectives_of(search.objectives, shape) if "knee" in rules else ACCURACY_AND_ENERGY
 
 
+# Largest share of the energy of the other finalists that a cheaper one needs. Our choice: as much as a fine-tuning of half a minute
+# made up for in one run (docs/images.md).
+CHEAPER = 0.7
+
+
 def pick_finalists(
     run: RunDirectory, protocol_id: str, on_damage: Callable[[str], None], shape: InputShape | None = None
 ) -> list[Evaluation]:
     """Select the candidates that are fine-tuned before the export.
 
     They are the candidate of `export.pick`, and what the rule selects among the candidates of each smaller T: a supernet that was
-    trained for a short time underrates small T, and fine-tuning makes up for it. At most `retrain.finalists`.
+    trained for a short time underrates small T, and fine-tuning makes up for it. At most `retrain.finalists`. For the same reason
+    `retrain.cheaper_finalists` more, each the most accurate candidate with at most `CHEAPER` of the energy of all before it.
 
     Args:
         run: The run.
@@ -301,7 +307,8 @@ def pick_finalists(
         shape: Input and output size of the networks; that of the run if None.
 
     Returns:
-        The selected candidate, then the others by descending T. Only the first if `export.pick` is an id.
+        The selected candidate, then the others by descending T, then the cheaper ones by descending energy. Only the first if
+        `export.pick` is an id.
 
     Raises:
         UserError: Nothing was searched yet, no candidate is within the limits, or the rule selects no candidate.
@@ -316,6 +323,10 @@ def pick_finalists(
             rows = allowed[allowed["time_steps"] == steps]
             if not rows.empty and len(found) < run.experiment.retrain.finalists:
                 found.append(_archived(candidates.archive, rows, rule, config, candidates.objectives))
+        for _ in range(run.experiment.retrain.cheaper_finalists if rule in RULES else 0):
+            rows = allowed[allowed["energy_mj"] <= CHEAPER * min(evaluation.energy.energy_mj for evaluation in found)]
+            if not rows.empty:
+                found.append(_archived(candidates.archive, rows, "best-accuracy", config, candidates.objectives))
     return found
 
 

@@ -17,7 +17,9 @@ from slow_parameters import slow_except
 from tiny_runs import call, without_figures
 
 from autospike.commands.plot import SearchReport
+from autospike.evaluation.setup import open_for_measurement, protocol_id
 from autospike.run_directory import RunDirectory
+from autospike.searching.selection import pick_finalists
 
 
 @pytest.fixture(scope="module")
@@ -58,6 +60,22 @@ def significantly_below(first: str, second: str) -> bool:
     one, other = int(first, 16), int(second, 16)
     lost, won = (other & ~one).bit_count(), (one & ~other).bit_count()
     return bool(lost > won and binomtest(lost, lost + won, alternative="greater").pvalue < 0.05)
+
+
+def test_cheaper_finalists_are_the_most_accurate_ones_with_less_energy(run: Path) -> None:
+    opened = RunDirectory.resume(run, ["export.pick=best-accuracy", "retrain.finalists=1", "retrain.cheaper_finalists=100"])
+    setup = open_for_measurement(opened)
+    first, *cheaper = (
+        e.measurement.architecture.id for e in pick_finalists(opened, protocol_id(setup, opened.supernet), lambda _damage: None)
+    )
+    candidates = pd.read_csv(run / "report" / "candidates.csv", dtype={"id": str}).set_index("id")
+    limit, expected = candidates["energy_mj"][first], list[str]()
+    while (rest := candidates[candidates["energy_mj"] <= 0.7 * limit]).size:
+        most_accurate = rest[rest["accuracy"] == rest["accuracy"].max()]
+        expected.append(most_accurate["energy_mj"].idxmin())
+        limit = candidates["energy_mj"][expected[-1]]
+    assert cheaper
+    assert cheaper == expected
 
 
 @pytest.mark.slow
