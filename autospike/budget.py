@@ -269,16 +269,21 @@ class Clock:
         share = self.plan.search_s / (self.plan.search_s + self.plan.fine_tuning_s)
         return max(0.0, self.left_s - FIXED_SECONDS / 2) * share
 
-    def choose_fine_tuning(self, trainings: SideBySide, steps_per_epoch: int, *, measurement_s: float) -> None:
+    def choose_fine_tuning(self, trainings: SideBySide, steps_per_epoch: int, *, measurement_s: float) -> int:
         """Choose as many epochs of fine-tuning as fit into the time that is left, at least one.
 
         Args:
             trainings: Those of the finalists.
             steps_per_epoch: Training steps in an epoch.
             measurement_s: Seconds of the measurements that follow.
+
+        Returns:
+            How many of the trainings run at the same time.
         """
         left_s = self.left_s - FIXED_SECONDS / 2 - measurement_s
-        self.fine_tune_epochs = trainings.longest(left_s).epochs_within(left_s, steps_per_epoch)
+        chosen = trainings.longest(left_s)
+        self.fine_tune_epochs = chosen.epochs_within(left_s, steps_per_epoch)
+        return chosen.at_once
 
     def write(self) -> None:
         """Write `plan.json`."""

@@ -528,9 +528,12 @@ def run_all(
         generations = search(started, timeout_s=clock.search_timeout_s() if clock else None)
         if clock:
             clock.finished_generations = generations
-            started = started if no_fine_tune else fit_fine_tuning(started, clock, cores=cores)
         if not no_fine_tune:
-            fine_tune(started, at_once=finalists_at_once(started, cores=cores))
+            if clock:
+                started, at_once = fit_fine_tuning(started, clock, cores=cores)
+            else:
+                at_once = finalists_at_once(started, cores=cores)
+            fine_tune(started, at_once=at_once)
         export(started, started.export)
         plot(started, executor=report_executor(started.existing_archive()))
 

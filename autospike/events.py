@@ -8,8 +8,8 @@ selects the events that it uses by their type:
             case StepEvent(network=network, step=step, loss=loss):
                 print(network, step, loss)
 
-`autospike run` fine-tunes several networks at the same time, in processes of their own. Callbacks are called in the process of the
-command, with one event at a time: those of one network in their order, those of different networks as they come.
+`fine_tune` may train several networks at the same time, in processes of their own (`at_once`). Callbacks are called in the process
+of the command, with one event at a time: those of one network in their order, those of different networks as they come.
 
 An exception of a callback ends the command like any other error. The same command resumes it.
 """

@@ -216,9 +216,9 @@ def test_the_search_has_its_share_of_the_time_that_is_left(tmp_path: Path) -> No
 
 def test_fine_tuning_takes_the_time_that_is_left(tmp_path: Path) -> None:
     late = clock(tmp_path, started=time.monotonic() - 64)
-    late.choose_fine_tuning(SideBySide(step_s=[0.5], at_once=1), 4, measurement_s=10.5)
+    assert late.choose_fine_tuning(SideBySide(step_s=[0.5], at_once=1), 4, measurement_s=10.5) == 1
     assert late.fine_tune_epochs == 19  # (56 - 6 - 10.5) / 2
-    late.choose_fine_tuning(SideBySide(step_s=[0.5, 0.5], at_once=2), 4, measurement_s=10.5)
+    assert late.choose_fine_tuning(SideBySide(step_s=[0.5, 0.5], at_once=2), 4, measurement_s=10.5) == 2
     assert late.fine_tune_epochs == int((39.5 - PROCESS_START_SECONDS) / (2 * SIDE_BY_SIDE))
     late.choose_fine_tuning(SideBySide(step_s=[1000.0], at_once=1), 1, measurement_s=0)
     assert late.fine_tune_epochs == 1

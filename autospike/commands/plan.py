@@ -38,7 +38,7 @@ ALONE = 6.0
 SHORT_SECONDS = 1.0
 
 
-def estimate(run: RunDirectory, *, fine_tune: bool, cores: int = 1) -> Plan:
+def estimate(run: RunDirectory, *, fine_tune: bool, cores: int) -> Plan:
     """Print how long a run will take as the experiment configures it.
 
     Args:
@@ -58,7 +58,7 @@ def estimate(run: RunDirectory, *, fine_tune: bool, cores: int = 1) -> Plan:
     return plan
 
 
-def fit(run: RunDirectory, budget_s: float, *, fine_tune: bool, begun: float, cores: int = 1) -> Clock:
+def fit(run: RunDirectory, budget_s: float, *, fine_tune: bool, begun: float, cores: int) -> Clock:
     """Plan a run within a budget, and print the plan.
 
     Args:
@@ -81,7 +81,7 @@ def fit(run: RunDirectory, budget_s: float, *, fine_tune: bool, begun: float, co
     return Clock(path=run.folder / "plan.json", budget_s=budget_s, plan=plan, started=begun)
 
 
-def fit_fine_tuning(run: RunDirectory, clock: Clock, *, cores: int = 1) -> RunDirectory:
+def fit_fine_tuning(run: RunDirectory, clock: Clock, *, cores: int) -> tuple[RunDirectory, int]:
     """Choose the epochs of the fine-tuning by the time that is left, unless an earlier call has chosen them.
 
     Args:
@@ -90,22 +90,24 @@ def fit_fine_tuning(run: RunDirectory, clock: Clock, *, cores: int = 1) -> RunDi
         cores: Number of cores for fine-tuning several finalists at the same time, with `experiment.threads` each.
 
     Returns:
-        The run with these epochs.
+        The run with these epochs, and how many finalists `fine_tune` should train at the same time.
     """
+    at_once = None
     if clock.fine_tune_epochs is None:
         threads = run.experiment.threads or torch.get_num_threads()
         setup = open_for_measurement(run)
         finalists = [e.measurement for e in pick_finalists(run, protocol_id(setup, run.supernet), note, setup.input_shape)]
         spaces, seconds = [SearchSpace.of(f.architecture) for f in finalists], measured_seconds(clock.budget_s)
-        at_once = trainings_at_once(run, setup, cores=cores, threads=threads)
-        trainings = _measured_finalists(setup, spaces, at_once=at_once, threads=threads, seconds=seconds)
+        possible = trainings_at_once(run, setup, cores=cores, threads=threads)
+        trainings = _measured_finalists(setup, spaces, at_once=possible, threads=threads, seconds=seconds)
         selected, alone = finalists[0], sum(finalist.seconds for finalist in finalists)
         images = len(setup.images.splits["test"]) + selected.images
         measurement_s = ((2 * ALONE + FRONT_POINTS) * selected.seconds + ALONE * alone) * images / selected.images
-        clock.choose_fine_tuning(trainings, training_batches(setup).per_epoch, measurement_s=measurement_s)
+        at_once = clock.choose_fine_tuning(trainings, training_batches(setup).per_epoch, measurement_s=measurement_s)
         clock.write()
     retrain = run.experiment.retrain.model_copy(update={"fine_tune_epochs": clock.fine_tune_epochs})
-    return replace(run, experiment=run.experiment.model_copy(update={"retrain": retrain}))
+    chosen = replace(run, experiment=run.experiment.model_copy(update={"retrain": retrain}))
+    return chosen, finalists_at_once(chosen, cores=cores) if at_once is None else at_once
 
 
 def finalists_at_once(run: RunDirectory, *, cores: int) -> int:

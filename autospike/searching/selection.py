@@ -286,8 +286,7 @@ def _compared(search: SearchConfig, rules: Sequence[str], shape: InputShape | No
     return objectives_of(search.objectives, shape) if "knee" in rules else ACCURACY_AND_ENERGY
 
 
-# Largest share of the energy of the other finalists that a cheaper one needs. Our choice: as much as a fine-tuning of half a minute
-# made up for in one run (docs/images.md).
+# Largest share of the energy of the other finalists that a cheaper one needs. Our choice; other shares were not compared.
 CHEAPER = 0.7
 
 
