@@ -8,6 +8,7 @@ from functools import lru_cache
 from typing import Any
 
 import torch
+from PIL import Image
 from timm.data import Mixup
 from timm.data.loader import PrefetchLoader
 from torch import Tensor
@@ -25,11 +26,13 @@ from autospike.data.preparation import (
 )
 from autospike.data.rank_slice import WHOLE, RankSlice
 from autospike.errors import UserError
-from autospike.memory.cache import ByteBudgetCache
+from autospike.memory.cache import MIB, ByteBudgetCache
 from autospike.memory.mmap_tensor import MmapTensor
 from autospike.randomness import global_random, keyed, keyed_seed, seed_global_random
 
 CPU = torch.device("cpu")
+# Of decoded training images that are cached: 80,000 of 32x32 pixels in colour. Our choice.
+DECODED_BYTES = 256 * MIB
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -71,6 +74,7 @@ class TrainingBatches:
         device: Where batches are mixed.
         rank_slice: The images of each batch that belong to this rank.
         preparation: Normalisation of still images.
+        cache: Holds decoded still images, which are as large as their files say. A loading process has a copy of its own.
 
     Raises:
         UserError: A batch cannot be divided among the ranks, or an augmentation does not apply to the images.
@@ -88,10 +92,11 @@ class TrainingBatches:
     device: torch.device = CPU
     rank_slice: RankSlice = WHOLE
     preparation: ImagePreparation = DEFAULT_PREPARATION
+    cache: ByteBudgetCache = field(default_factory=lambda: ByteBudgetCache(budget_bytes=DECODED_BYTES), repr=False)
 
     def __post_init__(self) -> None:
         self.sample_keys(0)
-        self._transform()
+        self._transforms().training(self.augmentation)
 
     @property
     def per_epoch(self) -> int:
@@ -108,7 +113,8 @@ class TrainingBatches:
         Yields:
             The batch of each step, or the slice of this rank.
         """
-        dataset = _AugmentedDataset(self.split, self._transform())
+        transforms = self._transforms()
+        dataset = _AugmentedDataset(self.split, transforms.training(self.augmentation), self.cache)
         keys = (self.sample_keys(step) for step in range(start, stop))
         collate = collated if self.split.has_objects else None
         loader: Any = DataLoader(
@@ -125,16 +131,16 @@ class TrainingBatches:
             return
         mixing, plain = self._mixup(self.augmentation), self._mixup(AugmentationConfig())
         unmixed_from = float("inf") if self.augmentation.mix_epochs is None else self.augmentation.mix_epochs * self.per_epoch
-        for step, (images, labels) in zip(range(start, stop), _load(on_device(loader, self.device)), strict=True):
+        for step, (samples, labels) in zip(range(start, stop), _load(on_device(loader, self.device)), strict=True):
+            images = samples if self.augmentation.erasing else transforms.normalise(samples)  # erasing normalises each
             channels = images.flatten(1, -3)  # cutmix replaces the same rectangle in all frames
             with global_random(self.seed, "mixup", step):
                 mixup = mixing if step < unmixed_from else plain
                 mixed_images, mixed_labels = mixup(channels, labels)
             yield Batch(images=_time_first(mixed_images.view(images.shape)), targets=mixed_labels)
 
-    def _transform(self) -> TrainingTransform:
-        transforms = sample_transforms(self.split, channels=self.channels, image_size=self.image_size, preparation=self.preparation)
-        return transforms.training(self.augmentation)
+    def _transforms(self) -> SampleTransforms:
+        return sample_transforms(self.split, channels=self.channels, image_size=self.image_size, preparation=self.preparation)
 
     def _mixup(self, augmentation: AugmentationConfig) -> Any:
         """Mixup and cutmix of timm; without either, it only smooths the labels."""
@@ -213,8 +219,8 @@ def _time_first(batch: Tensor) -> Tensor:
 class _AugmentedDataset(Dataset[tuple[Tensor, Any]]):
     """A dataset indexed by (position, seed): the same pair gives the same pixels in every worker."""
 
-    def __init__(self, split: Split, transform: TrainingTransform) -> None:
-        self.split, self.transform = split, transform
+    def __init__(self, split: Split, transform: TrainingTransform, cache: ByteBudgetCache) -> None:
+        self.split, self.transform, self.cache = split, transform, cache
 
     def __getitem__(self, key: tuple[int, int]) -> tuple[Tensor, Any]:
         return self.__getitems__([key])[0]
@@ -229,7 +235,17 @@ class _AugmentedDataset(Dataset[tuple[Tensor, Any]]):
         torch.default_generator.manual_seed(seed)  # torch.manual_seed would also seed every CUDA device
         if self.split.target is not None:
             return self.transform(self.split.training_image(position), self.split.target_at(position))
-        return self.transform(self.split.training_image(position)), self.split.labels[position]
+        return self.transform(self._image(position)), self.split.labels[position]
+
+    def _image(self, position: int) -> Any:
+        """An image for training; a still image is decoded once, as long as the cache has space."""
+        if self.split.time_steps is not None:
+            return self.split.training_image(position)
+        image: Image.Image | None = self.cache.get((position,))
+        if image is None:
+            image = self.split.training_image(position)
+            self.cache.put((position,), image, image.width * image.height * len(image.getbands()))
+        return image
 
 
 # The images from one position of a split to before another.

@@ -110,7 +110,8 @@ class SampleTransforms(Protocol):
             augmentation: The configuration.
 
         Returns:
-            A function from a sample to a tensor; it can be sent to worker processes.
+            A function from a sample to a tensor; it can be sent to worker processes. The tensor is not normalised yet, because
+            `normalise` takes less time for a batch; with `erasing` it is.
 
         Raises:
             UserError: The augmentation does not exist for this kind of sample.
@@ -127,10 +128,10 @@ class SampleTransforms(Protocol):
         """
 
     def normalise(self, samples: Tensor) -> Tensor:
-        """Convert a batch of resized samples to the input of a network.
+        """Convert a batch of samples to the input of a network.
 
         Args:
-            samples: Results of `resize`, `[B, ...]`.
+            samples: Results of `resize`, or of the transform for training, `[B, ...]`.
 
         Returns:
             The batch in float32.
@@ -188,7 +189,10 @@ class ImageTransforms:
             if getattr(augmentation, name):
                 raise UserError(f"training.augmentation.{name}: not available for still images; remove it")
         try:
-            return partial(_transform_image, _timm_transform(augmentation, self.image_size, self.preparation), self.channels)
+            # timm's policies need three channels. The other transforms give the same values for a grey image with one.
+            mode = "L" if self.channels == 1 and not augmentation.auto_augment and not augmentation.erasing else "RGB"
+            transform = _timm_transform(augmentation, self.image_size, self.preparation)
+            return partial(_transform_image, transform, self.channels, mode=mode)
         except (AssertionError, ValueError, KeyError) as error:
             policy = augmentation.auto_augment
             raise UserError(
@@ -205,11 +209,11 @@ class ImageTransforms:
         return self.preparation.normalise(samples.float() / 255)
 
 
-def _transform_image(transform: Any, channels: int, image: Image.Image) -> Tensor:
-    """Apply timm's transform, which needs three channels. A coloured image for one channel is converted to luma (ITU-R 601)."""
+def _transform_image(transform: Any, channels: int, image: Image.Image, mode: str = "RGB") -> Tensor:
+    """Apply a transform of timm to an image in a mode. A coloured image for one channel is converted to luma (ITU-R 601)."""
     if channels == 1 and image.mode != "L":
         image = image.convert("L")
-    pixels: Tensor = transform(image if image.mode == "RGB" else image.convert("RGB"))
+    pixels: Tensor = transform(image if image.mode == mode else image.convert(mode))
     return pixels[:channels]
 
 
@@ -225,7 +229,7 @@ def _measuring_transform(image_size: int, preparation: ImagePreparation) -> Any:
 
 
 def _timm_transform(augmentation: AugmentationConfig, image_size: int, preparation: ImagePreparation) -> Any:
-    # timm transforms three channels; those that the network does not read are dropped afterwards
+    # With three channels for timm; those that the network does not read are dropped afterwards.
     mean, std = ((*values, *values[-1:] * 3)[:3] for values in (preparation.mean, preparation.std))
     return create_transform(
         image_size,
@@ -234,9 +238,10 @@ def _timm_transform(augmentation: AugmentationConfig, image_size: int, preparati
         # without random scaling, resize the shorter side as for measurement and crop at random
         train_crop_mode="rrc" if augmentation.min_scale < 1 else "rkrc",
         hflip=augmentation.flip,
-        color_jitter=augmentation.color_jitter,
+        color_jitter=augmentation.color_jitter or None,
         auto_augment=augmentation.auto_augment,
         re_prob=augmentation.erasing,
+        normalize=augmentation.erasing > 0,  # timm erases normalised images
         interpolation="bilinear",
         mean=mean,
         std=std,

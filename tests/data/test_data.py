@@ -5,6 +5,7 @@ from __future__ import annotations
 import pickle
 import random
 from collections import Counter
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -12,12 +13,15 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from timm.data import create_transform
 
 from autospike.config import AugmentationConfig, DataConfig
 from autospike.data.batches import Batch, TrainingBatches
 from autospike.data.images import Split
 from autospike.data.loading import load_images
 from autospike.errors import UserError
+from autospike.memory.cache import ByteBudgetCache
+from autospike.randomness import global_random
 
 DIGITS = DataConfig(name="digits", image_size=8)
 
@@ -182,3 +186,66 @@ def test_without_augmentation_pixels_are_those_of_the_image() -> None:
 def test_an_unknown_augmentation_policy_is_a_one_line_error() -> None:
     with pytest.raises(UserError, match="auto_augment"):
         next(iter(batches(augmentation=AugmentationConfig(auto_augment="rand-q9"))(0, 1)))
+
+
+@pytest.mark.parametrize("channels", [1, 3])
+@pytest.mark.parametrize(
+    "augmentation",
+    [
+        AugmentationConfig(min_scale=0.6, flip=0.5, color_jitter=0.4),
+        AugmentationConfig(),
+        AugmentationConfig(min_scale=0.8, erasing=0.7),
+        AugmentationConfig(min_scale=0.8, flip=0.5, auto_augment="rand-m5-n2-inc1"),
+    ],
+    ids=["jitter", "none", "erasing", "policy"],
+)
+def test_a_training_batch_equals_timms_transforms_of_each_image(
+    tmp_path: Path, augmentation: AugmentationConfig, channels: int
+) -> None:
+    """Normalising a batch at once, and a grey image with one channel, give the same bits as timm's transforms of RGB images."""
+    root = image_folder(tmp_path / "images", {"cat": 12, "dog": 12})
+    images = load_images(DataConfig(name="folder", root=root, image_size=8, channels=channels), seed=0)
+    made = batches(split=images.splits["train"], num_classes=2, channels=channels, batch_size=4, augmentation=augmentation)
+    transform = create_transform(
+        8,
+        is_training=True,
+        scale=(augmentation.min_scale, 1.0),
+        train_crop_mode="rrc" if augmentation.min_scale < 1 else "rkrc",
+        hflip=augmentation.flip,
+        color_jitter=augmentation.color_jitter,
+        auto_augment=augmentation.auto_augment,
+        re_prob=augmentation.erasing,
+        interpolation="bilinear",
+        mean=(0.5,) * 3,
+        std=(0.5,) * 3,
+    )
+    for step, batch in enumerate(made(0, 4)):
+        for image, (position, seed) in zip(batch.images, made.sample_keys(step), strict=True):
+            with global_random(seed), torch.random.fork_rng(devices=[]):
+                torch.manual_seed(seed)
+                expected = transform(made.split.image(position).convert("RGB"))[:channels]
+            assert torch.equal(image, expected)
+
+
+def test_a_still_image_is_decoded_once_while_the_cache_has_space() -> None:
+    read: Counter[int] = Counter()
+    split = load_images(DIGITS, seed=0).splits["train"]
+
+    def counted(index: int) -> Any:
+        read[index] += 1
+        return split.read(index)
+
+    made = batches(split=replace(split, read=counted), augmentation=AugmentationConfig())
+    first, *_ = list(made(0, 3 * made.per_epoch))
+    assert set(read.values()) == {1}
+    small = batches(
+        split=replace(split, read=counted), augmentation=AugmentationConfig(), cache=ByteBudgetCache(budget_bytes=64 * 10)
+    )
+    read.clear()
+    assert equal_batches(next(small(0, 1)), first)
+    first_batch = set(read)
+    list(small(0, small.per_epoch))
+    cached = [small.split.indices[position] for position, _ in small.sample_keys(0)[:10]]
+    assert [read[index] for index in cached] == [1] * 10
+    list(small(0, small.per_epoch))
+    assert all(number == (1 if index in cached else 3 if index in first_batch else 2) for index, number in read.items())

@@ -57,7 +57,11 @@ def test_training_and_measurement_normalise_alike(channels: int) -> None:
     preparation = ImagePreparation(mean=MEAN[:channels], std=STD[:channels])
     transforms, image = ImageTransforms(channels=channels, image_size=16, preparation=preparation), photo(16, 16)
     random.seed(2)  # timm changes the aspect ratio of every second image, not of this one
-    training = transforms.training(AugmentationConfig())(image)
+    unnormalised = transforms.training(AugmentationConfig())(image)
+    training = transforms.normalise(unnormalised[None])[0]
+    random.seed(2)
+    normalised = transforms.training(AugmentationConfig(erasing=1e-9))(image)  # which does not happen
+    assert torch.equal(normalised, training)
     measured = transforms.normalise(transforms.resize(image)[None])[0]
     assert torch.equal(training, measured)
     red, green, blue = np.asarray(image, dtype=np.float64).transpose(2, 0, 1)
