@@ -192,6 +192,20 @@ class PairedComparison:
         return self.p_value_below < SIGNIFICANCE
 
 
+def binomial_p_value_above(correct: int, images: int, share: float) -> float:
+    """Compute the one-sided p-value that an accuracy is above a share: the probability of as many or more correct by chance.
+
+    Args:
+        correct: Number of correct predictions.
+        images: Number of predictions.
+        share: Probability that a prediction is correct by chance.
+
+    Returns:
+        The sum of the binomial probabilities from `correct` to `images`.
+    """
+    return float(scipy.special.bdtrc(correct - 1, images, share)) if correct else 1.0
+
+
 def paired_significantly_below(first: Sequence[bytes], second: bytes, images: int) -> NDArray[np.bool_]:
     """Return which of several networks are less accurate than another one at the 5 % level: `PairedComparison` of each of them.
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
@@ -158,6 +159,7 @@ def _write_and_measure(
         "f_aeb": selected.f_aeb,
         "weights": selected.weights,
         **measured[selected.weights],
+        **({} if setup.images.is_dense else {"most_frequent_class": largest_share(setup.images.splits["test"].labels)}),
         "by_weights": {way: _summary(measured[way], accuracies.get(way)) for way in measured},
         "finalists": [
             {"weights": network.weights, **final_measurement(run, model, test), "search_accuracy": network.accuracy}
@@ -167,6 +169,15 @@ def _write_and_measure(
         "front": measured_front(run, setup, best, test),
         "rivals": [measure_rival(run, training, rival, test, "test") for training, rival in rivals],
     }
+
+
+def largest_share(labels: Sequence[int]) -> float:
+    """Return the share of the most frequent class, which a network reaches that predicts it for every image.
+
+    Args:
+        labels: The classes of the images; at least one.
+    """
+    return max(Counter(labels).values()) / len(labels)
 
 
 def _draw_predictions(model: SpikingModel, test: FixedBatches, out: Path) -> None:

@@ -18,7 +18,14 @@ from autospike.report.energy import microjoules
 from autospike.report.equal_accuracy import EqualAccuracy, Masks, energy_at_equal_accuracy
 from autospike.report.figures import Kind
 from autospike.report.tables import for_readers
-from autospike.statistics import Comparison, Interval, JackknifeComparison, PairedComparison
+from autospike.statistics import (
+    SIGNIFICANCE,
+    Comparison,
+    Interval,
+    JackknifeComparison,
+    PairedComparison,
+    binomial_p_value_above,
+)
 
 # The largest subnet counts as far below the reference network if it is significantly less accurate by more than this. Our choice.
 UNDER_TRAINED = 0.01
@@ -343,7 +350,38 @@ def warnings(report: dict[str, Any]) -> list[str]:
     Returns:
         One line for each warning.
     """
-    return [*_below_reference(report), *_rivals_ahead(networks(report))]
+    return [*_at_chance(report), *_below_reference(report), *_below_rivals(report), *_rivals_ahead(networks(report))]
+
+
+def _at_chance(report: dict[str, Any]) -> list[str]:
+    """A line if the subnet is not significantly better than the constant prediction of the most frequent class."""
+    share, images = report.get("most_frequent_class"), report["test_images"]
+    if share is None or binomial_p_value_above(report["test_correct"], images, share) < SIGNIFICANCE:
+        return []
+    return [
+        f"warning: the subnet has learned nothing: its accuracy ({report['test_accuracy']:.4f}) is not significantly above that of "
+        f"always predicting the most frequent class ({share:.4f}; binomial test). Train longer (a larger --budget, or --set "
+        "training.epochs=N), or with another --set training.learning_rate=R."
+    ]
+
+
+def _below_rivals(report: dict[str, Any]) -> list[str]:
+    """A line if networks without spikes are significantly more accurate than the subnet."""
+    if metric(report) != "accuracy":
+        return []
+    exported, *others = networks(report)
+    rivals = [(rival, PairedComparison.of(exported.correct_mask, rival.correct_mask, exported.images)) for rival in others]
+    ahead = [
+        f"the {rival.name} ({rival.accuracy:.4f}, p = {difference.p_value_below:.2g})"
+        for rival, difference in rivals
+        if rival.kind in ("cnn", "vit") and difference.significantly_below
+    ]
+    if not ahead:
+        return []
+    return [
+        f"warning: the accuracy of the subnet ({exported.accuracy:.4f}) is significantly below that of {' and '.join(ahead)}; "
+        "McNemar test. Spiking networks need more steps of training: train longer (a larger --budget, or --set training.epochs=N)."
+    ]
 
 
 def _below_reference(report: dict[str, Any]) -> list[str]:

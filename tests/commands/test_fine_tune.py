@@ -17,6 +17,8 @@ from slow_parameters import slow_except
 from tiny_runs import call, without_figures
 
 from autospike.commands.plot import SearchReport
+from autospike.config import Experiment
+from autospike.data.loading import load_images
 from autospike.evaluation.setup import open_for_measurement, protocol_id
 from autospike.run_directory import RunDirectory
 from autospike.searching.selection import pick_finalists
@@ -136,6 +138,12 @@ def test_masks_of_the_report_agree_with_its_accuracies(run: Path) -> None:
         assert correct == part["test_correct"] == round(part["test_accuracy"] * part["test_images"])
         low, high = part["test_accuracy_interval"]
         assert low < part["test_accuracy"] < high
+
+
+def test_the_report_has_the_share_of_the_most_frequent_class(run: Path) -> None:
+    experiment = Experiment.load(run / "experiment.yaml")
+    labels = load_images(experiment.data, seed=experiment.seed).splits["test"].labels
+    assert report(run)["most_frequent_class"] == max(labels.count(label) for label in range(10)) / len(labels)
 
 
 def test_networks_without_spikes_are_trained_and_compared(run: Path) -> None:

@@ -56,6 +56,27 @@ def test_a_more_accurate_network_without_spikes_of_less_energy_is_named(correct:
     assert [("a spiking network does not pay here" in line) for line in found] == ([True] if said else [])
 
 
+@pytest.mark.parametrize(("subnet", "warns"), [(34, False), (33, True), (20, True)])
+def test_a_subnet_that_is_significantly_worse_than_a_network_without_spikes_is_a_warning(subnet: int, warns: bool) -> None:
+    """38 against 33: five images against none, p = 1/32."""
+    found = comparison.warnings(report(subnet, subnet, rivals=[rival(38, macs=10**6)]))
+    assert bool(found) is warns
+    if warns:
+        assert f"significantly below that of the CNN (0.9500, p = {0.5 ** (38 - subnet):.2g})" in found[0]
+
+
+@pytest.mark.parametrize(
+    ("correct", "share", "warns"), [(9, 0.1, False), (8, 0.1, False), (7, 0.1, True), (0, 0.1, True), (7, 0.0, False)]
+)
+def test_a_subnet_at_chance_level_is_a_warning(correct: int, share: float, warns: bool) -> None:
+    """Of 40 images with a share of 0.1, eight or more are correct by chance with probability 0.042, seven or more with 0.100."""
+    found = comparison.warnings(report(correct, correct, most_frequent_class=share))
+    assert bool(found) is warns
+    if warns:
+        assert "learned nothing" in found[0]
+        assert f"{correct / 40:.4f}" in found[0]
+
+
 def test_the_reference_network_has_a_row_for_each_number_of_steps() -> None:
     found = report(36, 38)
     steps = [{**measured(correct, acs=acs), "time_steps": t} for t, correct, acs in ((1, 20, 1000.0), (2, 38, 4000.0))]
