@@ -283,15 +283,23 @@ INLINE void store_gradient(const float *restrict grad, const float *restrict y, 
     store(grad, width, past_cache, grad_y);
 }
 
-/* published: the dynamics of the published networks, compiled separately. potential: scratch, [steps, BLOCK]. */
+/* Dynamics that backward is compiled for. */
+typedef enum {
+    PUBLISHED_SPIKES,   /* hard reset, decaying input, sigmoid, no gradient through the reset: the published networks */
+    PUBLISHED_INTEGERS, /* levels > 1, the input does not decay, no gradient through the reset: E-SpikeFormer */
+    OTHER
+} dynamics;
+
+/* potential: scratch, [steps, BLOCK]. */
 INLINE void backward_block(const float *y, const shape *s, const neuron *p, const float *restrict scale,
                            const float *restrict shift, const float *restrict mean, const float *grad_spikes, float *potential,
-                           float *grad_y, gradient_sums total, int width, int norm, int published) {
+                           float *grad_y, gradient_sums total, int width, int norm, dynamics of) {
     float v[BLOCK] = {0}, grad_v[BLOCK] = {0}, over_time[BLOCK] = {0}, grad_x[BLOCK];
     const float tau = p->tau, rate = 1.0f / tau, v_threshold = p->v_threshold, slope = p->slope;
-    const int soft = !published && p->soft_reset, decay_input = published || p->decay_input;
-    const int detach_reset = published || p->detach_reset, arctan = !published && p->arctan;
-    const int integers = !published && p->levels > 1;
+    const int soft = of == OTHER && p->soft_reset, arctan = of == OTHER && p->arctan;
+    const int decay_input = of == PUBLISHED_SPIKES || (of == OTHER && p->decay_input);
+    const int detach_reset = of != OTHER || p->detach_reset;
+    const int integers = of == PUBLISHED_INTEGERS || (of == OTHER && p->levels > 1);
     const float levels = (float)p->levels;
     const int same_input = s->stride == 0 && s->steps > 1, past_cache = s->steps * s->size > LARGE;
     for (int64_t t = 0; t < s->steps; t++) {
@@ -331,9 +339,16 @@ INLINE void backward_block(const float *y, const shape *s, const neuron *p, cons
     }
 }
 
+static dynamics dynamics_of(const neuron *p) {
+    if (p->levels > 1) {
+        return p->detach_reset && !p->decay_input ? PUBLISHED_INTEGERS : OTHER;
+    }
+    return p->detach_reset && p->decay_input && !p->soft_reset && !p->arctan ? PUBLISHED_SPIKES : OTHER;
+}
+
 static int backward_rows(const float *y, const shape *s, const neuron *p, affine_row r, const float *grad_spikes, float *grad_y,
                          int64_t first, int64_t last, double *by_channel) {
-    const int published = !p->soft_reset && p->decay_input && p->detach_reset && !p->arctan && p->levels == 1;
+    const dynamics of = dynamics_of(p);
     float *potential = malloc(s->steps * BLOCK * sizeof *potential), *row_sums = calloc(2 * r.period, sizeof *row_sums);
     const int status = potential && row_sums ? OK : OUT_OF_MEMORY;
     for (int64_t n = first; n < last && status == OK; n++) {
@@ -343,14 +358,20 @@ static int backward_rows(const float *y, const shape *s, const neuron *p, affine
             const gradient_sums total = {row_sums + i, row_sums + r.period + i};
             const float *in = y + start + i, *grad = grad_spikes + start + i;
             float *out = grad_y + start + i;
-            if (r.scale && published) {
-                backward_block(in, s, p, r.scale + i, r.shift + i, r.mean + i, grad, potential, out, total, width, 1, 1);
+            if (r.scale && of == PUBLISHED_SPIKES) {
+                backward_block(in, s, p, r.scale + i, r.shift + i, r.mean + i, grad, potential, out, total, width, 1,
+                               PUBLISHED_SPIKES);
+            } else if (r.scale && of == PUBLISHED_INTEGERS) {
+                backward_block(in, s, p, r.scale + i, r.shift + i, r.mean + i, grad, potential, out, total, width, 1,
+                               PUBLISHED_INTEGERS);
             } else if (r.scale) {
-                backward_block(in, s, p, r.scale + i, r.shift + i, r.mean + i, grad, potential, out, total, width, 1, 0);
-            } else if (published) {
-                backward_block(in, s, p, NULL, NULL, NULL, grad, potential, out, total, width, 0, 1);
+                backward_block(in, s, p, r.scale + i, r.shift + i, r.mean + i, grad, potential, out, total, width, 1, OTHER);
+            } else if (of == PUBLISHED_SPIKES) {
+                backward_block(in, s, p, NULL, NULL, NULL, grad, potential, out, total, width, 0, PUBLISHED_SPIKES);
+            } else if (of == PUBLISHED_INTEGERS) {
+                backward_block(in, s, p, NULL, NULL, NULL, grad, potential, out, total, width, 0, PUBLISHED_INTEGERS);
             } else {
-                backward_block(in, s, p, NULL, NULL, NULL, grad, potential, out, total, width, 0, 0);
+                backward_block(in, s, p, NULL, NULL, NULL, grad, potential, out, total, width, 0, OTHER);
             }
         }
         if (r.scale && ((n - first) % FLUSH == FLUSH - 1 || n == last - 1)) {

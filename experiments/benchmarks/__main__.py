@@ -37,7 +37,7 @@ def benchmarks() -> dict[tuple[str, ...], Callable[[], list[Result]]]:
     from training_time import time_to_quality
 
     return {
-        ("lif_forward", "lif_forward_backward", "bn_lif_eval", "bn_lif_train"): kernels,
+        ("lif_forward", "lif_forward_backward", "bn_lif_eval", "bn_lif_train", "lif_integers_forward_backward"): kernels,
         ("sparse_forward", "sparse_forward_backward"): sparse,
         ("step_train_128", "step_eval_128", "step_train_384", "step_eval_384", "step_of_peak"): steps,
         (

@@ -1,4 +1,4 @@
-"""The LIF kernel, alone and fused with BatchNorm, against spikingjelly's neuron at T = 4."""
+"""The LIF kernel, with spikes and with integers, alone and fused with BatchNorm, against spikingjelly's neurons at T = 4."""
 
 from __future__ import annotations
 
@@ -26,15 +26,17 @@ def kernels() -> list[Result]:
     x, bn, theirs_bn = torch.randn(SHAPE) * 2, Norm(SHAPE[-1]), layer.BatchNorm2d(SHAPE[-1], step_mode="m")
     channels_first = x.permute(0, 1, 4, 2, 3).contiguous()  # each library's own memory layout
     ours, theirs = LIF(Neuron()), _spikingjelly()
-    pairs: list[tuple[str, str, Callable[[Tensor], Tensor], Callable[[Tensor], Tensor], bool]] = [
-        ("lif_forward", ">= 10", ours, theirs, False),
-        ("lif_forward_backward", ">= 6", ours, theirs, True),
-        ("bn_lif_eval", ">= 13", lambda y: ours(y, bn.eval()), lambda y: theirs(theirs_bn.eval()(y)), False),
-        ("bn_lif_train", ">= 7", lambda y: ours(y, bn.train()), lambda y: theirs(theirs_bn.train()(y)), True),
+    integers = neuron.ILIFNode(tau=2.0, surrogate_function=surrogate.MultiLevelSpikeCount(4), detach_reset=True, step_mode="m")
+    pairs: list[tuple[str, str, Callable[[Tensor], Tensor], Callable[[Tensor], Tensor], nn.Module, bool]] = [
+        ("lif_forward", ">= 10", ours, theirs, theirs, False),
+        ("lif_forward_backward", ">= 6", ours, theirs, theirs, True),
+        ("bn_lif_eval", ">= 13", lambda y: ours(y, bn.eval()), lambda y: theirs(theirs_bn.eval()(y)), theirs, False),
+        ("bn_lif_train", ">= 7", lambda y: ours(y, bn.train()), lambda y: theirs(theirs_bn.train()(y)), theirs, True),
+        ("lif_integers_forward_backward", ">= 6", LIF(Neuron(levels=4)), integers, integers, True),
     ]
     return [
-        _compared(name, goal, _work(our, x, backward), _work(their, channels_first, backward, theirs))
-        for name, goal, our, their, backward in pairs
+        _compared(name, goal, _work(our, x, backward), _work(their, channels_first, backward, stateful))
+        for name, goal, our, their, stateful, backward in pairs
     ]
 
 
@@ -67,7 +69,7 @@ def _compared(name: str, goal: str, ours: Work, theirs: Work) -> Result:
         name=name,
         value=median(b / a for a, b in zip(own, peer, strict=True)),
         unit="times faster",
-        peer="spikingjelly's LIFNode, and torch's BatchNorm where there is one",
+        peer="spikingjelly's LIFNode or ILIFNode, and torch's BatchNorm where there is one",
         goal=goal,
         threads=1,
         note=f"T x B x H x W x C = {sizes}, float32; {median(own) * 1000:.2f} ms against {median(peer) * 1000:.1f} ms",
