@@ -25,7 +25,7 @@ data:
 training:
   epochs: 4                   # with 2,000 images, take 30 or more; --budget 20m plans them by time
   batch_size: 32
-  learning_rate: 0.01
+  learning_rate: 5e-3
   augmentation:
     min_scale: 0.8            # a random crop covers at least 80 percent of the image
     # flip: 0.5               # mirror images; not for letters or digits

@@ -1,8 +1,9 @@
-"""`python experiments/own_images FOLDER [digits|textures]`: write images such as a user brings, to try `autospike run folder` on.
+"""`python experiments/own_images FOLDER [digits|textures|letters]`: write images such as a user brings, for `autospike run folder`.
 
 `digits`, the default: 3,000 grey images of 28x28 pixels in 10 classes, scikit-learn's digits, moved, rotated, sheared and with
 noise. `textures`: 2,400 colour images of 32x32 pixels in 8 classes, gratings of four orientations and two frequencies in random
-colours, with another grating over them, noise and a rectangle in front.
+colours, with another grating over them, noise and a rectangle in front. `letters`: 1,560 images of the embedded data set `glyphs`,
+260 of each of six letters.
 
 They are written to FOLDER/CLASS/*.png. The accuracy of a logistic regression on the pixels is printed, as what anybody reaches in a
 second.
@@ -21,10 +22,13 @@ from sklearn.datasets import load_digits
 from sklearn.linear_model import LogisticRegression
 from sklearn.model_selection import train_test_split
 
+from autospike.data import glyphs
+
 Images = tuple[NDArray[np.uint8], list[str]]
 
 DIGITS, DIGIT_SIZE, DIGITS_SEED = 3000, 28, 1
 TEXTURES_OF_A_CLASS, TEXTURE_SIZE, TEXTURES_SEED = 300, 32, 5
+LETTERS, OF_A_LETTER = range(0, 26, 5), 260
 ORIENTATIONS, FREQUENCIES = 4, (0.1, 0.2)  # in cycles a pixel
 
 
@@ -82,7 +86,15 @@ def _grating(angle: float, frequency: float, rng: np.random.Generator) -> NDArra
     return waves
 
 
-KINDS: dict[str, Callable[[], Images]] = {"digits": digits, "textures": textures}
+def letters() -> Images:
+    """Return images `[N, 32, 32, 3]` of some letters of the glyphs' training split, and the letters."""
+    labels = np.array(glyphs.labels("train"))
+    indices = np.sort(np.concatenate([np.flatnonzero(labels == letter)[:OF_A_LETTER] for letter in LETTERS]))
+    images = glyphs.images("train", range(int(indices[-1]) + 1), masks=glyphs.letter_masks())
+    return images[indices], [glyphs.CLASSES[label] for label in labels[indices]]
+
+
+KINDS: dict[str, Callable[[], Images]] = {"digits": digits, "textures": textures, "letters": letters}
 
 
 def main(folder: Path, kind: str) -> None:
