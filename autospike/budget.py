@@ -20,6 +20,9 @@ from autospike.errors import UserError
 from autospike.searching.selection import RULES
 from autospike.speed import SideBySide, Speed
 
+# With fewer epochs there is no warm-up, and with fewer generations little evolution: rather than less, a plan has fewer images in
+# an epoch and in the search split, but at least this many steps in an epoch, and search images. Our choice, not compared.
+LEAST_EPOCHS, LEAST_GENERATIONS, LEAST_STEPS, LEAST_SEARCH_IMAGES = 5, 3, 10, 1000
 # Shares of a budget, after the fixed costs. Our choice; other shares were not compared.
 TRAINING_SHARE, SEARCH_SHARE = 0.45, 0.12
 # Seconds for starting the process, opening the data and drawing figures. Our choice, not measured.
@@ -42,6 +45,8 @@ class Plan:
         fixed_s: Seconds of everything else.
         memory_bytes: Expected memory of this process, and of each that fine-tunes a network.
         trainings_at_once: Number of selected subnets that are fine-tuned at the same time.
+        images_per_epoch: Of all trainings; None for all images.
+        search_share: `data.search_share`, where it is less than that of the experiment; otherwise None.
     """
 
     epochs: int
@@ -55,6 +60,8 @@ class Plan:
     rival_epochs: int = 0
     rivals_s: float = 0.0
     trainings_at_once: int = 1
+    images_per_epoch: int | None = None
+    search_share: float | None = None
 
     @property
     def total_s(self) -> float:
@@ -73,9 +80,11 @@ class Plan:
             else ""
         )
         rivals = f"networks without spikes ({duration(self.rivals_s)}), " if self.rival_epochs else ""
+        images = "" if self.images_per_epoch is None else f" of {self.images_per_epoch:,} images"
+        search = "" if self.search_share is None else f" with data.search_share={self.search_share:g}"
         return (
-            f"plan: training {self.epochs} epochs ({duration(self.training_s)}), {rivals}"
-            f"search at most {self.generations} generations ({duration(self.search_s)}), {fine_tuning}"
+            f"plan: training {self.epochs} epochs{images} ({duration(self.training_s)}), {rivals}"
+            f"search at most {self.generations} generations{search} ({duration(self.search_s)}), {fine_tuning}"
             f"measurement and figures ({duration(self.fixed_s)}): about {duration(self.total_s)} and "
             f"{memory_bytes / 1e9:.1f} GB of memory"
         )
@@ -137,31 +146,36 @@ def within(experiment: Experiment, speed: Speed, budget_s: float, *, fine_tune: 
         at_once: Largest number of finalists that are fine-tuned at the same time.
 
     Returns:
-        The plan, whose durations add up to at most the budget.
+        The plan, whose durations add up to at most the budget. Where less than `LEAST_EPOCHS` fit, an epoch has fewer images; where
+        less than `LEAST_GENERATIONS` fit into the share of the search, the search split has fewer.
 
     Raises:
         UserError: The budget is too small for one epoch and one generation.
     """
-    available, epoch = budget_s - FIXED_SECONDS, speed.epoch
+    available = budget_s - FIXED_SECONDS
     trainings = _finalists(experiment, speed, at_once)
-    fine_tune_epoch = trainings.fastest(speed.steps_per_epoch).seconds(speed.steps_per_epoch) if fine_tune else 0.0
-    generations = max(1, min(experiment.search.generations, int(available * SEARCH_SHARE / speed.generation)))
+    search_images = _search_images(speed, available * SEARCH_SHARE / LEAST_GENERATIONS)
+    generation = speed.generation * search_images / speed.search_images
+    generations = max(1, min(experiment.search.generations, int(available * SEARCH_SHARE / generation)))
     # What the search does not take is divided among the trainings.
     share = TRAINING_SHARE / (1 - SEARCH_SHARE) if fine_tune else 1.0
-    epochs = int((available - generations * speed.generation) * share / epoch)
-    if available < speed.generation + epoch + fine_tune_epoch or epochs < 1:
-        smallest = FIXED_SECONDS + speed.generation + max(epoch / share, epoch + fine_tune_epoch)
+    epochs, steps_per_epoch = _epochs((available - generations * generation) * share, speed.step, speed.steps_per_epoch)
+    epoch = steps_per_epoch * speed.step
+    fine_tune_epoch = trainings.fastest(steps_per_epoch).seconds(steps_per_epoch) if fine_tune else 0.0
+    if available < generation + epoch + fine_tune_epoch or epochs < 1:
+        smallest = FIXED_SECONDS + generation + max(epoch / share, epoch + fine_tune_epoch)
         raise UserError(
             f"--budget {duration(budget_s)}: too short for one epoch ({duration(epoch)}), one generation of the search "
-            f"({duration(speed.generation)}) and fine-tuning; give at least {duration(smallest * 1.05)}, or a smaller space"
+            f"({duration(generation)}) and fine-tuning; give at least {duration(smallest * 1.05)}, or a smaller space"
         )
-    rivals_s, search_s = epochs * speed.steps_per_epoch * speed.rival_step, generations * speed.generation
+    rivals_s, search_s = epochs * steps_per_epoch * speed.rival_step, generations * generation
     rest = available - epochs * epoch - search_s
     trainings = trainings.longest(rest)
+    fewer_searched = search_images < speed.search_images
     return Plan(
         epochs=epochs,
         generations=generations,
-        fine_tune_epochs=trainings.epochs_within(rest, speed.steps_per_epoch) if fine_tune else 0,
+        fine_tune_epochs=trainings.epochs_within(rest, steps_per_epoch) if fine_tune else 0,
         training_s=epochs * epoch - rivals_s,
         search_s=search_s,
         fine_tuning_s=rest if fine_tune else 0.0,
@@ -170,24 +184,48 @@ def within(experiment: Experiment, speed: Speed, budget_s: float, *, fine_tune: 
         rival_epochs=epochs if speed.rival_step else 0,
         rivals_s=rivals_s,
         trainings_at_once=trainings.at_once,
+        images_per_epoch=steps_per_epoch * experiment.training.batch_size if steps_per_epoch < speed.steps_per_epoch else None,
+        search_share=round(experiment.data.search_share * search_images / speed.search_images, 6) if fewer_searched else None,
     )
 
 
-def epochs_within(budget_s: float, *, epoch_s: float, spent_s: float) -> int:
-    """Return how many epochs fit into the rest of a budget of training.
+def _search_images(speed: Speed, generation_s: float) -> int:
+    """As many search images as a generation of this duration can score, but at least `LEAST_SEARCH_IMAGES`, and at most all."""
+    possible = int(speed.search_images * generation_s / speed.generation)
+    return min(speed.search_images, max(LEAST_SEARCH_IMAGES, possible))
+
+
+def _epochs(training_s: float, step_s: float, steps_per_epoch: int) -> tuple[int, int]:
+    """Numbers of epochs, and of steps in an epoch, of trainings that together take at most this time.
+
+    Epochs are whole if at least `LEAST_EPOCHS` of them fit, or if smaller ones would have less than `LEAST_STEPS`.
+    """
+    epochs, fewer_steps = int(training_s / (step_s * steps_per_epoch)), int(training_s / (step_s * LEAST_EPOCHS))
+    if epochs < LEAST_EPOCHS and fewer_steps >= LEAST_STEPS:
+        return LEAST_EPOCHS, fewer_steps
+    return epochs, steps_per_epoch
+
+
+def training_within(budget_s: float, *, step_s: float, steps_per_epoch: int, spent_s: float) -> tuple[int, int]:
+    """Return how much training fits into the rest of a budget.
 
     Args:
         budget_s: The budget in seconds.
-        epoch_s: Seconds of an epoch of all networks.
+        step_s: Seconds of a step of all networks.
+        steps_per_epoch: Steps of a whole epoch.
         spent_s: Seconds of the budget that have passed.
+
+    Returns:
+        Numbers of epochs, and of steps in an epoch: `steps_per_epoch`, or fewer where less than `LEAST_EPOCHS` fit.
 
     Raises:
         UserError: Not one epoch fits.
     """
-    epochs = int((budget_s - spent_s) / epoch_s)
+    epochs, steps = _epochs(budget_s - spent_s, step_s, steps_per_epoch)
     if epochs < 1:
+        epoch_s = step_s * steps_per_epoch
         raise UserError(f"--budget {duration(budget_s)}: one epoch of both trainings takes {duration(epoch_s)}; give more time")
-    return epochs
+    return epochs, steps
 
 
 @dataclass(kw_only=True)
@@ -256,6 +294,10 @@ class Clock:
     def overrides(self) -> list[str]:
         """Return the fields of the experiment that the plan has decided, as `NAME=VALUE`."""
         found = [f"training.epochs={self.plan.epochs}"]
+        if self.plan.images_per_epoch is not None:
+            found.append(f"training.images_per_epoch={self.plan.images_per_epoch}")
+        if self.plan.search_share is not None:
+            found.append(f"data.search_share={self.plan.search_share}")
         if self.plan.rival_epochs:
             found.append(f"rivals.epochs={self.plan.rival_epochs}")
         if self.fine_tune_epochs is not None:

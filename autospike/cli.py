@@ -95,8 +95,7 @@ def train(
 
     chosen = [*(overrides or []), *_start_overrides(start_from)]
     if budget is not None:
-        epochs = fit_training(Experiment.load(experiment, chosen), run, parse_duration(budget), begun=STARTED)
-        chosen.append(f"training.epochs={epochs}")
+        chosen += fit_training(Experiment.load(experiment, chosen), run, parse_duration(budget), begun=STARTED)
     train(RunDirectory.start(Experiment.load(experiment, chosen), run))
 
 

@@ -52,6 +52,7 @@ class Speed:
         rival_step: Seconds of a training step of each network without spikes, together; 0 if there is none.
         generation: Seconds in which a generation of the search is measured.
         steps_per_epoch: Training steps in an epoch.
+        search_images: Number of images on which a candidate is scored.
         memory_bytes: Largest resident memory of this process.
     """
 
@@ -61,12 +62,18 @@ class Speed:
     rival_step: float
     generation: float
     steps_per_epoch: int
+    search_images: int
     memory_bytes: int
+
+    @property
+    def step(self) -> float:
+        """Seconds of one training step of each network."""
+        return self.supernet_step + self.reference_step + self.rival_step
 
     @property
     def epoch(self) -> float:
         """Seconds of one epoch of all networks."""
-        return self.steps_per_epoch * (self.supernet_step + self.reference_step + self.rival_step)
+        return self.steps_per_epoch * self.step
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -167,6 +174,7 @@ def measure_speed(setup: Setup, seconds: float = MEASURED_SECONDS) -> Speed:
         rival_step=sum(_measured_rival_step(setup, name, seconds) for name in _rivals(experiment)),
         generation=_seconds_per_generation(setup),
         steps_per_epoch=training_batches(setup).per_epoch,
+        search_images=len(setup.images.splits["search"]),
         memory_bytes=peak_memory_bytes(),
     )
 

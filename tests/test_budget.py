@@ -6,6 +6,7 @@ import json
 import os
 import time
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -17,9 +18,9 @@ from autospike.budget import (
     Clock,
     Plan,
     duration,
-    epochs_within,
     expected,
     parse_duration,
+    training_within,
     within,
 )
 from autospike.config import Experiment
@@ -33,6 +34,7 @@ SPEED = Speed(
     rival_step=0.0,
     generation=3.0,
     steps_per_epoch=4,
+    search_images=1000,
     memory_bytes=10**9,
 )
 
@@ -48,11 +50,37 @@ def test_texts_that_are_not_durations_are_one_line_errors(text: str) -> None:
 
 
 def test_epochs_of_a_training_within_a_budget_by_hand() -> None:
-    """An epoch takes 100 s."""
-    assert epochs_within(180, epoch_s=100, spent_s=0) == 1
-    assert epochs_within(250, epoch_s=100, spent_s=49) == 2
-    message = one_line_error(lambda: epochs_within(120, epoch_s=100, spent_s=21))
+    """An epoch takes 100 s, of 8 steps. Five epochs need at least ten steps each."""
+    assert training_within(180, step_s=12.5, steps_per_epoch=8, spent_s=0) == (1, 8)
+    assert training_within(250, step_s=12.5, steps_per_epoch=8, spent_s=49) == (2, 8)
+    message = one_line_error(lambda: training_within(120, step_s=12.5, steps_per_epoch=8, spent_s=21))
     assert message == "--budget 2 min: one epoch of both trainings takes 2 min; give more time"
+
+
+def test_where_few_whole_epochs_fit_an_epoch_has_fewer_images() -> None:
+    """A whole epoch takes 100 s. Of 320 s, five epochs take 64 steps of 1 s each; of 49 s, they would have less than ten steps."""
+    long = partial(training_within, step_s=1.0, steps_per_epoch=100, spent_s=0)
+    assert long(320) == (5, 64)
+    assert long(50) == (5, 10)
+    assert long(500) == (5, 100)
+    assert "one epoch of both trainings takes" in one_line_error(lambda: long(49))
+
+
+def test_many_images_are_planned_within_a_short_budget_by_hand() -> None:
+    """Of 300 s, a generation may take a third of 36 s: 1,200 of 10,000 images. 45 of 88 parts of the other 264 s are 135 s.
+
+    Five epochs of 108 steps of 0.25 s fill them, and 129 s are left for fine-tuning.
+    """
+    many = replace(SPEED, steps_per_epoch=1000, search_images=10_000, generation=100.0)
+    plan = within(EXPERIMENT, many, 300 + FIXED_SECONDS, fine_tune=True)
+    batch = EXPERIMENT.training.batch_size
+    assert (plan.epochs, plan.images_per_epoch) == (5, 108 * batch)
+    assert plan.search_share == pytest.approx(EXPERIMENT.data.search_share * 0.12)
+    assert plan.generations == min(3, EXPERIMENT.search.generations)
+    assert plan.fine_tune_epochs == int(129 / (108 * 0.1 * 2))
+    assert plan.total_s == pytest.approx(300 + FIXED_SECONDS)
+    assert f"5 epochs of {108 * batch:,} images" in plan.text()
+    assert f"data.search_share={plan.search_share:g}" in plan.text()
 
 
 def test_a_plan_within_a_budget_by_hand() -> None:

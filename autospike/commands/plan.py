@@ -10,7 +10,7 @@ from pathlib import Path
 
 import torch
 
-from autospike.budget import Clock, Plan, duration, epochs_within, expected, within
+from autospike.budget import Clock, Plan, duration, expected, training_within, within
 from autospike.config import Experiment
 from autospike.console import note, working
 from autospike.errors import UserError
@@ -144,7 +144,7 @@ def _measured_finalists(setup: Setup, spaces: Sequence[SearchSpace], *, at_once:
     return SideBySide(step_s=step_s, at_once=at_once, slowdown=slowdown)
 
 
-def fit_training(experiment: Experiment, folder: Path, budget_s: float, *, begun: float) -> int:
+def fit_training(experiment: Experiment, folder: Path, budget_s: float, *, begun: float) -> list[str]:
     """Choose the epochs of supernet and reference network by a budget, and print them.
 
     Args:
@@ -154,23 +154,30 @@ def fit_training(experiment: Experiment, folder: Path, budget_s: float, *, begun
         begun: When the budget began, by `time.monotonic`.
 
     Returns:
-        The number of epochs: that of the run, if it has started.
+        The fields of the experiment that this decides, as `NAME=VALUE`: those of the run, if it has started.
 
     Raises:
         UserError: The data cannot be opened, the budget is too small for one epoch, or torchrun has started several processes.
     """
     if (folder / "experiment.yaml").exists():
-        return RunDirectory.resume(folder).experiment.training.epochs
+        training = RunDirectory.resume(folder).experiment.training
+        return _training_overrides(training.epochs, training.images_per_epoch)
     if int(os.environ.get("WORLD_SIZE", "1")) > 1:
         raise UserError("--budget: not under torchrun, whose ranks must train for equally many epochs; give training.epochs")
     setup, spaces = open_experiment(experiment), [experiment.search_space]
     if experiment.baseline_architecture is not None:
         spaces.append(SearchSpace.of(experiment.baseline_architecture))
     with working("measure the speed of training on this machine"):
-        epoch_s = training_batches(setup).per_epoch * sum(measured_step(setup, space, experiment.training) for space in spaces)
-    epochs = epochs_within(budget_s, epoch_s=epoch_s, spent_s=time.monotonic() - begun)
-    note(f"plan: {epochs} epochs ({duration(epochs * epoch_s)})")
-    return epochs
+        step_s = sum(measured_step(setup, space, experiment.training) for space in spaces)
+    whole = training_batches(setup).per_epoch
+    epochs, steps = training_within(budget_s, step_s=step_s, steps_per_epoch=whole, spent_s=time.monotonic() - begun)
+    images = experiment.training.images_per_epoch if steps == whole else steps * experiment.training.batch_size
+    note(f"plan: {epochs} epochs{'' if images is None else f' of {images:,} images'} ({duration(epochs * steps * step_s)})")
+    return _training_overrides(epochs, images)
+
+
+def _training_overrides(epochs: int, images_per_epoch: int | None) -> list[str]:
+    return [f"training.epochs={epochs}", *([] if images_per_epoch is None else [f"training.images_per_epoch={images_per_epoch}"])]
 
 
 def _measured(run: RunDirectory, cores: int, seconds: float = MEASURED_SECONDS) -> tuple[Speed, int]:

@@ -81,6 +81,11 @@ class TrainingConfig(Section):
     """Teacher of a space with `distilled: true`. Default: no teacher. It does not apply to events."""
     epochs: Epochs
     """Number of passes over the training images."""
+    images_per_epoch: Annotated[int, Field(ge=2, le=1_000_000_000)] | None = None
+    """Training images of an epoch, drawn at random anew for each epoch; at least one batch. Default: all of them.
+
+    `autospike run --budget` sets it if fewer than five whole epochs fit into the budget.
+    """
     batch_size: Annotated[int, Field(ge=2, le=MAX_BATCH, multiple_of=2)] = 32
     """Images per optimizer step; an even number, because mixup pairs the images of a batch.
 

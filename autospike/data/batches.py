@@ -74,6 +74,7 @@ class TrainingBatches:
         device: Where batches are mixed.
         rank_slice: The images of each batch that belong to this rank.
         preparation: Normalisation of still images.
+        images_per_epoch: Number of images of an epoch, the first ones of its permutation; all if None.
         cache: Holds decoded still images, which are as large as their files say. A loading process has a copy of its own.
 
     Raises:
@@ -92,6 +93,7 @@ class TrainingBatches:
     device: torch.device = CPU
     rank_slice: RankSlice = WHOLE
     preparation: ImagePreparation = DEFAULT_PREPARATION
+    images_per_epoch: int | None = None
     cache: ByteBudgetCache = field(default_factory=lambda: ByteBudgetCache(budget_bytes=DECODED_BYTES), repr=False)
 
     def __post_init__(self) -> None:
@@ -101,7 +103,8 @@ class TrainingBatches:
     @property
     def per_epoch(self) -> int:
         """Number of batches in an epoch."""
-        return max(1, len(self.split) // self.batch_size)
+        images = len(self.split) if self.images_per_epoch is None else min(self.images_per_epoch, len(self.split))
+        return max(1, images // self.batch_size)
 
     def __call__(self, start: int, stop: int) -> Iterator[Batch]:
         """Iterate over the batches of some steps.

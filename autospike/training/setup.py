@@ -207,4 +207,5 @@ def training_batches(setup: Setup) -> TrainingBatches:
         device=setup.device,
         rank_slice=setup.ranks.slice(parts=config.accumulate),
         preparation=setup.preparation,
+        images_per_epoch=config.images_per_epoch,
     )

@@ -249,3 +249,17 @@ def test_a_still_image_is_decoded_once_while_the_cache_has_space() -> None:
     assert [read[index] for index in cached] == [1] * 10
     list(small(0, small.per_epoch))
     assert all(number == (1 if index in cached else 3 if index in first_batch else 2) for index, number in read.items())
+
+
+def test_an_epoch_may_have_fewer_images() -> None:
+    """20 of 64 images are two batches of 8. The next epoch draws others, and the order is that of a whole epoch."""
+    split = replace(load_images(DIGITS, seed=0).splits["train"], indices=tuple(range(64)), labels=(0,) * 64)
+    whole, part = batches(split=split, batch_size=8), batches(split=split, batch_size=8, images_per_epoch=20)
+    assert (whole.per_epoch, part.per_epoch) == (8, 2)
+    assert batches(split=split, batch_size=8, images_per_epoch=1000).per_epoch == 8
+    assert batches(split=split, batch_size=8, images_per_epoch=2).per_epoch == 1
+    positions = [[position for position, _ in part.sample_keys(step)] for step in range(40)]
+    assert positions[:2] == [[position for position, _ in whole.sample_keys(step)] for step in range(2)]
+    for first, second in zip(positions[::2], positions[1::2], strict=True):
+        assert len({*first, *second}) == 16
+    assert {position for batch in positions for position in batch} == set(range(64))
