@@ -150,7 +150,8 @@ def train_rival(run: RunDirectory, setup: Setup, training: RivalTraining) -> Non
     recover(run, checkpoints, name, steps)
     record = checkpoints.record
     if record is not None and record.finished:
-        note(f"{training.name}: already trained, {record.step} steps")
+        other = "" if record.step == steps else f", in place of {steps}; delete {training.folder} to train it again"
+        note(f"{training.name}: already trained, {record.step} steps{other}")
         return
     rival = untrained_rival(setup, training.name)
     with reporting(run, name, start=record.step if record else 0, steps=steps, device=setup.device, ranks=1) as report:

@@ -237,3 +237,13 @@ def test_an_export_with_other_weights_of_the_same_subnet_is_written_again(
     assert outcome.code == 0
     assert "already holds" not in outcome.out
     assert (report(folder)["weights"], report(folder)["architecture_id"]) == ("inherited", before["architecture_id"])
+
+
+def test_a_network_without_spikes_that_was_trained_for_other_epochs_is_named(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """The trained one stays: the report would otherwise compare other networks than the run has trained."""
+    trained, *_ = autospike(capsys, "rivals", run).out.splitlines()
+    assert trained.startswith("cnn: already trained, ")
+    assert "in place of" not in trained
+    other, *_ = autospike(capsys, "rivals", run, "--set", "rivals.epochs=77").out.splitlines()
+    assert other.startswith(f"{trained}, in place of ")
+    assert other.endswith(f"delete {run / 'rivals' / 'cnn'} to train it again")
