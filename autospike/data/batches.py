@@ -241,8 +241,8 @@ class _AugmentedDataset(Dataset[tuple[Tensor, Any]]):
         return self.transform(self._image(position)), self.split.labels[position]
 
     def _image(self, position: int) -> Any:
-        """An image for training; a still image is decoded once, as long as the cache has space."""
-        if self.split.time_steps is not None:
+        """An image for training; a still image that is always the same is decoded once, as long as the cache has space."""
+        if self.split.time_steps is not None or self.split.read_for_training is not None:
             return self.split.training_image(position)
         image: Image.Image | None = self.cache.get((position,))
         if image is None:

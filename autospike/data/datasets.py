@@ -63,6 +63,7 @@ def images_of(datasets: Mapping[str, Any], config: DataConfig, seed: int) -> Ima
         splits = {name: split_of(name, range(len(labels[name])), labels[name], reads[name]) for name in SPLITS}
     else:
         splits = search_from_train((labels["train"], reads["train"], None), (labels["test"], reads["test"], None), config, seed)
+    splits["train"] = replace(splits["train"], read_for_training=reads["train"])  # it may augment at random
     return Images(
         classes=_classes(datasets["train"], labels),
         channels=channels,

@@ -11,7 +11,8 @@ from builders import one_line_error
 from PIL import Image
 from torch.utils.data import ConcatDataset, Subset, TensorDataset
 
-from autospike.config import DataConfig
+from autospike.config import AugmentationConfig, DataConfig
+from autospike.data.batches import TrainingBatches
 from autospike.data.datasets import image_size_of, images_of
 from autospike.data.images import Images
 
@@ -86,6 +87,24 @@ def test_the_search_split_is_sampled_from_the_training_images_unless_it_is_given
     assert set(sampled["train"].indices).isdisjoint(sampled["search"].indices)
     given = opened(Pairs(PIXELS), search=Subset(Pairs(PIXELS), range(8))).splits  # type: ignore[arg-type]
     assert [len(given[name]) for name in ("train", "search", "test")] == [20, 8, 20]
+
+
+def test_a_dataset_may_augment_training_images_itself() -> None:
+    """Sample i is a new image every time it is read: no two epochs have an image in common."""
+    images = opened(Noise(PIXELS), Pairs(PIXELS[:, 0]), search=Pairs(PIXELS[:, 0]))
+    batches = TrainingBatches(
+        split=images.splits["train"],
+        num_classes=2,
+        channels=1,
+        image_size=4,
+        batch_size=20,
+        augmentation=AugmentationConfig(),
+        smoothing=0.0,
+        workers=0,
+        seed=0,
+    )
+    first, second = (set(map(tuple, batch.images.flatten(1).tolist())) for batch in batches(0, 2))
+    assert (len(first), len(second), len(first & second)) == (20, 20, 0)
 
 
 def test_classes_of_wrapped_datasets_are_those_of_their_samples() -> None:
