@@ -14,7 +14,8 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 
 from autospike.config import Experiment, RivalName, TrainingConfig
-from autospike.data.batches import spans
+from autospike.config.fields import MAX_EPOCHS
+from autospike.data.batches import TrainingBatches, spans
 from autospike.evaluation.setup import calibration_split, trie_evaluator
 from autospike.evaluation.trie_evaluator import CalibratedStatistics
 from autospike.events import Callback, Event, StepEvent
@@ -30,6 +31,8 @@ from autospike.training.trainer import train
 # Seconds of training, after the first steps, from which the duration of a step is measured, and their largest share of a budget.
 # Our choice.
 MEASURED_SECONDS, FIRST_STEPS, MEASURED_SHARE = 3.0, 2, 0.004
+# Changes of a training that is stopped after these seconds: its short epochs must not end it, nor write checkpoints.
+ENDLESS = {"epochs": MAX_EPOCHS, "checkpoint_epochs": MAX_EPOCHS}
 # Cost of a candidate in a whole generation over that among 8 candidates, which share fewer prefixes (docs/evaluation.md: 0.59).
 SHARING = 0.6
 SAMPLED_CANDIDATES = 8
@@ -195,10 +198,10 @@ def measured_step(setup: Setup, space: SearchSpace, training: TrainingConfig, se
     Returns:
         The duration in seconds.
     """
-    supernet, batches, seed = build_supernet(setup, space), training_batches(setup), setup.training_seed
+    supernet, batches, seed = build_supernet(setup, space), _timed_batches(setup), setup.training_seed
 
     def timed(single_step_share: float) -> float:
-        changes = {"start_from": None, "teacher": None, "single_step_share": single_step_share}
+        changes = {"start_from": None, "teacher": None, "single_step_share": single_step_share, **ENDLESS}
         return _mean_step(partial(train, supernet, batches, training.model_copy(update=changes), seed=seed), seconds)
 
     share = training.single_step_share
@@ -263,8 +266,17 @@ def _measured_rival_step(setup: Setup, name: RivalName, seconds: float) -> float
     Returns:
         The duration in seconds.
     """
-    rival, config, batches = untrained_rival(setup, name), rival_recipe(setup, name), training_batches(setup)
-    return _mean_step(lambda checkpoints, report: fit_rival(rival, batches, config, checkpoints, report), seconds)
+    rival, config, batches = untrained_rival(setup, name), rival_recipe(setup, name), _timed_batches(setup)
+    endless = config.model_copy(update=ENDLESS)
+    return _mean_step(lambda checkpoints, report: fit_rival(rival, batches, endless, checkpoints, report), seconds)
+
+
+def _timed_batches(setup: Setup) -> TrainingBatches:
+    """The batches of the training, of which the first steps decode all images if the training decodes each image once."""
+    batches = training_batches(setup)
+    if batches.images_per_epoch is not None:
+        return batches  # most images of an epoch are new
+    return replace(batches, split=batches.split.sample(FIRST_STEPS * batches.batch_size, keyed(setup.experiment.seed, "timed")))
 
 
 def _mean_step(training: Callable[[Checkpoints, Callback], None], seconds: float) -> float:

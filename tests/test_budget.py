@@ -5,9 +5,11 @@ from __future__ import annotations
 import json
 import os
 import time
+from collections import Counter
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import pytest
 from builders import one_line_error
@@ -24,7 +26,8 @@ from autospike.budget import (
     within,
 )
 from autospike.config import Experiment
-from autospike.speed import PROCESS_START_SECONDS, SIDE_BY_SIDE, SideBySide, Speed, busy_processes
+from autospike.speed import PROCESS_START_SECONDS, SIDE_BY_SIDE, SideBySide, Speed, busy_processes, measured_step
+from autospike.training.setup import open_experiment
 
 EXPERIMENT = Experiment.model_validate(TINY_EXPERIMENT)
 SPEED = Speed(
@@ -268,3 +271,24 @@ def test_a_plan_is_json(tmp_path: Path) -> None:
     written.plan = replace(written.plan, epochs=6)
     written.write()
     assert json.loads((tmp_path / "plan.json").read_text())["plan"]["epochs"] == 6
+
+
+def test_steps_are_timed_with_decoded_images_where_a_training_decodes_each_image_once() -> None:
+    """The first two steps read all images of the others. An epoch of a part of the images has new ones in every step."""
+    setup = open_experiment(EXPERIMENT)
+    read: Counter[int] = Counter()
+    train = setup.images.splits["train"]
+
+    def counted(index: int) -> Any:
+        read[index] += 1
+        return train.read(index)
+
+    splits = {**setup.images.splits, "train": replace(train, read=counted)}
+    counting = replace(setup, images=replace(setup.images, splits=splits))
+    measured_step(counting, EXPERIMENT.search_space, EXPERIMENT.training, seconds=0.5)
+    assert (max(read.values()), len(read)) == (1, 2 * EXPERIMENT.training.batch_size)
+    part = EXPERIMENT.training.model_copy(update={"images_per_epoch": EXPERIMENT.training.batch_size})
+    experiment = EXPERIMENT.model_copy(update={"training": part})
+    read.clear()
+    measured_step(replace(counting, experiment=experiment), EXPERIMENT.search_space, part, seconds=0.5)
+    assert len(read) > 2 * EXPERIMENT.training.batch_size
