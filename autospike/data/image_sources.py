@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -176,8 +177,25 @@ def open_encoded(kind: Kind, config: DataConfig, seed: int) -> Images:
 
 def _folder_channels(root: Path, found: FoundFolders, background: RGB) -> int:
     """1 if every image is grey, else 3."""
-    names = [f"{root}/{name}" for folder in found.folders for name in folder.names]
-    return _grey_or_rgb(names, lambda name: is_grey(name, background=background))
+    return _channels_of_files(tuple(_file_state(root / name) for folder in found.folders for name in folder.names), background)
+
+
+# Path, size and time of the last change of a file.
+FileState = tuple[str, int, int]
+
+
+def _file_state(path: Path) -> FileState:
+    try:
+        stat = path.stat()
+    except OSError:  # reading it says why
+        return str(path), 0, 0
+    return str(path), stat.st_size, stat.st_mtime_ns
+
+
+@lru_cache(maxsize=1)
+def _channels_of_files(files: tuple[FileState, ...], background: RGB) -> int:
+    """1 if every image is grey, else 3. Cached, because each phase of a run opens the same folder again."""
+    return _grey_or_rgb([name for name, _, _ in files], lambda name: is_grey(name, background=background))
 
 
 def _grey_or_rgb(samples: list[Sample], grey: Callable[[Sample], bool]) -> int:

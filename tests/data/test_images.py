@@ -14,9 +14,11 @@ from image_files import png
 from PIL import Image
 
 from autospike.config import AugmentationConfig, DataConfig
+from autospike.data import image_sources
 from autospike.data.batches import FixedBatches, TrainingBatches
 from autospike.data.images import Images
 from autospike.data.loading import load_images
+from autospike.data.pixels import is_grey
 from autospike.data.source import open_images
 from autospike.errors import UserError
 
@@ -69,6 +71,26 @@ def test_one_coloured_image_makes_three_channels(tmp_path: Path, count: int) -> 
     images = opened(folder(tmp_path / "coloured", count=count, colours=True))
     assert images.channels == 3
     assert images.splits["train"].image(0).mode == "RGB"
+
+
+def test_an_image_that_is_replaced_by_a_coloured_one_counts_when_the_folder_is_opened_again(tmp_path: Path) -> None:
+    root = folder(tmp_path)
+    assert [opened(root).channels, opened(root).channels] == [1, 1]
+    Image.new("RGB", (8, 8), (255, 0, 0)).save(root / "dog" / "3.png")
+    assert opened(root).channels == 3
+
+
+def test_colours_are_looked_for_once_in_the_same_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    root, read = folder(tmp_path), []
+
+    def counted(source: str, *, background: Any) -> bool:
+        read.append(source)
+        return is_grey(source, background=background)
+
+    monkeypatch.setattr(image_sources, "is_grey", counted)
+    opened(root)
+    opened(root)
+    assert len(read) == len(set(read)) == 20
 
 
 def test_a_coloured_test_image_counts(tmp_path: Path) -> None:
