@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from builders import one_line_error
+from builders import measurement, one_line_error, small
 from tiny_experiment import TINY_EXPERIMENT
 
 from autospike.budget import (
@@ -25,6 +25,7 @@ from autospike.budget import (
     training_within,
     within,
 )
+from autospike.commands.plan import measurement_seconds
 from autospike.config import Experiment
 from autospike.speed import PROCESS_START_SECONDS, SIDE_BY_SIDE, SideBySide, Speed, busy_processes, measured_step
 from autospike.training.setup import open_experiment
@@ -292,3 +293,10 @@ def test_steps_are_timed_with_decoded_images_where_a_training_decodes_each_image
     read.clear()
     measured_step(replace(counting, experiment=experiment), EXPERIMENT.search_space, part, seconds=0.5)
     assert len(read) > 2 * EXPERIMENT.training.batch_size
+
+
+def test_the_time_of_measurements_by_hand() -> None:
+    """Two finalists of 0.5 s, on 60 calibration and 40 search images; 2.4 times as many images. ALONE = 6."""
+    finalists = [measurement(small(), correct=1, images=40)] * 2
+    found = measurement_seconds(finalists, front=10, test_images=200, calibration_images=60)
+    assert found == pytest.approx(((2 * 6 + 10) * 0.5 + 6 * 1.0) * 2.4)
