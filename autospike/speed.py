@@ -73,11 +73,6 @@ class Speed:
         """Seconds of one training step of each network."""
         return self.supernet_step + self.reference_step + self.rival_step
 
-    @property
-    def epoch(self) -> float:
-        """Seconds of one epoch of all networks."""
-        return self.steps_per_epoch * self.step
-
 
 @dataclass(frozen=True, kw_only=True)
 class SideBySide:

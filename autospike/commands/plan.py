@@ -119,8 +119,8 @@ def fit_fine_tuning(run: RunDirectory, clock: Clock, *, cores: int) -> tuple[Run
 def measurement_seconds(finalists: Sequence[Measurement], *, front: int, test_images: int, calibration_images: int) -> float:
     """Estimate the seconds of the measurements after a fine-tuning, from those of the candidates in the search.
 
-    Each finalist is measured on the search split and on the test split, the first one with its inherited weights and beside the
-    reference network, and the front on the test split.
+    Each finalist is measured on the search split and on the test split, and so are the reference network and the selected subnet
+    with its inherited weights. The front is measured on the test split.
 
     Args:
         finalists: Their measurements in the search, the selected candidate first.

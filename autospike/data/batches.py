@@ -135,7 +135,7 @@ class TrainingBatches:
         mixing, plain = self._mixup(self.augmentation), self._mixup(AugmentationConfig())
         unmixed_from = float("inf") if self.augmentation.mix_epochs is None else self.augmentation.mix_epochs * self.per_epoch
         for step, (samples, labels) in zip(range(start, stop), _load(on_device(loader, self.device)), strict=True):
-            images = samples if self.augmentation.erasing else transforms.normalise(samples)  # erasing normalises each
+            images = samples if self.augmentation.erasing else transforms.normalise(samples)  # erasing needs normalised ones
             channels = images.flatten(1, -3)  # cutmix replaces the same rectangle in all frames
             with global_random(self.seed, "mixup", step):
                 mixup = mixing if step < unmixed_from else plain

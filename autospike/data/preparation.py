@@ -189,7 +189,8 @@ class ImageTransforms:
             if getattr(augmentation, name):
                 raise UserError(f"training.augmentation.{name}: not available for still images; remove it")
         try:
-            # timm's policies need three channels. The other transforms give the same values for a grey image with one.
+            # timm's policies need three channels, and so does the normalisation that erasing follows. The other transforms give the
+            # same values for a grey image with one channel.
             mode = "L" if self.channels == 1 and not augmentation.auto_augment and not augmentation.erasing else "RGB"
             transform = _timm_transform(augmentation, self.image_size, self.preparation)
             return partial(_transform_image, transform, self.channels, mode=mode)

@@ -370,12 +370,11 @@ def _below_rivals(report: dict[str, Any]) -> list[str]:
     if metric(report) != "accuracy":
         return []
     exported, *others = networks(report)
-    rivals = [(rival, PairedComparison.of(exported.correct_mask, rival.correct_mask, exported.images)) for rival in others]
-    ahead = [
-        f"the {rival.name} ({rival.accuracy:.4f}, p = {difference.p_value_below:.2g})"
-        for rival, difference in rivals
-        if rival.kind in ("cnn", "vit") and difference.significantly_below
-    ]
+    ahead = []
+    for rival in others:
+        difference = PairedComparison.of(exported.correct_mask, rival.correct_mask, exported.images)
+        if rival.kind in ("cnn", "vit") and difference.significantly_below:
+            ahead.append(f"the {rival.name} ({rival.accuracy:.4f}, p = {difference.p_value_below:.2g})")
     if not ahead:
         return []
     return [
