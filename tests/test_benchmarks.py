@@ -137,11 +137,6 @@ def test_a_device_passes_the_checks_against_itself(gpu_checks: ModuleType, name:
 
 
 @pytest.mark.slow
-@pytest.mark.skipif(
-    torch.backends.cpu.get_cpu_capability() == "AVX2",
-    reason="torch 2.14 corrupts the heap and aborts in the training of this small Max-Former on a processor with AVX2 alone, also "
-    "without kernels of this package (AUTOSPIKE_KERNELS=off); the operation was not found yet",
-)
 def test_all_checks_pass_on_the_cpu(gpu_checks: ModuleType) -> None:
     """Also neurons in both surrogates, and all families."""
     found = list(gpu_checks.checks(CPU))

@@ -82,8 +82,20 @@ def spiking_conv(
         y = _sparse_conv(images, weight, bias, geometry.stride, geometry.padding, bias_cancels)
     else:
         shift = bias.detach() + 0 * bias if bias is not None and bias_cancels else bias
-        y = F.conv2d(images.permute(0, 3, 1, 2), weight, shift, *geometry[:2], groups=geometry.groups).permute(0, 2, 3, 1)
+        y = _dense_conv(images, weight, shift, geometry)
     return y.unflatten(0, x.shape[:2]).contiguous()
+
+
+def _dense_conv(x: Tensor, weight: Tensor, bias: Tensor | None, geometry: Geometry) -> Tensor:
+    """Compute a convolution of `[images, H, W, in]` to `[images, H', W', out]` by torch.
+
+    Of a strided 1x1 convolution, the positions that it reads are copied before. In the gradient of its weight, oneDNN writes past
+    its workspace if channels-last images have fewer channels than a vector has elements (uxlfoundation/oneDNN issue 6035).
+    """
+    stride, padding, groups = geometry
+    if weight.shape[2] == 1 and stride > 1 and padding == 0:
+        x, stride = x[:, ::stride, ::stride].contiguous(), 1
+    return F.conv2d(x.permute(0, 3, 1, 2), weight, bias, stride, padding, groups=groups).permute(0, 2, 3, 1)
 
 
 def supports(x: Tensor, weight: Tensor, bias: Tensor | None, geometry: Geometry) -> bool:

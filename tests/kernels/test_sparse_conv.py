@@ -73,6 +73,17 @@ def test_values_and_gradients_are_those_of_torch(shape: tuple[int, ...], density
         torch.testing.assert_close(grad.double(), desired_grad, rtol=1e-5, atol=1e-5 * terms**0.5)
 
 
+@pytest.mark.parametrize("channels", [1, 3, 4, 7, 8])
+def test_the_weight_gradient_of_a_strided_pointwise_convolution_of_few_channels(channels: int) -> None:
+    """That of oneDNN writes past its workspace: wrong gradients or an abort (uxlfoundation/oneDNN issue 6035)."""
+    torch.manual_seed(0)
+    x, cotangent = torch.randint(0, 2, (3, 16, 8, 8, channels)).float(), torch.randint(-2, 3, (3, 16, 4, 4, 8)).float()
+    weight = torch.randn(8, channels, 1, 1, requires_grad=True)
+    spiking_conv(x, weight, None, Geometry(stride=2)).backward(cotangent)
+    assert weight.grad is not None
+    assert torch.equal(weight.grad[:, :, 0, 0], torch.einsum("tbhwo,tbhwi->oi", cotangent, x[:, :, ::2, ::2]))
+
+
 @pytest.mark.usefixtures("isa")
 @pytest.mark.parametrize("density", slow_except([0.0, 0.3], DENSITIES))
 @pytest.mark.parametrize("shape", SHAPES)
