@@ -127,7 +127,7 @@ def expected(experiment: Experiment, speed: Speed, *, fine_tune: bool, at_once: 
         training_s=experiment.training.epochs * speed.steps_per_epoch * (speed.supernet_step + speed.reference_step),
         search_s=experiment.search.generations * speed.generation,
         fine_tuning_s=trainings.seconds(steps),
-        fixed_s=FIXED_SECONDS,
+        fixed_s=FIXED_SECONDS + speed.test_measurements(_largest_number_of_finalists(experiment)),
         memory_bytes=speed.memory_bytes,
         rival_epochs=rival_epochs,
         rivals_s=rival_epochs * speed.steps_per_epoch * speed.rival_step,
@@ -152,7 +152,8 @@ def within(experiment: Experiment, speed: Speed, budget_s: float, *, fine_tune: 
     Raises:
         UserError: The budget is too small for one epoch and one generation.
     """
-    available = budget_s - FIXED_SECONDS
+    fixed_s = FIXED_SECONDS + speed.test_measurements(_largest_number_of_finalists(experiment))
+    available = budget_s - fixed_s
     trainings = _finalists(experiment, speed, at_once)
     search_images = _search_images(speed, available * SEARCH_SHARE / LEAST_GENERATIONS)
     generation = speed.generation * search_images / speed.search_images
@@ -163,10 +164,11 @@ def within(experiment: Experiment, speed: Speed, budget_s: float, *, fine_tune: 
     epoch = steps_per_epoch * speed.step
     fine_tune_epoch = trainings.fastest(steps_per_epoch).seconds(steps_per_epoch) if fine_tune else 0.0
     if available < generation + epoch + fine_tune_epoch or epochs < 1:
-        smallest = FIXED_SECONDS + generation + max(epoch / share, epoch + fine_tune_epoch)
+        smallest = fixed_s + generation + max(epoch / share, epoch + fine_tune_epoch)
         raise UserError(
             f"--budget {duration(budget_s)}: too short for one epoch ({duration(epoch)}), one generation of the search "
-            f"({duration(generation)}) and fine-tuning; give at least {duration(smallest * 1.05)}, or a smaller space"
+            f"({duration(generation)}), fine-tuning and measurement ({duration(fixed_s)}); give at least "
+            f"{duration(smallest * 1.05)}, or a smaller space"
         )
     rivals_s, search_s = epochs * steps_per_epoch * speed.rival_step, generations * generation
     rest = available - epochs * epoch - search_s
@@ -179,7 +181,7 @@ def within(experiment: Experiment, speed: Speed, budget_s: float, *, fine_tune: 
         training_s=epochs * epoch - rivals_s,
         search_s=search_s,
         fine_tuning_s=rest if fine_tune else 0.0,
-        fixed_s=FIXED_SECONDS,
+        fixed_s=fixed_s,
         memory_bytes=speed.memory_bytes,
         rival_epochs=epochs if speed.rival_step else 0,
         rivals_s=rivals_s,
@@ -309,7 +311,7 @@ class Clock:
     def search_timeout_s(self) -> float:
         """Return the seconds of the search: its planned share of the time that the training has left."""
         share = self.plan.search_s / (self.plan.search_s + self.plan.fine_tuning_s)
-        return max(0.0, self.left_s - FIXED_SECONDS / 2) * share
+        return max(0.0, self.left_s - (self.plan.fixed_s - FIXED_SECONDS / 2)) * share
 
     def choose_fine_tuning(self, trainings: SideBySide, steps_per_epoch: int, *, measurement_s: float) -> int:
         """Choose as many epochs of fine-tuning as fit into the time that is left, at least one.

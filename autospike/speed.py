@@ -40,6 +40,11 @@ SAMPLED_CANDIDATES = 8
 # memory bandwidth. The largest of eight ratios of CPU times of a step (0.94 to 1.20; docs/training.md), measured on two cores of an
 # AMD EPYC with other work on them. Not measured on an idle machine, nor with more than two networks.
 SIDE_BY_SIDE = 1.2
+# Time of measuring one network by itself, over that of a candidate in a population on as many images. Our choice; the estimate was
+# 61 s where the measurements took 57 s, with 8,000 test images.
+ALONE = 6.0
+# Number of subnets of the front that a plan expects. Our choice.
+EXPECTED_FRONT = 20
 # Seconds until a process makes its first step, nearly all for imports: 7.7 and 7.0 s of CPU time on the same machine, rounded up.
 PROCESS_START_SECONDS = 8.0
 
@@ -54,8 +59,10 @@ class Speed:
         reference_step: Seconds of a training step of the reference network; 0 if there is none.
         rival_step: Seconds of a training step of each network without spikes, together; 0 if there is none.
         generation: Seconds in which a generation of the search is measured.
+        scoring: Seconds of scoring a candidate of a generation on one image.
         steps_per_epoch: Training steps in an epoch.
         search_images: Number of images on which a candidate is scored.
+        test_images: Number of test images.
         memory_bytes: Largest resident memory of this process.
     """
 
@@ -64,14 +71,37 @@ class Speed:
     reference_step: float
     rival_step: float
     generation: float
+    scoring: float
     steps_per_epoch: int
     search_images: int
+    test_images: int
     memory_bytes: int
 
     @property
     def step(self) -> float:
         """Seconds of one training step of each network."""
         return self.supernet_step + self.reference_step + self.rival_step
+
+    def test_measurements(self, finalists: int) -> float:
+        """Estimate the seconds of the measurements on the test split after a fine-tuning.
+
+        Args:
+            finalists: Number of selected subnets.
+        """
+        return measured_networks(finalists, EXPECTED_FRONT) * self.scoring * self.test_images
+
+
+def measured_networks(finalists: int, front: int) -> float:
+    """Return the cost of the measurements after a fine-tuning, in candidates of a generation of the search.
+
+    Each finalist is measured by itself, and so are the reference network and the selected subnet with its inherited weights. The
+    front is measured as a population.
+
+    Args:
+        finalists: Number of selected subnets.
+        front: Number of subnets of the front.
+    """
+    return (finalists + 2) * ALONE + front
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -165,14 +195,17 @@ def measure_speed(setup: Setup, seconds: float = MEASURED_SECONDS) -> Speed:
     fine_tuning_step = supernet_step
     if training.single_step_share:
         fine_tuning_step = measured_step(setup, space, experiment.fine_tuning, seconds)
+    generation, scoring = _seconds_per_generation(setup)
     return Speed(
         supernet_step=supernet_step,
         fine_tuning_step=fine_tuning_step,
         reference_step=measured_step(setup, SearchSpace.of(reference), training, seconds) if reference else 0.0,
         rival_step=sum(_measured_rival_step(setup, name, seconds) for name in _rivals(experiment)),
-        generation=_seconds_per_generation(setup),
+        generation=generation,
+        scoring=scoring,
         steps_per_epoch=training_batches(setup).per_epoch,
         search_images=len(setup.images.splits["search"]),
+        test_images=len(setup.images.splits["test"]),
         memory_bytes=peak_memory_bytes(),
     )
 
@@ -292,8 +325,11 @@ def _mean_step(training: Callable[[Checkpoints, Callback], None], seconds: float
     return (ends[-1] - ends[FIRST_STEPS - 1]) / (len(ends) - FIRST_STEPS)
 
 
-def _seconds_per_generation(setup: Setup) -> float:
-    """Duration of a generation, extrapolated from a few candidates on one calibration batch and one batch of the search split."""
+def _seconds_per_generation(setup: Setup) -> tuple[float, float]:
+    """Durations of a generation, and of scoring one of its candidates on one image.
+
+    Both are extrapolated from a few candidates on one calibration batch and one batch of the search split.
+    """
     experiment, space = setup.experiment, setup.experiment.search_space
     config = experiment.evaluation
     sampled = [space.sample(keyed(experiment.seed, "budget", i)) for i in range(SAMPLED_CANDIDATES)]
@@ -307,4 +343,5 @@ def _seconds_per_generation(setup: Setup) -> float:
     evaluator.score(population, CalibratedStatistics.over([statistics]), search[0])
     scored = time.perf_counter()
     together = (calibrated - started) * len(calibration) + (scored - calibrated) * len(search)
-    return together * experiment.search.population / SAMPLED_CANDIDATES * SHARING
+    per_candidate, images = SHARING / SAMPLED_CANDIDATES, search[0][1] - search[0][0]
+    return together * experiment.search.population * per_candidate, (scored - calibrated) / images * per_candidate

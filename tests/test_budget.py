@@ -37,8 +37,10 @@ SPEED = Speed(
     reference_step=0.15,
     rival_step=0.0,
     generation=3.0,
+    scoring=0.0,
     steps_per_epoch=4,
     search_images=1000,
+    test_images=400,
     memory_bytes=10**9,
 )
 
@@ -95,6 +97,16 @@ def test_a_plan_within_a_budget_by_hand() -> None:
     assert plan.fine_tuning_s == pytest.approx(rest)
     assert plan.fine_tune_epochs == int(rest / (2 * 0.4))  # the space has two T
     assert plan.total_s == pytest.approx(101 + FIXED_SECONDS)
+
+
+def test_the_measurements_on_the_test_split_are_part_of_the_plan_by_hand() -> None:
+    """The space has two T: two finalists. 4 * 6 + 20 = 44 candidates on 400 images of 5 ms each take 88 s."""
+    plan = within(EXPERIMENT, SPEED, 101 + FIXED_SECONDS, fine_tune=True)
+    tested = replace(SPEED, scoring=0.005)
+    assert within(EXPERIMENT, tested, 189 + FIXED_SECONDS, fine_tune=True) == replace(plan, fixed_s=88 + FIXED_SECONDS)
+    assert expected(EXPERIMENT, tested, fine_tune=True).fixed_s == 88 + FIXED_SECONDS
+    message = one_line_error(lambda: within(EXPERIMENT, tested, 88 + FIXED_SECONDS, fine_tune=True))
+    assert f"fine-tuning and measurement ({duration(88 + FIXED_SECONDS)})" in message
 
 
 def test_cheaper_finalists_are_part_of_the_plan() -> None:
@@ -204,7 +216,7 @@ def test_a_generation_that_takes_more_than_its_share_is_planned_all_the_same() -
 def test_a_budget_that_is_too_small_names_a_possible_one() -> None:
     """An epoch takes 1 s, a generation 3 s, an epoch of fine-tuning 4 * 0.1 s for each of two T; 88 / 45 s hold an epoch."""
     message = one_line_error(lambda: within(EXPERIMENT, SPEED, 15, fine_tune=True))
-    assert "too short for one epoch (1 s), one generation of the search (3 s) and fine-tuning" in message
+    assert "too short for one epoch (1 s), one generation of the search (3 s), fine-tuning and measurement (12 s)" in message
     smallest = (FIXED_SECONDS + 3 + 88 / 45) * 1.05
     assert f"give at least {duration(smallest)}" in message
     assert within(EXPERIMENT, SPEED, smallest, fine_tune=True).epochs == 1
@@ -243,7 +255,10 @@ def test_a_clock_resumes_with_the_time_that_is_left(tmp_path: Path) -> None:
 
 def test_the_search_has_its_share_of_the_time_that_is_left(tmp_path: Path) -> None:
     """56 s are left, less 6 s: two fifths of 50 s."""
-    assert clock(tmp_path, started=time.monotonic() - 64).search_timeout_s() == pytest.approx(20, abs=0.5)
+    late = clock(tmp_path, started=time.monotonic() - 64)
+    assert late.search_timeout_s() == pytest.approx(20, abs=0.5)
+    late.plan = replace(late.plan, fixed_s=12 + 25)  # 25 s of measurements: two fifths of 25 s
+    assert late.search_timeout_s() == pytest.approx(10, abs=0.5)
 
 
 def test_fine_tuning_takes_the_time_that_is_left(tmp_path: Path) -> None:

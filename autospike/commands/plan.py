@@ -26,6 +26,7 @@ from autospike.speed import (
     SideBySide,
     Speed,
     measure_speed,
+    measured_networks,
     measured_seconds,
     measured_slowdown,
     measured_step,
@@ -33,9 +34,6 @@ from autospike.speed import (
 from autospike.training.retraining import fine_tuned
 from autospike.training.setup import Setup, open_experiment, threads_of_torch, training_batches
 
-# Time of measuring one network by itself, over that of a candidate in a population on as many images. Our choice; the estimate was
-# 61 s where the measurements took 57 s, with 8,000 test images.
-ALONE = 6.0
 # Seconds for which the steps of each finalist are timed to decide whether they train at the same time. Our choice.
 SHORT_SECONDS = 1.0
 
@@ -119,8 +117,7 @@ def fit_fine_tuning(run: RunDirectory, clock: Clock, *, cores: int) -> tuple[Run
 def measurement_seconds(finalists: Sequence[Measurement], *, front: int, test_images: int, calibration_images: int) -> float:
     """Estimate the seconds of the measurements after a fine-tuning, from those of the candidates in the search.
 
-    Each finalist is measured on the search split and on the test split, and so are the reference network and the selected subnet
-    with its inherited weights. The front is measured on the test split.
+    They are on the search split and on the test split.
 
     Args:
         finalists: Their measurements in the search, the selected candidate first.
@@ -131,9 +128,10 @@ def measurement_seconds(finalists: Sequence[Measurement], *, front: int, test_im
     Returns:
         The seconds.
     """
-    selected, alone = finalists[0], sum(finalist.seconds for finalist in finalists)
+    selected = finalists[0]
     of_whole_splits = (test_images + selected.images) / (calibration_images + selected.images)
-    return ((2 * ALONE + front) * selected.seconds + ALONE * alone) * of_whole_splits
+    candidate_s = sum(finalist.seconds for finalist in finalists) / len(finalists)
+    return measured_networks(len(finalists), front) * candidate_s * of_whole_splits
 
 
 def finalists_at_once(run: RunDirectory, *, cores: int) -> int:
