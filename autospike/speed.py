@@ -40,9 +40,9 @@ SAMPLED_CANDIDATES = 8
 # memory bandwidth. The largest of eight ratios of CPU times of a step (0.94 to 1.20; docs/training.md), measured on two cores of an
 # AMD EPYC with other work on them. Not measured on an idle machine, nor with more than two networks.
 SIDE_BY_SIDE = 1.2
-# Time of measuring one network by itself, over that of a candidate in a population on as many images. Our choice; the estimate was
-# 61 s where the measurements took 57 s, with 8,000 test images.
-ALONE = 6.0
+# Time of measuring one network by itself, over that of a candidate in a population on as many images. Our choice; the estimates are
+# 55 and 59 s where the measurements took 57 and 56 s, with 8,000 and 10,000 test images and two finalists.
+ALONE = 4.0
 # Number of subnets of the front that a plan expects. Our choice.
 EXPECTED_FRONT = 20
 # Seconds until a process makes its first step, nearly all for imports: 7.7 and 7.0 s of CPU time on the same machine, rounded up.
@@ -94,14 +94,14 @@ class Speed:
 def measured_networks(finalists: int, front: int) -> float:
     """Return the cost of the measurements after a fine-tuning, in candidates of a generation of the search.
 
-    Each finalist is measured by itself, and so are the reference network and the selected subnet with its inherited weights. The
-    front is measured as a population.
+    Each finalist is measured by itself, with inherited and with fine-tuned weights, and so is the reference network. The front is
+    measured as a population.
 
     Args:
         finalists: Number of selected subnets.
         front: Number of subnets of the front.
     """
-    return (finalists + 2) * ALONE + front
+    return (2 * finalists + 1) * ALONE + front
 
 
 @dataclass(frozen=True, kw_only=True)

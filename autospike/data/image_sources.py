@@ -29,14 +29,14 @@ from autospike.data.images import (
     search_from_train,
     split_all,
 )
-from autospike.data.pixels import IMAGE_EXTENSIONS, RGB, WHITE, is_grey, read_image
+from autospike.data.pixels import IMAGE_EXTENSIONS, RGB, WHITE, Source, has_grey_mode, is_grey, read_image
 from autospike.errors import UserError
 from autospike.process import available_cores
 from autospike.randomness import keyed
 
 Sample = TypeVar("Sample")
 
-# Files that are examined one after the other for colours, and by several threads in a block.
+# Files that are examined one after the other for colours, and files in a block that are examined together.
 FIRST_FILES, BLOCK = 8, 512
 IMAGE_FILES = FileKind(description="image folder", example="image.png", extensions=IMAGE_EXTENSIONS)
 
@@ -154,9 +154,7 @@ def open_encoded(kind: Kind, config: DataConfig, seed: int) -> Images:
     found, background = find_encoded(data_root(config), kind, config.label_column), config.background
     samples = [(part, index) for part in found.parts for index in range(len(part.names))]
     channels = (
-        _grey_or_rgb(samples, lambda sample: is_grey(sample[0](sample[1]), background=background))
-        if config.channels == "auto"
-        else config.channels
+        _grey_or_rgb(samples, lambda sample: sample[0](sample[1]), background) if config.channels == "auto" else config.channels
     )
     reads = [EncodedImages(part=part, channels=channels, background=background) for part in found.parts]
     contents = [StoredBytes(names=part.names, content=part.content) for part in found.parts]
@@ -195,17 +193,28 @@ def _file_state(path: Path) -> FileState:
 @lru_cache(maxsize=1)
 def _channels_of_files(files: tuple[FileState, ...], background: RGB) -> int:
     """1 if every image is grey, else 3. Cached, because each phase of a run opens the same folder again."""
-    return _grey_or_rgb([name for name, _, _ in files], lambda name: is_grey(name, background=background))
+    return _grey_or_rgb([name for name, _, _ in files], lambda name: name, background)
 
 
-def _grey_or_rgb(samples: list[Sample], grey: Callable[[Sample], bool]) -> int:
-    """1 if every image is grey, else 3. Images are read in random order, because the first coloured one decides."""
+def _grey_or_rgb(samples: list[Sample], source: Callable[[Sample], Source], background: RGB) -> int:
+    """1 if every image is grey, else 3. Images are read in random order, because the first coloured one decides.
+
+    Headers are read by one thread, because several would wait for each other, and images that have to be decoded by several.
+    """
     keyed(0, "order in which colours are looked for").shuffle(samples)
-    if not all(map(grey, samples[:FIRST_FILES])):
+
+    def grey(image: Source) -> bool:
+        return is_grey(image, background=background)
+
+    if not all(map(grey, map(source, samples[:FIRST_FILES]))):
         return 3
     with ThreadPoolExecutor(available_cores()) as pool:
-        blocks = (samples[start : start + BLOCK] for start in range(FIRST_FILES, len(samples), BLOCK))
-        return 1 if all(all(pool.map(grey, block)) for block in blocks) else 3
+        for start in range(FIRST_FILES, len(samples), BLOCK):
+            images = map(source, samples[start : start + BLOCK])
+            undecided = [image for image in images if not has_grey_mode(image, background=background)]
+            if not all(pool.map(grey, undecided)):
+                return 3
+    return 1
 
 
 @dataclass(frozen=True, kw_only=True)

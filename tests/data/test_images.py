@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import multiprocessing
 import struct
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +19,7 @@ from autospike.data import image_sources
 from autospike.data.batches import FixedBatches, TrainingBatches
 from autospike.data.images import Images
 from autospike.data.loading import load_images
-from autospike.data.pixels import is_grey
+from autospike.data.pixels import has_grey_mode, is_grey
 from autospike.data.source import open_images
 from autospike.errors import UserError
 
@@ -81,13 +82,17 @@ def test_an_image_that_is_replaced_by_a_coloured_one_counts_when_the_folder_is_o
 
 
 def test_colours_are_looked_for_once_in_the_same_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    root, read = folder(tmp_path), []
+    root, read = folder(tmp_path, mode="L"), []
 
-    def counted(source: str, *, background: Any) -> bool:
-        read.append(source)
-        return is_grey(source, background=background)
+    def counted(function: Callable[..., bool]) -> Callable[..., bool]:
+        def counting(source: str, **settings: Any) -> bool:
+            read.append(source)
+            return function(source, **settings)
 
-    monkeypatch.setattr(image_sources, "is_grey", counted)
+        return counting
+
+    for function in (is_grey, has_grey_mode):
+        monkeypatch.setattr(image_sources, function.__name__, counted(function))
     opened(root)
     opened(root)
     assert len(read) == len(set(read)) == 20

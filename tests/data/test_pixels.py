@@ -13,12 +13,13 @@ from typing import Any
 
 import numpy as np
 import pytest
+from builders import one_line_error
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from image_files import png, tiff
 from PIL import Image, ImageCms
 
-from autospike.data.pixels import WHITE, is_grey, printable, read_image
+from autospike.data.pixels import WHITE, Encoded, has_grey_mode, is_grey, printable, read_image
 from autospike.errors import UserError
 
 
@@ -359,6 +360,24 @@ def test_grey_is_seen_in_modes_and_in_pixels(tmp_path: Path) -> None:
     for mode in ("1", "L"):
         Image.new(mode, (2, 2)).save(tmp_path / f"{mode}.png")
         assert is_grey(tmp_path / f"{mode}.png")
+
+
+@pytest.mark.parametrize("kind", ["PNG", "TIFF"])
+@pytest.mark.parametrize("mode", ["1", "L", "LA", "I;16", "P", "RGB", "RGBA"])
+def test_a_header_tells_grey_modes_apart(tmp_path: Path, mode: str, kind: str) -> None:
+    """The header of PNG is parsed here, and that of another format by Pillow."""
+    image = Image.new(mode, (4, 4))
+    image.save(tmp_path / "image", format=kind)
+    content = (tmp_path / "image").read_bytes()
+    for source in (tmp_path / "image", Encoded(name="image", content=content)):
+        assert has_grey_mode(source) is (mode in {"1", "L", "LA", "I;16"})
+        assert not has_grey_mode(source, background=(255, 0, 0))
+
+
+@pytest.mark.parametrize("content", [b"", b"\x89PNG\r\n\x1a\n", b"text"])
+def test_a_header_that_cannot_be_read_is_a_one_line_error(tmp_path: Path, content: bytes) -> None:
+    (tmp_path / "image.png").write_bytes(content)
+    assert "image.png: not a readable image" in one_line_error(lambda: has_grey_mode(tmp_path / "image.png"))
 
 
 def test_grey_levels_of_colours_are_luma(tmp_path: Path) -> None:
