@@ -15,9 +15,9 @@ from tempfile import TemporaryDirectory
 
 from autospike.config import Experiment, RivalName, TrainingConfig
 from autospike.config.fields import MAX_EPOCHS
-from autospike.data.batches import TrainingBatches, spans
+from autospike.data.batches import FixedBatches, Span, TrainingBatches, spans
 from autospike.evaluation.setup import calibration_split, trie_evaluator
-from autospike.evaluation.trie_evaluator import CalibratedStatistics
+from autospike.evaluation.trie_evaluator import CalibratedStatistics, NodeStatistics
 from autospike.events import Callback, Event, StepEvent
 from autospike.process import peak_memory_bytes
 from autospike.randomness import keyed
@@ -43,8 +43,8 @@ SIDE_BY_SIDE = 1.2
 # Time of measuring one network by itself, over that of a candidate in a population on as many images. Our choice; the estimates are
 # 55 and 59 s where the measurements took 57 and 56 s, with 8,000 and 10,000 test images and two finalists.
 ALONE = 4.0
-# Number of subnets of the front that a plan expects. Our choice.
-EXPECTED_FRONT = 20
+# Number of subnets of the front that a plan expects: the fronts of three runs of 5 minutes had 9, 10 and 16.
+EXPECTED_FRONT = 10
 # Seconds until a process makes its first step, nearly all for imports: 7.7 and 7.0 s of CPU time on the same machine, rounded up.
 PROCESS_START_SECONDS = 8.0
 
@@ -328,20 +328,44 @@ def _mean_step(training: Callable[[Checkpoints, Callback], None], seconds: float
 def _seconds_per_generation(setup: Setup) -> tuple[float, float]:
     """Durations of a generation, and of scoring one of its candidates on one image.
 
-    Both are extrapolated from a few candidates on one calibration batch and one batch of the search split.
+    Both are extrapolated from a few candidates on the first two batches of each split. The first one takes longer, because the
+    modules of the candidates are built.
     """
     experiment, space = setup.experiment, setup.experiment.search_space
     config = experiment.evaluation
     sampled = [space.sample(keyed(experiment.seed, "budget", i)) for i in range(SAMPLED_CANDIDATES)]
     population = tuple(dict.fromkeys(a for sample in sampled for a in by_product_candidates(space, sample)))
     evaluator = trie_evaluator(setup, build_supernet(setup, space))
-    calibration = spans(len(calibration_split(setup)), config.calibration_batch_size)
+    statistics: list[NodeStatistics] = []
+    calibration = _timed_parts(
+        spans(len(calibration_split(setup)), config.calibration_batch_size),
+        evaluator.calibration,
+        lambda span: statistics.append(evaluator.calibrate(population, span)),
+    )
+    calibrated = CalibratedStatistics.over(statistics[:1])
     search = spans(len(setup.images.splits["search"]), config.batch_size)
-    started = time.perf_counter()
-    statistics = evaluator.calibrate(population, calibration[0])
-    calibrated = time.perf_counter()
-    evaluator.score(population, CalibratedStatistics.over([statistics]), search[0])
-    scored = time.perf_counter()
-    together = (calibrated - started) * len(calibration) + (scored - calibrated) * len(search)
-    per_candidate, images = SHARING / SAMPLED_CANDIDATES, search[0][1] - search[0][0]
-    return together * experiment.search.population * per_candidate, (scored - calibrated) / images * per_candidate
+    scoring = _timed_parts(search, evaluator.search, lambda span: evaluator.score(population, calibrated, span))
+    per_candidate = SHARING / SAMPLED_CANDIDATES
+    generation = (calibration.whole + scoring.whole) * experiment.search.population * per_candidate
+    return generation, scoring.of_an_image * per_candidate
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Extrapolated:
+    """Seconds of an image after the first batch of a split, and of the whole split."""
+
+    of_an_image: float
+    whole: float
+
+
+def _timed_parts(parts: Sequence[Span], batches: FixedBatches, function: Callable[[Span], object]) -> _Extrapolated:
+    """Time a function on the first two batches of a split, or the only one, whose images are decoded before."""
+    seconds = []
+    for span in parts[:2]:
+        batches.batch(span)
+        started = time.perf_counter()
+        function(span)
+        seconds.append(time.perf_counter() - started)
+    timed = parts[len(seconds) - 1]
+    of_an_image = seconds[-1] / (timed[1] - timed[0])
+    return _Extrapolated(of_an_image=of_an_image, whole=seconds[0] + of_an_image * (parts[-1][1] - parts[0][1]))
