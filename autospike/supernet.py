@@ -65,7 +65,7 @@ class Supernet(nn.Module):
                 has it at its largest.
         """
         held = dict(self.shared.named_parameters())
-        needed = {name: p.shape for name, p in self._template(architecture).named_parameters()}
+        needed = self._shapes(architecture)
         if any(name not in held or not _fits(shape, held[name].shape) for name, shape in needed.items()):
             model = build_model(architecture, num_classes=self.num_classes, in_chans=self.in_chans)
             for name, parameter in model.named_parameters():
@@ -106,7 +106,7 @@ class Supernet(nn.Module):
             Views that share the memory of the store and pass gradients to it, by name.
         """
         shared = dict(self.shared.named_parameters())
-        return {name: corner(shared[name], p.shape) for name, p in self._template(architecture).named_parameters()}
+        return {name: corner(shared[name], shape) for name, shape in self._shapes(architecture).items()}
 
     @torch.no_grad()
     def copy_from(self, parameters: Mapping[str, Tensor]) -> int:
@@ -147,6 +147,9 @@ class Supernet(nn.Module):
     def _template(self, architecture: Architecture) -> SpikingModel:
         return _template(architecture, self.num_classes, self.in_chans, self._distributed, self.surrogate)
 
+    def _shapes(self, architecture: Architecture) -> dict[str, torch.Size]:
+        return _shapes(architecture, self.num_classes, self.in_chans, self._distributed, self.surrogate)
+
 
 @lru_cache(maxsize=128)
 def _template(architecture: Architecture, num_classes: int, in_chans: int, distributed: bool, surrogate: Surrogate) -> SpikingModel:
@@ -160,6 +163,12 @@ def _template(architecture: Architecture, num_classes: int, in_chans: int, distr
             lif.dynamics = Dynamics(surrogate=surrogate)
     template.set_distilled_training()
     return template
+
+
+@lru_cache(maxsize=128)
+def _shapes(architecture: Architecture, *template: Any) -> dict[str, torch.Size]:
+    """The shapes of the parameters of a template, by name."""
+    return {name: parameter.shape for name, parameter in _template(architecture, *template).named_parameters()}
 
 
 def _fits(shape: Sequence[int], limits: Sequence[int]) -> bool:
@@ -184,13 +193,15 @@ def corner(tensor: Tensor, shape: Sequence[int]) -> Tensor:
         shape: Size of the corner in each dimension.
 
     Returns:
-        A view.
+        A view, or the tensor itself if it has this shape.
 
     Raises:
         ValueError: The shape does not fit into the tensor.
     """
     if not _fits(shape, tensor.shape):
         raise ValueError(f"a parameter of shape {tuple(shape)} is not a corner of the shared parameter {tuple(tensor.shape)}")
+    if tuple(shape) == tensor.shape:
+        return tensor
     return tensor[tuple(slice(size) for size in shape)]
 
 

@@ -28,7 +28,7 @@ from autospike.run_directory import RunDirectory
 from autospike.training.checkpoint import Checkpoints, TrainingState
 from autospike.training.progress import StepTimer, reporting
 from autospike.training.setup import Setup, training_batches
-from autospike.training.trainer import learning_rate_schedule, moving_average, recover
+from autospike.training.trainer import learning_rate_schedule, moving_average, optimizer_settings, recover
 
 # Our choice, not measured: the learning rate of timm's recipes for small ViTs (1e-3 at batches of 512 to 1,024 images).
 LARGEST_VIT_LEARNING_RATE = 1e-3
@@ -183,7 +183,7 @@ def fit_rival(
         Interrupted: By a signal, after a checkpoint.
     """
     steps, interval = config.epochs * batches.per_epoch, config.checkpoint_epochs * batches.per_epoch
-    optimizer = create_optimizer_v2(rival, opt=config.optimizer, lr=config.learning_rate, weight_decay=config.weight_decay)
+    optimizer = create_optimizer_v2(rival, **optimizer_settings(rival, config))
     schedule = learning_rate_schedule(optimizer, config, batches.per_epoch, steps)
     average = moving_average(rival, config.ema) if config.ema else None
     state = TrainingState(model=rival, optimizer=optimizer, average=average)

@@ -221,7 +221,7 @@ def create_optimizer(supernet: Supernet, config: TrainingConfig) -> Optimizer:
     Returns:
         The optimizer. Biases and parameters of normalisations have no weight decay, as in timm.
     """
-    settings: dict[str, Any] = {"opt": config.optimizer, "lr": config.learning_rate, "weight_decay": config.weight_decay}
+    settings = optimizer_settings(supernet, config)
     if config.head_learning_rate == 1:
         return create_optimizer_v2(supernet, **settings)
     groups = []
@@ -231,6 +231,18 @@ def create_optimizer(supernet: Supernet, config: TrainingConfig) -> Optimizer:
             parameters = [p for p in part if (p.dim() <= 1) == one_dimensional]
             groups.append({"params": parameters, "weight_decay": decay, "lr_scale": scale})  # timm's schedules read lr_scale
     return create_optimizer_v2(supernet, param_group_fn=lambda _model: groups, **settings)
+
+
+def optimizer_settings(network: nn.Module, config: TrainingConfig) -> dict[str, Any]:
+    """Return the arguments of timm's `create_optimizer_v2`. On the CPU, AdamW is fused: one operation updates all parameters.
+
+    Args:
+        network: The parameters.
+        config: Kind of optimizer, learning rate and weight decay.
+    """
+    settings = {"opt": config.optimizer, "lr": config.learning_rate, "weight_decay": config.weight_decay}
+    on_cpu = all(parameter.device.type == "cpu" for parameter in network.parameters())
+    return settings | ({"fused": True} if config.optimizer == "adamw" and on_cpu else {})
 
 
 def moving_average(network: nn.Module, decay: float) -> ModelEmaV3:

@@ -31,7 +31,7 @@ from autospike.events import StepEvent
 from autospike.space.search_space import SearchSpace
 from autospike.training.checkpoint import Checkpoints
 from autospike.training.setup import open_experiment, training_batches
-from autospike.training.trainer import moving_average
+from autospike.training.trainer import create_optimizer, moving_average
 
 WAYS: dict[str, dict[str, Any]] = {
     "single path": {"sampling": "single-path"},
@@ -215,6 +215,27 @@ def test_a_second_signal_interrupts_at_once(tmp_path: Path, tiny_space: SearchSp
             run(tiny_space, tmp_path, report=report)
     finally:
         signal.signal(signal.SIGINT, before)
+
+
+def test_the_fused_optimizer_updates_as_adamw_by_hand(tiny_space: SearchSpace) -> None:
+    """Loshchilov and Hutter, "Decoupled weight decay regularization", ICLR 2019, algorithm 2, in double precision."""
+    network, rate, decay, beta, beta2, epsilon = supernet(tiny_space), 0.01, 0.1, 0.9, 0.999, 1e-8
+    optimizer = create_optimizer(network, CONFIG.model_copy(update={"learning_rate": rate, "weight_decay": decay}))
+    assert all(group["fused"] for group in optimizer.param_groups)
+    parameters, generator = list(network.parameters()), torch.Generator().manual_seed(0)
+    expected = [p.detach().double() for p in parameters]
+    first, second = [torch.zeros_like(p) for p in expected], [torch.zeros_like(p) for p in expected]
+    for step in (1, 2, 3):
+        for i, parameter in enumerate(parameters):
+            parameter.grad = torch.randn(parameter.shape, generator=generator)
+            gradient = parameter.grad.double()
+            first[i], second[i] = beta * first[i] + (1 - beta) * gradient, beta2 * second[i] + (1 - beta2) * gradient**2
+            mean, square = first[i] / (1 - beta**step), second[i] / (1 - beta2**step)
+            shrunk = expected[i] * (1 - rate * (decay if parameter.dim() > 1 else 0.0))
+            expected[i] = shrunk - rate * mean / (square.sqrt() + epsilon)
+        optimizer.step()
+    for parameter, value in zip(parameters, expected, strict=True):
+        torch.testing.assert_close(parameter.detach().double(), value, rtol=1e-5, atol=1e-6)
 
 
 def test_moving_average_has_a_warm_up(tiny_space: SearchSpace) -> None:
