@@ -1,19 +1,22 @@
-"""`python experiments/own_images FOLDER [digits|textures|letters]`: write images such as a user brings, for `autospike run folder`.
+"""`python experiments/own_images FOLDER [KIND]`: write images such as a user brings, for `autospike run folder`.
 
 `digits`, the default: 3,000 grey images of 28x28 pixels in 10 classes, scikit-learn's digits, moved, rotated, sheared and with
 noise. `textures`: 2,400 colour images of 32x32 pixels in 8 classes, gratings of four orientations and two frequencies in random
 colours, with another grating over them, noise and a rectangle in front. `letters`: 1,560 images of the embedded data set `glyphs`,
-260 of each of six letters.
+260 of each of six letters. `mnist`, `fashion`: 3,000 of the training images of MNIST or Fashion-MNIST, which torchvision downloads
+to data/ in the current folder. `mnist-all`: all 70,000 images of MNIST, in FOLDER/train and FOLDER/test.
 
-They are written to FOLDER/CLASS/*.png. The accuracy of a logistic regression on the pixels is printed, as what anybody reaches in a
-second.
+They are written to FOLDER/CLASS/*.png. The accuracy of a logistic regression on the pixels of at most 3,000 images is printed, as
+what anybody reaches in a second.
 """
 
 from __future__ import annotations
 
 import sys
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -21,6 +24,7 @@ from PIL import Image
 from sklearn.datasets import load_digits
 from sklearn.linear_model import LogisticRegression
 from sklearn.model_selection import train_test_split
+from torchvision import datasets
 
 from autospike.data import glyphs
 
@@ -29,6 +33,8 @@ Images = tuple[NDArray[np.uint8], list[str]]
 DIGITS, DIGIT_SIZE, DIGITS_SEED = 3000, 28, 1
 TEXTURES_OF_A_CLASS, TEXTURE_SIZE, TEXTURES_SEED = 300, 32, 5
 LETTERS, OF_A_LETTER = range(0, 26, 5), 260
+DOWNLOADS, OF_TORCHVISION, TORCHVISION_SEED = "data", 3000, 0
+LARGEST_REGRESSION = 3000
 ORIENTATIONS, FREQUENCIES = 4, (0.1, 0.2)  # in cycles a pixel
 
 
@@ -94,22 +100,47 @@ def letters() -> Images:
     return images[indices], [glyphs.CLASSES[label] for label in labels[indices]]
 
 
-KINDS: dict[str, Callable[[], Images]] = {"digits": digits, "textures": textures, "letters": letters}
+def of_torchvision(source: Callable[..., Any]) -> Images:
+    """Return images `[N, 28, 28]` from the training split of a data set of torchvision, and their classes."""
+    loaded = source(DOWNLOADS, train=True, download=True)
+    chosen = np.random.default_rng(TORCHVISION_SEED).permutation(len(loaded.targets))[:OF_TORCHVISION]
+    return loaded.data.numpy()[chosen], [str(label) for label in loaded.targets.numpy()[chosen]]
+
+
+def all_of_mnist() -> Images:
+    """Return all images `[N, 28, 28]` of MNIST, and their splits and classes as folders."""
+    images, folders = [], []
+    for split, train in (("train", True), ("test", False)):
+        loaded = datasets.MNIST(DOWNLOADS, train=train, download=True)
+        images.append(loaded.data.numpy())
+        folders += [f"{split}/{label}" for label in loaded.targets.numpy()]
+    return np.concatenate(images), folders
+
+
+KINDS: dict[str, Callable[[], Images]] = {
+    "digits": digits,
+    "textures": textures,
+    "letters": letters,
+    "mnist": partial(of_torchvision, datasets.MNIST),
+    "fashion": partial(of_torchvision, datasets.FashionMNIST),
+    "mnist-all": all_of_mnist,
+}
 
 
 def main(folder: Path, kind: str) -> None:
     """Write the images, and print the accuracy of a logistic regression that is trained on three fifths of them."""
     images, targets = KINDS[kind]()
     for number, (image, target) in enumerate(zip(images, targets, strict=True)):
-        path = folder / target / f"{number:04d}.png"
+        path = folder / target / f"{number:05d}.png"
         path.parent.mkdir(parents=True, exist_ok=True)
         Image.fromarray(image).save(path)
+    images, targets = images[:LARGEST_REGRESSION], [target.rpartition("/")[2] for target in targets[:LARGEST_REGRESSION]]
     split = train_test_split(
         images.reshape(len(images), -1) / 255, targets, train_size=0.6, test_size=0.2, random_state=0, stratify=targets
     )
     regression = LogisticRegression(max_iter=1000, C=0.05).fit(split[0], split[2])
     accuracy = regression.score(split[1], split[3])
-    print(f"{folder}: {len(images)} images; a logistic regression has a test accuracy of {accuracy:.3f}")
+    print(f"{folder}: written; on {len(images):,} of the images, a logistic regression has a test accuracy of {accuracy:.3f}")
 
 
 if __name__ == "__main__":
