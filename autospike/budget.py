@@ -230,6 +230,16 @@ def training_within(budget_s: float, *, step_s: float, steps_per_epoch: int, spe
     return epochs, steps
 
 
+def training_overrides(epochs: int, images_per_epoch: int | None) -> list[str]:
+    """Return the fields of an experiment that a plan of the training decides, as `NAME=VALUE`.
+
+    Args:
+        epochs: `training.epochs`.
+        images_per_epoch: `training.images_per_epoch`; None for all images.
+    """
+    return [f"training.epochs={epochs}", *([] if images_per_epoch is None else [f"training.images_per_epoch={images_per_epoch}"])]
+
+
 @dataclass(kw_only=True)
 class Clock:
     """The time that a planned run has spent, over all of its calls.
@@ -295,9 +305,7 @@ class Clock:
 
     def overrides(self) -> list[str]:
         """Return the fields of the experiment that the plan has decided, as `NAME=VALUE`."""
-        found = [f"training.epochs={self.plan.epochs}"]
-        if self.plan.images_per_epoch is not None:
-            found.append(f"training.images_per_epoch={self.plan.images_per_epoch}")
+        found = training_overrides(self.plan.epochs, self.plan.images_per_epoch)
         if self.plan.search_share is not None:
             found.append(f"data.search_share={self.plan.search_share}")
         if self.plan.rival_epochs:

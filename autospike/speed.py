@@ -83,7 +83,7 @@ class Speed:
         return self.supernet_step + self.reference_step + self.rival_step
 
     def test_measurements(self, finalists: int) -> float:
-        """Estimate the seconds of the measurements on the test split after a fine-tuning.
+        """Return the expected seconds of the measurements on the test split after a fine-tuning.
 
         Args:
             finalists: Number of selected subnets.

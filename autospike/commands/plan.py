@@ -10,7 +10,7 @@ from pathlib import Path
 
 import torch
 
-from autospike.budget import Clock, Plan, duration, expected, training_within, within
+from autospike.budget import Clock, Plan, duration, expected, training_overrides, training_within, within
 from autospike.config import Experiment
 from autospike.console import note, working
 from autospike.errors import UserError
@@ -185,7 +185,7 @@ def fit_training(experiment: Experiment, folder: Path, budget_s: float, *, begun
     """
     if (folder / "experiment.yaml").exists():
         training = RunDirectory.resume(folder).experiment.training
-        return _training_overrides(training.epochs, training.images_per_epoch)
+        return training_overrides(training.epochs, training.images_per_epoch)
     if int(os.environ.get("WORLD_SIZE", "1")) > 1:
         raise UserError("--budget: not under torchrun, whose ranks must train for equally many epochs; give training.epochs")
     setup, spaces = open_experiment(experiment), [experiment.search_space]
@@ -197,11 +197,7 @@ def fit_training(experiment: Experiment, folder: Path, budget_s: float, *, begun
     epochs, steps = training_within(budget_s, step_s=step_s, steps_per_epoch=whole, spent_s=time.monotonic() - begun)
     images = experiment.training.images_per_epoch if steps == whole else steps * experiment.training.batch_size
     note(f"plan: {epochs} epochs{'' if images is None else f' of {images:,} images'} ({duration(epochs * steps * step_s)})")
-    return _training_overrides(epochs, images)
-
-
-def _training_overrides(epochs: int, images_per_epoch: int | None) -> list[str]:
-    return [f"training.epochs={epochs}", *([] if images_per_epoch is None else [f"training.images_per_epoch={images_per_epoch}"])]
+    return training_overrides(epochs, images)
 
 
 def _measured(run: RunDirectory, cores: int, seconds: float = MEASURED_SECONDS) -> tuple[Speed, int]:
