@@ -179,7 +179,7 @@ def measured_seconds(budget_s: float) -> float:
     return min(MEASURED_SECONDS, MEASURED_SHARE * budget_s)
 
 
-def measure_speed(setup: Setup, seconds: float = MEASURED_SECONDS) -> Speed:
+def measure_speed(setup: Setup, seconds: float) -> Speed:
     """Train both networks for some seconds, and measure a few candidates on one batch. The results are thrown away.
 
     Args:
@@ -258,7 +258,7 @@ def busy_processes(count: int) -> Iterator[None]:
 
 
 def measured_slowdown(
-    setup: Setup, space: SearchSpace, training: TrainingConfig, *, alone_s: float, at_once: int, seconds: float = MEASURED_SECONDS
+    setup: Setup, space: SearchSpace, training: TrainingConfig, *, alone_s: float, at_once: int, seconds: float
 ) -> float:
     """Measure how much longer a step takes while other trainings run, as far as they need cores that are busy already.
 

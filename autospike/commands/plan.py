@@ -22,7 +22,6 @@ from autospike.run_directory import RunDirectory
 from autospike.searching.selection import pick_finalists
 from autospike.space.search_space import SearchSpace
 from autospike.speed import (
-    MEASURED_SECONDS,
     SideBySide,
     Speed,
     measure_speed,
@@ -34,7 +33,8 @@ from autospike.speed import (
 from autospike.training.retraining import fine_tuned
 from autospike.training.setup import Setup, open_experiment, threads_of_torch, training_batches
 
-# Seconds for which the steps of each finalist are timed to decide whether they train at the same time. Our choice.
+# Seconds for which the steps of each training are timed without a budget: for an estimate, and to decide whether finalists train at
+# the same time. Our choice.
 SHORT_SECONDS = 1.0
 
 
@@ -52,7 +52,7 @@ def estimate(run: RunDirectory, *, fine_tune: bool, cores: int) -> Plan:
     Raises:
         UserError: The data cannot be opened.
     """
-    speed, at_once = _measured(run, cores)
+    speed, at_once = _measured(run, cores, SHORT_SECONDS)
     plan = expected(run.experiment, speed, fine_tune=fine_tune, at_once=at_once)
     note(plan.text())
     return plan
@@ -200,7 +200,7 @@ def fit_training(experiment: Experiment, folder: Path, budget_s: float, *, begun
     return training_overrides(epochs, images)
 
 
-def _measured(run: RunDirectory, cores: int, seconds: float = MEASURED_SECONDS) -> tuple[Speed, int]:
+def _measured(run: RunDirectory, cores: int, seconds: float) -> tuple[Speed, int]:
     """The speed, and how many finalists may be fine-tuned at the same time."""
     with working("measure the speed of training and search on this machine"):
         setup = open_experiment(run.experiment, run.datasets)

@@ -203,15 +203,15 @@ def _grey_or_rgb(samples: list[Sample], source: Callable[[Sample], Source], back
     """
     keyed(0, "order in which colours are looked for").shuffle(samples)
 
-    def grey(image: Source) -> bool:
-        return is_grey(image, background=background)
+    def grey(sample: Sample) -> bool:
+        return is_grey(source(sample), background=background)
 
-    if not all(map(grey, map(source, samples[:FIRST_FILES]))):
+    if not all(map(grey, samples[:FIRST_FILES])):
         return 3
     with ThreadPoolExecutor(available_cores()) as pool:
         for start in range(FIRST_FILES, len(samples), BLOCK):
-            images = map(source, samples[start : start + BLOCK])
-            undecided = [image for image in images if not has_grey_mode(image, background=background)]
+            block = samples[start : start + BLOCK]
+            undecided = [sample for sample in block if not has_grey_mode(source(sample), background=background)]
             if not all(pool.map(grey, undecided)):
                 return 3
     return 1
