@@ -127,7 +127,7 @@ def expected(experiment: Experiment, speed: Speed, *, fine_tune: bool, at_once: 
         training_s=experiment.training.epochs * speed.steps_per_epoch * (speed.supernet_step + speed.reference_step),
         search_s=experiment.search.generations * speed.generation,
         fine_tuning_s=trainings.seconds(steps),
-        fixed_s=FIXED_SECONDS + speed.test_measurements(_largest_number_of_finalists(experiment)),
+        fixed_s=FIXED_SECONDS + speed.seconds_of_measurements(_largest_number_of_finalists(experiment)),
         memory_bytes=speed.memory_bytes,
         rival_epochs=rival_epochs,
         rivals_s=rival_epochs * speed.steps_per_epoch * speed.rival_step,
@@ -152,7 +152,7 @@ def within(experiment: Experiment, speed: Speed, budget_s: float, *, fine_tune: 
     Raises:
         UserError: The budget is too small for one epoch and one generation.
     """
-    fixed_s = FIXED_SECONDS + speed.test_measurements(_largest_number_of_finalists(experiment))
+    fixed_s = FIXED_SECONDS + speed.seconds_of_measurements(_largest_number_of_finalists(experiment))
     available = budget_s - fixed_s
     trainings = _finalists(experiment, speed, at_once)
     search_images = _search_images(speed, available * SEARCH_SHARE / LEAST_GENERATIONS)

@@ -40,8 +40,8 @@ SAMPLED_CANDIDATES = 8
 # memory bandwidth. The largest of eight ratios of CPU times of a step (0.94 to 1.20; docs/training.md), measured on two cores of an
 # AMD EPYC with other work on them. Not measured on an idle machine, nor with more than two networks.
 SIDE_BY_SIDE = 1.2
-# Time of measuring one network by itself, over that of a candidate in a population on as many images. Our choice; the estimates are
-# 55 and 59 s where the measurements took 57 and 56 s, with 8,000 and 10,000 test images and two finalists.
+# Time of measuring one network by itself, over that of a candidate in a population on as many images. Our choice, rounded up: with
+# 10,000 test images, five networks took 6.4 s each by themselves, and the nine of a front 2.4 s each.
 ALONE = 4.0
 # Number of subnets of the front that a plan expects: the fronts of three runs of 5 minutes had 9, 10 and 16.
 EXPECTED_FRONT = 10
@@ -82,7 +82,7 @@ class Speed:
         """Seconds of one training step of each network."""
         return self.supernet_step + self.reference_step + self.rival_step
 
-    def test_measurements(self, finalists: int) -> float:
+    def seconds_of_measurements(self, finalists: int) -> float:
         """Return the expected seconds of the measurements on the test split after a fine-tuning.
 
         Args:
@@ -180,7 +180,7 @@ def measured_seconds(budget_s: float) -> float:
 
 
 def measure_speed(setup: Setup, seconds: float) -> Speed:
-    """Train both networks for some seconds, and measure a few candidates on one batch. The results are thrown away.
+    """Train both networks for some seconds, and measure a few candidates on two batches. The results are thrown away.
 
     Args:
         setup: Configuration, data and device.
@@ -195,7 +195,7 @@ def measure_speed(setup: Setup, seconds: float) -> Speed:
     fine_tuning_step = supernet_step
     if training.single_step_share:
         fine_tuning_step = measured_step(setup, space, experiment.fine_tuning, seconds)
-    generation, scoring = _seconds_per_generation(setup)
+    generation, scoring = _seconds_of_search(setup)
     return Speed(
         supernet_step=supernet_step,
         fine_tuning_step=fine_tuning_step,
@@ -325,7 +325,7 @@ def _mean_step(training: Callable[[Checkpoints, Callback], None], seconds: float
     return (ends[-1] - ends[FIRST_STEPS - 1]) / (len(ends) - FIRST_STEPS)
 
 
-def _seconds_per_generation(setup: Setup) -> tuple[float, float]:
+def _seconds_of_search(setup: Setup) -> tuple[float, float]:
     """Durations of a generation, and of scoring one of its candidates on one image.
 
     Both are extrapolated from a few candidates on the first two batches of each split. The first one takes longer, because the
@@ -337,35 +337,49 @@ def _seconds_per_generation(setup: Setup) -> tuple[float, float]:
     population = tuple(dict.fromkeys(a for sample in sampled for a in by_product_candidates(space, sample)))
     evaluator = trie_evaluator(setup, build_supernet(setup, space))
     statistics: list[NodeStatistics] = []
-    calibration = _timed_parts(
+    calibration = _timed(
         spans(len(calibration_split(setup)), config.calibration_batch_size),
         evaluator.calibration,
         lambda span: statistics.append(evaluator.calibrate(population, span)),
     )
     calibrated = CalibratedStatistics.over(statistics[:1])
     search = spans(len(setup.images.splits["search"]), config.batch_size)
-    scoring = _timed_parts(search, evaluator.search, lambda span: evaluator.score(population, calibrated, span))
+    scoring = _timed(search, evaluator.search, lambda span: evaluator.score(population, calibrated, span))
     per_candidate = SHARING / SAMPLED_CANDIDATES
     generation = (calibration.whole + scoring.whole) * experiment.search.population * per_candidate
     return generation, scoring.of_an_image * per_candidate
 
 
 @dataclass(frozen=True, kw_only=True)
-class _Extrapolated:
-    """Seconds of an image after the first batch of a split, and of the whole split."""
+class TimedSpans:
+    """Durations on the first batches of a split, from which that on the whole split is extrapolated.
 
-    of_an_image: float
-    whole: float
+    Attributes:
+        spans: All batches of the split.
+        seconds: Durations on the first one or two.
+    """
+
+    spans: Sequence[Span]
+    seconds: Sequence[float]
+
+    @property
+    def of_an_image(self) -> float:
+        """Seconds of an image of the last timed batch."""
+        start, stop = self.spans[len(self.seconds) - 1]
+        return self.seconds[-1] / (stop - start)
+
+    @property
+    def whole(self) -> float:
+        """Seconds of the split: of its first batch, and of the other images."""
+        return self.seconds[0] + self.of_an_image * (self.spans[-1][1] - self.spans[0][1])
 
 
-def _timed_parts(parts: Sequence[Span], batches: FixedBatches, function: Callable[[Span], object]) -> _Extrapolated:
-    """Time a function on the first two batches of a split, or the only one, whose images are decoded before."""
+def _timed(parts: Sequence[Span], batches: FixedBatches, function: Callable[[Span], object]) -> TimedSpans:
+    """Time a function on the first two batches of a split, whose images are decoded before."""
     seconds = []
     for span in parts[:2]:
         batches.batch(span)
         started = time.perf_counter()
         function(span)
         seconds.append(time.perf_counter() - started)
-    timed = parts[len(seconds) - 1]
-    of_an_image = seconds[-1] / (timed[1] - timed[0])
-    return _Extrapolated(of_an_image=of_an_image, whole=seconds[0] + of_an_image * (parts[-1][1] - parts[0][1]))
+    return TimedSpans(spans=parts, seconds=seconds)

@@ -27,7 +27,7 @@ from autospike.budget import (
 )
 from autospike.commands.plan import measurement_seconds
 from autospike.config import Experiment
-from autospike.speed import PROCESS_START_SECONDS, SIDE_BY_SIDE, SideBySide, Speed, busy_processes, measured_step
+from autospike.speed import PROCESS_START_SECONDS, SIDE_BY_SIDE, SideBySide, Speed, TimedSpans, busy_processes, measured_step
 from autospike.training.setup import open_experiment
 
 EXPERIMENT = Experiment.model_validate(TINY_EXPERIMENT)
@@ -107,6 +107,14 @@ def test_the_measurements_on_the_test_split_are_part_of_the_plan_by_hand() -> No
     assert expected(EXPERIMENT, tested, fine_tune=True).fixed_s == 60 + FIXED_SECONDS
     message = one_line_error(lambda: within(EXPERIMENT, tested, 60 + FIXED_SECONDS, fine_tune=True))
     assert f"fine-tuning and measurement ({duration(60 + FIXED_SECONDS)})" in message
+
+
+def test_the_duration_on_a_split_is_extrapolated_by_hand() -> None:
+    """The first batch takes 3 s, the second 1 s for 100 images: 150 images more take 1.5 s."""
+    timed = TimedSpans(spans=[(0, 100), (100, 200), (200, 250)], seconds=[3.0, 1.0])
+    assert [timed.of_an_image, timed.whole] == pytest.approx([0.01, 4.5])
+    only = TimedSpans(spans=[(0, 50)], seconds=[2.0])
+    assert [only.of_an_image, only.whole] == pytest.approx([0.04, 2.0])
 
 
 def test_cheaper_finalists_are_part_of_the_plan() -> None:

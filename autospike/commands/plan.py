@@ -120,7 +120,7 @@ def measurement_seconds(finalists: Sequence[Measurement], *, front: int, test_im
     They are on the search split and on the test split.
 
     Args:
-        finalists: Their measurements in the search, the selected candidate first.
+        finalists: Their measurements in the search.
         front: Number of subnets of the front.
         test_images: Number of test images.
         calibration_images: Number of images on which a candidate was calibrated before it was measured.
@@ -128,8 +128,8 @@ def measurement_seconds(finalists: Sequence[Measurement], *, front: int, test_im
     Returns:
         The seconds.
     """
-    selected = finalists[0]
-    of_whole_splits = (test_images + selected.images) / (calibration_images + selected.images)
+    search_images = finalists[0].images
+    of_whole_splits = (test_images + search_images) / (calibration_images + search_images)
     candidate_s = sum(finalist.seconds for finalist in finalists) / len(finalists)
     return measured_networks(len(finalists), front) * candidate_s * of_whole_splits
 

@@ -226,13 +226,14 @@ class Sample:
         return self.contents.size(self.index)
 
 
-def digests(samples: Sequence[Sample]) -> list[str]:
+def digests(samples: Sequence[Sample], size: int) -> list[str]:
     """Return the SHA-256 digest of each sample; large files are read by several threads.
 
     Args:
         samples: The samples.
+        size: Number of their bytes.
     """
-    if sum(sample.size for sample in samples) < LARGE * len(samples):
+    if size < LARGE * len(samples):
         return [sample.contents.digest(sample.index) for sample in samples]
     with ThreadPoolExecutor(available_cores()) as pool:
         return list(pool.map(lambda sample: sample.contents.digest(sample.index), samples, chunksize=1))

@@ -29,7 +29,7 @@ from autospike.data.images import (
     search_from_train,
     split_all,
 )
-from autospike.data.pixels import IMAGE_EXTENSIONS, RGB, WHITE, Source, has_grey_mode, is_grey, read_image
+from autospike.data.pixels import IMAGE_EXTENSIONS, RGB, WHITE, Source, has_grey_mode, has_grey_pixels, is_grey, read_image
 from autospike.errors import UserError
 from autospike.process import available_cores
 from autospike.randomness import keyed
@@ -203,16 +203,13 @@ def _grey_or_rgb(samples: list[Sample], source: Callable[[Sample], Source], back
     """
     keyed(0, "order in which colours are looked for").shuffle(samples)
 
-    def grey(sample: Sample) -> bool:
-        return is_grey(source(sample), background=background)
-
-    if not all(map(grey, samples[:FIRST_FILES])):
+    if not all(is_grey(source(sample), background=background) for sample in samples[:FIRST_FILES]):
         return 3
     with ThreadPoolExecutor(available_cores()) as pool:
         for start in range(FIRST_FILES, len(samples), BLOCK):
             block = samples[start : start + BLOCK]
             undecided = [sample for sample in block if not has_grey_mode(source(sample), background=background)]
-            if not all(pool.map(grey, undecided)):
+            if not all(pool.map(lambda sample: has_grey_pixels(source(sample), background=background), undecided)):
                 return 3
     return 1
 

@@ -110,9 +110,9 @@ def _samples(images: Images) -> list[Sample]:
 def _compute_digests(samples: Sequence[Sample]) -> list[str]:
     size = sum(sample.size for sample in samples)
     if size < LARGE:
-        return digests(samples)
+        return digests(samples, size)
     with working(f"digests of {len(samples):,} files ({size / 1e9:.1f} GB)"):
-        return digests(samples)
+        return digests(samples, size)
 
 
 def _rows(images: Images, samples: Sequence[Sample]) -> list[list[str]]:

@@ -109,8 +109,19 @@ def is_grey(path: Source, *, background: RGB = WHITE) -> bool:
     Raises:
         UserError: The file cannot be decoded.
     """
-    if has_grey_mode(path, background=background):
-        return True
+    return has_grey_mode(path, background=background) or has_grey_pixels(path, background=background)
+
+
+def has_grey_pixels(path: Source, *, background: RGB = WHITE) -> bool:
+    """Return whether a decoded image has no colour: red, green and blue are equal in every pixel.
+
+    Args:
+        path: The image.
+        background: Colour behind transparent pixels.
+
+    Raises:
+        UserError: The file cannot be decoded.
+    """
     image = _decode(path, background)
     if image.mode == "L":
         return True

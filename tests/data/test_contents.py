@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import hashlib
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 import pytest
 
-from autospike.data.contents import HEAD, Sample, StoredArrays, StoredFiles, copies_across_splits, digests
+from autospike.data.contents import HEAD, LARGE, Sample, StoredArrays, StoredFiles, copies_across_splits, digests
 from autospike.errors import UserError
 
 
@@ -37,7 +38,7 @@ def test_copies_are_exact_and_in_different_splits(tmp_path: Path) -> None:
     """0, 2, 3 are equal in three splits, 4 and 5 in two; 1 and 8 are of train, 9 and 10 of search; 6 ends with another byte."""
     given = samples(stored(tmp_path, CONTENTS), SPLITS)
     assert copies(given) == [[0, 2, 3], [4, 5]]
-    assert copies(given, digests(given)) == [[0, 2, 3], [4, 5]]
+    assert copies(given, digests(given, 0)) == [[0, 2, 3], [4, 5]]
 
 
 def test_only_files_of_equal_size_are_opened(tmp_path: Path) -> None:
@@ -49,9 +50,10 @@ def test_only_files_of_equal_size_are_opened(tmp_path: Path) -> None:
 
 def test_digests_are_those_of_the_bytes(tmp_path: Path) -> None:
     given = samples(stored(tmp_path, [b"one", b""]), "tt")
-    assert digests(given) == [hashlib.sha256(content).hexdigest() for content in (b"one", b"")]
+    for size in (0, LARGE * len(given)):  # by one thread and by several
+        assert digests(given, size) == [hashlib.sha256(content).hexdigest() for content in (b"one", b"")]
     arrays = StoredArrays(arrays=np.arange(8, dtype=np.uint8).reshape(2, 2, 2), prefix="train/")
-    assert digests(samples(arrays, "ts")) == [
+    assert digests(samples(arrays, "ts"), 0) == [
         hashlib.sha256(bytes(content)).hexdigest() for content in ((0, 1, 2, 3), (4, 5, 6, 7))
     ]
     assert samples(arrays, "ts")[1].name == "train/1"
@@ -60,6 +62,6 @@ def test_digests_are_those_of_the_bytes(tmp_path: Path) -> None:
 def test_a_file_that_is_gone_is_one_line(tmp_path: Path) -> None:
     given = samples(stored(tmp_path, [b"same", b"same"]), "te")
     (tmp_path / "1.png").unlink()
-    for find in (copies_across_splits, digests):
+    for find in (copies_across_splits, partial(digests, size=0), partial(digests, size=LARGE * len(given))):
         with pytest.raises(UserError, match=r"1\.png: cannot be read \(No such file or directory\)"):
             find(given)
